@@ -1,0 +1,40 @@
+"""Registries, children of MMEngine's, and the one way to turn a part into an object.
+
+Configs name classes themselves (``type=CLIP``); names as strings work as well, under the scope ``clipdense``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+from torch import nn
+
+
+def _child(name: str, parent: Registry | None, locations: list[str]) -> Registry:
+    return Registry(name, parent=parent, scope='clipdense', locations=locations)
+
+
+MODELS = _child(
+    'model',
+    mmengine_registry.MODELS,
+    ['clipdense.clip.model', 'clipdense.data.preprocessor', 'clipdense.methods'],
+)
+DATASETS = _child('dataset', mmengine_registry.DATASETS, ['clipdense.data'])
+TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, ['clipdense.data'])
+METRICS = _child('metric', mmengine_registry.METRICS, ['clipdense.evaluation'])
+HOOKS = _child('hook', mmengine_registry.HOOKS, ['clipdense.engine'])
+RUNNERS = _child('runner', mmengine_registry.RUNNERS, ['clipdense.engine'])
+LOOPS = _child('loop', mmengine_registry.LOOPS, ['clipdense.engine'])
+EVALUATIONS = _child('evaluation', None, ['clipdense.evaluation'])
+
+
+def build(part: Any, registry: Registry) -> Any:
+    """Return ``part`` itself, or build it where it is a config (a dict with ``type``)."""
+    return registry.build(part) if isinstance(part, dict) else part
+
+
+def build_module(part: nn.Module | dict) -> nn.Module:
+    """Accept a module or its config, so that code and configs use one constructor."""
+    return build(part, MODELS)

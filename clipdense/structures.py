@@ -1,0 +1,86 @@
+"""What crosses borders between rooms.
+
+B: images, N: patches, (h, w): patch grid, (H, W): pixels, C: encoder width, D: joint space, K: classes, Q: queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """What an image tower returns."""
+
+    pooled: Tensor  # (B, C)     class token or attention pool, before projection
+    patch_tokens: Tensor  # (B, N, C)  row-major grid
+    grid: tuple[int, int]  # (h, w), N = h * w
+
+
+@dataclass(frozen=True)
+class ClassEmbeddings:
+    """A vocabulary in the joint space: one embedding a query, and the class that each query speaks for.
+
+    A class has one query, or one for each of its synonyms; its score is the maximum over its queries.
+
+    Args:
+        queries: (Q, D), unit norm.
+        query_class: (Q,), class index of each query, every class at least once.
+        num_classes: K.
+
+    Raises:
+        ValueError: shapes that do not fit, or a class without a query.
+    """
+
+    queries: Tensor
+    query_class: Tensor
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.queries.ndim != 2 or self.query_class.shape != self.queries.shape[:1]:
+            raise ValueError(
+                f'queries must be (Q, D) and query_class (Q,), got {tuple(self.queries.shape)} '
+                f'and {tuple(self.query_class.shape)}'
+            )
+        present = set(self.query_class.tolist())
+        if present != set(range(self.num_classes)):
+            missing = sorted(set(range(self.num_classes)) - present)
+            raise ValueError(f'every class needs a query, and no other: classes without one {missing[:10]}')
+
+    @property
+    def has_synonyms(self) -> bool:
+        """True where a class has more than one query, or the queries are not in class order."""
+        order = torch.arange(self.num_classes, device=self.query_class.device)
+        return not torch.equal(self.query_class, order)
+
+    def to(self, device: torch.device | str) -> ClassEmbeddings:
+        """The same tensors on another device."""
+        return ClassEmbeddings(self.queries.to(device), self.query_class.to(device), self.num_classes)
+
+
+@dataclass
+class SegmentationSample:
+    """One picture of a segmentation dataset, with its label and, after prediction, its result.
+
+    Args:
+        image_path: where the picture came from; empty for pictures made in memory.
+        size: (H, W) in pixels, as displayed (after EXIF rotation).
+        mask: (H, W) class indices, with ``ignore_index`` where unlabelled.
+        prediction: (H, W) predicted class indices.
+    """
+
+    image_path: str
+    size: tuple[int, int]
+    mask: Tensor | None = None
+    prediction: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ('mask', 'prediction'):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != tuple(self.size):
+                raise ValueError(
+                    f'{name} of {self.image_path} is {tuple(value.shape)}, picture is {self.size}'
+                )

@@ -1,0 +1,21 @@
+"""Errors that the user can mend.  The command line prints them as one line and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input; the message is one clear line that says what to do."""
+
+
+class CheckpointError(InputError):
+    """A weights file that is damaged, unsafe, of an unknown layout, or that does not fit the model."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f' Did you mean {by_lower[match[0]]!r}?' if match else ''
