@@ -1,6 +1,7 @@
 """What crosses borders between rooms.
 
-B: images, N: patches, (h, w): patch grid, (H, W): pixels, C: encoder width, D: joint space, K: classes, Q: queries.
+B: images, N: patches, (h, w): patch grid, (H, W): pixels, C: encoder width, D: joint space, K: classes,
+Q: queries.
 """
 
 from __future__ import annotations

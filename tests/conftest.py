@@ -1,4 +1,4 @@
-"""Fixtures for material that lies outside the repository; tests that need it are skipped where it is absent."""
+"""Fixtures for material outside the repository; tests that need it are skipped where it is absent."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""layers."""
+"""Building blocks of the towers; torch only."""

@@ -1,0 +1,138 @@
+"""CLIP: an image tower and a text tower that meet in one space.
+
+B: images, K: texts, L: tokens, C: width, D: joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.registry import MODELS, build_module
+from clipdense.structures import ImageFeatures
+from clipdense.utils.errors import InputError, nearest
+
+from .preprocess import Preprocess
+from .resnet import ModifiedResNet
+from .sizes import PUBLISHED, ClipSize, VitSize
+from .text import TextTransformer
+from .vit import VisionTransformer
+
+MAX_LOGIT_SCALE = 100.0
+
+
+@MODELS.register_module()
+class CLIP(nn.Module):
+    """The two towers, their projections, and the scale of their similarity.
+
+    Args:
+        image: an image tower or its config.
+        text: a text tower or its config.
+        logit_scale: at the start of training; kept as its logarithm.
+        logit_bias: added to the logits (SigLIP starts at -10); None where the loss has none.
+
+    Attributes:
+        preprocess: how these weights want their pictures.
+        tokenizer: texts -> (K, L) int64 token ids; belongs to the weights as well.
+    """
+
+    preprocess: Preprocess
+
+    def __init__(
+        self,
+        image: nn.Module | dict,
+        text: nn.Module | dict,
+        logit_scale: float = 1 / 0.07,
+        logit_bias: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.image: VisionTransformer | ModifiedResNet = build_module(image)
+        self.text: TextTransformer = build_module(text)
+        self.logit_scale = nn.Parameter(torch.tensor(log(logit_scale)))
+        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        self.preprocess = Preprocess.named('openai', self.image.size.image_size)
+        self._tokenizer: Callable | None = None
+
+    @property
+    def size(self) -> ClipSize:
+        """Everything that ``build_clip`` needs to build this model again."""
+        return ClipSize(self.image.size, self.text.size, self.logit_bias is not None)
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of the joint space."""
+        return self.text.size.embed_dim
+
+    @property
+    def tokenizer(self) -> Callable[..., Any]:
+        """Texts -> token ids; OpenAI's byte pairs unless the weights brought their own."""
+        if self._tokenizer is None:
+            from clipdense.vocab.tokenizer import Tokenizer
+
+            self._tokenizer = Tokenizer(context_length=self.text.size.context_length)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Callable[..., Any]) -> None:
+        self._tokenizer = tokenizer
+
+    def forward(self, images: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), (K, L) -> unit embeddings (B, D) and (K, D)."""
+        return self.encode_image(images, normalize=True), self.encode_text(token_ids, normalize=True)
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """(B, 3, H, W), any H and W -> (B, D)."""
+        embeddings = self.image.project(self.image_features(images).pooled)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    def image_features(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) -> pooled (B, C), patch tokens (B, N, C), grid."""
+        return self.image(images)
+
+    def encode_text(self, token_ids: Tensor, normalize: bool = False) -> Tensor:
+        """(K, L) -> (K, D)."""
+        embeddings = self.text.project(self.text(token_ids))
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    def encode_prompts(self, embeddings: Tensor, eot: Tensor, deep: Sequence[Tensor] | None = None) -> Tensor:
+        """Learned prompts: (K, L, C) token embeddings, (K,) places of end-of-text -> (K, D)."""
+        return self.text.project(self.text.forward_embeddings(embeddings, eot, deep))
+
+    def set_gradient_checkpointing(self, on: bool = True) -> None:
+        """Trade a second forward pass for the memory of the activations, in both towers."""
+        self.image.gradient_checkpointing = on
+        self.text.gradient_checkpointing = on
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the scale in [1, 100], as is done after each training step (open_clip, SLIP)."""
+        self.logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
+
+
+@MODELS.register_module()
+def build_clip(size: ClipSize | dict | str, **image_options: Any) -> CLIP:
+    """A CLIP with fresh weights.
+
+    Args:
+        size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
+        image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if isinstance(size, str):
+        if size not in PUBLISHED:
+            raise InputError(f'unknown CLIP size {size!r}.{nearest(size, PUBLISHED)}')
+        size = PUBLISHED[size]
+    elif isinstance(size, dict):
+        size = ClipSize.from_dict(size)
+    tower = VisionTransformer if isinstance(size.image, VitSize) else ModifiedResNet
+    image, text = tower(size.image, **image_options), TextTransformer(size.text)
+    if size.logit_bias:
+        return CLIP(image, text, logit_scale=10.0, logit_bias=-10.0)
+    return CLIP(image, text)

@@ -1,0 +1,178 @@
+"""OpenAI's ModifiedResNet.
+
+B: images, N: cells, (h, w): grid of the last stage, C: 32 times the stem width, D: joint space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from clipdense.layers.pos_embed import resize_positions
+from clipdense.registry import MODELS
+from clipdense.structures import ImageFeatures
+
+from .sizes import ResNetSize
+
+EXPANSION = 4
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1; a stride is an average pool, never a strided convolution."""
+
+    def __init__(self, in_width: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        out_width = width * EXPANSION
+        self.conv1 = nn.Conv2d(in_width, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(width, out_width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_width)
+        self.downsample: nn.Sequential | None = None
+        if stride > 1 or in_width != out_width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_width, out_width, 1, bias=False), nn.BatchNorm2d(out_width)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.pool(F.relu(self.bn2(self.conv2(y))))
+        y = self.bn3(self.conv3(y))
+        shortcut = x if self.downsample is None else self.downsample(self.pool(x))
+        return F.relu(y + shortcut)
+
+
+class AttentionPool(nn.Module):
+    """The mean of all cells attends to the mean and the cells."""
+
+    def __init__(self, side: int, width: int, heads: int, embed_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.pos_embed = nn.Parameter(torch.randn(side * side + 1, width) * width**-0.5)
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.proj = nn.Linear(width, embed_dim)
+
+    def forward(self, cells: Tensor, positions: Tensor) -> Tensor:
+        """(B, N, C), (1 + N, C) -> (B, C), before projection."""
+        x = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + positions  # (B, 1 + N, C)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.q(x[:, :1]), self.k(x), self.v(x))
+        )
+        pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
+        return pooled.transpose(1, 2).flatten(1)
+
+
+@MODELS.register_module()
+class ModifiedResNet(nn.Module):
+    """CLIP's ResNet for pictures of any size: the pool's position embeddings are resized at run time.
+
+    Args:
+        size: widths and depths; a dict of ``ResNetSize``'s fields will do.
+        position_mode, antialias: how position embeddings are interpolated, see ``resize_positions``.
+
+    Source: openai/CLIP clip/model.py ``ModifiedResNet``, ``AttentionPool2d``.
+    """
+
+    def __init__(
+        self, size: ResNetSize | dict, *, position_mode: str = 'bicubic', antialias: bool = True
+    ) -> None:
+        super().__init__()
+        self.size = size = ResNetSize(**size) if isinstance(size, dict) else size
+        self.position_mode, self.antialias = position_mode, antialias
+        self.gradient_checkpointing = False
+        width = size.width
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        channels = width
+        for stage, depth in enumerate(size.layers):
+            stage_width = width * 2**stage
+            blocks = [Bottleneck(channels, stage_width, stride=1 if stage == 0 else 2)]
+            channels = stage_width * EXPANSION
+            blocks += [Bottleneck(channels, stage_width) for _ in range(depth - 1)]
+            self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
+        self.attn_pool = AttentionPool(size.image_size // 32, channels, size.heads, size.embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """OpenAI's initialisation: the pool from N(0, 1/C), the last norm of each block zero."""
+        std = self.attn_pool.q.in_features**-0.5
+        for linear in (self.attn_pool.q, self.attn_pool.k, self.attn_pool.v, self.attn_pool.proj):
+            nn.init.normal_(linear.weight, std=std)
+        for block in self._blocks():
+            nn.init.zeros_(block.bn3.weight)
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W), normalised -> pooled (B, C), cells of the last stage (B, N, C)."""
+        x = self.stem(images)  # (B, width, H / 4, W / 4)
+        for block in self._blocks():
+            x = self._run(block, x)  # (B, C, h, w) in the end
+        grid = (x.shape[-2], x.shape[-1])
+        cells = x.flatten(2).mT  # (B, N, C)
+        return ImageFeatures(self.attn_pool(cells, self.positions(grid).to(cells.dtype)), cells, grid)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, width, H / 4, W / 4).
+
+        Raises:
+            ValueError: pictures smaller than one cell of the last stage.
+        """
+        if min(images.shape[-2:]) < 32:
+            raise ValueError(f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a cell of 32')
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1 + h * w, C) position embeddings for a grid."""
+        return resize_positions(
+            self.attn_pool.pos_embed, grid, mode=self.position_mode, antialias=self.antialias
+        )
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return self.attn_pool.proj(pooled)
+
+    def project_patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Cells (B, N, C) -> (B, D, h, w) in the joint space: the pool's value path, cell by cell."""
+        return self.project(self.attn_pool.v(tokens)).mT.unflatten(2, grid)
+
+    def _blocks(self) -> Iterator[Bottleneck]:
+        for stage in range(1, 5):
+            yield from getattr(self, f'layer{stage}')
+
+    def _run(self, block: Bottleneck, x: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return block(x)
+        return checkpoint(
+            block,
+            x,
+            use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(block)),
+        )
+
+
+@contextlib.contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """The recomputation of a checkpointed block must not count its batch a second time."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.track_running_stats = not norm.training
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,200 @@
+"""Sizes are a table: every published CLIP that the towers here can hold.
+
+Names are open_clip's.  Head counts and MLP widths are written out because weights do not tell them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Activation = Literal['quick_gelu', 'gelu', 'gelu_tanh']
+
+
+@dataclass(frozen=True)
+class VitSize:
+    """An image transformer; ``flavour`` names a row of ``vit.FLAVOURS``."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    embed_dim: int
+    activation: Activation = 'quick_gelu'
+    flavour: Literal['openai', 'slip', 'siglip'] = 'openai'
+
+
+@dataclass(frozen=True)
+class ResNetSize:
+    """OpenAI's ModifiedResNet; ``width`` is that of the stem, features are 32 times as wide."""
+
+    image_size: int
+    width: int
+    layers: tuple[int, int, int, int]
+    heads: int
+    embed_dim: int
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """A text transformer; 'openai' is causal and pools at the end of text, 'siglip' neither."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    embed_dim: int
+    vocab_size: int = 49408
+    context_length: int = 77
+    activation: Activation = 'quick_gelu'
+    flavour: Literal['openai', 'siglip'] = 'openai'
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Both towers; they meet in ``embed_dim``.
+
+    Raises:
+        ValueError: towers of different ``embed_dim``.
+    """
+
+    image: VitSize | ResNetSize
+    text: TextSize
+    logit_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image.embed_dim != self.text.embed_dim:
+            raise ValueError(
+                f'towers do not meet: embed_dim {self.image.embed_dim} and {self.text.embed_dim}'
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ClipSize:
+        """The inverse of ``to_dict``; towers may also be given as their dataclasses."""
+        image, text = values['image'], values['text']
+        if isinstance(image, dict):
+            layers = image['layers']
+            image = (
+                VitSize(**image)
+                if isinstance(layers, int)
+                else ResNetSize(**{**image, 'layers': tuple(layers)})
+            )
+        if isinstance(text, dict):
+            text = TextSize(**text)
+        return cls(image, text, values.get('logit_bias', False))
+
+    def with_activation(self, activation: Activation) -> ClipSize:
+        """The same size with another activation in both towers (a ResNet has its own)."""
+        image = self.image
+        if isinstance(image, VitSize):
+            image = replace(image, activation=activation)
+        return replace(self, image=image, text=replace(self.text, activation=activation))
+
+
+def vit(
+    image_size: int,
+    patch_size: int,
+    width: int,
+    layers: int,
+    embed_dim: int,
+    *,
+    text_width: int = 512,
+    head_width: int = 64,
+    mlp_width: int | None = None,
+    text_layers: int = 12,
+) -> ClipSize:
+    """A CLIP of OpenAI's flavour with exact GELU; MLPs are four times as wide as their tower unless said."""
+    image = VitSize(
+        image_size,
+        patch_size,
+        width,
+        layers,
+        width // head_width,
+        mlp_width or 4 * width,
+        embed_dim,
+        activation='gelu',
+    )
+    return ClipSize(image, _text(text_width, text_layers, embed_dim, 'gelu'))
+
+
+def resnet(
+    image_size: int, width: int, layers: tuple[int, int, int, int], embed_dim: int, text_width: int = 512
+) -> ClipSize:
+    """A CLIP with a ModifiedResNet; the text tower has exact GELU."""
+    image = ResNetSize(image_size, width, layers, width // 2, embed_dim)
+    return ClipSize(image, _text(text_width, 12, embed_dim, 'gelu'))
+
+
+def _text(width: int, layers: int, embed_dim: int, activation: Activation) -> TextSize:
+    return TextSize(width, layers, width // 64, 4 * width, embed_dim, activation=activation)
+
+
+def _slip(width: int, layers: int, heads: int) -> ClipSize:
+    """Mu et al., SLIP (arXiv 2112.12750): timm towers with exact GELU, OpenAI's text tower."""
+    image = VitSize(224, 16, width, layers, heads, 4 * width, 512, 'gelu', 'slip')
+    return ClipSize(image, _text(512, 12, 512, 'quick_gelu'))
+
+
+def _siglip(
+    image_size: int,
+    patch_size: int,
+    width: int,
+    layers: int,
+    *,
+    heads: int | None = None,
+    mlp_width: int | None = None,
+    context_length: int = 64,
+) -> ClipSize:
+    """Zhai et al., Sigmoid Loss for Language Image Pre-Training (arXiv 2303.15343).
+
+    Exact GELU as open_clip runs these weights; Hugging Face files ask for 'gelu_tanh' in their config.
+    """
+    heads, mlp_width = heads or width // 64, mlp_width or 4 * width
+    image = VitSize(image_size, patch_size, width, layers, heads, mlp_width, width, 'gelu', 'siglip')
+    text_layers = 27 if width == 1152 else layers if width == 1024 else 12
+    text = TextSize(width, text_layers, heads, mlp_width, width, 32000, context_length, 'gelu', 'siglip')
+    return ClipSize(image, text, logit_bias=True)
+
+
+_GELU = {
+    'RN50': resnet(224, 64, (3, 4, 6, 3), 1024),
+    'RN101': resnet(224, 64, (3, 4, 23, 3), 512),
+    'RN50x4': resnet(288, 80, (4, 6, 10, 6), 640, text_width=640),
+    'RN50x16': resnet(384, 96, (6, 8, 18, 8), 768, text_width=768),
+    'RN50x64': resnet(448, 128, (3, 15, 36, 10), 1024, text_width=1024),
+    'ViT-B-32': vit(224, 32, 768, 12, 512),
+    'ViT-B-32-256': vit(256, 32, 768, 12, 512),
+    'ViT-B-16': vit(224, 16, 768, 12, 512),
+    'ViT-B-16-plus-240': vit(240, 16, 896, 12, 640, text_width=640),
+    'ViT-L-14': vit(224, 14, 1024, 24, 768, text_width=768),
+    'ViT-L-14-336': vit(336, 14, 1024, 24, 768, text_width=768),
+    'ViT-L-16': vit(224, 16, 1024, 24, 768, text_width=768),
+    'ViT-H-14': vit(224, 14, 1280, 32, 1024, text_width=1024, head_width=80, text_layers=24),
+    'ViT-H-14-378': vit(378, 14, 1280, 32, 1024, text_width=1024, head_width=80, text_layers=24),
+    'ViT-g-14': vit(224, 14, 1408, 40, 1024, text_width=1024, head_width=88, mlp_width=6144, text_layers=24),
+    'ViT-bigG-14': vit(
+        224, 14, 1664, 48, 1280, text_width=1280, head_width=104, mlp_width=8192, text_layers=32
+    ),
+}
+
+PUBLISHED: dict[str, ClipSize] = {
+    **_GELU,
+    **{f'{name}-quickgelu': size.with_activation('quick_gelu') for name, size in _GELU.items()},
+    'ViT-S-16-SLIP': _slip(384, 12, 12),
+    'ViT-B-16-SLIP': _slip(768, 12, 12),
+    'ViT-L-16-SLIP': _slip(1024, 24, 16),
+    'ViT-B-16-SigLIP': _siglip(224, 16, 768, 12),
+    'ViT-B-16-SigLIP-256': _siglip(256, 16, 768, 12),
+    'ViT-B-16-SigLIP-384': _siglip(384, 16, 768, 12),
+    'ViT-B-16-SigLIP-512': _siglip(512, 16, 768, 12),
+    'ViT-L-16-SigLIP-256': _siglip(256, 16, 1024, 24),
+    'ViT-L-16-SigLIP-384': _siglip(384, 16, 1024, 24),
+    'ViT-SO400M-14-SigLIP': _siglip(224, 14, 1152, 27, heads=16, mlp_width=4304, context_length=16),
+    'ViT-SO400M-14-SigLIP-384': _siglip(384, 14, 1152, 27, heads=16, mlp_width=4304),
+}

@@ -1,0 +1,204 @@
+"""The image transformer.
+
+B: images, N: patches, (h, w): patch grid, C: width, D: joint space, n: extra tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clipdense.layers.attention import QueryPool
+from clipdense.layers.pos_embed import resize_positions
+from clipdense.layers.transformer import Block, run_blocks
+from clipdense.registry import MODELS
+from clipdense.structures import ImageFeatures
+
+from .sizes import VitSize
+
+
+@dataclass(frozen=True)
+class VitFlavour:
+    """What differs between published image transformers beyond their size."""
+
+    class_token: bool
+    norm_pre: bool
+    patch_bias: bool
+    query_pool: bool  # SigLIP: a learned query pools the tokens; there is no projection after it
+    eps: float
+
+
+FLAVOURS = {
+    'openai': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, query_pool=False, eps=1e-5),
+    'slip': VitFlavour(class_token=True, norm_pre=False, patch_bias=True, query_pool=False, eps=1e-6),
+    'siglip': VitFlavour(class_token=False, norm_pre=False, patch_bias=True, query_pool=True, eps=1e-6),
+}
+
+
+@MODELS.register_module()
+class VisionTransformer(nn.Module):
+    """CLIP's ViT for pictures of any size: position embeddings are resized at run time.
+
+    Args:
+        size: widths and depths; a dict of ``VitSize``'s fields will do.
+        patch_dropout: share of the patches that a training step leaves out (FLIP, arXiv 2212.00794).
+        position_mode, antialias: how position embeddings are interpolated, see ``resize_positions``.
+
+    Source: openai/CLIP clip/model.py ``VisionTransformer``; timm for the flavours 'slip' and 'siglip'.
+    """
+
+    def __init__(
+        self,
+        size: VitSize | dict,
+        *,
+        patch_dropout: float = 0.0,
+        position_mode: str = 'bicubic',
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.size = size = VitSize(**size) if isinstance(size, dict) else size
+        if not 0 <= patch_dropout < 1:
+            raise ValueError(f'patch_dropout is a share of the patches, 0 <= share < 1, got {patch_dropout}')
+        self.flavour = flavour = FLAVOURS[size.flavour]
+        self.patch_dropout = patch_dropout
+        self.position_mode, self.antialias = position_mode, antialias
+        self.gradient_checkpointing = False
+        self.prefix = int(flavour.class_token)  # tokens before the first patch
+
+        width, eps = size.width, flavour.eps
+        tokens = (size.image_size // size.patch_size) ** 2 + self.prefix
+        self.patch_embed = nn.Conv2d(3, width, size.patch_size, size.patch_size, bias=flavour.patch_bias)
+        self.class_token = nn.Parameter(torch.empty(width)) if flavour.class_token else None
+        self.pos_embed = nn.Parameter(torch.empty(tokens, width))
+        self.norm_pre = nn.LayerNorm(width, eps=eps) if flavour.norm_pre else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(width, size.heads, size.mlp_width, size.activation, eps) for _ in range(size.layers)
+        )
+        self.norm_post = nn.LayerNorm(width, eps=eps)
+        if flavour.query_pool:
+            self.pool = QueryPool(width, size.heads, size.mlp_width, size.activation, eps)
+            self.proj = None
+        else:
+            self.pool = None
+            self.proj = nn.Parameter(torch.empty(width, size.embed_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """OpenAI's initialisation: N(0, 1/C) for token, positions, projection; PyTorch's in the blocks."""
+        std = self.size.width**-0.5
+        for parameter in (self.class_token, self.pos_embed, self.proj):
+            if parameter is not None:
+                nn.init.normal_(parameter, std=std)
+        for block in self.blocks:
+            nn.init.xavier_uniform_(block.attn.qkv.weight)  # as in nn.MultiheadAttention
+            nn.init.zeros_(block.attn.qkv.bias)
+            nn.init.zeros_(block.attn.proj.bias)
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W), normalised -> pooled (B, C), patch tokens (B, N, C) as the last block leaves them.
+
+        With patch dropout in training, N is the number of patches that were kept.
+        """
+        x, grid = self.embed(images)  # (B, 1 + N, C)
+        x = self._run(self.blocks, x)
+        return ImageFeatures(self.pool_tokens(x), x[:, self.prefix :], grid)
+
+    def forward_layers(
+        self,
+        images: Tensor,
+        layers: Iterable[int],
+        extra_tokens: Sequence[Tensor] | None = None,
+    ) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        """Inputs of the named blocks; the number of blocks itself names the output of the last one.
+
+        Args:
+            images: (B, 3, H, W).
+            layers: 0 .. number of blocks; negative ones count from the end (-1: the last block).
+            extra_tokens: learned prompts: entry i, (n, C), stands after the patches from block i on, in
+                place of entry i - 1; tokens read as [class token, patches, extra].
+
+        Returns:
+            ``{layer: (B, 1 + N + n, C)}`` under the layers as they were given, and the grid.
+
+        Raises:
+            IndexError: a layer that is not there.
+        """
+        depth = len(self.blocks)
+        wanted = {layer: layer + depth if layer < 0 else layer for layer in layers}
+        for layer, place in wanted.items():
+            if not 0 <= place <= depth:
+                raise IndexError(f'layer {layer} of a tower with {depth} blocks')
+        x, grid = self.embed(images)
+        body = x.shape[1]
+        inputs = {}
+        for index in range(max(wanted.values(), default=-1) + 1):
+            if extra_tokens is not None and index < len(extra_tokens):
+                extra = extra_tokens[index].to(x.dtype).expand(len(x), -1, -1)
+                x = torch.cat([x[:, :body], extra], dim=1)
+            inputs[index] = x
+            if index < depth and index < max(wanted.values()):
+                x = self._run([self.blocks[index]], x)
+        return {layer: inputs[place] for layer, place in wanted.items()}, grid
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> input of the first block (B, 1 + N, C), grid.  Rims short of a patch are cut.
+
+        Raises:
+            ValueError: pictures smaller than one patch.
+        """
+        patch = self.size.patch_size
+        if min(images.shape[-2:]) < patch:
+            raise ValueError(
+                f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}'
+            )
+        x = self.patch_embed(images)  # (B, C, h, w)
+        grid = (x.shape[-2], x.shape[-1])
+        x = x.flatten(2).mT  # (B, N, C)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = x + self.positions(grid).to(x.dtype)
+        if self.training and self.patch_dropout:
+            x = self._drop_patches(x)
+        return self.norm_pre(x), grid
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1 + h * w, C) position embeddings for a grid."""
+        return resize_positions(
+            self.pos_embed, grid, prefix=self.prefix, mode=self.position_mode, antialias=self.antialias
+        )
+
+    def pool_tokens(self, tokens: Tensor) -> Tensor:
+        """Output of the last block (B, 1 + N, C) -> (B, C), before projection."""
+        if self.pool is not None:
+            return self.pool(self.norm_post(tokens))
+        return self.norm_post(tokens[:, 0])
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return pooled if self.proj is None else pooled @ self.proj
+
+    def project_patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patch tokens (B, N, C), not yet normalised -> their map in the joint space (B, D, h, w).
+
+        SigLIP's tower has no projection: its patches are taken through the value path of the query pool.
+        """
+        x = self.norm_post(tokens)
+        if self.pool is not None:
+            value = self.pool.kv(x).chunk(2, dim=-1)[1]
+            x = self.pool.proj(value)
+            x = x + self.pool.mlp(self.pool.norm(x))
+        return self.project(x).mT.unflatten(2, grid)
+
+    def _run(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+        return run_blocks(blocks, x, checkpointing=self.gradient_checkpointing)
+
+    def _drop_patches(self, x: Tensor) -> Tensor:
+        """Keep a random share of the patches of each picture, and the class token."""
+        patches = x[:, self.prefix :]
+        keep = max(1, round(patches.shape[1] * (1 - self.patch_dropout)))
+        chosen = torch.rand(patches.shape[:2], device=x.device).argsort(dim=1)[:, :keep]
+        kept = patches.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
+        return torch.cat([x[:, : self.prefix], kept], dim=1)

@@ -1,0 +1,35 @@
+"""Activations by name.  Mixing up QuickGELU and GELU costs accuracy without any other sign."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_QUICK = 1.702
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights (openai/CLIP clip/model.py)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x * _QUICK) / _QUICK  # the same function, with one fused kernel instead of two
+
+
+ACTIVATIONS = {
+    'quick_gelu': QuickGELU,
+    'gelu': nn.GELU,
+    'gelu_tanh': partial(nn.GELU, approximate='tanh'),
+}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation module called ``name``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f'unknown activation {name!r}: choose from {sorted(ACTIVATIONS)}')
+    return ACTIVATIONS[name]()

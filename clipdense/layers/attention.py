@@ -1,0 +1,74 @@
+"""Attention.  B: sequences, N: tokens, C: width, d: width of a head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .activations import activation as make_activation
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection, rows in the order query, key, value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f'width {width} cannot be divided among {heads} heads')
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, C) -> query, key and value, each (B, heads, N, d)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, heads, N, d) -> (B, N, C), through the output projection."""
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        query, key, value = self.split(x)
+        return self.merge(F.scaled_dot_product_attention(query, key, value, is_causal=causal))
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block."""
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = make_activation(activation)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class QueryPool(nn.Module):
+    """One learned query attends to all tokens, then a feed-forward residual: SigLIP's pooling.
+
+    Source: big_vision ``MAPHead`` (Zhai et al., Scaling Vision Transformers).
+    """
+
+    def __init__(self, width: int, heads: int, mlp_width: int, activation: str, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=width**-0.5))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.mlp = MLP(width, mlp_width, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, C)."""
+        query = self.q(self.query).view(1, self.heads, 1, -1).expand(len(x), -1, -1, -1)  # (B, heads, 1, d)
+        key, value = self.kv(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
+        pooled = self.proj(pooled.flatten(1))  # (B, C)
+        return pooled + self.mlp(self.norm(pooled))

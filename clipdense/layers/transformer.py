@@ -1,0 +1,59 @@
+"""Pre-norm transformer blocks and the loop that runs them.  B: sequences, N: tokens, C: width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import MLP, SelfAttention
+
+
+class Block(nn.Module):
+    """x += attention(norm1(x)); x += mlp(norm2(x))."""
+
+    def __init__(
+        self, width: int, heads: int, mlp_width: int, activation: str = 'quick_gelu', eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = MLP(width, mlp_width, activation)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        x = x + self.attn(self.norm1(x), causal)
+        return x + self.mlp(self.norm2(x))
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, *, causal: bool = False, checkpointing: bool = False
+) -> Tensor:
+    """(B, N, C) through the blocks; ``checkpointing`` recomputes activations in the backward pass."""
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            x = checkpoint(block, x, causal, use_reentrant=False)
+        else:
+            x = block(x, causal)
+    return x
+
+
+def replace_tokens(x: Tensor, start: int, tokens: Tensor) -> Tensor:
+    """(B, N, C) with the tokens from ``start`` on replaced by ``tokens`` (n, C) in each sequence."""
+    stop = start + len(tokens)
+    return torch.cat([x[:, :start], tokens.to(x.dtype).expand(len(x), -1, -1), x[:, stop:]], dim=1)
+
+
+def initialise_blocks(blocks: Sequence[Block], width: int) -> None:
+    """OpenAI's text-tower initialisation: residual branches shrink with depth (openai/CLIP clip/model.py)."""
+    out_std = width**-0.5 * (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
+        nn.init.normal_(block.attn.proj.weight, std=out_std)
+        nn.init.normal_(block.mlp.fc1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.fc2.weight, std=out_std)
+        nn.init.zeros_(block.attn.qkv.bias)
+        nn.init.zeros_(block.attn.proj.bias)
