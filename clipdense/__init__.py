@@ -1,0 +1,36 @@
+"""Open-vocabulary dense prediction on CLIP.
+
+Names are imported when they are first used, so that ``import clipdense`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = '0.1.0'
+
+_HOMES = {
+    'load': 'clipdense.clip.checkpoint',
+    'Vocabulary': 'clipdense.vocab.vocabulary',
+    'Classifier': 'clipdense.inference.classifier',
+    'Segmenter': 'clipdense.inference.segmenter',
+}
+
+__all__ = ['Classifier', 'Segmenter', 'Vocabulary', '__version__', 'load']
+
+if TYPE_CHECKING:
+    from clipdense.clip.checkpoint import load
+    from clipdense.inference.classifier import Classifier
+    from clipdense.inference.segmenter import Segmenter
+    from clipdense.vocab.vocabulary import Vocabulary
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
