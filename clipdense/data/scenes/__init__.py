@@ -1,0 +1,21 @@
+"""The embedded data: pictures of coloured, textured shapes on textured grounds, drawn from a seed.
+
+A class is a phrase such as "red striped star".  The combinations are split in three: **base** (captions,
+masks, boxes), **novel** (in training captions and, unlabelled, in pictures, but in no mask or box) and
+**unseen** (nowhere in any training).
+"""
+
+from .combinations import DIFFICULTIES, SPLITS, Difficulty
+from .datasets import SceneCaptions, SceneLabels, SceneSegmentation
+from .scene import Scene, Scenes
+
+__all__ = [
+    'DIFFICULTIES',
+    'SPLITS',
+    'Difficulty',
+    'Scene',
+    'SceneCaptions',
+    'SceneLabels',
+    'SceneSegmentation',
+    'Scenes',
+]

@@ -1,0 +1,77 @@
+"""Captions of scenes, in natural wording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .dice import Dice
+
+_GROUND_PHRASES = ('on {a} ground', 'on {a} background', 'in front of {a} wall', 'against {a} background')
+_OPENINGS = (
+    '',
+    '',
+    '',
+    'a picture of ',
+    'a photo of ',
+    'an image of ',
+    'a drawing of ',
+    'there is ',
+    'we see ',
+)
+_PAIRS = ('{0} and {1}', '{0} with {1}', '{0} next to {1}', '{0}, {1}')
+_LISTS = ('{head} and {last}', '{head}, and {last}', '{head} with {last}')
+
+
+def with_article(phrase: str) -> str:
+    """``'orange ring' -> 'an orange ring'``."""
+    return f'{"an" if phrase[0] in "aeiou" else "a"} {phrase}'
+
+
+def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, dice: Dice) -> str:
+    """Describe a picture, or a part of it.
+
+    Objects come in random order; one time in four only some of them are named, one time in three the ground is
+    named, and two objects that lie clearly apart are at times told apart by where they are.
+
+    Args:
+        names: class names of the n objects.
+        boxes: (n, 4) x1, y1, x2, y2.
+        ground: name of the ground.
+        dice: where the choices come from.
+    """
+    count = len(names)
+    if count > 1 and dice.uniform() < 0.25:
+        count = 1 + dice.integer(count - 1)
+    order = dice.sample(range(len(names)), count)
+    relation = _relation(boxes[order[0]], boxes[order[1]]) if count == 2 and dice.uniform() < 0.4 else None
+    phrases = [with_article(names[at]) for at in order]
+    caption = dice.choice(_OPENINGS) + _join(phrases, relation, dice)
+    if dice.uniform() < 1 / 3:
+        caption += ' ' + dice.choice(_GROUND_PHRASES).format(a=with_article(ground))
+    return caption
+
+
+def _join(phrases: Sequence[str], relation: str | None, dice: Dice) -> str:
+    if not phrases:
+        return 'nothing'
+    if len(phrases) == 1:
+        return phrases[0]
+    if relation:
+        return f'{phrases[0]} {relation} {phrases[1]}'
+    if len(phrases) == 2:
+        return dice.choice(_PAIRS).format(*phrases)
+    return dice.choice(_LISTS).format(head=', '.join(phrases[:-1]), last=phrases[-1])
+
+
+def _relation(first: np.ndarray, second: np.ndarray) -> str | None:
+    """How the first box lies to the second where one axis parts them completely."""
+    parted = {
+        'to the left of': second[0] - first[2],
+        'to the right of': first[0] - second[2],
+        'above': second[1] - first[3],
+        'below': first[1] - second[3],
+    }
+    relation, gap = max(parted.items(), key=lambda item: item[1])
+    return relation if gap >= 0 else None

@@ -1,0 +1,60 @@
+"""The classes of the embedded data and their split: colour x texture x shape, as in "red striped star"."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+SPLITS = ('base', 'novel', 'unseen')
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What a picture of this difficulty looks like.
+
+    Lengths are shares of the picture's side, so that pictures of another size show the same scenes.
+
+    Args:
+        colours, textures, shapes: the factors whose product are the classes.
+        image_size: side of the picture in pixels, unless overridden.
+        objects: least and largest number of objects in a picture.
+        radius: least and largest radius of a lone object; objects in company are a little smaller.
+        overlap: how far two objects may cover each other, as a share of the sum of their radii.
+        clutter: least and largest number of grey things that belong to no class.
+    """
+
+    colours: tuple[str, ...]
+    textures: tuple[str, ...]
+    shapes: tuple[str, ...]
+    image_size: int
+    objects: tuple[int, int]
+    radius: tuple[float, float]
+    overlap: float
+    clutter: tuple[int, int]
+
+
+_COLOURS = ('red', 'green', 'blue', 'yellow', 'purple', 'orange')
+_TEXTURES = ('solid', 'striped', 'dotted', 'checked', 'ringed')
+_SHAPES = ('circle', 'square', 'triangle', 'star', 'cross', 'ring')
+
+DIFFICULTIES = {
+    'easy': Difficulty(_COLOURS[:4], _TEXTURES[:2], _SHAPES[:4], 32, (1, 2), (0.24, 0.34), 0.0, (0, 0)),
+    'standard': Difficulty(_COLOURS[:4], _TEXTURES[:4], _SHAPES[:4], 32, (1, 3), (0.20, 0.32), 0.2, (0, 3)),
+    'hard': Difficulty(_COLOURS, _TEXTURES, _SHAPES, 64, (2, 5), (0.14, 0.28), 0.4, (3, 9)),
+}
+
+
+def split_classes(difficulty: Difficulty) -> dict[str, tuple[str, ...]]:
+    """Class names of each split, by a rule that does not depend on any seed.
+
+    The factors' positions are added up modulo 4: 0 is unseen, 1 is novel, 2 and 3 are base.  With four values
+    a factor these are Latin squares: each pair of factor values ("red striped", "red star", "striped star") is
+    exactly twice in base, once in novel and once in unseen, so what an unseen combination is made of has been
+    seen in every pair.
+    """
+    names: dict[str, list[str]] = {split: [] for split in SPLITS}
+    factors = (difficulty.colours, difficulty.textures, difficulty.shapes)
+    for positions in itertools.product(*(range(len(values)) for values in factors)):
+        split = ('unseen', 'novel', 'base', 'base')[sum(positions) % 4]
+        names[split].append(' '.join(values[at] for values, at in zip(factors, positions, strict=True)))
+    return {split: tuple(names[split]) for split in SPLITS}

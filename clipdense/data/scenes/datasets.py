@@ -1,0 +1,250 @@
+"""Scenes as datasets, drawn when asked for.  S: side of a picture, N: pictures, n: objects in one, L: tokens."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...registry import DATASETS
+from ...structures import SegmentationSample
+from .combinations import SPLITS
+from .painting import GROUNDS
+from .scene import Scene, Scenes
+
+if TYPE_CHECKING:
+    from ...vocab.vocabulary import Vocabulary
+
+_GROUNDS = tuple(GROUNDS)
+
+
+class _Pictures:
+    """The N pictures of one stream, each drawn once, by whichever process needs it first.
+
+    They are kept in anonymous shared memory, which workers made by fork share and which the system hands out
+    page by page.  A process made by spawn starts with nothing kept.
+    """
+
+    def __init__(self, draw: Callable[[int], Scene], count: int, scenes: Scenes, keep: bool) -> None:
+        size, objects = scenes.image_size, scenes.difficulty.objects[1]
+        self._draw = draw
+        self._shape = (count,)
+        self._layout = np.dtype(
+            [
+                ('image', np.uint8, (size, size, 3)),
+                ('mask', np.uint8, (size, size)),
+                ('boxes', np.float32, (objects, 4)),
+                ('class_ids', np.int64, objects),
+                ('count', np.uint8),  # 0: not drawn yet
+                ('ground', np.uint8),
+            ]
+        )
+        self._keep = keep
+        self._records = self._allocate()
+
+    def __getitem__(self, index: int) -> Scene:
+        if self._records is None:
+            return self._draw(index)
+        record = self._records[index]
+        if not record['count']:
+            scene = self._draw(index)
+            count = len(scene.class_ids)
+            record['image'], record['mask'] = scene.image, scene.mask
+            record['boxes'][:count], record['class_ids'][:count] = scene.boxes, scene.class_ids
+            record['ground'] = _GROUNDS.index(scene.ground)
+            record['count'] = count  # last: from here on others may read it
+        count = int(record['count'])
+        ground = _GROUNDS[record['ground']]
+        boxes, class_ids = record['boxes'][:count], record['class_ids'][:count]
+        return Scene(record['image'], '', record['mask'], boxes, class_ids, ground)
+
+    def _allocate(self) -> np.ndarray | None:
+        size = self._shape[0] * self._layout.itemsize
+        return np.frombuffer(mmap.mmap(-1, size), self._layout) if self._keep and size else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_records': None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._records = self._allocate()
+
+
+@DATASETS.register_module()
+class SceneCaptions(Dataset):
+    """Pictures with captions, for pre-training.
+
+    Args:
+        num_pictures: N.
+        difficulty, seed, image_size: as in ``Scenes``.
+        splits: which classes occur; the default never shows an unseen one.
+        tokenizer: texts -> (K, L) token ids; the CLIP tokenizer with 77 tokens by default.
+        stream: pictures of different streams have nothing in common.
+        keep: keep drawn pictures in memory, N x S x S x 4 bytes.
+        vary_captions: word each caption anew in each epoch.
+    """
+
+    def __init__(
+        self,
+        num_pictures: int,
+        difficulty: str = 'standard',
+        seed: int = 0,
+        splits: Sequence[str] = ('base', 'novel'),
+        tokenizer: Callable[[list[str]], Any] | None = None,
+        image_size: int | None = None,
+        stream: str = 'train',
+        keep: bool = True,
+        vary_captions: bool = True,
+    ) -> None:
+        self.scenes = Scenes(difficulty, seed, image_size)
+        self.num_pictures, self.splits, self.stream = num_pictures, tuple(splits), stream
+        self.vary_captions, self.epoch = vary_captions, 0
+        self._tokenizer = tokenizer
+        self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep)
+
+    def __len__(self) -> int:
+        return self.num_pictures
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``images`` (3, S, S) uint8 and ``token_ids`` (L,) int64."""
+        tokens = np.asarray(self.tokenizer([self.caption(index)])[0], np.int64)
+        return {'images': _chw(self._pictures[_checked(index, self)]), 'token_ids': torch.from_numpy(tokens)}
+
+    def caption(self, index: int) -> str:
+        """What ``token_ids`` says in this epoch."""
+        scene = self._pictures[_checked(index, self)]
+        variant = self.epoch if self.vary_captions else 0
+        return self.scenes.caption(index, scene.class_ids, scene.boxes, scene.ground, self.stream, variant)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the wording of this epoch."""
+        self.epoch = epoch
+
+    @property
+    def tokenizer(self) -> Callable[[list[str]], Any]:
+        """Texts -> token ids, made when first needed."""
+        if self._tokenizer is None:
+            from ...vocab.tokenizer import Tokenizer
+
+            self._tokenizer = Tokenizer()
+        return self._tokenizer
+
+    def _draw(self, index: int) -> Scene:
+        return self.scenes.draw(index, self.splits, stream=self.stream)
+
+
+@DATASETS.register_module()
+class SceneLabels(Dataset):
+    """Pictures of one object each, the same number for each class of a split, for classification.
+
+    Args:
+        split: whose classes are shown.
+        num_pictures: N.
+        difficulty, seed, image_size: as in ``Scenes``.
+        all_names: ``class_names`` and labels are over all classes instead of the split's own.
+        stream: pictures of different streams have nothing in common.
+        keep: keep drawn pictures in memory.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        num_pictures: int,
+        difficulty: str = 'standard',
+        seed: int = 0,
+        image_size: int | None = None,
+        all_names: bool = False,
+        stream: str = 'val',
+        keep: bool = True,
+    ) -> None:
+        self.scenes = Scenes(difficulty, seed, image_size)
+        self.num_pictures, self.stream = num_pictures, f'{stream}/{split}/labels'
+        self._shown = self.scenes.indices([split])
+        offered = range(len(self.scenes.class_names)) if all_names else self._shown
+        self.class_names = tuple(self.scenes.class_names[at] for at in offered)
+        self._label = {at: label for label, at in enumerate(offered)}
+        self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep)
+
+    def __len__(self) -> int:
+        return self.num_pictures
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """``images`` (3, S, S) uint8 and ``labels``, an index into ``class_names``."""
+        scene = self._pictures[_checked(index, self)]
+        return {'images': _chw(scene), 'labels': self._label[int(scene.class_ids[0])]}
+
+    def _draw(self, index: int) -> Scene:
+        shown = self.scenes.class_names[self._shown[index % len(self._shown)]]
+        return self.scenes.draw(index, [shown], num_objects=1, stream=self.stream)
+
+
+@DATASETS.register_module()
+class SceneSegmentation(Dataset):
+    """Pictures with pixel labels.
+
+    Args:
+        split: whose classes are shown.
+        num_pictures: N.
+        difficulty, seed, image_size: as in ``Scenes``.
+        all_names: ``vocabulary`` and labels are over all classes instead of the split's own.
+        unlabelled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are to
+            a model trained on the masks of base classes.
+        stream: pictures of different streams have nothing in common.
+        ignore_index: label of pixels that do not count.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        num_pictures: int,
+        difficulty: str = 'standard',
+        seed: int = 0,
+        image_size: int | None = None,
+        all_names: bool = False,
+        unlabelled: Sequence[str] = (),
+        stream: str = 'val',
+        ignore_index: int = 255,
+    ) -> None:
+        self.scenes = Scenes(difficulty, seed, image_size)
+        self.num_pictures, self.stream = num_pictures, f'{stream}/{split}/masks'
+        self.splits = (split, *unlabelled)
+        self.vocabulary: Vocabulary = self.scenes.vocabulary(SPLITS if all_names else [split])
+        offered = range(len(self.scenes.class_names)) if all_names else self.scenes.indices([split])
+        self._labels = np.full(len(self.scenes.class_names) + 1, ignore_index, np.int64)
+        self._labels[0] = 0
+        self._labels[[at + 1 for at in offered]] = np.arange(1, len(offered) + 1)
+        self._labels[[at + 1 for at in self.scenes.indices(unlabelled)] if unlabelled else []] = ignore_index
+        self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep=True)
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """What MMEngine hands to metrics as ``dataset_meta``."""
+        return {'vocabulary': self.vocabulary, 'classes': tuple(self.vocabulary.names)}
+
+    def __len__(self) -> int:
+        return self.num_pictures
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
+        """``images`` (3, S, S) uint8 and ``samples``, whose mask indexes ``vocabulary``."""
+        scene = self._pictures[_checked(index, self)]
+        mask = torch.from_numpy(self._labels[scene.mask])
+        return {'images': _chw(scene), 'samples': SegmentationSample('', tuple(mask.shape), mask)}
+
+    def _draw(self, index: int) -> Scene:
+        return self.scenes.draw(index, self.splits, stream=self.stream)
+
+
+def _chw(scene: Scene) -> Tensor:
+    """A (3, S, S) copy: what leaves a dataset may be written to."""
+    return torch.from_numpy(scene.image.transpose(2, 0, 1).copy())
+
+
+def _checked(index: int, dataset: Any) -> int:
+    if not 0 <= index < len(dataset):
+        raise IndexError(f'picture {index} of {len(dataset)}')
+    return index

@@ -1,0 +1,209 @@
+"""Drawing scenes.  S: side of a picture in pixels, n: objects in it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...utils.errors import InputError, nearest
+from . import painting
+from .captions import write_caption
+from .combinations import DIFFICULTIES, SPLITS, split_classes
+from .dice import Dice
+
+if TYPE_CHECKING:
+    from ...vocab.vocabulary import Vocabulary
+
+MIN_VISIBLE = 0.5  # share of an object that must be seen
+_TRIES = 24  # places looked at for an object
+_TILT = 0.18  # tangent of half the largest rotation, about 20 degrees
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with everything that is known about it.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+        caption: names some or all of the objects.
+        mask: (S, S) uint8, 0 for the ground, else 1 + index into ``Scenes.class_names``.
+        boxes: (n, 4) float32 x1, y1, x2, y2 around the visible part; x2 and y2 are one past the last pixel.
+        class_ids: (n,) int64 indices into ``Scenes.class_names``, from the hindmost object to the foremost.
+        ground: name of the ground.
+    """
+
+    image: np.ndarray
+    caption: str
+    mask: np.ndarray
+    boxes: np.ndarray
+    class_ids: np.ndarray
+    ground: str
+
+
+class _Placed(NamedTuple):
+    class_id: int
+    figure: painting.Figure
+
+
+class Scenes:
+    """Draws pictures of coloured, textured shapes; each depends on (seed, stream, index) and on nothing else.
+
+    Args:
+        difficulty: a name in ``DIFFICULTIES``.
+        seed: of all the pictures; the split into base, novel and unseen classes does not depend on it.
+        image_size: side in pixels instead of the difficulty's; the scenes stay the same.
+
+    Raises:
+        InputError: an unknown difficulty, or pictures under 16 pixels, too small for a texture.
+    """
+
+    def __init__(self, difficulty: str = 'standard', seed: int = 0, image_size: int | None = None) -> None:
+        if difficulty not in DIFFICULTIES:
+            known = ', '.join(DIFFICULTIES)
+            raise InputError(
+                f'no difficulty {difficulty!r}; there are {known}.{nearest(difficulty, DIFFICULTIES)}'
+            )
+        self.difficulty = DIFFICULTIES[difficulty]
+        self.seed = seed
+        self.image_size = image_size or self.difficulty.image_size
+        if self.image_size < 16:
+            raise InputError(f'scenes need at least 16 pixels a side, not {self.image_size}')
+        self.splits = split_classes(self.difficulty)
+        self.class_names = tuple(name for split in SPLITS for name in self.splits[split])
+        self._index = {name: at for at, name in enumerate(self.class_names)}
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """Classes with captions, masks and boxes."""
+        return self.splits['base']
+
+    @property
+    def novel(self) -> tuple[str, ...]:
+        """Classes that training captions name, and no label."""
+        return self.splits['novel']
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Classes that no training sees at all."""
+        return self.splits['unseen']
+
+    def draw(
+        self,
+        index: int,
+        allowed: Sequence[str] = ('base', 'novel'),
+        num_objects: int | None = None,
+        stream: str = 'train',
+    ) -> Scene:
+        """Draw one picture.
+
+        Args:
+            index: which picture of the stream.
+            allowed: names of splits or classes that may occur.
+            num_objects: how many to draw, or None for as many as the difficulty says; objects that others would
+                hide are left out, so a picture may hold fewer, though never none.
+            stream: pictures of different streams have nothing in common.
+        """
+        classes = self._resolve(tuple(allowed))
+        dice = Dice(self.seed, stream, index)
+        count = num_objects or dice.between(self.difficulty.objects)
+        ground = dice.choice(tuple(painting.GROUNDS))
+        canvas = painting.paint_ground(ground, self.image_size, dice)
+        for _ in range(dice.between(self.difficulty.clutter)):
+            painting.paint_clutter(canvas, dice)
+        placed, labels = _visible(self._place(dice.sample(classes, count), dice), self.image_size)
+        for item in placed:
+            colour, texture, _ = self.class_names[item.class_id].split(' ')
+            painting.paint_object(canvas, item.figure, colour, texture, dice)
+        class_ids = np.array([item.class_id for item in placed], np.int64)
+        boxes = _boxes(placed, labels)
+        caption = self.caption(index, class_ids, boxes, ground, stream)
+        mask = np.concatenate([[0], class_ids + 1]).astype(np.uint8)[labels]
+        return Scene(painting.finish(canvas), caption, mask, boxes, class_ids, ground)
+
+    def caption(
+        self, index: int, class_ids: np.ndarray, boxes: np.ndarray, ground: str, stream: str, variant: int = 0
+    ) -> str:
+        """A caption of a picture drawn before; each ``variant`` is worded anew."""
+        dice = Dice(self.seed, f'{stream}/caption {variant}', index)
+        return write_caption([self.class_names[at] for at in class_ids], boxes, ground, dice)
+
+    def vocabulary(self, splits: Sequence[str] = SPLITS, background: bool = True) -> Vocabulary:
+        """The class names of the splits, in the order of ``class_names``, with the base / novel division."""
+        from ...vocab.vocabulary import Vocabulary
+
+        names = tuple(name for split in SPLITS if split in splits for name in self.splits[split])
+        first = ('background',) if background else ()
+        return Vocabulary((*first, *names))
+
+    def indices(self, allowed: Sequence[str]) -> tuple[int, ...]:
+        """Class indices of split names or class names."""
+        return self._resolve(tuple(allowed))
+
+    @functools.lru_cache(maxsize=32)  # noqa: B019  (scenes live as long as the program)
+    def _resolve(self, allowed: tuple[str, ...]) -> tuple[int, ...]:
+        found: list[int] = []
+        for name in allowed:
+            if name not in self.splits and name not in self._index:
+                hint = nearest(name, (*self.splits, *self._index))
+                raise InputError(f'{name!r} is neither a split ({", ".join(SPLITS)}) nor a class.{hint}')
+            found += [self._index[member] for member in self.splits.get(name, (name,))]
+        if not found:
+            raise InputError('a scene needs at least one split or class that may occur')
+        return tuple(dict.fromkeys(found))
+
+    def _place(self, class_ids: Sequence[int], dice: Dice) -> list[_Placed]:
+        """Find a place for each object where it covers the others as little as may be."""
+        size, company = self.image_size, 1 / (1 + 0.12 * (len(class_ids) - 1))
+        taken: list[tuple[float, float, float]] = []
+        placed = []
+        for class_id in class_ids:
+            radius = size * company * dice.uniform(*self.difficulty.radius)
+            best, most = (0.0, 0.0), -1e9
+            for _ in range(_TRIES):
+                x, y = dice.uniform(radius, size - radius), dice.uniform(radius, size - radius)
+                room = min(
+                    ((x - a) ** 2 + (y - b) ** 2 - ((radius + c) * (1 - self.difficulty.overlap)) ** 2)
+                    for a, b, c in [*taken, (1e4, 1e4, 0.0)]
+                )
+                if room > most:
+                    best, most = (x, y), room
+                if room >= 0:
+                    break
+            taken.append((*best, radius))
+            shape = self.class_names[class_id].rpartition(' ')[2]
+            figure = painting.lay_out(shape, best, radius, dice.uniform(-_TILT, _TILT), size)
+            placed.append(_Placed(class_id, figure))
+        return placed
+
+
+def _visible(placed: list[_Placed], size: int) -> tuple[list[_Placed], np.ndarray]:
+    """Leave out objects that later ones hide, until none is hidden.
+
+    Returns:
+        the objects that stay, and (S, S) int64 with 1 + position in that list where an object is seen, else 0.
+    """
+    while True:
+        labels = np.zeros((size, size), np.int64)
+        for number, item in enumerate(placed, 1):
+            labels[item.figure.window][item.figure.inside] = number
+        seen = np.bincount(labels.ravel(), minlength=len(placed) + 1)[1:]
+        shares = [area / max(item.figure.inside.sum(), 1) for area, item in zip(seen, placed, strict=True)]
+        if min(shares) >= MIN_VISIBLE:
+            return placed, labels
+        placed = [item for item, share in zip(placed, shares, strict=True) if share > min(shares)]
+
+
+def _boxes(placed: Sequence[_Placed], labels: np.ndarray) -> np.ndarray:
+    """(n, 4) boxes around what is seen of each object."""
+    boxes = np.empty((len(placed), 4), np.float32)
+    for at, item in enumerate(placed):
+        rows, columns = item.figure.window
+        seen = labels[item.figure.window] == at + 1
+        across, down = seen.any(axis=0).nonzero()[0], seen.any(axis=1).nonzero()[0]
+        left, top = columns.start, rows.start
+        boxes[at] = left + across[0], top + down[0], left + across[-1] + 1, top + down[-1] + 1
+    return boxes
