@@ -9,17 +9,7 @@ import numpy as np
 from .dice import Dice
 
 _GROUND_PHRASES = ('on {a} ground', 'on {a} background', 'in front of {a} wall', 'against {a} background')
-_OPENINGS = (
-    '',
-    '',
-    '',
-    'a picture of ',
-    'a photo of ',
-    'an image of ',
-    'a drawing of ',
-    'there is ',
-    'we see ',
-)
+_OPENINGS = ('', '', '', 'a picture of ', 'a photo of ', 'an image of ', 'a drawing of ', 'there is ')
 _PAIRS = ('{0} and {1}', '{0} with {1}', '{0} next to {1}', '{0}, {1}')
 _LISTS = ('{head} and {last}', '{head}, and {last}', '{head} with {last}')
 
@@ -32,8 +22,8 @@ def with_article(phrase: str) -> str:
 def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, dice: Dice) -> str:
     """Describe a picture, or a part of it.
 
-    Objects come in random order; one time in four only some of them are named, one time in three the ground is
-    named, and two objects that lie clearly apart are at times told apart by where they are.
+    Objects come in random order; one time in four only some of them are named, one time in three the ground
+    is named, and two objects that lie clearly apart are at times told apart by where they are.
 
     Args:
         names: class names of the n objects.

@@ -48,9 +48,8 @@ def split_classes(difficulty: Difficulty) -> dict[str, tuple[str, ...]]:
     """Class names of each split, by a rule that does not depend on any seed.
 
     The factors' positions are added up modulo 4: 0 is unseen, 1 is novel, 2 and 3 are base.  With four values
-    a factor these are Latin squares: each pair of factor values ("red striped", "red star", "striped star") is
-    exactly twice in base, once in novel and once in unseen, so what an unseen combination is made of has been
-    seen in every pair.
+    a factor these are Latin squares: each pair of values ("red striped", "red star", "striped star") is twice
+    in base, once in novel and once in unseen, so every pair in an unseen combination has been seen before.
     """
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     factors = (difficulty.colours, difficulty.textures, difficulty.shapes)

@@ -1,4 +1,4 @@
-"""Scenes as datasets, drawn when asked for.  S: side of a picture, N: pictures, n: objects in one, L: tokens."""
+"""Scenes as datasets, drawn when asked for.  S: side of a picture, N: pictures, L: tokens."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ class SceneSegmentation(Dataset):
         num_pictures: N.
         difficulty, seed, image_size: as in ``Scenes``.
         all_names: ``vocabulary`` and labels are over all classes instead of the split's own.
-        unlabelled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are to
-            a model trained on the masks of base classes.
+        unlabelled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are
+            to a model trained on the masks of base classes.
         stream: pictures of different streams have nothing in common.
         ignore_index: label of pixels that do not count.
     """
@@ -232,8 +232,9 @@ class SceneSegmentation(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
         """``images`` (3, S, S) uint8 and ``samples``, whose mask indexes ``vocabulary``."""
         scene = self._pictures[_checked(index, self)]
+        size = (self.scenes.image_size, self.scenes.image_size)
         mask = torch.from_numpy(self._labels[scene.mask])
-        return {'images': _chw(scene), 'samples': SegmentationSample('', tuple(mask.shape), mask)}
+        return {'images': _chw(scene), 'samples': SegmentationSample('', size, mask)}
 
     def _draw(self, index: int) -> Scene:
         return self.scenes.draw(index, self.splits, stream=self.stream)

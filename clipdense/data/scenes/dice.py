@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, stream, index) alone: not on order, process, platform or NumPy version."""
+"""Random numbers that depend on (seed, stream, index) alone, on any platform and in any order."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BUFFER = 64
 class Dice:
     """One picture's random numbers.
 
-    Philox is counter-based, so that a generator for any index costs microseconds, and its raw stream is one of
-    the things that NumPy promises to keep.  Everything is made from plain uniform numbers, because NumPy does not
-    promise to keep its ways of making integers, choices or permutations.
+    Philox is counter-based, so that a generator for any index costs microseconds, and its raw stream is one
+    of the things that NumPy promises to keep.  Everything is made from plain uniform numbers, because NumPy
+    does not promise to keep its ways of making integers, choices or permutations.
     """
 
     def __init__(self, seed: int, stream: str, index: int) -> None:
@@ -52,10 +52,7 @@ class Dice:
     def noise(self, height: int, width: int) -> np.ndarray:
         """(height, width) float32 of whole numbers from 0 to 255."""
         words = self._generator.bit_generator.random_raw((height * width + 7) // 8)
-        if np.little_endian:
-            octets = words.view(np.uint8)
-        else:
-            octets = words.byteswap().view(np.uint8)
+        octets = words.astype('<u8').view(np.uint8)
         return octets[: height * width].reshape(height, width).astype(np.float32)
 
 

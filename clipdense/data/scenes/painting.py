@@ -1,7 +1,7 @@
 """Shapes, textures and grounds on a float32 canvas.
 
-Only sums, products, quotients, square roots and comparisons are used, whose results IEEE 754 fixes to the last
-bit: a picture is the same on every platform.  S: side of the canvas, (h, w): pixels of an object's window.
+Only sums, products, quotients, square roots and comparisons are used, whose results IEEE 754 fixes to the
+last bit: a picture is the same on every platform.  S: side of the canvas, (h, w): an object's window.
 """
 
 from __future__ import annotations
@@ -27,13 +27,8 @@ COLOURS: dict[str, tuple[tuple[int, int, int], tuple[str, ...]]] = {
     'orange': ((242, 124, 22), ('pale', 'dark')),
 }
 _SECOND = {'pale': (238, 238, 232), 'dark': (30, 28, 34)}
-_TIPS = (
-    (0.0, -1.0),
-    (0.951057, -0.309017),
-    (0.587785, 0.809017),
-    (-0.587785, 0.809017),
-    (-0.951057, -0.309017),
-)
+_RIGHT = ((0.951057, -0.309017), (0.587785, 0.809017))
+_TIPS = ((0.0, -1.0), *_RIGHT, *((-x, y) for x, y in _RIGHT))  # of a star, y downwards
 
 
 @dataclass(frozen=True)
@@ -208,7 +203,7 @@ def _ringed(figure: Figure, turn: float, shift: Point) -> np.ndarray:
     return np.float32(period / 4) - _wave(distance + np.float32(shift[0] * period), period)
 
 
-# Signed distance in pixels to the border between the two colours, positive in the second; None: one colour only.
+# Signed distance in pixels to the border between two colours, positive in the second; None: one colour only.
 TEXTURES: dict[str, Callable[[Figure, float, Point], np.ndarray] | None] = {
     'solid': None,
     'striped': _striped,
@@ -234,9 +229,7 @@ def _rough(size: int, dice: Dice) -> np.ndarray:
 
 def _cloudy(size: int, dice: Dice) -> np.ndarray:
     weights = _hat_weights(size)  # (S, 5)
-    smooth = (
-        weights @ dice.noise(5, 5) @ weights.T
-    )  # whole numbers below 2 ** 24: exact in any order of adding
+    smooth = weights @ dice.noise(5, 5) @ weights.T  # whole numbers < 2 ** 24: exact in any order
     return smooth * np.float32(0.42 / 32**2) - np.float32(54)
 
 

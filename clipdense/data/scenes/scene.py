@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,6 +74,7 @@ class Scenes:
         self.splits = split_classes(self.difficulty)
         self.class_names = tuple(name for split in SPLITS for name in self.splits[split])
         self._index = {name: at for at, name in enumerate(self.class_names)}
+        self._resolved: dict[tuple[str, ...], tuple[int, ...]] = {}
 
     @property
     def base(self) -> tuple[str, ...]:
@@ -103,11 +103,11 @@ class Scenes:
         Args:
             index: which picture of the stream.
             allowed: names of splits or classes that may occur.
-            num_objects: how many to draw, or None for as many as the difficulty says; objects that others would
-                hide are left out, so a picture may hold fewer, though never none.
+            num_objects: how many to draw, or None for as many as the difficulty says; objects that others
+                would hide are left out, so a picture may hold fewer, though never none.
             stream: pictures of different streams have nothing in common.
         """
-        classes = self._resolve(tuple(allowed))
+        classes = self.indices(allowed)
         dice = Dice(self.seed, stream, index)
         count = num_objects or dice.between(self.difficulty.objects)
         ground = dice.choice(tuple(painting.GROUNDS))
@@ -141,9 +141,11 @@ class Scenes:
 
     def indices(self, allowed: Sequence[str]) -> tuple[int, ...]:
         """Class indices of split names or class names."""
-        return self._resolve(tuple(allowed))
+        allowed = tuple(allowed)
+        if allowed not in self._resolved:
+            self._resolved[allowed] = self._resolve(allowed)
+        return self._resolved[allowed]
 
-    @functools.lru_cache(maxsize=32)  # noqa: B019  (scenes live as long as the program)
     def _resolve(self, allowed: tuple[str, ...]) -> tuple[int, ...]:
         found: list[int] = []
         for name in allowed:
@@ -157,18 +159,16 @@ class Scenes:
 
     def _place(self, class_ids: Sequence[int], dice: Dice) -> list[_Placed]:
         """Find a place for each object where it covers the others as little as may be."""
-        size, company = self.image_size, 1 / (1 + 0.12 * (len(class_ids) - 1))
+        size, keep = self.image_size, 1 - self.difficulty.overlap
+        company = 1 / (1 + 0.12 * (len(class_ids) - 1))
         taken: list[tuple[float, float, float]] = []
         placed = []
         for class_id in class_ids:
             radius = size * company * dice.uniform(*self.difficulty.radius)
-            best, most = (0.0, 0.0), -1e9
+            best, most = (0.0, 0.0), -float('inf')
             for _ in range(_TRIES):
                 x, y = dice.uniform(radius, size - radius), dice.uniform(radius, size - radius)
-                room = min(
-                    ((x - a) ** 2 + (y - b) ** 2 - ((radius + c) * (1 - self.difficulty.overlap)) ** 2)
-                    for a, b, c in [*taken, (1e4, 1e4, 0.0)]
-                )
+                room = min((_room(x - a, y - b, keep * (radius + c)) for a, b, c in taken), default=0.0)
                 if room > most:
                     best, most = (x, y), room
                 if room >= 0:
@@ -180,11 +180,16 @@ class Scenes:
         return placed
 
 
+def _room(x: float, y: float, distance: float) -> float:
+    """How much farther than ``distance`` (x, y) is from the origin, in squares; negative where it is nearer."""
+    return x * x + y * y - distance * distance
+
+
 def _visible(placed: list[_Placed], size: int) -> tuple[list[_Placed], np.ndarray]:
     """Leave out objects that later ones hide, until none is hidden.
 
     Returns:
-        the objects that stay, and (S, S) int64 with 1 + position in that list where an object is seen, else 0.
+        the objects that stay, and (S, S) int64: 1 + position in that list where an object is seen, else 0.
     """
     while True:
         labels = np.zeros((size, size), np.int64)
