@@ -1,1 +1,1 @@
-"""inference."""
+"""Pictures in, checked results out."""

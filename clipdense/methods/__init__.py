@@ -1,1 +1,1 @@
-"""methods."""
+"""One folder a method; a method never imports another."""

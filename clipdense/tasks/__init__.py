@@ -1,1 +1,1 @@
-"""tasks."""
+"""What a method must answer, and what follows from the answer: windows, upsampling, background."""

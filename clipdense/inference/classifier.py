@@ -1,0 +1,94 @@
+"""Classify pictures with words.  B: pictures, K: classes, D: joint space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipdense.clip.model import CLIP
+from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import read_image
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .hub import as_vocabulary, load_clip
+from .results import Classification
+
+Words = Vocabulary | str | list[str] | tuple[str, ...]
+
+
+class Classifier:
+    """A CLIP with a vocabulary.
+
+    Args:
+        clip: the model, in evaluation mode.
+        templates: name of a set of prompt templates, or the templates.
+        cache: whether class embeddings are kept on disk.
+    """
+
+    def __init__(self, clip: CLIP, templates: str | Sequence[str] = 'imagenet', cache: bool = True) -> None:
+        self.clip, self.templates, self.cache = clip.eval(), templates, cache
+        self.vocabulary: Vocabulary | None = None
+        self.embeddings: ClassEmbeddings | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: str | Path | CLIP,
+        *,
+        templates: str | Sequence[str] = 'imagenet',
+        device: str | None = None,
+        cache: bool = True,
+        **overrides: Any,
+    ) -> Classifier:
+        """A classifier out of a name in the zoo or a file in any official format."""
+        return cls(load_clip(weights, device, **overrides), templates, cache)
+
+    def set_vocabulary(self, words: Words) -> Vocabulary:
+        """Choose the words for the pictures to come; they are embedded once."""
+        vocabulary = as_vocabulary(words)
+        if vocabulary != self.vocabulary:
+            cache = 'default' if self.cache else None
+            self.embeddings = embed_vocabulary(self.clip, vocabulary, self.templates, cache=cache)
+            self.vocabulary = vocabulary
+        return vocabulary
+
+    def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Classification:
+        """Classify one picture; ``words`` as in ``Segmenter``."""
+        return next(self.many([image], words))
+
+    @torch.no_grad()
+    def many(
+        self, images: Iterable[Any], words: Words | None = None, batch_size: int = 32
+    ) -> Iterator[Classification]:
+        """Classify a stream of pictures in batches.
+
+        Raises:
+            InputError: an unreadable picture, or no words at all.
+        """
+        if words is not None:
+            self.set_vocabulary(words)
+        if self.embeddings is None or self.vocabulary is None:
+            raise InputError('no vocabulary yet: pass words, or call set_vocabulary first')
+        device = next(self.clip.parameters()).device
+        stream = iter(images)
+        while batch := list(islice(stream, batch_size)):
+            pixels = torch.stack([self.clip.preprocess(read_image(image)) for image in batch]).to(device)
+            for row in self._probabilities(pixels).cpu().numpy():
+                yield Classification(row, self.vocabulary)
+
+    def _probabilities(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K): the best query speaks for its class, then softmax over classes."""
+        assert self.embeddings is not None
+        image_embeddings = self.clip.encode_image(pixels, normalize=True)  # (B, D)
+        logits = self.clip.logit_scale.exp() * image_embeddings @ self.embeddings.queries.mT  # (B, Q)
+        best = logits.new_full((len(logits), self.embeddings.num_classes), -torch.inf)
+        index = self.embeddings.query_class.expand_as(logits)
+        return best.scatter_reduce(1, index, logits, reduce='amax').softmax(dim=-1)  # (B, K)

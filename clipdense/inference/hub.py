@@ -1,0 +1,65 @@
+"""Any weights, by name or file, as a model that is ready for words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipdense.clip.checkpoint import load
+from clipdense.clip.model import CLIP
+from clipdense.methods.dense_clip.segmenter import DenseCLIP
+from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The named device, or a GPU where there is one.
+
+    Raises:
+        InputError: a device that this machine does not have.
+    """
+    if device is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used here ({reason}); try device='cpu'") from error
+    return torch.device(device)
+
+
+def load_clip(weights: str | Path | CLIP, device: str | None = None, **overrides: Any) -> CLIP:
+    """A CLIP in evaluation mode; ``overrides`` are those of ``clipdense.load``."""
+    place = choose_device(device)
+    clip = weights if isinstance(weights, CLIP) else load(weights, **overrides)
+    return clip.to(place).eval()
+
+
+def load_segmenter(
+    weights: str | Path | CLIP,
+    method: str = 'maskclip',
+    slide: Slide | None = None,
+    device: str | None = None,
+    **overrides: Any,
+) -> DenseCLIP:
+    """A training-free segmenter out of any CLIP weights."""
+    clip = load_clip(weights, device, **overrides)
+    return DenseCLIP(clip, method, slide or default_slide(clip)).to(next(clip.parameters()).device).eval()
+
+
+def default_slide(clip: CLIP) -> Slide:
+    """The SCLIP protocol in proportion: at 224 pixels, short side 336, windows of 224, stride 112."""
+    side = clip.image.size.image_size
+    return Slide(short_side=side * 3 // 2, window=side, stride=max(1, side // 2))
+
+
+def as_vocabulary(words: Vocabulary | str | list[str] | tuple[str, ...]) -> Vocabulary:
+    """A vocabulary as it is, or made from a list of names; a string is read as the command line reads it."""
+    if isinstance(words, Vocabulary):
+        return words
+    if isinstance(words, str):
+        return Vocabulary.parse(words)
+    return Vocabulary(tuple(words))

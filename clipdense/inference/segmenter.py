@@ -1,0 +1,100 @@
+"""Segment pictures with words.  (H, W): pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from clipdense.clip.model import CLIP
+from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.tasks.windows import Slide
+from clipdense.utils.image_io import read_image
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .hub import as_vocabulary, load_segmenter
+from .results import Segmentation
+
+Words = Vocabulary | str | list[str] | tuple[str, ...]
+
+
+class Segmenter:
+    """A segmentation model and the text tower that gives it its words.
+
+    Args:
+        model: any segmenter.
+        clip: the CLIP whose text tower the model understands.
+        templates: name of a set of prompt templates, or the templates.
+        cache: whether class embeddings are kept on disk.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        clip: CLIP,
+        templates: str | Sequence[str] = 'imagenet',
+        cache: bool = True,
+    ) -> None:
+        self.model, self.clip = model.eval(), clip
+        self.templates, self.cache = templates, cache
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: str | Path | CLIP,
+        method: str = 'maskclip',
+        *,
+        slide: Slide | None = None,
+        templates: str | Sequence[str] = 'imagenet',
+        device: str | None = None,
+        cache: bool = True,
+        **overrides: Any,
+    ) -> Segmenter:
+        """A training-free segmenter out of a name in the zoo or a file in any official format."""
+        model = load_segmenter(weights, method, slide, device, **overrides)
+        return cls(model, model.clip, templates, cache)
+
+    def set_vocabulary(self, words: Words) -> Vocabulary:
+        """Choose the words for the pictures to come; they are embedded once."""
+        vocabulary = as_vocabulary(words)
+        if vocabulary != self.model.vocabulary:
+            embeddings = embed_vocabulary(
+                self.clip, vocabulary, self.templates, cache='default' if self.cache else None
+            )
+            self.model.set_vocabulary(vocabulary, embeddings)
+        return vocabulary
+
+    def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Segmentation:
+        """Segment one picture.
+
+        Args:
+            image: a file, a PIL image or an array (H, W, 3).
+            words: class names; those of the last call where left out.
+
+        Returns:
+            A mask of exactly the picture's size as displayed.
+
+        Raises:
+            InputError: an unreadable picture, or no words at all.
+        """
+        if words is not None:
+            self.set_vocabulary(words)
+        picture = read_image(image)
+        device = next(self.model.parameters()).device
+        pixels = self.model.data_preprocessor.normalise(_to_tensor(picture).to(device))
+        labels = self.model.segment(pixels)
+        assert self.model.vocabulary is not None  # segment() has refused otherwise
+        return Segmentation(
+            labels.classes.cpu().numpy(), labels.probability.cpu().numpy(), self.model.vocabulary, picture
+        )
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    """A picture -> (3, H, W) uint8."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    return pil_to_tensor(image)

@@ -1,0 +1,100 @@
+"""CLIP under training.  B: pairs, L: tokens, D: joint space."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from clipdense.clip.losses import contrastive_loss, sigmoid_loss
+from clipdense.data.preprocessor import ImagePreprocessor
+from clipdense.engine.train_step import cached_step
+from clipdense.registry import MODELS, build_module
+from clipdense.utils.errors import InputError
+
+
+@MODELS.register_module()
+class ContrastivePretrainer(BaseModel):
+    """Matches the pictures of a batch with its texts.
+
+    Args:
+        clip: the model to train, or its config.
+        loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP; the model needs a ``logit_bias``).
+        temperature: a fixed divisor of the cosines; None learns ``logit_scale``.
+        accumulate: number of micro-batches that one step is cut into, for batches that do not fit the memory; the
+            gradient is that of the whole batch.  Batch norm sees micro-batches.
+        lock_image: keep the image tower as it is (LiT).
+        gradient_checkpointing: recompute activations in the backward pass, in both towers.
+
+    Raises:
+        InputError: a sigmoid loss without ``logit_bias``.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module | dict,
+        loss: Literal['softmax', 'sigmoid'] = 'softmax',
+        temperature: float | None = None,
+        accumulate: int = 1,
+        lock_image: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        clip = build_module(clip)
+        super().__init__(data_preprocessor=ImagePreprocessor(clip.preprocess.mean, clip.preprocess.std))
+        self.clip = clip
+        self.loss_name = loss
+        self.temperature = temperature
+        self.accumulate = accumulate
+        if loss == 'sigmoid' and clip.logit_bias is None:
+            raise InputError('the sigmoid loss needs a model with a logit bias: CLIP(..., logit_bias=-10)')
+        clip.set_gradient_checkpointing(gradient_checkpointing)
+        clip.logit_scale.requires_grad_(temperature is None)
+        if lock_image:
+            clip.image.requires_grad_(False)
+            clip.image.eval()
+        self.lock_image = lock_image
+
+    def train(self, mode: bool = True) -> ContrastivePretrainer:
+        """A locked tower stays in evaluation mode: its statistics are locked too."""
+        super().train(mode)
+        if self.lock_image:
+            self.clip.image.eval()
+        return self
+
+    def forward(self, images: Tensor, token_ids: Tensor, mode: str = 'tensor') -> Any:
+        """(B, 3, H, W) normalised, (B, L) -> losses (mode 'loss') or the two embeddings (B, D)."""
+        image_embeddings, text_embeddings = self.clip(images, token_ids)
+        if mode == 'loss':
+            return {'loss': self.loss(image_embeddings, text_embeddings)}
+        return image_embeddings, text_embeddings
+
+    def loss(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+        """(B, D) unit embeddings of this process -> the loss over the batch of all processes."""
+        image_embeddings, text_embeddings = image_embeddings.float(), text_embeddings.float()
+        if self.loss_name == 'sigmoid':
+            return sigmoid_loss(image_embeddings, text_embeddings, self.logit_scale, self.clip.logit_bias)
+        return contrastive_loss(image_embeddings, text_embeddings, self.logit_scale)
+
+    @property
+    def logit_scale(self) -> Tensor | float:
+        """The factor on the cosines."""
+        return self.clip.logit_scale.exp() if self.temperature is None else 1 / self.temperature
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """One step of the optimiser; the scale is clamped after it."""
+        if self.accumulate == 1:
+            log = super().train_step(data, optim_wrapper)
+        else:
+            log = self._cached_train_step(data, optim_wrapper)
+        self.clip.clamp_logit_scale()
+        log['logit_scale'] = torch.as_tensor(self.logit_scale).detach()
+        return log
+
+    def _cached_train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        data = self.data_preprocessor(data, training=True)
+        chunks = zip(*(data[key].chunk(self.accumulate) for key in ('images', 'token_ids')), strict=True)
+        loss = cached_step(self.clip, self.loss, list(chunks), optim_wrapper)
+        return {'loss': loss}

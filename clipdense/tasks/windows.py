@@ -1,0 +1,75 @@
+"""Sizes and windows of a picture that is too large, too small or too long for the tower.
+
+(H, W): pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    """A part of a picture, in pixels; bottom and right are exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Slide:
+    """How a picture is brought before the tower.
+
+    Args:
+        short_side: the picture is resized to this shorter side first, in pixels; None keeps its size.
+        long_side: bound on the longer side after that, for very long pictures.
+        window: side of the square windows; None shows the whole picture at once.
+        stride: distance between windows, at most ``window``.
+        batch: windows that go through the tower together.
+
+    Raises:
+        ValueError: sizes that are not positive, or a stride that leaves gaps.
+    """
+
+    short_side: int | None = None
+    long_side: int = 2048
+    window: int | None = None
+    stride: int | None = None
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ('short_side', 'long_side', 'window', 'stride', 'batch'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        if self.window is not None and self.step > self.window:
+            raise ValueError(f'stride {self.stride} leaves gaps between windows of {self.window}')
+
+    @property
+    def step(self) -> int:
+        """The stride; half a window where none was given."""
+        return self.stride or max(1, (self.window or 2) // 2)
+
+    def resized(self, size: tuple[int, int], smallest: int) -> tuple[int, int]:
+        """(H, W) that a picture is resized to; neither side falls below ``smallest`` (a patch)."""
+        height, width = size
+        scale = 1.0
+        if self.short_side is not None:
+            scale = min(self.short_side / min(size), max(self.long_side, self.short_side) / max(size))
+        return max(smallest, round(height * scale)), max(smallest, round(width * scale))
+
+    def windows(self, size: tuple[int, int]) -> list[Window]:
+        """Windows that cover (H, W), row by row; the last of a row or column is shifted inwards to fit."""
+        if self.window is None or max(size) <= self.window:
+            return [Window(0, 0, *size)]
+        rows, columns = (self._starts(length) for length in size)
+        height, width = (min(self.window, length) for length in size)
+        return [Window(top, left, top + height, left + width) for top in rows for left in columns]
+
+    def _starts(self, length: int) -> list[int]:
+        assert self.window is not None
+        last = max(length - self.window, 0)
+        return [min(index * self.step, last) for index in range(ceil(last / self.step) + 1)]
