@@ -224,7 +224,7 @@ class SceneSegmentation(Dataset):
     @property
     def metainfo(self) -> dict[str, Any]:
         """What MMEngine hands to metrics as ``dataset_meta``."""
-        return {'vocabulary': self.vocabulary, 'classes': tuple(self.vocabulary.names)}
+        return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
 
     def __len__(self) -> int:
         return self.num_pictures

@@ -132,12 +132,12 @@ class Scenes:
         return write_caption([self.class_names[at] for at in class_ids], boxes, ground, dice)
 
     def vocabulary(self, splits: Sequence[str] = SPLITS, background: bool = True) -> Vocabulary:
-        """The class names of the splits, in the order of ``class_names``, with the base / novel division."""
+        """The classes of the splits in order; those that have no labels in training count as novel."""
         from ...vocab.vocabulary import Vocabulary
 
         names = tuple(name for split in SPLITS if split in splits for name in self.splits[split])
-        first = ('background',) if background else ()
-        return Vocabulary((*first, *names))
+        vocabulary = Vocabulary(names, novel=frozenset(names) - frozenset(self.base))
+        return vocabulary.with_background() if background else vocabulary
 
     def indices(self, allowed: Sequence[str]) -> tuple[int, ...]:
         """Class indices of split names or class names."""
@@ -181,7 +181,7 @@ class Scenes:
 
 
 def _room(x: float, y: float, distance: float) -> float:
-    """How much farther than ``distance`` (x, y) is from the origin, in squares; negative where it is nearer."""
+    """How much farther than ``distance`` (x, y) is from the origin, in squares; negative: nearer."""
     return x * x + y * y - distance * distance
 
 

@@ -1,0 +1,103 @@
+"""Which pictures are meant, and what to call what is made from them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import InputError, nearest
+
+_FORMATS = 'avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp'
+IMAGE_SUFFIXES = frozenset(f'.{name}' for name in _FORMATS.split())
+_LONGEST_NAME = 120  # characters; file systems allow 255 bytes, suffixes and folders come on top
+_UNSAFE = re.compile(r'[^\w .,+=@()\[\]-]|^\.')
+
+
+def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The picture files that paths, folders and glob patterns stand for.
+
+    Folders are searched with all that is below them, hidden files apart, for files with a picture's ending; a
+    file that is named itself is taken whatever its ending, and whatever pattern its name looks like.
+
+    Returns:
+        paths in the order of the sources, sorted within each folder or pattern, each file once.
+
+    Raises:
+        InputError: something named is not there, or there is no picture in it.
+    """
+    sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    if not sources:
+        raise InputError('no pictures named: give files, folders or patterns')
+    found = [path for source in sources for path in _expand(source)]
+    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def output_stems(paths: Sequence[str | Path]) -> list[str]:
+    """A safe file name without ending for each path, all different, also where case does not count.
+
+    Plain stems where these differ; else with their folders (``a/1.jpg`` -> ``a_1``), then with their endings
+    too, then numbered.
+    """
+    resolved = [Path(os.path.abspath(path)) for path in paths]
+    if not resolved:
+        return []
+    root = Path(os.path.commonpath([path.parent for path in resolved]))
+    relative = [path.relative_to(root) for path in resolved]
+    stems = [path.stem for path in resolved]
+    with_folders = ['_'.join(path.with_suffix('').parts) for path in relative]
+    with_endings = ['_'.join(path.parts).replace('.', '_') for path in relative]
+    for names in (stems, with_folders, with_endings):
+        names = [_safe(name) for name in names]
+        if len({name.casefold() for name in names}) == len(names):
+            return names
+    return _numbered(names)
+
+
+def _expand(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        files = [file for file in path.rglob('*') if _is_picture(file, path)]
+        if not files:
+            raise InputError(
+                f'no pictures in {path} (endings looked for: {" ".join(sorted(IMAGE_SUFFIXES))})'
+            )
+        return sorted(files)
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(source)):
+        matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            raise InputError(f'nothing matches {source}')
+        return files
+    siblings = os.listdir(path.parent) if path.parent.is_dir() else []
+    raise InputError(f'{path}: no such file or folder.{nearest(path.name, siblings)}')
+
+
+def _is_picture(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith('.') for part in file.relative_to(root).parts)
+    return not hidden and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+
+
+def _safe(name: str) -> str:
+    """Without separators, control characters or bytes that are not text, and not too long."""
+    return _UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip(' .') or '_'
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The first of equal names stays; the others get -2, -3, ..., skipping what is taken."""
+    taken = Counter(name.casefold() for name in names)
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name.casefold()] += 1
+        fresh, number = name, seen[name.casefold()]
+        while number > 1 and fresh.casefold() in taken:
+            fresh, number = f'{name}-{number}', number + 1
+        taken[fresh.casefold()] += 1
+        result.append(fresh)
+    return result
