@@ -35,8 +35,9 @@ def resize_positions(
     if grid == (side, side):
         return positions
     image = body.unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (1, C, n, n)
-    smooth = {'antialias': antialias} if mode in ('bilinear', 'bicubic') else {}
-    image = F.interpolate(image.float(), grid, mode=mode, align_corners=False, **smooth)
+    smooth = mode in ('bilinear', 'bicubic')  # the other modes know neither corners nor antialias
+    options = {'align_corners': False, 'antialias': antialias} if smooth else {}
+    image = F.interpolate(image.float(), grid, mode=mode, **options)
     return torch.cat([leading, image[0].flatten(1).mT.to(body.dtype)])
 
 

@@ -1,0 +1,59 @@
+"""Losses against official values and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+from torch.testing import assert_close
+
+from clipdense.clip.losses import contrastive_loss, distillation_loss, sigmoid_loss
+
+TOLERANCE = {'atol': 1e-5, 'rtol': 0}
+
+
+def test_contrastive_loss_is_the_official_one(golden):
+    tensors, _ = golden('clip_aux')
+    images = tensors['input.image_embed'].requires_grad_()
+    texts = tensors['input.text_embed'].requires_grad_()
+    loss = contrastive_loss(normalize(images, dim=-1), normalize(texts, dim=-1), tensors['input.logit_scale'])
+    assert_close(loss, tensors['output.clip_loss'][0], **TOLERANCE)
+
+
+def test_sigmoid_loss_is_the_official_one(golden):
+    tensors, _ = golden('clip_aux')
+    images = normalize(tensors['input.image_embed'], dim=-1).requires_grad_()
+    texts = normalize(tensors['input.text_embed'], dim=-1).requires_grad_()
+    loss = sigmoid_loss(images, texts, 10.0, -10.0)
+    assert_close(loss, tensors['output.siglip_loss_t10_b-10'][0], **TOLERANCE)
+    loss.backward()
+    assert_close(images.grad, tensors['grad.siglip.image_norm'], **TOLERANCE)
+    assert_close(texts.grad, tensors['grad.siglip.text_norm'], **TOLERANCE)
+
+
+def test_distillation_loss_is_the_official_one(golden):
+    tensors, _ = golden('clip_aux')
+    images = normalize(tensors['input.image_embed'], dim=-1)
+    texts = normalize(tensors['input.text_embed'], dim=-1)
+    student = tensors['input.logit_scale'] * images @ texts.mT
+    teacher = 20 * tensors['input.teacher_image_norm'] @ tensors['input.teacher_text_norm'].mT
+    both = (distillation_loss(student, teacher) + distillation_loss(student.mT, teacher.mT)) / 2
+    assert_close(both, tensors['output.distill_loss'][0], **TOLERANCE)
+
+
+# Two orthogonal pairs: matching cosine 1, the other 0.
+@pytest.mark.parametrize('scale', [1.0, 14.0])
+def test_by_hand(scale):
+    pairs = torch.eye(2)
+    assert contrastive_loss(pairs, pairs, scale).item() == pytest.approx(log(1 + exp(-scale)), abs=1e-6)
+    # each picture: one match at scale + bias, one mismatch at bias
+    bias = -2.0
+    expected = log(1 + exp(-(scale + bias))) + log(1 + exp(bias))
+    assert sigmoid_loss(pairs, pairs, scale, bias).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_random_batch_costs_the_logarithm_of_its_size():
+    same = normalize(torch.ones(8, 4), dim=-1)
+    assert contrastive_loss(same, same, 10.0).item() == pytest.approx(log(8), rel=1e-5)

@@ -1,0 +1,230 @@
+"""Towers against official outputs, and what holds for every size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from clipdense.clip.losses import contrastive_loss
+from clipdense.clip.model import CLIP, build_clip
+from clipdense.clip.sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.utils.errors import InputError
+from clipdense.weights.key_map import openai_to_clipdense
+
+TEXT = TextSize(width=64, layers=2, heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
+VIT = VitSize(image_size=32, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
+RESNET = ResNetSize(image_size=64, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=32)
+SIZES = {'vit': ClipSize(VIT, TEXT), 'rn': ClipSize(RESNET, TEXT)}
+TOLERANCE = {'atol': 1e-5, 'rtol': 0}
+
+
+@pytest.fixture(params=['vit', 'rn'])
+def official(request, golden):
+    """A model with the official weights, and what the official code computes with them."""
+    tensors, _ = golden(f'openai_clip_{request.param}_tiny')
+    model = build_clip(SIZES[request.param]).eval()
+    state = {key.removeprefix('state.'): value for key, value in tensors.items() if key.startswith('state.')}
+    model.load_state_dict(openai_to_clipdense(state))
+    return model, tensors
+
+
+def test_embeddings_match_the_official_ones(official):
+    model, golden = official
+    assert_close(model.encode_image(golden['input.image']), golden['output.image_features'], **TOLERANCE)
+    assert_close(model.encode_text(golden['input.text']), golden['output.text_features'], **TOLERANCE)
+
+
+def test_logits_and_gradients_match_the_official_ones(official):
+    model, golden = official
+    images, texts = model(golden['input.image'], golden['input.text'])
+    logits = model.logit_scale.exp() * images @ texts.mT
+    assert_close(logits, golden['output.logits_per_image'], atol=2e-5, rtol=0)
+
+    loss = contrastive_loss(images, texts[:3], model.logit_scale.exp())
+    assert_close(loss, golden['output.loss'][0], **TOLERANCE)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    expected = {key.removeprefix('grad.'): value for key, value in golden.items() if key.startswith('grad.')}
+    assert len(expected) >= 9
+    for name, value in openai_to_clipdense(expected).items():
+        assert_close(gradients[name], value, **TOLERANCE)
+
+
+def test_intermediate_activations_match(golden):
+    tensors, _ = golden('openai_clip_vit_tiny')
+    model = build_clip(SIZES['vit']).eval()
+    state = {key.removeprefix('state.'): value for key, value in tensors.items() if key.startswith('state.')}
+    model.load_state_dict(openai_to_clipdense(state))
+    layers, grid = model.image.forward_layers(tensors['input.image'], [0, 1, 2])
+    assert grid == (4, 4)
+    assert_close(layers[0], tensors['act.visual.ln_pre'], **TOLERANCE)
+    assert_close(layers[1], tensors['act.visual.block0'], **TOLERANCE)
+    assert_close(layers[2], tensors['act.visual.transformer'], **TOLERANCE)
+    features = model.image_features(tensors['input.image'])
+    assert_close(features.pooled, tensors['act.visual.ln_post_cls'], **TOLERANCE)
+    assert_close(features.patch_tokens, tensors['act.visual.transformer'][:, 1:], **TOLERANCE)
+
+
+@pytest.mark.parametrize('kind', SIZES)
+@pytest.mark.parametrize(('height', 'width'), [(64, 64), (96, 64), (75, 131)])
+def test_any_picture_size(kind, height, width):
+    model = build_clip(SIZES[kind]).eval()
+    features = model.image_features(torch.randn(2, 3, height, width))
+    cell = 8 if kind == 'vit' else 32
+    rows, columns = (height // cell, width // cell) if kind == 'vit' else (-(-height // 32), -(-width // 32))
+    if kind == 'rn':  # convolutions round up where pools round down
+        rows, columns = features.grid
+    assert features.grid == (rows, columns)
+    assert features.patch_tokens.shape[1] == rows * columns
+    patches = model.image.project_patches(features.patch_tokens, features.grid)
+    assert patches.shape == (2, 32, rows, columns)
+
+
+@pytest.mark.parametrize('kind', SIZES)
+def test_pictures_smaller_than_a_cell_are_refused(kind):
+    with pytest.raises(ValueError, match='smaller than'):
+        build_clip(SIZES[kind]).encode_image(torch.randn(1, 3, 7, 40))
+
+
+def test_text_is_trimmed_without_a_trace():
+    """What stands behind the end of text changes nothing, and is not computed."""
+    model = build_clip(SIZES['vit']).eval()
+    ids = torch.zeros(3, 77, dtype=torch.long)
+    for row, length in enumerate([2, 5, 9]):
+        ids[row, : length - 1] = torch.randint(1, 500, (length - 1,))
+        ids[row, length - 1] = 511
+    trimmed, whole = model.encode_text(ids[:, :9]), model.encode_text(ids)
+    assert torch.equal(trimmed, whole)
+    alone = torch.cat([model.encode_text(ids[row : row + 1]) for row in range(3)])
+    assert_close(alone, whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('kind', SIZES)
+def test_gradient_checkpointing_changes_nothing(kind):
+    model = build_clip(SIZES[kind]).train()
+    images, ids = torch.randn(2, 3, 64, 64), torch.randint(0, 512, (2, 12))
+    results = []
+    for on in (False, True):
+        model.load_state_dict(
+            state := {k: v.clone() for k, v in (results[0][1] if results else model.state_dict()).items()}
+        )
+        model.set_gradient_checkpointing(on)
+        model.zero_grad()
+        first, second = model(images, ids)
+        contrastive_loss(first, second, 10.0).backward()
+        gradients = {
+            name: parameter.grad.clone()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        results.append((gradients, state, buffers))
+    assert_close(results[0][0], results[1][0])
+    assert_close(results[0][2], results[1][2])  # batch-norm statistics count the batch once
+
+
+def test_patch_dropout_drops_in_training_only():
+    model = build_clip(SIZES['vit'], patch_dropout=0.5)
+    images = torch.randn(2, 3, 32, 32)
+    assert model.train().image_features(images).patch_tokens.shape == (2, 8, 64)
+    assert model.eval().image_features(images).patch_tokens.shape == (2, 16, 64)
+
+
+def test_learned_prompts_equal_token_ids():
+    model = build_clip(SIZES['vit']).eval()
+    ids = torch.randint(1, 500, (3, 10))
+    ids[:, 6] = 511
+    embeddings = model.text.token_embed(ids)
+    eot = torch.full((3,), 6)
+    assert_close(model.encode_prompts(embeddings, eot), model.encode_text(ids))
+    deep = [torch.randn(2, 64)]
+    assert not torch.allclose(model.encode_prompts(embeddings, eot, deep), model.encode_text(ids), atol=1e-3)
+
+
+def test_extra_tokens_stand_after_the_patches():
+    tower = build_clip(SIZES['vit']).eval().image
+    images = torch.randn(1, 3, 32, 32)
+    extra = [torch.randn(2, 64), torch.randn(2, 64)]
+    layers, _ = tower.forward_layers(images, [0, 1, 2], extra)
+    assert [layers[at].shape[1] for at in (0, 1, 2)] == [19, 19, 19]
+    for at in (0, 1):
+        assert torch.equal(layers[at][0, 17:], extra[at])
+    plain, _ = tower.forward_layers(images, [-1])
+    assert torch.equal(plain[-1], tower.forward_layers(images, [1])[0][1])
+
+
+def test_logit_scale_is_clamped_to_its_range():
+    model = build_clip(SIZES['vit'])
+    for value, expected in [(9.0, 4.6052), (-1.0, 0.0), (2.0, 2.0)]:
+        model.logit_scale.data.fill_(value)
+        model.clamp_logit_scale()
+        assert model.logit_scale.item() == pytest.approx(expected, abs=1e-4)
+
+
+# image/total parameters as published, see the model table of openai/CLIP
+@pytest.mark.parametrize(
+    ('name', 'total'),
+    [
+        ('RN50', 102_007_137),
+        ('RN101', 119_688_033),
+        ('RN50x4', 178_300_601),
+        ('RN50x16', 290_979_217),
+        ('RN50x64', 623_258_305),
+        ('ViT-B-32', 151_277_313),
+        ('ViT-B-16', 149_620_737),
+        ('ViT-L-14', 427_616_513),
+        ('ViT-L-14-336', 427_944_193),
+        ('ViT-bigG-14', 2_539_567_105),
+    ],
+)
+def test_published_sizes(name, total):
+    with torch.device('meta'):
+        model = build_clip(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_sizes_survive_json(name):
+    import json
+
+    size = PUBLISHED[name]
+    assert ClipSize.from_dict(json.loads(json.dumps(size.to_dict()))) == size
+
+
+def test_a_model_knows_its_size():
+    assert build_clip(SIZES['rn'].to_dict()).size == SIZES['rn']
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda: build_clip('ViT-B-61'), "Did you mean 'ViT-B-16'"),
+        (lambda: ClipSize(VIT, TextSize(64, 2, 1, 256, 48)), 'do not meet'),
+        (lambda: build_clip(SIZES['vit'], patch_dropout=1.0), 'share of the patches'),
+        (lambda: build_clip(SIZES['vit']).image.forward_layers(torch.randn(1, 3, 32, 32), [3]), 'layer 3'),
+        (
+            lambda: build_clip(SIZES['vit']).encode_text(
+                torch.full((1, 78), 3).index_fill(1, torch.tensor([77]), 9)
+            ),
+            '78 tokens',
+        ),
+    ],
+    ids=[
+        'unknown name',
+        'towers that do not meet',
+        'all patches dropped',
+        'no such layer',
+        'too many tokens',
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises((InputError, ValueError, IndexError), match=message):
+        call()
+
+
+def test_parts_may_be_configs():
+    from clipdense.clip.vit import VisionTransformer
+
+    model = CLIP(dict(type=VisionTransformer, size=VIT), dict(type='TextTransformer', size=TEXT))
+    assert model.size == SIZES['vit']

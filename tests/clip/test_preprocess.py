@@ -1,0 +1,52 @@
+"""Pictures for the tower, against the official transform."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from clipdense.clip.preprocess import Preprocess
+from clipdense.utils.errors import InputError
+
+
+@pytest.mark.parametrize('size', [32, 64])
+def test_the_official_transform(golden, size):
+    tensors, _ = golden('clip_aux')
+    image = Image.fromarray(tensors['input.image_uint8_hwc'].numpy())
+    got = Preprocess.named('openai', size)(image)
+    assert_close(got, tensors[f'output.preprocess_{size}'], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('resize', 'expected'), [('shortest', 255), ('squash', 127)], ids=['centre of the picture', 'all of it']
+)
+def test_resize_rules(resize, expected):
+    """A white centre between black sides: a crop sees white, a squashed picture its average."""
+    image = Image.new('RGB', (300, 100), 'black')
+    image.paste('white', (75, 0, 225, 100))
+    pixels = Preprocess(100, resize=resize).crop(image)
+    assert pixels.shape == (3, 100, 100)
+    assert pixels.float().mean().item() == pytest.approx(expected, abs=3)
+
+
+def test_statistics():
+    half = Preprocess.named('siglip', 8).normalise(
+        torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    )
+    assert half.amin().item() == -1
+    assert half.amax().item() == 1
+    assert Preprocess.named('siglip', 8).resize == 'squash'
+
+
+def test_dict_round_trip():
+    import json
+
+    preprocess = Preprocess.named('imagenet', 224)
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match="Did you mean 'imagenet'"):
+        Preprocess.named('imagnet', 224)

@@ -1,0 +1,46 @@
+"""Position embeddings against open_clip's resizing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from clipdense.layers.pos_embed import resize_positions, resize_text_positions
+
+TOLERANCE = {'atol': 1e-5, 'rtol': 0}
+
+
+@pytest.mark.parametrize('grid', [(6, 6), (3, 3), (2, 5)])
+def test_image_positions(golden, grid):
+    tensors, _ = golden('clip_aux')
+    got = resize_positions(tensors['input.pos_embed_4x4'], grid)
+    assert_close(got, tensors[f'output.pos_embed_{grid[0]}x{grid[1]}'], **TOLERANCE)
+
+
+@pytest.mark.parametrize('length', [64, 128])
+def test_text_positions(golden, length):
+    tensors, _ = golden('clip_aux')
+    got = resize_text_positions(tensors['input.text_pos_embed_77'], length)
+    assert_close(got, tensors[f'output.text_pos_embed_{length}'], **TOLERANCE)
+
+
+def test_the_own_grid_is_returned_untouched():
+    positions = torch.randn(17, 8)
+    assert resize_positions(positions, (4, 4)) is positions
+    assert resize_text_positions(positions, 17) is positions
+
+
+@pytest.mark.parametrize('prefix', [0, 1, 3])
+@pytest.mark.parametrize(
+    ('mode', 'antialias'), [('bilinear', False), ('bicubic', True), ('nearest-exact', False)]
+)
+def test_constants_stay_constant(prefix, mode, antialias):
+    positions = torch.full((prefix + 16, 2), 0.5)
+    got = resize_positions(positions, (7, 3), prefix=prefix, mode=mode, antialias=antialias)
+    assert_close(got, torch.full((prefix + 21, 2), 0.5))
+
+
+def test_no_square():
+    with pytest.raises(ValueError, match='15 position embeddings are not a square'):
+        resize_positions(torch.randn(16, 8), (2, 2))
