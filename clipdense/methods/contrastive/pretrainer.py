@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipdense.clip.losses import contrastive_loss, sigmoid_loss
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import cached_step
+from clipdense.engine.train_step import cached_step, split_batch
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 
@@ -24,8 +24,8 @@ class ContrastivePretrainer(BaseModel):
         clip: the model to train, or its config.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP; the model needs a ``logit_bias``).
         temperature: a fixed divisor of the cosines; None learns ``logit_scale``.
-        accumulate: number of micro-batches that one step is cut into, for batches that do not fit the memory; the
-            gradient is that of the whole batch.  Batch norm sees micro-batches.
+        micro_batch: pairs that go through the towers together, for batches that do not fit the memory; the
+            gradient is that of the whole batch.  Batch norm sees micro-batches.  None takes all at once.
         lock_image: keep the image tower as it is (LiT).
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
 
@@ -38,7 +38,7 @@ class ContrastivePretrainer(BaseModel):
         clip: nn.Module | dict,
         loss: Literal['softmax', 'sigmoid'] = 'softmax',
         temperature: float | None = None,
-        accumulate: int = 1,
+        micro_batch: int | None = None,
         lock_image: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -47,7 +47,7 @@ class ContrastivePretrainer(BaseModel):
         self.clip = clip
         self.loss_name = loss
         self.temperature = temperature
-        self.accumulate = accumulate
+        self.micro_batch = micro_batch
         if loss == 'sigmoid' and clip.logit_bias is None:
             raise InputError('the sigmoid loss needs a model with a logit bias: CLIP(..., logit_bias=-10)')
         clip.set_gradient_checkpointing(gradient_checkpointing)
@@ -85,16 +85,14 @@ class ContrastivePretrainer(BaseModel):
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the optimiser; the scale is clamped after it."""
-        if self.accumulate == 1:
-            log = super().train_step(data, optim_wrapper)
-        else:
-            log = self._cached_train_step(data, optim_wrapper)
-        self.clip.clamp_logit_scale()
-        log['logit_scale'] = torch.as_tensor(self.logit_scale).detach()
-        return log
-
-    def _cached_train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         data = self.data_preprocessor(data, training=True)
-        chunks = zip(*(data[key].chunk(self.accumulate) for key in ('images', 'token_ids')), strict=True)
-        loss = cached_step(self.clip, self.loss, list(chunks), optim_wrapper)
-        return {'loss': loss}
+        parts = split_batch(data, self.micro_batch or len(data['images']))
+        with optim_wrapper.optim_context(self):
+            loss = cached_step(self._encode, self.loss, parts, optim_wrapper.backward)
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        self.clip.clamp_logit_scale()
+        return {'loss': loss, 'logit_scale': torch.as_tensor(self.logit_scale).detach()}
+
+    def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.clip(part['images'], part['token_ids'])

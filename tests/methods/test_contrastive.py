@@ -1,0 +1,95 @@
+"""The pre-trainer: one step of each kind gives the gradient of the whole batch."""
+
+from __future__ import annotations
+
+from math import log
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch.testing import assert_close
+
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
+from clipdense.utils.errors import InputError
+
+IMAGE = VitSize(image_size=16, patch_size=8, width=32, layers=1, heads=2, mlp_width=64, embed_dim=16)
+TEXT = TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16, vocab_size=50, context_length=8)
+
+
+def pretrainer(**options) -> ContrastivePretrainer:
+    torch.manual_seed(0)
+    sigmoid = options.get('loss') == 'sigmoid'
+    return ContrastivePretrainer(build_clip(ClipSize(IMAGE, TEXT, logit_bias=sigmoid)), **options).train()
+
+
+def batch(pairs: int = 6) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (pairs, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    ids = torch.randint(1, 49, (pairs, 8), generator=generator)
+    ids[:, 5] = 49
+    return {'images': images, 'token_ids': ids}
+
+
+class KeepGradients(OptimWrapper):
+    """An optimiser that steps, and leaves the gradients to be looked at."""
+
+    def zero_grad(self, **_):
+        pass
+
+
+def step(model: ContrastivePretrainer, lr: float = 0.0) -> dict[str, torch.Tensor]:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
+    return model.train_step(batch(), KeepGradients(optimizer))
+
+
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+@pytest.mark.parametrize('micro_batch', [1, 2, 4, 6])
+def test_micro_batches_give_the_whole_gradient(loss, micro_batch):
+    plain, cut = pretrainer(loss=loss), pretrainer(loss=loss, micro_batch=micro_batch)
+    assert_close(step(plain)['loss'], step(cut)['loss'])
+    for (name, expected), got in zip(plain.named_parameters(), cut.parameters(), strict=True):
+        assert expected.grad is not None, name
+        assert_close(got.grad, expected.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_the_scale_is_clamped_after_a_step():
+    model = pretrainer()
+    model.clip.logit_scale.data.fill_(9.0)
+    assert step(model)['logit_scale'].item() == pytest.approx(100)
+    assert model.clip.logit_scale.item() == pytest.approx(log(100))
+
+
+def test_a_fixed_temperature_is_not_learned():
+    model = pretrainer(temperature=0.1)
+    assert not model.clip.logit_scale.requires_grad
+    assert step(model)['logit_scale'].item() == pytest.approx(10)
+
+
+def test_a_locked_tower_stays_as_it_is():
+    model = pretrainer(lock_image=True)
+    before = {name: value.clone() for name, value in model.clip.image.state_dict().items()}
+    step(model, lr=0.1)
+    assert_close(model.clip.image.state_dict(), before)
+    assert not model.clip.image.training
+    assert model.clip.text.training
+
+
+def test_gradient_checkpointing_reaches_both_towers():
+    model = pretrainer(gradient_checkpointing=True)
+    assert model.clip.image.gradient_checkpointing
+    assert model.clip.text.gradient_checkpointing
+
+
+def test_it_learns_a_batch_by_heart():
+    model = pretrainer()
+    optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=3e-3))
+    losses = [model.train_step(batch(), optimizer)['loss'].item() for _ in range(60)]
+    assert losses[0] > 1
+    assert losses[-1] < 0.2
+
+
+def test_sigmoid_needs_a_bias():
+    with pytest.raises(InputError, match='logit bias'):
+        ContrastivePretrainer(build_clip(ClipSize(IMAGE, TEXT)), loss='sigmoid')
