@@ -32,8 +32,11 @@ def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if not sources:
         raise InputError('no pictures named: give files, folders or patterns')
-    found = [path for source in sources for path in _expand(source)]
-    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+    found: dict[str, Path] = {}
+    for source in sources:
+        for path in _expand(source):
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
 def output_stems(paths: Sequence[str | Path]) -> list[str]:

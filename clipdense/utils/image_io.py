@@ -55,7 +55,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         InputError: no file, not a picture, damaged or cut short, too large, or of an unknown layout.
     """
-    if hasattr(source, 'detach'):  # a tensor, told without importing torch
+    if hasattr(source, 'cpu'):  # a tensor, told without importing torch
         source = _channels_last(source)
     if isinstance(source, np.ndarray):
         image = _from_array(source)
