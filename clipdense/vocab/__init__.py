@@ -1,1 +1,1 @@
-"""vocab."""
+"""Words: class names and synonyms, prompt templates, tokenizers.  Nothing here imports torch at the top."""

@@ -1,0 +1,151 @@
+"""Class names of published datasets, in label order, as English words ("dining table", not "diningtable")."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from clipdense.utils.errors import InputError, nearest
+
+from .vocabulary import Vocabulary
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(', '))
+
+
+# Wang et al., SCLIP (arXiv 2312.01597), class files of VOC21 and COCO-Object: what stands for the background.
+BACKGROUND_WORDS = _words(
+    'sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, '
+    'door, window, wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence'
+)
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    'voc20': _words(
+        'aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, dining table, dog, horse, '
+        'motorbike, person, potted plant, sheep, sofa, train, tv monitor'
+    ),
+    'coco': _words(
+        'person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, '
+        'stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, '
+        'giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, '
+        'baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, '
+        'knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, '
+        'cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, '
+        'cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, '
+        'hair drier, toothbrush'
+    ),
+    'camvid': _words('sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist'),
+    'cityscapes': _words(
+        'road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, '
+        'sky, person, rider, car, truck, bus, train, motorcycle, bicycle'
+    ),
+    'ade20k': _words(
+        'wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, '
+        'person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, '
+        'house, sea, mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, '
+        'railing, cushion, base, box, column, signboard, chest of drawers, counter, sand, sink, skyscraper, '
+        'fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table, pillow, screen door, '
+        'stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench, '
+        'countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel, '
+        'bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver, '
+        'airplane, dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, '
+        'stage, van, ship, fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, '
+        'barrel, basket, waterfall, tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, '
+        'microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, '
+        'traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, '
+        'radiator, glass, clock, flag'
+    ),
+    'cifar10': _words('airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck'),
+    'cifar100': _words(
+        'apple, aquarium fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, '
+        'bus, butterfly, camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, '
+        'cockroach, couch, crab, crocodile, cup, dinosaur, dolphin, elephant, flatfish, forest, fox, girl, '
+        'hamster, house, kangaroo, keyboard, lamp, lawn mower, leopard, lion, lizard, lobster, man, maple '
+        'tree, motorcycle, mountain, mouse, mushroom, oak tree, orange, orchid, otter, palm tree, pear, '
+        'pickup truck, pine tree, plain, plate, poppy, porcupine, possum, rabbit, raccoon, ray, road, '
+        'rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, spider, squirrel, '
+        'streetcar, sunflower, sweet pepper, table, tank, telephone, television, tiger, tractor, train, '
+        'trout, tulip, turtle, wardrobe, whale, willow tree, wolf, woman, worm'
+    ),
+}
+
+# Names and synonyms of SCLIP's VOC files where they differ from the names above.
+_SCLIP_NAMES = {
+    'boat': 'ship',
+    'dining table': 'table',
+    'potted plant': 'pottedplant',
+    'tv monitor': 'television monitor',
+}
+_SCLIP_SYNONYMS = {
+    'person': tuple(
+        f'person in {clothes}' for clothes in ('shirt', 'jeans', 'dress', 'sweater', 'skirt', 'jacket')
+    ),
+    'television monitor': ('tv monitor', 'monitor', 'television', 'screen'),
+}
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """OpenAI's 1,000 ImageNet names as ``open_clip_torch`` carries them, each of them once.
+
+    The published list has "missile" and "sunglasses" twice (classes 657 and 744, 836 and 837), which no
+    prediction can tell apart; 744 and 836 are given WordNet's "projectile" and "sunglass" here.
+
+    Raises:
+        InputError: open_clip_torch is not installed.
+    """
+    package = importlib.util.find_spec('open_clip')
+    if package is None or package.origin is None:
+        raise InputError('the ImageNet names come with a package: pip install open_clip_torch')
+    file = Path(package.origin).with_name('zero_shot_metadata.py')  # alone: the package takes seconds
+    spec = importlib.util.spec_from_file_location('_open_clip_zero_shot_metadata', file)
+    assert spec is not None
+    assert spec.loader is not None
+    metadata = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(metadata)
+    names = list(metadata.IMAGENET_CLASSNAMES)
+    names[744], names[836] = 'projectile', 'sunglass'
+    return tuple(names)
+
+
+def _plain(name: str) -> Callable[[], Vocabulary]:
+    return lambda: Vocabulary(CLASS_NAMES[name])
+
+
+def _with_background(name: str) -> Callable[[], Vocabulary]:
+    return lambda: Vocabulary(CLASS_NAMES[name]).with_background(BACKGROUND_WORDS)
+
+
+def _sclip(background: bool) -> Vocabulary:
+    names = tuple(_SCLIP_NAMES.get(name, name) for name in CLASS_NAMES['voc20'])
+    vocabulary = Vocabulary(names, _SCLIP_SYNONYMS)
+    return vocabulary.with_background(BACKGROUND_WORDS) if background else vocabulary
+
+
+_VOCABULARIES: dict[str, Callable[[], Vocabulary]] = {
+    **{name: _plain(name) for name in CLASS_NAMES},
+    'voc21': _with_background('voc20'),
+    'voc20_sclip': lambda: _sclip(background=False),
+    'voc21_sclip': lambda: _sclip(background=True),
+    'coco_object': _with_background('coco'),
+    'imagenet': lambda: Vocabulary(imagenet_names()),
+}
+VOCABULARY_NAMES = tuple(sorted(_VOCABULARIES))
+
+
+def named_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a published dataset; ``VOCABULARY_NAMES`` lists them.
+
+    ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0. Synonyms move the
+    mIoU by several points: ``voc20_sclip`` and ``voc21_sclip`` have exactly the words of SCLIP's class files.
+
+    Raises:
+        InputError: an unknown name; the nearest is named.
+    """
+    if name not in _VOCABULARIES:
+        known = ', '.join(VOCABULARY_NAMES)
+        raise InputError(
+            f'no vocabulary is called {name!r}.{nearest(str(name), _VOCABULARIES)} Known: {known}'
+        )
+    return _VOCABULARIES[name]()
