@@ -1,0 +1,242 @@
+"""Weight files in and out: nothing that is read runs code, nothing that is written can be left half done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from clipdense.utils.errors import CheckpointError, nearest
+from clipdense.utils.files import atomic_write
+
+from .torch_files import flatten_modules, read_torch
+from .unpickle import Inert, Refused
+
+WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'network', 'weights')
+_HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
+_DTYPE_NAMES = {
+    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
+    torch.float8_e4m3fn: 'F8_E4M3', torch.float8_e5m2: 'F8_E5M2', torch.int64: 'I64', torch.int32: 'I32',
+    torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL',
+}  # fmt: skip
+_LOOKS = {
+    b'\x1f\x8b': 'a gzip archive: unpack it first',
+    b'7z\xbc\xaf': 'a 7-Zip archive: unpack it first',
+    b'Rar!': 'a RAR archive: unpack it first',
+    b'\x89HDF': 'an HDF5 file (Keras), which is not read here',
+    b'GGUF': 'a GGUF file, which is not read here',
+    b'\x93NUMPY': 'a single numpy array',
+    b'\x89PNG': 'a picture',
+    b'\xff\xd8\xff': 'a picture',
+    b'%PDF': 'a PDF document',
+    b'{': 'JSON text (an index or a config?), not weights',
+    b'[': 'JSON text, not weights',
+}
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file holds.
+
+    Args:
+        path: where it lies.
+        kind: 'safetensors', 'torch', 'torchscript' or 'pickle' (without torch's container).
+        tensors: by name; mapped from the file where possible, so copy them before the file changes.
+        metadata: text beside the tensors (safetensors only).
+        extra: what else stood beside the state dict, such as the epoch; outside classes are inert records.
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a safetensors file, or anything ``torch.save`` or ``torch.jit.save`` wrote, without running code.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, asks for code, or holds no weights; says which.
+    """
+    path = Path(path).expanduser()
+    head = _head(path)
+    if _is_safetensors(path, head):
+        return _read_safetensors(path)
+    try:
+        value, kind = read_torch(path)
+    except Refused as refusal:
+        raise CheckpointError(
+            f'{path} is refused: its pickle asks for {refusal}, which weights do not need (nothing was run); '
+            'get the model as safetensors, or as a plain state_dict from someone you trust'
+        ) from None
+    except CheckpointError:
+        raise
+    except (Exception, RecursionError, MemoryError) as error:  # what a damaged file leads to is without limit
+        raise CheckpointError(_damaged(path, head, error)) from error
+    if isinstance(value, Inert) and value.name.startswith('__torch__'):
+        return WeightsFile(path, kind, flatten_modules(value))
+    tensors, extra = _state_dict(value)
+    if not tensors:
+        keys = f' (its top-level keys: {sorted(map(str, value))[:10]})' if isinstance(value, dict) else ''
+        raise CheckpointError(f'{path} holds no state_dict: no tensors under names{keys}')
+    return WeightsFile(path, kind, tensors, extra=extra)
+
+
+def write_weights(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, one tensor at a time; it appears under its name once it is complete.
+
+    Tensors may share memory or have any strides: each is written whole.
+
+    Raises:
+        InputError: no room, or no permission; the previous file is intact.
+        TypeError: a tensor of a type that safetensors does not know, or metadata that is not text.
+    """
+    header: dict[str, Any] = {}
+    if metadata:
+        if not all(isinstance(text, str) for text in (*metadata, *metadata.values())):
+            raise TypeError('metadata of a safetensors file is text by name')
+        header['__metadata__'] = dict(metadata)
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    stop = 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype not in _DTYPE_NAMES or tensor.layout != torch.strided:
+            raise TypeError(f'{name} is {tensor.dtype}, {tensor.layout}, which safetensors cannot hold')
+        start, stop = stop, stop + tensor.numel() * tensor.element_size()
+        header[name] = {
+            'dtype': _DTYPE_NAMES[tensor.dtype],
+            'shape': list(tensor.shape),
+            'data_offsets': [start, stop],
+        }
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)
+    with atomic_write(path) as file:
+        file.write(struct.pack('<Q', len(text)))
+        file.write(text)
+        for name in names:
+            file.write(_bytes(tensors[name]))
+
+
+def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, whatever their order, device or strides."""
+    total = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name]
+        total.update(f'{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0'.encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _state_dict(value: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Find the dict of tensors, inside the wrappers that training programs put around it; and the rest."""
+    if not isinstance(value, dict):
+        return {}, {}
+    for wrapper in WRAPPERS:
+        if isinstance(value.get(wrapper), dict):
+            tensors, inner = _state_dict(value[wrapper])
+            if tensors:
+                rest = {str(key): item for key, item in value.items() if key != wrapper}
+                return tensors, {**rest, **inner}
+    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor) and isinstance(key, str)}
+    return tensors, {str(key): item for key, item in value.items() if key not in tensors}
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file that is there and is not empty."""
+    if path.is_dir():
+        raise CheckpointError(f'{path} is a folder without a file name: name the weights file in it')
+    if not path.exists():
+        folder = path.parent
+        near = nearest(path.name, (item.name for item in folder.iterdir())) if folder.is_dir() else ''
+        raise CheckpointError(f'{path} does not exist.{near}' if near else f'{path} does not exist')
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f'{path} cannot be read: {error.strerror}') from error
+    if not head:
+        raise CheckpointError(f'{path} is empty (0 bytes): copy or download it again')
+    return head
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < _HEADER_LIMIT:
+        return True
+    known = head[:2] == b'PK' or head[:1] == b'\x80' or _looks(head)
+    return path.suffix == '.safetensors' and not known
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    size = path.stat().st_size
+    try:
+        with safe_open(path, framework='pt') as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+            return WeightsFile(path, 'safetensors', tensors, file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError) as error:
+        expected = _expected_size(path)
+        if expected is not None and size < expected:
+            detail = f'is truncated: {size} of {expected} bytes; copy or download it again'
+        else:
+            detail = f'is a damaged safetensors file ({size} bytes): {_one_line(error)}'
+        raise CheckpointError(f'{path} {detail}') from error
+
+
+def _expected_size(path: Path) -> int | None:
+    """What the header of a safetensors file says its size is; None where the header is unreadable."""
+    try:
+        with open(path, 'rb') as file:
+            length = int.from_bytes(file.read(8), 'little')
+            if length > _HEADER_LIMIT:
+                return None
+            text = file.read(length)
+            if len(text) < length:
+                return 8 + length
+            entries = [entry for name, entry in json.loads(text).items() if name != '__metadata__']
+            return 8 + length + max((entry['data_offsets'][1] for entry in entries), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return None
+
+
+def _looks(head: bytes) -> str:
+    """What a file that holds no weights seems to be; empty where nothing is known."""
+    start = head.lstrip()[:64].lower()
+    if start.startswith((b'<!doctype', b'<html', b'<?xml', b'<head', b'<!--')):
+        return 'a web page, not weights: the link needs a login, or is wrong; open it in a browser'
+    if head.startswith(b'version https://git-lfs'):
+        return 'a git-lfs pointer, not the weights themselves: run `git lfs pull` in its repository'
+    if head[257:262] == b'ustar':
+        return 'a tar archive: unpack it first (torch before 0.1.10 wrote such files; save them anew)'
+    return next((look for magic, look in _LOOKS.items() if head.startswith(magic)), '')
+
+
+def _damaged(path: Path, head: bytes, error: BaseException) -> str:
+    """One line: path, size, and what the file looks like."""
+    size = path.stat().st_size
+    look = _looks(head)
+    if look:
+        return f'{path} ({size} bytes) is {look}'
+    if head[:2] == b'PK' or head[:1] == b'\x80':
+        return (
+            f'{path} ({size} bytes) is truncated or damaged ({_one_line(error)}): copy or download it again'
+        )
+    return f'{path} ({size} bytes) is no weights file: neither safetensors nor written by torch'
+
+
+def _one_line(error: BaseException) -> str:
+    return (' '.join(str(error).split()) or type(error).__name__)[:160]
