@@ -1,0 +1,89 @@
+"""The model's side of the border: uint8 pictures arrive, normalised floats go in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from clipdense.clip.preprocess import STATISTICS
+from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError, nearest
+
+
+@MODELS.register_module()
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Moves a batch to the device and normalises its pictures.
+
+    Values equal torchvision's ``ToTensor`` and ``Normalize`` to the last bit.
+
+    Args:
+        mean: of RGB in 0 .. 1: three numbers, or 'openai', 'imagenet' or 'half' for both mean and deviation.
+        std: three numbers; left out where ``mean`` is a name.
+        non_blocking: copy to the device without waiting; of use with pinned memory.
+
+    Raises:
+        InputError: an unknown name, or numbers that are not three or not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: str | Sequence[float] = 'openai',
+        std: str | Sequence[float] | None = None,
+        non_blocking: bool = False,
+    ) -> None:
+        super().__init__(non_blocking)
+        # Not in the state dict: statistics belong to the config, and weights must load without them.
+        self.register_buffer('mean', _channels(mean, 0), persistent=False)
+        self.register_buffer('std', _channels(mean if std is None else std, 1), persistent=False)
+        if (self.std <= 0).any():
+            raise InputError(f'std must be above zero, got {self.std.flatten().tolist()}')
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Normalise ``data['images']``; every other entry only moves.
+
+        Args:
+            data: 'images' is (B, 3, H, W) uint8, or a list of (3, H, W) of several sizes.
+            training: not used.
+
+        Returns:
+            The same entries; images are float32, a tensor or a list as they came.
+        """
+        data = self.cast_data(data)
+        images = data.get('images')
+        if isinstance(images, Tensor):
+            data['images'] = self.normalise(images)
+        elif images is not None:
+            data['images'] = [self.normalise(image) for image in images]
+        return data
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W) uint8 -> float32.
+
+        Raises:
+            ValueError: pictures that are not uint8, such as ones already normalised.
+        """
+        if images.dtype != torch.uint8:
+            raise ValueError(
+                f'pictures must come as uint8, got {images.dtype}: leave normalising to the model'
+            )
+        return images.float().div_(255).sub_(self.mean).div_(self.std)
+
+
+def _channels(values: str | Sequence[float], which: int) -> Tensor:
+    """(3, 1, 1) mean (0) or deviation (1)."""
+    if isinstance(values, str):
+        if values not in STATISTICS:
+            raise InputError(
+                f'unknown statistics {values!r}: choose from {list(STATISTICS)}.{nearest(values, STATISTICS)}'
+            )
+        values = STATISTICS[values][which]
+    if len(values) != 3:
+        raise InputError(f'mean and std have three numbers each, got {list(values)}')
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
