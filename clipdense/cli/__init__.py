@@ -1,1 +1,7 @@
-"""cli."""
+"""The command line: ``clipdense VERB``.  Each verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from .app import app, main
+
+__all__ = ['app', 'main']

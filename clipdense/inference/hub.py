@@ -41,19 +41,32 @@ def load_clip(weights: str | Path | CLIP, device: str | None = None, **overrides
 def load_segmenter(
     weights: str | Path | CLIP,
     method: str = 'maskclip',
-    slide: Slide | None = None,
+    slide: Slide | int | None = None,
+    background_threshold: float = 0.0,
     device: str | None = None,
     **overrides: Any,
 ) -> DenseCLIP:
-    """A training-free segmenter out of any CLIP weights."""
+    """A training-free segmenter out of any CLIP weights.
+
+    Args:
+        weights: a name in the zoo, a file in any official format, or a model.
+        method: name of a recipe.
+        slide: how pictures are brought before the tower; a number is the shorter side they are resized to.
+        background_threshold: probability below which a pixel is background.
+        device: see ``choose_device``.
+        overrides: of ``clipdense.load``.
+    """
     clip = load_clip(weights, device, **overrides)
-    return DenseCLIP(clip, method, slide or default_slide(clip)).to(next(clip.parameters()).device).eval()
+    if not isinstance(slide, Slide):
+        slide = default_slide(clip, slide)
+    model = DenseCLIP(clip, method, slide, background_threshold=background_threshold)
+    return model.to(next(clip.parameters()).device).eval()
 
 
-def default_slide(clip: CLIP) -> Slide:
+def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:
     """The SCLIP protocol in proportion: at 224 pixels, short side 336, windows of 224, stride 112."""
     side = clip.image.size.image_size
-    return Slide(short_side=side * 3 // 2, window=side, stride=max(1, side // 2))
+    return Slide(short_side=short_side or side * 3 // 2, window=side, stride=max(1, side // 2))
 
 
 def as_vocabulary(words: Vocabulary | str | list[str] | tuple[str, ...]) -> Vocabulary:

@@ -69,9 +69,7 @@ class Segmentation:
         if self.image is not None and self.image.size[::-1] != self.mask.shape:
             raise ValueError(f'picture {self.image.size[::-1]} and mask {self.mask.shape} differ in size')
         if self.mask.size and not 0 <= self.mask.min() <= self.mask.max() < len(self.vocabulary):
-            raise ValueError(
-                f'mask holds {self.mask.max()}, the vocabulary has {len(self.vocabulary)} classes'
-            )
+            raise ValueError(f'mask holds class {self.mask.max()} of {len(self.vocabulary)} classes')
 
     def shares(self) -> dict[str, float]:
         """Share of the picture that each class covers, largest first; absent classes are left out."""
@@ -144,6 +142,12 @@ class Segmentation:
             class_id=present.astype(int),
             data={'class_name': np.array([self.vocabulary.class_names[index] for index in present])},
         )
+
+
+def write_image(path: str | Path, image: Image.Image) -> None:
+    """PNG, written atomically."""
+    with atomic_write(path) as file:
+        image.save(file, format='PNG')
 
 
 def write_json(path: str | Path, values: Any) -> None:

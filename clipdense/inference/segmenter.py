@@ -48,14 +48,20 @@ class Segmenter:
         weights: str | Path | CLIP,
         method: str = 'maskclip',
         *,
-        slide: Slide | None = None,
+        slide: Slide | int | None = None,
+        background_threshold: float = 0.0,
         templates: str | Sequence[str] = 'imagenet',
         device: str | None = None,
         cache: bool = True,
         **overrides: Any,
     ) -> Segmenter:
-        """A training-free segmenter out of a name in the zoo or a file in any official format."""
-        model = load_segmenter(weights, method, slide, device, **overrides)
+        """A training-free segmenter out of a name in the zoo or a file in any official format.
+
+        Args:
+            weights, method, slide, background_threshold, device, overrides: see ``hub.load_segmenter``.
+            templates, cache: see the class.
+        """
+        model = load_segmenter(weights, method, slide, background_threshold, device, **overrides)
         return cls(model, model.clip, templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:

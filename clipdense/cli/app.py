@@ -1,0 +1,75 @@
+"""The door: verbs, and what the user sees when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from clipdense.utils.errors import InputError
+
+from . import doctor, predict, quickstart, train, weights
+
+BAD_INPUT = 2
+
+app = typer.Typer(
+    name='clipdense',
+    help='Open-vocabulary dense prediction on CLIP: pre-train, segment and classify with any words.',
+    epilog='`--verbose` anywhere shows the traceback of an error. Every verb has --help with an example.',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode='markdown',
+    pretty_exceptions_enable=False,
+)
+for verb in (
+    quickstart.quickstart,
+    predict.segment,
+    predict.classify,
+    predict.embed,
+    train.scenes,
+    train.train,
+    train.test,
+    weights.models,
+    weights.convert,
+    doctor.doctor,
+):
+    app.command()(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb and exit: 0 well done, 1 failed, 2 bad input, 130 interrupted.
+
+    An error is one line; ``--verbose`` adds the traceback.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = '--verbose' in arguments
+    if not verbose:
+        warnings.formatwarning = _one_line  # type: ignore[assignment]
+    try:
+        app([argument for argument in arguments if argument != '--verbose'], prog_name='clipdense')
+    except InputError as error:
+        _fail(f'{error}', verbose, BAD_INPUT)
+    except KeyboardInterrupt:
+        _fail('interrupted', verbose, 128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        hint = '' if verbose else ' (--verbose shows where)'
+        _fail(f'unexpected {type(error).__name__}: {error}{hint}', verbose, 1)
+
+
+def _fail(message: str, verbose: bool, status: int) -> None:
+    if verbose:
+        traceback.print_exc()
+    print(f'clipdense: {message}', file=sys.stderr)
+    sys.exit(status)
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    return f'clipdense: warning: {message}\n'

@@ -1,0 +1,132 @@
+"""Is this installation sound?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import typer
+
+from clipdense.utils.files import cache_folder
+
+PACKAGES = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmdet',
+    'open_clip_torch',
+    'timm',
+    'webdataset',
+    'numpy',
+    'Pillow',
+)
+RIVALS = (
+    ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
+    ('mmengine', 'onedl-mmengine'),
+    ('mmdet', 'onedl-mmdetection'),
+    ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
+)
+
+
+class Finding(NamedTuple):
+    """One line of the report; ``mend`` says what to do where something is wrong."""
+
+    what: str
+    value: str
+    mend: str = ''
+
+
+def doctor() -> None:
+    """Report versions, devices and caches, and name what is wrong with the mend.
+
+    Example: `clipdense doctor`
+    """
+    wrong = 0
+    for finding in examine():
+        mark = 'x' if finding.mend else ' '
+        print(f'{mark} {finding.what:18} {finding.value}')
+        if finding.mend:
+            wrong += 1
+            print(f'    -> {finding.mend}')
+    print('all is well' if not wrong else f'{wrong} to mend')
+    if wrong:
+        raise typer.Exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in the order of the report."""
+    from clipdense import __version__
+
+    yield Finding('clipdense', __version__)
+    yield Finding('python', f'{platform.python_version()} on {platform.platform()}')
+    for name in PACKAGES:
+        version = _version(name)
+        yield Finding(name, version or 'absent', '' if version else f'pip install {name}')
+    yield from _rivals()
+    yield from _operations()
+    yield from _device()
+    yield from _vocabulary()
+    yield _cache()
+    offline = [name for name in ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE') if os.environ.get(name)]
+    yield Finding(
+        'network', f'off ({", ".join(offline)})' if offline else 'used when a named weight is absent'
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _rivals() -> Iterator[Finding]:
+    """Packages that install files of the same name destroy each other."""
+    for names in RIVALS:
+        there = [name for name in names if _version(name)]
+        if len(there) > 1:
+            yield Finding(names[0], ' and '.join(there), f'keep one: pip uninstall {" ".join(there[1:])}')
+
+
+def _operations() -> Iterator[Finding]:
+    if importlib.util.find_spec('mmcv') is not None:
+        compiled = importlib.util.find_spec('mmcv._ext') is not None
+        yield Finding('mmcv operations', 'compiled' if compiled else 'absent: torchvision stands in')
+
+
+def _device() -> Iterator[Finding]:
+    import torch
+
+    from clipdense.engine.optimizer import has_native_bf16
+
+    if torch.cuda.is_available():
+        yield Finding('device', torch.cuda.get_device_name())
+    else:
+        yield Finding('device', f'CPU, {torch.get_num_threads()} threads')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    yield Finding('bf16', 'native' if has_native_bf16(device) else 'emulated, slow: training uses fp32')
+
+
+def _vocabulary() -> Iterator[Finding]:
+    from clipdense.utils.errors import InputError
+    from clipdense.vocab.tokenizer import Tokenizer
+
+    try:
+        yield Finding('tokenizer', f'{Tokenizer().vocab_size} tokens')
+    except InputError as error:
+        yield Finding('tokenizer', 'no merges file', str(error))
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    mend = '' if writable else 'set CLIPDENSE_CACHE to a folder that can be written'
+    return Finding('cache', str(folder), mend)

@@ -1,0 +1,70 @@
+"""Verbs that write data, train and evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOptions = Annotated[
+    list[str] | None,
+    typer.Option('--cfg-options', '-o', help="Change a setting: 'train_cfg.max_steps=100'. May be repeated."),
+]
+Config = Annotated[
+    str, typer.Argument(help='A config file, or its name as in configs/: contrastive/clip_scenes.')
+]
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help='Folder to write to.')],
+    difficulty: Annotated[str, typer.Option(help='easy, standard or hard.')] = 'standard',
+    train: Annotated[int, typer.Option(min=1, help='Pictures to train on.')] = 5000,
+    val: Annotated[int, typer.Option(min=1, help='Pictures to evaluate on, for each split.')] = 200,
+    seed: Annotated[int, typer.Option(help='The same seed draws the same pictures.')] = 0,
+    image_size: Annotated[int | None, typer.Option(help='Side of the pictures in pixels.')] = None,
+    overwrite: Annotated[
+        bool, typer.Option('--overwrite', help='Write into a folder that is there.')
+    ] = False,
+) -> None:
+    """Write the embedded set to disk: PASCAL VOC, COCO and webdataset shards.
+
+    Example: `clipdense scenes data/scenes --difficulty standard --train 20000`
+    """
+    from clipdense.data.scenes import write_scenes
+
+    write_scenes(
+        out, difficulty, num_train=train, num_val=val, seed=seed, image_size=image_size, overwrite=overwrite
+    )
+    print(f'{out}: {train} training pictures and {val} for each split, as VOC, COCO and shards')
+
+
+def train(
+    config: Config,
+    work_dir: Annotated[Path | None, typer.Option(help='Where checkpoints and logs go.')] = None,
+    resume: Annotated[bool, typer.Option('--resume', help='Go on from the newest sound checkpoint.')] = False,
+    seed: Annotated[int | None, typer.Option(help='Of everything random.')] = None,
+    cfg_options: ConfigOptions = None,
+) -> None:
+    """Train what a config describes.
+
+    Example: `clipdense train contrastive/clip_scenes --work-dir runs/clip`
+    """
+    from clipdense.engine.launch import train as run
+
+    run(config, work_dir=work_dir, resume=resume, seed=seed, cfg_options=cfg_options or [])
+
+
+def test(
+    config: Config,
+    checkpoint: Annotated[str, typer.Argument(help='Weights to evaluate.')],
+    work_dir: Annotated[Path | None, typer.Option(help='Where results go.')] = None,
+    cfg_options: ConfigOptions = None,
+) -> None:
+    """Evaluate weights as a config describes.
+
+    Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
+    """
+    from clipdense.engine.launch import test as run
+
+    run(config, checkpoint, work_dir=work_dir, cfg_options=cfg_options or [])
