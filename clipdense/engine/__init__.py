@@ -1,1 +1,42 @@
-"""engine."""
+"""Training and testing on MMEngine: runner, loop, exact steps, checkpoints, optimizer and hooks."""
+
+from .checkpointing import CheckpointHook
+from .hooks import EvaluationHook, ProgressHook, VocabularyHook
+from .launch import load_config, parse_options, test, train
+from .loops import TrainLoop
+from .optimizer import (
+    DecayGroupsConstructor,
+    PrecisionOptimWrapper,
+    WarmupCosine,
+    parameter_groups,
+    resolve_precision,
+)
+from .resume import Position, ResumableSampler, random_state_kept
+from .runner import Runner
+from .train_step import DistributedModel, average_gradients, cached_step, split_batch, unwrapped
+
+__all__ = [
+    'CheckpointHook',
+    'DecayGroupsConstructor',
+    'DistributedModel',
+    'EvaluationHook',
+    'Position',
+    'PrecisionOptimWrapper',
+    'ProgressHook',
+    'ResumableSampler',
+    'Runner',
+    'TrainLoop',
+    'VocabularyHook',
+    'WarmupCosine',
+    'average_gradients',
+    'cached_step',
+    'load_config',
+    'parameter_groups',
+    'parse_options',
+    'random_state_kept',
+    'resolve_precision',
+    'split_batch',
+    'test',
+    'train',
+    'unwrapped',
+]

@@ -1,0 +1,332 @@
+"""Training checkpoints: plain data, written whole or not at all, checked before they are believed.
+
+A checkpoint is a dict of dicts, lists, tuples, numbers, strings and tensors only, so that
+``torch.load(weights_only=True)`` always reads it and no class of ours or of MMEngine is needed::
+
+    format           'clipdense-training-1'
+    state_dict       the model
+    optimizer        state of the optimizer wrapper (absent in best.pth, like the four below)
+    param_schedulers list of states
+    position         step, epoch, batches, batch_size, processes, num_workers
+    random           generator states, one entry per process
+    message_hub      recent values of the logged scalars, best value so far
+    meta             config text, seed, versions, time, vocabulary, and whatever the model tells about itself
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import zipfile
+from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer, MessageHub
+from torch import Tensor, nn
+
+from clipdense.registry import HOOKS
+from clipdense.utils.dist import is_main
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.files import atomic_write
+
+FORMAT = 'clipdense-training-1'
+_POINTER = 'last_checkpoint'  # MMEngine's name for it
+_BEST = 'best.pth'
+_REMEMBERED = 1000  # values of each logged scalar
+_LISTED = 10  # names in an error message
+
+
+def plain(value: Any, where: str = 'checkpoint') -> Any:
+    """Copy of nested containers with numpy values turned into numbers and tensors, everything on the CPU.
+
+    Raises:
+        TypeError: anything that is not plain data; says where it stands.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {plain(k, where): plain(v, f'{where}[{k!r}]') for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [plain(item, f'{where}[{index}]') for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    raise TypeError(f'{where} is a {type(value).__name__}: checkpoints hold plain data only')
+
+
+def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint; until it is complete and on disk, the previous file of that name stays.
+
+    Raises:
+        InputError: no room, or no permission.
+        TypeError: something in it is not plain data.
+    """
+    content = plain({'format': FORMAT, **checkpoint})
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read and verify what ``write_checkpoint`` wrote; runs no code of the file.
+
+    Raises:
+        CheckpointError: missing, damaged, or something else.
+    """
+    path = Path(path)
+    problem = damage(path)
+    if problem:
+        raise CheckpointError(f'{path} {problem}')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f'{path} cannot be read as a training checkpoint: {reason[:200]}') from error
+    if not isinstance(checkpoint, dict) or checkpoint.get('format') != FORMAT:
+        raise CheckpointError(
+            f'{path} is not a training checkpoint of clipdense: to start from its weights, use load_from'
+        )
+    return checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint, or None; every checksum is verified."""
+    if not path.is_file():
+        return 'does not exist'
+    size = path.stat().st_size
+    if size == 0:
+        return 'is empty'
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError):
+        return f'is damaged or cut short ({size} bytes)'
+    return f'is damaged: checksum of {broken} is wrong' if broken else None
+
+
+def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
+    """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest that verifies.
+
+    Args:
+        folder: a work directory.
+        strict: refuse a damaged or missing last one, instead of falling back with a warning.
+
+    Raises:
+        CheckpointError: with ``strict``, the last one is damaged; or there are some and all are.
+    """
+    folder = Path(folder)
+    found = sorted(folder.glob('step_*.pth'), key=lambda path: (path.stat().st_mtime_ns, _step_of(path)))
+    pointer = folder / _POINTER
+    if pointer.is_file():
+        named = folder / Path(pointer.read_text(encoding='utf-8', errors='replace').strip()).name
+        found = [path for path in found if path != named] + [named]
+    problems = []
+    for path in reversed(found):
+        problem = damage(path)
+        if problem is None:
+            if problems:
+                _warn(f'{problems[0]}: resuming from {path.name} instead')
+            return path
+        problems.append(f'{path} {problem}')
+        if strict:
+            break
+    if problems:
+        raise CheckpointError(f'{problems[0]}: give a good checkpoint with --resume PATH, or start anew')
+    return None
+
+
+def remove_orphans(folder: str | Path) -> list[Path]:
+    """Delete temporary files that a killed writer left; one run at a time may use a work directory."""
+    orphans = [
+        path for name in ('step_*.pth', _BEST, _POINTER) for path in Path(folder).glob(f'.{name}.*.tmp')
+    ]
+    for path in orphans:
+        path.unlink(missing_ok=True)
+    return orphans
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load weights that must fit the model name by name and shape by shape; else nothing changes.
+
+    Raises:
+        CheckpointError: with the numbers and first ten names of missing, unexpected and misshapen tensors.
+    """
+    state = _without_prefix(state)
+    ours = model.state_dict()
+    wrong = [
+        f'{name} {tuple(state[name].shape)} for {tuple(ours[name].shape)}'
+        for name in ours
+        if name in state and state[name].shape != ours[name].shape
+    ]
+    kinds = {
+        'missing': [name for name in ours if name not in state],
+        'unexpected': [name for name in state if name not in ours],
+        'of another shape': wrong,
+    }
+    problems = [f'{len(names)} {kind}: {_shorten(names)}' for kind, names in kinds.items() if names]
+    if problems:
+        matched = len(ours) - len(kinds['missing']) - len(wrong)
+        raise CheckpointError(
+            f'{source} does not fit {type(model).__name__} ({matched} of {len(ours)} tensors match); '
+            + '; '.join(problems)
+        )
+    model.load_state_dict(state)
+
+
+def hub_state(hub: MessageHub) -> dict[str, Any]:
+    """Recent history of each logged scalar, as plain tensors."""
+    state = {}
+    for name, buffer in hub.log_scalars.items():
+        values, counts = (np.asarray(column, np.float64)[-_REMEMBERED:] for column in buffer.data)
+        state[name] = {'values': values, 'counts': counts}
+    return state
+
+
+def set_hub_state(hub: MessageHub, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Put back what ``hub_state`` returned."""
+    for name, history in state.items():
+        hub.log_scalars[name] = HistoryBuffer(history['values'].numpy(), history['counts'].numpy())
+
+
+@HOOKS.register_module()
+class CheckpointHook(Hook):
+    """Saves the run every few steps, at its end and when it is stopped; and the best weights so far.
+
+    Args:
+        interval: steps between checkpoints; None saves at the end only.
+        max_keep: how many step checkpoints stay; -1 keeps all.
+        save_best: the metric, such as 'zero_shot/top1', whose best weights go to ``best.pth`` (weights only).
+        best_is: whether a good value of it is high or low.
+        on_error: 'raise' ends training when a checkpoint cannot be written; 'warn' trains on.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(
+        self,
+        interval: int | None = 1000,
+        max_keep: int = 2,
+        save_best: str | None = None,
+        best_is: Literal['max', 'min'] = 'max',
+        on_error: Literal['raise', 'warn'] = 'raise',
+    ) -> None:
+        if (interval is not None and interval < 1) or max_keep == 0 or max_keep < -1:
+            raise InputError('CheckpointHook needs interval >= 1 (or None) and max_keep >= 1 (or -1 for all)')
+        self.interval, self.max_keep = interval, max_keep
+        self.save_best, self.sign = save_best, {'max': 1.0, 'min': -1.0}[best_is]
+        self.on_error = on_error
+        self.best: float | None = None
+        self._saved: list[Path] = []
+        self._saved_step = -1
+
+    def before_train(self, runner: Any) -> None:
+        """Clean up after a killed writer, and note what earlier runs left."""
+        folder = Path(runner.work_dir)
+        if is_main():
+            for path in remove_orphans(folder):
+                runner.logger.info(f'removed {path.name}, left by a writer that was killed')
+        if runner.train_loop.position.step:
+            self._saved = sorted(folder.glob('step_*.pth'), key=_step_of)
+            self._saved_step = runner.train_loop.position.step
+        elif any(folder.glob('step_*.pth')):
+            runner.logger.warning(f'{folder} holds checkpoints of an earlier run; --resume would continue it')
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Save at the interval and after the last step."""
+        due = self.interval is not None and self.every_n_train_iters(runner, self.interval)
+        if due or self.is_last_train_iter(runner):
+            self._save(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Keep the weights if they are the best so far."""
+        self.after_evaluation(runner, metrics or {})
+
+    def after_evaluation(self, runner: Any, metrics: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far; a value that is not finite never is."""
+        value = metrics.get(self.save_best) if self.save_best else None
+        if value is None or not math.isfinite(value):
+            return
+        if self.best is None or self.sign * value > self.sign * self.best:
+            self.best = float(value)
+            with self._failures(runner):
+                runner.write_weights(
+                    Path(runner.work_dir) / _BEST, {'metric': self.save_best, 'value': self.best}
+                )
+
+    def on_interrupt(self, runner: Any) -> None:
+        """Save where a signal stopped the run."""
+        self._save(runner)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Put the best value into the checkpoint."""
+        checkpoint['meta']['best'] = self.best
+
+    def after_resume(self, runner: Any, checkpoint: dict) -> None:
+        """Take it out again."""
+        self.best = checkpoint['meta'].get('best')
+
+    def _save(self, runner: Any) -> None:
+        """Write the checkpoint of this step, point to it, and drop the oldest."""
+        step = runner.train_loop.position.step
+        if step == self._saved_step:
+            return
+        path = Path(runner.work_dir) / f'step_{step}.pth'
+        with self._failures(runner):
+            runner.save_checkpoint(runner.work_dir, path.name)
+            self._saved_step = step
+            if is_main():
+                with atomic_write(path.with_name(_POINTER), 'w') as file:
+                    file.write(path.name)
+                self._saved = [other for other in self._saved if other != path] + [path]
+                self._forget()
+
+    def _forget(self) -> None:
+        while 0 < self.max_keep < len(self._saved):
+            self._saved.pop(0).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _failures(self, runner: Any):
+        try:
+            yield
+        except InputError as error:
+            if self.on_error == 'raise':
+                raise
+            runner.logger.warning(f'checkpoint not saved, training goes on: {error}')
+
+
+def _step_of(path: Path) -> int:
+    number = re.fullmatch(r'step_(\d+)', path.stem)
+    return int(number[1]) if number else -1
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names as they were before DDP or torch.compile wrapped the model."""
+    names = list(state)
+    for prefix in ('module.', '_orig_mod.'):
+        if names and all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _shorten(names: list[str]) -> str:
+    more = f', ... {len(names) - _LISTED} more' if len(names) > _LISTED else ''
+    return ', '.join(names[:_LISTED]) + more
+
+
+def _warn(message: str) -> None:
+    from mmengine.logging import print_log
+
+    print_log(message, logger='current', level=30)

@@ -1,0 +1,261 @@
+"""Hooks: evaluate during training without changing it, choose the words of a model, and say how it goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer, MessageHub
+from torch import Tensor, nn
+
+from clipdense.registry import EVALUATIONS, HOOKS, build
+from clipdense.utils.dist import is_main, world_size
+from clipdense.utils.errors import InputError
+
+from .resume import random_state_kept
+from .train_step import unwrapped
+
+METRICS_FILE = 'metrics.jsonl'
+_HISTORY = 1000  # values of each scalar that stay in memory; MMEngine copies all of them at each step
+
+
+@HOOKS.register_module()
+class EvaluationHook(Hook):
+    """Measures the model every few steps and at the end; training continues as if nothing had happened.
+
+    Each evaluation is called with the model's CLIP (``model.clip``, or the model itself) in evaluation mode
+    and returns a dict of numbers such as ``{'zero_shot/top1': 0.5}``.  They go to the log, to MMEngine's message
+    hub and visualizer as 'val/zero_shot/top1', to ``metrics.jsonl`` in the work directory, and to hooks that have
+    ``after_evaluation`` (``CheckpointHook`` keeps the best).  In several processes each runs the evaluations.
+
+    Args:
+        evaluations: objects or configs of ``EVALUATIONS``.
+        interval: steps between measurements; None only at the end.
+        at_end: also after the last step.
+        at_start: also before the first.
+    """
+
+    priority = 80  # after schedulers, before checkpoints
+
+    def __init__(
+        self,
+        evaluations: Sequence[Any],
+        interval: int | None = None,
+        at_end: bool = True,
+        at_start: bool = False,
+    ) -> None:
+        if interval is not None and interval < 1:
+            raise InputError(f'EvaluationHook needs interval >= 1 or None, got {interval}')
+        self.evaluations = [build(evaluation, EVALUATIONS) for evaluation in evaluations]
+        self.interval, self.at_end, self.at_start = interval, at_end, at_start
+
+    def before_train(self, runner: Any) -> None:
+        """Measure the start, where asked."""
+        if self.at_start and runner.iter == 0:
+            self._report(runner, 0)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Measure at the interval and after the last step."""
+        due = self.interval is not None and self.every_n_train_iters(runner, self.interval)
+        if due or (self.at_end and self.is_last_train_iter(runner)):
+            self._report(runner, runner.iter + 1)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Every evaluation's numbers.
+
+        Raises:
+            ValueError: two evaluations give one name.
+        """
+        metrics: dict[str, float] = {}
+        with evaluating(model) as clip:
+            for evaluation in self.evaluations:
+                found = evaluation(clip)
+                twice = sorted(metrics.keys() & found.keys())
+                if twice:
+                    raise ValueError(f'two evaluations give {twice}: name them differently')
+                metrics |= {name: float(value) for name, value in found.items()}
+        return metrics
+
+    def _report(self, runner: Any, step: int) -> None:
+        start = time.monotonic()
+        metrics = self.evaluate(runner.model)
+        seconds = time.monotonic() - start
+        for name, value in metrics.items():
+            runner.message_hub.update_scalar(f'val/{name}', value)
+        runner.visualizer.add_scalars({f'val/{name}': value for name, value in metrics.items()}, step=step)
+        shown = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+        runner.logger.info(f'evaluation after step {step}: {shown} ({seconds:.1f} s)')
+        append_metrics(runner, {'step': step, 'epoch': runner.epoch, **metrics})
+        runner.call_hook('after_evaluation', metrics=metrics)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The CLIP inside ``model``, in evaluation mode, without gradients; modes and generators are put back."""
+    model = unwrapped(model)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), random_state_kept():
+            yield getattr(model, 'clip', model)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@HOOKS.register_module()
+class VocabularyHook(Hook):
+    """Gives a segmenter or detector the words of the dataset it is about to see.
+
+    The dataset says them in ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65); they
+    are embedded once and kept.
+
+    Args:
+        templates: what ``embed_vocabulary`` takes: the name of a set of prompt templates, or the templates.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, templates: str | Sequence[str] = 'imagenet') -> None:
+        self.templates = templates
+        self._embedded: dict[str, Any] = {}
+
+    def before_train(self, runner: Any) -> None:
+        """Words of the training set."""
+        self._set(runner, runner.train_dataloader)
+
+    def before_val(self, runner: Any) -> None:
+        """Words of the validation set."""
+        self._set(runner, runner.val_dataloader)
+
+    def after_val(self, runner: Any) -> None:
+        """Back to training."""
+        if runner.train_loop is not None:
+            self._set(runner, runner.train_dataloader)
+
+    def before_test(self, runner: Any) -> None:
+        """Words of the test set."""
+        self._set(runner, runner.test_dataloader)
+
+    def _set(self, runner: Any, loader: Any) -> None:
+        vocabulary = getattr(loader.dataset, 'vocabulary', None)
+        if vocabulary is None:
+            raise InputError(
+                f'{type(loader.dataset).__name__} has no vocabulary: VocabularyHook cannot set one'
+            )
+        from clipdense.clip.text_embeddings import embed_vocabulary
+
+        with evaluating(runner.model) as clip:
+            if vocabulary.digest not in self._embedded:
+                self._embedded[vocabulary.digest] = embed_vocabulary(
+                    clip, vocabulary, templates=self.templates
+                )
+            unwrapped(runner.model).set_vocabulary(vocabulary, self._embedded[vocabulary.digest])
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """One line every few steps: losses, learning rate, logit scale, speed and what is left.
+
+    Values are means since the last line, times include waiting for data.  Each line also goes to the visualizer
+    and to ``metrics.jsonl``.
+
+    Args:
+        interval: steps between lines; the last step always has one.
+    """
+
+    priority = 'BELOW_NORMAL'
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise InputError(f'ProgressHook needs interval >= 1, got {interval}')
+        self.interval = interval
+
+    def before_train(self, runner: Any) -> None:
+        """Start the clock."""
+        self._begin = self._mark = time.monotonic()
+        self._first = runner.iter
+        self._sums: dict[str, float] = {}
+        self._steps = self._images = 0
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Add up, and print at the interval."""
+        for name, value in (outputs or {}).items():
+            if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._steps += 1
+        self._images += batch_length(data_batch) * world_size()
+        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+            self._print(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Log and keep what the validation loop measured."""
+        self._measured(runner, 'val', metrics or {})
+
+    def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Log and keep what the test loop measured."""
+        self._measured(runner, 'test', metrics or {})
+
+    def after_run(self, runner: Any) -> None:
+        """Let the visualizer finish its files."""
+        runner.visualizer.close()
+
+    def _print(self, runner: Any) -> None:
+        now, step = time.monotonic(), runner.iter + 1
+        values = {name: total / self._steps for name, total in self._sums.items()}
+        values['lr'] = max(runner.optim_wrapper.get_lr()['lr'])
+        values['images_per_second'] = self._images / max(now - self._mark, 1e-9)
+        left = (runner.max_iters - step) * (now - self._begin) / (step - self._first)
+        line = ', '.join(
+            f'{name} {value:.4g}' for name, value in values.items() if name != 'images_per_second'
+        )
+        runner.logger.info(
+            f'step {step}/{runner.max_iters}, epoch {runner.epoch}: {line}, '
+            f'{values["images_per_second"]:.4g} images/s, {timedelta(seconds=round(left))} left'
+        )
+        runner.visualizer.add_scalars({f'train/{name}': v for name, v in values.items()}, step=step)
+        append_metrics(runner, {'step': step, 'epoch': runner.epoch, **values})
+        trim_history(runner.message_hub)
+        self._sums, self._steps, self._images, self._mark = {}, 0, 0, now
+
+    def _measured(self, runner: Any, stage: str, metrics: Mapping[str, Any]) -> None:
+        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+        if numbers:
+            step = runner.iter
+            shown = ', '.join(f'{name} {value:.4g}' for name, value in numbers.items())
+            runner.logger.info(f'{stage} after step {step}: {shown}')
+            runner.visualizer.add_scalars({f'{stage}/{name}': v for name, v in numbers.items()}, step=step)
+            append_metrics(runner, {'step': step, 'stage': stage, **numbers})
+
+
+def append_metrics(runner: Any, entry: dict[str, Any]) -> None:
+    """Add one JSON line to ``metrics.jsonl`` of the work directory; the main process does."""
+    if is_main():
+        with open(Path(runner.work_dir) / METRICS_FILE, 'a', encoding='utf-8') as file:
+            file.write(json.dumps(entry) + '\n')
+
+
+def batch_length(batch: Any) -> int:
+    """Number of samples of a batch: the length of its first entry."""
+    if isinstance(batch, Mapping) and batch:
+        batch = next(iter(batch.values()))
+    return len(batch) if isinstance(batch, (Tensor, list, tuple)) else 1
+
+
+def trim_history(hub: MessageHub) -> None:
+    """Forget old values of the scalars."""
+    for name, buffer in hub.log_scalars.items():
+        values, counts = buffer.data
+        if len(values) > 2 * _HISTORY:
+            hub.log_scalars[name] = HistoryBuffer(values[-_HISTORY:], counts[-_HISTORY:])

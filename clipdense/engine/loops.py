@@ -1,0 +1,268 @@
+"""The training loop: counts steps, knows its place in the data, stops when asked, and refuses NaN."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
+from mmengine.runner import BaseLoop
+from torch.utils.data import DataLoader, IterableDataset
+
+from clipdense.data.transforms import collate
+from clipdense.registry import DATASETS, LOOPS, build
+from clipdense.utils.dist import world_size
+from clipdense.utils.errors import InputError
+
+from .resume import (
+    Position,
+    ResumableSampler,
+    StopSignals,
+    check_position,
+    place_loader,
+    random_state_kept,
+    set_random_state,
+    steady_worker,
+)
+
+
+@LOOPS.register_module()
+class TrainLoop(BaseLoop):
+    """Trains for a number of steps or epochs over map-style or iterable data.
+
+    Hooks are called as in MMEngine's loops, with true epochs also where the length is given in steps.  An epoch
+    ends in all processes once it ends in one.  On SIGTERM or SIGINT the running step is finished, hooks that
+    have ``on_interrupt`` save, and the process exits with 128 + the signal's number (143, 130).
+
+    Args:
+        runner: the runner.
+        dataloader: a loader or its config.
+        max_steps: training steps in all.
+        max_epochs: instead of ``max_steps``, for data with a length.
+        val_interval: steps between runs of the validation loop, where there is one; None for every epoch, or
+            for the end of data without a length.
+        val_begin: no validation before this step.
+
+    Raises:
+        InputError: neither or both of ``max_steps`` and ``max_epochs``; data without a length and without
+            ``max_steps``; fewer samples than one batch.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: DataLoader | dict,
+        max_steps: int | None = None,
+        max_epochs: int | None = None,
+        val_interval: int | None = None,
+        val_begin: int = 1,
+    ) -> None:
+        super().__init__(runner, dataloader)
+        if (max_steps is None) == (max_epochs is None):
+            raise InputError('train_cfg needs either max_steps or max_epochs')
+        self.steps_per_epoch = _length(self.dataloader)
+        if self.steps_per_epoch == 0:
+            raise InputError(_too_few(self.dataloader))
+        if max_steps is None:
+            if self.steps_per_epoch is None:
+                raise InputError('the training data has no length: give max_steps instead of max_epochs')
+            max_steps = max_epochs * self.steps_per_epoch  # type: ignore[operator]
+        self._max_iters = int(max_steps)
+        self._max_epochs = max_epochs or -(-self._max_iters // (self.steps_per_epoch or self._max_iters))
+        self.val_interval = val_interval or self.steps_per_epoch or self._max_iters
+        self.val_begin = val_begin
+        self.stop_training = False  # set by MMEngine's EarlyStoppingHook
+        self._iter = 0
+        self.position = Position(0, 0, 0, *_layout(self.dataloader))
+        self._iterable = isinstance(self.dataloader.dataset, IterableDataset)
+        self._random_state: dict[str, Any] | None = None
+        self._control = _control_group()
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs that the run touches."""
+        return self._max_epochs
+
+    @property
+    def max_iters(self) -> int:
+        """Training steps in all."""
+        return self._max_iters
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch, from 0."""
+        return self.position.epoch
+
+    @property
+    def iter(self) -> int:
+        """Finished steps; within hooks after a step, that step does not count yet (MMEngine's convention)."""
+        return self._iter
+
+    def resume_at(self, position: Position, random_state: dict[str, Any] | None) -> None:
+        """Continue after ``position``, with these generators.
+
+        Raises:
+            InputError: the data is laid out so differently that the place cannot be found.
+        """
+        self.position = check_position(position, self.position, self._iterable)
+        self._iter = self.position.step
+        self._random_state = random_state
+
+    def run(self) -> torch.nn.Module:
+        """Train to the end.
+
+        Raises:
+            SystemExit: stopped by a signal, after saving.
+            InputError: the loss is not finite.
+        """
+        self.runner.call_hook('before_train')
+        with StopSignals() as signals:
+            while self._iter < self._max_iters and not self.stop_training:
+                self._run_epoch(signals)
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _run_epoch(self, signals: StopSignals) -> None:
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        place_loader(self.dataloader, self.runner.seed, self.position)
+        batches = iter(self.dataloader)
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+        starts_empty = self.position.batches == 0
+        for batch in self._until_one_ends(batches):
+            self._run_step(batch)
+            starts_empty = False
+            self._stop_if_asked(signals)
+            if self._iter >= self._max_iters or self.stop_training:
+                break
+        if starts_empty:
+            raise InputError(_too_few(self.dataloader))
+        self.runner.call_hook('after_train_epoch')
+        self.position = replace(self.position, epoch=self.position.epoch + 1, batches=0)
+
+    def _run_step(self, batch: Any) -> None:
+        runner, index = self.runner, self.position.batches
+        runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
+        outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+        self._refuse_nonfinite(outputs)
+        self.position = replace(self.position, step=self._iter + 1, batches=index + 1)
+        runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
+        self._iter += 1
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        if runner.val_loop is not None and due and self._iter >= self.val_begin:
+            with random_state_kept():
+                runner.val_loop.run()
+            runner.model.train()
+
+    def _until_one_ends(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, ending in every process as soon as one has no more."""
+        while True:
+            try:
+                batch = next(batches, None)
+            except InputError as error:  # a worker's comes inside a traceback
+                raise InputError(str(error).rpartition('InputError: ')[2].strip()) from error
+            if self._agree(int(batch is None)) if self._iterable else batch is None:
+                return
+            yield batch
+
+    def _refuse_nonfinite(self, outputs: dict[str, Any]) -> None:
+        loss, step = float(outputs.get('loss', 0.0)), self._iter + 1
+        skipped = getattr(self.runner.optim_wrapper, 'skipped', 0)
+        allowed = getattr(self.runner.optim_wrapper, 'max_skips', 0)
+        if skipped and skipped <= allowed:
+            self.runner.logger.warning(
+                f'step {step} left out, its gradients are not finite (loss {loss:g}): {skipped} of {allowed}'
+            )
+        elif skipped or not isfinite(loss):
+            what = f'the loss is {loss:g}' if not isfinite(loss) else 'the gradients are not finite'
+            raise InputError(
+                f'{what} at step {step} (epoch {self.epoch}): lower the learning rate, lengthen the warm-up, set '
+                'clip_grad, or leave fp16; checkpoints saved before are good, and --resume continues from the newest'
+            )
+
+    def _stop_if_asked(self, signals: StopSignals) -> None:
+        number = self._agree(signals.received)
+        if not number:
+            return
+        self.runner.call_hook('on_interrupt')
+        name = signal.Signals(number).name
+        self.runner.logger.warning(
+            f'stopped by {name} after step {self._iter}; --resume continues from there'
+        )
+        raise SystemExit(128 + number)
+
+    def _agree(self, number: int) -> int:
+        """The largest number that any process brings."""
+        if world_size() == 1:
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._control)
+        return int(largest)
+
+
+def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
+    """A loader from a config as MMEngine writes it, of which only dataset and batch_size are needed.
+
+    Map-style datasets are sampled by ``ResumableSampler(shuffle=False)`` unless the config says otherwise,
+    iterable ones by nobody.  Batches are stacked by ``data.transforms.collate``.
+    """
+    config = dict(config)
+    dataset = build(config.pop('dataset'), DATASETS)
+    if hasattr(dataset, 'full_init'):  # MMEngine's own
+        dataset.full_init()
+    sampler, batch_sampler = config.pop('sampler', None), config.pop('batch_sampler', None)
+    if isinstance(dataset, IterableDataset):
+        sampler = batch_sampler = None
+    elif sampler is None:
+        sampler = ResumableSampler(dataset, shuffle=False)
+    if isinstance(sampler, dict):
+        sampler = DATA_SAMPLERS.build(sampler, default_args={'dataset': dataset, 'seed': seed})
+    if isinstance(batch_sampler, dict):
+        arguments = {'sampler': sampler, 'batch_size': config.pop('batch_size')}
+        batch_sampler, sampler = DATA_SAMPLERS.build(batch_sampler, default_args=arguments), None
+    collate_fn = config.pop('collate_fn', collate)
+    if isinstance(collate_fn, dict):
+        arguments = dict(collate_fn)
+        kind = arguments.pop('type')
+        collate_fn = partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **arguments)
+    config.setdefault('worker_init_fn', steady_worker)
+    return DataLoader(dataset, sampler=sampler, batch_sampler=batch_sampler, collate_fn=collate_fn, **config)
+
+
+def _control_group() -> dist.ProcessGroup | None:
+    """Processes agree over the CPU, so that the GPU is not made to wait; None is the default group."""
+    if world_size() == 1 or dist.get_backend() == 'gloo':
+        return None
+    return dist.new_group(backend='gloo')
+
+
+def _length(loader: DataLoader) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def _layout(loader: DataLoader) -> tuple[int, int, int]:
+    """Batch size of one process, processes, data workers."""
+    batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+    return batch_size or getattr(loader.dataset, 'batch_size', None) or 1, world_size(), loader.num_workers
+
+
+def _too_few(loader: DataLoader) -> str:
+    batch_size, processes, workers = _layout(loader)
+    size = f'{len(loader.dataset)} samples' if hasattr(loader.dataset, '__len__') else 'no batch'
+    spread = f' in each of {processes} processes' if processes > 1 else ''
+    spread += f' and {workers} workers' if isinstance(loader.dataset, IterableDataset) and workers > 1 else ''
+    return (
+        f'the training data has {size}, less than one batch of {batch_size}{spread}: lower batch_size, '
+        'the number of processes or workers, or give more data'
+    )

@@ -1,0 +1,274 @@
+"""Which parameters decay, how the learning rate moves, and in which precision a step is computed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from math import cos, inf, isfinite, pi
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
+from torch import Tensor, nn
+
+from clipdense.utils.errors import CheckpointError, InputError, nearest
+
+from .train_step import average_gradients, unwrapped
+
+Precision = Literal['auto', 'fp32', 'bf16', 'fp16']
+_NATIVE_BF16 = {'avx512_bf16', 'amx_bf16', 'bf16'}  # x86, x86, ARM
+_UNDECAYED = ('pos_embed', 'class_token')
+_RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
+    'open_clip': lambda name, p: p.ndim > 1 and name.rpartition('.')[2] not in _UNDECAYED,
+    'open_clip 3.3.0': lambda name, p: p.ndim > 1,
+}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_clip') -> list[dict[str, Any]]:
+    """Trained parameters in two groups, decayed and not; each parameter once, frozen ones in neither.
+
+    Gains, biases and scalars (logit_scale, logit_bias) never decay.  Under the rule 'open_clip', position
+    embeddings and class tokens do not decay either; under 'open_clip 3.3.0', which is also SLIP's, position
+    embeddings do.
+
+    Args:
+        model: anything; LiT's locked tower has ``requires_grad=False``.
+        weight_decay: of the first group.
+        rule: 'open_clip' or 'open_clip 3.3.0'.
+
+    Raises:
+        InputError: an unknown rule, or nothing left to train.
+
+    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ; ``reference/clip.md`` 1.6.
+    """
+    if rule not in _RULES:
+        raise InputError(
+            f'unknown weight-decay rule {rule!r}: use one of {list(_RULES)}.{nearest(rule, _RULES)}'
+        )
+    decays = _RULES[rule]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not trained:
+        raise InputError('every parameter is frozen: nothing to train')
+    groups = [
+        {'params': [p for name, p in trained if decays(name, p)], 'weight_decay': weight_decay},
+        {'params': [p for name, p in trained if not decays(name, p)], 'weight_decay': 0.0},
+    ]
+    return [group for group in groups if group['params']]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DecayGroupsConstructor:
+    """Builds optimizer and wrapper from a config, with ``parameter_groups`` and a fused Adam.
+
+    Args:
+        optim_wrapper_cfg: ``dict(type=PrecisionOptimWrapper, optimizer=dict(type=AdamW, lr=..., ...), ...)``.
+        paramwise_cfg: ``dict(rule='open_clip 3.3.0')`` for another rule.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.wrapper = dict(optim_wrapper_cfg)
+        self.optimizer = dict(self.wrapper.pop('optimizer'))
+        self.rule = (paramwise_cfg or {}).get('rule', 'open_clip')
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """The optimizer wrapper of ``model``."""
+        model = unwrapped(model)
+        groups = parameter_groups(model, self.optimizer.get('weight_decay', 0.0), self.rule)
+        kind = self.optimizer['type']
+        if kind in (torch.optim.Adam, torch.optim.AdamW, 'Adam', 'AdamW') and fused_works(groups):
+            self.optimizer.setdefault('fused', True)
+        optimizer = OPTIMIZERS.build({'params': groups, **self.optimizer})
+        return OPTIM_WRAPPERS.build(
+            {'type': PrecisionOptimWrapper, **self.wrapper, 'optimizer': optimizer},
+        )
+
+
+def fused_works(groups: list[dict[str, Any]]) -> bool:
+    """Whether Adam can update all these parameters in one kernel: floats on the CPU or a CUDA device."""
+    parameters = [p for group in groups for p in group['params']]
+    return all(p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in parameters)
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosine(_ParamScheduler):
+    """Learning rate per step: linear up, then half a cosine down.
+
+    With T steps, W of them warm-up, and the optimizer's ``lr`` as peak, step t (from 0) has::
+
+        t < W:  lr * (t + 1) / W                                     open_clip, start=None
+        t < W:  start + (lr - start) * t / (W - 1)                   SLIP
+        else:   final + (lr - final) * (1 + cos(pi (t - W) / (T - W))) / 2
+
+    The value follows from the step and the config alone, so that a run resumed with another ``lr`` or length
+    follows the new schedule from there.
+
+    Args:
+        optimizer: given by the runner.
+        warmup: W.
+        steps: T; given by the runner where the config leaves it out.
+        start: of the warm-up.
+        final: reached one step after the last.
+
+    Raises:
+        InputError: the warm-up is longer than the run.
+
+    Source: open_clip ``scheduler.cosine_lr``; SLIP ``utils.cosine_scheduler``.
+    """
+
+    per_step = True
+
+    def __init__(
+        self, optimizer: Any, warmup: int, steps: int, start: float | None = None, final: float = 0.0
+    ) -> None:
+        if not 0 <= warmup < steps:
+            raise InputError(f'warm-up of {warmup} steps does not fit a run of {steps}: lower warmup')
+        self.warmup, self.steps, self.start, self.final = warmup, steps, start, final
+        super().__init__(optimizer, param_name='lr', by_epoch=False)
+
+    def _get_value(self) -> list[float]:
+        return [self.value(base) for base in self.base_values]
+
+    def value(self, peak: float) -> float:
+        """The learning rate of step ``last_step`` for a group whose highest one is ``peak``."""
+        step = min(self.last_step, self.steps)
+        if step >= self.warmup:
+            along = (step - self.warmup) / (self.steps - self.warmup)
+            return self.final + (peak - self.final) * (1 + cos(pi * along)) / 2
+        if self.start is None:
+            return peak * (step + 1) / self.warmup
+        return self.start + (peak - self.start) * step / max(self.warmup - 1, 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many steps were taken; all else is config."""
+        return {'last_step': self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after that many steps, on the schedule of the present config."""
+        self.last_step = self._global_step = state_dict['last_step']
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group['lr'] = value
+
+
+def resolve_precision(precision: Precision, device: str) -> torch.dtype | None:
+    """The dtype of autocast on 'cpu' or 'cuda'; None computes in fp32.
+
+    'auto' is bf16 where the processor has it natively, else fp32.  'bf16' on other processors is emulated:
+    correct and slow.
+
+    Raises:
+        InputError: an unknown name, or fp16 away from a GPU.
+    """
+    known = get_args(Precision)
+    if precision not in known:
+        raise InputError(f'unknown precision {precision!r}: use one of {list(known)}')
+    if precision == 'fp16' and device != 'cuda':
+        raise InputError("fp16 trains on GPUs only: use precision='auto', 'bf16' or 'fp32'")
+    if precision == 'auto':
+        precision = 'bf16' if has_native_bf16(device) else 'fp32'
+    return {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
+
+
+def has_native_bf16(device: str, cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+    """Whether 'cuda' or 'cpu' multiplies bf16 matrices in hardware."""
+    if device == 'cuda':
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != 'cpu' or not cpuinfo.is_file():
+        return False
+    lines = cpuinfo.read_text(errors='replace').splitlines()
+    flags = next((line for line in lines if line.lower().startswith(('flags', 'features'))), '')
+    return not _NATIVE_BF16.isdisjoint(flags.split())
+
+
+@OPTIM_WRAPPERS.register_module()
+class PrecisionOptimWrapper(OptimWrapper):
+    """MMEngine's wrapper with autocast on any device, gradients averaged over processes, and a guard.
+
+    MMEngine's ``AmpOptimWrapper`` refuses to be built without a GPU, and scales losses for bf16 as well,
+    which needs no scale.
+
+    Args:
+        optimizer: a torch optimizer.
+        precision: 'auto', 'fp32', 'bf16' or 'fp16'; see ``resolve_precision``.
+        clip_grad: ``dict(max_norm=...)`` for ``clip_grad_norm_``.
+        accumulative_counts: plain accumulation, for losses that are means over pictures; contrastive losses
+            need ``cached_step``.
+        max_skips: how many steps in a row may be left out because of non-finite gradients, before training
+            stops; 0 stops at the first.
+
+    Attributes:
+        skipped: steps left out since the last one that was taken.
+    """
+
+    averages_gradients = True
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision = 'auto',
+        clip_grad: dict | None = None,
+        accumulative_counts: int = 1,
+        max_skips: int = 0,
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts=accumulative_counts, clip_grad=clip_grad)
+        self.device = optimizer.param_groups[0]['params'][0].device.type
+        self.dtype = resolve_precision(precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+        self.max_skips, self.skipped = max_skips, 0
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast for the forward pass and the loss."""
+        autocast = torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None)
+        with super().optim_context(model), autocast:
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Differentiate the loss, scaled where fp16 needs it."""
+        self.scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs: Any) -> None:
+        """Average gradients over processes, clip them, and update, unless they are not finite."""
+        average_gradients(p for group in self.optimizer.param_groups for p in group['params'])
+        if self.clip_grad_kwargs or self.max_skips:
+            self.scaler.unscale_(self.optimizer)
+        if self.max_skips and not self.scaler.is_enabled() and not isfinite(self._gradient_norm()):
+            self.skipped += 1
+            return
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+        self.skipped = 0
+
+    def _gradient_norm(self) -> float:
+        parameters = [
+            p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None
+        ]
+        return float(nn.utils.clip_grad_norm_(parameters, inf))
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer and, for fp16, of the loss scale."""
+        state = super().state_dict()
+        return state | {'loss_scaler': self.scaler.state_dict()} if self.scaler.is_enabled() else state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back a ``state_dict``.
+
+        Raises:
+            CheckpointError: it belongs to other parameters.
+        """
+        state = dict(state_dict)
+        scale = state.pop('loss_scaler', None)
+        if scale and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scale)
+        ours = [len(group['params']) for group in self.optimizer.param_groups]
+        theirs = [len(group['params']) for group in state['param_groups']]
+        if ours != theirs:
+            raise CheckpointError(
+                f'the checkpoint has optimizer groups of {theirs} parameters, this run of {ours}: '
+                'resume with the same weight-decay rule and frozen parts, or use load_from'
+            )
+        super().load_state_dict(state)

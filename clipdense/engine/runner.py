@@ -1,0 +1,358 @@
+"""MMEngine's runner, reading without running code, writing without destroying, and resuming bit for bit."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import logging
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.runner import BaseLoop
+from mmengine.runner import Runner as MMEngineRunner
+from mmengine.visualization import Visualizer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from clipdense.registry import RUNNERS
+from clipdense.utils.dist import all_gather_object, is_main, rank
+from clipdense.utils.errors import CheckpointError
+from clipdense.weights.io import read_weights
+
+from .checkpointing import (
+    CheckpointHook,
+    hub_state,
+    load_strict,
+    newest_checkpoint,
+    read_checkpoint,
+    set_hub_state,
+    write_checkpoint,
+)
+from .hooks import ProgressHook
+from .loops import TrainLoop, build_loader
+from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
+from .resume import Position, ResumableSampler, random_state
+from .train_step import DistributedModel, unwrapped
+
+_RUNS = itertools.count()  # of this process; names of log folders and global instances stay apart
+_SHOWN_CHANGES = 20
+
+
+@RUNNERS.register_module()
+class Runner(MMEngineRunner):
+    """Builds everything from a config and trains or tests it; arguments are those of MMEngine's runner.
+
+    What differs: ``train_cfg`` without ``type`` is a ``TrainLoop``; ``optim_wrapper`` is a
+    ``PrecisionOptimWrapper`` with weight-decay groups unless it says otherwise; loaders default to
+    ``ResumableSampler`` and to stacking batches; checkpoints are those of ``checkpointing``; weights must fit;
+    several processes train through ``DistributedModel``; the screen shows progress, the log file everything.
+
+    ``resume=True`` continues from the newest good checkpoint of the work directory, if there is one, and with
+    ``load_from`` from that file.  ``load_from`` alone reads the weights of any file ``weights.io`` knows.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._screen(logging.INFO)
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> Runner:
+        """Build a runner from a config, which needs ``model`` and ``work_dir`` only."""
+        cfg = mmengine.Config(cfg) if not isinstance(cfg, mmengine.Config) else cfg.copy()
+        cfg.setdefault('default_scope', None)  # configs name classes, not strings
+        return super().from_cfg(cfg)
+
+    # Quiet, and apart from other runs of the process
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """As in MMEngine; a second run within one second gets a name of its own."""
+        if self.distributed and not dist.is_initialized() and not torch.cuda.is_available():
+            dist.init_process_group('gloo')  # MMEngine asks for a GPU
+        super().setup_env(env_cfg)
+        run = next(_RUNS)
+        self._timestamp += f'_{run}' if run else ''
+
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
+        """Seed everything; processes share ``runner.seed`` and the weights, but each drops out on its own."""
+        super().set_randomness(seed, False, deterministic)
+        if rank():
+            own = self.seed + rank()
+            random.seed(own)
+            np.random.seed(own)  # noqa: NPY002
+            torch.manual_seed(own)
+
+    def build_logger(
+        self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
+    ) -> MMLogger:
+        """One plain line a message on stderr, everything in the log file."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in self._screen_handlers(logger):
+            handler.setStream(sys.stderr)
+            handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
+            handler.setLevel(logging.WARNING)  # building is not news
+        return logger
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Without a config, one that writes no files."""
+        if visualizer is None:
+            return Visualizer.get_instance(self._experiment_name)
+        return super().build_visualizer(visualizer)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+        self.logger.info(
+            f'clipdense on {device}: torch {torch.__version__}, mmengine {mmengine.__version__}, Python '
+            f'{platform.python_version()}, {platform.platform()}; seed {self.seed}, {self.world_size} processes'
+        )
+        self.logger.info(f'config:\n{self._config_text()}')
+
+    def _config_text(self) -> str:
+        return self.cfg.pretty_text if self.cfg else ''
+
+    def _screen(self, level: int) -> None:
+        if is_main():
+            for handler in self._screen_handlers(self.logger):
+                handler.setLevel(max(level, self.logger.level))
+
+    @staticmethod
+    def _screen_handlers(logger: MMLogger) -> list[logging.StreamHandler]:
+        return [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
+
+    # Building
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Move the model to its device; several processes keep it equal."""
+        if is_model_wrapper(model) or model_wrapper_cfg is not None:
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
+        return DistributedModel(model) if self.distributed else model
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """See ``loops.build_loader``."""
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        return build_loader(dataloader, seed or 0)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """MMEngine's timer and scheduler hooks, and our progress and checkpoints; None removes one."""
+        defaults: dict[str, Any] = {
+            'runtime_info': {'type': 'RuntimeInfoHook'},
+            'timer': {'type': 'IterTimerHook'},
+            'logger': {'type': ProgressHook},
+            'param_scheduler': {'type': 'ParamSchedulerHook'},
+            'checkpoint': {'type': CheckpointHook},
+        }
+        for hook in {**defaults, **(hooks or {})}.values():
+            if hook is not None:
+                self.register_hook(hook)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """``TrainLoop`` unless the config says otherwise."""
+        if isinstance(loop, dict) and 'type' not in loop:
+            loop = {'type': TrainLoop, **loop}
+        return super().build_train_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
+        """Precision and weight-decay groups unless the config says otherwise."""
+        if isinstance(optim_wrapper, dict) and isinstance(optim_wrapper.get('optimizer'), dict):
+            defaults = {'type': PrecisionOptimWrapper, 'constructor': DecayGroupsConstructor}
+            optim_wrapper = {**defaults, **optim_wrapper}
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def _build_param_scheduler(self, scheduler: Any, optim_wrapper: OptimWrapper) -> list[_ParamScheduler]:
+        """As in MMEngine, for data without a length as well; schedules per step get the length of the run."""
+        schedulers = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
+        built = []
+        for item in schedulers:
+            if isinstance(item, dict) and getattr(item['type'], 'per_step', False):
+                item = dict(item)
+                kind = item.pop('type')
+                built.append(kind(optim_wrapper, **{'steps': self.max_iters, **item}))
+            else:
+                built += super()._build_param_scheduler(item, optim_wrapper)
+        return built
+
+    def _init_model_weights(self) -> None:
+        """MMEngine's, which starts from equal weights; ours were made equal when the model was wrapped."""
+        if hasattr(unwrapped(self.model), 'init_weights'):
+            super()._init_model_weights()
+
+    # Checkpoints
+
+    def load_or_resume(self) -> None:
+        """Once: resume, or load weights, as the config asks."""
+        if self._has_loaded or not (self._resume or self._load_from):
+            return
+        if not self._resume:
+            self.load_checkpoint(self._load_from)
+            return
+        path = self._load_from or newest_checkpoint(self.work_dir)
+        if path is None:
+            self.logger.warning(f'{self.work_dir} holds no checkpoint: starting from the beginning')
+            return
+        self.resume(str(path))
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool = True, revise_keys: list | None = None
+    ) -> dict[str, Any]:
+        """Load the weights of any file that ``weights.io`` reads.
+
+        Args:
+            filename: a path.
+            map_location, revise_keys: ignored; weights are copied to where the model is.
+            strict: whether names and shapes must match.
+
+        Raises:
+            CheckpointError: the file is damaged, or does not fit.
+        """
+        file = read_weights(filename)
+        checkpoint = {'meta': {}, **file.extra, 'state_dict': file.tensors}
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = unwrapped(self.model)
+        if strict:
+            load_strict(model, checkpoint['state_dict'], filename)
+        else:
+            left = model.load_state_dict(checkpoint['state_dict'], strict=False)
+            self.logger.warning(
+                f'{filename}: not loaded {left.missing_keys}, not used {left.unexpected_keys}'
+            )
+        self._has_loaded = True
+        self.logger.info(f'weights from {filename}')
+        return checkpoint
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'cpu',
+    ) -> None:
+        """Continue the run of a training checkpoint, bit for bit where config and machine are the same.
+
+        Raises:
+            CheckpointError: the file is damaged, or belongs to another model or optimizer.
+            InputError: the data is laid out differently.
+        """
+        checkpoint = read_checkpoint(filename)
+        if 'optimizer' not in checkpoint:
+            raise CheckpointError(
+                f'{filename} holds weights only: use load_from, or resume from a step_*.pth'
+            )
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_strict(unwrapped(self.model), checkpoint['state_dict'], filename)
+        if resume_optimizer:
+            self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
+        if resume_param_scheduler:
+            saved = checkpoint['param_schedulers']
+            for scheduler, state in zip(self._schedulers(), saved, strict=False):
+                scheduler.load_state_dict(state)
+        states = checkpoint['random']
+        if len(states) != self.world_size:
+            self.logger.warning(
+                f'saved by {len(states)} processes, resumed by {self.world_size}: new random numbers'
+            )
+        state = states[rank()] if len(states) == self.world_size else None
+        self._adopt_seed(checkpoint['meta']['seed'])
+        self.train_loop.resume_at(Position(**checkpoint['position']), state)
+        set_hub_state(self.message_hub, checkpoint['message_hub'])
+        self.call_hook('after_resume', checkpoint=checkpoint)
+        self._has_loaded = True
+        self._report_changes(checkpoint['meta'])
+        self.logger.info(f'resumed after step {self.iter} (epoch {self.epoch}) from {filename}')
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """Write the state of the run; called in all processes, written by one.
+
+        Args:
+            out_dir, filename: where.
+            save_optimizer, save_param_scheduler: without the optimizer it cannot be resumed.
+            meta: more plain data for the checkpoint's meta.
+            file_client_args, by_epoch, backend_args: of MMEngine's hook, ignored.
+
+        Raises:
+            InputError: no room, or no permission; earlier files are intact.
+        """
+        states = all_gather_object(random_state())
+        if not is_main():
+            return
+        checkpoint = self._weights(meta or {}) | {
+            'position': self.train_loop.position.to_dict(),
+            'random': states,
+            'message_hub': hub_state(self.message_hub),
+        }
+        if save_optimizer:
+            checkpoint['optimizer'] = self.optim_wrapper.state_dict()
+        if save_param_scheduler:
+            checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in self._schedulers()]
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        write_checkpoint(Path(out_dir) / filename, checkpoint)
+
+    def write_weights(self, path: Path, meta: dict[str, Any]) -> None:
+        """Write the model alone, without what resuming needs; only the main process does."""
+        if is_main():
+            write_checkpoint(path, self._weights(meta))
+
+    def _weights(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Weights, and what they are; a model adds what it knows in ``checkpoint_meta() -> dict``."""
+        model = unwrapped(self.model)
+        vocabulary = getattr(model, 'vocabulary', None)
+        known = {
+            'config': self._config_text(),
+            'seed': self.seed,
+            'step': self.train_loop.position.step if isinstance(self._train_loop, BaseLoop) else 0,
+            'time': time.strftime('%Y-%m-%d %H:%M:%S'),
+            'versions': {'torch': torch.__version__, 'mmengine': mmengine.__version__},
+        }
+        if vocabulary is not None:
+            known['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}
+        if hasattr(model, 'checkpoint_meta'):
+            known |= model.checkpoint_meta()
+        return {'state_dict': model.state_dict(), 'meta': known | meta}
+
+    def _schedulers(self) -> Iterable[_ParamScheduler]:
+        return self.param_schedulers or []
+
+    def _adopt_seed(self, seed: int) -> None:
+        """The order of the data follows from the seed, so the run keeps the one it began with."""
+        asked = self._randomness_cfg.get('seed')
+        if asked is not None and asked != seed:
+            self.logger.warning(f'the run began with seed {seed}, which it keeps; seed {asked} is ignored')
+        self._seed = seed
+        sampler = getattr(self.train_loop.dataloader, 'sampler', None)
+        if isinstance(sampler, ResumableSampler):
+            sampler.seed = seed
+
+    def _report_changes(self, meta: dict[str, Any]) -> None:
+        old, new = meta['config'].splitlines(), self._config_text().splitlines()
+        changes = [line for line in difflib.ndiff(old, new) if line[0] in '+-']
+        if changes:
+            shown = '\n  '.join(changes[:_SHOWN_CHANGES])
+            self.logger.warning(f'the config is not the one the run began with:\n  {shown}')

@@ -1,0 +1,205 @@
+"""Training steps over many pictures: exact accumulation with cached embeddings, and many processes.
+
+B: pairs in this process, b: pairs of a micro-batch, D: joint space, P: processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from mmengine.registry import MODEL_WRAPPERS
+from torch import Tensor, nn
+
+from clipdense.utils.dist import world_size
+
+from .resume import set_random_state, torch_random_state
+
+Batch = TypeVar('Batch')
+Losses = TypeVar('Losses', Tensor, dict[str, Tensor])
+_BUCKET = 1 << 25  # bytes that travel in one message
+
+
+def cached_step(
+    encode: Callable[[Batch], tuple[Tensor, ...]],
+    loss: Callable[..., Losses],
+    batches: Sequence[Batch],
+    backward: Callable[[Tensor], Any] = torch.Tensor.backward,
+) -> Losses:
+    """The gradient of one large batch, in the memory of a micro-batch, for every parameter.
+
+    The embeddings of all micro-batches are made without a graph; the loss of the whole set is differentiated
+    once, which gives the gradient of each embedding and, exactly once, of what the loss itself holds
+    (logit_scale, logit_bias); then each micro-batch is encoded again, from the same random state, and passes
+    the gradient of its embeddings on.  The last micro-batch keeps its graph from the start, so that a single
+    one costs no more than a plain step.  Batch norm in training mode sees micro-batches, all but the last
+    twice.
+
+    Call it inside the optimizer's context (autocast), and step the optimizer afterwards::
+
+        with optim_wrapper.optim_context(self):
+            losses = cached_step(self.encode, self.loss, split_batch(data, 4), optim_wrapper.backward)
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+
+    Args:
+        encode: micro-batch -> embeddings, such as ((b, D), (b, D)); draws from torch's generators only.
+        loss: embeddings of the whole batch, ((B, D), (B, D)) -> a scalar, or a dict of scalars of which those
+            with 'loss' in their name are summed.  Gathers from other processes by itself.
+        batches: the micro-batches, of any sizes.
+        backward: differentiates the scalar; ``optim_wrapper.backward`` where losses are scaled.
+
+    Returns:
+        What ``loss`` returned, without its graph.
+
+    Source: GradCache (arXiv 2101.06983), section 3; BASIC (arXiv 2111.10050), section 4.
+    """
+    *early, last = batches
+    states, cached = [], []
+    with torch.no_grad():
+        for batch in early:
+            states.append(torch_random_state())
+            cached.append(encode(batch))
+    torch.clear_autocast_cache()  # weights that were cast without a graph would get no gradient
+    kept = encode(last)
+    end = torch_random_state()
+
+    parts = [*cached, tuple(part.detach() for part in kept)]
+    whole = [torch.cat(column).requires_grad_() for column in zip(*parts, strict=True)]  # (B, D) each
+    losses = loss(*whole)
+    backward(_total(losses))
+
+    sizes = [[len(part) for part in column] for column in zip(*parts, strict=True)]
+    gradients = [_gradient(leaf).split(size) for leaf, size in zip(whole, sizes, strict=True)]
+    *early_gradients, last_gradient = zip(*gradients, strict=True)
+    _pass_on(kept, last_gradient)
+    del kept
+    for batch, state, gradient in zip(early, states, early_gradients, strict=True):
+        set_random_state(state)
+        _pass_on(encode(batch), gradient)
+    set_random_state(end)
+    return {k: v.detach() for k, v in losses.items()} if isinstance(losses, dict) else losses.detach()
+
+
+def split_batch(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
+    """Cut a batch of equally long tensors and lists into micro-batches of ``size`` (the last may be less)."""
+    lengths = {len(value) for value in data.values()}
+    if len(lengths) != 1:
+        raise ValueError(f'entries of a batch must be equally long, got {sorted(lengths)}')
+    starts = range(0, lengths.pop(), size)
+    return [{key: value[start : start + size] for key, value in data.items()} for start in starts]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the P processes; a no-op for one process.
+
+    A parameter that no process used keeps None; where only some used it, the others count as zero.  Plain and
+    cached steps go through here alike, after all backward passes, so nothing depends on which forward
+    ran last.  Gradients travel in buckets while the next ones are packed.
+    """
+    if world_size() == 1:
+        return
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    if not wanted:
+        return
+    used = torch.tensor([p.grad is not None for p in wanted], dtype=torch.uint8, device=wanted[0].device)
+    dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    gradients = []
+    for parameter, needed in zip(wanted, used.tolist(), strict=True):
+        if needed:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    sent = [(bucket, *_send(bucket)) for bucket in _buckets(gradients)]
+    for bucket, flat, work in sent:
+        work.wait()
+        flat /= world_size()
+        for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+@MODEL_WRAPPERS.register_module()
+class DistributedModel(nn.Module):
+    """One of P equal models: starts from the weights of process 0, steps by the model's own ``train_step``.
+
+    MMEngine's wrapper calls ``forward`` itself and silently skips ``train_step`` of the model, cached
+    accumulation included.  Here gradients are averaged by ``PrecisionOptimWrapper.step``; they do not
+    overlap with the backward pass, which costs a few per cent of a step and makes any ``train_step`` correct.
+
+    Args:
+        module: the model, on its device.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        if world_size() > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own."""
+        return self.module(*args, **kwargs)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """The model's own.
+
+        Raises:
+            TypeError: an optimizer wrapper that does not average gradients over processes.
+        """
+        if world_size() > 1 and not getattr(optim_wrapper, 'averages_gradients', False):
+            raise TypeError(
+                f'{type(optim_wrapper).__name__} does not average gradients over processes: '
+                'use optim_wrapper=dict(type=PrecisionOptimWrapper, ...)'
+            )
+        return self.module.train_step(data, optim_wrapper)
+
+    def val_step(self, data: Any) -> list:
+        """The model's own."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: Any) -> list:
+        """The model's own."""
+        return self.module.test_step(data)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside ``DistributedModel`` or torch's wrappers, or the model itself."""
+    return model.module if hasattr(model, 'module') else model
+
+
+def _total(losses: Tensor | dict[str, Tensor]) -> Tensor:
+    if isinstance(losses, dict):
+        return torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()
+    return losses
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+def _pass_on(embeddings: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
+    """Backward from embeddings; a frozen tower's have no graph."""
+    trained = [pair for pair in zip(embeddings, gradients, strict=True) if pair[0].requires_grad]
+    if trained:
+        torch.autograd.backward(*map(list, zip(*trained, strict=True)))
+
+
+def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Neighbours of one dtype and device, up to ``_BUCKET`` bytes together."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = sum(other.nbytes for other in bucket) + gradient.nbytes > _BUCKET
+        if bucket and (full or (gradient.dtype, gradient.device) != (bucket[0].dtype, bucket[0].device)):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def _send(bucket: list[Tensor]) -> tuple[Tensor, Any]:
+    flat = torch.cat([gradient.flatten() for gradient in bucket])
+    return flat, dist.all_reduce(flat, async_op=True)

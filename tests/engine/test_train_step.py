@@ -1,0 +1,246 @@
+"""Cached accumulation equals the whole batch, alone and in two processes.
+
+Reference: every micro-batch encoded with its graph kept, one loss over all of them, one backward.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.optim import OptimWrapper
+from torch import nn
+from torch.nn import functional as F
+
+from clipdense.clip.losses import contrastive_loss, sigmoid_loss
+from clipdense.engine import (
+    DistributedModel,
+    PrecisionOptimWrapper,
+    average_gradients,
+    cached_step,
+    split_batch,
+)
+
+SIZES = {'one': [12], 'even': [4, 4, 4], 'uneven': [5, 5, 2], 'single pairs': [1] * 12}
+
+
+class TwoTowers(nn.Module):
+    """Two small encoders with dropout, a scale, a bias, and a parameter that nothing uses."""
+
+    def __init__(self, dropout: float = 0.0, loss: str = 'softmax') -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 5))
+        self.text = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 5))
+        self.logit_scale = nn.Parameter(torch.tensor(1.5))
+        self.logit_bias = nn.Parameter(torch.tensor(-2.0))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.softmax = loss == 'softmax'
+
+    def encode(self, batch):
+        return F.normalize(self.image(batch['images']), dim=-1), F.normalize(
+            self.text(batch['texts']), dim=-1
+        )
+
+    def loss(self, images, texts):
+        if self.softmax:
+            return contrastive_loss(images, texts, self.logit_scale.exp())
+        return sigmoid_loss(images, texts, self.logit_scale.exp(), self.logit_bias)
+
+    def train_step(self, data, optim_wrapper):
+        with optim_wrapper.optim_context(self):
+            loss = cached_step(self.encode, self.loss, split_batch(data, 2), optim_wrapper.backward)
+        optim_wrapper.step()
+        return {'loss': loss}
+
+
+class PlainTwoTowers(TwoTowers):
+    def train_step(self, data, optim_wrapper):
+        with optim_wrapper.optim_context(self):
+            loss = self.loss(*self.encode(data))
+        optim_wrapper.backward(loss)
+        optim_wrapper.step()
+        return {'loss': loss.detach()}
+
+
+def make_data(pairs: int = 12) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return {
+        'images': torch.randn(pairs, 6, generator=generator, dtype=torch.float64),
+        'texts': torch.randn(pairs, 4, generator=generator, dtype=torch.float64),
+    }
+
+
+def cut(data, sizes):
+    columns = {key: value.split(sizes) for key, value in data.items()}
+    return [dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)]
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal_gradients(ours, expected, tolerance=1e-12):
+    assert set(ours) == set(expected)
+    for name, value in expected.items():
+        error = (ours[name] - value).abs().max() / value.abs().max()
+        assert error < tolerance, f'{name}: {error:.1e}'
+
+
+@pytest.mark.parametrize('dropout', [0.0, 0.5])
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
+def test_equals_the_whole_batch(sizes, loss, dropout):
+    model, batches = TwoTowers(dropout, loss).double(), cut(make_data(), sizes)
+    torch.manual_seed(3)
+    columns = zip(*[model.encode(batch) for batch in batches], strict=True)
+    expected_loss = model.loss(*map(torch.cat, columns))
+    expected_loss.backward()
+    expected, after = gradients(model), torch.get_rng_state()
+    model.zero_grad()
+
+    torch.manual_seed(3)
+    ours = cached_step(model.encode, model.loss, batches)
+    assert ours == expected_loss.detach()
+    assert not ours.requires_grad
+    assert_equal_gradients(gradients(model), expected)
+    assert 'logit_scale' in expected
+    assert 'unused' not in expected
+    assert torch.equal(torch.get_rng_state(), after), 'the generator continues as after one pass'
+
+
+def test_without_randomness_it_is_the_plain_step():
+    model, data = TwoTowers().double(), make_data()
+    model.loss(*model.encode(data)).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    cached_step(model.encode, model.loss, split_batch(data, 5))
+    assert_equal_gradients(gradients(model), expected)
+
+
+def test_dict_of_losses_sums_only_losses():
+    model, batches = TwoTowers().double(), cut(make_data(), [6, 6])
+    out = cached_step(
+        model.encode, lambda *e: {'loss_a': model.loss(*e), 'accuracy': torch.tensor(0.5)}, batches
+    )
+    assert set(out) == {'loss_a', 'accuracy'}
+    assert not out['loss_a'].requires_grad
+
+
+def test_frozen_tower_gets_no_gradient():
+    model = TwoTowers().double()
+    model.image.requires_grad_(False)
+    cached_step(model.encode, model.loss, cut(make_data(), [6, 6]))
+    assert {name.split('.')[0] for name in gradients(model)} == {'text', 'logit_scale'}
+
+
+def test_autocast_weights_get_gradients():
+    """Casts made without a graph are not reused in the pass that needs one."""
+    model = TwoTowers()
+    data = {key: value.float() for key, value in make_data().items()}
+    with torch.autocast('cpu', torch.bfloat16):
+        cached_step(model.encode, model.loss, split_batch(data, 4))
+    missing = {name for name, p in model.named_parameters() if p.grad is None}
+    assert missing == {'unused', 'logit_bias'}
+
+
+@pytest.mark.parametrize(('size', 'lengths'), [(4, [4, 1]), (5, [5]), (9, [5]), (1, [1] * 5)])
+def test_split_batch(size, lengths):
+    parts = split_batch({'a': torch.arange(5), 'b': list('vwxyz')}, size)
+    assert [len(part['a']) for part in parts] == lengths
+    assert [letter for part in parts for letter in part['b']] == list('vwxyz')
+
+
+def test_split_batch_refuses_unequal_entries():
+    with pytest.raises(ValueError, match='equally long'):
+        split_batch({'a': [1], 'b': [1, 2]}, 1)
+
+
+def run_processes(target, *args, processes=2):
+    """Run ``target(rank, ...)`` in forked processes that share a gloo group; return its results by rank."""
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    workers = [
+        context.Process(target=_worker, args=(target, r, processes, queue, args)) for r in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    results = dict(queue.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join()
+    errors = [result for result in results.values() if isinstance(result, Exception)]
+    if errors:
+        raise errors[0]
+    return [results[r] for r in range(processes)]
+
+
+def _worker(target, rank, processes, queue, args):
+    torch.set_num_threads(1)  # thread pools do not survive a fork
+    try:
+        path, *rest = args
+        dist.init_process_group('gloo', init_method=f'file://{path}', rank=rank, world_size=processes)
+        queue.put((rank, target(rank, *rest)))
+    except Exception as error:
+        queue.put((rank, error))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _steps(rank, kind, loss):
+    torch.manual_seed(rank)  # unequal weights: process 0's win
+    model = DistributedModel(kind(loss=loss).double())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    wrapper = PrecisionOptimWrapper(optimizer=optimizer, precision='fp32')
+    data = {key: value[rank * 6 : rank * 6 + 6] for key, value in make_data().items()}
+    model.train_step(data, wrapper)
+    numbers = {name: grad.numpy() for name, grad in gradients(model.module).items()}
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+    return numbers, weights
+
+
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+@pytest.mark.parametrize('kind', [PlainTwoTowers, TwoTowers], ids=['plain', 'cached'])
+def test_two_processes_give_the_whole_batch_gradient(kind, loss, tmp_path):
+    torch.manual_seed(0)
+    model, data = kind(loss=loss).double(), make_data()
+    if loss == 'softmax':
+        expected_loss = model.loss(*model.encode(data))
+    else:  # the sum over all pairs, divided by the number of pictures
+        images, texts = model.encode(data)
+        logits = model.logit_scale.exp() * images @ texts.T + model.logit_bias
+        expected_loss = -F.logsigmoid((2 * torch.eye(12) - 1) * logits).sum() / 12
+    expected_loss.backward()
+    (first, weights), (second, other_weights) = run_processes(_steps, tmp_path / 'store', kind, loss)
+    for name, value in gradients(model).items():
+        assert torch.allclose(torch.from_numpy(first[name]), value, rtol=1e-12, atol=1e-14), name
+        assert (first[name] == second[name]).all(), name
+    assert (weights == other_weights).all(), 'one step later the processes still agree'
+
+
+def _averages(rank):
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters.append(nn.Parameter(torch.zeros(2, dtype=torch.float64)))
+    parameters[0].grad = torch.full((2,), float(rank))
+    if rank == 1:
+        parameters[1].grad = torch.ones(2)
+    parameters[3].grad = torch.full((2,), 3.0 - rank, dtype=torch.float64)
+    average_gradients(parameters)
+    return [None if p.grad is None else p.grad.tolist() for p in parameters]
+
+
+def test_average_gradients(tmp_path):
+    """In both, in one, in none, and of another dtype."""
+    for result in run_processes(_averages, tmp_path / 'store'):
+        assert result == [[0.5, 0.5], [0.5, 0.5], None, [2.5, 2.5]]
+
+
+def _refused(rank):
+    model = DistributedModel(PlainTwoTowers().double())
+    model.train_step(make_data(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+
+def test_wrapper_that_would_not_synchronise_is_refused(tmp_path):
+    with pytest.raises(TypeError, match='PrecisionOptimWrapper'):
+        run_processes(_refused, tmp_path / 'store')
