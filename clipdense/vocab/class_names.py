@@ -137,7 +137,7 @@ VOCABULARY_NAMES = tuple(sorted(_VOCABULARIES))
 def named_vocabulary(name: str) -> Vocabulary:
     """The vocabulary of a published dataset; ``VOCABULARY_NAMES`` lists them.
 
-    ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0. Synonyms move the
+    ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0. Synonyms move
     mIoU by several points: ``voc20_sclip`` and ``voc21_sclip`` have exactly the words of SCLIP's class files.
 
     Raises:

@@ -143,7 +143,7 @@ class Vocabulary:
 
         A line is a name, or a name and its synonyms, separated by commas, or by semicolons where the line has
         one (words may then hold commas); ``\\,`` and ``\\;`` stand for themselves. Empty lines and lines that
-        begin with ``#`` are skipped. JSON may also be a list of names, or of lists of a name and its synonyms.
+        begin with ``#`` are skipped. JSON may also be a list of names, or of lists of a name and synonyms.
 
         Args:
             path: the file.
@@ -280,8 +280,8 @@ def _check_word(word: Any, what: str) -> str:
         raise InputError(f'a {what} must be a text, not {type(word).__name__} {word!r:.60}')
     if not word.strip():
         raise InputError(f'a {what} is blank')
-    if any(unicodedata.category(character) == 'Cc' for character in word):
-        raise InputError(f'a {what} holds a line break or control character: {word!r:.80}')
+    if any(unicodedata.category(character) in ('Cc', 'Cs') for character in word):
+        raise InputError(f'a {what} holds a line break or another control character: {word!r:.80}')
     return word.strip()
 
 

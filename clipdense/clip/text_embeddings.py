@@ -1,0 +1,263 @@
+"""A vocabulary in CLIP's joint space, made once and kept on disk.
+
+Q: queries, D: joint space, T: templates, L: tokens.
+
+Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb, ``zeroshot_classifier``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import atomic_write, cache_folder, digest
+from clipdense.utils.progress import track
+from clipdense.vocab.templates import fill, get_templates
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .model import CLIP
+
+_FORMAT = 'clipdense text embeddings 1'
+_SORTED_BATCHES = 64  # prompts of so many batches are sorted by length together
+
+
+def embed_vocabulary(
+    clip: CLIP,
+    vocabulary: Vocabulary,
+    templates: str | Sequence[str] = 'imagenet',
+    batch_size: int = 256,
+    cache: str | Path | Literal['default'] | None = None,
+) -> ClassEmbeddings:
+    """The embeddings of every word of a vocabulary.
+
+    Args:
+        clip: encodes in evaluation mode without gradients, and is left in the mode that it was found in.
+        vocabulary: K classes, Q queries.
+        templates: name of a set of prompt templates, or the templates.
+        batch_size: prompts encoded at once.
+        cache: folder where embeddings are kept, by weights, tokenizer, templates and words; 'default' for the
+            user's. Leave it out where the weights are still changing.
+
+    Returns:
+        fp32 on the model's device.
+
+    Raises:
+        InputError: templates that ``get_templates`` refuses, or weights whose numbers are not finite.
+    """
+    templates = get_templates(templates)
+    file = _cache_file(clip, vocabulary, templates, cache)
+    embeddings = _read_cached(file, vocabulary) if file else None
+    if embeddings is None:
+        words = list(dict.fromkeys(word for word, _ in vocabulary.queries))
+        place = {word: index for index, word in enumerate(words)}
+        rows = torch.tensor([place[word] for word, _ in vocabulary.queries])
+        queries = embed_texts(clip, words, templates, batch_size)
+        embeddings = _class_embeddings(queries[rows.to(queries.device)], vocabulary)
+        if file:
+            _write_cached(file, embeddings, vocabulary, templates)
+    return embeddings.to(_device(clip))
+
+
+@torch.no_grad()
+def embed_texts(
+    clip: CLIP, texts: Sequence[str], templates: str | Sequence[str] = 'name', batch_size: int = 256
+) -> Tensor:
+    """Texts -> (Q, D) unit rows, fp32: the normalised mean over templates of normalised prompt embeddings.
+
+    Prompts of like length share a batch, so that a causal tower is trimmed to what they need; the result is
+    that of any other order.
+
+    Raises:
+        InputError: templates that ``get_templates`` refuses, or weights whose numbers are not finite.
+    """
+    templates, device = get_templates(templates), _device(clip)
+    total = -(-len(texts) * len(templates) // batch_size)
+    sums: Tensor | None = None
+    with _evaluating(clip), torch.autocast(device.type, enabled=False):
+        batches = _batches(clip.tokenizer, texts, templates, batch_size)
+        for token_ids, rows in track(batches, 'Embedding words', total):
+            embeddings = F.normalize(clip.encode_text(token_ids.to(device)).float(), dim=-1)
+            if sums is None:
+                sums = embeddings.new_zeros(len(texts), embeddings.shape[1])
+            sums.index_add_(0, rows.to(device), embeddings)
+    if sums is None:
+        raise InputError('there are no texts to embed')
+    if not sums.isfinite().all():
+        raise InputError('the text tower gives numbers that are not finite: its weights are damaged')
+    return F.normalize(sums, dim=-1)
+
+
+def save_embeddings(
+    path: str | Path, embeddings: ClassEmbeddings, vocabulary: Vocabulary, templates: Sequence[str] = ()
+) -> None:
+    """Write a safetensors file with ``queries`` (Q, D) and ``query_class`` (Q,), and the words as metadata.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    tensors = {
+        'queries': embeddings.queries.detach().cpu().contiguous(),
+        'query_class': embeddings.query_class.cpu().contiguous(),
+    }
+    metadata = {
+        'format': _FORMAT,
+        'vocabulary': json.dumps(vocabulary.to_dict(), ensure_ascii=False),
+        'templates': json.dumps(templates, ensure_ascii=False),
+    }
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))
+
+
+def load_embeddings(
+    path: str | Path, vocabulary: Vocabulary | None = None
+) -> tuple[ClassEmbeddings, Vocabulary]:
+    """Read what ``save_embeddings`` wrote, or a ``.npy`` array (Q, D) of the words of ``vocabulary``.
+
+    Args:
+        path: the file.
+        vocabulary: what the rows stand for: needed for ``.npy``, where row q is query q and need not be of
+            unit length; checked against the file otherwise.
+
+    Raises:
+        InputError: no such file, a damaged one, or one for other words.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'there is no file {path}')
+    try:
+        if path.suffix == '.npy':
+            if vocabulary is None:
+                raise InputError('a .npy file does not say which words its rows are: give the vocabulary')
+            rows = np.load(path, allow_pickle=False)
+            queries = F.normalize(torch.from_numpy(np.asarray(rows, np.float32)), dim=-1)
+            return _class_embeddings(queries, vocabulary), vocabulary
+        with safetensors.safe_open(path, 'pt') as file:
+            metadata = file.metadata() or {}
+            if metadata.get('format') != _FORMAT:
+                raise InputError(f'it holds no {_FORMAT!r}')
+            stored = Vocabulary.from_dict(json.loads(metadata['vocabulary']))
+            if vocabulary is not None and vocabulary.queries != stored.queries:
+                raise InputError('its words are not those of the vocabulary')
+            return _class_embeddings(file.get_tensor('queries').float(), stored), stored
+    except (OSError, ValueError, EOFError, KeyError, safetensors.SafetensorError) as error:
+        raise InputError(f'cannot use {path} as text embeddings: {error}') from error
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a module's parameters and buffers.
+
+    It is remembered for as long as a checksum of every tensor, which costs a tenth, stays the same.
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    checksum = _checksum(list(tensors.values()))
+    known = _digests.get(module)
+    if known is None or known[0] != checksum:
+        total = hashlib.sha256()
+        for name, tensor in tensors.items():
+            total.update(f'{name} {tensor.dtype} {tuple(tensor.shape)};'.encode())
+            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        known = _digests[module] = checksum, total.hexdigest()
+    return known[1]
+
+
+_digests: WeakKeyDictionary[nn.Module, tuple[list[int], str]] = WeakKeyDictionary()
+
+
+def _checksum(tensors: Sequence[Tensor]) -> list[int]:
+    sums = []
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        whole = flat.numel() * flat.element_size() % 8 == 0 and flat.storage_offset() == 0
+        sums.append(flat.view(torch.int64 if whole else torch.uint8).sum(dtype=torch.int64))
+    return torch.stack(sums).tolist() if sums else []
+
+
+def _batches(
+    tokenizer: Callable[..., Any], texts: Sequence[str], templates: Sequence[str], batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids (<= batch_size, L) and the row of each one's text, prompts of like length together."""
+    step = max(1, _SORTED_BATCHES * batch_size // len(templates))
+    for start in range(0, len(texts), step):
+        prompts = [fill(template, text) for text in texts[start : start + step] for template in templates]
+        token_ids = torch.as_tensor(np.asarray(tokenizer(prompts)))  # (step * T, L)
+        rows = torch.arange(start, start + len(prompts) // len(templates)).repeat_interleave(len(templates))
+        by_length = token_ids.argmax(dim=-1).argsort()  # the end-of-text id is the largest
+        for places in by_length.split(batch_size):
+            yield token_ids[places], rows[places]
+
+
+def _class_embeddings(queries: Tensor, vocabulary: Vocabulary) -> ClassEmbeddings:
+    query_class = torch.tensor([index for _, index in vocabulary.queries], device=queries.device)
+    if queries.ndim != 2 or len(queries) != len(query_class):
+        raise InputError(f'{tuple(queries.shape)} numbers for the {len(query_class)} words of the vocabulary')
+    if not queries.isfinite().all():
+        raise InputError('some numbers are not finite')
+    return ClassEmbeddings(queries, query_class, len(vocabulary))
+
+
+def _cache_file(
+    clip: CLIP, vocabulary: Vocabulary, templates: Sequence[str], cache: str | Path | None
+) -> Path | None:
+    """Where these embeddings are kept; None where they are not."""
+    tokenizer = getattr(clip.tokenizer, 'identity', None)
+    if cache is None or tokenizer is None:
+        return None
+    tower = clip.text if type(clip) is CLIP else clip
+    words = json.dumps([vocabulary.queries, templates])
+    key = digest(_FORMAT, weights_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, words)
+    try:
+        folder = cache_folder() / 'text_embeddings' if cache == 'default' else Path(cache)
+    except RuntimeError:  # nobody's home folder can be told
+        return None
+    return folder / f'{key}.safetensors'
+
+
+def _read_cached(file: Path, vocabulary: Vocabulary) -> ClassEmbeddings | None:
+    with contextlib.suppress(OSError):
+        if not file.exists():
+            return None
+    try:
+        return load_embeddings(file, vocabulary)[0]
+    except InputError as error:
+        warnings.warn(f'cached text embeddings are made again: {error}')
+        return None
+
+
+def _write_cached(
+    file: Path, embeddings: ClassEmbeddings, vocabulary: Vocabulary, templates: Sequence[str]
+) -> None:
+    try:
+        save_embeddings(file, embeddings, vocabulary, templates)
+    except InputError as error:
+        warnings.warn(f'text embeddings are not kept: {error}')
+
+
+def _device(clip: nn.Module) -> torch.device:
+    return next(clip.parameters()).device
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every submodule's own mode after."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
