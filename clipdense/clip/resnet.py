@@ -169,10 +169,12 @@ class ModifiedResNet(nn.Module):
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """The recomputation of a checkpointed block must not count its batch a second time."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = not norm.training
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

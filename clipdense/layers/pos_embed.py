@@ -22,8 +22,14 @@ def resize_positions(
 ) -> Tensor:
     """(P + n * n, C) -> (P + h * w, C): the square grid is interpolated, the leading tokens are kept.
 
-    bicubic with antialias is open_clip's rule (``resize_pos_embed``); OpenAI made ViT-L/14@336 with bilinear,
-    Hugging Face interpolates bicubic without antialias.
+    Args:
+        positions: (P + n * n, C).
+        grid: (h, w).
+        prefix: P.
+        mode: of ``F.interpolate``, or 'dino': bicubic at the scale (h + 0.1) / n, as DINO's code and its heirs
+            (SCLIP, ClearCLIP, NACLIP) have it, without antialias.
+        antialias: for 'bilinear' and 'bicubic'.  Bicubic with antialias is open_clip's ``resize_pos_embed``;
+            Hugging Face leaves antialias out; OpenAI made ViT-L/14@336 with bilinear.
 
     Raises:
         ValueError: the stored embeddings are no square grid.
@@ -35,10 +41,18 @@ def resize_positions(
     if grid == (side, side):
         return positions
     image = body.unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (1, C, n, n)
-    smooth = mode in ('bilinear', 'bicubic')  # the other modes know neither corners nor antialias
-    options = {'align_corners': False, 'antialias': antialias} if smooth else {}
-    image = F.interpolate(image.float(), grid, mode=mode, **options)
-    return torch.cat([leading, image[0].flatten(1).mT.to(body.dtype)])
+    image = _interpolate(image.float(), grid, mode, antialias)[0]  # (C, h, w)
+    return torch.cat([leading, image.flatten(1).mT.to(body.dtype)])
+
+
+def _interpolate(image: Tensor, grid: tuple[int, int], mode: str, antialias: bool) -> Tensor:
+    if mode == 'dino':
+        side = image.shape[-1]
+        scale = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
+        return F.interpolate(image, scale_factor=scale, mode='bicubic', align_corners=False)
+    if mode in ('bilinear', 'bicubic'):
+        return F.interpolate(image, grid, mode=mode, align_corners=False, antialias=antialias)
+    return F.interpolate(image, grid, mode=mode)  # the other modes know neither corners nor antialias
 
 
 def resize_text_positions(positions: Tensor, length: int) -> Tensor:

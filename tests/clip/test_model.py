@@ -10,12 +10,13 @@ from clipdense.clip.losses import contrastive_loss
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.utils.errors import InputError
-from clipdense.weights.key_map import openai_to_clipdense
+from clipdense.weights.key_map import to_ours
 
 TEXT = TextSize(width=64, layers=2, heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
 VIT = VitSize(image_size=32, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
 RESNET = ResNetSize(image_size=64, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=32)
 SIZES = {'vit': ClipSize(VIT, TEXT), 'rn': ClipSize(RESNET, TEXT)}
+LAYOUT = {'vit': 'openclip_vit', 'rn': 'openclip_resnet'}
 TOLERANCE = {'atol': 1e-5, 'rtol': 0}
 
 
@@ -25,7 +26,7 @@ def official(request, golden):
     tensors, _ = golden(f'openai_clip_{request.param}_tiny')
     model = build_clip(SIZES[request.param]).eval()
     state = {key.removeprefix('state.'): value for key, value in tensors.items() if key.startswith('state.')}
-    model.load_state_dict(openai_to_clipdense(state))
+    model.load_state_dict(to_ours(state, LAYOUT[request.param])[0])
     return model, tensors
 
 
@@ -47,7 +48,8 @@ def test_logits_and_gradients_match_the_official_ones(official):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     expected = {key.removeprefix('grad.'): value for key, value in golden.items() if key.startswith('grad.')}
     assert len(expected) >= 9
-    for name, value in openai_to_clipdense(expected).items():
+    kind = 'vit' if isinstance(model.image.size, VitSize) else 'rn'
+    for name, value in to_ours(expected, LAYOUT[kind])[0].items():
         assert_close(gradients[name], value, **TOLERANCE)
 
 
@@ -55,7 +57,7 @@ def test_intermediate_activations_match(golden):
     tensors, _ = golden('openai_clip_vit_tiny')
     model = build_clip(SIZES['vit']).eval()
     state = {key.removeprefix('state.'): value for key, value in tensors.items() if key.startswith('state.')}
-    model.load_state_dict(openai_to_clipdense(state))
+    model.load_state_dict(to_ours(state, 'openclip_vit')[0])
     layers, grid = model.image.forward_layers(tensors['input.image'], [0, 1, 2])
     assert grid == (4, 4)
     assert_close(layers[0], tensors['act.visual.ln_pre'], **TOLERANCE)

@@ -25,6 +25,12 @@ def test_text_positions(golden, length):
     assert_close(got, tensors[f'output.text_pos_embed_{length}'], **TOLERANCE)
 
 
+def test_dinos_positions(golden):
+    tensors, _ = golden('denseclip_tiny')
+    got = resize_positions(tensors['state.visual.positional_embedding'], (6, 10), mode='dino')
+    assert_close(got, tensors['output.image.pos_rect'][0], **TOLERANCE)
+
+
 def test_the_own_grid_is_returned_untouched():
     positions = torch.randn(17, 8)
     assert resize_positions(positions, (4, 4)) is positions

@@ -15,7 +15,7 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
-from clipdense.weights.key_map import openai_to_clipdense
+from clipdense.weights.key_map import to_ours
 
 TEXT = TextSize(width=64, layers=1, heads=1, mlp_width=64, embed_dim=32, vocab_size=64, context_length=8)
 VIT = VitSize(image_size=64, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
@@ -34,7 +34,7 @@ def official(golden):
     tensors, meta = golden('denseclip_tiny')
     model = clip()
     state = {key.removeprefix('state.'): value for key, value in tensors.items() if key.startswith('state.')}
-    leftover = model.load_state_dict(openai_to_clipdense(state), strict=False)
+    leftover = model.load_state_dict(to_ours(state, 'openclip_vit')[0], strict=False)
     assert not leftover.unexpected_keys
     assert all(key.startswith(('text.', 'logit_scale')) for key in leftover.missing_keys)
     return model, tensors, meta
@@ -51,7 +51,7 @@ def official(golden):
 )
 def test_patch_embeddings_match_the_official_ones(official, image, recipe, output):
     model, golden, _ = official
-    model.image.antialias = False  # as these repositories interpolate position embeddings
+    model.image.position_mode = 'dino'  # as these repositories interpolate position embeddings
     chosen = find_recipe(recipe)
     inputs, grid = model.image.forward_layers(golden[f'input.{image}'], chosen.layers)
     got = chosen.embed(model.image, inputs, grid).flatten(2).mT
