@@ -121,8 +121,8 @@ class ImageTextShards(IterableDataset):
         shards, workers = len(self.shards), max(num_workers, 1)
         if not self.resampled and shards < self.world_size * workers:
             raise InputError(
-                f'{shards} shards are too few for {self.world_size} ranks with {workers} workers each: use at '
-                f'most {shards // self.world_size} workers, write more shards, or set resampled=True'
+                f'{shards} shards are too few for {self.world_size} ranks with {workers} workers each: use '
+                f'{shards // self.world_size} workers at most, write more shards, or set resampled=True'
             )
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -171,8 +171,8 @@ class ImageTextShards(IterableDataset):
             first = next(pairs, None)
             if first is None:
                 raise InputError(
-                    f'no sample in {", ".join(shards[:3])}: one is a picture ({", ".join(IMAGE_MEMBERS)}) and a '
-                    f'caption ({", ".join(self.captions)}) of the same name, side by side'
+                    f'no sample in {", ".join(shards[:3])}: one is a picture ({", ".join(IMAGE_MEMBERS)}) '
+                    f'and a caption ({", ".join(self.captions)}) of the same name, side by side'
                 )
             yield first
             yield from pairs

@@ -1,0 +1,224 @@
+"""Pixel labels in PASCAL VOC's layout.  (H, W): pixels of a picture, K: classes.
+
+root/
+  classes.txt                          one class a line: line n names mask value n (line 0 comes first)
+  JPEGImages/NAME.jpg                  .jpeg, .png and other endings as well
+  SegmentationClass/NAME.png           palette or grey PNG whose values are class indices
+  ImageSets/Segmentation/SPLIT.txt     one NAME a line
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..registry import DATASETS
+from ..structures import SegmentationSample
+from ..utils.errors import InputError, nearest
+from ..utils.image_files import IMAGE_SUFFIXES
+from ..utils.image_io import MAX_PIXELS, read_image, read_mask
+from ..utils.progress import track
+from ..vocab.vocabulary import Vocabulary
+
+_UNKNOWN = -1
+
+
+@DATASETS.register_module()
+class VOCSegmentation(Dataset):
+    """Pictures of their original size with class indices for their pixels.
+
+    Args:
+        root: the folder above.
+        split: name of a list in ``ImageSets/Segmentation``.
+        vocabulary: the classes that are asked for; without one, those of ``vocabulary.json`` (as ``Vocabulary``
+            saves it) or ``classes.txt``, where a class called "background" is the background. Classes are matched
+            by name, and pixels of the folder's other classes are ignored; a vocabulary with other names but as many
+            classes as the folder renames them in order.
+        ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
+        max_pixels: larger pictures are refused.
+
+    Raises:
+        InputError: no such folder or split, missing pictures or masks (the first ten are named), or a vocabulary
+            that does not fit.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = 'val',
+        vocabulary: Vocabulary | Sequence[str] | None = None,
+        ignore_index: int = 255,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.root, self.split = Path(root), split
+        self.ignore_index, self.max_pixels = ignore_index, max_pixels
+        if not self.root.is_dir():
+            raise InputError(f'{self.root}: no such folder')
+        self.names = _read_split(self.root, split)
+        listed = f'named in ImageSets/Segmentation/{split}.txt'
+        self.images = _find(self.root / 'JPEGImages', self.names, IMAGE_SUFFIXES, listed)
+        self.masks = _find(self.root / 'SegmentationClass', self.names, {'.png'}, listed)
+        stored = _stored_vocabulary(self.root)
+        if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+            vocabulary = _with_background(Vocabulary(tuple(vocabulary)))
+        chosen = vocabulary or stored
+        if chosen is None:
+            raise InputError(
+                f'{self.root} has no classes.txt: add one (a class a line), or give a vocabulary'
+            )
+        self.vocabulary = chosen
+        if 0 <= ignore_index < len(chosen):
+            raise InputError(f'ignore_index {ignore_index} is a class ({chosen.class_names[ignore_index]!r})')
+        self._labels = _label_table(stored or chosen, chosen, ignore_index)
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """What MMEngine hands to metrics as ``dataset_meta``."""
+        return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
+        """``images`` (3, H, W) uint8 and ``samples``, whose mask is (H, W) int64.
+
+        Raises:
+            InputError: a broken picture or mask, a mask of another size, or a label that is no class.
+        """
+        image = read_image(self.images[index], self.max_pixels)
+        mask = self._read_mask(index)
+        size = (image.height, image.width)
+        if mask.shape != size:
+            raise InputError(
+                f'{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, its picture '
+                f'{self.images[index].name} {image.width} x {image.height}: they must be equal'
+            )
+        pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+        sample = SegmentationSample(str(self.images[index]), size, torch.from_numpy(mask))
+        return {'images': pixels, 'samples': sample}
+
+    def check(self) -> CheckReport:
+        """Read everything once, and say what is wrong and how much of each class there is."""
+        report = CheckReport(dict.fromkeys(self.vocabulary.class_names, 0))
+        for index in track(range(len(self)), f'checking {self.root.name}'):
+            try:
+                sample = self[index]['samples']
+            except InputError as error:
+                report.faults.append(str(error))
+                continue
+            values, counts = np.unique(sample.mask.numpy(), return_counts=True)
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                if value == self.ignore_index:
+                    report.ignored += count
+                else:
+                    report.pixels[self.vocabulary.class_names[value]] += count
+            report.pictures += 1
+        return report
+
+    def _read_mask(self, index: int) -> np.ndarray:
+        stored = read_mask(self.masks[index], self.max_pixels)
+        if stored.dtype == np.uint8:
+            mask = self._labels[stored]
+        else:
+            inside = (stored >= 0) & (stored < len(self._labels))
+            mask = np.where(inside, self._labels[np.where(inside, stored, 0)], _UNKNOWN)
+        if (mask == _UNKNOWN).any():
+            raise InputError(self._explain(stored, index))
+        return mask
+
+    def _explain(self, stored: np.ndarray, index: int) -> str:
+        known = np.flatnonzero(self._labels != _UNKNOWN).tolist()
+        values, counts = np.unique(stored, return_counts=True)
+        pairs = sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: pair[0] in known)
+        histogram = ', '.join(f'{value}: {count}' for value, count in pairs[:16])
+        highest = max(value for value in known if value != self.ignore_index)
+        return (
+            f'{self.masks[index]} has labels that are no class (classes are 0 to {highest}, '
+            f'{self.ignore_index} is ignored); pixels by label: {histogram}{", ..." if len(pairs) > 16 else ""}'
+        )
+
+
+@dataclass
+class CheckReport:
+    """What ``VOCSegmentation.check`` found."""
+
+    pixels: dict[str, int]  # of each class
+    pictures: int = 0  # without faults
+    ignored: int = 0  # pixels
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        total = max(sum(self.pixels.values()) + self.ignored, 1)
+        shares = [f'  {name}: {count / total:.2%}' for name, count in self.pixels.items()]
+        faults = [f'  {fault}' for fault in self.faults]
+        head = f'{self.pictures} pictures in order, {len(self.faults)} with faults'
+        return '\n'.join(
+            [head, *faults, 'share of pixels:', *shares, f'  (ignored): {self.ignored / total:.2%}']
+        )
+
+
+def _read_split(root: Path, split: str) -> list[str]:
+    folder = root / 'ImageSets' / 'Segmentation'
+    path = folder / f'{split}.txt'
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob('*.txt'))
+        there = f'there are {", ".join(known)}.{nearest(split, known)}' if known else f'{folder} has no lists'
+        raise InputError(f'{root} has no split {split!r}: {there}')
+    names = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
+    if not names:
+        raise InputError(f'{path} names no pictures')
+    return names
+
+
+def _find(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str], listed: str) -> list[Path]:
+    """The file of each name, from one look into the folder."""
+    if not folder.is_dir():
+        raise InputError(f'{folder}: no such folder')
+    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes}
+    missing = [name for name in names if name not in files]
+    if missing:
+        first = ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else '')
+        raise InputError(f'{len(missing)} of {len(names)} pictures {listed} are not in {folder}: {first}')
+    return [files[name] for name in names]
+
+
+def _stored_vocabulary(root: Path) -> Vocabulary | None:
+    """The folder's own classes, in the order of its mask values."""
+    for name in ('vocabulary.json', 'classes.txt'):
+        if (root / name).is_file():
+            return _with_background(Vocabulary.from_file(root / name))
+    return None
+
+
+def _with_background(vocabulary: Vocabulary) -> Vocabulary:
+    if vocabulary.background is None and 'background' in vocabulary.class_names:
+        return Vocabulary(vocabulary.class_names, vocabulary.synonyms, 'background', vocabulary.novel)
+    return vocabulary
+
+
+def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int) -> np.ndarray:
+    """(256 or more,) int64: class index of each value that a file may hold, ``_UNKNOWN`` for what it may not."""
+    table = np.full(max(256, len(stored), ignore_index + 1), _UNKNOWN, np.int64)
+    spelling = {name.casefold(): index for index, name in enumerate(chosen.class_names)}
+    known = {name.casefold() for name in stored.class_names}
+    strangers = [
+        name for name in chosen.class_names if name.casefold() not in known and name != chosen.background
+    ]
+    if strangers and len(stored) != len(chosen):
+        hint = nearest(strangers[0], stored.class_names)
+        raise InputError(
+            f'{len(strangers)} classes of the vocabulary are not in the folder ({", ".join(strangers[:10])}), '
+            f'and it has {len(stored)} classes, not {len(chosen)}, so they cannot be new names for them.{hint}'
+        )
+    for value, name in enumerate(stored.class_names):
+        table[value] = value if strangers else spelling.get(name.casefold(), ignore_index)
+    if ignore_index >= 0:
+        table[ignore_index] = ignore_index
+    return table

@@ -1,0 +1,158 @@
+"""Zero-shot classification: which class name is nearest to a picture?
+
+B: pictures, K: classes, Q: queries (a class name, or one of its synonyms), D: joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdense.clip.model import CLIP
+from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.registry import DATASETS, EVALUATIONS, build
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .embedding import embedded_batches, evaluating
+
+TOP = (1, 5)
+
+
+@EVALUATIONS.register_module()
+class ZeroShotClassification:
+    """Accuracy on labelled pictures, with class names in place of training.
+
+    Source: Radford et al., arXiv 2103.00020, section 3.1; with the 'imagenet' templates it is the protocol of
+    the published ImageNet numbers.
+
+    Args:
+        dataset: items with ``images`` uint8 and ``labels``, -1 for those to leave out; or its config.
+        templates: prompt templates, by name or as texts with ``{}``.
+        class_names: K names or a vocabulary, instead of ``dataset.class_names``.
+        batch_size: pictures, and texts, at a time.
+        name: what the numbers are filed under.
+        num_workers: processes that read pictures.
+        splits: class names of each part (base, novel, ...) that is scored apart as well.
+        per_class: report the accuracy of each class, and their mean.
+
+    Raises:
+        InputError: no class names, or splits with unknown ones.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        templates: str | Sequence[str] = 'imagenet',
+        class_names: Sequence[str] | Vocabulary | None = None,
+        batch_size: int = 256,
+        name: str = 'zero_shot',
+        num_workers: int = 0,
+        splits: Mapping[str, Sequence[str]] | None = None,
+        per_class: bool = False,
+    ) -> None:
+        self.dataset = build(dataset, DATASETS)
+        names = getattr(self.dataset, 'class_names', None) if class_names is None else class_names
+        if names is None:
+            raise InputError(f'{type(self.dataset).__name__} names no classes: give class_names')
+        self.vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names))
+        self.templates, self.batch_size, self.num_workers = templates, batch_size, num_workers
+        self.name, self.per_class = name, per_class
+        self.splits = {
+            split: torch.tensor([self.vocabulary.index(name) for name in members])
+            for split, members in (splits or {}).items()
+        }
+
+    def __call__(self, clip: CLIP) -> dict[str, float]:
+        """Evaluate a model, and leave it as it was.
+
+        Returns:
+            ``NAME/top1``, ``/top5``, ``/chance`` (of top 1) and ``/count`` (pictures).  With splits also
+            ``NAME/SPLIT/top1`` among the names of the split, ``/generalised_top1`` among all names,
+            ``/chance`` and ``/count``.  With ``per_class`` also ``NAME/mean_per_class`` and
+            ``NAME/per_class/CLASS``.
+
+        Raises:
+            InputError: a label that has no name, or no picture at all.
+        """
+        with evaluating(clip):
+            classes = embed_vocabulary(clip, self.vocabulary, self.templates, self.batch_size)
+            labels, ranks = self._rank(clip, classes)
+        report = self._report(labels, ranks)
+        return {f'{self.name}/{key}': value for key, value in report.items()}
+
+    def _rank(self, clip: CLIP, classes: ClassEmbeddings) -> tuple[Tensor, dict[str, Tensor]]:
+        """Labels, and the rank of the right class among all names ('') and among those of each split."""
+        labels: list[Tensor] = []
+        ranks: dict[str, list[Tensor]] = {part: [] for part in ('', *self.splits)}
+        for embeddings, batch in embedded_batches(
+            clip, self.dataset, self.batch_size, self.num_workers, self.name
+        ):
+            known = batch['labels'] >= 0
+            labels.append(self._checked(batch['labels'][known]))
+            scores = class_scores(embeddings[known.to(embeddings.device)], classes).cpu()
+            ranks[''].append(label_ranks(scores, labels[-1]))
+            for split, members in self.splits.items():
+                shown, column = (labels[-1][:, None] == members).nonzero(as_tuple=True)
+                ranks[split].append(label_ranks(scores[shown][:, members], column))
+        if not sum(map(len, labels)):
+            raise InputError(f'{self.name}: there is no picture to evaluate')
+        return torch.cat(labels), {part: torch.cat(values) for part, values in ranks.items()}
+
+    def _checked(self, labels: Tensor) -> Tensor:
+        count = len(self.vocabulary)
+        if len(labels) and labels.max() >= count:
+            raise InputError(f'{self.name}: label {int(labels.max())} in the data, but {count} class names')
+        return labels
+
+    def _report(self, labels: Tensor, ranks: Mapping[str, Tensor]) -> dict[str, float]:
+        report = {f'top{k}': accuracy(ranks[''], k) for k in TOP}
+        report |= {'chance': 1 / len(self.vocabulary), 'count': len(labels)}
+        for split, members in self.splits.items():
+            own = ranks[''][torch.isin(labels, members)]
+            report[f'{split}/top1'] = accuracy(ranks[split], 1)
+            report[f'{split}/generalised_top1'] = accuracy(own, 1)
+            report |= {f'{split}/chance': 1 / len(members), f'{split}/count': len(own)}
+        if self.per_class:
+            shown = labels.unique()
+            each = torch.tensor([accuracy(ranks[''][labels == label], 1) for label in shown])
+            report['mean_per_class'] = each.mean().item()
+            for label, value in zip(shown, each, strict=True):
+                report[f'per_class/{self.vocabulary.class_names[label]}'] = value.item()
+        return report
+
+
+def class_scores(embeddings: Tensor, classes: ClassEmbeddings) -> Tensor:
+    """Cosine similarities (B, K) of unit embeddings (B, D); a class scores as the best of its queries."""
+    scores = embeddings.float() @ classes.queries.to(embeddings.device, torch.float32).mT  # (B, Q)
+    if not classes.has_synonyms:
+        return scores
+    best = scores.new_full((len(scores), classes.num_classes), -torch.inf)
+    owner = classes.query_class.to(scores.device).expand_as(scores)
+    return best.scatter_reduce_(1, owner, scores, 'amax')
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many other classes score at least as high as the right one.
+
+    So a tie counts against the model, which thus gains nothing from giving all classes one score; and so
+    does a score that is not a number.
+
+    Args:
+        scores: (B, K).
+        labels: (B,).
+
+    Returns:
+        (B,) int64, 0 where the right class is the only best one.
+    """
+    own = scores.gather(1, labels[:, None])
+    return (~(scores < own)).sum(1) - 1
+
+
+def accuracy(ranks: Tensor, k: int) -> float:
+    """Share of ranks below k; not a number where there are none."""
+    return (ranks < k).double().mean().item()

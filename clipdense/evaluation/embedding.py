@@ -1,0 +1,59 @@
+"""Datasets through the towers, without gradients.  B: pictures, D: joint space."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from clipdense.clip.model import CLIP
+from clipdense.data.transforms import CentreCrop, collate
+from clipdense.utils.progress import track
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode that it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def embedded_batches(
+    clip: CLIP, dataset: Any, batch_size: int, num_workers: int, title: str
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Unit embeddings (B, D) of a dataset's pictures, batch by batch, with the rest of each batch.
+
+    Pictures of a dataset that has a transform are taken as they come; others are cropped as the model's
+    weights want.
+
+    Args:
+        clip: in evaluation mode.
+        dataset: items with ``images`` (3, H, W) uint8.
+        batch_size: B.
+        num_workers: processes that read pictures.
+        title: of the progress bar.
+    """
+    crop = None if getattr(dataset, 'transform', None) is not None else CentreCrop.of(clip.preprocess)
+    if crop is not None and hasattr(dataset, 'transform'):
+        dataset, crop = copy.copy(dataset), None  # the workers crop; the dataset itself stays as it is
+        dataset.transform = CentreCrop.of(clip.preprocess)
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate)
+    size, parameter = clip.preprocess.image_size, next(clip.parameters())
+    total = None if isinstance(dataset, IterableDataset) else len(loader)
+    for batch in track(loader, title, total):
+        images = batch.pop('images')
+        if crop is not None and (isinstance(images, list) or images.shape[-2:] != (size, size)):
+            images = torch.stack([crop(image) for image in images])
+        images = clip.preprocess.normalise(images.to(parameter.device)).to(parameter.dtype)
+        yield clip.encode_image(images, normalize=True), batch
