@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,6 +27,7 @@ from ..utils.image_files import IMAGE_SUFFIXES
 from ..utils.image_io import MAX_PIXELS, read_image, read_mask
 from ..utils.progress import track
 from ..vocab.vocabulary import Vocabulary
+from .transforms import to_tensor
 
 _UNKNOWN = -1
 
@@ -37,23 +39,23 @@ class VOCSegmentation(Dataset):
     Args:
         root: the folder above.
         split: name of a list in ``ImageSets/Segmentation``.
-        vocabulary: the classes that are asked for; without one, those of ``vocabulary.json`` (as ``Vocabulary``
-            saves it) or ``classes.txt``, where a class called "background" is the background. Classes are matched
-            by name, and pixels of the folder's other classes are ignored; a vocabulary with other names but as many
-            classes as the folder renames them in order.
+        vocabulary: the classes that are asked for, or a file of them; without one, those of the folder's
+            ``vocabulary.json`` (as ``Vocabulary`` saves it) or ``classes.txt``, where a class called
+            "background" is the background.  Classes are matched by name, and pixels of the folder's other
+            classes are ignored; a vocabulary with other names but as many classes renames them in order.
         ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
         max_pixels: larger pictures are refused.
 
     Raises:
-        InputError: no such folder or split, missing pictures or masks (the first ten are named), or a vocabulary
-            that does not fit.
+        InputError: no such folder or split, missing pictures or masks (the first ten are named), or a
+            vocabulary that does not fit.
     """
 
     def __init__(
         self,
         root: str | Path,
         split: str = 'val',
-        vocabulary: Vocabulary | Sequence[str] | None = None,
+        vocabulary: Vocabulary | Sequence[str] | str | Path | None = None,
         ignore_index: int = 255,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -66,12 +68,10 @@ class VOCSegmentation(Dataset):
         self.images = _find(self.root / 'JPEGImages', self.names, IMAGE_SUFFIXES, listed)
         self.masks = _find(self.root / 'SegmentationClass', self.names, {'.png'}, listed)
         stored = _stored_vocabulary(self.root)
-        if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
-            vocabulary = _with_background(Vocabulary(tuple(vocabulary)))
-        chosen = vocabulary or stored
+        chosen = stored if vocabulary is None else _vocabulary(vocabulary)
         if chosen is None:
             raise InputError(
-                f'{self.root} has no classes.txt: add one (a class a line), or give a vocabulary'
+                f'{self.root} has no classes.txt: write one, or give a vocabulary'
             )
         self.vocabulary = chosen
         if 0 <= ignore_index < len(chosen):
@@ -92,28 +92,21 @@ class VOCSegmentation(Dataset):
         Raises:
             InputError: a broken picture or mask, a mask of another size, or a label that is no class.
         """
-        image = read_image(self.images[index], self.max_pixels)
-        mask = self._read_mask(index)
+        image, mask = self._read(index)
         size = (image.height, image.width)
-        if mask.shape != size:
-            raise InputError(
-                f'{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, its picture '
-                f'{self.images[index].name} {image.width} x {image.height}: they must be equal'
-            )
-        pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
         sample = SegmentationSample(str(self.images[index]), size, torch.from_numpy(mask))
-        return {'images': pixels, 'samples': sample}
+        return {'images': to_tensor(image), 'samples': sample}
 
     def check(self) -> CheckReport:
         """Read everything once, and say what is wrong and how much of each class there is."""
         report = CheckReport(dict.fromkeys(self.vocabulary.class_names, 0))
         for index in track(range(len(self)), f'checking {self.root.name}'):
             try:
-                sample = self[index]['samples']
+                mask = self._read(index)[1]
             except InputError as error:
                 report.faults.append(str(error))
                 continue
-            values, counts = np.unique(sample.mask.numpy(), return_counts=True)
+            values, counts = np.unique(mask, return_counts=True)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
                 if value == self.ignore_index:
                     report.ignored += count
@@ -121,6 +114,15 @@ class VOCSegmentation(Dataset):
                     report.pixels[self.vocabulary.class_names[value]] += count
             report.pictures += 1
         return report
+
+    def _read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        image, mask = read_image(self.images[index], self.max_pixels), self._read_mask(index)
+        if mask.shape != (image.height, image.width):
+            raise InputError(
+                f'{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, its picture '
+                f'{self.images[index].name} {image.width} x {image.height}: they must be equal'
+            )
+        return image, mask
 
     def _read_mask(self, index: int) -> np.ndarray:
         stored = read_mask(self.masks[index], self.max_pixels)
@@ -140,8 +142,8 @@ class VOCSegmentation(Dataset):
         histogram = ', '.join(f'{value}: {count}' for value, count in pairs[:16])
         highest = max(value for value in known if value != self.ignore_index)
         return (
-            f'{self.masks[index]} has labels that are no class (classes are 0 to {highest}, '
-            f'{self.ignore_index} is ignored); pixels by label: {histogram}{", ..." if len(pairs) > 16 else ""}'
+            f'{self.masks[index]} has labels that are no class: classes are 0 to {highest}, '
+            f'{self.ignore_index} is ignored, and its pixels by label are {histogram}'
         )
 
 
@@ -159,9 +161,8 @@ class CheckReport:
         shares = [f'  {name}: {count / total:.2%}' for name, count in self.pixels.items()]
         faults = [f'  {fault}' for fault in self.faults]
         head = f'{self.pictures} pictures in order, {len(self.faults)} with faults'
-        return '\n'.join(
-            [head, *faults, 'share of pixels:', *shares, f'  (ignored): {self.ignored / total:.2%}']
-        )
+        shares.append(f'  (ignored): {self.ignored / total:.2%}')
+        return '\n'.join([head, *faults, 'share of pixels:', *shares])
 
 
 def _read_split(root: Path, split: str) -> list[str]:
@@ -193,18 +194,24 @@ def _stored_vocabulary(root: Path) -> Vocabulary | None:
     """The folder's own classes, in the order of its mask values."""
     for name in ('vocabulary.json', 'classes.txt'):
         if (root / name).is_file():
-            return _with_background(Vocabulary.from_file(root / name))
+            return _vocabulary(root / name)
     return None
 
 
-def _with_background(vocabulary: Vocabulary) -> Vocabulary:
+def _vocabulary(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
+    if isinstance(source, Vocabulary):
+        return source
+    if isinstance(source, (str, Path)):
+        vocabulary = Vocabulary.from_file(source)
+    else:
+        vocabulary = Vocabulary(tuple(source))
     if vocabulary.background is None and 'background' in vocabulary.class_names:
         return Vocabulary(vocabulary.class_names, vocabulary.synonyms, 'background', vocabulary.novel)
     return vocabulary
 
 
 def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int) -> np.ndarray:
-    """(256 or more,) int64: class index of each value that a file may hold, ``_UNKNOWN`` for what it may not."""
+    """(256 or more,) int64: the class index of each value that a file may hold, ``_UNKNOWN`` for others."""
     table = np.full(max(256, len(stored), ignore_index + 1), _UNKNOWN, np.int64)
     spelling = {name.casefold(): index for index, name in enumerate(chosen.class_names)}
     known = {name.casefold() for name in stored.class_names}
@@ -214,8 +221,8 @@ def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int) -> n
     if strangers and len(stored) != len(chosen):
         hint = nearest(strangers[0], stored.class_names)
         raise InputError(
-            f'{len(strangers)} classes of the vocabulary are not in the folder ({", ".join(strangers[:10])}), '
-            f'and it has {len(stored)} classes, not {len(chosen)}, so they cannot be new names for them.{hint}'
+            f'{len(strangers)} classes are not in the folder ({", ".join(strangers[:10])}), and it has '
+            f'{len(stored)} classes, not {len(chosen)}, so they cannot be new names for its classes.{hint}'
         )
     for value, name in enumerate(stored.class_names):
         table[value] = value if strangers else spelling.get(name.casefold(), ignore_index)

@@ -191,7 +191,7 @@ REFUSALS = {
     'mask': (LABELLED, SegmentationSample('', (2, 4), None, PREDICTION), 'has no mask'),
     'labels': (LABELLED, sample(PREDICTION, TARGET + 4, 'a.jpg'), 'a.jpg: mask labels'),
     'group': (
-        MeanIoU(0, VOCABULARY, {'x': ['cut']}),
+        MeanIoU(255, VOCABULARY, {'x': ['cut']}),
         sample(PREDICTION, TARGET),
         "mean 'cat'",
     ),

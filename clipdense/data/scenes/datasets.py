@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ...registry import DATASETS
 from ...structures import SegmentationSample
+from ..image_text import TokenizerLike, caption_tokenizer, encode
 from .combinations import SPLITS
 from .painting import GROUNDS
 from .scene import Scene, Scenes
@@ -83,7 +84,7 @@ class SceneCaptions(Dataset):
         num_pictures: N.
         difficulty, seed, image_size: as in ``Scenes``.
         splits: which classes occur; the default never shows an unseen one.
-        tokenizer: texts -> (K, L) token ids; the CLIP tokenizer with 77 tokens by default.
+        tokenizer: texts -> (K, L) token ids, or its config; OpenAI's with 77 tokens by default.
         stream: pictures of different streams have nothing in common.
         keep: keep drawn pictures in memory, N x S x S x 4 bytes.
         vary_captions: word each caption anew in each epoch.
@@ -95,7 +96,7 @@ class SceneCaptions(Dataset):
         difficulty: str = 'standard',
         seed: int = 0,
         splits: Sequence[str] = ('base', 'novel'),
-        tokenizer: Callable[[list[str]], Any] | None = None,
+        tokenizer: TokenizerLike | dict | None = None,
         image_size: int | None = None,
         stream: str = 'train',
         keep: bool = True,
@@ -104,7 +105,7 @@ class SceneCaptions(Dataset):
         self.scenes = Scenes(difficulty, seed, image_size)
         self.num_pictures, self.splits, self.stream = num_pictures, tuple(splits), stream
         self.vary_captions, self.epoch = vary_captions, 0
-        self._tokenizer = tokenizer
+        self.tokenizer = caption_tokenizer(tokenizer)
         self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep)
 
     def __len__(self) -> int:
@@ -112,8 +113,8 @@ class SceneCaptions(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """``images`` (3, S, S) uint8 and ``token_ids`` (L,) int64."""
-        tokens = np.asarray(self.tokenizer([self.caption(index)])[0], np.int64)
-        return {'images': _chw(self._pictures[_checked(index, self)]), 'token_ids': torch.from_numpy(tokens)}
+        token_ids = encode(self.tokenizer, self.caption(index))
+        return {'images': _chw(self._pictures[_checked(index, self)]), 'token_ids': token_ids}
 
     def caption(self, index: int) -> str:
         """What ``token_ids`` says in this epoch."""
@@ -124,15 +125,6 @@ class SceneCaptions(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the wording of this epoch."""
         self.epoch = epoch
-
-    @property
-    def tokenizer(self) -> Callable[[list[str]], Any]:
-        """Texts -> token ids, made when first needed."""
-        if self._tokenizer is None:
-            from ...vocab.tokenizer import Tokenizer
-
-            self._tokenizer = Tokenizer()
-        return self._tokenizer
 
     def _draw(self, index: int) -> Scene:
         return self.scenes.draw(index, self.splits, stream=self.stream)
