@@ -1,0 +1,227 @@
+"""What stands beside the tensors: the facts of a CLIP that its weights cannot tell.
+
+Heads, activations, picture size and preprocessing are read from Hugging Face's and open_clip's config files.
+Settings that our towers do not have are refused by name, for they would change the results without any sign.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipdense.utils.errors import CheckpointError
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+_ACTIVATIONS = {
+    'quick_gelu': 'quick_gelu',
+    'gelu': 'gelu',
+    'gelu_pytorch_tanh': 'gelu_tanh',
+    'gelu_new': 'gelu_tanh',
+}
+_INTERPOLATIONS = {2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers, which Hugging Face writes
+
+# What transformers takes for a setting that config.json leaves out: (vision, text) of each model type.
+_HUGGINGFACE_DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    'clip': (
+        {'hidden_act': 'quick_gelu', 'num_attention_heads': 12, 'layer_norm_eps': 1e-5, 'image_size': 224},
+        {'hidden_act': 'quick_gelu', 'num_attention_heads': 8, 'layer_norm_eps': 1e-5},
+    ),
+    'siglip': (
+        {
+            'hidden_act': 'gelu_pytorch_tanh',
+            'num_attention_heads': 12,
+            'layer_norm_eps': 1e-6,
+            'image_size': 224,
+            'vision_use_head': True,
+        },
+        {'hidden_act': 'gelu_pytorch_tanh', 'num_attention_heads': 12, 'layer_norm_eps': 1e-6},
+    ),
+}
+
+# open_clip's settings that our towers can hold; a config that says otherwise is refused.
+_VISION = {
+    'pool_type': 'tok',
+    'attentional_pool': False,
+    'no_ln_pre': False,
+    'final_ln_after_pool': False,
+    'pos_embed_type': 'learnable',
+}
+_TEXT = {'pool_type': 'argmax', 'no_causal_mask': False, 'proj_bias': False}
+_SIGLIP_TEXT = {'pool_type': 'last', 'no_causal_mask': True, 'proj_bias': True}
+_ANY_TEXT = {'embed_cls': False, 'proj_type': 'linear', 'hf_model_name': None, 'final_ln_after_pool': False}
+_TIMM_SIGLIP = re.compile(r'vit_(base|large|so400m|giantopt)_patch\d+_siglip_\d+')
+_TIMM_HEADS = {'base': 12, 'large': 16, 'so400m': 16, 'giantopt': 16}
+_TIMM_TANH = re.compile(r'vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)')
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    """One tower; None where nothing was recorded.
+
+    Args:
+        activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
+        heads: of attention.
+        image_size: side of the pictures, of the image tower only.
+    """
+
+    activation: str | None = None
+    heads: int | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The facts, and where they stand.
+
+    Args:
+        source: what an error names, such as 'config.json'.
+        image, text: facts of the towers.
+        preprocess: the fields of ``clip.preprocess.Preprocess``.
+        clean: how texts are cleaned before a Hugging Face tokenizer reads them.
+    """
+
+    source: str
+    image: TowerFacts = TowerFacts()
+    text: TowerFacts = TowerFacts()
+    preprocess: dict[str, Any] | None = None
+    clean: str = 'canonicalize'
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: unreadable, or no object.
+    """
+    try:
+        values = json.loads(path.read_text('utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f'{path} cannot be read as JSON: {error}') from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f'{path} holds no JSON object')
+    return values
+
+
+def from_huggingface(folder: Path) -> Recorded:
+    """``config.json`` and, where it is there, ``preprocessor_config.json``.
+
+    Raises:
+        CheckpointError: a model type or a setting that our towers do not have.
+    """
+    source = folder / 'config.json'
+    config = read_json(source)
+    kind = config.get('model_type')
+    if kind not in _HUGGINGFACE_DEFAULTS:
+        raise CheckpointError(f'{source} describes a model of type {kind!r}; CLIP and SigLIP are read here')
+    towers = []
+    for name, defaults in zip(('vision', 'text'), _HUGGINGFACE_DEFAULTS[kind], strict=True):
+        given = config.get(f'{name}_config_dict') or config.get(f'{name}_config') or {}
+        values = {**defaults, **given}
+        _check(
+            {key: values[key] for key in ('layer_norm_eps', 'vision_use_head') if key in values},
+            defaults,
+            source,
+        )
+        if values['hidden_act'] not in _ACTIVATIONS:
+            raise CheckpointError(
+                f'{source} asks for the activation {values["hidden_act"]!r}, which is unknown here'
+            )
+        size = values.get('image_size')
+        towers.append(TowerFacts(_ACTIVATIONS[values['hidden_act']], values['num_attention_heads'], size))
+    image, text = towers
+    file = folder / 'preprocessor_config.json'
+    preprocess = _huggingface_preprocess(file, image.image_size) if file.is_file() else None
+    return Recorded(str(source), image, text, preprocess)
+
+
+def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
+    """``open_clip_config.json``, or the same from open_clip's own lists.
+
+    Raises:
+        CheckpointError: a setting that our towers do not have.
+    """
+    model = config.get('model_cfg', config)
+    vision, text = model.get('vision_cfg') or {}, model.get('text_cfg') or {}
+    activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
+    if timm := vision.get('timm_model_name'):
+        image = _timm_facts(timm, vision, source)
+        _check(text, {**_SIGLIP_TEXT, **_ANY_TEXT}, source)
+        eps = 1e-6
+    else:
+        _check(vision, _VISION, source)
+        _check(text, {**_TEXT, **_ANY_TEXT}, source)
+        heads = (
+            vision['width'] // vision.get('head_width', 64) if isinstance(vision.get('layers'), int) else None
+        )
+        image = TowerFacts(_open_clip_activation(activation, vision), heads, vision.get('image_size'))
+        eps = 1e-5
+    for tower in (vision, text):
+        if (tower.get('norm_kwargs') or {}).get('eps', 1e-5) != (1e-5 if tower is vision else eps):
+            raise CheckpointError(
+                f'{source} asks for norm_kwargs {tower.get("norm_kwargs")}, which are unknown here'
+            )
+    preprocess = _open_clip_preprocess(config.get('preprocess_cfg') or {}, image.image_size, source)
+    clean = (text.get('tokenizer_kwargs') or {}).get('clean', 'lower')
+    facts = TowerFacts(_open_clip_activation(activation, text), text.get('heads'))
+    return Recorded(source, image, facts, preprocess, clean if clean in ('canonicalize', 'lower') else 'none')
+
+
+def _check(given: Mapping[str, Any], required: Mapping[str, Any], source: object) -> None:
+    for key, value in required.items():
+        if key in given and given[key] != value:
+            raise CheckpointError(
+                f'{source} asks for {key}={given[key]!r}, which our towers do not have ({value!r})'
+            )
+
+
+def _timm_facts(name: str, vision: Mapping[str, Any], source: str) -> TowerFacts:
+    match = _TIMM_SIGLIP.fullmatch(name)
+    if match is None or vision.get('timm_pool') != 'map':
+        raise CheckpointError(f'{source} asks for the timm tower {name!r}; of those only SigLIP is read here')
+    activation = 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
+    return TowerFacts(activation, _TIMM_HEADS[match[1]], vision.get('image_size'))
+
+
+def _open_clip_activation(activation: str, tower: Mapping[str, Any]) -> str:
+    approximate = (tower.get('act_kwargs') or {}).get('approximate')
+    return 'gelu_tanh' if approximate == 'tanh' and activation == 'gelu' else activation
+
+
+def _open_clip_preprocess(config: Mapping[str, Any], size: int | None, source: str) -> dict[str, Any] | None:
+    if size is None:
+        return None
+    resize = config.get('resize_mode', 'shortest')
+    if resize not in ('shortest', 'squash'):
+        raise CheckpointError(f'{source} asks for resize_mode={resize!r}; shortest and squash are known here')
+    return {
+        'image_size': size,
+        'mean': tuple(config.get('mean', OPENAI_MEAN)),
+        'std': tuple(config.get('std', OPENAI_STD)),
+        'interpolation': config.get('interpolation', 'bicubic'),
+        'resize': resize,
+    }
+
+
+def _huggingface_preprocess(path: Path, image_size: int | None) -> dict[str, Any]:
+    config = read_json(path)
+    size = config.get('size') or image_size
+    squash = isinstance(size, dict) and 'height' in size
+    side = (size.get('height') or size.get('shortest_edge')) if isinstance(size, dict) else size
+    crop = config.get('crop_size') or side
+    crop = crop.get('height') if isinstance(crop, dict) else crop
+    if config.get('do_center_crop') and crop != side:
+        raise CheckpointError(f'{path} resizes to {side} and crops to {crop}; one size is expected')
+    half = (0.5, 0.5, 0.5)
+    siglip = 'Siglip' in str(config.get('image_processor_type') or config.get('feature_extractor_type'))
+    return {
+        'image_size': side,
+        'mean': tuple(config.get('image_mean') or (half if siglip else OPENAI_MEAN)),
+        'std': tuple(config.get('image_std') or (half if siglip else OPENAI_STD)),
+        'interpolation': _INTERPOLATIONS.get(config.get('resample', 3), 'bicubic'),
+        'resize': 'squash' if squash else 'shortest',
+    }

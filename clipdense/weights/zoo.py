@@ -1,0 +1,261 @@
+"""Named weights: where they are published, under which licence, and what they want of a picture.
+
+OpenAI's nine are a table here; all others are read from open_clip's published list when they are asked for.
+Names are ``'<model>/<tag>'``, such as 'ViT-B-16/openai'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import cache_folder, sha256
+
+from .configs import OPENAI_MEAN, OPENAI_STD, Recorded, from_open_clip
+from .download import NotPublished, download, offline
+
+OPENAI_URL = 'https://openaipublic.azureedge.net/clip/models'
+_OPENAI = {  # file: sha256, which is also the folder of its url; model name of open_clip; image size
+    'RN50.pt': ('afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762', 'RN50', 224),
+    'RN101.pt': ('8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599', 'RN101', 224),
+    'RN50x4.pt': ('7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd', 'RN50x4', 288),
+    'RN50x16.pt': ('52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa', 'RN50x16', 384),
+    'RN50x64.pt': ('be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c', 'RN50x64', 448),
+    'ViT-B-32.pt': ('40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af', 'ViT-B-32', 224),
+    'ViT-B-16.pt': ('5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f', 'ViT-B-16', 224),
+    'ViT-L-14.pt': ('b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836', 'ViT-L-14', 224),
+    'ViT-L-14-336px.pt': (
+        '3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02',
+        'ViT-L-14-336',
+        336,
+    ),
+}
+_OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # as openai/CLIP calls them
+_LICENCES = (
+    ('openai', 'MIT'),
+    ('metaclip', 'CC-BY-NC-4.0'),
+    ('SigLIP', 'Apache-2.0'),
+    ('apple/', 'Apple, see the model page'),
+    ('laion', 'MIT'),
+    ('mlfoundations', 'MIT'),
+)
+_HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
+# Model names of open_clip whose towers we have; the others are published as well, but not for us.
+_OURS = re.compile(r'(RN|ViT-)(?!.*(CLIPA|worldwide|SigLIP-i18n)).*')
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Weights under a name.
+
+    Args:
+        name: '<model>/<tag>'.
+        url: of the file; empty where it lies in a Hugging Face repository.
+        repo: of Hugging Face, 'organisation/name'; may also hold a converted copy of a file with a url.
+        files: names to look for in ``repo``, best first.
+        sha256: of the file, or its first digits as far as they are published; may be empty.
+        licence: of the weights, as their publishers state it.
+        config: in the form of ``open_clip_config.json``.
+    """
+
+    name: str
+    url: str
+    repo: str
+    files: tuple[str, ...]
+    sha256: str
+    licence: str
+    config: Mapping[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Where a browser finds the weights."""
+        return self.url or f'https://huggingface.co/{self.repo}'
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Files of the repository that the weights cannot be used without."""
+        tokenizer = (self.config['model_cfg'].get('text_cfg') or {}).get('hf_tokenizer_name')
+        return _TOKENIZER_FILES if tokenizer else ()
+
+    def recorded(self) -> Recorded:
+        """Activation, heads, picture size and preprocessing."""
+        return from_open_clip(self.config, f'the list of published weights ({self.name})')
+
+
+class Zoo(Mapping[str, Entry]):
+    """Every named entry; open_clip's list is read at the first look beyond OpenAI's nine."""
+
+    def __getitem__(self, name: str) -> Entry:
+        entries = _openai()
+        return entries[name] if name in entries else _all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_all())
+
+    def __len__(self) -> int:
+        return len(_all())
+
+
+ZOO = Zoo()
+
+
+def find(name: str) -> Entry:
+    """The entry of a name; OpenAI's own names and 'model:tag' will do as well.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one; a model without a tag, with its tags.
+    """
+    plain = name.replace('@', '-').removesuffix('px').replace('/', '-')
+    asked = f'{plain}/openai' if name in _OPENAI_NAMES else name.replace(':', '/', 1)
+    if '/' in asked:
+        model, tag = asked.split('/', 1)
+        asked = f'{model}/{tag.lower().replace("-", "_")}'
+    if asked in ZOO:
+        return ZOO[asked]
+    tags = [known.split('/')[1] for known in ZOO if known.split('/')[0] == asked]
+    if tags:
+        raise InputError(
+            f'{name} is a size: name its training too, as in {asked}/{tags[0]}; there are {", ".join(tags)}'
+        )
+    raise InputError(
+        f'no weights are called {name!r}.{nearest(asked, ZOO)} `clipdense models` lists them all'
+    )
+
+
+def fetch(entry: Entry | str) -> Path:
+    """The file of an entry: from the caches of clipdense, open_clip and Hugging Face, else from the network.
+
+    Raises:
+        InputError: unknown name; offline; or the download failed.
+    """
+    if isinstance(entry, str):
+        entry = find(entry)
+    folder = cache_folder() / 'weights' / entry.name.replace('/', '-')
+    cached = _cached(entry, folder)
+    if cached:
+        return cached
+    forbidden = offline()
+    if forbidden:
+        raise InputError(
+            f'{entry.name} is not on this machine and {forbidden} forbids to download it: get {entry.source} '
+            'elsewhere and give the path of the file instead of the name'
+        )
+    if entry.url:
+        return download(entry.url, folder / Path(entry.url).name, entry.sha256)
+    for file in entry.companions:
+        with contextlib.suppress(NotPublished):
+            download(_hub_url(entry, file), folder / file)
+    for file in entry.files:
+        with contextlib.suppress(NotPublished):
+            return download(_hub_url(entry, file), folder / file)
+    raise InputError(f'{entry.source} holds none of {", ".join(entry.files)}: it may have moved')
+
+
+def _hub_url(entry: Entry, file: str) -> str:
+    endpoint = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
+    return f'{endpoint}/{entry.repo}/resolve/main/{file}'
+
+
+def _cached(entry: Entry, folder: Path) -> Path | None:
+    """Where the weights lie on this machine."""
+    name = Path(entry.url).name
+    ours = [folder / file for file in (name, *entry.files) if file]
+    found = next((path for path in ours if path.is_file()), None)
+    if found:
+        return found
+    by_open_clip = (
+        Path.home() / '.cache' / 'clip' / name
+    )  # which writes in place: what broke off is there under the same name
+    if entry.sha256 and by_open_clip.is_file() and sha256(by_open_clip).startswith(entry.sha256):
+        return by_open_clip
+    if not entry.repo:
+        return None
+    caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    hub = os.environ.get('HF_HUB_CACHE') or os.environ.get('HUGGINGFACE_HUB_CACHE')
+    root = Path(hub) if hub else Path(os.environ.get('HF_HOME') or caches / 'huggingface') / 'hub'
+    repo = root / f'models--{entry.repo.replace("/", "--")}'
+    try:
+        snapshot = repo / 'snapshots' / (repo / 'refs' / 'main').read_text().strip()
+    except OSError:
+        return None
+    return next((snapshot / file for file in entry.files if (snapshot / file).is_file()), None)
+
+
+def list_models() -> list[Entry]:
+    """All entries, OpenAI's first."""
+    return list(ZOO.values())
+
+
+@cache
+def _openai() -> dict[str, Entry]:
+    entries = {}
+    for file, (digest, model, size) in _OPENAI.items():
+        config = {
+            'model_cfg': {'quick_gelu': True, 'vision_cfg': {'image_size': size}, 'text_cfg': {}},
+            'preprocess_cfg': {'mean': OPENAI_MEAN, 'std': OPENAI_STD},
+        }
+        url = f'{OPENAI_URL}/{digest}/{file}'
+        entries[f'{model}/openai'] = Entry(f'{model}/openai', url, '', (), digest, 'MIT', config)
+    return entries
+
+
+@cache
+def _all() -> dict[str, Entry]:
+    entries = dict(_openai())
+    published, folder = _open_clip_list()
+    for model, tags in published.items():
+        file = folder / f'{model}.json'
+        if not _OURS.fullmatch(model) or not file.is_file():
+            continue
+        sizes = json.loads(file.read_text('utf-8'))
+        for tag, facts in tags.items():
+            name = f'{model.removesuffix("-quickgelu")}/{tag}'
+            if name not in entries:
+                entries[name] = _from_open_clip(name, facts, sizes)
+    return entries
+
+
+def _from_open_clip(name: str, facts: Mapping[str, Any], sizes: dict[str, Any]) -> Entry:
+    repo, _, file = facts.get('hf_hub', '').rpartition('/')
+    files = (file,) if file else _HUB_FILES
+    url = facts.get('url', '')
+    digits = Path(url).stem.rsplit('-', 1)[-1] if 'mlfoundations' in url else ''
+    about = f'{url} {name} {repo}'
+    url = url if digits or not repo else ''  # Hugging Face states the digest of what it sends
+    licence = next((licence for part, licence in _LICENCES if part in about), 'see the model page')
+    keys = ('mean', 'std', 'interpolation', 'resize_mode')
+    config = {
+        'model_cfg': {**sizes, 'quick_gelu': bool(facts.get('quick_gelu'))},
+        'preprocess_cfg': {key: facts[key] for key in keys if key in facts},
+    }
+    return Entry(name, url, repo, files, digits, licence, config)
+
+
+def _open_clip_list() -> tuple[Mapping[str, Mapping[str, Any]], Path]:
+    """open_clip's table of published weights and the folder of its sizes; empty where it is not installed.
+
+    ``import open_clip`` costs seconds; its list alone is imported here, as a module of a package of ours
+    that has the same folder.
+    """
+    spec = importlib.util.find_spec('open_clip')
+    if spec is None or not spec.submodule_search_locations:
+        return {}, Path()
+    folder = Path(spec.submodule_search_locations[0])
+    package = types.ModuleType('_clipdense_open_clip')
+    package.__path__ = [str(folder)]
+    sys.modules[package.__name__] = package
+    published = importlib.import_module(f'{package.__name__}.pretrained')
+    return published._PRETRAINED, folder / 'model_configs'
