@@ -69,7 +69,7 @@ def embed_vocabulary(
         queries = embed_texts(clip, words, templates, batch_size)
         embeddings = _class_embeddings(queries[rows.to(queries.device)], vocabulary)
         if file:
-            _write_cached(file, embeddings, vocabulary, templates)
+            _write_cached(file, vocabulary, embeddings, templates)
     return embeddings.to(_device(clip))
 
 
@@ -103,7 +103,7 @@ def embed_texts(
 
 
 def save_embeddings(
-    path: str | Path, embeddings: ClassEmbeddings, vocabulary: Vocabulary, templates: Sequence[str] = ()
+    path: str | Path, vocabulary: Vocabulary, embeddings: ClassEmbeddings, templates: Sequence[str] = ()
 ) -> None:
     """Write a safetensors file with ``queries`` (Q, D) and ``query_class`` (Q,), and the words as metadata.
 
@@ -239,10 +239,10 @@ def _read_cached(file: Path, vocabulary: Vocabulary) -> ClassEmbeddings | None:
 
 
 def _write_cached(
-    file: Path, embeddings: ClassEmbeddings, vocabulary: Vocabulary, templates: Sequence[str]
+    file: Path, vocabulary: Vocabulary, embeddings: ClassEmbeddings, templates: Sequence[str]
 ) -> None:
     try:
-        save_embeddings(file, embeddings, vocabulary, templates)
+        save_embeddings(file, vocabulary, embeddings, templates)
     except InputError as error:
         warnings.warn(f'text embeddings are not kept: {error}')
 

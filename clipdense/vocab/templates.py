@@ -91,7 +91,7 @@ _IMAGENET = (
 )
 
 # The seven that a greedy search kept, in the order it took them (same notebook).
-_IMAGENET_SHORT = (
+_OPENAI7 = (
     'itap of a {}.',
     'a bad photo of the {}.',
     'a origami {}.',
@@ -120,7 +120,7 @@ _CIFAR = tuple(
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'imagenet': _IMAGENET,
-    'imagenet_short': _IMAGENET_SHORT,
+    'openai7': _OPENAI7,
     'cifar': _CIFAR,
     'simple': ('a photo of a {}.',),
     'name': ('{}',),

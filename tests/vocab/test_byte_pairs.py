@@ -1,8 +1,9 @@
-"""Byte-pair merging against a plain implementation, the fast path against the full one, and the merge file."""
+"""Byte pairs against a plain implementation, the fast path against the full one, and the merge file."""
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from clipdense.vocab.byte_pairs import BytePairs, mend, openai_byte_pairs, split
 
 # Visible bytes count from '!', which is id 0: 'l' is 75. The file writes the space as 'Ġ'.
 MERGES = [('l', 'o'), ('lo', 'w</w>'), ('e', 'r</w>'), ('lo', 'lo'), ('Ġ', 'l')]
-L, O, R_END = 75, 78, 81 + 256
+L, END = 75, 256  # 'l', and what a byte gains at the end of a word
 
 
 @pytest.mark.parametrize(
@@ -23,11 +24,11 @@ L, O, R_END = 75, 78, 81 + 256
     [
         ('low', (513,)),  # l o w -> lo w -> low
         ('lower', (512, 86, 514)),  # w is not at the end here
-        ('lolo', (512, L, O + 256)),  # "lo</w>" is another symbol than "lo"
-        ('lololol', (515, 512, L + 256)),  # pairs are joined from the left
-        ('r', (R_END,)),
-        ('x', (87 + 256,)),
-        (' lo', (516, O + 256)),  # the hidden byte 32
+        ('lolo', (512, L, 78 + END)),  # "lo</w>" is another symbol than "lo"
+        ('lololol', (515, 512, L + END)),  # pairs are joined from the left
+        ('r', (81 + END,)),
+        ('x', (87 + END,)),
+        (' lo', (516, 78 + END)),  # the hidden byte 32
         ('<|startoftext|>', (517,)),
         ('<|endoftext|>', (518,)),
     ],
@@ -48,7 +49,7 @@ def plain_merge(table, word):
     ids = [table._id_of_byte[byte] for byte in word.encode()]
     ids[-1] += 256
     while True:
-        pairs = [table._merged[pair] for pair in zip(ids, ids[1:], strict=False) if pair in table._merged]
+        pairs = [table._merged[pair] for pair in pairwise(ids) if pair in table._merged]
         if not pairs:
             return tuple(ids)
         best, joined, place = min(pairs), [], 0

@@ -88,9 +88,8 @@ def test_one_warning_a_call():
 
 def test_warnings_come_to_an_end():
     tokenizer = Tokenizer(4, max_warnings=2)
-    with pytest.warns(UserWarning) as told:
-        for number in range(5):
-            tokenizer(f'text number {number}')
+    with pytest.warns(UserWarning, match='longer than') as told:
+        [tokenizer(f'text number {number}') for number in range(5)]
     assert [('not mentioned' in str(warning.message)) for warning in told] == [False, True]
 
 

@@ -1,0 +1,115 @@
+"""Class lists against torchvision's and the real data's, and the named vocabularies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from clipdense.utils.errors import InputError
+from clipdense.vocab import class_names
+from clipdense.vocab.class_names import (
+    BACKGROUND_WORDS,
+    CLASS_NAMES,
+    VOCABULARY_NAMES,
+    imagenet_names,
+    named_vocabulary,
+)
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+@pytest.mark.parametrize(
+    ('name', 'classes', 'queries'),
+    [
+        ('ade20k', 150, 150),
+        ('camvid', 11, 11),
+        ('cifar10', 10, 10),
+        ('cifar100', 100, 100),
+        ('cityscapes', 19, 19),
+        ('coco', 80, 80),
+        ('coco_object', 81, 80 + 25),  # "bed" is a class
+        ('imagenet', 1000, 1000),
+        ('voc20', 20, 20),
+        ('voc20_sclip', 20, 20 + 6 + 4),
+        ('voc21', 21, 20 + 26),
+        ('voc21_sclip', 21, 20 + 6 + 4 + 26),
+    ],
+)
+def test_named_vocabularies(name, classes, queries):
+    vocabulary = named_vocabulary(name)
+    assert (len(vocabulary), len(vocabulary.queries)) == (classes, queries)
+    assert vocabulary.class_names[0] == 'background' or vocabulary.background is None
+
+
+def test_every_name_is_tested():
+    table = test_named_vocabularies.pytestmark[0].args[1]
+    assert tuple(name for name, *_ in table) == VOCABULARY_NAMES
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match=r"'vok21'. Did you mean 'voc21'.*cityscapes"):
+        named_vocabulary('vok21')
+
+
+def test_voc_and_coco_as_torchvision():
+    meta = pytest.importorskip('torchvision.models._meta')
+    assert meta._VOC_CATEGORIES[1:] == [name.replace(' ', '') for name in CLASS_NAMES['voc20']]
+    assert [name for name in meta._COCO_CATEGORIES[1:] if name != 'N/A'] == list(CLASS_NAMES['coco'])
+
+
+def test_cityscapes_as_torchvision():
+    labels = pytest.importorskip('torchvision.datasets').Cityscapes.classes
+    trained = sorted((label.train_id, label.name) for label in labels if 0 <= label.train_id < 19)
+    assert tuple(name for _, name in trained) == CLASS_NAMES['cityscapes']
+
+
+def test_camvid_as_its_class_file(real_data):
+    assert Vocabulary.from_file(real_data('camvid') / 'classes.txt').class_names == CLASS_NAMES['camvid']
+
+
+def test_coco_is_in_lvis(real_data):
+    """LVIS names objects as COCO does, but for the gaps it closes by synonyms."""
+    categories = json.loads((real_data('clip_text_embeddings') / 'lvis_v1_train_cat_info.json').read_text())
+    known = {name.replace('_', ' ') for category in categories for name in category['synonyms']}
+    assert len(set(CLASS_NAMES['coco']) & known) > 60
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_cifar_labels_are_alphabetical(name):
+    assert list(CLASS_NAMES[name]) == sorted(CLASS_NAMES[name])
+
+
+def test_ade20k_landmarks():
+    names = CLASS_NAMES['ade20k']
+    assert [names[index] for index in (0, 12, 58, 99, 126, 149)] == [
+        'wall', 'person', 'screen door', 'buffet', 'animal', 'flag',
+    ]  # fmt: skip
+
+
+def test_background_words():
+    assert len(set(BACKGROUND_WORDS)) == 26
+
+
+def test_sclip_words():
+    vocabulary = named_vocabulary('voc21_sclip')
+    assert [vocabulary.class_names[index] for index in (4, 11, 16, 20)] == [
+        'ship', 'table', 'pottedplant', 'television monitor',
+    ]  # fmt: skip
+    assert [word for word, index in vocabulary.queries if index == 0] == list(BACKGROUND_WORDS)
+    assert [word for word, index in vocabulary.queries if index == 20] == [
+        'television monitor', 'tv monitor', 'monitor', 'television', 'screen',
+    ]  # fmt: skip
+
+
+def test_imagenet_names_are_unique():
+    names = imagenet_names()
+    assert len({name.lower() for name in names}) == 1000
+    assert [names[index] for index in (0, 657, 744, 836, 837)] == [
+        'tench', 'missile', 'projectile', 'sunglass', 'sunglasses',
+    ]  # fmt: skip
+
+
+def test_imagenet_without_open_clip(monkeypatch):
+    monkeypatch.setattr(class_names.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(InputError, match='pip install open_clip_torch'):
+        imagenet_names()

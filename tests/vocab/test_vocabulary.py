@@ -1,0 +1,291 @@
+"""Vocabularies: what is refused, what is asked, and how they are read and written."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def street():
+    return Vocabulary(
+        ('background', 'car', 'Traffic Light', 'tree'),
+        synonyms={'car': ('automobile', 'motor car'), 'background': ('sky', 'road')},
+        background='background',
+        novel=frozenset({'tree'}),
+    )
+
+
+def test_classes_in_order(street):
+    assert len(street) == 4
+    assert street.class_names == ('background', 'car', 'Traffic Light', 'tree')
+    assert street.base == ('car', 'Traffic Light')
+
+
+def test_queries(street):
+    """The background is asked by its words alone; other classes by name and synonyms."""
+    assert street.queries == (
+        ('sky', 0), ('road', 0),
+        ('car', 1), ('automobile', 1), ('motor car', 1),
+        ('Traffic Light', 2),
+        ('tree', 3),
+    )  # fmt: skip
+
+
+def test_background_without_words_is_asked_by_name():
+    assert Vocabulary(('background', 'car'), background='background').queries == (
+        ('background', 0),
+        ('car', 1),
+    )
+
+
+def test_values_are_brought_into_form():
+    vocabulary = Vocabulary([' car ', 'tree'], {'CAR': ['auto'], 'tree': []}, 'Tree', ['CAR'])
+    assert vocabulary.class_names == ('car', 'tree')
+    assert vocabulary.synonyms == {'car': ('auto',)}
+    assert (vocabulary.background, vocabulary.novel) == ('tree', frozenset({'car'}))
+
+
+def test_commas_belong_to_names():
+    assert Vocabulary(('salt, pepper', 'a/b', '猫', 'שלום', '👍')).queries[0] == ('salt, pepper', 0)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (((),), 'vocabulary is empty'),
+        (('car,tree',), 'must be a list.*Vocabulary.parse'),
+        ((None,), 'must be a list'),
+        ((('car', ' '),), 'class name is blank'),
+        ((('car', 3),), 'must be a text, not int 3'),
+        ((('a\nb',),), 'line break'),
+        ((('a\ud800',),), 'control character'),
+        ((('car', 'tree', ' CAR'),), "'CAR' is listed twice"),
+        ((('traffic light', 'Traffic  light'),), 'listed twice'),
+        ((('caf\u00e9', 'cafe\u0301'),), 'listed twice'),
+        ((('car',), {'cat': ('kitty',)}), "'cat' is not in the vocabulary. Did you mean 'car'"),
+        ((('car',), {'car': 'auto'}), 'must be a list'),
+        ((('car',), {'car': ('',)}), "synonym of 'car' is blank"),
+        ((('car',), {'car': ('Car',)}), "'Car' is given twice for class 'car'"),
+        ((('car',), {'car': ('a',), 'Car': ('b',)}), 'one class twice'),
+        ((('car',), ['car']), 'synonyms must map'),
+        ((('car',), {}, 'sky'), "background 'sky' is not in"),
+        ((('car',), {}, None, {'tree'}), "novel class 'tree' is not in"),
+        ((('car',), {}, None, 'car'), 'novel must be a list'),
+    ],
+    ids=lambda value: None if isinstance(value, tuple) else value[:25],
+)
+def test_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Vocabulary(*arguments)
+
+
+def test_word_for_two_classes_is_told_of():
+    """Published class files have such words (SCLIP's COCO-Object: "bed")."""
+    with pytest.warns(UserWarning, match=r"'bed' is asked for several classes.*\['background', 'bed'\]"):
+        Vocabulary(('background', 'bed'), {'background': ('sky', 'bed')}, 'background')
+
+
+@pytest.mark.parametrize('name', ['traffic light', 'Traffic Light', ' TRAFFIC  LIGHT '])
+def test_index(street, name):
+    assert street.index(name) == 2
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'), [('trafic light', "mean 'Traffic Light'"), (3, 'not in'), ('', 'not in')]
+)
+def test_index_of_unknown(street, name, hint):
+    with pytest.raises(InputError, match=hint):
+        street.index(name)
+
+
+def test_subset(street):
+    part = street.subset(['tree', 'car'])
+    assert part == Vocabulary(
+        ('tree', 'car'), {'car': ('automobile', 'motor car')}, novel=frozenset({'tree'})
+    )
+    assert street.subset(['BACKGROUND', 'car']).background == 'background'
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'), [([], 'empty'), (['bus'], 'not in'), (['car', 'Car'], 'twice')]
+)
+def test_subset_refused(street, names, message):
+    with pytest.raises(InputError, match=message):
+        street.subset(names)
+
+
+def test_with_background():
+    vocabulary = Vocabulary(('car', 'bed'), {'bed': ('Couch',)}, novel=frozenset({'bed'}))
+    framed = vocabulary.with_background(('sky', 'Bed', 'couch'))
+    assert framed.class_names == ('background', 'car', 'bed')
+    assert framed.queries == (('sky', 0), ('car', 1), ('bed', 2), ('Couch', 2))
+    assert (framed.background, framed.novel) == ('background', frozenset({'bed'}))
+    assert vocabulary.with_background(name='rest').queries[0] == ('rest', 0)
+
+
+def test_with_background_twice(street):
+    with pytest.raises(InputError, match='has a background already'):
+        street.with_background()
+
+
+@pytest.mark.parametrize(
+    ('text', 'names'),
+    [
+        ('car', ('car',)),
+        ('car, traffic light,tree', ('car', 'traffic light', 'tree')),
+        (r'salt\, pepper, tree', ('salt, pepper', 'tree')),
+        ('a;b', ('a;b',)),
+        ('back\\slash', ('back\\slash',)),
+    ],
+)
+def test_parse(text, names):
+    assert Vocabulary.parse(text).class_names == names
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'), [('', 'empty'), (' ', 'empty'), ('a,,b', 'blank'), ('a,a', 'twice')]
+)
+def test_parse_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        Vocabulary.parse(text)
+
+
+SCLIP = 'sky, wall\naeroplane\nperson, person in shirt'
+
+
+@pytest.mark.parametrize(
+    ('text', 'names', 'synonyms'),
+    [
+        ('car\ntree\n', ('car', 'tree'), {}),
+        ('\ufeffcar\r\ntree\r\n\r\n', ('car', 'tree'), {}),
+        ('# streets\n\ncar\n  # more\ntree', ('car', 'tree'), {}),
+        (r'\#1 fan', ('#1 fan',), {}),
+        (SCLIP, ('sky', 'aeroplane', 'person'), {'sky': ('wall',), 'person': ('person in shirt',)}),
+        ('sky; wall, white\ncar', ('sky', 'car'), {'sky': ('wall, white',)}),
+        ('shark, great white;\ncar,', ('shark, great white', 'car'), {}),
+        (r'a\;b, c', ('a;b',), {'a;b': ('c',)}),
+    ],
+    ids=['lines', 'windows', 'comments', 'hash', 'commas', 'semicolons', 'closed', 'escaped'],
+)
+def test_from_text_file(tmp_path, text, names, synonyms):
+    (tmp_path / 'classes.txt').write_bytes(text.encode())
+    vocabulary = Vocabulary.from_file(tmp_path / 'classes.txt')
+    assert (vocabulary.class_names, vocabulary.synonyms) == (names, synonyms)
+
+
+@pytest.mark.parametrize(
+    ('text', 'queries'),
+    [
+        (SCLIP, ['sky', 'wall', 'aeroplane', 'person', 'person in shirt']),
+        ('car\nBackground, rest', ['car', 'rest']),
+    ],
+    ids=['first line', 'named line'],
+)
+def test_background_of_a_file(tmp_path, text, queries):
+    (tmp_path / 'classes.txt').write_text(text)
+    vocabulary = Vocabulary.from_file(tmp_path / 'classes.txt', background='background')
+    assert vocabulary.background.lower() == 'background'
+    assert 'sky' not in vocabulary.class_names
+    assert [word for word, _ in vocabulary.queries] == queries
+
+
+@pytest.mark.parametrize(
+    ('value', 'names', 'synonyms'),
+    [
+        (['car', 'a, b'], ('car', 'a, b'), {}),
+        ([['car', 'auto'], ['tree'], 'sky'], ('car', 'tree', 'sky'), {'car': ('auto',)}),
+        ({'class_names': ['car'], 'synonyms': {'car': ['auto']}}, ('car',), {'car': ('auto',)}),
+    ],
+    ids=['names', 'lists', 'object'],
+)
+def test_from_json(tmp_path, value, names, synonyms):
+    (tmp_path / 'classes.JSON').write_text(json.dumps(value))
+    vocabulary = Vocabulary.from_file(tmp_path / 'classes.JSON')
+    assert (vocabulary.class_names, vocabulary.synonyms) == (names, synonyms)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('absent.txt', None, 'cannot read the vocabulary .*absent.txt: No such file'),
+        ('.', None, 'Is a directory'),
+        ('a.txt', b'', 'a.txt: the vocabulary is empty'),
+        ('a.txt', b'# only a comment\n', 'empty'),
+        ('a.txt', 'Käse'.encode('latin-1'), 'not UTF-8'),
+        ('a.txt', b'car\ntree,, bush', 'a.txt: line 2 has a blank word'),
+        ('a.txt', b'car\n,', 'line 2'),
+        ('a.txt', b'car\nCar', 'listed twice'),
+        ('a.txt', b'PK\x03\x04\x00', 'control character'),
+        ('a.json', b'car', 'is not JSON'),
+        ('a.json', b'3', 'a list of names, or an object'),
+        ('a.json', b'[]', 'empty'),
+        ('a.json', b'[["car"], []]', 'not \\[\\]'),
+        ('a.json', b'["car", 3]', 'not 3'),
+        ('a.json', b'[[["car"]]]', 'must be a text'),
+        ('a.json', b'{"classnames": ["car"]}', "unknown key 'classnames'.*'class_names'"),
+        ('a.json', b'{"novel": []}', "needs 'class_names'"),
+        ('a.json', b'{"class_names": "car"}', 'must be a list'),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        Vocabulary.from_file(tmp_path / name)
+
+
+def test_save_and_read_again(street, tmp_path):
+    vocabulary = Vocabulary(
+        (*street.class_names, '猫, "x"\\'), street.synonyms, street.background, street.novel
+    )
+    vocabulary.save(tmp_path / 'street.json')
+    assert Vocabulary.from_file(tmp_path / 'street.json') == vocabulary
+    assert '猫' in (tmp_path / 'street.json').read_text('utf-8')
+
+
+def test_save_refused(street, tmp_path):
+    with pytest.raises(InputError, match=r'saved as \.json'):
+        street.save(tmp_path / 'street.txt')
+
+
+def test_to_dict_is_plain(street):
+    values = street.to_dict()
+    assert values['novel'] == ['tree']
+    assert Vocabulary.from_dict(json.loads(json.dumps(values))) == street
+
+
+def test_digest_is_of_the_content(street):
+    same = Vocabulary(street.class_names, dict(reversed(street.synonyms.items())), 'background', {'tree'})
+    assert same.digest == street.digest
+    assert same == street
+    assert hash(same) == hash(street)
+    # worked out once; a change would disown every cache and checkpoint
+    assert Vocabulary(('car', 'tree')).digest.startswith('2d6bfeff4d40')
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        Vocabulary(('tree', 'car')),
+        Vocabulary(('car', 'Tree')),
+        Vocabulary(('car', 'tree'), {'car': ('auto',)}),
+        Vocabulary(('car', 'tree'), background='tree'),
+        Vocabulary(('car', 'tree'), novel=frozenset({'tree'})),
+    ],
+    ids=['order', 'spelling', 'synonyms', 'background', 'novel'],
+)
+def test_digest_tells_apart(other):
+    assert other.digest != Vocabulary(('car', 'tree')).digest
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies(street, copied):
+    assert copied(street) == street
+    assert copied(street).queries == street.queries
