@@ -1,0 +1,48 @@
+"""Every recipe can be read and its model built; on the meta device, the largest is 10 GB."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.engine.launch import load_config
+from clipdense.registry import build_module
+
+FOLDER = Path(__file__).parents[1] / 'configs'
+RECIPES = sorted(path for path in FOLDER.rglob('*.py') if not path.parent.name.startswith('_'))
+TINY = ClipSize(VitSize(32, 8, 32, 1, 1, 32, 16), TextSize(32, 1, 1, 32, 16))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(FOLDER).with_suffix(''))
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=name)
+def test_the_model_is_built(path):
+    cfg = load_config(path)
+    model = cfg.model
+    if isinstance(model.get('clip'), str):  # named weights, which are not here
+        model.clip = build_clip(TINY)
+    with torch.device('meta'):
+        assert sum(parameter.numel() for parameter in build_module(model).parameters()) > 0
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=name)
+def test_the_recipe_says_what_it_costs_and_gives(path):
+    """A docstring with the command, the cost and the score."""
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring is not None
+    assert any(word in docstring for word in ('tools/train.py', 'clipdense train', 'clipdense test'))
+    assert 'Cost:' in docstring
+    assert 'Score:' in docstring
+    assert path.stem in docstring, 'the command must name this recipe'
+
+
+@pytest.mark.parametrize('path', sorted((FOLDER / '_base_').glob('*.py')), ids=name)
+def test_bases_have_no_bases(path):
+    assert 'read_base' not in path.read_text()
