@@ -59,7 +59,6 @@ setup(
     description='Open-vocabulary dense prediction on CLIP: pre-train, segment, detect, evaluate',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['clipdense', 'clipdense.*']) + config_packages(),
     package_dir={'clipdense.configs': 'configs'},
