@@ -125,6 +125,9 @@ def find(name: str) -> Entry:
         asked = f'{model}/{tag.lower().replace("-", "_")}'
     if asked in ZOO:
         return ZOO[asked]
+    exact = asked.replace('-quickgelu/', '/')
+    if exact in ZOO and ZOO[exact].config['model_cfg'].get('quick_gelu'):
+        return ZOO[exact]  # open_clip lists these twice
     tags = [known.split('/')[1] for known in ZOO if known.split('/')[0] == asked]
     if tags:
         raise InputError(
