@@ -8,7 +8,6 @@ Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb, ``zeroshot_
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +16,17 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
-from clipdense.utils.files import atomic_write, cache_folder, digest
+from clipdense.utils.files import cache_folder, digest
 from clipdense.utils.progress import track
 from clipdense.vocab.templates import fill, get_templates
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights, weights_digest, write_weights
 
 from .model import CLIP
 
@@ -67,7 +65,7 @@ def embed_vocabulary(
         place = {word: index for index, word in enumerate(words)}
         rows = torch.tensor([place[word] for word, _ in vocabulary.queries])
         queries = embed_texts(clip, words, templates, batch_size)
-        embeddings = _class_embeddings(queries[rows.to(queries.device)], vocabulary)
+        embeddings = _class_embeddings(queries[rows.to(queries.device)], vocabulary, 'the text tower')
         if file:
             _write_cached(file, vocabulary, embeddings, templates)
     return embeddings.to(_device(clip))
@@ -97,8 +95,6 @@ def embed_texts(
             sums.index_add_(0, rows.to(device), embeddings)
     if sums is None:
         raise InputError('there are no texts to embed')
-    if not sums.isfinite().all():
-        raise InputError('the text tower gives numbers that are not finite: its weights are damaged')
     return F.normalize(sums, dim=-1)
 
 
@@ -110,17 +106,14 @@ def save_embeddings(
     Raises:
         InputError: the file cannot be written.
     """
-    tensors = {
-        'queries': embeddings.queries.detach().cpu().contiguous(),
-        'query_class': embeddings.query_class.cpu().contiguous(),
-    }
+    tensors = {'queries': embeddings.queries, 'query_class': embeddings.query_class}
     metadata = {
         'format': _FORMAT,
+        'sha256': weights_digest(tensors),
         'vocabulary': json.dumps(vocabulary.to_dict(), ensure_ascii=False),
         'templates': json.dumps(templates, ensure_ascii=False),
     }
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+    write_weights(path, tensors, metadata)
 
 
 def load_embeddings(
@@ -137,41 +130,32 @@ def load_embeddings(
         InputError: no such file, a damaged one, or one for other words.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f'there is no file {path}')
-    try:
-        if path.suffix == '.npy':
-            if vocabulary is None:
-                raise InputError('a .npy file does not say which words its rows are: give the vocabulary')
-            rows = np.load(path, allow_pickle=False)
-            queries = F.normalize(torch.from_numpy(np.asarray(rows, np.float32)), dim=-1)
-            return _class_embeddings(queries, vocabulary), vocabulary
-        with safetensors.safe_open(path, 'pt') as file:
-            metadata = file.metadata() or {}
-            if metadata.get('format') != _FORMAT:
-                raise InputError(f'it holds no {_FORMAT!r}')
-            stored = Vocabulary.from_dict(json.loads(metadata['vocabulary']))
-            if vocabulary is not None and vocabulary.queries != stored.queries:
-                raise InputError('its words are not those of the vocabulary')
-            return _class_embeddings(file.get_tensor('queries').float(), stored), stored
-    except (OSError, ValueError, EOFError, KeyError, safetensors.SafetensorError) as error:
-        raise InputError(f'cannot use {path} as text embeddings: {error}') from error
+    if path.suffix == '.npy':
+        if vocabulary is None:
+            raise InputError(f'{path} does not say which words its rows are: give the vocabulary')
+        return _class_embeddings(F.normalize(_read_npy(path), dim=-1), vocabulary, path), vocabulary
+    file = read_weights(path)
+    if file.metadata.get('format') != _FORMAT:
+        raise InputError(f'{path} holds no text embeddings: make some with `clipdense embed`')
+    if file.metadata.get('sha256') != weights_digest(file.tensors):
+        raise InputError(f'{path} is damaged: its numbers are not those that were written')
+    stored = Vocabulary.from_dict(json.loads(file.metadata['vocabulary']))
+    if vocabulary is not None and vocabulary.queries != stored.queries:
+        raise InputError(f'{path} is for other words than those of the vocabulary')
+    queries = file.tensors['queries'].to(torch.float32, copy=True)  # the file itself may be replaced
+    return _class_embeddings(queries, stored, path), stored
 
 
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a module's parameters and buffers.
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 over a module's parameters and buffers.
 
-    It is remembered for as long as a checksum of every tensor, which costs a tenth, stays the same.
+    It is remembered for as long as a checksum of every tensor, which costs a twentieth, stays the same.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     checksum = _checksum(list(tensors.values()))
     known = _digests.get(module)
     if known is None or known[0] != checksum:
-        total = hashlib.sha256()
-        for name, tensor in tensors.items():
-            total.update(f'{name} {tensor.dtype} {tuple(tensor.shape)};'.encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        known = _digests[module] = checksum, total.hexdigest()
+        known = _digests[module] = checksum, weights_digest(tensors)
     return known[1]
 
 
@@ -201,12 +185,22 @@ def _batches(
             yield token_ids[places], rows[places]
 
 
-def _class_embeddings(queries: Tensor, vocabulary: Vocabulary) -> ClassEmbeddings:
+def _read_npy(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), np.float32))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f'cannot read {path} as an array of numbers: {error}') from error
+
+
+def _class_embeddings(queries: Tensor, vocabulary: Vocabulary, source: Path | str) -> ClassEmbeddings:
     query_class = torch.tensor([index for _, index in vocabulary.queries], device=queries.device)
     if queries.ndim != 2 or len(queries) != len(query_class):
-        raise InputError(f'{tuple(queries.shape)} numbers for the {len(query_class)} words of the vocabulary')
+        shape = tuple(queries.shape)
+        raise InputError(
+            f'{source} holds numbers of shape {shape} for a vocabulary of {len(query_class)} words'
+        )
     if not queries.isfinite().all():
-        raise InputError('some numbers are not finite')
+        raise InputError(f'{source}: not all numbers are finite')
     return ClassEmbeddings(queries, query_class, len(vocabulary))
 
 
@@ -219,7 +213,7 @@ def _cache_file(
         return None
     tower = clip.text if type(clip) is CLIP else clip
     words = json.dumps([vocabulary.queries, templates])
-    key = digest(_FORMAT, weights_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, words)
+    key = digest(_FORMAT, module_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, words)
     try:
         folder = cache_folder() / 'text_embeddings' if cache == 'default' else Path(cache)
     except RuntimeError:  # nobody's home folder can be told

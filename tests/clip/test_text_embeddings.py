@@ -1,0 +1,369 @@
+"""Class embeddings: the official average, the cache and all that may go wrong with it, files of embeddings."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from clipdense.clip import text_embeddings
+from clipdense.clip.model import CLIP, build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.text_embeddings import (
+    embed_texts,
+    embed_vocabulary,
+    load_embeddings,
+    module_digest,
+    save_embeddings,
+)
+from clipdense.utils.errors import InputError
+from clipdense.vocab.tokenizer import Tokenizer
+from clipdense.vocab.vocabulary import Vocabulary
+
+IMAGE = VitSize(image_size=16, patch_size=8, width=16, layers=1, heads=1, mlp_width=16, embed_dim=8)
+TEXT = TextSize(width=16, layers=2, heads=2, mlp_width=32, embed_dim=8)
+WORDS = Vocabulary(
+    ('background', 'cat', 'a very long name of a thing', 'bed'),
+    {'background': ('sky', 'tree'), 'cat': ('kitten', 'tabby')},
+    background='background',
+)
+TEMPLATES = ('a photo of a {}.', '{}', 'the {} in a long sentence of many words')
+
+
+@pytest.fixture(scope='module')
+def clip() -> CLIP:
+    torch.manual_seed(0)
+    return build_clip(ClipSize(IMAGE, TEXT))
+
+
+class Counting:
+    """Counts the prompts that are encoded."""
+
+    def __init__(self, clip: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prompts, encode = 0, clip.encode_text
+
+        def counted(token_ids, normalize=False):
+            self.prompts += len(token_ids)
+            return encode(token_ids, normalize)
+
+        monkeypatch.setattr(clip, 'encode_text', counted)
+
+
+@pytest.fixture
+def counting(clip, monkeypatch):
+    return Counting(clip, monkeypatch)
+
+
+@torch.no_grad()
+def one_by_one(clip: CLIP, word: str, templates: tuple[str, ...]) -> torch.Tensor:
+    """The official order of things: encode, normalise, mean, normalise."""
+    clip.eval()
+    prompts = [template.replace('{}', word) for template in templates]
+    rows = [F.normalize(clip.encode_text(torch.from_numpy(clip.tokenizer(p)))[0], dim=0) for p in prompts]
+    return F.normalize(torch.stack(rows).mean(0), dim=0)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 256])
+def test_official_average(clip, batch_size):
+    embeddings = embed_vocabulary(clip, WORDS, TEMPLATES, batch_size)
+    expected = torch.stack([one_by_one(clip, word, TEMPLATES) for word, _ in WORDS.queries])
+    assert_close(embeddings.queries, expected, atol=1e-6, rtol=0)
+    assert embeddings.query_class.tolist() == [0, 0, 1, 1, 1, 2, 3]
+    assert (embeddings.num_classes, embeddings.has_synonyms) == (4, True)
+
+
+def test_sorting_over_several_chunks(clip, monkeypatch):
+    monkeypatch.setattr(text_embeddings, '_SORTED_BATCHES', 1)
+    words = [f'{"very " * (index % 5)}thing {index}' for index in range(11)]
+    expected = torch.stack([one_by_one(clip, word, TEMPLATES) for word in words])
+    assert_close(embed_texts(clip, words, TEMPLATES, batch_size=7), expected, atol=1e-6, rtol=0)
+
+
+def test_named_templates_and_texts(clip):
+    rows = embed_texts(clip, ['a cat', 'a dog'])
+    assert_close(rows[1], one_by_one(clip, 'a dog', ('{}',)), atol=1e-6, rtol=0)
+    vocabulary = Vocabulary(('cat',))
+    assert_close(
+        embed_vocabulary(clip, vocabulary, 'simple').queries,
+        embed_vocabulary(clip, vocabulary, ['a photo of a {}.']).queries,
+    )
+
+
+@pytest.mark.filterwarnings('ignore:.*asked for several classes')
+def test_shared_words_are_encoded_once(clip, counting):
+    vocabulary = Vocabulary(('background', 'bed'), {'background': ('sky', 'bed')}, 'background')
+    embeddings = embed_vocabulary(clip, vocabulary, TEMPLATES)
+    assert counting.prompts == 2 * 3
+    assert torch.equal(embeddings.queries[1], embeddings.queries[2])
+
+
+def test_half_precision_weights_give_fp32(clip):
+    half = build_clip(ClipSize(IMAGE, TEXT)).bfloat16()
+    half.load_state_dict(clip.state_dict())
+    rows = embed_texts(half, ['a cat'])
+    assert rows.dtype == torch.float32
+    assert_close(rows.norm(dim=-1), torch.ones(1))
+    assert_close(rows, embed_texts(clip, ['a cat']), atol=0.05, rtol=0)
+
+
+def test_autocast_does_not_reach_in(clip):
+    expected = embed_texts(clip, ['a cat'])
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(embed_texts(clip, ['a cat']), expected)
+
+
+def test_modes_are_left_as_found(clip):
+    clip.train()
+    clip.text.eval()
+    clip.image.norm_post.eval()
+    before = [part.training for part in clip.modules()]
+    rows = embed_texts(clip, ['a cat'])
+    assert [part.training for part in clip.modules()] == before
+    assert not rows.requires_grad
+    clip.eval()
+
+
+@pytest.mark.parametrize(
+    ('texts', 'templates', 'message'),
+    [
+        ([], 'name', 'no texts'),
+        (['cat'], 'imagnet', "mean 'imagenet'"),
+        (['cat'], 'no place {x}', 'exactly once'),
+    ],
+)
+def test_refused(clip, texts, templates, message):
+    with pytest.raises(InputError, match=message):
+        embed_texts(clip, texts, templates)
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    broken = build_clip(ClipSize(IMAGE, TEXT))
+    torch.nn.init.constant_(broken.text.proj, torch.nan)
+    with pytest.raises(InputError, match='not all numbers are finite'):
+        embed_vocabulary(broken, WORDS, 'name', cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# The cache
+
+
+def test_second_time_comes_from_disk(clip, counting, tmp_path):
+    first = embed_vocabulary(clip, WORDS, TEMPLATES, cache=tmp_path)
+    assert counting.prompts == 7 * 3
+    second = embed_vocabulary(clip, WORDS, TEMPLATES, cache=tmp_path)
+    assert counting.prompts == 7 * 3
+    assert torch.equal(first.queries, second.queries)
+    assert torch.equal(first.query_class, second.query_class)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_default_folder(clip, tmp_path, monkeypatch):
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path))
+    embed_vocabulary(clip, WORDS, 'name', cache='default')
+    assert [file.suffix for file in (tmp_path / 'text_embeddings').iterdir()] == ['.safetensors']
+
+
+def test_no_cache_unless_asked_for(clip, tmp_path, monkeypatch):
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path))
+    embed_vocabulary(clip, WORDS, 'name')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def fresh() -> CLIP:
+    torch.manual_seed(1)
+    return build_clip(ClipSize(IMAGE, TEXT))
+
+
+def other_activation(clip: CLIP) -> CLIP:
+    other = build_clip(ClipSize(IMAGE, TEXT).with_activation('gelu'))
+    other.load_state_dict(clip.state_dict())
+    return other
+
+
+def change_in_place(clip: CLIP) -> CLIP:
+    clip.text.blocks[1].norm1.bias.data[3] += 1e-3  # past autograd, as moving averages do
+    return clip
+
+
+def shorter_context(clip: CLIP) -> CLIP:
+    clip.tokenizer = Tokenizer(16)
+    return clip
+
+
+@pytest.mark.parametrize(
+    ('change', 'vocabulary', 'templates', 'made_again'),
+    [
+        (lambda clip: clip, WORDS, ('{}',), False),
+        (lambda clip: clip, replace(WORDS, novel=frozenset({'cat'})), ('{}',), False),
+        (lambda clip: clip, WORDS, 'name', False),
+        (lambda clip: clip, WORDS, ('a {}',), True),
+        (lambda clip: clip, WORDS.subset(['cat', 'bed']), ('{}',), True),
+        (lambda clip: clip, WORDS.subset(['bed', 'cat', 'background']), ('{}',), True),
+        (change_in_place, WORDS, ('{}',), True),
+        (other_activation, WORDS, ('{}',), True),
+        (lambda clip: clip.double(), WORDS, ('{}',), True),
+        (shorter_context, WORDS, ('{}',), True),
+    ],
+    ids=[
+        'nothing', 'novel', 'template by name', 'template', 'fewer words', 'order', 'weight', 'activation',
+        'dtype', 'tokenizer',
+    ],
+)  # fmt: skip
+def test_what_the_key_is_made_of(fresh, tmp_path, change, vocabulary, templates, made_again):
+    embed_vocabulary(fresh, WORDS, ('{}',), cache=tmp_path)
+    embed_vocabulary(change(fresh), vocabulary, templates, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1 + made_again
+
+
+def test_image_tower_is_not_in_the_key(fresh, tmp_path):
+    embed_vocabulary(fresh, WORDS, 'name', cache=tmp_path)
+    torch.nn.init.zeros_(fresh.image.proj)
+    embed_vocabulary(fresh, WORDS, 'name', cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def flip_last_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda file: file.write_bytes(b''),
+        lambda file: file.write_bytes(b'<!DOCTYPE html>'),
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        flip_last_byte,
+        lambda file: save_file({'queries': torch.zeros(7, 8)}, file),
+    ],
+    ids=['empty', 'html', 'truncated', 'flipped bit', 'another file'],
+)
+def test_damaged_cache_is_made_again(clip, tmp_path, spoil):
+    first = embed_vocabulary(clip, WORDS, 'name', cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    spoil(file)
+    with pytest.warns(UserWarning, match='made again'):
+        second = embed_vocabulary(clip, WORDS, 'name', cache=tmp_path)
+    assert torch.equal(first.queries, second.queries)
+    assert torch.equal(embed_vocabulary(clip, WORDS, 'name', cache=tmp_path).queries, first.queries)
+
+
+def test_folder_that_cannot_be_written(clip, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.warns(UserWarning, match='not kept: cannot write'):
+        embeddings = embed_vocabulary(clip, WORDS, 'name', cache=tmp_path / 'file')
+    assert embeddings.queries.shape == (7, 8)
+
+
+def test_nobodys_home(clip, monkeypatch):
+    def nowhere():
+        raise RuntimeError('could not determine home directory')
+
+    monkeypatch.setattr(text_embeddings, 'cache_folder', nowhere)
+    assert embed_vocabulary(clip, WORDS, 'name', cache='default').queries.shape == (7, 8)
+
+
+def test_tokenizer_without_identity_is_not_cached(fresh, tmp_path):
+    table = Tokenizer()
+    fresh.tokenizer = lambda texts: table(texts).tolist()
+    assert embed_vocabulary(fresh, WORDS, 'name', cache=tmp_path).queries.shape == (7, 8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_at_once(clip, tmp_path):
+    expected = embed_vocabulary(clip, WORDS, 'name').queries
+    results = []
+    writers = [
+        threading.Thread(target=lambda: results.append(embed_vocabulary(clip, WORDS, 'name', cache=tmp_path)))
+        for _ in range(4)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert all(torch.allclose(result.queries, expected, atol=1e-6) for result in results)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_module_digest_of_content():
+    first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    second.load_state_dict(first.state_dict())
+    assert module_digest(first) == module_digest(second)
+    second.bias.data[0] += 1
+    assert module_digest(first) != module_digest(second)
+    assert module_digest(first) == module_digest(first.train(False))
+
+
+# Files
+
+
+def test_save_and_load(clip, tmp_path):
+    embeddings = embed_vocabulary(clip, WORDS, 'name')
+    save_embeddings(tmp_path / 'words.safetensors', WORDS, embeddings, ('{}',))
+    loaded, vocabulary = load_embeddings(tmp_path / 'words.safetensors')
+    assert vocabulary == WORDS
+    assert torch.equal(loaded.queries, embeddings.queries)
+    assert torch.equal(loaded.query_class, embeddings.query_class)
+    assert load_embeddings(tmp_path / 'words.safetensors', WORDS)[1] == WORDS
+
+
+def test_npy(tmp_path):
+    np.save(tmp_path / 'words.npy', np.array([[3, 4], [0, 2]], np.float16))
+    embeddings, _ = load_embeddings(tmp_path / 'words.npy', Vocabulary(('cat', 'dog')))
+    assert_close(embeddings.queries, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    assert embeddings.query_class.tolist() == [0, 1]
+
+
+def test_real_npy(real_data):
+    from clipdense.vocab.class_names import named_vocabulary
+
+    coco = named_vocabulary('coco')
+    embeddings, _ = load_embeddings(real_data('clip_text_embeddings') / 'coco_clip_a_cname.npy', coco)
+    assert embeddings.queries.shape == (80, 512)
+    similar = (embeddings.queries @ embeddings.queries.T).fill_diagonal_(0)
+    pairs = [('fork', 'spoon'), ('couch', 'bed'), ('cow', 'sheep'), ('skis', 'snowboard')]
+    for name, other in pairs:  # the rows are in the order of the names
+        assert other in [coco.class_names[index] for index in similar[coco.index(name)].topk(5).indices]
+
+
+@pytest.mark.parametrize(
+    ('name', 'make', 'vocabulary', 'message'),
+    [
+        ('a.safetensors', None, None, 'does not exist'),
+        ('a.npy', None, Vocabulary(('cat',)), 'cannot read .*No such file'),
+        ('a.npy', lambda file: np.save(file, np.ones((1, 2))), None, 'give the vocabulary'),
+        (
+            'a.npy',
+            lambda file: np.save(file, np.ones((3, 2))),
+            Vocabulary(('cat',)),
+            r'\(3, 2\) for .* 1 words',
+        ),
+        ('a.npy', lambda file: np.save(file, np.ones(3)), Vocabulary(('cat',)), r'\(3,\)'),
+        ('a.npy', lambda file: np.save(file, [[np.inf]]), Vocabulary(('cat',)), 'finite'),
+        ('a.npy', lambda file: np.save(file, np.array([{}])), Vocabulary(('cat',)), 'cannot read'),
+        ('a.npy', lambda file: file.write_bytes(b'<html>'), Vocabulary(('cat',)), 'cannot read'),
+        ('a.safetensors', lambda file: save_file({'x': torch.ones(1)}, file), None, 'no text embeddings'),
+        ('a.safetensors', lambda file: file.write_bytes(b'<html>'), None, 'a.safetensors'),
+    ],
+)
+def test_bad_files(tmp_path, name, make, vocabulary, message):
+    if make:
+        make(tmp_path / name)
+    with pytest.raises(InputError, match=message):
+        load_embeddings(tmp_path / name, vocabulary)
+
+
+def test_file_of_other_words(clip, tmp_path):
+    file = tmp_path / 'words.safetensors'
+    save_embeddings(file, WORDS, embed_vocabulary(clip, WORDS, 'name'))
+    with pytest.raises(InputError, match='other words'):
+        load_embeddings(file, Vocabulary(('cat',)))
