@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,16 +48,18 @@ def plain(value: Any, where: str = 'checkpoint') -> Any:
     Raises:
         TypeError: anything that is not plain data; says where it stands.
     """
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str(value)  # torch.__version__ is of a class of its own
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (int, float)):
+        return value
     if isinstance(value, Mapping):
         return {plain(k, where): plain(v, f'{where}[{k!r}]') for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -90,9 +92,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f'{path} {problem}')
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f'{path} holds more than plain data, and is refused: it is not a checkpoint of clipdense'
+        ) from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f'{path} cannot be read as a training checkpoint: {reason[:200]}') from error
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f'{path} cannot be read as a checkpoint: {reason[:200]}') from error
     if not isinstance(checkpoint, dict) or checkpoint.get('format') != FORMAT:
         raise CheckpointError(
             f'{path} is not a training checkpoint of clipdense: to start from its weights, use load_from'

@@ -31,9 +31,10 @@ class EvaluationHook(Hook):
     """Measures the model every few steps and at the end; training continues as if nothing had happened.
 
     Each evaluation is called with the model's CLIP (``model.clip``, or the model itself) in evaluation mode
-    and returns a dict of numbers such as ``{'zero_shot/top1': 0.5}``.  They go to the log, to MMEngine's message
-    hub and visualizer as 'val/zero_shot/top1', to ``metrics.jsonl`` in the work directory, and to hooks that have
-    ``after_evaluation`` (``CheckpointHook`` keeps the best).  In several processes each runs the evaluations.
+    and returns a dict of numbers such as ``{'zero_shot/top1': 0.5}``.  They go to the log, to MMEngine's
+    message hub and visualizer as 'val/zero_shot/top1', to ``metrics.jsonl`` in the work directory, and to
+    hooks that have ``after_evaluation`` (``CheckpointHook`` keeps the best).  In several processes each runs
+    the evaluations.
 
     Args:
         evaluations: objects or configs of ``EVALUATIONS``.
@@ -166,8 +167,8 @@ class VocabularyHook(Hook):
 class ProgressHook(Hook):
     """One line every few steps: losses, learning rate, logit scale, speed and what is left.
 
-    Values are means since the last line, times include waiting for data.  Each line also goes to the visualizer
-    and to ``metrics.jsonl``.
+    Values are means since the last line, times include waiting for data.  Each line also goes to the
+    visualizer and to ``metrics.jsonl``.
 
     Args:
         interval: steps between lines; the last step always has one.
@@ -193,7 +194,7 @@ class ProgressHook(Hook):
         """Add up, and print at the interval."""
         for name, value in (outputs or {}).items():
             if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+                self._sums[name] = self._sums.get(name, 0.0) + scalar(value)
         self._steps += 1
         self._images += batch_length(data_batch) * world_size()
         if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
@@ -244,6 +245,11 @@ def append_metrics(runner: Any, entry: dict[str, Any]) -> None:
     if is_main():
         with open(Path(runner.work_dir) / METRICS_FILE, 'a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
+
+
+def scalar(value: Tensor | float) -> float:
+    """The number in a tensor of one element, whether or not it has a graph."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 def batch_length(batch: Any) -> int:

@@ -20,6 +20,7 @@ from clipdense.registry import DATASETS, LOOPS, build
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
+from .hooks import scalar
 from .resume import (
     Position,
     ResumableSampler,
@@ -36,9 +37,9 @@ from .resume import (
 class TrainLoop(BaseLoop):
     """Trains for a number of steps or epochs over map-style or iterable data.
 
-    Hooks are called as in MMEngine's loops, with true epochs also where the length is given in steps.  An epoch
-    ends in all processes once it ends in one.  On SIGTERM or SIGINT the running step is finished, hooks that
-    have ``on_interrupt`` save, and the process exits with 128 + the signal's number (143, 130).
+    Hooks are called as in MMEngine's loops, with true epochs also where the length is given in steps.  An
+    epoch ends in all processes once it ends in one.  On SIGTERM or SIGINT the running step is finished, hooks
+    that have ``on_interrupt`` save, and the process exits with 128 + the signal's number (143, 130).
 
     Args:
         runner: the runner.
@@ -137,12 +138,15 @@ class TrainLoop(BaseLoop):
             set_random_state(self._random_state)
             self._random_state = None
         starts_empty = self.position.batches == 0
-        for batch in self._until_one_ends(batches):
-            self._run_step(batch)
-            starts_empty = False
-            self._stop_if_asked(signals)
-            if self._iter >= self._max_iters or self.stop_training:
-                break
+        try:
+            for batch in self._until_one_ends(batches):
+                self._run_step(batch)
+                starts_empty = False
+                self._stop_if_asked(signals)
+                if self._iter >= self._max_iters or self.stop_training:
+                    break
+        finally:  # a traceback would keep the workers alive
+            getattr(batches, '_shutdown_workers', lambda: None)()
         if starts_empty:
             raise InputError(_too_few(self.dataloader))
         self.runner.call_hook('after_train_epoch')
@@ -174,7 +178,7 @@ class TrainLoop(BaseLoop):
             yield batch
 
     def _refuse_nonfinite(self, outputs: dict[str, Any]) -> None:
-        loss, step = float(outputs.get('loss', 0.0)), self._iter + 1
+        loss, step = scalar(outputs.get('loss', 0.0)), self._iter + 1
         skipped = getattr(self.runner.optim_wrapper, 'skipped', 0)
         allowed = getattr(self.runner.optim_wrapper, 'max_skips', 0)
         if skipped and skipped <= allowed:
@@ -184,8 +188,8 @@ class TrainLoop(BaseLoop):
         elif skipped or not isfinite(loss):
             what = f'the loss is {loss:g}' if not isfinite(loss) else 'the gradients are not finite'
             raise InputError(
-                f'{what} at step {step} (epoch {self.epoch}): lower the learning rate, lengthen the warm-up, set '
-                'clip_grad, or leave fp16; checkpoints saved before are good, and --resume continues from the newest'
+                f'{what} at step {step} (epoch {self.epoch}): lower the learning rate, lengthen the warm-up, '
+                'set clip_grad, or leave fp16; earlier checkpoints are good, and --resume continues from them'
             )
 
     def _stop_if_asked(self, signals: StopSignals) -> None:

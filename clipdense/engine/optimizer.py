@@ -106,13 +106,13 @@ class WarmupCosine(_ParamScheduler):
 
     Args:
         optimizer: given by the runner.
-        warmup: W.
+        warmup: W; a run may be shorter and then only climbs.
         steps: T; given by the runner where the config leaves it out.
         start: of the warm-up.
         final: reached one step after the last.
 
     Raises:
-        InputError: the warm-up is longer than the run.
+        InputError: a negative warm-up.
 
     Source: open_clip ``scheduler.cosine_lr``; SLIP ``utils.cosine_scheduler``.
     """
@@ -122,8 +122,8 @@ class WarmupCosine(_ParamScheduler):
     def __init__(
         self, optimizer: Any, warmup: int, steps: int, start: float | None = None, final: float = 0.0
     ) -> None:
-        if not 0 <= warmup < steps:
-            raise InputError(f'warm-up of {warmup} steps does not fit a run of {steps}: lower warmup')
+        if warmup < 0:
+            raise InputError(f'warmup counts steps, got {warmup}')
         self.warmup, self.steps, self.start, self.final = warmup, steps, start, final
         super().__init__(optimizer, param_name='lr', by_epoch=False)
 
@@ -134,7 +134,7 @@ class WarmupCosine(_ParamScheduler):
         """The learning rate of step ``last_step`` for a group whose highest one is ``peak``."""
         step = min(self.last_step, self.steps)
         if step >= self.warmup:
-            along = (step - self.warmup) / (self.steps - self.warmup)
+            along = (step - self.warmup) / max(self.steps - self.warmup, 1)
             return self.final + (peak - self.final) * (1 + cos(pi * along)) / 2
         if self.start is None:
             return peak * (step + 1) / self.warmup

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from clipdense.utils.dist import rank, world_size
 from clipdense.utils.errors import InputError
+
+_WORKER_GRACE = 20  # seconds that a data worker outlives SIGTERM
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ def place_loader(loader: DataLoader, seed: int, position: Position) -> None:
       only, and starts from its beginning.
     * ``skip_batches(batches)``, called after it and only where ``batches > 0``: leave out the first
       ``batches`` batches that the loader of this process would give, without decoding them.  The dataset
-      knows its batch size.  The loader takes batches from its W workers in turn, so worker w plays the part of
-      worker v = (w + batches) % W and skips ``len(range(v, batches, W))`` batches of v's stream.
+      knows its batch size.  The loader takes batches from its W workers in turn, so worker w plays the part
+      of worker v = (w + batches) % W and skips ``len(range(v, batches, W))`` batches of v's stream.
     * every worker and process gives the same number of batches; else the tail of an epoch is not exact.
 
     Both kinds may have ``dataset.set_epoch(epoch)``, for augmentation drawn from (seed, epoch, index).
@@ -238,16 +240,16 @@ class StopSignals:
         self.received = number
 
 
-def steady_worker(worker: int, then: Callable[[int], None] | None = None) -> None:
-    """Worker start-up: outlive the signal that asks the whole process group to stop.
+def steady_worker(worker: int) -> None:
+    """Worker start-up: outlive, for a while, the signal that asks the whole process group to stop.
 
-    The main process must still get the batch it waits for; a second SIGTERM ends the worker.
+    The main process must still get the batch it waits for.
     """
 
-    def once(number: int, _: FrameType | None) -> None:
+    def soon(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
+        if hasattr(signal, 'alarm'):
+            signal.alarm(_WORKER_GRACE)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, once)
-    if then is not None:
-        then(worker)
+    signal.signal(signal.SIGTERM, soon)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import logging
-import platform
 import random
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +14,7 @@ import mmengine
 import numpy as np
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -30,6 +28,7 @@ from torch.utils.data import DataLoader
 from clipdense.registry import RUNNERS
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError
+from clipdense.utils.files import atomic_write
 from clipdense.weights.io import read_weights
 
 from .checkpointing import (
@@ -42,6 +41,7 @@ from .checkpointing import (
     write_checkpoint,
 )
 from .hooks import ProgressHook
+from .logs import config_text, environment, make_plain, set_screen_level
 from .loops import TrainLoop, build_loader
 from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
 from .resume import Position, ResumableSampler, random_state
@@ -57,8 +57,8 @@ class Runner(MMEngineRunner):
 
     What differs: ``train_cfg`` without ``type`` is a ``TrainLoop``; ``optim_wrapper`` is a
     ``PrecisionOptimWrapper`` with weight-decay groups unless it says otherwise; loaders default to
-    ``ResumableSampler`` and to stacking batches; checkpoints are those of ``checkpointing``; weights must fit;
-    several processes train through ``DistributedModel``; the screen shows progress, the log file everything.
+    ``ResumableSampler`` and to stacking batches; checkpoints are those of ``checkpointing``; weights must
+    fit; several processes train through ``DistributedModel``; the screen shows progress, the log file all.
 
     ``resume=True`` continues from the newest good checkpoint of the work directory, if there is one, and with
     ``load_from`` from that file.  ``load_from`` alone reads the weights of any file ``weights.io`` knows.
@@ -66,13 +66,14 @@ class Runner(MMEngineRunner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._screen(logging.INFO)
+        set_screen_level(self.logger, self._screen_level)
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> Runner:
         """Build a runner from a config, which needs ``model`` and ``work_dir`` only."""
-        cfg = mmengine.Config(cfg) if not isinstance(cfg, mmengine.Config) else cfg.copy()
+        cfg = cfg.copy() if isinstance(cfg, Config) else Config(cfg)
         cfg.setdefault('default_scope', None)  # configs name classes, not strings
+        object.__setattr__(cfg, '_format_python_code', False)  # see logs.config_text
         return super().from_cfg(cfg)
 
     # Quiet, and apart from other runs of the process
@@ -99,12 +100,10 @@ class Runner(MMEngineRunner):
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
     ) -> MMLogger:
-        """One plain line a message on stderr, everything in the log file."""
+        """See ``logs``."""
         logger = super().build_logger(log_level, log_file, **kwargs)
-        for handler in self._screen_handlers(logger):
-            handler.setStream(sys.stderr)
-            handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
-            handler.setLevel(logging.WARNING)  # building is not news
+        self._screen_level = logger.handlers[0].level
+        make_plain(logger)
         return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
@@ -113,25 +112,17 @@ class Runner(MMEngineRunner):
             return Visualizer.get_instance(self._experiment_name)
         return super().build_visualizer(visualizer)
 
+    def dump_config(self) -> None:
+        """Leave the config, in one file, in the work directory."""
+        if is_main() and self.cfg:
+            name = Path(self.cfg.filename or 'config').stem
+            with atomic_write(Path(self.work_dir) / f'{name}.py', 'w') as file:
+                file.write(self._config)
+
     def _log_env(self, env_cfg: dict) -> None:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-        self.logger.info(
-            f'clipdense on {device}: torch {torch.__version__}, mmengine {mmengine.__version__}, Python '
-            f'{platform.python_version()}, {platform.platform()}; seed {self.seed}, {self.world_size} processes'
-        )
-        self.logger.info(f'config:\n{self._config_text()}')
-
-    def _config_text(self) -> str:
-        return self.cfg.pretty_text if self.cfg else ''
-
-    def _screen(self, level: int) -> None:
-        if is_main():
-            for handler in self._screen_handlers(self.logger):
-                handler.setLevel(max(level, self.logger.level))
-
-    @staticmethod
-    def _screen_handlers(logger: MMLogger) -> list[logging.StreamHandler]:
-        return [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
+        self._config = config_text(self.cfg)
+        self.logger.info(f'{environment()}; seed {self.seed}, {self.world_size} processes')
+        self.logger.info(f'config:\n{self._config}')
 
     # Building
 
@@ -325,7 +316,7 @@ class Runner(MMEngineRunner):
         model = unwrapped(self.model)
         vocabulary = getattr(model, 'vocabulary', None)
         known = {
-            'config': self._config_text(),
+            'config': self._config,
             'seed': self.seed,
             'step': self.train_loop.position.step if isinstance(self._train_loop, BaseLoop) else 0,
             'time': time.strftime('%Y-%m-%d %H:%M:%S'),
@@ -351,7 +342,7 @@ class Runner(MMEngineRunner):
             sampler.seed = seed
 
     def _report_changes(self, meta: dict[str, Any]) -> None:
-        old, new = meta['config'].splitlines(), self._config_text().splitlines()
+        old, new = meta['config'].splitlines(), self._config.splitlines()
         changes = [line for line in difflib.ndiff(old, new) if line[0] in '+-']
         if changes:
             shown = '\n  '.join(changes[:_SHOWN_CHANGES])

@@ -1,0 +1,69 @@
+"""What a run says about itself: plain lines on the screen, everything in the log file, the config as text."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from collections.abc import Mapping
+from pprint import pformat
+from typing import Any
+
+import mmengine
+import torch
+from mmengine.config import Config
+
+_WIDTH = 110
+
+
+def make_plain(logger: logging.Logger) -> None:
+    """Short lines on stderr, warnings only until ``set_screen_level``: building is not news."""
+    for handler in _screens(logger):
+        handler.setStream(sys.stderr)
+        handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
+        handler.setLevel(max(handler.level, logging.WARNING))
+
+
+def set_screen_level(logger: logging.Logger, level: int) -> None:
+    """Show messages from this level on."""
+    for handler in _screens(logger):
+        handler.setLevel(level)
+
+
+def environment() -> str:
+    """One line on versions and device."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU ({platform.machine()})'
+    return (
+        f'{device}, torch {torch.__version__}, mmengine {mmengine.__version__}, '
+        f'Python {platform.python_version()}, {platform.platform()}'
+    )
+
+
+def config_text(config: Config) -> str:
+    """A config as Python that MMEngine reads again; classes are written as dotted names.
+
+    MMEngine's own text needs yapf and much time, and fails on classes that came from code.
+    """
+    entries = _plain(config.to_dict())
+    return (
+        '\n'.join(
+            f'{key} = {pformat(value, width=_WIDTH, sort_dicts=False)}' for key, value in entries.items()
+        )
+        + '\n'
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if hasattr(value, '__qualname__'):
+        return f'{value.__module__}.{value.__qualname__}'
+    return f'<{type(value).__name__}>'
+
+
+def _screens(logger: logging.Logger) -> list[logging.StreamHandler]:
+    return [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]

@@ -1,0 +1,263 @@
+"""Weight-decay groups, schedules against official values, precision, and the guarded step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.engine import (
+    DecayGroupsConstructor,
+    PrecisionOptimWrapper,
+    WarmupCosine,
+    parameter_groups,
+    resolve_precision,
+)
+from clipdense.engine import optimizer as optimizer_module
+from clipdense.utils.errors import CheckpointError, InputError
+
+TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=32, embed_dim=8, vocab_size=50, context_length=7)
+VIT = VitSize(image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=32, embed_dim=8)
+RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), heads=2, embed_dim=8)
+
+
+def undecayed(model, rule='open_clip'):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[p] for g in parameter_groups(model, 0.2, rule) if not g['weight_decay'] for p in g['params']
+    }
+
+
+@pytest.mark.parametrize('image', [VIT, RESNET], ids=['vit', 'resnet'])
+@pytest.mark.parametrize('rule', ['open_clip', 'open_clip 3.3.0'])
+def test_each_parameter_is_in_one_group(image, rule):
+    model = build_clip(ClipSize(image, TEXT, logit_bias=True))
+    groups = parameter_groups(model, 0.2, rule)
+    listed = [id(p) for group in groups for p in group['params']]
+    assert sorted(listed) == sorted(map(id, model.parameters()))
+    free = undecayed(model, rule)
+    assert {'logit_scale', 'logit_bias', 'text.norm_post.weight'} <= free
+    decayed = {name for name, _ in model.named_parameters()} - free
+    assert {'text.token_embed.weight', 'text.proj'} <= decayed
+    assert not [name for name in decayed if name.endswith('bias') or 'norm' in name or 'bn' in name]
+
+
+@pytest.mark.parametrize(('rule', 'free'), [('open_clip', True), ('open_clip 3.3.0', False)])
+def test_rules_differ_in_position_embeddings(rule, free):
+    names = undecayed(build_clip(ClipSize(VIT, TEXT)), rule)
+    for name in ('image.pos_embed', 'text.pos_embed'):
+        assert (name in names) == free
+    assert 'image.class_token' in names
+
+
+def test_frozen_parameters_are_left_out():
+    model = build_clip(ClipSize(VIT, TEXT))
+    model.image.requires_grad_(False)
+    listed = {id(p) for group in parameter_groups(model, 0.2) for p in group['params']}
+    assert listed == {id(p) for p in [*model.text.parameters(), model.logit_scale]}
+
+
+def test_shared_parameters_are_listed_once():
+    model = nn.Module()
+    model.a = nn.Linear(3, 3)
+    model.b = model.a
+    assert sum(len(group['params']) for group in parameter_groups(model, 0.1)) == 2
+
+
+@pytest.mark.parametrize(
+    ('rule', 'freeze', 'message'),
+    [('openclip', False, "Did you mean 'open_clip'"), ('open_clip', True, 'nothing to train')],
+)
+def test_refusals(rule, freeze, message):
+    with pytest.raises(InputError, match=message):
+        parameter_groups(nn.Linear(2, 2).requires_grad_(not freeze), 0.1, rule)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'fused'), [(torch.optim.AdamW, True), ('AdamW', True), (torch.optim.SGD, None)], ids=str
+)
+def test_constructor(kind, fused):
+    config = {'optimizer': {'type': kind, 'lr': 0.1, 'weight_decay': 0.3}, 'precision': 'fp32'}
+    wrapper = DecayGroupsConstructor(config)(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
+    assert type(wrapper) is PrecisionOptimWrapper
+    assert [group['weight_decay'] for group in wrapper.optimizer.param_groups] == [0.3, 0.0]
+    assert wrapper.optimizer.defaults.get('fused') == fused
+
+
+def test_fused_step_equals_plain():
+    updates = []
+    for fused in (False, True):
+        torch.manual_seed(1)
+        layer = nn.Linear(5, 5)
+        config = {'optimizer': {'type': torch.optim.AdamW, 'lr': 0.1, 'fused': fused}, 'precision': 'fp32'}
+        wrapper = DecayGroupsConstructor(config)(layer)
+        for _ in range(3):
+            wrapper.update_params(layer(torch.ones(2, 5)).square().sum())
+        updates.append(layer.weight.detach().clone())
+    assert torch.allclose(*updates, atol=1e-6)
+
+
+def schedule(count, peak, **options):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    scheduler = WarmupCosine(optimizer, **options)
+    rates = []
+    for _ in range(count):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+GOLDEN = {
+    'output.openclip_cosine_lr5e-4_warm5_steps20': (5e-4, {'warmup': 5, 'steps': 20}),
+    'output.slip_cosine_lr3e-3_end1e-5_ep4_it5_warm1_start1e-6': (
+        3e-3,
+        {'warmup': 5, 'steps': 20, 'start': 1e-6, 'final': 1e-5},
+    ),
+}
+
+
+@pytest.mark.parametrize('name', GOLDEN)
+def test_schedule_equals_official(golden, name):
+    peak, options = GOLDEN[name]
+    expected = golden('clip_aux')[0][name]
+    ours = torch.tensor(schedule(20, peak, **options), dtype=torch.float64)
+    assert torch.allclose(ours, expected, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        ({'warmup': 0, 'steps': 4}, [1, 0.853553, 0.5, 0.146447, 0, 0]),
+        ({'warmup': 2, 'steps': 4}, [0.5, 1, 1, 0.5, 0, 0]),
+        ({'warmup': 1, 'steps': 2, 'start': 0.2}, [0.2, 1, 0]),
+        ({'warmup': 8, 'steps': 4}, [0.125, 0.25, 0.375, 0.5]),
+        ({'warmup': 1, 'steps': 3, 'final': 0.4}, [1, 1, 0.7, 0.4]),
+    ],
+    ids=['no warm-up', 'warm-up', 'start', 'shorter than its warm-up', 'final'],
+)
+def test_schedule(options, expected):
+    assert schedule(len(expected), 1.0, **options) == pytest.approx(expected, abs=1e-6)
+
+
+def test_schedule_refuses_negative_warmup():
+    with pytest.raises(InputError, match='warmup'):
+        schedule(1, 1.0, warmup=-1, steps=3)
+
+
+def test_schedule_moves_every_group_of_the_wrapper():
+    optimizer = torch.optim.SGD(
+        [{'params': [nn.Parameter(torch.zeros(1))]}, {'params': [nn.Parameter(torch.zeros(1))], 'lr': 2.0}],
+        lr=1.0,
+    )
+    wrapper = PrecisionOptimWrapper(optimizer, 'fp32')
+    scheduler = WarmupCosine(wrapper, warmup=2, steps=4)
+    assert wrapper.get_lr() == {'base_lr': [0.5], 'lr': [0.5, 1.0]}
+    scheduler.load_state_dict({'last_step': 3})
+    assert wrapper.get_lr()['lr'] == pytest.approx([0.5, 1.0])
+
+
+CPUS = {
+    'zen 4': ('flags\t\t: fpu avx2 avx512f avx512_bf16', True),
+    'sapphire rapids': ('flags\t\t: fpu amx_bf16 amx_tile', True),
+    'graviton': ('Features\t: fp asimd bf16', True),
+    'avx2 only': ('flags\t\t: fpu avx2', False),
+    'avx512 without bf16': ('flags\t\t: avx512f', False),
+    'nothing said': ('processor: 0', False),
+}
+
+
+@pytest.mark.parametrize(('text', 'native'), CPUS.values(), ids=CPUS)
+def test_native_bf16_of_cpus(tmp_path, text, native):
+    path = tmp_path / 'cpuinfo'
+    path.write_text(f'processor\t: 0\nmodel name\t: bf16 marketing\n{text}\n')
+    assert optimizer_module.has_native_bf16('cpu', path) == native
+
+
+def test_native_bf16_without_cpuinfo(tmp_path):
+    assert not optimizer_module.has_native_bf16('cpu', tmp_path / 'absent')
+    assert not optimizer_module.has_native_bf16('mps')
+
+
+@pytest.mark.parametrize(
+    ('precision', 'native', 'dtype'),
+    [
+        ('fp32', True, None),
+        ('bf16', False, torch.bfloat16),
+        ('auto', True, torch.bfloat16),
+        ('auto', False, None),
+    ],
+)
+def test_resolve_precision(monkeypatch, precision, native, dtype):
+    monkeypatch.setattr(optimizer_module, 'has_native_bf16', lambda device: native)
+    assert resolve_precision(precision, 'cpu') == dtype
+
+
+@pytest.mark.parametrize(('precision', 'message'), [('fp16', 'GPUs only'), ('half', "'auto', 'fp32'")])
+def test_precision_refusals(precision, message):
+    with pytest.raises(InputError, match=message):
+        resolve_precision(precision, 'cpu')
+
+
+@pytest.mark.parametrize(('precision', 'dtype'), [('fp32', torch.float32), ('bf16', torch.bfloat16)])
+def test_autocast_inside_the_context_only(precision, dtype):
+    layer = nn.Linear(2, 2)
+    wrapper = PrecisionOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1), precision)
+    with wrapper.optim_context(layer):
+        assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer(torch.ones(1, 2)).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
+
+
+def step(parameter, gradient, **options):
+    wrapper = PrecisionOptimWrapper(torch.optim.SGD([parameter], lr=1.0), 'fp32', **options)
+    parameter.grad = torch.tensor(gradient)
+    wrapper.step()
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [({}, [-3.0, -4.0]), ({'clip_grad': {'max_norm': 1.0}}, [-0.6, -0.8]), ({'max_skips': 1}, [-3.0, -4.0])],
+    ids=['plain', 'clipped', 'guarded'],
+)
+def test_step(options, expected):
+    parameter = nn.Parameter(torch.zeros(2))
+    step(parameter, [3.0, 4.0], **options)
+    assert parameter.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_step_is_left_out(bad):
+    parameter = nn.Parameter(torch.zeros(2))
+    wrapper = step(parameter, [1.0, bad], max_skips=2)
+    assert parameter.tolist() == [0.0, 0.0]
+    assert wrapper.skipped == 1
+    parameter.grad = torch.ones(2)
+    wrapper.step()
+    assert wrapper.skipped == 0
+
+
+def test_plain_accumulation_is_the_mean():
+    """Two equal halves, each a mean: the same step as the whole."""
+    inputs, weights = torch.randn(4, 3), []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        wrapper = PrecisionOptimWrapper(optimizer, 'fp32', accumulative_counts=parts)
+        for part in inputs.chunk(parts):
+            with wrapper.optim_context(layer):
+                loss = layer(part).square().mean()
+            wrapper.update_params(loss)
+        weights.append(layer.weight.detach())
+    assert torch.allclose(*weights)
+
+
+def test_state_of_other_groups_is_refused():
+    one, two = (torch.optim.SGD([nn.Parameter(torch.zeros(1)) for _ in range(n)], lr=1.0) for n in (1, 2))
+    with pytest.raises(CheckpointError, match=r'groups of \[1\] parameters, this run of \[2\]'):
+        PrecisionOptimWrapper(two, 'fp32').load_state_dict(OptimWrapper(one).state_dict())
