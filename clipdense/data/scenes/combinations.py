@@ -47,13 +47,21 @@ DIFFICULTIES = {
 def split_classes(difficulty: Difficulty) -> dict[str, tuple[str, ...]]:
     """Class names of each split, by a rule that does not depend on any seed.
 
-    The factors' positions are added up modulo 4: 0 is unseen, 1 is novel, 2 and 3 are base.  With four values
-    a factor these are Latin squares: each pair of values ("red striped", "red star", "striped star") is twice
-    in base, once in novel and once in unseen, so every pair in an unseen combination has been seen before.
+    Unseen are the combinations whose three positions have one parity.  On 'standard', each pair of values
+    that an unseen class has ("red striped", "red star", "striped star") belongs to two unseen classes and to at
+    least one base class: every pair has been seen before, and yet two factors never give an unseen class away
+    among its own names.  All three must be recognised.
     """
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     factors = (difficulty.colours, difficulty.textures, difficulty.shapes)
     for positions in itertools.product(*(range(len(values)) for values in factors)):
-        split = ('unseen', 'novel', 'base', 'base')[sum(positions) % 4]
-        names[split].append(' '.join(values[at] for values, at in zip(factors, positions, strict=True)))
+        name = ' '.join(values[at] for values, at in zip(factors, positions, strict=True))
+        names[_split_of(*positions)].append(name)
     return {split: tuple(names[split]) for split in SPLITS}
+
+
+def _split_of(colour: int, texture: int, shape: int) -> str:
+    if colour % 2 == texture % 2 == shape % 2:
+        return 'unseen'
+    halves_even = (colour // 2 + texture // 2 + shape // 2) % 2 == 0
+    return 'novel' if halves_even and (colour % 2 == texture % 2 or colour // 2 == 0) else 'base'
