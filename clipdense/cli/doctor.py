@@ -95,7 +95,7 @@ def _rivals() -> Iterator[Finding]:
 def _operations() -> Iterator[Finding]:
     if importlib.util.find_spec('mmcv') is not None:
         compiled = importlib.util.find_spec('mmcv._ext') is not None
-        yield Finding('mmcv operations', 'compiled' if compiled else 'absent: torchvision stands in')
+        yield Finding('mmcv operations', 'compiled' if compiled else 'not compiled')
 
 
 def _device() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,11 +32,9 @@ def scenes(
 
     Example: `clipdense scenes data/scenes --difficulty standard --train 20000`
     """
-    from clipdense.data.scenes import write_scenes
+    from clipdense.data.scenes.writers import write_scenes
 
-    write_scenes(
-        out, difficulty, num_train=train, num_val=val, seed=seed, image_size=image_size, overwrite=overwrite
-    )
+    write_scenes(out, difficulty, train, val, seed, image_size, overwrite, workers=os.cpu_count() or 1)
     print(f'{out}: {train} training pictures and {val} for each split, as VOC, COCO and shards')
 
 
@@ -52,7 +51,7 @@ def train(
     """
     from clipdense.engine.launch import train as run
 
-    run(config, work_dir=work_dir, resume=resume, seed=seed, cfg_options=cfg_options or [])
+    run(config, work_dir=work_dir, resume=resume, seed=seed, options=cfg_options or ())
 
 
 def test(
@@ -67,4 +66,4 @@ def test(
     """
     from clipdense.engine.launch import test as run
 
-    run(config, checkpoint, work_dir=work_dir, cfg_options=cfg_options or [])
+    run(config, checkpoint, work_dir=work_dir, options=cfg_options or ())

@@ -41,7 +41,7 @@ def convert(
 
     Example: `clipdense convert ViT-B-16.pt vit_b_16_hf --to huggingface`
     """
-    from clipdense.clip.checkpoint import convert as convert_weights
+    from clipdense.clip.convert import convert as convert_weights
 
     convert_weights(source, destination, to, overwrite=overwrite, **weight_overrides(activation))
     print(f'{destination}: written in the {to} layout')

@@ -1,0 +1,115 @@
+"""The whole tour in one verb: write scenes, pre-train, classify, segment, show."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+
+from .options import Overwrite, refuse_existing
+
+CONFIG = 'contrastive/clip_scenes_quickstart'
+SPLITS = ('base', 'novel', 'unseen')
+TEMPLATES = ('a {}', 'a picture of a {}')
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option('--out', '-o', help='Folder for everything.')] = Path('quickstart'),
+    steps: Annotated[int | None, typer.Option(min=1, help='Train for so many steps instead.')] = None,
+    pictures: Annotated[int | None, typer.Option(min=64, help='Train on so many pictures instead.')] = None,
+    seed: Annotated[int, typer.Option(help='Of pictures, weights and order.')] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write scenes, pre-train a small CLIP from their captions, then classify and segment with words.
+
+    Takes up to ten minutes on two cores, prints one table and leaves a gallery.
+
+    Example: `clipdense quickstart --out quickstart`
+    """
+    from clipdense.data.scenes.writers import write_scenes
+    from clipdense.engine.launch import load_config, test, train
+    from clipdense.inference.results import write_json
+
+    data, run = out / 'scenes', out / 'train'
+    weights, gallery, results = run / 'clip.safetensors', out / 'gallery.png', out / 'results.json'
+    refuse_existing([results], overwrite)
+    begin = time.monotonic()
+    cfg = load_config(CONFIG)
+    count = pictures or cfg.num_pictures
+    _say(begin, f'writing {count} scenes to {data}')
+    write_scenes(data, cfg.difficulty, count, cfg.num_val, seed, overwrite=True, workers=os.cpu_count() or 1)
+
+    _say(begin, f'pre-training a small CLIP from their captions ({CONFIG})')
+    options: dict[str, Any] = {
+        'train_dataloader.dataset.urls': str(data / 'shards' / 'train'),
+        'train_dataloader.dataset.samples_per_epoch': count,
+    }
+    if steps:
+        options['train_cfg.max_steps'] = steps
+        options['param_scheduler.0.warmup'] = min(cfg.param_scheduler[0].warmup, steps - 1)
+    train(CONFIG, work_dir=run, seed=seed, options=options)
+
+    _say(begin, 'classifying and segmenting held-out scenes')
+    metrics = test(CONFIG, weights, work_dir=out / 'test', options=options)
+    _write_gallery(weights, data / 'voc', gallery)
+    minutes = (time.monotonic() - begin) / 60
+    print(table(metrics))
+    write_json(results, {'minutes': round(minutes, 2), 'seed': seed, **metrics})
+    print(f'\n{minutes:.1f} minutes.  Weights: {weights}  Gallery: {gallery}  Numbers: {results}')
+    print(f"Next: clipdense segment PHOTO --classes 'a, b, c' --weights {weights}")
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """The one table: each measure with chance beside it."""
+    rows = [('', 'score', 'chance')]
+    for direction, name in (('image_to_text', 'picture to caption'), ('text_to_image', 'caption to picture')):
+        key = f'retrieval/{direction}'
+        rows.append((f'retrieval, {name}, recall@1', *_pair(metrics, f'{key}/r1', f'{key}/chance_r1')))
+    for split in SPLITS:
+        for suffix, names in (('', 'their own names'), ('_all', 'all names')):
+            key = f'zero_shot{suffix}/{split}'
+            rows.append((f'accuracy, {split}, {names}', *_pair(metrics, f'{key}/top1', f'{key}/chance')))
+    for split in SPLITS:
+        key = f'segmentation/{split}'
+        rows.append((f'mIoU, {split}, their own names', *_pair(metrics, f'{key}/miou', f'{key}/chance')))
+    return '\n'.join(f'{name:48} {score:>7} {chance:>7}' for name, score, chance in rows)
+
+
+def _pair(metrics: Mapping[str, float], *keys: str) -> tuple[str, ...]:
+    return tuple(f'{metrics[key]:.3f}' if key in metrics else 'n/a' for key in keys)
+
+
+def _write_gallery(weights: Path, voc: Path, file: Path, columns: int = 6) -> None:
+    """A row for each split: pictures, and what the model says and segments with all names offered."""
+    from clipdense.data.segmentation import VOCSegmentation
+    from clipdense.inference.classifier import Classifier
+    from clipdense.inference.results import write_image
+    from clipdense.inference.segmenter import Segmenter
+    from clipdense.tasks.windows import Slide
+    from clipdense.utils.visualize import gallery
+
+    segmenter = Segmenter.from_pretrained(weights, slide=Slide(), templates=TEMPLATES, cache=False)
+    classifier = Classifier(segmenter.clip, templates=TEMPLATES, cache=False)
+    rows = []
+    for split in SPLITS:
+        dataset = VOCSegmentation(voc, f'val_{split}')
+        words = dataset.vocabulary
+        named = words.subset([name for name in words.class_names if name != words.background])
+        row = []
+        for index in range(columns):
+            image = Image.open(dataset.images[index]).convert('RGB')
+            result = segmenter(image, words)
+            best, probability = classifier(image, named).top(1)[0]
+            row.append((image, f'{split}: {best}? {probability:.0%}'))
+            row.append((result.draw(), 'segmented'))
+        rows.append(row)
+    write_image(file, gallery(rows, tile=128, title='Held-out scenes, all 64 names offered'))
+
+
+def _say(begin: float, text: str) -> None:
+    typer.echo(f'[{(time.monotonic() - begin) / 60:4.1f} min] {text}', err=True)
