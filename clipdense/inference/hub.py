@@ -9,7 +9,7 @@ import torch
 
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
-from clipdense.methods.dense_clip.segmenter import DenseCLIP
+from clipdense.methods.dense_clip.segmenter import DenseCLIP, default_slide
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -61,12 +61,6 @@ def load_segmenter(
         slide = default_slide(clip, slide)
     model = DenseCLIP(clip, method, slide, background_threshold=background_threshold)
     return model.to(next(clip.parameters()).device).eval()
-
-
-def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:
-    """The SCLIP protocol in proportion: at 224 pixels, short side 336, windows of 224, stride 112."""
-    side = clip.image.size.image_size
-    return Slide(short_side=short_side or side * 3 // 2, window=side, stride=max(1, side // 2))
 
 
 def as_vocabulary(words: Vocabulary | str | list[str] | tuple[str, ...]) -> Vocabulary:

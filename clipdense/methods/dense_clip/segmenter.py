@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.clip.checkpoint import load
 from clipdense.clip.vit import VisionTransformer
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.segmentation import SegmentationModel
@@ -27,28 +28,30 @@ class DenseCLIP(SegmentationModel):
     """Cosine of each patch with each class embedding; the recipe says what a patch's embedding is.
 
     Args:
-        clip: any CLIP, or its config.
+        clip: any CLIP, its config, or weights as ``clipdense.load`` takes them.
         recipe: a name in ``recipes.RECIPES``; ResNets know 'maskclip' alone, the value path of their pool.
-        slide, logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
+        slide: see ``SegmentationModel``; ``default_slide`` where left out.
+        logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
 
     Raises:
         InputError: a recipe that is unknown, or that needs a transformer.
     """
 
+    weights_argument = 'clip'  # it has no weights of its own to load
+
     def __init__(
         self,
-        clip: nn.Module | dict,
+        clip: nn.Module | dict | str,
         recipe: str = 'maskclip',
         slide: Slide | dict | None = None,
         logit_scale: float = 40.0,
         background_threshold: float = 0.0,
         memory_budget: int = 256 << 20,
     ) -> None:
-        clip = build_module(clip)
-        preprocess = clip.preprocess
-        super().__init__(
-            preprocess.mean, preprocess.std, slide, logit_scale, background_threshold, memory_budget
-        )
+        clip = load(clip) if isinstance(clip, str) else build_module(clip)
+        mean, std = clip.preprocess.mean, clip.preprocess.std
+        slide = default_slide(clip) if slide is None else slide
+        super().__init__(mean, std, slide, logit_scale, background_threshold, memory_budget)
         self.clip = clip
         self.recipe = find_recipe(recipe)
         self.is_transformer = isinstance(clip.image, VisionTransformer)
@@ -70,3 +73,9 @@ class DenseCLIP(SegmentationModel):
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
         """(B, D, h, w), (K, D) or (B, K, D) -> cosines (B, K, h, w)."""
         return torch.einsum('bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw', features, text)
+
+
+def default_slide(clip: nn.Module, short_side: int | None = None) -> Slide:
+    """The SCLIP protocol in proportion: at 224 pixels, short side 336, windows of 224, stride 112."""
+    side = clip.image.size.image_size
+    return Slide(short_side=short_side or side * 3 // 2, window=side, stride=max(1, side // 2))
