@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdense.registry import HOOKS
 from clipdense.utils.dist import is_main
@@ -39,7 +39,6 @@ FORMAT = 'clipdense-training-1'
 _POINTER = 'last_checkpoint'  # MMEngine's name for it
 _BEST = 'best.pth'
 _REMEMBERED = 1000  # values of each logged scalar
-_LISTED = 10  # names in an error message
 
 
 def plain(value: Any, where: str = 'checkpoint') -> Any:
@@ -160,34 +159,6 @@ def remove_orphans(folder: str | Path) -> list[Path]:
     for path in orphans:
         path.unlink(missing_ok=True)
     return orphans
-
-
-def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load weights that must fit the model name by name and shape by shape; else nothing changes.
-
-    Raises:
-        CheckpointError: with the numbers and first ten names of missing, unexpected and misshapen tensors.
-    """
-    state = _without_prefix(state)
-    ours = model.state_dict()
-    wrong = [
-        f'{name} {tuple(state[name].shape)} for {tuple(ours[name].shape)}'
-        for name in ours
-        if name in state and state[name].shape != ours[name].shape
-    ]
-    kinds = {
-        'missing': [name for name in ours if name not in state],
-        'unexpected': [name for name in state if name not in ours],
-        'of another shape': wrong,
-    }
-    problems = [f'{len(names)} {kind}: {_shorten(names)}' for kind, names in kinds.items() if names]
-    if problems:
-        matched = len(ours) - len(kinds['missing']) - len(wrong)
-        raise CheckpointError(
-            f'{source} does not fit {type(model).__name__} ({matched} of {len(ours)} tensors match); '
-            + '; '.join(problems)
-        )
-    model.load_state_dict(state)
 
 
 def hub_state(hub: MessageHub) -> dict[str, Any]:
@@ -316,20 +287,6 @@ class CheckpointHook(Hook):
 def _step_of(path: Path) -> int:
     number = re.fullmatch(r'step_(\d+)', path.stem)
     return int(number[1]) if number else -1
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names as they were before DDP or torch.compile wrapped the model."""
-    names = list(state)
-    for prefix in ('module.', '_orig_mod.'):
-        if names and all(name.startswith(prefix) for name in names):
-            names = [name.removeprefix(prefix) for name in names]
-    return dict(zip(names, state.values(), strict=True))
-
-
-def _shorten(names: list[str]) -> str:
-    more = f', ... {len(names) - _LISTED} more' if len(names) > _LISTED else ''
-    return ', '.join(names[:_LISTED]) + more
 
 
 def _warn(message: str) -> None:

@@ -99,7 +99,8 @@ def test(
 
     Args:
         config, work_dir, options: as in ``train``.
-        checkpoint: any file of weights that ``weights.io`` reads and that fits the model.
+        checkpoint: any file of weights that ``weights.io`` reads and that fits the model; for a training-free
+            model, whose class names a ``weights_argument``, what that argument takes.
 
     Returns:
         Metrics by name, which are also in ``test_metrics.json`` of the work directory.
@@ -108,7 +109,10 @@ def test(
         InputError: whatever the user can mend, in one line.
     """
     cfg = _prepared(config, work_dir, options)
-    cfg.load_from, cfg.resume = str(checkpoint), False
+    argument = getattr(cfg.model.get('type'), 'weights_argument', None)
+    cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
+    if argument:  # a training-free model is built around weights
+        cfg.model[argument] = str(checkpoint)
     runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, EvaluationHook)]
     if cfg.get('test_dataloader') is None and not hooks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.data.transforms import collate
-from clipdense.registry import DATASETS, LOOPS, build
+from clipdense.registry import DATASETS, LOOPS
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
@@ -219,9 +220,7 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
     iterable ones by nobody.  Batches are stacked by ``data.transforms.collate``.
     """
     config = dict(config)
-    dataset = build(config.pop('dataset'), DATASETS)
-    if hasattr(dataset, 'full_init'):  # MMEngine's own
-        dataset.full_init()
+    dataset = _build_dataset(config.pop('dataset'), seed)
     sampler, batch_sampler = config.pop('sampler', None), config.pop('batch_sampler', None)
     if isinstance(dataset, IterableDataset):
         sampler = batch_sampler = None
@@ -239,6 +238,17 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
         collate_fn = partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **arguments)
     config.setdefault('worker_init_fn', steady_worker)
     return DataLoader(dataset, sampler=sampler, batch_sampler=batch_sampler, collate_fn=collate_fn, **config)
+
+
+def _build_dataset(dataset: Any, seed: int) -> Any:
+    """The dataset of a config; one that takes a seed gets the run's, where the config names no other."""
+    if isinstance(dataset, dict):
+        kind = dataset['type']
+        wants_seed = callable(kind) and 'seed' in inspect.signature(kind).parameters
+        dataset = DATASETS.build(dataset, default_args={'seed': seed} if wants_seed else None)
+    if hasattr(dataset, 'full_init'):  # MMEngine's own
+        dataset.full_init()
+    return dataset
 
 
 def _control_group() -> dist.ProcessGroup | None:

@@ -34,7 +34,6 @@ from clipdense.weights.io import read_weights
 from .checkpointing import (
     CheckpointHook,
     hub_state,
-    load_strict,
     newest_checkpoint,
     read_checkpoint,
     set_hub_state,
@@ -43,8 +42,9 @@ from .checkpointing import (
 from .hooks import ProgressHook
 from .logs import config_text, environment, make_plain, set_screen_level
 from .loops import TrainLoop, build_loader
+from .model_weights import clip_weights, is_clip_alone, load_strict, model_meta
 from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
-from .resume import Position, ResumableSampler, random_state
+from .resume import Position, random_state
 from .train_step import DistributedModel, unwrapped
 
 _RUNS = itertools.count()  # of this process; names of log folders and global instances stay apart
@@ -204,20 +204,23 @@ class Runner(MMEngineRunner):
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = True, revise_keys: list | None = None
     ) -> dict[str, Any]:
-        """Load the weights of any file that ``weights.io`` reads.
+        """Load the weights of any file that ``weights.io`` reads; of any CLIP, where the model is one.
 
         Args:
-            filename: a path.
+            filename: a path; for a CLIP under training also a name such as 'ViT-B-16/openai'.
             map_location, revise_keys: ignored; weights are copied to where the model is.
             strict: whether names and shapes must match.
 
         Raises:
             CheckpointError: the file is damaged, or does not fit.
         """
-        file = read_weights(filename)
-        checkpoint = {'meta': {}, **file.extra, 'state_dict': file.tensors}
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrapped(self.model)
+        if is_clip_alone(model):
+            checkpoint = {'meta': {}, 'state_dict': clip_weights(model, filename)}
+        else:
+            file = read_weights(filename)
+            checkpoint = {'meta': {}, **file.extra, 'state_dict': file.tensors}
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         if strict:
             load_strict(model, checkpoint['state_dict'], filename)
         else:
@@ -312,9 +315,8 @@ class Runner(MMEngineRunner):
             write_checkpoint(path, self._weights(meta))
 
     def _weights(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Weights, and what they are; a model adds what it knows in ``checkpoint_meta() -> dict``."""
+        """Weights, and what ``clipdense.load`` and a reader want to know of them."""
         model = unwrapped(self.model)
-        vocabulary = getattr(model, 'vocabulary', None)
         known = {
             'config': self._config,
             'seed': self.seed,
@@ -322,11 +324,7 @@ class Runner(MMEngineRunner):
             'time': time.strftime('%Y-%m-%d %H:%M:%S'),
             'versions': {'torch': torch.__version__, 'mmengine': mmengine.__version__},
         }
-        if vocabulary is not None:
-            known['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}
-        if hasattr(model, 'checkpoint_meta'):
-            known |= model.checkpoint_meta()
-        return {'state_dict': model.state_dict(), 'meta': known | meta}
+        return {'state_dict': model.state_dict(), 'meta': known | model_meta(model) | meta}
 
     def _schedulers(self) -> Iterable[_ParamScheduler]:
         return self.param_schedulers or []
@@ -336,10 +334,11 @@ class Runner(MMEngineRunner):
         asked = self._randomness_cfg.get('seed')
         if asked is not None and asked != seed:
             self.logger.warning(f'the run began with seed {seed}, which it keeps; seed {asked} is ignored')
+        loader = self.train_loop.dataloader
+        for part in (getattr(loader.batch_sampler, 'sampler', loader.sampler), loader.dataset):
+            if getattr(part, 'seed', None) == self._seed:
+                part.seed = seed
         self._seed = seed
-        sampler = getattr(self.train_loop.dataloader, 'sampler', None)
-        if isinstance(sampler, ResumableSampler):
-            sampler.seed = seed
 
     def _report_changes(self, meta: dict[str, Any]) -> None:
         old, new = meta['config'].splitlines(), self._config.splitlines()

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
-from torch import nn
 
 from clipdense.engine.checkpointing import (
     damage,
     hub_state,
-    load_strict,
     newest_checkpoint,
     plain,
     read_checkpoint,
@@ -171,36 +169,6 @@ def test_remove_orphans(tmp_path):
         (tmp_path / name).touch()
     assert {path.name for path in remove_orphans(tmp_path)} == set(names[:3])
     assert {path.name for path in tmp_path.iterdir()} == set(names[3:])
-
-
-def state(**changes):
-    weights = nn.Linear(2, 2).state_dict()
-    return {name: value for name, value in {**weights, **changes}.items() if value is not None}
-
-
-MISMATCHES = {
-    'missing': (state(bias=None), '1 of 2 tensors match.*1 missing: bias'),
-    'unexpected': (state(extra=torch.ones(1)), '2 of 2 tensors match.*1 unexpected: extra'),
-    'shape': (state(bias=torch.ones(3)), r'1 of another shape: bias \(3,\) for \(2,\)'),
-    'many': (state(**{f'x{i}': torch.ones(1) for i in range(14)}), '14 unexpected: x0, .*x9, ... 4 more'),
-    'other model': ({'a': torch.ones(1)}, '0 of 2 tensors match.*2 missing: weight, bias; 1 unexpected: a'),
-}
-
-
-@pytest.mark.parametrize(('weights', 'message'), MISMATCHES.values(), ids=MISMATCHES)
-def test_strict_loading_names_what_does_not_fit(weights, message):
-    model = nn.Linear(2, 2)
-    before = model.weight.clone()
-    with pytest.raises(CheckpointError, match=message):
-        load_strict(model, weights, 'file.pth')
-    assert torch.equal(model.weight, before)
-
-
-@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.', 'module._orig_mod.'])
-def test_strict_loading_knows_wrappers(prefix):
-    model, weights = nn.Linear(2, 2), state()
-    load_strict(model, {prefix + name: value for name, value in weights.items()}, 'file.pth')
-    assert torch.equal(model.weight, weights['weight'])
 
 
 def test_hub_history_is_kept_and_bounded(tmp_path):

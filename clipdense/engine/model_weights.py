@@ -1,0 +1,86 @@
+"""Weights into models: strictly, of any CLIP into a CLIP under training, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipdense.clip import checkpoint as clip_checkpoint
+from clipdense.clip.model import CLIP
+from clipdense.clip.sizes import VitSize
+from clipdense.utils.errors import CheckpointError
+
+_LISTED = 10  # names in an error message
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load weights that must fit the model name by name and shape by shape; else nothing changes.
+
+    Raises:
+        CheckpointError: with the numbers and first ten names of missing, unexpected and misshapen tensors.
+    """
+    state = _without_prefix(state)
+    ours = model.state_dict()
+    wrong = [
+        f'{name} {tuple(state[name].shape)} for {tuple(ours[name].shape)}'
+        for name in ours
+        if name in state and state[name].shape != ours[name].shape
+    ]
+    kinds = {
+        'missing': [name for name in ours if name not in state],
+        'unexpected': [name for name in state if name not in ours],
+        'of another shape': wrong,
+    }
+    problems = [f'{len(names)} {kind}: {_shorten(names)}' for kind, names in kinds.items() if names]
+    if problems:
+        matched = len(ours) - len(kinds['missing']) - len(wrong)
+        raise CheckpointError(
+            f'{source} does not fit {type(model).__name__} ({matched} of {len(ours)} tensors match); '
+            + '; '.join(problems)
+        )
+    model.load_state_dict(state)
+
+
+def is_clip_alone(model: nn.Module) -> bool:
+    """Whether everything that a model has learned is in its CLIP, as under pre-training."""
+    clip = getattr(model, 'clip', None)
+    return isinstance(clip, CLIP) and all(name.startswith('clip.') for name in model.state_dict())
+
+
+def clip_weights(model: nn.Module, weights: str) -> dict[str, Tensor]:
+    """Weights of any CLIP under the names of ``model``; another activation than the model's is refused."""
+    size = model.clip.size
+    activations = {'text_activation': size.text.activation}
+    if isinstance(size.image, VitSize):
+        activations['activation'] = size.image.activation
+    clip = clip_checkpoint.load(weights, **activations)
+    return {f'clip.{name}': tensor for name, tensor in clip.state_dict().items()}
+
+
+def model_meta(model: nn.Module) -> dict[str, Any]:
+    """What ``clipdense.load`` and a reader want to know of a model: its CLIP and its vocabulary."""
+    meta: dict[str, Any] = {}
+    vocabulary = getattr(model, 'vocabulary', None)
+    if vocabulary is not None:
+        meta['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}
+    clip = getattr(model, 'clip', None)
+    if isinstance(clip, CLIP):
+        meta['clip'] = clip_checkpoint.describe(clip.size, clip.preprocess)
+    return meta
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names as they were before DDP or torch.compile wrapped the model."""
+    names = list(state)
+    for prefix in ('module.', '_orig_mod.'):
+        if names and all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _shorten(names: list[str]) -> str:
+    more = f', ... {len(names) - _LISTED} more' if len(names) > _LISTED else ''
+    return ', '.join(names[:_LISTED]) + more

@@ -1,0 +1,19 @@
+"""What all recipes share: a line every 50 steps, a checkpoint every 1000, the two newest kept, a fixed seed.
+
+Left out: TensorBoard and the like, which write more files.  To have one::
+
+    visualizer = dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)])
+"""
+
+from clipdense.engine.checkpointing import CheckpointHook
+from clipdense.engine.hooks import ProgressHook
+
+default_scope = None  # recipes name classes, not strings
+default_hooks = dict(
+    logger=dict(type=ProgressHook, interval=50),
+    checkpoint=dict(type=CheckpointHook, interval=1000, max_keep=2),
+)
+env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+randomness = dict(seed=0)
+load_from = None
+resume = False
