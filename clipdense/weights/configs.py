@@ -67,11 +67,14 @@ class TowerFacts:
         activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
         heads: of attention.
         image_size: side of the pictures, of the image tower only.
+        width, layers: for comparison with the tensors, lest a config of other weights be taken.
     """
 
     activation: str | None = None
     heads: int | None = None
     image_size: int | None = None
+    width: int | None = None
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,15 @@ def from_huggingface(folder: Path) -> Recorded:
             raise CheckpointError(
                 f'{source} asks for the activation {values["hidden_act"]!r}, which is unknown here'
             )
-        size = values.get('image_size')
-        towers.append(TowerFacts(_ACTIVATIONS[values['hidden_act']], values['num_attention_heads'], size))
+        towers.append(
+            TowerFacts(
+                _ACTIVATIONS[values['hidden_act']],
+                values['num_attention_heads'],
+                values.get('image_size'),
+                values.get('hidden_size'),
+                values.get('num_hidden_layers'),
+            )
+        )
     image, text = towers
     file = folder / 'preprocessor_config.json'
     preprocess = _huggingface_preprocess(file, image.image_size) if file.is_file() else None
@@ -156,9 +166,13 @@ def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
         _check(vision, _VISION, source)
         _check(text, {**_TEXT, **_ANY_TEXT}, source)
         heads = (
-            vision['width'] // vision.get('head_width', 64) if isinstance(vision.get('layers'), int) else None
+            vision.get('width', 768) // vision.get('head_width', 64)
+            if isinstance(vision.get('layers'), int)
+            else None
         )
-        image = TowerFacts(_open_clip_activation(activation, vision), heads, vision.get('image_size'))
+        image = TowerFacts(
+            _open_clip_activation(activation, vision), heads, vision.get('image_size'), vision.get('width')
+        )
         eps = 1e-5
     for tower in (vision, text):
         if (tower.get('norm_kwargs') or {}).get('eps', 1e-5) != (1e-5 if tower is vision else eps):
@@ -167,8 +181,18 @@ def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
             )
     preprocess = _open_clip_preprocess(config.get('preprocess_cfg') or {}, image.image_size, source)
     clean = (text.get('tokenizer_kwargs') or {}).get('clean', 'lower')
-    facts = TowerFacts(_open_clip_activation(activation, text), text.get('heads'))
+    facts = TowerFacts(
+        _open_clip_activation(activation, text),
+        text.get('heads'),
+        width=text.get('width'),
+        layers=text.get('layers'),
+    )
     return Recorded(source, image, facts, preprocess, clean if clean in ('canonicalize', 'lower') else 'none')
+
+
+def timm_activation(name: str) -> str:
+    """What a SigLIP tower of timm runs with; open_clip has no other setting for it."""
+    return 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
 
 
 def _check(given: Mapping[str, Any], required: Mapping[str, Any], source: object) -> None:
@@ -183,8 +207,7 @@ def _timm_facts(name: str, vision: Mapping[str, Any], source: str) -> TowerFacts
     match = _TIMM_SIGLIP.fullmatch(name)
     if match is None or vision.get('timm_pool') != 'map':
         raise CheckpointError(f'{source} asks for the timm tower {name!r}; of those only SigLIP is read here')
-    activation = 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
-    return TowerFacts(activation, _TIMM_HEADS[match[1]], vision.get('image_size'))
+    return TowerFacts(timm_activation(name), _TIMM_HEADS[match[1]], vision.get('image_size'))
 
 
 def _open_clip_activation(activation: str, tower: Mapping[str, Any]) -> str:

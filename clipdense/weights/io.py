@@ -64,11 +64,15 @@ class WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a safetensors file, or anything ``torch.save`` or ``torch.jit.save`` wrote, without running code.
 
+    An ``.index.json`` stands for the files that it lists, as Hugging Face cuts large models.
+
     Raises:
         CheckpointError: the file is missing, damaged, asks for code, or holds no weights; says which.
     """
     path = Path(path).expanduser()
     head = _head(path)
+    if path.name.endswith('.index.json'):
+        return _read_shards(path)
     if _is_safetensors(path, head):
         return _read_safetensors(path)
     try:
@@ -195,6 +199,19 @@ def _read_safetensors(path: Path) -> WeightsFile:
         else:
             detail = f'is a damaged safetensors file ({size} bytes): {_one_line(error)}'
         raise CheckpointError(f'{path} {detail}') from error
+
+
+def _read_shards(path: Path) -> WeightsFile:
+    try:
+        names = set(json.loads(path.read_text('utf-8'))['weight_map'].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f'{path} is no index of weight files: {_one_line(error)}') from error
+    strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if strange or not names:
+        raise CheckpointError(f'{path} must name files of its own folder, not {strange}')
+    files = [read_weights(path.with_name(name)) for name in sorted(names)]
+    tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
+    return WeightsFile(path, files[0].kind, tensors)
 
 
 def _expected_size(path: Path) -> int | None:

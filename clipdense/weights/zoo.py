@@ -197,9 +197,20 @@ def _cached(entry: Entry, folder: Path) -> Path | None:
     return next((snapshot / file for file in entry.files if (snapshot / file).is_file()), None)
 
 
-def list_models() -> list[Entry]:
-    """All entries, OpenAI's first."""
-    return list(ZOO.values())
+def list_models() -> list[dict[str, Any]]:
+    """All entries, OpenAI's first, as plain values: what `clipdense models` prints."""
+    rows = []
+    for entry in ZOO.values():
+        facts = entry.recorded()
+        row: dict[str, Any] = {
+            'name': entry.name,
+            'source': entry.source,
+            'licence': entry.licence,
+            'sha256': entry.sha256,
+        }
+        row |= {'activation': facts.text.activation, **(facts.preprocess or {})}
+        rows.append(row)
+    return rows
 
 
 @cache

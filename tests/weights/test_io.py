@@ -153,6 +153,35 @@ def test_pickle_without_container(tmp_path):
     assert torch.equal(file.tensors['a'], torch.ones(2, 3))
 
 
+def test_index_stands_for_its_files(tmp_path):
+    save_file({'a': torch.ones(2)}, tmp_path / 'model-1.safetensors')
+    torch.save({'b': torch.zeros(3)}, tmp_path / 'model-2.bin')
+    index = tmp_path / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': {'a': 'model-1.safetensors', 'b': 'model-2.bin'}}))
+    assert {name: tensor.tolist() for name, tensor in read_weights(index).tensors.items()} == {
+        'a': [1, 1],
+        'b': [0, 0, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('{"weight_map": {"a": "../model.bin"}}', 'of its own folder'),
+        ('{"weight_map": {"a": "/etc/passwd"}}', 'of its own folder'),
+        ('{"weight_map": {"a": 3}}', 'of its own folder'),
+        ('{"weight_map": {}}', 'of its own folder'),
+        ('{"weight_map": {"a": "absent.bin"}}', 'absent.bin does not exist'),
+        ('{"a": 1}', 'no index'),
+        ('{', 'no index'),
+    ],
+)
+def test_bad_index(tmp_path, text, message):
+    (tmp_path / 'model.bin.index.json').write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(tmp_path / 'model.bin.index.json')
+
+
 # Files that are no weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import socket
 import sys
 import threading
@@ -194,7 +195,7 @@ def test_names_of_openai_need_no_open_clip(name, found, monkeypatch):
 
 
 def test_openai_entries():
-    entries = [entry for entry in list_models() if entry.name.endswith('/openai')]
+    entries = [entry for name, entry in ZOO.items() if name.endswith('/openai')]
     assert len(entries) == 9
     for entry in entries:
         assert len(entry.sha256) == 64
@@ -206,6 +207,23 @@ def test_openai_entries():
     sizes = {entry.name: entry.recorded().image.image_size for entry in entries}
     assert sizes['RN50x64/openai'] == 448
     assert sizes['ViT-L-14-336/openai'] == 336
+
+
+def test_list_is_plain_and_openai_first():
+    rows = json.loads(json.dumps(list_models()))
+    assert rows[0]['name'] == 'RN50/openai'
+    assert rows[5] == {
+        'name': 'ViT-B-32/openai',
+        'source': f'{zoo.OPENAI_URL}/{rows[5]["sha256"]}/ViT-B-32.pt',
+        'licence': 'MIT',
+        'sha256': '40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af',
+        'activation': 'quick_gelu',
+        'image_size': 224,
+        'mean': [0.48145466, 0.4578275, 0.40821073],
+        'std': [0.26862954, 0.26130258, 0.27577711],
+        'interpolation': 'bicubic',
+        'resize': 'shortest',
+    }
 
 
 @pytest.fixture

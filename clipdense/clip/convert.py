@@ -1,0 +1,267 @@
+"""From any official layout to ours, open_clip's or Hugging Face's, without loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import atomic_write
+from clipdense.weights.configs import timm_activation
+from clipdense.weights.io import write_weights
+from clipdense.weights.key_map import from_ours
+
+from .model import build_clip
+from .official import ClipWeights, Overrides, check_fit, describe, read_clip
+from .preprocess import Preprocess
+from .sizes import ClipSize, ResNetSize, TextSize, VitSize
+from .text import FLAVOURS
+from .tokenizers import copy_tokenizer
+
+Target = Literal['clipdense', 'openclip', 'huggingface']
+
+_HIDDEN_ACT = {'quick_gelu': 'quick_gelu', 'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh'}
+_RESAMPLE = {'bilinear': 2, 'bicubic': 3}  # Pillow's numbers
+# timm's SigLIP towers: (width, layers, patch) -> beginning of the name.
+_TIMM = {
+    (768, 12, 32): 'vit_base_patch32_siglip',
+    (768, 12, 16): 'vit_base_patch16_siglip',
+    (1024, 24, 16): 'vit_large_patch16_siglip',
+    (1152, 27, 14): 'vit_so400m_patch14_siglip',
+    (1152, 27, 16): 'vit_so400m_patch16_siglip',
+    (1536, 40, 16): 'vit_giantopt_patch16_siglip',
+}
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: Target = 'clipdense',
+    *,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Write weights in another layout; numbers and dtypes stay as they are.
+
+    Args:
+        source: whatever ``load`` takes.
+        destination: a ``.safetensors`` file for 'clipdense'; a folder for 'huggingface', for transformers'
+            ``from_pretrained``; for 'openclip' a ``.safetensors`` file, or a folder for open_clip's
+            ``local-dir:FOLDER``.
+        to: the layout.
+        overwrite: replace what is there.
+        overrides: see ``Overrides``.
+
+    Returns:
+        The weights file that was written.
+
+    Raises:
+        InputError: the destination is there already or is the source, or the layout cannot hold this model.
+        CheckpointError: as ``load``.
+    """
+    if to not in get_args(Target):
+        known = get_args(Target)
+        raise InputError(f'unknown layout {to!r}: choose from {", ".join(known)}.{nearest(to, known)}')
+    weights = read_clip(source, Overrides(**overrides))
+    with torch.device('meta'):
+        check_fit(weights, build_clip(weights.size))
+    if to == 'clipdense':
+        return _write_ours(weights, Path(destination), overwrite)
+    if to == 'openclip':
+        return _write_open_clip(weights, Path(destination), overwrite)
+    return _write_huggingface(weights, Path(destination), overwrite)
+
+
+def _write_ours(weights: ClipWeights, file: Path, overwrite: bool) -> Path:
+    _check_target(file, weights, overwrite)
+    write_weights(file, weights.tensors, describe(weights.size, weights.preprocess))
+    copy_tokenizer(weights.tokenizer, file.with_name(f'{file.stem}-tokenizer'))
+    return file
+
+
+def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -> Path:
+    size = weights.size
+    flavour = getattr(size.image, 'flavour', 'openai')
+    if flavour == 'slip':
+        raise InputError(
+            "SLIP's image tower has no counterpart in open_clip: keep it in the layout clipdense"
+        )
+    layout = {'siglip': 'openclip_siglip', 'openai': 'openclip_vit'}[flavour]
+    if isinstance(size.image, ResNetSize):
+        layout = 'openclip_resnet'
+    tensors = from_ours(weights.tensors, layout)
+    if destination.suffix:
+        _check_target(destination, weights, overwrite)
+        write_weights(destination, tensors)
+        return destination
+    file = destination / 'open_clip_model.safetensors'
+    _check_target(file, weights, overwrite)
+    model = _open_clip_config(size)
+    if copy_tokenizer(weights.tokenizer, destination):
+        model['text_cfg'] |= {'hf_tokenizer_name': '.', 'tokenizer_kwargs': {'clean': 'canonicalize'}}
+    preprocess = weights.preprocess.to_dict()
+    preprocess['resize_mode'] = preprocess.pop('resize')
+    preprocess['size'] = preprocess.pop('image_size')
+    write_weights(file, tensors)
+    _write_json(destination / 'open_clip_config.json', {'model_cfg': model, 'preprocess_cfg': preprocess})
+    return file
+
+
+def _write_huggingface(weights: ClipWeights, folder: Path, overwrite: bool) -> Path:
+    size = weights.size
+    if not isinstance(size.image, VitSize) or size.image.flavour == 'slip':
+        kind = 'ResNet' if isinstance(size.image, ResNetSize) else 'SLIP tower'
+        raise InputError(f'transformers has no CLIP with a {kind}: convert to clipdense or openclip instead')
+    if folder.suffix in ('.safetensors', '.bin', '.pt'):
+        raise InputError(f'a Hugging Face model is a folder, {folder} names a file')
+    kind = 'siglip' if size.image.flavour == 'siglip' else 'clip'
+    tensors = from_ours(weights.tensors, f'huggingface_{kind}')
+    file = folder / 'model.safetensors'
+    _check_target(file, weights, overwrite)
+    write_weights(file, tensors, {'format': 'pt'})
+    _write_json(folder / 'config.json', _huggingface_config(size, kind))
+    _write_json(folder / 'preprocessor_config.json', _huggingface_preprocess(weights.preprocess, kind))
+    copy_tokenizer(weights.tokenizer, folder)
+    return file
+
+
+def _check_target(file: Path, weights: ClipWeights, overwrite: bool) -> None:
+    if file.suffix != '.safetensors' or file.is_dir():
+        raise InputError(f'{file} must name a .safetensors file, for that is what is written')
+    if file.exists() and file.samefile(weights.path):
+        raise InputError(f'{file} is the source itself: give another destination')
+    if file.exists() and not overwrite:
+        raise InputError(f'{file} is there already: pass overwrite=True (--overwrite) to replace it')
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with atomic_write(path, 'w') as file:
+        json.dump(values, file, indent=2)
+        file.write('\n')
+
+
+def _open_clip_config(size: ClipSize) -> dict[str, Any]:
+    """open_clip's ``model_cfg``; it names one activation for both towers.
+
+    Raises:
+        InputError: activations or towers that open_clip cannot be told of.
+    """
+    image, text = size.image, size.text
+    quick = text.activation == 'quick_gelu'
+    config: dict[str, Any] = {'embed_dim': text.embed_dim, 'quick_gelu': quick}
+    if size.logit_bias:
+        config['init_logit_bias'] = -10
+    if isinstance(image, VitSize) and image.flavour == 'siglip':
+        config |= {'custom_text': True, 'vision_cfg': _timm_config(image)}
+    elif isinstance(image, VitSize) and (image.activation == 'quick_gelu') != quick:
+        raise InputError(
+            f'open_clip has one activation for both towers, not {image.activation} and {text.activation}: '
+            'write a file instead of a folder'
+        )
+    else:
+        config['vision_cfg'] = _open_clip_image(image)
+    return {**config, 'text_cfg': _open_clip_text(text)}
+
+
+def _open_clip_image(image: VitSize | ResNetSize) -> dict[str, Any]:
+    config: dict[str, Any] = {'image_size': image.image_size, 'width': image.width}
+    if isinstance(image, ResNetSize):
+        return {**config, 'layers': list(image.layers), 'head_width': image.width * 32 // image.heads}
+    config |= {
+        'layers': image.layers,
+        'patch_size': image.patch_size,
+        'head_width': image.width // image.heads,
+    }
+    config['mlp_ratio'] = _ratio(image.mlp_width, image.width)
+    if image.activation == 'gelu_tanh':
+        config['act_kwargs'] = {'approximate': 'tanh'}
+    return config
+
+
+def _open_clip_text(text: TextSize) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        'context_length': text.context_length,
+        'vocab_size': text.vocab_size,
+        'width': text.width,
+        'heads': text.heads,
+        'layers': text.layers,
+        'mlp_ratio': _ratio(text.mlp_width, text.width),
+    }
+    if text.activation == 'gelu_tanh':
+        config['act_kwargs'] = {'approximate': 'tanh'}
+    if text.flavour == 'siglip':
+        config |= {'pool_type': 'last', 'no_causal_mask': True, 'proj_bias': True}
+        config['norm_kwargs'] = {'eps': FLAVOURS['siglip'].eps}
+    return config
+
+
+def _timm_config(image: VitSize) -> dict[str, Any]:
+    start = _TIMM.get((image.width, image.layers, image.patch_size))
+    name = f'{start}_{image.image_size}'
+    if start is None:
+        raise InputError(
+            f'timm has no SigLIP tower of width {image.width} with {image.layers} layers: write a file'
+        )
+    runs = timm_activation(name)
+    if runs != image.activation:
+        raise InputError(
+            f'open_clip runs {name} with {runs}, but these weights record {image.activation}: write a file '
+            'instead of a folder, and mind the difference'
+        )
+    return {'image_size': image.image_size, 'timm_model_name': name, 'timm_pool': 'map', 'timm_proj': 'none'}
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """open_clip takes ``int(width * ratio)``; half a channel more survives the rounding."""
+    return hidden / width if hidden % width == 0 else (hidden + 0.5) / width
+
+
+def _huggingface_config(size: ClipSize, kind: str) -> dict[str, Any]:
+    assert isinstance(size.image, VitSize)
+    vision, text = _huggingface_tower(size.image), _huggingface_tower(size.text)
+    vision |= {'image_size': size.image.image_size, 'patch_size': size.image.patch_size}
+    vision['model_type'] = f'{kind}_vision_model'
+    text |= {'vocab_size': size.text.vocab_size, 'max_position_embeddings': size.text.context_length}
+    text['model_type'] = f'{kind}_text_model'
+    config: dict[str, Any] = {'model_type': kind, 'vision_config': vision, 'text_config': text}
+    if kind == 'siglip':
+        text['projection_size'] = size.text.embed_dim
+        return {'architectures': ['SiglipModel'], **config}
+    for part in (vision, text, config):
+        part['projection_dim'] = size.text.embed_dim
+    text |= {'bos_token_id': size.text.vocab_size - 2, 'eos_token_id': size.text.vocab_size - 1}
+    return {'architectures': ['CLIPModel'], **config}
+
+
+def _huggingface_tower(tower: VitSize | TextSize) -> dict[str, Any]:
+    return {
+        'hidden_size': tower.width,
+        'intermediate_size': tower.mlp_width,
+        'num_hidden_layers': tower.layers,
+        'num_attention_heads': tower.heads,
+        'hidden_act': _HIDDEN_ACT[tower.activation],
+        'layer_norm_eps': FLAVOURS['siglip' if tower.flavour == 'siglip' else 'openai'].eps,
+    }
+
+
+def _huggingface_preprocess(preprocess: Preprocess, kind: str) -> dict[str, Any]:
+    side = preprocess.image_size
+    squash = preprocess.resize == 'squash'
+    config = {
+        'image_processor_type': 'SiglipImageProcessor' if squash else 'CLIPImageProcessor',
+        'do_resize': True,
+        'size': {'height': side, 'width': side} if squash else {'shortest_edge': side},
+        'resample': _RESAMPLE[preprocess.interpolation],
+        'do_rescale': True,
+        'rescale_factor': 1 / 255,
+        'do_normalize': True,
+        'image_mean': list(preprocess.mean),
+        'image_std': list(preprocess.std),
+        'do_convert_rgb': True,
+    }
+    if not squash:
+        config |= {'do_center_crop': True, 'crop_size': {'height': side, 'width': side}}
+    return config
