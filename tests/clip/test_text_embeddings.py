@@ -1,4 +1,4 @@
-"""Class embeddings: the official average, the cache and all that may go wrong with it, files of embeddings."""
+"""Class embeddings: the official average, the cache and what may go wrong with it, files of embeddings."""
 
 from __future__ import annotations
 
@@ -114,9 +114,18 @@ def test_half_precision_weights_give_fp32(clip):
 
 
 def test_autocast_does_not_reach_in(clip):
-    expected = embed_texts(clip, ['a cat'])
+    expected = one_by_one(clip, 'a cat', ('{}',))
     with torch.autocast('cpu', torch.bfloat16):
-        assert torch.equal(embed_texts(clip, ['a cat']), expected)
+        assert_close(embed_texts(clip, ['a cat'])[0], expected, atol=1e-6, rtol=0)
+
+
+def test_encodes_in_evaluation_mode(clip, monkeypatch):
+    modes = []
+    project = clip.text.project
+    monkeypatch.setattr(clip.text, 'project', lambda x: modes.append(clip.text.training) or project(x))
+    embed_texts(clip.train(), ['a cat'])
+    assert modes == [False]
+    assert clip.text.training
 
 
 def test_modes_are_left_as_found(clip):

@@ -93,6 +93,7 @@ def test_remembered_words_are_bounded(monkeypatch):
         ('<|startoftext|>x', ['<|startoftext|>', 'x']),
         ('<|x|>', ['<|', 'x', '|>']),
         ('tom &amp;amp; jerry', ['tom', '&', 'jerry']),
+        ('<b>x &amp;lt; y', ['<', 'b', '>', 'x', '<', 'y']),  # ftfy leaves entities beside a tag alone
         ('schön²', ['schön', '²']),
         ('a\x00b\x1fc', ['abc']),  # control characters are dropped, not taken for spaces
         ('doesnâ€™t', ['doesn', "'t"]),
