@@ -7,6 +7,7 @@ ignored.
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Iterator
@@ -109,30 +110,42 @@ def write_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray | None = 
 
     Args:
         path: ends in ``.png``.
+        mask, palette: as in ``mask_to_image``.
+
+    Raises:
+        InputError: another ending, or as ``mask_to_image``.
+    """
+    if Path(path).suffix.lower() != '.png':
+        raise InputError(f'masks are written as PNG: give {path} the ending .png')
+    image = mask_to_image(mask, palette)
+    with atomic_write(path) as file:
+        image.save(file, 'PNG')
+
+
+def mask_to_image(mask: np.ndarray, palette: np.ndarray | None = None) -> Image.Image:
+    """Class indices as a Pillow image of mode P, or I;16 where one is above 255.
+
+    Args:
         mask: (H, W), any integer type, 0 ... 65535.
         palette: (n, 3) uint8 colours of the first n indices; VOC's by default, and for the rest.
 
     Raises:
-        InputError: another ending, another shape, or indices that PNG cannot hold.
+        InputError: another shape or type, or indices that PNG cannot hold.
     """
     mask = np.asarray(mask)
-    if Path(path).suffix.lower() != '.png':
-        raise InputError(f'masks are written as PNG: give {path} the ending .png')
     if mask.ndim != 2 or not mask.size or mask.dtype.kind not in 'iub':
         raise InputError(f'a mask must be (H, W) whole numbers, not {mask.shape} {mask.dtype}')
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high > 65535:
         raise InputError(f'mask values run from {low} to {high}; PNG holds 0 to 65535')
     if high > 255:
-        image = Image.fromarray(mask.astype(np.uint16))
-    else:
-        colours = voc_palette(256)
-        if palette is not None:
-            colours[: len(palette)] = np.asarray(palette, np.uint8)[:256]
-        image = Image.fromarray(mask.astype(np.uint8))
-        image.putpalette(colours.tobytes())  # turns mode L into P, indices untouched
-    with atomic_write(path) as file:
-        image.save(file, 'PNG')
+        return Image.fromarray(mask.astype(np.uint16))
+    colours = _voc_palette().copy()
+    if palette is not None:
+        colours[: len(palette)] = np.asarray(palette, np.uint8)[:256]
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(colours.tobytes())  # turns mode L into P, indices untouched
+    return image
 
 
 def voc_palette(count: int = 256) -> np.ndarray:
@@ -145,6 +158,11 @@ def voc_palette(count: int = 256) -> np.ndarray:
     for digit in range(8):
         colours |= ((index >> (3 * digit + np.arange(3))) & 1) << (7 - digit)
     return colours.astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=1)
+def _voc_palette() -> np.ndarray:
+    return voc_palette(256)
 
 
 def _open(source: Any, max_pixels: int) -> tuple[Image.Image, str]:

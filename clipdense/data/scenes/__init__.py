@@ -8,14 +8,21 @@ masks, boxes), **novel** (in training captions and, unlabelled, in pictures, but
 from .combinations import DIFFICULTIES, SPLITS, Difficulty
 from .datasets import SceneCaptions, SceneLabels, SceneSegmentation
 from .scene import Scene, Scenes
+from .writers import PictureSet, standard_sets, write_coco, write_scenes, write_shards, write_voc
 
 __all__ = [
     'DIFFICULTIES',
     'SPLITS',
     'Difficulty',
+    'PictureSet',
     'Scene',
     'SceneCaptions',
     'SceneLabels',
     'SceneSegmentation',
     'Scenes',
+    'standard_sets',
+    'write_coco',
+    'write_scenes',
+    'write_shards',
+    'write_voc',
 ]

@@ -1,0 +1,228 @@
+"""How pictures lie on disk in the three layouts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+from .scene import Scenes
+
+_SHARD_SIZE = 1000  # pictures
+
+
+class Picture(NamedTuple):
+    """One picture, encoded."""
+
+    set_name: str  # 'train', 'val_base', ...
+    name: str
+    size: int  # of a side, in pixels
+    jpeg: bytes
+    mask: bytes  # palette PNG
+    caption: str
+    class_names: list[str]  # of all objects
+    objects: list[dict[str, Any]]  # those with labels: class_id, box (x1, y1, x2, y2), area, counts
+
+
+class Writer:
+    """Takes pictures one by one and writes them below ``folder``.
+
+    Args:
+        folder: is there.
+        scenes: what the pictures are from.
+        twins: where another writer has put the same JPEG files, which are then linked instead of copied.
+    """
+
+    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
+        self.folder, self.scenes, self.twins = folder, scenes, twins
+        self._folders: set[Path] = set()
+
+    def add(self, picture: Picture) -> None:
+        """Write a picture."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what can only be written at the end."""
+        raise NotImplementedError
+
+    def _put(self, name: str, data: bytes | str) -> None:
+        self._path(name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+    def _put_picture(self, folder: str, picture: Picture) -> None:
+        path = self._path(f'{folder}/{picture.name}.jpg')
+        if self.twins is not None:
+            with contextlib.suppress(OSError):  # file systems without links
+                os.link(self.twins / path.name, path)
+                return
+        path.write_bytes(picture.jpeg)
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        if path.parent not in self._folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folders.add(path.parent)
+        return path
+
+
+class VocWriter(Writer):
+    """PASCAL VOC, for segmentation and detection.
+
+    Mask values are lines of ``classes.txt``, counted from 0, the background; ``vocabulary.json`` says besides
+    which of them are novel.  Boxes are whole pixels counted from 1, both ends included.  There is a list for
+    each set, and ``val`` for all whose names begin so, in ``ImageSets/Segmentation`` and ``ImageSets/Main``.
+    """
+
+    pictures = 'JPEGImages'
+
+    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
+        super().__init__(folder, scenes, twins)
+        self._names: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, picture: Picture) -> None:
+        """Write picture, mask and boxes."""
+        self._put_picture(self.pictures, picture)
+        self._put(f'SegmentationClass/{picture.name}.png', picture.mask)
+        self._put(f'Annotations/{picture.name}.xml', self._annotation(picture))
+        for set_name in _lists(picture.set_name):
+            self._names[set_name].append(picture.name)
+
+    def finish(self) -> None:
+        """Write lists and classes."""
+        for set_name, names in self._names.items():
+            for kind in ('Segmentation', 'Main'):
+                self._put(f'ImageSets/{kind}/{set_name}.txt', '\n'.join(names) + '\n')
+        vocabulary = self.scenes.vocabulary()
+        self._put('classes.txt', '\n'.join(vocabulary.class_names) + '\n')
+        vocabulary.save(self.folder / 'vocabulary.json')
+
+    def _annotation(self, picture: Picture) -> str:
+        objects = ''.join(map(self._object, picture.objects))
+        size = f'<width>{picture.size}</width><height>{picture.size}</height><depth>3</depth>'
+        return (
+            f'<annotation>\n  <folder>VOC</folder>\n  <filename>{picture.name}.jpg</filename>\n'
+            f'  <size>{size}</size>\n  <segmented>1</segmented>\n{objects}</annotation>\n'
+        )
+
+    def _object(self, item: dict[str, Any]) -> str:
+        left, top, right, bottom = (int(value) for value in item['box'])
+        return (
+            f'  <object>\n    <name>{escape(self.scenes.class_names[item["class_id"]])}</name>\n'
+            '    <pose>Unspecified</pose>\n    <truncated>0</truncated>\n    <difficult>0</difficult>\n'
+            f'    <bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>'
+            f'<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>\n  </object>\n'
+        )
+
+
+class CocoWriter(Writer):
+    """COCO: ``images`` and ``annotations/{instances,captions}_SET.json``, all ids from 1.
+
+    Categories are all classes, in order, each with its split; segmentations are uncompressed run lengths.
+    """
+
+    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
+        super().__init__(folder, scenes, twins)
+        self._pictures: dict[str, list[Picture]] = defaultdict(list)
+
+    def add(self, picture: Picture) -> None:
+        """Write the picture, and keep what is known about it."""
+        self._put_picture('images', picture)
+        for set_name in _lists(picture.set_name):
+            self._pictures[set_name].append(picture._replace(jpeg=b'', mask=b''))
+
+    def finish(self) -> None:
+        """Write the annotations."""
+        for set_name, pictures in self._pictures.items():
+            images = [
+                {'id': number, 'file_name': f'{one.name}.jpg', 'width': one.size, 'height': one.size}
+                for number, one in enumerate(pictures, 1)
+            ]
+            captions = [
+                {'id': number, 'image_id': number, 'caption': one.caption}
+                for number, one in enumerate(pictures, 1)
+            ]
+            boxes = [
+                self._annotation(item, image_id, one.size)
+                for image_id, one in enumerate(pictures, 1)
+                for item in one.objects
+            ]
+            for number, box in enumerate(boxes, 1):
+                box['id'] = number
+            info = {'description': f'clipdense scenes, {set_name}'}
+            instances = {
+                'info': info,
+                'images': images,
+                'annotations': boxes,
+                'categories': self._categories(),
+            }
+            self._put(f'annotations/instances_{set_name}.json', _json(instances))
+            texts = {'info': info, 'images': images, 'annotations': captions}
+            self._put(f'annotations/captions_{set_name}.json', _json(texts))
+
+    def _categories(self) -> list[dict[str, Any]]:
+        split_of = {name: split for split, names in self.scenes.splits.items() for name in names}
+        return [
+            {'id': number, 'name': name, 'supercategory': name.split(' ')[-1], 'split': split_of[name]}
+            for number, name in enumerate(self.scenes.class_names, 1)
+        ]
+
+    @staticmethod
+    def _annotation(item: dict[str, Any], image_id: int, size: int) -> dict[str, Any]:
+        left, top, right, bottom = item['box']
+        return {
+            'id': 0,
+            'image_id': image_id,
+            'category_id': item['class_id'] + 1,
+            'bbox': [left, top, right - left, bottom - top],
+            'area': item['area'],
+            'iscrowd': 0,
+            'segmentation': {'size': [size, size], 'counts': item['counts']},
+        }
+
+
+class ShardWriter(Writer):
+    """webdataset: ``SET/000000.tar`` and so on, with ``.jpg``, ``.txt`` and ``.json`` for each picture."""
+
+    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
+        super().__init__(folder, scenes, twins)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, picture: Picture) -> None:
+        """Append to the set's last shard, or begin the next."""
+        number = self._counts[picture.set_name]
+        self._counts[picture.set_name] += 1
+        if number % _SHARD_SIZE == 0:
+            self.finish()
+            path = self._path(f'{picture.set_name}/{number // _SHARD_SIZE:06d}.tar')
+            self._tar = tarfile.open(path, 'w', format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed in finish)
+        facts = {'caption': picture.caption, 'class_names': picture.class_names}
+        self._append(f'{picture.name}.jpg', picture.jpeg)
+        self._append(f'{picture.name}.txt', picture.caption.encode())
+        self._append(f'{picture.name}.json', _json(facts).encode())
+
+    def finish(self) -> None:
+        """Close the last shard."""
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None
+
+    def _append(self, name: str, data: bytes) -> None:
+        assert self._tar is not None
+        member = tarfile.TarInfo(name)  # no time and no owner: the same bytes for everyone
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+
+
+def _lists(set_name: str) -> list[str]:
+    """The lists that a picture is in: 'val_base' is a part of 'val'."""
+    return list(dict.fromkeys([set_name, set_name.split('_')[0]]))
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(',', ':'))

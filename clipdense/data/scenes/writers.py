@@ -1,0 +1,178 @@
+"""Scenes on disk, as PASCAL VOC, COCO and webdataset shards, for the readers that real datasets go through.
+
+The same arguments give the same bytes.  A folder appears when it is complete, or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...utils.errors import InputError
+from ...utils.files import atomic_write
+from ...utils.image_io import mask_to_image
+from ...utils.progress import track
+from .combinations import SPLITS
+from .formats import CocoWriter, Picture, ShardWriter, VocWriter, Writer
+from .scene import Scenes
+
+IGNORED = 255
+_MARKER = 'scenes.json'  # only a folder that has it is ever overwritten
+_CHUNK = 64  # pictures that a worker draws at a time
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Some pictures that belong together."""
+
+    name: str  # of their list; their own names begin with it
+    count: int
+    shown: tuple[str, ...]  # splits whose classes occur
+    labelled: tuple[str, ...]  # splits with masks and boxes; pixels of the others are ignored
+
+
+def standard_sets(num_train: int, num_val: int) -> list[PictureSet]:
+    """Training shows base and novel classes and labels base alone; validation has a set for each split."""
+    train = PictureSet('train', num_train, ('base', 'novel'), ('base',))
+    return [train, *(PictureSet(f'val_{split}', num_val, (split,), (split,)) for split in SPLITS)]
+
+
+def write_scenes(
+    out: str | Path,
+    difficulty: str = 'standard',
+    num_train: int = 5000,
+    num_val: int = 200,
+    seed: int = 0,
+    image_size: int | None = None,
+    overwrite: bool = False,
+    workers: int = 0,
+) -> None:
+    """Write ``out/voc``, ``out/coco`` and ``out/shards``.
+
+    Args:
+        out: folder.
+        difficulty, seed, image_size: as in ``Scenes``.
+        num_train: training pictures.
+        num_val: validation pictures for each split.
+        overwrite: replace scenes that were written there before.
+        workers: processes that draw; 0 draws in this one.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written.
+    """
+    out, scenes, sets = Path(out), Scenes(difficulty, seed, image_size), standard_sets(num_train, num_val)
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith('.') for path in out.iterdir())):
+        if not (out / _MARKER).is_file():
+            raise InputError(f'{out} is there and holds no scenes: name a new folder')
+        if not overwrite:
+            raise InputError(f'{out} holds scenes already: name a new folder, or overwrite them')
+    facts: dict[str, Any] = {'difficulty': difficulty, 'seed': seed, 'image_size': scenes.image_size}
+    facts |= {'pictures': {one.name: one.count for one in sets}, 'classes': scenes.splits}
+    writers = {out / 'voc': VocWriter, out / 'coco': CocoWriter, out / 'shards': ShardWriter}
+    _write(scenes, sets, writers, workers)
+    with atomic_write(out / _MARKER, 'w') as file:
+        file.write(json.dumps(facts, indent=1) + '\n')
+
+
+def write_voc(scenes: Scenes, folder: str | Path, sets: Sequence[PictureSet], workers: int = 0) -> None:
+    """Write PASCAL VOC: see ``VocWriter``."""
+    _write(scenes, sets, {Path(folder): VocWriter}, workers)
+
+
+def write_coco(scenes: Scenes, folder: str | Path, sets: Sequence[PictureSet], workers: int = 0) -> None:
+    """Write COCO: see ``CocoWriter``."""
+    _write(scenes, sets, {Path(folder): CocoWriter}, workers)
+
+
+def write_shards(scenes: Scenes, folder: str | Path, sets: Sequence[PictureSet], workers: int = 0) -> None:
+    """Write webdataset shards: see ``ShardWriter``."""
+    _write(scenes, sets, {Path(folder): ShardWriter}, workers)
+
+
+def encode_picture(scenes: Scenes, task: tuple[PictureSet, int]) -> Picture:
+    """Draw and encode one picture of a set."""
+    one, index = task
+    scene = scenes.draw(index, one.shown, stream=one.name)
+    known = set(scenes.indices(one.labelled))
+    labels = np.array([0, *(at + 1 if at in known else IGNORED for at in range(len(scenes.class_names)))])
+    objects = [
+        _describe(int(class_id), box, scene.mask == class_id + 1)
+        for class_id, box in zip(scene.class_ids, scene.boxes, strict=True)
+        if class_id in known
+    ]
+    return Picture(
+        set_name=one.name,
+        name=f'{one.name}_{index:06d}',
+        size=scenes.image_size,
+        jpeg=_encoded(Image.fromarray(scene.image), 'JPEG', quality=95, subsampling=0),
+        mask=_encoded(mask_to_image(labels[scene.mask]), 'PNG'),
+        caption=scene.caption,
+        class_names=[scenes.class_names[at] for at in scene.class_ids],
+        objects=objects,
+    )
+
+
+def _describe(class_id: int, box: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    return {'class_id': class_id, 'box': box.tolist(), 'area': int(mask.sum()), 'counts': run_lengths(mask)}
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths of an (H, W) mask: column by column, zeros first."""
+    flat = mask.ravel(order='F')
+    edges = np.flatnonzero(np.diff(flat, prepend=False)) if flat.size else np.zeros(0, int)
+    return np.diff([0, *edges, flat.size]).tolist()
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _write(scenes: Scenes, sets: Sequence[PictureSet], kinds: dict[Path, type[Writer]], workers: int) -> None:
+    """Draw each picture once and hand it to every writer, each of which works in a folder of its own."""
+    tasks = [(one, index) for one in sets for index in range(one.count)]
+    with ExitStack() as stack:
+        writers: list[Writer] = []
+        for folder, kind in kinds.items():
+            twins = next((one.folder / one.pictures for one in writers if isinstance(one, VocWriter)), None)
+            writers.append(kind(stack.enter_context(_staged(folder)), scenes, twins))
+        encode = partial(encode_picture, scenes)
+        if workers:
+            pool = stack.enter_context(ProcessPoolExecutor(workers))
+            pictures: Any = pool.map(encode, tasks, chunksize=_CHUNK)
+        else:
+            pictures = map(encode, tasks)
+        for picture in track(pictures, 'writing scenes', total=len(tasks)):
+            for writer in writers:
+                writer.add(picture)
+        for writer in writers:
+            writer.finish()
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its place at the end, if all went well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as temporary:
+            fresh, old = Path(temporary, 'new'), Path(temporary, 'old')
+            fresh.mkdir()  # with the usual permissions, unlike the folder around it
+            yield fresh
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(fresh, folder)
+    except OSError as error:
+        raise InputError(f'cannot write {folder}: {error.strerror or error}') from error
