@@ -74,8 +74,9 @@ class FaultBudget:
     def reset(self) -> None:
         """Start a new epoch, with one line about the last one where something was lost."""
         if self.lost:
+            # Not a warning, of which MMEngine would drop all but the first that read the same.
             line = f'{self.lost} of {self.seen} {self.noun} could not be used in the last epoch'
-            print_log(line, logger='current', level=logging.WARNING)
+            print_log(line, logger='current', level=logging.INFO)
         self._counts.zero_()
 
 

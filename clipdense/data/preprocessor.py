@@ -45,6 +45,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
         if (self.std <= 0).any():
             raise InputError(f'std must be above zero, got {self.std.flatten().tolist()}')
 
+    @property
+    def device(self) -> torch.device:
+        """Where the statistics are, however they came there (MMEngine notices only its own ways to move)."""
+        return self.mean.device
+
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalise ``data['images']``; every other entry only moves.
 

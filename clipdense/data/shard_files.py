@@ -124,6 +124,11 @@ def read_pairs(
             yield RawPair(f'{shard}/{key}', image, texts, turn)
 
 
+def reason(error: Exception) -> str:
+    """What went wrong with a shard, without what webdataset adds."""
+    return getattr(error, 'strerror', None) or str(error.args[0]).partition(' @ ')[0]
+
+
 def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
     """Shards that paths with braces or wildcards, folders and URLs stand for, sorted within each.
 

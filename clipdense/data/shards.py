@@ -20,7 +20,15 @@ from clipdense.utils.image_io import read_image
 
 from .faults import FaultBudget
 from .image_text import TokenizerLike, caption_tokenizer, encode
-from .shard_files import IMAGE_MEMBERS, UNREADABLE, MeteredStream, RawPair, list_shards, read_pairs
+from .shard_files import (
+    IMAGE_MEMBERS,
+    UNREADABLE,
+    MeteredStream,
+    RawPair,
+    list_shards,
+    read_pairs,
+    reason,
+)
 from .transforms import sample_rng, to_tensor
 
 
@@ -171,8 +179,9 @@ class ImageTextShards(IterableDataset):
             first = next(pairs, None)
             if first is None:
                 raise InputError(
-                    f'no sample in {", ".join(shards[:3])}: one is a picture ({", ".join(IMAGE_MEMBERS)}) '
-                    f'and a caption ({", ".join(self.captions)}) of the same name, side by side'
+                    f'no readable sample in {", ".join(shards[:3])}: one is a picture '
+                    f'({", ".join(IMAGE_MEMBERS)}) and a caption ({", ".join(self.captions)}) '
+                    'of the same name, side by side'
                 )
             yield first
             yield from pairs
@@ -203,7 +212,7 @@ class ImageTextShards(IterableDataset):
             except UNREADABLE as error:
                 where = 'it cannot be opened' if stream is None else f'damaged at byte {stream.position}'
                 after = f', after sample {last}' if last else ''
-                self.shard_faults.lose('shard', f'{url}: {where}{after}: {error.args[0]}')
+                self.shard_faults.lose('shard', f'{url}: {where}{after}: {reason(error)}')
             finally:
                 with contextlib.suppress(OSError):  # a command or download that failed has been counted
                     if stream is not None:
