@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,6 +75,6 @@ def refuse_existing(paths: list[Path], overwrite: bool) -> None:
         raise InputError(f'{there[0]}{more} is there already: choose another --out, or add --overwrite')
 
 
-def weight_overrides(activation: str | None) -> dict[str, str]:
+def weight_overrides(activation: str | None) -> dict[str, Any]:
     """Keyword arguments of ``clipdense.load`` that were really given."""
     return {} if activation is None else {'activation': activation}

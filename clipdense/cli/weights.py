@@ -35,6 +35,9 @@ def convert(
     destination: Annotated[Path, typer.Argument(help='File to write; a folder for huggingface.')],
     to: Annotated[str, typer.Option(help='clipdense, openclip or huggingface.')] = 'clipdense',
     activation: Activation = None,
+    num_heads: Annotated[
+        int | None, typer.Option(min=1, help='Of both towers, for open_clip files of an unpublished size.')
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert weights between layouts, without loss.
@@ -43,5 +46,8 @@ def convert(
     """
     from clipdense.clip.convert import convert as convert_weights
 
-    convert_weights(source, destination, to, overwrite=overwrite, **weight_overrides(activation))
+    overrides = weight_overrides(activation)
+    if num_heads is not None:
+        overrides['num_heads'] = num_heads
+    convert_weights(source, destination, to, overwrite=overwrite, **overrides)
     print(f'{destination}: written in the {to} layout')

@@ -1,0 +1,232 @@
+"""Every verb as a user calls it, and wrong input of every kind: one line, status 2, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from clipdense.cli.app import main
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.utils.image_io import read_mask
+from clipdense.weights.io import read_weights
+
+TINY = ClipSize(
+    VitSize(image_size=32, patch_size=8, width=32, layers=2, heads=2, mlp_width=64, embed_dim=16),
+    TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16),
+)
+
+
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory):
+    """A tiny CLIP on disk."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
+    save(build_clip(TINY), path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    """Each test in a folder and a cache of its own, without a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('CLIPDENSE_OFFLINE', '1')
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a verb."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
+
+
+def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
+    Image.effect_noise(size, 80).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    'verb',
+    [
+        '',
+        'segment',
+        'classify',
+        'embed',
+        'scenes',
+        'train',
+        'test',
+        'models',
+        'convert',
+        'doctor',
+        'quickstart',
+    ],
+)
+def test_help_has_an_example(capsys, verb):
+    status, out, _ = run(capsys, *verb.split(), '--help')
+    assert status == 0
+    assert not verb or 'Example' in out
+
+
+def test_segment_writes_three_files_of_the_picture_size(capsys, weights):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    photo('photo.jpg', (40, 30), exif=exif)
+    status, out, _ = run(capsys, 'segment', 'photo.jpg', '--classes', 'car, traffic light', '-w', weights)
+    assert status == 0
+    assert 'photo_overlay.png' in out
+    mask = read_mask('segmented/photo_mask.png')
+    assert mask.shape == (40, 30)
+    assert set(np.unique(mask)) <= {0, 1}
+    values = json.loads(Path('segmented/photo.json').read_text())
+    assert (values['height'], values['width']) == (40, 30)
+    assert values['classes'] == ['car', 'traffic light']
+    assert sum(segment['share'] for segment in values['segments']) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'mode', 'size'),
+    [
+        ('cmyk.jpg', 'CMYK', (40, 30)),
+        ('palette.png', 'P', (40, 30)),
+        ('sixteen.png', 'I;16', (40, 30)),
+        ('grey.png', 'L', (33, 65)),
+        ('dot.png', 'RGB', (1, 1)),
+        ('line.png', 'RGB', (300, 1)),
+    ],
+)
+def test_pictures_of_every_kind(capsys, weights, name, mode, size):
+    photo(name, size, mode)
+    assert run(capsys, 'segment', name, '-c', 'a,b', '-w', weights)[0] == 0
+    assert read_mask(f'segmented/{name.split(".")[0]}_mask.png').shape == size[::-1]
+    assert run(capsys, 'classify', name, '-c', 'a,b', '-w', weights)[0] == 0
+
+
+def test_classify_prints_probabilities_and_writes_json(capsys, weights):
+    photo('a.png'), photo('b.png')
+    status, out, _ = run(capsys, 'classify', '.', '-c', 'cat, dog', '-w', weights, '--out', 'result.json')
+    assert status == 0
+    assert out.count('%') == 4
+    rows = json.loads(Path('result.json').read_text())
+    assert [row['image'] for row in rows] == ['a.png', 'b.png']
+    assert sum(entry['probability'] for entry in rows[0]['classes']) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_broken_picture_is_skipped_and_counted(capsys, weights):
+    photo('good.png')
+    Path('bad.jpg').write_text('<html>not here</html>')
+    status, out, err = run(capsys, 'segment', '.', '-c', 'a,b', '-w', weights)
+    assert status == 1
+    assert 'good_overlay.png' in out
+    assert 'bad.jpg' in err
+    assert '1 of 2' in err
+
+
+def test_embed_writes_a_vocabulary(capsys, weights):
+    status, out, _ = run(capsys, 'embed', '--preset', 'voc20', '-w', weights, '--out', 'voc.safetensors')
+    assert status == 0
+    assert '20 classes' in out
+
+
+def test_convert_there_and_back(capsys, weights):
+    assert run(capsys, 'convert', weights, 'clip.safetensors', '--to', 'openclip')[0] == 0
+    told = ('--activation', 'quick_gelu', '--num-heads', '2')
+    assert run(capsys, 'convert', 'clip.safetensors', 'back.safetensors', *told)[0] == 0
+    assert read_weights('back.safetensors').tensors.keys() == read_weights(weights).tensors.keys()
+    assert_close(read_weights('back.safetensors').tensors, read_weights(weights).tensors, atol=0, rtol=0)
+
+
+def test_models_and_doctor(capsys):
+    status, out, _ = run(capsys, 'models', 'RN50')
+    assert status == 0
+    assert 'RN50/openai' in out
+    assert json.loads(run(capsys, 'models', 'RN50', '--json')[1])
+    assert 'torch' in run(capsys, 'doctor')[1]
+
+
+def test_scenes(capsys):
+    assert run(capsys, 'scenes', 'scenes', '--train', '3', '--val', '2')[0] == 0
+    assert run(capsys, 'scenes', 'scenes', '--train', '3', '--val', '2')[0] == 2
+
+
+BAD = {
+    'no classes': (['segment', 'photo.png'], 'say which classes'),
+    'two kinds of classes': (['segment', 'photo.png', '-c', 'a', '--preset', 'voc21'], 'say which classes'),
+    'empty vocabulary': (['segment', 'photo.png', '-c', ' '], 'empty'),
+    'repeated class': (['segment', 'photo.png', '-c', 'car, Car'], 'twice'),
+    'no such picture': (['segment', 'nothing.png', '-c', 'a'], 'nothing.png'),
+    'no picture in the folder': (['segment', 'empty', '-c', 'a'], 'empty'),
+    'no such method': (
+        ['segment', 'photo.png', '-c', 'a', '--method', 'maskclop', '-w', '{weights}'],
+        "mean 'maskclip'",
+    ),
+    'no such weights': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-61/openai'], 'ViT-B-16/openai'),
+    'offline': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-16/openai'], 'CLIPDENSE_OFFLINE'),
+    'html for weights': (['segment', 'photo.png', '-c', 'a', '-w', 'page.pt'], 'web page'),
+    'no such preset': (['segment', 'photo.png', '--preset', 'voc22'], 'voc2'),
+    'no such templates': (
+        ['segment', 'photo.png', '-c', 'a', '--templates', 'imagnet', '-w', '{weights}'],
+        "mean 'imagenet'",
+    ),
+    'no such device': (
+        ['segment', 'photo.png', '-c', 'a', '--device', 'cuda:7', '-w', '{weights}'],
+        'cuda:7',
+    ),
+    'broken picture': (['classify', 'broken.jpg', '-c', 'a', '-w', '{weights}'], 'broken.jpg'),
+    'other activation': (
+        ['classify', 'photo.png', '-c', 'a', '-w', '{weights}', '--activation', 'gelu'],
+        'activation',
+    ),
+    'no such config': (['train', 'contrastive/clip_scene'], 'Did you mean'),
+    'no such layout': (['convert', '{weights}', 'x', '--to', 'onnx'], 'huggingface'),
+    'unknown option': (['segment', 'photo.png', '--clases', 'a'], '--classes'),
+    'no such verb': (['segmet'], 'segmet'),
+}
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_status_2(capsys, weights, tmp_path, arguments, message):
+    photo('photo.png')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'page.pt').write_text('<!DOCTYPE html><html><body>404</body></html>')
+    photo('whole.jpg')
+    (tmp_path / 'broken.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:300])
+    status, _, err = run(capsys, *(argument.format(weights=weights) for argument in arguments))
+    assert status == 2
+    assert message in err
+    assert 'Traceback' not in err
+    lines = [line for line in err.splitlines() if line.startswith('clipdense: ') and 'warning' not in line]
+    assert len(lines) == 1 or 'Usage' in err
+
+
+def test_results_are_not_overwritten_unasked(capsys, weights):
+    photo('photo.png')
+    assert run(capsys, 'segment', 'photo.png', '-c', 'a,b', '-w', weights)[0] == 0
+    before = Path('segmented/photo.json').read_text()
+    status, _, err = run(capsys, 'segment', 'photo.png', '-c', 'c,d', '-w', weights)
+    assert (status, Path('segmented/photo.json').read_text()) == (2, before)
+    assert '--overwrite' in err
+    assert run(capsys, 'segment', 'photo.png', '-c', 'c,d', '-w', weights, '--overwrite')[0] == 0
+
+
+def test_verbose_shows_the_traceback(capsys):
+    status, _, err = run(capsys, '--verbose', 'segment', 'nothing.png', '-c', 'a')
+    assert status == 2
+    assert 'Traceback' in err
+
+
+def test_the_text_cache_serves_the_second_call(capsys, weights, tmp_path):
+    photo('photo.png')
+    run(capsys, 'segment', 'photo.png', '-c', 'a,b', '-w', weights)
+    cached = list((tmp_path / 'cache').rglob('*.safetensors'))
+    assert len(cached) == 1
+    run(capsys, 'segment', 'photo.png', '-c', 'a,b', '-w', weights, '--overwrite')
+    assert list((tmp_path / 'cache').rglob('*.safetensors')) == cached
