@@ -136,7 +136,7 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
     if pointer.is_file():
         named = folder / Path(pointer.read_text(encoding='utf-8', errors='replace').strip()).name
         found = [path for path in found if path != named] + [named]
-    problems = []
+    problems: list[str] = []
     for path in reversed(found):
         problem = damage(path)
         if problem is None:

@@ -100,7 +100,7 @@ class EvaluationHook(Hook):
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def evaluating(model: nn.Module) -> Iterator[Any]:
     """The CLIP inside ``model``, in evaluation mode, without gradients; modes and generators are put back."""
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
@@ -254,8 +254,8 @@ def scalar(value: Tensor | float) -> float:
 
 def batch_length(batch: Any) -> int:
     """Number of samples of a batch: the length of its first entry."""
-    if isinstance(batch, Mapping) and batch:
-        batch = next(iter(batch.values()))
+    if isinstance(batch, Mapping):
+        batch = next(iter(batch.values()), ())
     return len(batch) if isinstance(batch, (Tensor, list, tuple)) else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import json
 import os
@@ -203,8 +204,10 @@ def _find_config(config: str | Path) -> Path:
         return known[ends[0]]
     if ends:
         raise InputError(f'several recipes are called {wanted!r}: {", ".join(ends)}')
-    beside = [str(file) for file in path.parent.glob('*') if file.suffix in _SUFFIXES]
-    raise InputError(f'no config {str(config)!r}.{nearest(str(config), beside) or nearest(wanted, known)}')
+    beside = {file.stem: file for file in path.parent.glob('*') if file.suffix in _SUFFIXES}
+    close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.7)
+    hint = f' Did you mean {str(beside[close[0]])!r}?' if close else nearest(wanted, known)
+    raise InputError(f'no config {str(config)!r}.{hint}')
 
 
 def _read_config(path: Path) -> Config:
@@ -254,14 +257,14 @@ def _child(part: Any, name: str) -> Any:
 
 
 def _names(part: Any) -> list[str]:
-    return list(map(str, range(len(part)))) if isinstance(part, (list, tuple)) else list(part.keys())
+    return list(part.keys()) if isinstance(part, (Mapping, Config)) else []
 
 
 def _accepted(part: Any, where: str) -> set[str] | None:
     """Names of arguments; None where anything goes."""
-    if isinstance(part, (list, tuple)):
+    if not isinstance(part, (Mapping, Config)):
         return set()
-    builder = part.get('type') if where else None
+    builder: Any = part.get('type') if where else None
     builder = builder or _BUILDERS.get(where)
     if builder is Runner:
         builder = Runner.__mro__[1].__init__

@@ -16,7 +16,6 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader, IterableDataset
 
-from clipdense.data.transforms import collate
 from clipdense.registry import DATASETS, LOOPS
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
@@ -219,6 +218,8 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
     Map-style datasets are sampled by ``ResumableSampler(shuffle=False)`` unless the config says otherwise,
     iterable ones by nobody.  Batches are stacked by ``data.transforms.collate``.
     """
+    from clipdense.data.transforms import collate  # torchvision takes seconds to import
+
     config = dict(config)
     dataset = _build_dataset(config.pop('dataset'), seed)
     sampler, batch_sampler = config.pop('sampler', None), config.pop('batch_sampler', None)
@@ -251,7 +252,7 @@ def _build_dataset(dataset: Any, seed: int) -> Any:
     return dataset
 
 
-def _control_group() -> dist.ProcessGroup | None:
+def _control_group() -> Any:
     """Processes agree over the CPU, so that the GPU is not made to wait; None is the default group."""
     if world_size() == 1 or dist.get_backend() == 'gloo':
         return None

@@ -50,10 +50,10 @@ def is_clip_alone(model: nn.Module) -> bool:
     return isinstance(clip, CLIP) and all(name.startswith('clip.') for name in model.state_dict())
 
 
-def clip_weights(model: nn.Module, weights: str) -> dict[str, Tensor]:
+def clip_weights(model: Any, weights: str) -> dict[str, Tensor]:
     """Weights of any CLIP under the names of ``model``; another activation than the model's is refused."""
     size = model.clip.size
-    activations = {'text_activation': size.text.activation}
+    activations: dict[str, Any] = {'text_activation': size.text.activation}
     if isinstance(size.image, VitSize):
         activations['activation'] = size.image.activation
     clip = clip_checkpoint.load(weights, **activations)

@@ -56,18 +56,13 @@ class Position:
 
 def random_state() -> dict[str, Any]:
     """States of the python, numpy, torch and current CUDA generator of this process, as plain data."""
-    name, key, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - the global generator is meant
-    state = {
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 - the global generator is meant
+    name, key, *rest = numpy_state
+    return {
         'python': random.getstate(),
-        'numpy': (
-            str(name),
-            torch.from_numpy(key.astype(np.int64)),
-            int(place),
-            int(has_gauss),
-            float(gauss),
-        ),
+        'numpy': (name, torch.from_numpy(key.astype(np.int64)), *rest),
+        **torch_random_state(),
     }
-    return state | torch_random_state()
 
 
 def torch_random_state() -> dict[str, Tensor]:

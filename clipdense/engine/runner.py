@@ -336,7 +336,7 @@ class Runner(MMEngineRunner):
             self.logger.warning(f'the run began with seed {seed}, which it keeps; seed {asked} is ignored')
         loader = self.train_loop.dataloader
         for part in (getattr(loader.batch_sampler, 'sampler', loader.sampler), loader.dataset):
-            if getattr(part, 'seed', None) == self._seed:
+            if getattr(part, 'seed', None) == self.seed:
                 part.seed = seed
         self._seed = seed
 

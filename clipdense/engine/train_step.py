@@ -57,7 +57,8 @@ def cached_step(
     Source: GradCache (arXiv 2101.06983), section 3; BASIC (arXiv 2111.10050), section 4.
     """
     *early, last = batches
-    states, cached = [], []
+    states: list[dict[str, Tensor]] = []
+    cached: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for batch in early:
             states.append(torch_random_state())
@@ -132,6 +133,8 @@ class DistributedModel(nn.Module):
         module: the model, on its device.
     """
 
+    module: Any
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
@@ -165,7 +168,7 @@ class DistributedModel(nn.Module):
         return self.module.test_step(data)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """The model inside ``DistributedModel`` or torch's wrappers, or the model itself."""
     return model.module if hasattr(model, 'module') else model
 
@@ -184,7 +187,8 @@ def _pass_on(embeddings: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> N
     """Backward from embeddings; a frozen tower's have no graph."""
     trained = [pair for pair in zip(embeddings, gradients, strict=True) if pair[0].requires_grad]
     if trained:
-        torch.autograd.backward(*map(list, zip(*trained, strict=True)))
+        outputs, output_gradients = zip(*trained, strict=True)
+        torch.autograd.backward(outputs, output_gradients)
 
 
 def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:

@@ -5,11 +5,8 @@ Reference: every micro-batch encoded with its graph kept, one loss over all of t
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 import torch
-import torch.distributed as dist
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.nn import functional as F
@@ -157,37 +154,6 @@ def test_split_batch_refuses_unequal_entries():
         split_batch({'a': [1], 'b': [1, 2]}, 1)
 
 
-def run_processes(target, *args, processes=2):
-    """Run ``target(rank, ...)`` in forked processes that share a gloo group; return its results by rank."""
-    context = multiprocessing.get_context('fork')
-    queue = context.Queue()
-    workers = [
-        context.Process(target=_worker, args=(target, r, processes, queue, args)) for r in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    results = dict(queue.get(timeout=60) for _ in workers)
-    for worker in workers:
-        worker.join()
-    errors = [result for result in results.values() if isinstance(result, Exception)]
-    if errors:
-        raise errors[0]
-    return [results[r] for r in range(processes)]
-
-
-def _worker(target, rank, processes, queue, args):
-    torch.set_num_threads(1)  # thread pools do not survive a fork
-    try:
-        path, *rest = args
-        dist.init_process_group('gloo', init_method=f'file://{path}', rank=rank, world_size=processes)
-        queue.put((rank, target(rank, *rest)))
-    except Exception as error:
-        queue.put((rank, error))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
 def _steps(rank, kind, loss):
     torch.manual_seed(rank)  # unequal weights: process 0's win
     model = DistributedModel(kind(loss=loss).double())
@@ -202,7 +168,7 @@ def _steps(rank, kind, loss):
 
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('kind', [PlainTwoTowers, TwoTowers], ids=['plain', 'cached'])
-def test_two_processes_give_the_whole_batch_gradient(kind, loss, tmp_path):
+def test_two_processes_give_the_whole_batch_gradient(kind, loss, run_processes):
     torch.manual_seed(0)
     model, data = kind(loss=loss).double(), make_data()
     if loss == 'softmax':
@@ -212,7 +178,7 @@ def test_two_processes_give_the_whole_batch_gradient(kind, loss, tmp_path):
         logits = model.logit_scale.exp() * images @ texts.T + model.logit_bias
         expected_loss = -F.logsigmoid((2 * torch.eye(12) - 1) * logits).sum() / 12
     expected_loss.backward()
-    (first, weights), (second, other_weights) = run_processes(_steps, tmp_path / 'store', kind, loss)
+    (first, weights), (second, other_weights) = run_processes(_steps, kind, loss)
     for name, value in gradients(model).items():
         assert torch.allclose(torch.from_numpy(first[name]), value, rtol=1e-12, atol=1e-14), name
         assert (first[name] == second[name]).all(), name
@@ -230,9 +196,9 @@ def _averages(rank):
     return [None if p.grad is None else p.grad.tolist() for p in parameters]
 
 
-def test_average_gradients(tmp_path):
+def test_average_gradients(run_processes):
     """In both, in one, in none, and of another dtype."""
-    for result in run_processes(_averages, tmp_path / 'store'):
+    for result in run_processes(_averages):
         assert result == [[0.5, 0.5], [0.5, 0.5], None, [2.5, 2.5]]
 
 
@@ -241,6 +207,6 @@ def _refused(rank):
     model.train_step(make_data(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
 
 
-def test_wrapper_that_would_not_synchronise_is_refused(tmp_path):
+def test_wrapper_that_would_not_synchronise_is_refused(run_processes):
     with pytest.raises(TypeError, match='PrecisionOptimWrapper'):
-        run_processes(_refused, tmp_path / 'store')
+        run_processes(_refused)

@@ -1,0 +1,176 @@
+"""Evaluation that changes nothing, words for each dataset, and one line of progress."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from torch import nn
+
+from clipdense.engine import EvaluationHook, ProgressHook, Runner, VocabularyHook
+from clipdense.engine.hooks import batch_length, evaluating, trim_history
+from clipdense.engine.train_step import DistributedModel
+from clipdense.registry import EVALUATIONS
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+@EVALUATIONS.register_module()
+class WeightNorm:
+    """Writes down when it was asked."""
+
+    def __init__(self, name: str = 'norm') -> None:
+        self.name = name
+
+    def __call__(self, clip):
+        return {self.name: torch.stack([p.norm() for p in clip.parameters()]).sum()}
+
+
+def trained(config):
+    runner = Runner.from_cfg({**config, 'default_hooks': {**config['default_hooks'], 'checkpoint': None}})
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize(
+    ('options', 'steps'),
+    [
+        ({}, [5]),
+        ({'interval': 2}, [2, 4, 5]),
+        ({'interval': 2, 'at_end': False}, [2, 4]),
+        ({'interval': 5}, [5]),
+        ({'at_start': True}, [0, 5]),
+        ({'at_end': False}, []),
+    ],
+    ids=str,
+)
+def test_when_it_measures(make_config, options, steps):
+    hook = {'type': EvaluationHook, 'evaluations': [{'type': WeightNorm}], **options}
+    runner = trained(make_config(steps=5, custom_hooks=[hook]))
+    lines = [json.loads(line) for line in (Path(runner.work_dir) / 'metrics.jsonl').read_text().splitlines()]
+    measured = [line for line in lines if 'norm' in line]
+    assert [line['step'] for line in measured] == steps
+    if 5 in steps:
+        assert measured[-1]['norm'] == pytest.approx(WeightNorm()(runner.model)['norm'].item())
+
+
+def test_two_evaluations_of_one_name_are_refused():
+    hook = EvaluationHook([WeightNorm(), WeightNorm()])
+    with pytest.raises(ValueError, match='norm'):
+        hook.evaluate(nn.Linear(2, 2))
+    assert set(EvaluationHook([WeightNorm('a'), WeightNorm('b')]).evaluate(nn.Linear(2, 2))) == {'a', 'b'}
+
+
+def test_evaluating_finds_the_clip_and_restores_modes():
+    model = nn.Module()
+    model.clip = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
+    model.clip[1].eval()  # LiT's locked tower
+    with evaluating(DistributedModel(model)) as clip:
+        assert clip is model.clip
+        assert not clip.training
+        assert not clip(torch.ones(1, 2)).requires_grad
+    assert [module.training for module in model.modules()] == [True, True, True, False]
+
+
+def test_evaluating_restores_after_an_error():
+    model = nn.Linear(2, 2)
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        _ = 1 / 0
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+class Wordy(nn.Module):
+    """A model that is told words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = nn.Linear(1, 1)
+        self.told: list[tuple] = []
+
+    def set_vocabulary(self, vocabulary, embeddings):
+        self.told.append((vocabulary.class_names, embeddings.num_classes))
+
+
+class FakeRunner:
+    """As much of a runner as VocabularyHook looks at."""
+
+    def __init__(self, **words) -> None:
+        self.model = Wordy()
+        self.train_loop = True
+        for stage in ('train', 'val', 'test'):
+            dataset = type('Words', (), {'vocabulary': words.get(stage)})()
+            setattr(self, f'{stage}_dataloader', type('Loader', (), {'dataset': dataset})())
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """Vocabularies that were embedded, in order."""
+    from clipdense.clip import text_embeddings
+
+    seen = []
+
+    def embed(clip, vocabulary, templates):
+        seen.append((vocabulary.class_names, templates))
+        count = len(vocabulary)
+        return ClassEmbeddings(torch.eye(count), torch.arange(count), count)
+
+    monkeypatch.setattr(text_embeddings, 'embed_vocabulary', embed)
+    return seen
+
+
+def test_words_follow_the_stage_and_are_embedded_once(embedded):
+    base, both = Vocabulary(('cat', 'dog')), Vocabulary(('cat', 'dog', 'emu'))
+    runner, hook = FakeRunner(train=base, val=both, test=both), VocabularyHook(templates='clean')
+    for stage in ('before_train', 'before_val', 'after_val', 'before_val', 'before_test'):
+        getattr(hook, stage)(runner)
+    assert [count for _, count in runner.model.told] == [2, 3, 2, 3, 3]
+    assert embedded == [(('cat', 'dog'), 'clean'), (('cat', 'dog', 'emu'), 'clean')]
+
+
+def test_a_dataset_without_words_is_refused(embedded):
+    with pytest.raises(InputError, match='Words has no vocabulary'):
+        VocabularyHook().before_test(FakeRunner())
+
+
+@pytest.mark.parametrize(
+    ('batch', 'length'),
+    [
+        ({'a': torch.ones(3, 2)}, 3),
+        ({'a': [1, 2]}, 2),
+        ([1, 2, 3, 4], 4),
+        (torch.ones(5), 5),
+        ({}, 0),
+        (None, 1),
+    ],
+)
+def test_batch_length(batch, length):
+    assert batch_length(batch) == length
+
+
+def test_history_is_trimmed(tmp_path):
+    hub = MessageHub(str(tmp_path))
+    for value in range(2001):
+        hub.update_scalar('loss', value)
+    trim_history(hub)
+    assert hub.get_scalar('loss').data[0].tolist() == list(range(1001, 2001))
+
+
+def test_progress_lines_are_means(make_config, losses_of):
+    runner = trained(make_config(steps=5))
+    lines = [json.loads(line) for line in (Path(runner.work_dir) / 'metrics.jsonl').read_text().splitlines()]
+    losses = losses_of(runner)
+    assert [line['step'] for line in lines] == [2, 4, 5]
+    assert lines[1]['loss'] == pytest.approx((losses[2] + losses[3]) / 2)
+    assert lines[2]['loss'] == pytest.approx(losses[4])
+    assert {'lr', 'images_per_second', 'epoch'} <= set(lines[0])
+
+
+@pytest.mark.parametrize('make', [lambda: ProgressHook(0), lambda: EvaluationHook([], 0)])
+def test_interval_is_checked(make):
+    with pytest.raises(InputError, match='interval'):
+        make()

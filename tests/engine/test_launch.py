@@ -1,0 +1,290 @@
+"""Configs from files, names and options; train and test as the command line calls them."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+
+from clipdense.engine import launch
+from clipdense.engine.logs import config_text
+from clipdense.utils.errors import CheckpointError, InputError
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+RECIPE = """
+from torch.optim import AdamW
+from torch import nn
+
+from clipdense.engine import EvaluationHook, TrainLoop, WarmupCosine
+from mmengine.model import BaseModel
+{extra}
+size = 4
+model = dict(type=nn.Linear, in_features=size, out_features=2)
+train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(type='Absent'))
+train_cfg = dict(type=TrainLoop, max_steps=3)
+optim_wrapper = dict(optimizer=dict(type=AdamW, lr=0.1))
+param_scheduler = [dict(type=WarmupCosine, warmup=1)]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / 'tiny_recipe.py'
+    path.write_text(RECIPE.format(extra=''))
+    return path
+
+
+OPTIONS = {
+    'int': ('a.b=3', {'a.b': 3}),
+    'float': ('lr=1e-3', {'lr': 1e-3}),
+    'list': ('c=[1, "x"]', {'c': [1, 'x']}),
+    'word': ('c=hello', {'c': 'hello'}),
+    'words': ("c='{00..09}.tar'", {'c': '{00..09}.tar'}),
+    'braces': ('c=/data/{00..09}.tar', {'c': '/data/{00..09}.tar'}),
+    'true': ('c=true', {'c': True}),
+    'None': ('c=None', {'c': None}),
+    'equals inside': ('c=a=b', {'c': 'a=b'}),
+    'empty': ('c=', {'c': ''}),
+}
+
+
+@pytest.mark.parametrize(('text', 'expected'), OPTIONS.values(), ids=OPTIONS)
+def test_parse_options(text, expected):
+    assert launch.parse_options([text]) == expected
+
+
+@pytest.mark.parametrize('text', ['lr', '=3', ' =3'])
+def test_parse_options_refuses(text):
+    with pytest.raises(InputError, match=r'key\.of\.entry=value'):
+        launch.parse_options([text])
+
+
+@pytest.mark.parametrize(
+    ('option', 'read'),
+    [
+        ('optim_wrapper.optimizer.lr=0.5', lambda cfg: cfg.optim_wrapper.optimizer.lr),
+        ('optim_wrapper.optimizer.eps=0.5', lambda cfg: cfg.optim_wrapper.optimizer.eps),  # taken by AdamW
+        ('optim_wrapper.max_skips=0.5', lambda cfg: cfg.optim_wrapper.max_skips),
+        ('train_dataloader.prefetch_factor=0.5', lambda cfg: cfg.train_dataloader.prefetch_factor),
+        ('train_cfg.val_interval=0.5', lambda cfg: cfg.train_cfg.val_interval),
+        ('param_scheduler.0.final=0.5', lambda cfg: cfg.param_scheduler[0].final),
+        ('load_from=0.5', lambda cfg: cfg.load_from),
+        ('env_cfg=0.5', lambda cfg: cfg.env_cfg),
+        ('size=0.5', lambda cfg: cfg['size']),
+    ],
+    ids=str,
+)
+def test_options_that_fit(recipe, option, read):
+    assert read(launch.load_config(recipe, [option])) == 0.5
+
+
+UNFIT = {
+    'entry': ('optim_wrapper.optimizer.lrr=1', "'lrr' is not known there. Did you mean 'lr'"),
+    'parent': ('optim_wraper.optimizer.lr=1', "no 'optim_wraper'. Did you mean 'optim_wrapper'"),
+    'top': ('load_form=x', "'load_form' is not known there. Did you mean 'load_from'"),
+    'loader': ('train_dataloader.batchsize=1', "Did you mean 'batch_size'"),
+    'list': ('param_scheduler.3.warmup=1', "no 'param_scheduler.3'"),
+    'inside a number': ('size.x=1', "'x' is not known there"),
+}
+
+
+@pytest.mark.parametrize(('option', 'message'), UNFIT.values(), ids=UNFIT)
+def test_options_that_do_not_fit(recipe, option, message):
+    with pytest.raises(InputError, match=message):
+        launch.load_config(recipe, [option])
+
+
+MISTAKES = {
+    'syntax': ('x = (', 'line 7'),
+    'import': ('from clipdense.engine import Absent', 'Absent'),
+    'module': ('import clipdense.absent', 'absent'),
+    'name': ('x = absent + 1', 'absent'),
+}
+
+
+@pytest.mark.parametrize(('extra', 'message'), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_in_a_config(tmp_path, extra, message):
+    path = tmp_path / 'bad.py'
+    path.write_text(RECIPE.format(extra=extra))
+    with pytest.raises(InputError, match=message) as error:
+        launch.load_config(path)
+    assert '\n' not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('tiny_recipy.py', "Did you mean '.*tiny_recipe.py'"),
+        ('notes.txt', 'not a config'),
+        ('contrastive/clip_vit_b_32_opnai', "Did you mean 'contrastive/clip_vit_b_32_openai'"),
+    ],
+)
+def test_unknown_config(recipe, name, message):
+    (recipe.parent / 'notes.txt').touch()
+    path = name if '/' in name else recipe.parent / name
+    with pytest.raises(InputError, match=message):
+        launch.load_config(path)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'contrastive/clip_vit_b_32_openai',
+        'clip_vit_b_32_openai',
+        'clip_vit_b_32_openai.py',
+        'configs/contrastive/clip_vit_b_32_openai.py',
+    ],
+)
+def test_recipes_are_found_by_name(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Path(launch.load_config(name).filename).stem == 'clip_vit_b_32_openai'
+
+
+def test_config_text_can_be_read_again(recipe, tmp_path):
+    text = config_text(launch.load_config(recipe))
+    (tmp_path / 'again.py').write_text(text)
+    again = Config.fromfile(tmp_path / 'again.py')
+    assert again.optim_wrapper.optimizer.type == 'torch.optim.adamw.AdamW' or 'AdamW' in text
+    assert again.train_cfg.max_steps == 3
+    assert config_text(again) == text
+
+
+INCOMPLETE = {
+    'no model': ({'model': None}, 'has no model'),
+    'no data': ({'train_dataloader': None}, 'cannot train: it has no train_dataloader'),
+    'no length': ({'train_cfg': None}, 'no train_cfg'),
+}
+
+
+@pytest.mark.parametrize(('entries', 'message'), INCOMPLETE.values(), ids=INCOMPLETE)
+def test_incomplete_configs(make_config, entries, message):
+    with pytest.raises(InputError, match=message):
+        launch.train(Config({**make_config(), **entries}))
+
+
+def test_train_and_resume(make_config, tmp_path):
+    config = Config(make_config())
+    first = launch.train(config, tmp_path / 'a', seed=9, options={'train_cfg.max_steps': 3})
+    assert (first.iter, first.seed, first.work_dir) == (3, 9, str(tmp_path / 'a'))
+    more = launch.train(config, tmp_path / 'a', resume=True, options=['train_cfg.max_steps=5'])
+    assert (more.iter, more.seed) == (5, 9), 'the run keeps its seed'
+    assert len(more.model.seen) == 2
+    from_path = launch.train(config, tmp_path / 'b', resume=tmp_path / 'a' / 'step_3.pth')
+    assert len(from_path.model.seen) == 3
+    assert get_world_size() == 1
+
+
+def test_resume_overrides_load_from_only_where_there_is_a_checkpoint(make_config, tmp_path):
+    source = launch.train(Config(make_config(steps=1)), tmp_path / 'source')
+    weights = tmp_path / 'source' / 'step_1.pth'
+    fine_tuning = Config(make_config(steps=2, load_from=str(weights)))
+    first = launch.train(fine_tuning, tmp_path / 'new', resume=True)
+    assert first.iter == 2
+    assert len(first.model.seen) == 2, 'started from weights, at step 0'
+    assert source.iter == 1
+    again = launch.train(fine_tuning, tmp_path / 'new', resume=True)
+    assert len(again.model.seen) == 0
+
+
+RESUMES = {
+    'missing': ({'resume': 'absent.pth'}, InputError, 'no checkpoint absent.pth'),
+    'strict': ({'resume': True, 'strict_resume': True}, CheckpointError, 'damaged'),
+}
+
+
+@pytest.mark.parametrize(('arguments', 'kind', 'message'), RESUMES.values(), ids=RESUMES)
+def test_resume_refusals(make_config, tmp_path, arguments, kind, message):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'step_5.pth').write_bytes(b'PK rubbish')
+    with pytest.raises(kind, match=message):
+        launch.train(Config(make_config()), **arguments)
+
+
+def evaluation(clip):
+    return {'answer': 42.0}
+
+
+def test_test_runs_loop_and_evaluations(make_config, tiny, tmp_path):
+    from clipdense.engine import EvaluationHook
+
+    config = Config(
+        make_config(
+            test_dataloader={'dataset': {'type': tiny.Map, 'size': 4}, 'batch_size': 2},
+            test_cfg={},
+            test_evaluator={'type': tiny.Metric},
+            custom_hooks=[{'type': EvaluationHook, 'evaluations': [evaluation]}],
+        )
+    )
+    launch.train(config, tmp_path / 'run', options={'train_cfg.max_steps': 1})
+    weights = tmp_path / 'run' / 'step_1.pth'
+    metrics = launch.test(config, weights, tmp_path / 'test')
+    assert set(metrics) == {'size', 'answer'}
+    stored = json.loads((tmp_path / 'test' / 'test_metrics.json').read_text())
+    assert stored == {'checkpoint': str(weights), **metrics}
+    assert launch.test(config, weights, tmp_path / 'test') == metrics, 'dropout is off'
+
+
+def test_nothing_to_test(make_config, tmp_path):
+    with pytest.raises(InputError, match='nothing to test'):
+        launch.test(Config(make_config()), 'weights.pth', tmp_path)
+
+
+def test_training_free_models_take_weights_as_an_argument(make_config, tiny, monkeypatch, tmp_path):
+    from clipdense.engine import EvaluationHook
+
+    monkeypatch.setattr(tiny.Model, 'weights_argument', 'width', raising=False)
+    config = Config(
+        make_config(
+            custom_hooks=[{'type': EvaluationHook, 'evaluations': [lambda m: {'w': len(m.first.bias)}]}]
+        )
+    )
+    monkeypatch.setattr(launch, 'str', lambda value: value, raising=False)
+    assert launch.test(config, 6, tmp_path) == {'w': 6.0}
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments'),
+    [('train.py', ['absent.py']), ('test.py', ['absent.py', 'weights.pth'])],
+)
+def test_tools_say_what_is_wrong_in_one_line(tool, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: no config 'absent.py'.\n"
+
+
+def test_tools_show_where_an_error_comes_from_when_asked(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'absent.py', '--verbose'])
+    with pytest.raises(InputError):
+        runpy.run_path(str(TOOLS / 'train.py'), run_name='__main__')
+
+
+def test_train_tool_passes_everything_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(launch, 'train', lambda *arguments: seen.append(arguments))
+    rows = {
+        'c.py': ('c.py', None, False, None, [], False),
+        'c.py --resume': ('c.py', None, True, None, [], False),
+        'c.py --resume x.pth --seed 3': ('c.py', None, 'x.pth', 3, [], False),
+        'c.py --resume-strict --work-dir w --cfg-options a=1 b=2': (
+            'c.py',
+            'w',
+            True,
+            None,
+            ['a=1', 'b=2'],
+            True,
+        ),
+    }
+    for line, expected in rows.items():
+        monkeypatch.setattr(sys, 'argv', ['train.py', *line.split()])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(TOOLS / 'train.py'), run_name='__main__')
+        assert left.value.code == 0
+        assert seen.pop() == expected
