@@ -224,6 +224,8 @@ def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int) -> n
             f'{len(strangers)} classes are not in the folder ({", ".join(strangers[:10])}), and it has '
             f'{len(stored)} classes, not {len(chosen)}, so they cannot be new names for its classes.{hint}'
         )
+    if stored.background is not None and chosen.background is not None:
+        spelling[stored.background.casefold()] = chosen.index(chosen.background)
     for value, name in enumerate(stored.class_names):
         table[value] = value if strangers else spelling.get(name.casefold(), ignore_index)
     if ignore_index >= 0:
