@@ -3,6 +3,14 @@
 Importing it registers everything, so that configs may use names.
 """
 
-from . import classification, image_text, preprocessor, scenes, shards, transforms
+from . import classification, image_text, preprocessor, scenes, segmentation, shards, transforms
 
-__all__ = ['classification', 'image_text', 'preprocessor', 'scenes', 'shards', 'transforms']
+__all__ = [
+    'classification',
+    'image_text',
+    'preprocessor',
+    'scenes',
+    'segmentation',
+    'shards',
+    'transforms',
+]

@@ -41,7 +41,7 @@ class ZeroShotClassification:
         per_class: report the accuracy of each class, and their mean.
 
     Raises:
-        InputError: no class names, or splits with unknown ones.
+        InputError: no class names, or a split without names or with unknown or repeated ones.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ZeroShotClassification:
         self.templates, self.batch_size, self.num_workers = templates, batch_size, num_workers
         self.name, self.per_class = name, per_class
         self.splits = {
-            split: torch.tensor([self.vocabulary.index(name) for name in members])
+            split: torch.tensor(list(map(self.vocabulary.index, self.vocabulary.subset(members).class_names)))
             for split, members in (splits or {}).items()
         }
 
