@@ -70,9 +70,7 @@ class VOCSegmentation(Dataset):
         stored = _stored_vocabulary(self.root)
         chosen = stored if vocabulary is None else _vocabulary(vocabulary)
         if chosen is None:
-            raise InputError(
-                f'{self.root} has no classes.txt: write one, or give a vocabulary'
-            )
+            raise InputError(f'{self.root} has no classes.txt: write one, or give a vocabulary')
         self.vocabulary = chosen
         if 0 <= ignore_index < len(chosen):
             raise InputError(f'ignore_index {ignore_index} is a class ({chosen.class_names[ignore_index]!r})')

@@ -118,7 +118,7 @@ def test_text_fits(text, width):
 def test_short_text_is_left_alone():
     assert fit('a cat', 300, FONT) == 'a cat'
     assert wrap('a cat  on\na mat', 300, FONT) == ['a cat on a mat']
-    assert wrap('one two three four five', FONT.getlength('one two'), FONT, most=2)[-1] .endswith('…')
+    assert wrap('one two three four five', FONT.getlength('one two'), FONT, most=2)[-1].endswith('…')
 
 
 def test_vivid_colours_differ():

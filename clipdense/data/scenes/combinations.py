@@ -48,9 +48,9 @@ def split_classes(difficulty: Difficulty) -> dict[str, tuple[str, ...]]:
     """Class names of each split, by a rule that does not depend on any seed.
 
     Unseen are the combinations whose three positions have one parity.  On 'standard', each pair of values
-    that an unseen class has ("red striped", "red star", "striped star") belongs to two unseen classes and to at
-    least one base class: every pair has been seen before, and yet two factors never give an unseen class away
-    among its own names.  All three must be recognised.
+    that an unseen class has ("red striped", "red star", "striped star") belongs to two unseen classes and to
+    at least one base class: every pair has been seen before, and yet two factors never give an unseen class
+    away among its own names.  All three must be recognised.
     """
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     factors = (difficulty.colours, difficulty.textures, difficulty.shapes)
