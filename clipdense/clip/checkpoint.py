@@ -11,8 +11,8 @@ from clipdense.utils.errors import InputError
 from clipdense.weights.io import write_weights
 
 from .convert import convert
-from .model import CLIP, build_clip
-from .official import Overrides, check_fit, describe, read_clip
+from .model import CLIP
+from .official import Overrides, describe, fitting_model, read_clip
 from .tokenizers import copy_tokenizer
 
 __all__ = ['Overrides', 'convert', 'describe', 'load', 'save']
@@ -39,9 +39,7 @@ def load(
         InputError: an unknown name, a download that failed, or a missing device.
     """
     found = read_clip(weights, Overrides(**overrides))
-    with torch.device('meta'):
-        clip = build_clip(found.size)  # costs neither memory nor initialisation
-    check_fit(found, clip)
+    clip = fitting_model(found)
     dtype = dtype or torch.float32
     try:
         state = {

@@ -6,16 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write
 from clipdense.weights.configs import timm_activation
 from clipdense.weights.io import write_weights
 from clipdense.weights.key_map import from_ours
 
-from .model import build_clip
-from .official import ClipWeights, Overrides, check_fit, describe, read_clip
+from .official import ClipWeights, Overrides, describe, fitting_model, read_clip
 from .preprocess import Preprocess
 from .sizes import ClipSize, ResNetSize, TextSize, VitSize
 from .text import FLAVOURS
@@ -66,8 +63,7 @@ def convert(
         known = get_args(Target)
         raise InputError(f'unknown layout {to!r}: choose from {", ".join(known)}.{nearest(to, known)}')
     weights = read_clip(source, Overrides(**overrides))
-    with torch.device('meta'):
-        check_fit(weights, build_clip(weights.size))
+    fitting_model(weights)
     if to == 'clipdense':
         return _write_ours(weights, Path(destination), overwrite)
     if to == 'openclip':

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights import zoo
@@ -16,8 +17,10 @@ from clipdense.weights.configs import Recorded, TowerFacts, from_huggingface, fr
 from clipdense.weights.formats import Recognised, infer_size, recognise
 from clipdense.weights.io import WeightsFile, read_weights
 
-from .preprocess import STATISTICS, Preprocess
-from .sizes import PUBLISHED, Activation, ClipSize
+from .facts import Overrides, check_overrides, complete, default_preprocess
+from .model import CLIP, build_clip
+from .preprocess import Preprocess
+from .sizes import ClipSize
 from .tokenizers import find_tokenizer
 
 _OPEN_CLIP_CONFIG = 'open_clip_config.json'
@@ -39,24 +42,6 @@ _OPENAI = Recorded("OpenAI's archive", TowerFacts('quick_gelu'), TowerFacts('qui
 _SLIP = Recorded(
     "SLIP's layout", TowerFacts('gelu'), TowerFacts('quick_gelu')
 )  # facebookresearch/SLIP models.py
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What weights may leave open; an answer that contradicts what they record is refused.
-
-    Args:
-        activation: of both towers: 'quick_gelu', 'gelu' or 'gelu_tanh'.
-        text_activation: of the text tower, where it differs.
-        num_heads, text_heads: attention heads of the image tower and of the text tower.
-        preprocess: how the weights want their pictures, or a name of ``Preprocess.named``; this one wins.
-    """
-
-    activation: Activation | None = None
-    text_activation: Activation | None = None
-    num_heads: int | None = None
-    text_heads: int | None = None
-    preprocess: Preprocess | str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,16 +72,16 @@ def read_clip(weights: str | Path, overrides: Overrides) -> ClipWeights:
     path, recorded = _locate(weights)
     file = read_weights(path)
     try:
-        found = recognise(file.tensors, file.metadata)
+        found = recognise(_clip_part(file), file.metadata)
         own = _own_facts(file)
         if own:
             size, preprocess, recorded = own
-            _check_overrides(recorded, overrides)
+            check_overrides(recorded, overrides)
         else:
             recorded = recorded or _beside(path, found)
-            size = _complete(infer_size(found.tensors), recorded, overrides)
+            size = complete(infer_size(found.tensors), recorded, overrides)
             fields = recorded.preprocess
-            preprocess = Preprocess.from_dict(fields) if fields else _default_preprocess(size)
+            preprocess = Preprocess.from_dict(fields) if fields else default_preprocess(size)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
     asked = overrides.preprocess
@@ -116,12 +101,22 @@ def describe(size: ClipSize, preprocess: Preprocess) -> dict[str, str]:
     }
 
 
-def check_fit(weights: ClipWeights, clip: nn.Module) -> None:
-    """Names and shapes must match exactly.
+def fitting_model(weights: ClipWeights) -> CLIP:
+    """The model of these weights on the meta device: no memory, no initialisation; names and shapes match.
 
     Raises:
-        CheckpointError: counts and first ten names of missing, unexpected and mis-shaped tensors.
+        CheckpointError: sizes that no model has; or tensors that are missing, without a place or mis-shaped,
+            with counts and the first ten names.
     """
+    image, text = weights.size.image, weights.size.text
+    layers = text.layers + (image.layers if isinstance(image.layers, int) else sum(image.layers))
+    if layers > len(weights.tensors):
+        raise CheckpointError(f'{weights.path} speaks of {layers} layers in {len(weights.tensors)} tensors')
+    try:
+        with torch.device('meta'):
+            clip = build_clip(weights.size)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{weights.path} describes an impossible model: {error}') from error
     expected = {name: tuple(tensor.shape) for name, tensor in clip.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     shapes = [
@@ -137,6 +132,7 @@ def check_fit(weights: ClipWeights, clip: nn.Module) -> None:
     told = [f'{len(names)} {what} ({_first(names)})' for what, names in problems.items() if names]
     if told:
         raise CheckpointError(f'{weights.path} does not fit its model; tensors: {"; ".join(told)}')
+    return clip
 
 
 def _first(names: Iterable[str], limit: int = 10) -> str:
@@ -171,8 +167,24 @@ def _in_folder(folder: Path) -> Path:
     raise CheckpointError(f'{folder} holds {held}; name the file')
 
 
+def _clip_part(file: WeightsFile) -> dict[str, Tensor]:
+    """The CLIP within a training checkpoint of a larger model; all tensors of any other file."""
+    meta = file.extra.get('meta')
+    part = {name: tensor for name, tensor in file.tensors.items() if name.startswith('clip.')}
+    return part if part and isinstance(meta, dict) and 'clip' in meta else file.tensors
+
+
 def _beside(path: Path, found: Recognised) -> Recorded:
     """What the layout implies, or the config file in the same folder says."""
+    try:
+        return _beside_or_raise(path, found)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise CheckpointError(f'the config beside {path.name} cannot be understood: {error!r}') from error
+
+
+def _beside_or_raise(path: Path, found: Recognised) -> Recorded:
     if found.openai:
         return _OPENAI
     if found.layout == 'slip':
@@ -206,103 +218,3 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
     image = TowerFacts(getattr(size.image, 'activation', None), size.image.heads)
     recorded = Recorded('the file itself', image, TowerFacts(size.text.activation, size.text.heads))
     return size, preprocess, recorded
-
-
-def _check_overrides(recorded: Recorded, overrides: Overrides) -> None:
-    """An own file is complete: overrides may only repeat it."""
-    text_activation = overrides.text_activation or overrides.activation
-    if recorded.image.activation:
-        _choose('activation', recorded.image.activation, overrides.activation, recorded)
-    _choose('text_activation', recorded.text.activation, text_activation, recorded)
-    _choose('num_heads', recorded.image.heads, overrides.num_heads, recorded)
-    _choose('text_heads', recorded.text.heads, overrides.text_heads, recorded)
-
-
-def _complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
-    """Sizes from the tensors, with heads, activations and picture size from elsewhere."""
-    image, text = dict(sizes['image']), dict(sizes['text'])
-    for tower, facts in ((image, recorded.image), (text, recorded.text)):
-        for key in ('width', 'layers'):
-            told = getattr(facts, key)
-            if told is not None and told != tower[key]:
-                raise CheckpointError(
-                    f'{recorded.source} describes {key}={told}, the tensors have {tower[key]}'
-                )
-    cell = image.get('patch_size', 32)
-    told = recorded.image.image_size
-    if told is not None:
-        if told // cell != image['image_size'] // cell:
-            side = image['image_size']
-            raise CheckpointError(
-                f'{recorded.source} describes pictures of {told} pixels, the tensors {side}'
-            )
-        image['image_size'] = told
-    known = _published(image, text)
-    if 'patch_size' in image:
-        heads = _choose('num_heads', recorded.image.heads, overrides.num_heads, recorded)
-        image['heads'] = heads or _usual_heads(image, 'num_heads')
-        activation = _choose('activation', recorded.image.activation, overrides.activation, recorded)
-        image['activation'] = (
-            activation or getattr(known and known.image, 'activation', None) or _ask(recorded, image)
-        )
-    else:
-        image['heads'] = image['width'] // 2  # 64 channels each (openai/CLIP build_model)
-    heads = _choose('text_heads', recorded.text.heads, overrides.text_heads, recorded)
-    text['heads'] = heads or _usual_heads(text, 'text_heads')
-    asked = overrides.text_activation or overrides.activation
-    activation = _choose('text_activation', recorded.text.activation, asked, recorded)
-    text['activation'] = activation or (known and known.text.activation) or _ask(recorded, text)
-    return ClipSize.from_dict({**sizes, 'image': image, 'text': text})
-
-
-def _choose(name: str, told: Any, asked: Any, recorded: Recorded) -> Any:
-    if told is not None and asked is not None and told != asked:
-        raise CheckpointError(
-            f'{recorded.source} records {name}={told!r}, but {asked!r} was asked for: leave it out'
-        )
-    return told if asked is None else asked
-
-
-def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
-    """As a published tower of this width has, or 64 channels each."""
-    for size in PUBLISHED.values():
-        for known in (size.image, size.text):
-            keys = ('width', 'layers', 'mlp_width', 'flavour')
-            if all(getattr(known, key, None) == tower[key] for key in keys):
-                return known.heads
-    if tower['width'] % 64:
-        raise CheckpointError(
-            f'a tower of width {tower["width"]} is unknown: say how many heads with {option}='
-        )
-    return tower['width'] // 64
-
-
-def _published(image: Mapping[str, Any], text: Mapping[str, Any]) -> ClipSize | None:
-    """The published SigLIP of these sizes; other flavours were published with several activations."""
-    for size in PUBLISHED.values():
-        towers = (
-            (size.image, image, ('flavour', 'width', 'layers', 'patch_size')),
-            (size.text, text, ('flavour', 'width', 'layers', 'vocab_size')),
-        )
-        same = all(
-            getattr(known, key, None) == tower.get(key) for known, tower, keys in towers for key in keys
-        )
-        if same and text['flavour'] == 'siglip':
-            return size
-    return None
-
-
-def _ask(recorded: Recorded, tower: Mapping[str, Any]) -> str:
-    choices = (
-        "activation='gelu' (open_clip) or 'gelu_tanh' (Hugging Face)"
-        if tower['flavour'] == 'siglip'
-        else "activation='quick_gelu' (OpenAI, MetaCLIP, DFN) or activation='gelu' (LAION, DataComp)"
-    )
-    raise CheckpointError(f'nothing tells the activation ({recorded.source}): say {choices}')
-
-
-def _default_preprocess(size: ClipSize) -> Preprocess:
-    flavour = getattr(size.image, 'flavour', 'openai')
-    if flavour == 'slip':  # torchvision's defaults (facebookresearch/SLIP main.py)
-        return Preprocess(size.image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')
-    return Preprocess.named(flavour, size.image.image_size)

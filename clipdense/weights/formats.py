@@ -175,4 +175,6 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     found = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
     if not found:
         raise KeyError(pattern.replace('\\', '').replace('(d+)', '0'))
+    if len(found) != max(found) + 1:
+        raise ValueError(f'layers are numbered 0 to {max(found)}, but {len(found)} are there')
     return max(found) + 1

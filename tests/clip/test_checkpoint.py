@@ -134,6 +134,7 @@ def test_saved_and_loaded(tmp_path, kind):
 def test_training_checkpoint(tmp_path):
     clip = make(VIT)
     state = {f'clip.{name}': tensor for name, tensor in clip.state_dict().items()}
+    state['head.weight'] = torch.zeros(2)
     meta = {'seed': 1, 'clip': describe(clip.size, clip.preprocess)}
     torch.save({'state_dict': state, 'optimizer': {'state': {}}, 'meta': meta}, tmp_path / 'best.pth')
     assert_same_model(load(tmp_path / 'best.pth'), clip)
@@ -223,7 +224,7 @@ HEADS = {  # width, layers, mlp width, flavour -> heads that are not a 64th of t
 
 @pytest.mark.parametrize('name', HEADS)
 def test_heads_of_published_widths(name):
-    from clipdense.clip.official import _usual_heads
+    from clipdense.clip.facts import _usual_heads
 
     (width, layers, mlp_width, flavour), heads = HEADS[name]
     tower = {'width': width, 'layers': layers, 'mlp_width': mlp_width, 'flavour': flavour}
@@ -306,6 +307,28 @@ def test_unknown_names_and_paths(weights, message, tmp_path, monkeypatch):
         load(weights)
 
 
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ({'num_heads': 5}, 'an impossible model: width 64 cannot be divided among 5 heads'),
+        ({'activation': 'qiuck_gelu'}, r"unknown activation 'qiuck_gelu'.*Did you mean 'quick_gelu'"),
+        ({'preprocess': 'clip'}, "unknown preprocessing 'clip'"),
+    ],
+)
+def test_impossible_overrides(tmp_path, option, message):
+    path = write(make(VIT), 'openclip_vit', tmp_path / 'weights.safetensors')
+    with pytest.raises(InputError, match=message):
+        load(path, **{'activation': 'gelu', **option})
+
+
+def test_endless_model_is_not_built(tmp_path):
+    size = describe(VIT, Preprocess(16))
+    size['size'] = size['size'].replace('"layers": 2', '"layers": 1000000000')
+    save_file(make(VIT).state_dict(), tmp_path / 'clip.safetensors', size)
+    with pytest.raises(CheckpointError, match='2000000000 layers in'):
+        load(tmp_path / 'clip.safetensors')
+
+
 def test_unknown_override(tmp_path):
     with pytest.raises(TypeError, match='heads'):
         load(tmp_path, heads=3)
@@ -346,22 +369,25 @@ def changed(config, where, **values):
     return config
 
 
+HF, OC = 'huggingface_clip', 'openclip_vit'
 CONFIGS = {  # layout of the weights, config file beside them, refusal
-    'type': ('huggingface_clip', changed(CONFIG, None, model_type='altclip'), "a model of type 'altclip'"),
-    'activation': ('huggingface_clip', changed(CONFIG, 'text_config', hidden_act='relu'), "'relu'"),
-    'eps': ('huggingface_clip', changed(CONFIG, 'text_config', layer_norm_eps=1e-6), 'layer_norm_eps=1e-06'),
-    'width': ('huggingface_clip', changed(CONFIG, 'vision_config', hidden_size=768), 'width=768, the tensors'),
-    'pixels': ('huggingface_clip', changed(CONFIG, 'vision_config', image_size=32), 'of 32 pixels, the tensors 16'),
-    'a list': ('huggingface_clip', [1], 'no JSON object'),
-    'pooling': ('openclip_vit', changed(OPEN_CLIP, 'vision_cfg', pool_type='avg'), "pool_type='avg'"),
-    'end of text': ('openclip_vit', changed(OPEN_CLIP, 'text_cfg', pool_type='eos'), "pool_type='eos'"),
-    'not causal': ('openclip_vit', changed(OPEN_CLIP, 'text_cfg', no_causal_mask=True), 'no_causal_mask'),
-    'norm': ('openclip_vit', changed(OPEN_CLIP, 'text_cfg', norm_kwargs={'eps': 1e-6}), 'norm_kwargs'),
-    'text tower': ('openclip_vit', changed(OPEN_CLIP, 'text_cfg', hf_model_name='roberta'), "'roberta'"),
-    'timm tower': ('openclip_vit', changed(OPEN_CLIP, 'vision_cfg', timm_model_name='eva'), "'eva'"),
-    'text layers': ('openclip_vit', changed(OPEN_CLIP, 'text_cfg', layers=3), 'layers=3, the tensors have 2'),
+    'type': (HF, changed(CONFIG, None, model_type='altclip'), "a model of type 'altclip'"),
+    'activation': (HF, changed(CONFIG, 'text_config', hidden_act='relu'), "'relu'"),
+    'eps': (HF, changed(CONFIG, 'text_config', layer_norm_eps=1e-6), 'layer_norm_eps=1e-06'),
+    'width': (HF, changed(CONFIG, 'vision_config', hidden_size=768), 'width=768, the tensors'),
+    'pixels': (HF, changed(CONFIG, 'vision_config', image_size=32), 'of 32 pixels, the tensors 16'),
+    'a list': (HF, [1], 'no JSON object'),
+    'pooling': (OC, changed(OPEN_CLIP, 'vision_cfg', pool_type='avg'), "pool_type='avg'"),
+    'end of text': (OC, changed(OPEN_CLIP, 'text_cfg', pool_type='eos'), "pool_type='eos'"),
+    'not causal': (OC, changed(OPEN_CLIP, 'text_cfg', no_causal_mask=True), 'no_causal_mask'),
+    'norm': (OC, changed(OPEN_CLIP, 'text_cfg', norm_kwargs={'eps': 1e-6}), 'norm_kwargs'),
+    'text tower': (OC, changed(OPEN_CLIP, 'text_cfg', hf_model_name='roberta'), "'roberta'"),
+    'timm tower': (OC, changed(OPEN_CLIP, 'vision_cfg', timm_model_name='eva'), "'eva'"),
+    'text layers': (OC, changed(OPEN_CLIP, 'text_cfg', layers=3), 'layers=3, the tensors have 2'),
+    'a word for a number': (OC, changed(OPEN_CLIP, 'vision_cfg', width='wide'), 'cannot be understood'),
+    'a list for a tower': (HF, changed(CONFIG, None, text_config=[3]), 'cannot be understood'),
     'resize': (
-        'openclip_vit',
+        OC,
         {'model_cfg': OPEN_CLIP, 'preprocess_cfg': {'resize_mode': 'longest'}},
         "resize_mode='longest'",
     ),
