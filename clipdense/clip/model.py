@@ -87,7 +87,7 @@ class CLIP(nn.Module):
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """(B, 3, H, W), any H and W -> (B, D)."""
-        embeddings = self.image.project(self.image_features(images).pooled)
+        embeddings = self.image.project(self.image.pooled(images))
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     def image_features(self, images: Tensor) -> ImageFeatures:
@@ -115,11 +115,14 @@ class CLIP(nn.Module):
 
 
 @MODELS.register_module()
-def build_clip(size: ClipSize | dict | str, **image_options: Any) -> CLIP:
+def build_clip(
+    size: ClipSize | dict | str, preprocess: str | Preprocess = 'openai', **image_options: Any
+) -> CLIP:
     """A CLIP with fresh weights.
 
     Args:
         size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
+        preprocess: how it will want its pictures; a name as in ``Preprocess.named`` will do.
         image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
 
     Raises:
@@ -133,6 +136,9 @@ def build_clip(size: ClipSize | dict | str, **image_options: Any) -> CLIP:
         size = ClipSize.from_dict(size)
     tower = VisionTransformer if isinstance(size.image, VitSize) else ModifiedResNet
     image, text = tower(size.image, **image_options), TextTransformer(size.text)
-    if size.logit_bias:
-        return CLIP(image, text, logit_scale=10.0, logit_bias=-10.0)
-    return CLIP(image, text)
+    start = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
+    clip = CLIP(image, text, **start)
+    if isinstance(preprocess, str):
+        preprocess = Preprocess.named(preprocess, size.image.image_size)
+    clip.preprocess = preprocess
+    return clip

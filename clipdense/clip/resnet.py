@@ -124,6 +124,10 @@ class ModifiedResNet(nn.Module):
         cells = x.flatten(2).mT  # (B, N, C)
         return ImageFeatures(self.attn_pool(cells, self.positions(grid).to(cells.dtype)), cells, grid)
 
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised -> (B, C): what ``forward`` pools."""
+        return self(images).pooled
+
     def stem(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H / 4, W / 4).
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from clipdense.layers.packing import Packing
 from clipdense.layers.transformer import Block, initialise_blocks, replace_tokens, run_blocks
 from clipdense.registry import MODELS
 
@@ -33,8 +34,8 @@ FLAVOURS = {
 class TextTransformer(nn.Module):
     """CLIP's text tower.
 
-    A causal tower is trimmed to the last end-of-text token of the batch: what stands behind it cannot reach
-    it, so the result is the same and most of the work is saved.
+    In a causal tower nothing behind the end-of-text token can reach it: each text is cut there and the batch
+    is packed without padding.  The result is the same, and most of the work is saved.
 
     Args:
         size: widths and depths; a dict of ``TextSize``'s fields will do.
@@ -74,8 +75,8 @@ class TextTransformer(nn.Module):
             ValueError: more tokens than the tower has places.
         """
         if not self.flavour.causal:
-            x = self._run(self._place(self.token_embed(token_ids)))  # (K, L, C)
-            return self.norm_post(x[:, -1])
+            last = torch.full_like(token_ids[:, 0], token_ids.shape[1] - 1)
+            return self.forward_embeddings(self.token_embed(token_ids), last)
         eot = end_of_text(token_ids)  # (K,)
         length = int(eot.max()) + 1 if len(eot) else 1
         return self.forward_embeddings(self.token_embed(token_ids[:, :length]), eot)
@@ -92,9 +93,24 @@ class TextTransformer(nn.Module):
         """
         if self.flavour.causal and len(eot):
             embeddings = embeddings[:, : int(eot.max()) + 1]
-        x = self._run(self._place(embeddings), deep)
-        rows = torch.arange(len(x), device=x.device)
-        return self.norm_post(x[rows, eot])  # (K, C)
+        x = self._place(embeddings)  # (K, L, C)
+        rows = torch.arange(len(x), device=x.device) * x.shape[1] + eot  # the tokens that are wanted
+        packing = None
+        if self.flavour.causal and not deep:
+            packing = Packing.of_lengths(eot + 1, x.shape[1])
+            x, rows = packing.pack(x), packing.last  # (T, C)
+        for index, block in enumerate(self.blocks):
+            if deep and 1 <= index <= len(deep):
+                x = replace_tokens(x, 1, deep[index - 1])
+            x = run_blocks(
+                [block],
+                x,
+                causal=self.flavour.causal,
+                packing=packing,
+                rows=rows if index == len(self.blocks) - 1 else None,
+                checkpointing=self.gradient_checkpointing,
+            )
+        return self.norm_post(x)  # (K, C)
 
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""
@@ -106,16 +122,6 @@ class TextTransformer(nn.Module):
         if length > len(self.pos_embed):
             raise ValueError(f'{length} tokens, but the text tower has {len(self.pos_embed)} places')
         return embeddings + self.pos_embed[:length].to(embeddings.dtype)
-
-    def _run(self, x: Tensor, deep: Sequence[Tensor] | None = None) -> Tensor:
-        causal, checkpointing = self.flavour.causal, self.gradient_checkpointing
-        if not deep:
-            return run_blocks(self.blocks, x, causal=causal, checkpointing=checkpointing)
-        for index, block in enumerate(self.blocks):
-            if 1 <= index <= len(deep):
-                x = replace_tokens(x, 1, deep[index - 1])
-            x = run_blocks([block], x, causal=causal, checkpointing=checkpointing)
-        return x
 
 
 def end_of_text(token_ids: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activations import activation as make_activation
+from .packing import Packing
 
 
 class SelfAttention(nn.Module):
@@ -22,18 +23,29 @@ class SelfAttention(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, C) -> query, key and value, each (B, heads, N, d)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        return query, key, value
+        return self._heads(self.qkv(x))
 
     def merge(self, x: Tensor) -> Tensor:
         """(B, heads, N, d) -> (B, N, C), through the output projection."""
         return self.proj(x.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        query, key, value = self.split(x)
-        return self.merge(F.scaled_dot_product_attention(query, key, value, is_causal=causal))
+    def attend(self, x: Tensor, causal: bool = False, packing: Packing | None = None) -> Tensor:
+        """(B, N, C), or (T, C) with a packing -> the same shape, before the output projection."""
+        qkv = self.qkv(x)
+        if packing is not None:
+            qkv = packing.unpack(qkv)
+        query, key, value = self._heads(qkv)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        mixed = mixed.transpose(1, 2).flatten(2)  # (B, N, C)
+        return mixed if packing is None else packing.pack(mixed)
+
+    def forward(self, x: Tensor, causal: bool = False, packing: Packing | None = None) -> Tensor:
+        """(B, N, C), or (T, C) with a packing -> the same shape."""
+        return self.proj(self.attend(x, causal, packing))
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return query, key, value
 
 
 class MLP(nn.Module):

@@ -1,4 +1,7 @@
-"""Pre-norm transformer blocks and the loop that runs them.  B: sequences, N: tokens, C: width."""
+"""Pre-norm transformer blocks and the loop that runs them.
+
+B: sequences, N: tokens, T: tokens of all sequences without padding, C: width, R: tokens that are wanted.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import MLP, SelfAttention
+from .packing import Packing
 
 
 class Block(nn.Module):
@@ -23,21 +27,44 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, mlp_width, activation)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        x = x + self.attn(self.norm1(x), causal)
+    def forward(
+        self, x: Tensor, causal: bool = False, packing: Packing | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, C), or (T, C) with a packing -> the same shape, or (R, C) with ``rows``.
+
+        Args:
+            causal: a token sees those before it and itself.
+            packing: how the sequences lie in (T, C).
+            rows: (R,) the tokens, counted through all sequences, whose output is wanted: the others are
+                seen by them, and go no further.
+        """
+        attended = self.attn.attend(self.norm1(x), causal, packing)
+        if rows is not None:
+            x, attended = x.flatten(0, -2)[rows], attended.flatten(0, -2)[rows]  # (R, C)
+        x = x + self.attn.proj(attended)
         return x + self.mlp(self.norm2(x))
 
 
 def run_blocks(
-    blocks: Iterable[nn.Module], x: Tensor, *, causal: bool = False, checkpointing: bool = False
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    *,
+    causal: bool = False,
+    packing: Packing | None = None,
+    rows: Tensor | None = None,
+    checkpointing: bool = False,
 ) -> Tensor:
-    """(B, N, C) through the blocks; ``checkpointing`` recomputes activations in the backward pass."""
-    for block in blocks:
+    """Through the blocks, as ``Block.forward`` says; ``rows`` are picked in the last one.
+
+    ``checkpointing`` recomputes activations in the backward pass.
+    """
+    blocks = list(blocks)
+    for index, block in enumerate(blocks):
+        wanted = rows if index == len(blocks) - 1 else None
         if checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, causal, use_reentrant=False)
+            x = checkpoint(block, x, causal, packing, wanted, use_reentrant=False)
         else:
-            x = block(x, causal)
+            x = block(x, causal, packing, wanted)
     return x
 
 

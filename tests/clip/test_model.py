@@ -99,7 +99,7 @@ def test_text_is_trimmed_without_a_trace():
     trimmed, whole = model.encode_text(ids[:, :9]), model.encode_text(ids)
     assert torch.equal(trimmed, whole)
     alone = torch.cat([model.encode_text(ids[row : row + 1]) for row in range(3)])
-    assert_close(alone, whole, atol=1e-6, rtol=0)
+    assert_close(alone, whole, **TOLERANCE)
 
 
 @pytest.mark.parametrize('kind', SIZES)
