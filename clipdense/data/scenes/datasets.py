@@ -104,7 +104,8 @@ class SceneCaptions(Dataset):
     ) -> None:
         self.scenes = Scenes(difficulty, seed, image_size)
         self.num_pictures, self.splits, self.stream = num_pictures, tuple(splits), stream
-        self.vary_captions, self.epoch = vary_captions, 0
+        self.vary_captions = vary_captions
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
         self.tokenizer = caption_tokenizer(tokenizer)
         self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep)
 
@@ -119,12 +120,16 @@ class SceneCaptions(Dataset):
     def caption(self, index: int) -> str:
         """What ``token_ids`` says in this epoch."""
         scene = self._pictures[_checked(index, self)]
-        variant = self.epoch if self.vary_captions else 0
+        variant = int(self._epoch) if self.vary_captions else 0
         return self.scenes.caption(index, scene.class_ids, scene.boxes, scene.ground, self.stream, variant)
 
+    def captions_of(self, index: int) -> list[str]:
+        """The one caption of a picture, for retrieval."""
+        return [self.caption(index)]
+
     def set_epoch(self, epoch: int) -> None:
-        """Choose the wording of this epoch."""
-        self.epoch = epoch
+        """Choose the wording of this epoch; workers that are already running follow."""
+        self._epoch.fill_(epoch)
 
     def _draw(self, index: int) -> Scene:
         return self.scenes.draw(index, self.splits, stream=self.stream)

@@ -27,7 +27,7 @@ def test_captions():
     assert torch.equal(item['images'], torch.from_numpy(expected.image).permute(2, 0, 1))
     assert item['token_ids'].dtype == torch.int64
     assert item['token_ids'].tolist() == words([dataset.caption(3)])[0].tolist()
-    assert dataset.caption(3) == expected.caption
+    assert dataset.captions_of(3) == [expected.caption]
     assert len(dataset) == 10
 
 
@@ -55,6 +55,16 @@ def test_captions_of_an_epoch(vary):
     dataset.set_epoch(0)
     assert [dataset.caption(index) for index in range(20)] == first
     assert (first != second) == vary
+
+
+def test_running_workers_follow_the_epoch():
+    dataset = SceneCaptions(8, tokenizer=words)
+    loader = DataLoader(dataset, 8, num_workers=1, persistent_workers=True)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        (batch,) = loader
+        expected = words([dataset.caption(index) for index in range(8)])
+        assert batch['token_ids'].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize('keep', [True, False])
