@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from clipdense.utils.errors import CheckpointError, InputError, nearest
-from clipdense.weights.configs import Recorded
+from clipdense.weights.configs import Recorded, TowerFacts
 
 from .preprocess import STATISTICS, Preprocess
-from .sizes import PUBLISHED, Activation, ClipSize
+from .sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSize
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
     """
     text_activation = overrides.text_activation or overrides.activation
     if recorded.image.activation:
-        _choose('activation', recorded.image.activation, overrides.activation, recorded)
-    _choose('text_activation', recorded.text.activation, text_activation, recorded)
-    _choose('num_heads', recorded.image.heads, overrides.num_heads, recorded)
-    _choose('text_heads', recorded.text.heads, overrides.text_heads, recorded)
+        _choose('activation', recorded.image.activation, overrides.activation, recorded.source)
+    _choose('text_activation', recorded.text.activation, text_activation, recorded.source)
+    _choose('num_heads', recorded.image.heads, overrides.num_heads, recorded.source)
+    _choose('text_heads', recorded.text.heads, overrides.text_heads, recorded.source)
 
 
 def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
@@ -58,45 +58,53 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
         CheckpointError: the record is of other weights, contradicts an override, or nothing tells.
     """
     image, text = dict(sizes['image']), dict(sizes['text'])
-    for tower, facts in ((image, recorded.image), (text, recorded.text)):
-        for key in ('width', 'layers'):
-            told = getattr(facts, key)
-            if told is not None and told != tower[key]:
-                raise CheckpointError(
-                    f'{recorded.source} describes {key}={told}, the tensors have {tower[key]}'
-                )
-    cell = image.get('patch_size', 32)
-    told = recorded.image.image_size
-    if told is not None:
-        if told // cell != image['image_size'] // cell:
-            side = image['image_size']
-            raise CheckpointError(
-                f'{recorded.source} describes pictures of {told} pixels, the tensors {side}'
-            )
-        image['image_size'] = told
+    _compare(image, recorded.image, recorded.source)
+    _compare(text, recorded.text, recorded.source)
+    image['image_size'] = recorded.image.image_size or image['image_size']
     known = _published(image, text)
     if 'patch_size' in image:
-        heads = _choose('num_heads', recorded.image.heads, overrides.num_heads, recorded)
-        image['heads'] = heads or _usual_heads(image, 'num_heads')
-        activation = _choose('activation', recorded.image.activation, overrides.activation, recorded)
-        image['activation'] = (
-            activation or getattr(known and known.image, 'activation', None) or _ask(recorded, image)
-        )
+        asked = {'num_heads': overrides.num_heads, 'activation': overrides.activation}
+        _finish(image, recorded.image, asked, getattr(known, 'image', None), recorded.source)
     else:
         image['heads'] = image['width'] // 2  # 64 channels each (openai/CLIP build_model)
-    heads = _choose('text_heads', recorded.text.heads, overrides.text_heads, recorded)
-    text['heads'] = heads or _usual_heads(text, 'text_heads')
-    asked = overrides.text_activation or overrides.activation
-    activation = _choose('text_activation', recorded.text.activation, asked, recorded)
-    text['activation'] = activation or (known and known.text.activation) or _ask(recorded, text)
+    activation = overrides.text_activation or overrides.activation
+    asked = {'text_heads': overrides.text_heads, 'text_activation': activation}
+    _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
     return ClipSize.from_dict({**sizes, 'image': image, 'text': text})
 
 
-def _choose(name: str, told: Any, asked: Any, recorded: Recorded) -> Any:
+def _compare(tower: Mapping[str, Any], facts: TowerFacts, source: str) -> None:
+    """A config that speaks of another tower was put beside the weights by mistake."""
+    for key in ('width', 'layers'):
+        told = getattr(facts, key)
+        if told is not None and told != tower[key]:
+            raise CheckpointError(f'{source} describes {key}={told}, the tensors have {tower[key]}')
+    if facts.image_size is not None:
+        cell, side = tower.get('patch_size', 32), tower['image_size']
+        if facts.image_size // cell != side // cell:
+            raise CheckpointError(
+                f'{source} describes pictures of {facts.image_size} pixels, the tensors {side}'
+            )
+
+
+def _finish(
+    tower: dict[str, Any],
+    facts: TowerFacts,
+    asked: Mapping[str, Any],
+    known: VitSize | ResNetSize | TextSize | None,
+    source: str,
+) -> None:
+    """Add heads and activation to a tower; ``asked`` has both, under the names of their options."""
+    (heads_option, heads), (activation_option, activation) = asked.items()
+    heads = _choose(heads_option, facts.heads, heads, source)
+    activation = _choose(activation_option, facts.activation, activation, source)
+    tower['heads'] = heads or _usual_heads(tower, heads_option)
+    tower['activation'] = activation or getattr(known, 'activation', None) or _ask(tower, source)
+
+
+def _choose(name: str, told: Any, asked: Any, source: str) -> Any:
     if told is not None and asked is not None and told != asked:
-        raise CheckpointError(
-            f'{recorded.source} records {name}={told!r}, but {asked!r} was asked for: leave it out'
-        )
+        raise CheckpointError(f'{source} records {name}={told!r}, but {asked!r} was asked for: leave it out')
     return told if asked is None else asked
 
 
@@ -129,13 +137,13 @@ def _published(image: Mapping[str, Any], text: Mapping[str, Any]) -> ClipSize | 
     return None
 
 
-def _ask(recorded: Recorded, tower: Mapping[str, Any]) -> str:
+def _ask(tower: Mapping[str, Any], source: str) -> str:
     choices = (
         "activation='gelu' (open_clip) or 'gelu_tanh' (Hugging Face)"
         if tower['flavour'] == 'siglip'
         else "activation='quick_gelu' (OpenAI, MetaCLIP, DFN) or activation='gelu' (LAION, DataComp)"
     )
-    raise CheckpointError(f'nothing tells the activation ({recorded.source}): say {choices}')
+    raise CheckpointError(f'nothing tells the activation ({source}): say {choices}')
 
 
 def default_preprocess(size: ClipSize) -> Preprocess:
