@@ -124,6 +124,7 @@ EDGES = {
 @pytest.mark.parametrize(('matrix', 'iou', 'accuracy', 'pixels', 'counted'), EDGES.values(), ids=EDGES)
 def test_scores_of_edge_cases(matrix, iou, accuracy, pixels, counted):
     scores = mean_iou(torch.tensor(matrix))
+    assert scores.iou.dtype == torch.float64
     found = (scores.mean_iou, scores.mean_accuracy, scores.pixel_accuracy, scores.counted)
     assert found == pytest.approx((iou, accuracy, pixels, counted), abs=1e-6, nan_ok=True)
 

@@ -129,6 +129,11 @@ def test_numbers_of_unknown_range_are_stretched_not_clipped():
     assert np.asarray(read_image(encode(Image.fromarray(values), 'TIFF')))[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_nan_does_not_spoil_the_rest():
+    values = np.array([[np.nan, 0.2, np.inf]], np.float32)
+    assert np.asarray(read_image(encode(Image.fromarray(values), 'TIFF')))[0, :, 0].tolist() == [0, 51, 0]
+
+
 def test_sixteen_bits_keep_their_order():
     values = np.linspace(0, 65535, 256).astype(np.uint16)[None]
     shown = np.asarray(read_image(encode(Image.fromarray(values))))[0, :, 0]
