@@ -135,7 +135,7 @@ class Scenes:
         """The classes of the splits in order; those that have no labels in training count as novel."""
         from ...vocab.vocabulary import Vocabulary
 
-        names = tuple(name for split in SPLITS if split in splits for name in self.splits[split])
+        names = tuple(self.class_names[at] for at in sorted(self.indices(splits)))
         vocabulary = Vocabulary(names, novel=frozenset(names) - frozenset(self.base))
         return vocabulary.with_background() if background else vocabulary
 

@@ -145,8 +145,9 @@ def test_indices_out_of_range(index):
 
 
 def test_unknown_split():
-    with pytest.raises(InputError, match="Did you mean 'novel'"):
-        SceneLabels('nvel', 3)
+    for dataset in (SceneLabels, SceneSegmentation):
+        with pytest.raises(InputError, match="Did you mean 'novel'"):
+            dataset('nvel', 3)
 
 
 @pytest.mark.parametrize('name', ['SceneCaptions', 'SceneLabels', 'SceneSegmentation'])
