@@ -51,7 +51,7 @@ def embedded_batches(
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate)
     size, parameter = clip.preprocess.image_size, next(clip.parameters())
     total = None if isinstance(dataset, IterableDataset) else len(loader)
-    for batch in track(loader, title, total):
+    for batch in track((batch for batch in loader), title, total):  # a stream may not know its length
         images = batch.pop('images')
         if crop is not None and (isinstance(images, list) or images.shape[-2:] != (size, size)):
             images = torch.stack([crop(image) for image in images])

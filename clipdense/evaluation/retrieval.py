@@ -19,7 +19,7 @@ from clipdense.utils.progress import track
 
 from .embedding import embedded_batches, evaluating
 
-_SCORES_AT_ONCE = 1 << 24  # 64 MB: 100,000 x 100,000 scores are never in memory together
+_SCORES_AT_ONCE = 1 << 22  # 16 MB, which caches can hold; 100,000 x 100,000 would be 40 GB
 
 
 @EVALUATIONS.register_module()
@@ -166,8 +166,9 @@ def best_ranks(queries: Tensor, gallery: Tensor, pairs: Tensor) -> Tensor:
     """
     order = pairs[0].argsort(stable=True)
     query, answer = pairs[0][order], pairs[1][order]
+    wrong = len(gallery) - query.bincount(minlength=len(queries))  # answers
     chunk = max(1, _SCORES_AT_ONCE // len(gallery))
-    ranks = []
+    worse = []
     for start in range(0, len(queries), chunk):
         scores = queries[start : start + chunk] @ gallery.mT  # (chunk, G)
         first, last = torch.searchsorted(query, torch.tensor([start, start + chunk])).tolist()
@@ -175,10 +176,10 @@ def best_ranks(queries: Tensor, gallery: Tensor, pairs: Tensor) -> Tensor:
         column = answer[first:last].to(scores.device)
         best = scores.new_full((len(scores),), -torch.inf)
         best = best.scatter_reduce_(0, row, scores[row, column], 'amax')
-        not_worse = ~(scores < best[:, None])  # so that a score that is not a number counts against the model
-        not_worse[row, column] = False
-        ranks.append(not_worse.sum(1).cpu())
-    return torch.cat(ranks)
+        scores[row, column] = torch.inf  # right answers are never worse
+        # What is not a number is not worse either, and so counts against the model.
+        worse.append(scores.lt_(best[:, None]).sum(1))
+    return wrong - torch.cat(worse).cpu().long()
 
 
 def _chance(right: Tensor, size: int, k: int) -> float:

@@ -126,13 +126,15 @@ class TestCentreCrop:
 
     @pytest.mark.parametrize('size', [(1, 5000), (5000, 1), (1, 1)])
     @pytest.mark.parametrize('as_tensor', [False, True])
-    def test_extreme_shapes_stay_small(self, size, as_tensor):
+    def test_extreme_shapes_stay_small(self, size, as_tensor, monkeypatch):
         # Scaled whole, 1 x 5000 would have 224 * 1,120,000 pixels.
+        scaled, resize = [], F.resize
+        monkeypatch.setattr(F, 'resize', lambda image, *how: scaled.append(resize(image, *how)) or scaled[-1])
         image = Image.new('RGB', size, (9, 8, 7))
         found = CentreCrop(224)(to_tensor(image) if as_tensor else image)
-        assert torch.equal(
-            found, torch.tensor([9, 8, 7], dtype=torch.uint8).view(3, 1, 1).expand(3, 224, 224)
-        )
+        assert (found == torch.tensor([9, 8, 7]).view(3, 1, 1)).all()
+        assert found.shape == (3, 224, 224)
+        assert max(F.get_size(scaled[0])) <= 8 * 224
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 500), (500, 1), (3, 2), (40, 30)])
