@@ -151,11 +151,26 @@ def test_loading_leaves_the_file_alone(tmp_path):
     save(make(VIT), tmp_path / 'clip.safetensors')
     before = (tmp_path / 'clip.safetensors').read_bytes()
     clip = load(tmp_path / 'clip.safetensors')
-    torch.optim.SGD(clip.parameters(), lr=1.0)
     with torch.no_grad():
         for parameter in clip.parameters():
             parameter.zero_()
     assert (tmp_path / 'clip.safetensors').read_bytes() == before
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'pt'])
+def test_a_file_that_changes_leaves_the_model_alone(tmp_path, suffix):
+    path = tmp_path / f'clip.{suffix}'
+    save(make(VIT), tmp_path / 'clip.safetensors')
+    if suffix == 'pt':
+        clip = make(VIT)
+        own = {'clip': describe(clip.size, clip.preprocess)}
+        torch.save({'state_dict': clip.state_dict(), 'meta': own}, path)
+    clip = load(path)
+    before = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    with open(path, 'r+b') as file:
+        file.write(bytes(path.stat().st_size))
+    for name, tensor in clip.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -589,6 +604,14 @@ def test_mixed_activations_have_no_open_clip_config(tmp_path):
 def test_odd_ratios_survive_rounding():
     from clipdense.clip.convert import _ratio
 
-    for width, hidden in [(1664, 8192), (1408, 6144), (1152, 4304), (64, 96), (48, 97), (768, 3072)]:
+    for width, hidden in [
+        (1664, 8192),
+        (1408, 6144),
+        (1152, 4304),
+        (64, 96),
+        (48, 97),
+        (112, 115),
+        (768, 3072),
+    ]:
         assert int(width * _ratio(hidden, width)) == hidden
     assert math.isclose(_ratio(3072, 768), 4.0)

@@ -78,6 +78,26 @@ def test_shared_storage_stays_shared(tmp_path):
     assert tensors['tail'].tolist() == [4, -1]
 
 
+def test_view_of_a_storage_before_1_6(tmp_path):
+    """Old files name a root storage and the part of it that a tensor has."""
+    persistent = ('storage', torch.FloatStorage, '7', 'cpu', 6, ('view', 4, 2))
+
+    class Tensor:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor, (persistent, 0, (2,), (1,))
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item):
+            return item if item is persistent else None
+
+    path = tmp_path / 'old.pth'
+    with open(path, 'wb') as file:
+        for item in (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True}, {'a': Tensor()}, ['7']):
+            Pickler(file, protocol=2).dump(item)
+        file.write(struct.pack('<q6f', 6, *range(6)))
+    assert read_weights(path).tensors['a'].tolist() == [4, 5]
+
+
 def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path):
     path = tmp_path / 'weights.pt'
     torch.save({'a': torch.zeros(4)}, path)

@@ -146,6 +146,7 @@ WRAPPED = {
     'module': lambda state: {f'module.{name}': value for name, value in state.items()},
     'compiled': lambda state: {f'_orig_mod.{name}': value for name, value in state.items()},
     'both': lambda state: {f'module._orig_mod.{name}': value for name, value in state.items()},
+    'module.model': lambda state: {f'module.model.{name}': value for name, value in state.items()},
     'inner': lambda state: {
         name.replace('visual.', 'visual._orig_mod.'): value for name, value in state.items()
     },
