@@ -199,7 +199,9 @@ def _visible(placed: list[_Placed], size: int) -> tuple[list[_Placed], np.ndarra
         shares = [area / max(item.figure.inside.sum(), 1) for area, item in zip(seen, placed, strict=True)]
         if min(shares) >= MIN_VISIBLE:
             return placed, labels
-        placed = [item for item, share in zip(placed, shares, strict=True) if share > min(shares)]
+        # Of equally hidden ones, the foremost goes: it may hide the others.
+        worst = max(range(len(shares)), key=lambda at: (-shares[at], at))
+        placed = placed[:worst] + placed[worst + 1 :]
 
 
 def _boxes(placed: Sequence[_Placed], labels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 from clipdense.data.scenes import DIFFICULTIES, SPLITS, Scenes
 from clipdense.data.scenes.dice import Dice
 from clipdense.data.scenes.painting import COLOURS, OUTLINES, finish, lay_out, paint_ground, paint_object
+from clipdense.data.scenes.scene import _Placed, _visible
 from clipdense.utils.errors import InputError
 
 CLASSES = ['red striped star', 'green dotted circle', 'blue solid square', 'yellow checked triangle']
@@ -147,6 +148,24 @@ def test_shapes_fit_into_their_window(shape):
         figure = lay_out(shape, (60.3, 59.1), 30, turn, 120)
         edges = [figure.inside[0], figure.inside[-1], figure.inside[:, 0], figure.inside[:, -1]]
         assert not np.concatenate(edges).any()
+
+
+@pytest.mark.parametrize(
+    ('places', 'kept'),
+    [
+        ([(20, 8), (44, 8)], [0, 1]),
+        ([(20, 8), (20, 16)], [1]),  # wholly hidden
+        ([(20, 8), (24, 8)], [1]),  # a quarter of the width is seen
+        ([(20, 8), (30, 8)], [0, 1]),  # more than half is seen
+        ([(20, 8), (24, 8), (44, 8)], [1, 2]),
+        ([(20, 8), (25, 8), (30, 8)], [0, 2]),  # the middle one goes, and sets the first free
+    ],
+)
+def test_hidden_objects_are_left_out(places, kept):
+    placed = [_Placed(at, lay_out('square', (x, 32), radius, 0, 64)) for at, (x, radius) in enumerate(places)]
+    stay, labels = _visible(placed, 64)
+    assert [item.class_id for item in stay] == kept
+    assert set(np.unique(labels)) == set(range(len(kept) + 1))
 
 
 def test_painting_stays_inside_the_outline():
