@@ -1,4 +1,5 @@
-"""What all recipes share: a line every 50 steps, a checkpoint every 1000, the two newest kept, a fixed seed.
+"""What all recipes share: a line every 50 steps, a checkpoint every 1000, the two newest kept, the trained
+CLIP as a file of its own, a fixed seed.
 
 Left out: TensorBoard and the like, which write more files.  To have one::
 
@@ -6,12 +7,14 @@ Left out: TensorBoard and the like, which write more files.  To have one::
 """
 
 from clipdense.engine.checkpointing import CheckpointHook
+from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import ProgressHook
 
 default_scope = None  # recipes name classes, not strings
 default_hooks = dict(
     logger=dict(type=ProgressHook, interval=50),
     checkpoint=dict(type=CheckpointHook, interval=1000, max_keep=2),
+    export=dict(type=ExportHook),
 )
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 randomness = dict(seed=0)

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from clipdense.clip.checkpoint import describe
 from clipdense.clip.losses import contrastive_loss, sigmoid_loss
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import cached_step, split_batch
@@ -70,6 +71,10 @@ class ContrastivePretrainer(BaseModel):
         if mode == 'loss':
             return {'loss': self.loss(image_embeddings, text_embeddings)}
         return image_embeddings, text_embeddings
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """What a training checkpoint has to say so that its CLIP can be loaded alone."""
+        return {'clip': describe(self.clip.size, self.clip.preprocess)}
 
     def loss(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """(B, D) unit embeddings of this process -> the loss over the batch of all processes."""

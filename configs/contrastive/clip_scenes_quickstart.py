@@ -1,0 +1,91 @@
+"""A small CLIP with a ResNet, pre-trained on the captions of scenes: what ``clipdense quickstart`` runs.
+
+    clipdense scenes data/scenes --train 20000
+    clipdense train contrastive/clip_scenes_quickstart
+
+Cost: see the README for what was measured.
+Score: see the README for what was measured.
+
+A convolutional tower, because it learns shapes from few pictures; ``clip_scenes`` trains a transformer for
+longer.
+"""
+
+from mmengine.config import read_base
+from torch.optim import AdamW
+
+from clipdense.clip.model import build_clip
+from clipdense.data.scenes import SceneCaptions, SceneLabels, SceneSegmentation
+from clipdense.data.shards import ImageTextShards
+from clipdense.engine.hooks import EvaluationHook
+from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
+from clipdense.evaluation.classification import ZeroShotClassification
+from clipdense.evaluation.retrieval import Retrieval
+from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
+from clipdense.methods.dense_clip.evaluation import ZeroShotSegmentation
+
+with read_base():
+    from .._base_.default_runtime import *
+
+difficulty = 'standard'
+num_pictures = 20_000
+num_val = 320  # pictures of each split
+templates = ('a {}', 'a picture of a {}')
+
+model = dict(
+    type=ContrastivePretrainer,
+    clip=dict(
+        type=build_clip,
+        size=dict(
+            image=dict(image_size=32, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=96),
+            text=dict(width=96, layers=2, heads=3, mlp_width=384, embed_dim=96),
+        ),
+    ),
+)
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    dataset=dict(
+        type=ImageTextShards,
+        urls='data/scenes/shards/train',
+        batch_size=128,
+        samples_per_epoch=num_pictures,
+        shuffle=2000,
+    ),
+)
+train_cfg = dict(max_steps=1500)
+optim_wrapper = dict(
+    type=PrecisionOptimWrapper,
+    precision='auto',
+    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
+)
+param_scheduler = [dict(type=WarmupCosine, warmup=50)]
+custom_hooks = [
+    dict(
+        type=EvaluationHook,
+        evaluations=[
+            dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_pictures=1000, stream='val')),
+            *[
+                dict(
+                    type=ZeroShotClassification,
+                    dataset=dict(
+                        type=SceneLabels, split=split, num_pictures=2 * num_val, all_names=all_names
+                    ),
+                    templates=templates,
+                    name=f'zero_shot{"_all" if all_names else ""}/{split}',
+                )
+                for split in ('base', 'novel', 'unseen')
+                for all_names in (False, True)
+            ],
+            *[
+                dict(
+                    type=ZeroShotSegmentation,
+                    dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                    slide=dict(),
+                    templates=templates,
+                    name=f'segmentation/{split}',
+                )
+                for split in ('base', 'novel', 'unseen')
+            ],
+        ],
+    ),
+]
