@@ -1,0 +1,30 @@
+"""One function a benchmark: ``Options`` in, rows and notes out.
+
+To add one, write ``def my_benchmark(options: Options) -> Found`` in a file of its own and name it in the
+table below; the first line of its docstring is its help.  ``harness.interleave`` times two functions in turn,
+and the first row that you return is the one that the JSON line reports::
+
+    def matmul(options: Options) -> Found:
+        \"\"\"A product of two matrices against itself.\"\"\"
+        a = torch.randn(500, 500)
+        ours, peer = interleave(lambda: a @ a, lambda: a @ a, options)
+        return [Row('product', median(ours.wall), median(peer.wall), 's')], {}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .clip_forward import clip_image, clip_text
+from .clip_train import clip_train
+from .harness import Found, Options
+from .start_up import start_up
+from .vocabulary_memory import vocabulary_memory
+
+BENCHMARKS: dict[str, Callable[[Options], Found]] = {
+    'clip_image': clip_image,
+    'clip_text': clip_text,
+    'clip_train': clip_train,
+    'import': start_up,
+    'vocabulary_memory': vocabulary_memory,
+}
