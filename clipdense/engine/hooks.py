@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
 from clipdense.registry import EVALUATIONS, HOOKS, build
@@ -23,6 +24,7 @@ from .resume import random_state_kept
 from .train_step import unwrapped
 
 METRICS_FILE = 'metrics.jsonl'
+_PATIENCE = 10.0  # seconds between lines of a test
 _HISTORY = 1000  # values of each scalar that stay in memory; MMEngine copies all of them at each step
 
 
@@ -117,8 +119,8 @@ def evaluating(model: nn.Module) -> Iterator[Any]:
 class VocabularyHook(Hook):
     """Gives a segmenter or detector the words of the dataset it is about to see.
 
-    The dataset says them in ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65); they
-    are embedded once and kept.
+    The dataset says them in ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65).  They
+    are embedded once where the text tower is frozen, else each time.
 
     Args:
         templates: what ``embed_vocabulary`` takes: the name of a set of prompt templates, or the templates.
@@ -140,7 +142,7 @@ class VocabularyHook(Hook):
 
     def after_val(self, runner: Any) -> None:
         """Back to training."""
-        if runner.train_loop is not None:
+        if in_training(runner):
             self._set(runner, runner.train_dataloader)
 
     def before_test(self, runner: Any) -> None:
@@ -156,11 +158,12 @@ class VocabularyHook(Hook):
         from clipdense.clip.text_embeddings import embed_vocabulary
 
         with evaluating(runner.model) as clip:
-            if vocabulary.digest not in self._embedded:
-                self._embedded[vocabulary.digest] = embed_vocabulary(
-                    clip, vocabulary, templates=self.templates
-                )
-            unwrapped(runner.model).set_vocabulary(vocabulary, self._embedded[vocabulary.digest])
+            embeddings = self._embedded.get(vocabulary.digest)
+            if embeddings is None:
+                embeddings = embed_vocabulary(clip, vocabulary, templates=self.templates)
+            if not any(p.requires_grad for p in getattr(clip, 'text', clip).parameters()):
+                self._embedded[vocabulary.digest] = embeddings
+            unwrapped(runner.model).set_vocabulary(vocabulary, embeddings)
 
 
 @HOOKS.register_module()
@@ -200,6 +203,24 @@ class ProgressHook(Hook):
         if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
             self._print(runner)
 
+    def before_val_epoch(self, runner: Any) -> None:
+        """Start the clock of a validation."""
+        self._said = time.monotonic()
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Say how far a long validation is."""
+        self._say(runner, runner.val_dataloader, 'val', batch_idx + 1)
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Say how far a long test is."""
+        self._say(runner, runner.test_dataloader, 'test', batch_idx + 1)
+
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Log and keep what the validation loop measured."""
         self._measured(runner, 'val', metrics or {})
@@ -230,14 +251,24 @@ class ProgressHook(Hook):
         trim_history(runner.message_hub)
         self._sums, self._steps, self._images, self._mark = {}, 0, 0, now
 
+    def _say(self, runner: Any, loader: Any, stage: str, batches: int) -> None:
+        if time.monotonic() - self._said > _PATIENCE:
+            self._said = time.monotonic()
+            runner.logger.info(f'{stage}: {batches} of {len(loader)} batches')
+
     def _measured(self, runner: Any, stage: str, metrics: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
         if numbers:
-            step = runner.iter
+            step = runner.iter if in_training(runner) else 0
             shown = ', '.join(f'{name} {value:.4g}' for name, value in numbers.items())
             runner.logger.info(f'{stage} after step {step}: {shown}')
             runner.visualizer.add_scalars({f'{stage}/{name}': v for name, v in numbers.items()}, step=step)
             append_metrics(runner, {'step': step, 'stage': stage, **numbers})
+
+
+def in_training(runner: Any) -> bool:
+    """Whether there is a training loop; asking the runner for its step would build one, data and all."""
+    return isinstance(runner._train_loop, BaseLoop)
 
 
 def append_metrics(runner: Any, entry: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
@@ -86,7 +87,11 @@ def train(
     runner = Runner.from_cfg(cfg)
     if resume and not found:
         runner.logger.warning(f'nothing to resume in {cfg.work_dir}: starting from the beginning')
-    runner.train()
+    try:
+        runner.train()
+    finally:
+        if runner.distributed:
+            dist.destroy_process_group()
     return runner
 
 
@@ -110,6 +115,8 @@ def test(
         InputError: whatever the user can mend, in one line.
     """
     cfg = _prepared(config, work_dir, options)
+    for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg[part] = None
     argument = getattr(cfg.model.get('type'), 'weights_argument', None)
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 
 _WIDTH = 110
+_NOISE = 'has no metainfo'  # MMEngine warns of datasets without it, which need none
 
 
 def make_plain(logger: logging.Logger) -> None:
@@ -22,6 +23,7 @@ def make_plain(logger: logging.Logger) -> None:
         handler.setStream(sys.stderr)
         handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
         handler.setLevel(max(handler.level, logging.WARNING))
+        handler.addFilter(lambda record: _NOISE not in record.getMessage())
 
 
 def set_screen_level(logger: logging.Logger, level: int) -> None:

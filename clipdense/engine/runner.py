@@ -48,7 +48,8 @@ from .resume import Position, random_state
 from .train_step import DistributedModel, unwrapped
 
 _RUNS = itertools.count()  # of this process; names of log folders and global instances stay apart
-_SHOWN_CHANGES = 20
+_SHOWN_CHANGES = 20  # lines of a config
+_OF_A_START = ('load_from = ', 'resume = ', 'work_dir = ', 'randomness = ')  # not of the run
 
 
 @RUNNERS.register_module()
@@ -180,11 +181,6 @@ class Runner(MMEngineRunner):
             else:
                 built += super()._build_param_scheduler(item, optim_wrapper)
         return built
-
-    def _init_model_weights(self) -> None:
-        """MMEngine's, which starts from equal weights; ours were made equal when the model was wrapped."""
-        if hasattr(unwrapped(self.model), 'init_weights'):
-            super()._init_model_weights()
 
     # Checkpoints
 
@@ -342,7 +338,11 @@ class Runner(MMEngineRunner):
 
     def _report_changes(self, meta: dict[str, Any]) -> None:
         old, new = meta['config'].splitlines(), self._config.splitlines()
-        changes = [line for line in difflib.ndiff(old, new) if line[0] in '+-']
+        changes = [
+            line
+            for line in difflib.ndiff(old, new)
+            if line[0] in '+-' and not line[2:].startswith(_OF_A_START)
+        ]
         if changes:
             shown = '\n  '.join(changes[:_SHOWN_CHANGES])
             self.logger.warning(f'the config is not the one the run began with:\n  {shown}')

@@ -63,7 +63,7 @@ def cached_step(
         for batch in early:
             states.append(torch_random_state())
             cached.append(encode(batch))
-    torch.clear_autocast_cache()  # weights that were cast without a graph would get no gradient
+    torch.clear_autocast_cache()  # older torch reuses casts that have no graph (pytorch 112583, 158232)
     kept = encode(last)
     end = torch_random_state()
 

@@ -78,6 +78,8 @@ class TinyStream(IterableDataset):
 class MeanError(BaseMetric):
     """A metric that draws random numbers, as evaluations may."""
 
+    default_prefix = 'tiny'
+
     def process(self, data_batch, data_samples):
         torch.rand(3)
         self.results += [float(sample) for sample in data_samples]

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.runner import BaseLoop
 from torch import nn
 
-from clipdense.engine import EvaluationHook, ProgressHook, Runner, VocabularyHook
+from clipdense.engine import EvaluationHook, ProgressHook, Runner, TrainLoop, VocabularyHook
+from clipdense.engine import hooks as hooks_module
 from clipdense.engine.hooks import batch_length, evaluating, trim_history
 from clipdense.engine.train_step import DistributedModel
 from clipdense.registry import EVALUATIONS
@@ -87,9 +89,10 @@ def test_evaluating_restores_after_an_error():
 class Wordy(nn.Module):
     """A model that is told words."""
 
-    def __init__(self) -> None:
+    def __init__(self, frozen: bool) -> None:
         super().__init__()
         self.clip = nn.Linear(1, 1)
+        self.clip.requires_grad_(not frozen)
         self.told: list[tuple] = []
 
     def set_vocabulary(self, vocabulary, embeddings):
@@ -99,9 +102,9 @@ class Wordy(nn.Module):
 class FakeRunner:
     """As much of a runner as VocabularyHook looks at."""
 
-    def __init__(self, **words) -> None:
-        self.model = Wordy()
-        self.train_loop = True
+    def __init__(self, frozen=True, **words) -> None:
+        self.model = Wordy(frozen)
+        self._train_loop = BaseLoop.__new__(TrainLoop)
         for stage in ('train', 'val', 'test'):
             dataset = type('Words', (), {'vocabulary': words.get(stage)})()
             setattr(self, f'{stage}_dataloader', type('Loader', (), {'dataset': dataset})())
@@ -130,6 +133,28 @@ def test_words_follow_the_stage_and_are_embedded_once(embedded):
         getattr(hook, stage)(runner)
     assert [count for _, count in runner.model.told] == [2, 3, 2, 3, 3]
     assert embedded == [(('cat', 'dog'), 'clean'), (('cat', 'dog', 'emu'), 'clean')]
+
+
+def test_words_are_embedded_again_while_the_text_tower_learns(embedded):
+    runner, hook = FakeRunner(frozen=False, val=Vocabulary(('cat',))), VocabularyHook()
+    hook.before_val(runner)
+    hook.before_val(runner)
+    assert len(embedded) == 2
+
+
+def test_a_long_test_says_how_far_it_is(make_config, tiny, monkeypatch, capfd):
+    monkeypatch.setattr(hooks_module, '_PATIENCE', -1.0)
+    test = {
+        'test_dataloader': {'dataset': {'type': tiny.Map, 'size': 4}, 'batch_size': 2},
+        'test_cfg': {},
+        'test_evaluator': {'type': tiny.Metric},
+    }
+    monkeypatch.setattr(Runner, 'build_train_loop', None)  # the training data is not touched
+    Runner.from_cfg(make_config(**test)).test()
+    lines = [line[10:] for line in capfd.readouterr().err.splitlines()]
+    assert len(lines) == 3
+    assert lines[:2] == ['test: 1 of 2 batches', 'test: 2 of 2 batches']
+    assert lines[2].startswith('test after step 0: tiny/size ')
 
 
 def test_a_dataset_without_words_is_refused(embedded):

@@ -224,7 +224,7 @@ def test_test_runs_loop_and_evaluations(make_config, tiny, tmp_path):
     launch.train(config, tmp_path / 'run', options={'train_cfg.max_steps': 1})
     weights = tmp_path / 'run' / 'step_1.pth'
     metrics = launch.test(config, weights, tmp_path / 'test')
-    assert set(metrics) == {'size', 'answer'}
+    assert set(metrics) == {'tiny/size', 'answer'}
     stored = json.loads((tmp_path / 'test' / 'test_metrics.json').read_text())
     assert stored == {'checkpoint': str(weights), **metrics}
     assert launch.test(config, weights, tmp_path / 'test') == metrics, 'dropout is off'

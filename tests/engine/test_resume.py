@@ -198,25 +198,20 @@ def test_stop_signals_notes_and_restores():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def _sleeper(index, events):
-    steady_worker(index)
-    events.put('ready')
-    events_end = resume_module._WORKER_GRACE
+@pytest.fixture
+def own_handlers():
+    """Signal handlers are put back, and no alarm is left."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
     signal.alarm(0)
-    signal.pause()  # SIGTERM is survived
-    events.put(('alive', signal.getsignal(signal.SIGINT) == signal.SIG_IGN, signal.alarm(0), events_end))
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
-def test_worker_outlives_the_first_signal():
-    import multiprocessing
-
-    context = multiprocessing.get_context('fork')
-    events = context.Queue()
-    process = context.Process(target=_sleeper, args=(0, events))
-    process.start()
-    assert events.get(timeout=30) == 'ready'
-    os.kill(process.pid, signal.SIGTERM)
-    word, ignores_interrupt, seconds, grace = events.get(timeout=30)
-    process.join(30)
-    assert (word, ignores_interrupt) == ('alive', True)
-    assert 0 < seconds <= grace
+def test_worker_outlives_the_first_signal(own_handlers):
+    steady_worker(0)
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert 0 < signal.alarm(0) <= resume_module._WORKER_GRACE, 'it will end by itself'
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, 'the second one ends it'

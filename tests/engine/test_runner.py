@@ -107,7 +107,7 @@ def test_evaluation_and_validation_change_nothing(make_config, losses_of, tiny):
     measured = trained(config, checkpoint=None)
     assert losses_of(measured) == losses_of(plain)
     assert len(measured.message_hub.get_scalar('val/noise').data[0]) == 6
-    assert len(measured.message_hub.get_scalar('val/size').data[0]) == 3
+    assert len(measured.message_hub.get_scalar('val/tiny/size').data[0]) == 3
     assert measured.model.training
 
 
