@@ -35,6 +35,8 @@ from clipdense.utils.dist import is_main
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.files import atomic_write
 
+from .hooks import in_training
+
 FORMAT = 'clipdense-training-1'
 _POINTER = 'last_checkpoint'  # MMEngine's name for it
 _BEST = 'best.pth'
@@ -227,13 +229,17 @@ class CheckpointHook(Hook):
         if due or self.is_last_train_iter(runner):
             self._save(runner)
 
+    def after_train(self, runner: Any) -> None:
+        """Save where a run ended early."""
+        self._save(runner)
+
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Keep the weights if they are the best so far."""
         self.after_evaluation(runner, metrics or {})
 
     def after_evaluation(self, runner: Any, metrics: dict[str, float]) -> None:
         """Keep the weights if they are the best so far; a value that is not finite never is."""
-        value = metrics.get(self.save_best) if self.save_best else None
+        value = metrics.get(self.save_best) if self.save_best and in_training(runner) else None
         if value is None or not math.isfinite(value):
             return
         if self.best is None or self.sign * value > self.sign * self.best:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader, IterableDataset
 
-from clipdense.registry import DATASETS, LOOPS
+from clipdense.registry import DATASETS, LOOPS, build
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
@@ -43,7 +44,8 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: the runner.
-        dataloader: a loader or its config.
+        dataloader: a loader or its config; ``ResumableSampler(shuffle=True)``, and the run's seed for a
+            dataset that takes one, go without saying.
         max_steps: training steps in all.
         max_epochs: instead of ``max_steps``, for data with a length.
         val_interval: steps between runs of the validation loop, where there is one; None for every epoch, or
@@ -64,6 +66,8 @@ class TrainLoop(BaseLoop):
         val_interval: int | None = None,
         val_begin: int = 1,
     ) -> None:
+        if isinstance(dataloader, dict):
+            dataloader = _training_defaults(dataloader, runner.seed)
         super().__init__(runner, dataloader)
         if (max_steps is None) == (max_epochs is None):
             raise InputError('train_cfg needs either max_steps or max_epochs')
@@ -137,20 +141,22 @@ class TrainLoop(BaseLoop):
         if self._random_state is not None:
             set_random_state(self._random_state)
             self._random_state = None
-        starts_empty = self.position.batches == 0
+        ended = False
         try:
             for batch in self._until_one_ends(batches):
                 self._run_step(batch)
-                starts_empty = False
                 self._stop_if_asked(signals)
                 if self._iter >= self._max_iters or self.stop_training:
                     break
+            else:
+                ended = True
         finally:  # a traceback would keep the workers alive
             getattr(batches, '_shutdown_workers', lambda: None)()
-        if starts_empty:
+        if not self.position.batches:
             raise InputError(_too_few(self.dataloader))
         self.runner.call_hook('after_train_epoch')
-        self.position = replace(self.position, epoch=self.position.epoch + 1, batches=0)
+        if ended:
+            self.position = replace(self.position, epoch=self.position.epoch + 1, batches=0)
 
     def _run_step(self, batch: Any) -> None:
         runner, index = self.runner, self.position.batches
@@ -215,18 +221,20 @@ class TrainLoop(BaseLoop):
 def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
     """A loader from a config as MMEngine writes it, of which only dataset and batch_size are needed.
 
-    Map-style datasets are sampled by ``ResumableSampler(shuffle=False)`` unless the config says otherwise,
-    iterable ones by nobody.  Batches are stacked by ``data.transforms.collate``.
+    Without a sampler, map-style datasets are gone through in order, whole; iterable ones never have one.
+    Batches are stacked by ``data.transforms.collate``.
     """
     from clipdense.data.transforms import collate  # torchvision takes seconds to import
 
     config = dict(config)
-    dataset = _build_dataset(config.pop('dataset'), seed)
+    dataset = build(config.pop('dataset'), DATASETS)
+    if hasattr(dataset, 'full_init'):  # MMEngine's own
+        dataset.full_init()
     sampler, batch_sampler = config.pop('sampler', None), config.pop('batch_sampler', None)
     if isinstance(dataset, IterableDataset):
         sampler = batch_sampler = None
     elif sampler is None:
-        sampler = ResumableSampler(dataset, shuffle=False)
+        sampler = {'type': DefaultSampler, 'shuffle': False}
     if isinstance(sampler, dict):
         sampler = DATA_SAMPLERS.build(sampler, default_args={'dataset': dataset, 'seed': seed})
     if isinstance(batch_sampler, dict):
@@ -241,15 +249,17 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
     return DataLoader(dataset, sampler=sampler, batch_sampler=batch_sampler, collate_fn=collate_fn, **config)
 
 
-def _build_dataset(dataset: Any, seed: int) -> Any:
-    """The dataset of a config; one that takes a seed gets the run's, where the config names no other."""
+def _training_defaults(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The config of a training loader, with what it leaves out.  Data to evaluate on keeps its own seed."""
+    config = dict(config)
+    if 'batch_sampler' not in config:
+        config.setdefault('sampler', {'type': ResumableSampler, 'shuffle': True})
+    dataset = config['dataset']
     if isinstance(dataset, dict):
         kind = dataset['type']
-        wants_seed = callable(kind) and 'seed' in inspect.signature(kind).parameters
-        dataset = DATASETS.build(dataset, default_args={'seed': seed} if wants_seed else None)
-    if hasattr(dataset, 'full_init'):  # MMEngine's own
-        dataset.full_init()
-    return dataset
+        if callable(kind) and 'seed' in inspect.signature(kind).parameters:
+            config['dataset'] = {'seed': seed, **dataset}
+    return config
 
 
 def _control_group() -> Any:

@@ -195,7 +195,7 @@ class PrecisionOptimWrapper(OptimWrapper):
         accumulative_counts: plain accumulation, for losses that are means over pictures; contrastive losses
             need ``cached_step``.
         max_skips: how many steps in a row may be left out because of non-finite gradients, before training
-            stops; 0 stops at the first.
+            stops; 0 stops at the first.  fp16 leaves out overflows by itself.
 
     Attributes:
         skipped: steps left out since the last one that was taken.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
@@ -117,7 +118,7 @@ def test_error_of_a_worker_is_one_line(make_config, tiny, monkeypatch):
 
 def test_loader_defaults(tiny):
     loader = build_loader({'dataset': {'type': tiny.Map, 'size': 4}, 'batch_size': 2})
-    assert isinstance(loader.sampler, ResumableSampler)
+    assert isinstance(loader.sampler, DefaultSampler), 'all samples, whatever the number of processes'
     assert loader.collate_fn is collate
     assert loader.worker_init_fn is steady_worker
     assert [batch['labels'].flatten().tolist() for batch in loader] == [[0, 1], [2, 3]]
@@ -137,6 +138,29 @@ def test_loader_as_mmengine_writes_it(tiny, entries):
     loader = build_loader({'dataset': tiny.Map(4), **entries})
     assert len(loader) == 2
     assert [batch['labels'].flatten().tolist() for batch in loader] == [[0, 1], [2, 3]]
+
+
+def test_training_shuffles_unless_told_otherwise(make_config):
+    config = make_config(train_cfg={'max_epochs': 1})
+    config['train_dataloader'].pop('sampler')
+    runner, _ = run(config)
+    seen = [label for batch in runner.model.seen for label in batch]
+    assert seen != sorted(seen)
+    assert sorted(seen) == list(range(10))
+
+
+def test_training_data_takes_the_seed_of_the_run(make_config, tiny):
+    class Seeded(tiny.Map):
+        def __init__(self, size, seed=0):
+            super().__init__(size)
+            self.seed = seed
+
+    config = make_config(train_cfg={'max_epochs': 1})
+    config['train_dataloader']['dataset'] = {'type': Seeded, 'size': 4}
+    assert run(config)[0].train_dataloader.dataset.seed == 5
+    config['train_dataloader']['dataset']['seed'] = 8
+    assert run(config)[0].train_dataloader.dataset.seed == 8
+    assert build_loader({'dataset': {'type': Seeded, 'size': 4}, 'batch_size': 2}, seed=5).dataset.seed == 0
 
 
 def test_loader_of_an_iterable_has_no_sampler(tiny):

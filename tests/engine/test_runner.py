@@ -220,11 +220,11 @@ def test_few_nan_steps_in_a_row_may_be_left_out(make_config, poisoned, passes):
 
 
 def test_best_is_kept_and_never_nan(make_config):
-    values = iter([0.3, 0.7, float('nan'), 0.5, 0.6, 0.2])
+    values = iter([float('nan'), 0.3, 0.7, float('nan'), 0.6, 0.2])
     hook = {'type': EvaluationHook, 'evaluations': [lambda clip: {'top1': next(values)}], 'interval': 1}
     runner = trained(make_config(custom_hooks=[hook]), checkpoint=saving(None, save_best='top1'))
     best = checkpointing_module.read_checkpoint(Path(runner.work_dir) / 'best.pth')
-    assert best['meta']['step'] == 2
+    assert best['meta']['step'] == 3
     assert best['meta']['value'] == 0.7
     assert 'optimizer' not in best
     with pytest.raises(CheckpointError, match='weights only'):
@@ -239,6 +239,26 @@ def test_best_survives_resuming(make_config):
     longer = {**config, 'train_cfg': {'max_steps': 4}, 'resume': True}
     runner = trained(longer, checkpoint=saving(save_best='top1'))
     assert checkpointing_module.read_checkpoint(Path(runner.work_dir) / 'best.pth')['meta']['step'] == 1
+
+
+def test_early_end_is_saved_and_resumed_within_its_epoch(make_config, losses_of):
+    config = make_config(steps=8, work_dir='cut')
+    trained(config, checkpoint=saving(None), stopper={'type': StopAt, 'step': 3})
+    resumed = trained({**config, 'resume': True}, checkpoint=None)
+    assert losses_of(resumed) == losses_of(trained(make_config(steps=8), checkpoint=None))
+
+
+def test_validation_alone_does_not_touch_the_best(make_config, tiny):
+    validation = {
+        'val_dataloader': {'dataset': {'type': tiny.Map, 'size': 2}, 'batch_size': 2},
+        'val_cfg': {},
+        'val_evaluator': {'type': tiny.Metric},
+    }
+    config = make_config(**validation)
+    config['default_hooks']['checkpoint'] = saving(save_best='tiny/size')
+    runner = Runner.from_cfg(config)
+    runner.val()
+    assert not (Path(runner.work_dir) / 'best.pth').exists()
 
 
 def test_max_keep(make_config):
