@@ -35,6 +35,6 @@ def build(part: Any, registry: Registry) -> Any:
     return registry.build(part) if isinstance(part, dict) else part
 
 
-def build_module(part: nn.Module | dict) -> nn.Module:
+def build_module(part: nn.Module | dict) -> Any:
     """Accept a module or its config, so that code and configs use one constructor."""
     return build(part, MODELS)

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verbose = '--verbose' in arguments
     if not verbose:
-        warnings.formatwarning = _one_line  # type: ignore[assignment]
+        warnings.formatwarning = _one_line
     try:
         app([argument for argument in arguments if argument != '--verbose'], prog_name='clipdense')
     except InputError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,7 +33,9 @@ def models(
 def convert(
     source: Annotated[str, typer.Argument(help='A file, a folder, or a name from `clipdense models`.')],
     destination: Annotated[Path, typer.Argument(help='File to write; a folder for huggingface.')],
-    to: Annotated[str, typer.Option(help='clipdense, openclip or huggingface.')] = 'clipdense',
+    to: Annotated[
+        Literal['clipdense', 'openclip', 'huggingface'], typer.Option(help='The layout to write.')
+    ] = 'clipdense',
     activation: Activation = None,
     num_heads: Annotated[
         int | None, typer.Option(min=1, help='Of both towers, for open_clip files of an unpublished size.')

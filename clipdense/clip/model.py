@@ -134,10 +134,13 @@ def build_clip(
         size = PUBLISHED[size]
     elif isinstance(size, dict):
         size = ClipSize.from_dict(size)
-    tower = VisionTransformer if isinstance(size.image, VitSize) else ModifiedResNet
-    image, text = tower(size.image, **image_options), TextTransformer(size.text)
-    start = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
-    clip = CLIP(image, text, **start)
+    image: nn.Module
+    if isinstance(size.image, VitSize):
+        image = VisionTransformer(size.image, **image_options)
+    else:
+        image = ModifiedResNet(size.image, **image_options)
+    start: dict[str, Any] = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
+    clip = CLIP(image, TextTransformer(size.text), **start)
     if isinstance(preprocess, str):
         preprocess = Preprocess.named(preprocess, size.image.image_size)
     clip.preprocess = preprocess

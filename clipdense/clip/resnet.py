@@ -173,12 +173,13 @@ class ModifiedResNet(nn.Module):
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """The recomputation of a checkpointed block must not count its batch a second time."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    before = [(norm, norm.momentum, count, count.clone()) for norm, count in zip(norms, counts, strict=True)]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count in before:
+        for norm, momentum, count, kept in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            count.copy_(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class TextTransformer(nn.Module):
         width = size.width
         self.token_embed = nn.Embedding(size.vocab_size, width)
         self.pos_embed = nn.Parameter(torch.empty(size.context_length, width))
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(
             Block(width, size.heads, size.mlp_width, size.activation, flavour.eps) for _ in range(size.layers)
         )
         self.norm_post = nn.LayerNorm(width, eps=flavour.eps)

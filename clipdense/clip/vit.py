@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,12 +75,12 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.empty(width)) if flavour.class_token else None
         self.pos_embed = nn.Parameter(torch.empty(tokens, width))
         self.norm_pre = nn.LayerNorm(width, eps=eps) if flavour.norm_pre else nn.Identity()
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(
             Block(width, size.heads, size.mlp_width, size.activation, eps) for _ in range(size.layers)
         )
         self.norm_post = nn.LayerNorm(width, eps=eps)
         if flavour.query_pool:
-            self.pool = QueryPool(width, size.heads, size.mlp_width, size.activation, eps)
+            self.pool: QueryPool | None = QueryPool(width, size.heads, size.mlp_width, size.activation, eps)
             self.proj = None
         else:
             self.pool = None

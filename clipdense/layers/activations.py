@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class QuickGELU(nn.Module):
         return F.silu(x * _QUICK) / _QUICK  # the same function, with one fused kernel instead of two
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     'quick_gelu': QuickGELU,
     'gelu': nn.GELU,
     'gelu_tanh': partial(nn.GELU, approximate='tanh'),

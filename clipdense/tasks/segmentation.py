@@ -138,7 +138,7 @@ class SegmentationModel(BaseModel):
             return [self._predict(image, sample) for image, sample in zip(images, samples or (), strict=True)]
         if mode == 'loss':
             return self.loss(images, samples)
-        return self.pixel_logits(images, self._text())
+        return self.pixel_logits(torch.stack(list(images)), self._text())
 
     def loss(self, images: Any, samples: Any) -> dict[str, Tensor]:
         """Trained segmenters override this."""

@@ -156,8 +156,8 @@ def test_schedule_moves_every_group_of_the_wrapper():
     wrapper = PrecisionOptimWrapper(optimizer, 'fp32')
     scheduler = WarmupCosine(wrapper, warmup=2, steps=4)
     assert wrapper.get_lr() == {'base_lr': [0.5], 'lr': [0.5, 1.0]}
-    scheduler.load_state_dict({'last_step': 3})
-    assert wrapper.get_lr()['lr'] == pytest.approx([0.5, 1.0])
+    scheduler.load_state_dict({'last_step': 1})
+    assert wrapper.get_lr()['lr'] == pytest.approx([1.0, 2.0])
 
 
 CPUS = {

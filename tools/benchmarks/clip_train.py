@@ -48,7 +48,7 @@ def clip_train(options: Options) -> Found:
         'share of it that ours reaches': round(counter.get_total_flops() / seconds / rate, 3),
     }
     if options.dtype == 'bf16' and not machine(options)['native_bf16']:
-        notes['bf16'] = 'this processor has no bf16 units: emulated, slower than fp32'
+        notes['bf16'] = 'this processor has no bf16 units and emulates them: slower than fp32'
     return rate_rows('pictures', options.batch, 'img', times, options.device), notes
 
 

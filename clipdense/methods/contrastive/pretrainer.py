@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import describe
 from clipdense.clip.losses import contrastive_loss, sigmoid_loss
+from clipdense.clip.model import CLIP
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import cached_step, split_batch
 from clipdense.registry import MODELS, build_module
@@ -34,6 +35,8 @@ class ContrastivePretrainer(BaseModel):
         InputError: a sigmoid loss without ``logit_bias``.
     """
 
+    clip: CLIP
+
     def __init__(
         self,
         clip: nn.Module | dict,
@@ -43,19 +46,19 @@ class ContrastivePretrainer(BaseModel):
         lock_image: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
-        clip = build_module(clip)
-        super().__init__(data_preprocessor=ImagePreprocessor(clip.preprocess.mean, clip.preprocess.std))
-        self.clip = clip
+        model: CLIP = build_module(clip)
+        super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
+        self.clip = model
         self.loss_name = loss
         self.temperature = temperature
         self.micro_batch = micro_batch
-        if loss == 'sigmoid' and clip.logit_bias is None:
+        if loss == 'sigmoid' and model.logit_bias is None:
             raise InputError('the sigmoid loss needs a model with a logit bias: CLIP(..., logit_bias=-10)')
-        clip.set_gradient_checkpointing(gradient_checkpointing)
-        clip.logit_scale.requires_grad_(temperature is None)
+        model.set_gradient_checkpointing(gradient_checkpointing)
+        model.logit_scale.requires_grad_(temperature is None)
         if lock_image:
-            clip.image.requires_grad_(False)
-            clip.image.eval()
+            model.image.requires_grad_(False)
+            model.image.eval()
         self.lock_image = lock_image
 
     def train(self, mode: bool = True) -> ContrastivePretrainer:
@@ -79,7 +82,7 @@ class ContrastivePretrainer(BaseModel):
     def loss(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """(B, D) unit embeddings of this process -> the loss over the batch of all processes."""
         image_embeddings, text_embeddings = image_embeddings.float(), text_embeddings.float()
-        if self.loss_name == 'sigmoid':
+        if self.loss_name == 'sigmoid' and self.clip.logit_bias is not None:
             return sigmoid_loss(image_embeddings, text_embeddings, self.logit_scale, self.clip.logit_bias)
         return contrastive_loss(image_embeddings, text_embeddings, self.logit_scale)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.clip.checkpoint import load
+from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.segmentation import SegmentationModel
@@ -37,6 +38,7 @@ class DenseCLIP(SegmentationModel):
         InputError: a recipe that is unknown, or that needs a transformer.
     """
 
+    clip: CLIP
     weights_argument = 'clip'  # it has no weights of its own to load
 
     def __init__(
@@ -54,15 +56,14 @@ class DenseCLIP(SegmentationModel):
         super().__init__(mean, std, slide, logit_scale, background_threshold, memory_budget)
         self.clip = clip
         self.recipe = find_recipe(recipe)
-        self.is_transformer = isinstance(clip.image, VisionTransformer)
-        if not self.is_transformer and recipe != 'maskclip':
+        if not isinstance(clip.image, VisionTransformer) and recipe != 'maskclip':
             raise InputError(f"method {recipe!r} needs a transformer; a ResNet's method is 'maskclip'")
-        self.patch_size = clip.image.size.patch_size if self.is_transformer else _CELL
+        self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
 
     def encode_pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w)."""
         tower = self.clip.image
-        if self.is_transformer:
+        if isinstance(tower, VisionTransformer):
             inputs, grid = tower.forward_layers(images, self.recipe.layers)  # (B, 1 + N, C) each
             embeddings = self.recipe.embed(tower, inputs, grid, None)  # (B, D, h, w)
         else:
@@ -75,7 +76,7 @@ class DenseCLIP(SegmentationModel):
         return torch.einsum('bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw', features, text)
 
 
-def default_slide(clip: nn.Module, short_side: int | None = None) -> Slide:
+def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:
     """The SCLIP protocol in proportion: at 224 pixels, short side 336, windows of 224, stride 112."""
     side = clip.image.size.image_size
     return Slide(short_side=short_side or side * 3 // 2, window=side, stride=max(1, side // 2))
