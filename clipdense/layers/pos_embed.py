@@ -26,7 +26,7 @@ def resize_positions(
         positions: (P + n * n, C).
         grid: (h, w).
         prefix: P.
-        mode: of ``F.interpolate``, or 'dino': bicubic at the scale (h + 0.1) / n, as DINO's code and its heirs
+        mode: of F.interpolate, or 'dino': bicubic at scale (h + 0.1) / n, as DINO's code and its heirs
             (SCLIP, ClearCLIP, NACLIP) have it, without antialias.
         antialias: for 'bilinear' and 'bicubic'.  Bicubic with it is open_clip's ``resize_pos_embed``; Hugging
             Face leaves it out; OpenAI made ViT-L/14@336 with bilinear.
