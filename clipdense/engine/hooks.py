@@ -95,10 +95,20 @@ class EvaluationHook(Hook):
         for name, value in metrics.items():
             runner.message_hub.update_scalar(f'val/{name}', value)
         runner.visualizer.add_scalars({f'val/{name}': value for name, value in metrics.items()}, step=step)
-        shown = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-        runner.logger.info(f'evaluation after step {step}: {shown} ({seconds:.1f} s)')
+        runner.logger.info(f'evaluation after step {step}, {seconds:.1f} s\n{grouped(metrics)}')
         append_metrics(runner, {'step': step, 'epoch': runner.epoch, **metrics})
         runner.call_hook('after_evaluation', metrics=metrics)
+
+
+def grouped(metrics: Mapping[str, float]) -> str:
+    """``{'a/x': 1, 'a/y': 2, 'b/x': 3}`` -> a line for each of a and b."""
+    groups: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        group, _, last = name.rpartition('/')
+        groups.setdefault(group, []).append(f'{last} {value:.4g}')
+    return '\n'.join(
+        f'  {f"{group}: " if group else ""}{", ".join(found)}' for group, found in groups.items()
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 
 from clipdense.engine import EvaluationHook, ProgressHook, Runner, TrainLoop, VocabularyHook
 from clipdense.engine import hooks as hooks_module
-from clipdense.engine.hooks import batch_length, evaluating, trim_history
+from clipdense.engine.hooks import batch_length, evaluating, grouped, trim_history
 from clipdense.engine.train_step import DistributedModel
 from clipdense.registry import EVALUATIONS
 from clipdense.structures import ClassEmbeddings
@@ -65,6 +65,16 @@ def test_two_evaluations_of_one_name_are_refused():
     with pytest.raises(ValueError, match='norm'):
         hook.evaluate(nn.Linear(2, 2))
     assert set(EvaluationHook([WeightNorm('a'), WeightNorm('b')]).evaluate(nn.Linear(2, 2))) == {'a', 'b'}
+
+
+def test_metrics_are_shown_in_groups():
+    metrics = {
+        'zero_shot/base/top1': 0.51239,
+        'retrieval/r1': 1.0,
+        'zero_shot/base/count': 640.0,
+        'size': 2.0,
+    }
+    assert grouped(metrics) == '  zero_shot/base: top1 0.5124, count 640\n  retrieval: r1 1\n  size 2'
 
 
 def test_evaluating_finds_the_clip_and_restores_modes():
