@@ -1,0 +1,106 @@
+"""A small CLIP with a transformer, patch 4, pre-trained on the captions of scenes: the longer run beside
+``clip_scenes_quickstart``.
+
+    clipdense scenes data/scenes_long --train 60000
+    clipdense train contrastive/clip_scenes
+
+Cost: not yet measured.  12,000 steps are planned for an hour on 2 cores, from the 121 pictures per
+CPU-second of short trials.
+Score: not yet measured.  Trials of up to 302 CPU-seconds had not learned shapes; see docs/learning_scenes.md.
+"""
+
+from mmengine.config import read_base
+from torch.optim import AdamW
+
+from clipdense.clip.model import build_clip
+from clipdense.data.scenes import SceneCaptions, SceneLabels, SceneSegmentation
+from clipdense.data.shards import ImageTextShards
+from clipdense.engine.hooks import EvaluationHook
+from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
+from clipdense.evaluation.classification import ZeroShotClassification
+from clipdense.evaluation.retrieval import Retrieval
+from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
+from clipdense.methods.dense_clip.evaluation import ZeroShotSegmentation
+
+with read_base():
+    from .._base_.default_runtime import *
+
+data_root = 'data/scenes_long'
+difficulty = 'standard'
+num_pictures = 60_000
+num_val = 320  # pictures of each split
+templates = ('a {}', 'a picture of a {}')
+
+model = dict(
+    type=ContrastivePretrainer,
+    clip=dict(
+        type=build_clip,
+        size=dict(
+            image=dict(
+                image_size=32,
+                patch_size=4,
+                width=128,
+                layers=4,
+                heads=4,
+                mlp_width=512,
+                embed_dim=128,
+                activation='gelu',
+            ),
+            text=dict(width=128, layers=2, heads=4, mlp_width=512, embed_dim=128, activation='gelu'),
+        ),
+    ),
+)
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    dataset=dict(
+        type=ImageTextShards,
+        urls=f'{data_root}/shards/train',
+        batch_size=64,
+        samples_per_epoch=num_pictures,
+        shuffle=2000,
+    ),
+)
+train_cfg = dict(max_steps=12_000)
+optim_wrapper = dict(
+    type=PrecisionOptimWrapper,
+    precision='auto',
+    optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
+)
+param_scheduler = [dict(type=WarmupCosine, warmup=400)]
+custom_hooks = [
+    dict(
+        type=EvaluationHook,
+        interval=2000,
+        evaluations=[
+            dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_pictures=1000, stream='val')),
+            *[
+                dict(
+                    type=ZeroShotClassification,
+                    dataset=dict(
+                        type=SceneLabels, split=split, num_pictures=2 * num_val, all_names=all_names
+                    ),
+                    templates=templates,
+                    name=f'zero_shot{"_all" if all_names else ""}/{split}',
+                )
+                for split in ('base', 'novel', 'unseen')
+                for all_names in (False, True)
+            ],
+        ],
+    ),
+    dict(  # at the end only
+        type=EvaluationHook,
+        evaluations=[
+            dict(
+                type=ZeroShotSegmentation,
+                dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                recipe=recipe,
+                slide=dict(),
+                templates=templates,
+                name=f'segmentation_{recipe}/{split}',
+            )
+            for recipe in ('vanilla', 'maskclip', 'maskclip_no_residual')
+            for split in ('base', 'novel', 'unseen')
+        ],
+    ),
+]
