@@ -13,6 +13,8 @@ from clipdense.clip.preprocess import STATISTICS
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, nearest
 
+_MEAN, _STD = 0, 1  # places in ``STATISTICS``
+
 
 @MODELS.register_module()
 class ImagePreprocessor(BaseDataPreprocessor):
@@ -40,10 +42,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking)
         # Not in the state dict: statistics belong to the config, and weights must load without them.
-        self.register_buffer('mean', _channels(mean, 0), persistent=False)
-        self.register_buffer('std', _channels(mean if std is None else std, 1), persistent=False)
-        if (self.std <= 0).any():
-            raise InputError(f'std must be above zero, got {self.std.flatten().tolist()}')
+        self.register_buffer('mean', _channels(mean, _MEAN), persistent=False)
+        self.register_buffer('std', _channels(mean if std is None else std, _STD), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +82,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
 
 def _channels(values: str | Sequence[float], which: int) -> Tensor:
-    """(3, 1, 1) mean (0) or deviation (1)."""
+    """(3, 1, 1) mean or deviation."""
     if isinstance(values, str):
         if values not in STATISTICS:
             raise InputError(
@@ -91,4 +91,6 @@ def _channels(values: str | Sequence[float], which: int) -> Tensor:
         values = STATISTICS[values][which]
     if len(values) != 3:
         raise InputError(f'mean and std have three numbers each, got {list(values)}')
+    if which == _STD and min(values) <= 0:
+        raise InputError(f'std must be above zero, got {list(values)}')
     return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
