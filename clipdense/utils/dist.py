@@ -5,12 +5,11 @@ P: processes.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 Item = TypeVar('Item')
 
@@ -37,7 +36,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return tensor
-    return torch.cat(all_gather(tensor.contiguous()))
+    return _Gather.apply(tensor)
 
 
 def all_gather_object(item: Item) -> list[Item]:
@@ -47,3 +46,21 @@ def all_gather_object(item: Item) -> list[Item]:
     items: list = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+class _Gather(torch.autograd.Function):
+    """torch has one too, under a name that changes between releases."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(
+            memory_format=torch.contiguous_format
+        )  # what every process asks of every row
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
