@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import cache_folder, digest
+from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
 from clipdense.vocab.templates import fill, get_templates
 from clipdense.vocab.vocabulary import Vocabulary
@@ -86,7 +87,7 @@ def embed_texts(
     templates, device = get_templates(templates), _device(clip)
     total = -(-len(texts) * len(templates) // batch_size)
     sums: Tensor | None = None
-    with _evaluating(clip), torch.autocast(device.type, enabled=False):
+    with evaluating(clip), torch.autocast(device.type, enabled=False):
         batches = _batches(clip.tokenizer, texts, templates, batch_size)
         for token_ids, rows in track(batches, 'Embedding words', total):
             embeddings = F.normalize(clip.encode_text(token_ids.to(device)).float(), dim=-1)
@@ -243,15 +244,3 @@ def _write_cached(
 
 def _device(clip: nn.Module) -> torch.device:
     return next(clip.parameters()).device
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every submodule's own mode after."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

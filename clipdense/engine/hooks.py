@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import BaseLoop
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from clipdense.registry import EVALUATIONS, HOOKS, build
 from clipdense.utils.dist import is_main, world_size
 from clipdense.utils.errors import InputError
+from clipdense.utils.modules import evaluating
 
 from .resume import random_state_kept
 from .train_step import unwrapped
@@ -79,7 +79,7 @@ class EvaluationHook(Hook):
             ValueError: two evaluations give one name.
         """
         metrics: dict[str, float] = {}
-        with evaluating(model) as clip:
+        with paused(model) as clip:
             for evaluation in self.evaluations:
                 found = evaluation(clip)
                 twice = sorted(metrics.keys() & found.keys())
@@ -112,17 +112,11 @@ def grouped(metrics: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[Any]:
-    """The CLIP inside ``model``, in evaluation mode, without gradients; modes and generators are put back."""
+def paused(model: nn.Module) -> Iterator[Any]:
+    """The CLIP inside ``model``, ready to be evaluated; modes and generators are put back."""
     model = unwrapped(model)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), random_state_kept():
-            yield getattr(model, 'clip', model)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), random_state_kept():
+        yield getattr(model, 'clip', model)
 
 
 @HOOKS.register_module()
@@ -167,7 +161,7 @@ class VocabularyHook(Hook):
             )
         from clipdense.clip.text_embeddings import embed_vocabulary
 
-        with evaluating(runner.model) as clip:
+        with paused(runner.model) as clip:
             embeddings = self._embedded.get(vocabulary.digest)
             if embeddings is None:
                 embeddings = embed_vocabulary(clip, vocabulary, templates=self.templates)

@@ -16,9 +16,10 @@ from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
+from clipdense.utils.modules import evaluating
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .embedding import embedded_batches, evaluating
+from .embedding import embedded_batches
 
 TOP = (1, 5)
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from clipdense.clip.model import CLIP
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.utils.errors import InputError
+from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
 
-from .embedding import embedded_batches, evaluating
+from .embedding import embedded_batches
 
 _SCORES_AT_ONCE = 1 << 22  # 16 MB, which caches can hold; 100,000 x 100,000 would be 40 GB
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from clipdense.engine import EvaluationHook, ProgressHook, Runner, TrainLoop, VocabularyHook
 from clipdense.engine import hooks as hooks_module
-from clipdense.engine.hooks import batch_length, evaluating, grouped, trim_history
+from clipdense.engine.hooks import batch_length, grouped, paused, trim_history
 from clipdense.engine.train_step import DistributedModel
 from clipdense.registry import EVALUATIONS
 from clipdense.structures import ClassEmbeddings
@@ -77,20 +77,20 @@ def test_metrics_are_shown_in_groups():
     assert grouped(metrics) == '  zero_shot/base: top1 0.5124, count 640\n  retrieval: r1 1\n  size 2'
 
 
-def test_evaluating_finds_the_clip_and_restores_modes():
+def test_pausing_finds_the_clip_and_restores_modes():
     model = nn.Module()
     model.clip = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
     model.clip[1].eval()  # LiT's locked tower
-    with evaluating(DistributedModel(model)) as clip:
+    with paused(DistributedModel(model)) as clip:
         assert clip is model.clip
         assert not clip.training
         assert not clip(torch.ones(1, 2)).requires_grad
     assert [module.training for module in model.modules()] == [True, True, True, False]
 
 
-def test_evaluating_restores_after_an_error():
+def test_pausing_restores_after_an_error():
     model = nn.Linear(2, 2)
-    with pytest.raises(ZeroDivisionError), evaluating(model):
+    with pytest.raises(ZeroDivisionError), paused(model):
         _ = 1 / 0
     assert model.training
     assert torch.is_grad_enabled()
