@@ -225,7 +225,24 @@ class TestTorchvisionDataset:
             with pytest.raises(InputError, match='give class_names'):
                 TorchvisionDataset('FakeData2', tmp_path, options=options)
             dataset = TorchvisionDataset('FakeData2', tmp_path, class_names=['a', 'b'], options=options)
-        item = dataset[0]  # its labels are tensors
-        assert item['images'].shape == (3, 8, 8)
-        assert item['labels'] in (0, 1)
-        assert isinstance(item['labels'], int)
+        assert dataset[0]['images'].shape == (3, 8, 8)
+
+    @pytest.mark.parametrize(
+        ('label', 'expected'),
+        [(1, 1), (torch.tensor(1), 1), (np.int64(1), 1), ((0, 1), -1), (torch.tensor([0, 1]), -1), ('a', -1)],
+    )
+    def test_labels_are_single_numbers(self, tmp_path, monkeypatch, label, expected):
+        class Own:
+            classes = ('a', 'b')
+
+            def __init__(self, root):
+                pass
+
+            def __getitem__(self, index):
+                return Image.new('L', (5, 4)), label
+
+        monkeypatch.setattr(datasets, 'Own', Own, raising=False)
+        monkeypatch.setattr(datasets, '__all__', ('Own',))
+        found = TorchvisionDataset('Own', tmp_path)[0]
+        assert (type(found['labels']), found['labels']) == (int, expected)
+        assert found['images'].shape[0] == 3
