@@ -21,7 +21,7 @@ quickstart: install
 	$(BIN)/clipdense quickstart
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

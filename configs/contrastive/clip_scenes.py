@@ -13,23 +13,19 @@ from mmengine.config import read_base
 from torch.optim import AdamW
 
 from clipdense.clip.model import build_clip
-from clipdense.data.scenes import SceneCaptions, SceneLabels, SceneSegmentation
+from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.shards import ImageTextShards
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.evaluation.classification import ZeroShotClassification
-from clipdense.evaluation.retrieval import Retrieval
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.dense_clip.evaluation import ZeroShotSegmentation
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.scenes_evaluation import *
 
 data_root = 'data/scenes_long'
-difficulty = 'standard'
 num_pictures = 60_000
-num_val = 320  # pictures of each split
-templates = ('a {}', 'a picture of a {}')
 
 model = dict(
     type=ContrastivePretrainer,
@@ -73,19 +69,7 @@ custom_hooks = [
         type=EvaluationHook,
         interval=2000,
         evaluations=[
-            dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_pictures=1000, stream='val')),
-            *[
-                dict(
-                    type=ZeroShotClassification,
-                    dataset=dict(
-                        type=SceneLabels, split=split, num_pictures=2 * num_val, all_names=all_names
-                    ),
-                    templates=templates,
-                    name=f'zero_shot{"_all" if all_names else ""}/{split}',
-                )
-                for split in ('base', 'novel', 'unseen')
-                for all_names in (False, True)
-            ],
+            *scene_evaluations,
         ],
     ),
     dict(  # at the end only
@@ -100,7 +84,7 @@ custom_hooks = [
                 name=f'segmentation_{recipe}/{split}',
             )
             for recipe in ('vanilla', 'maskclip', 'maskclip_no_residual')
-            for split in ('base', 'novel', 'unseen')
+            for split in splits
         ],
     ),
 ]

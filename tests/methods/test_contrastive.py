@@ -51,7 +51,7 @@ def test_micro_batches_give_the_whole_gradient(loss, micro_batch):
     assert_close(step(plain)['loss'], step(cut)['loss'])
     for (name, expected), got in zip(plain.named_parameters(), cut.parameters(), strict=True):
         assert expected.grad is not None, name
-        assert_close(got.grad, expected.grad, atol=1e-6, rtol=1e-4, msg=name)
+        assert_close(got.grad, expected.grad, atol=5e-6, rtol=1e-4, msg=name)  # fp32 rounding
 
 
 def test_the_scale_is_clamped_after_a_step():

@@ -1,0 +1,26 @@
+"""How models that were pre-trained on scenes are measured: retrieval, and accuracy for each split.
+
+Each split is scored among its own names and, generalised, among all names.
+"""
+
+from clipdense.data.scenes import SceneCaptions, SceneLabels
+from clipdense.evaluation.classification import ZeroShotClassification
+from clipdense.evaluation.retrieval import Retrieval
+
+difficulty = 'standard'
+num_val = 320  # pictures of each split that are written, and segmented
+splits = ('base', 'novel', 'unseen')
+templates = ('a {}', 'a picture of a {}')
+scene_evaluations = [
+    dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_pictures=1000, stream='val')),
+    *[
+        dict(
+            type=ZeroShotClassification,
+            dataset=dict(type=SceneLabels, split=split, num_pictures=2 * num_val, all_names=all_names),
+            templates=templates,
+            name=f'zero_shot{"_all" if all_names else ""}/{split}',
+        )
+        for split in splits
+        for all_names in (False, True)
+    ],
+]
