@@ -57,6 +57,9 @@ def real_data():
     return find
 
 
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -31,6 +31,8 @@ def quickstart(
 
     Example: `clipdense quickstart --out quickstart`
     """
+    import torch
+
     from clipdense.data.scenes.writers import write_scenes
     from clipdense.engine.launch import load_config, test, train
     from clipdense.inference.results import write_json
@@ -38,12 +40,13 @@ def quickstart(
     data, run = out / 'scenes', out / 'train'
     weights, gallery, results = run / 'clip.safetensors', out / 'gallery.png', out / 'results.json'
     refuse_existing([results], overwrite)
-    begin = time.monotonic()
+    begin, cores = time.monotonic(), os.cpu_count() or 1
     cfg = load_config(CONFIG)
     count = pictures or cfg.num_pictures
     _say(begin, f'writing {count} scenes to {data}')
-    write_scenes(data, cfg.difficulty, count, cfg.num_val, seed, overwrite=True, workers=os.cpu_count() or 1)
+    write_scenes(data, cfg.difficulty, count, cfg.num_val, seed, overwrite=True, workers=cores)
 
+    torch.set_num_threads(max(1, cores - 1))  # one is busy reading; threads that wait for it only spin
     _say(begin, f'pre-training a small CLIP from their captions ({CONFIG})')
     options: dict[str, Any] = {
         'train_dataloader.dataset.urls': str(data / 'shards' / 'train'),

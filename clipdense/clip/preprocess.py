@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from clipdense.utils.errors import InputError, nearest
 
 Triple = tuple[float, float, float]
+_LONGEST = 16  # times the shorter side: what lies beyond is never in the crop
 
 STATISTICS: dict[str, tuple[Triple, Triple]] = {
     'openai': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -48,6 +49,7 @@ class Preprocess:
     def crop(self, image: Image.Image) -> Tensor:
         """A picture of any size -> (3, S, S) uint8."""
         size, mode = self.image_size, InterpolationMode(self.interpolation)
+        image = _without_far_ends(image) if self.resize == 'shortest' else image
         if self.resize == 'squash':
             image = F.resize(image.convert('RGB'), [size, size], mode)
         else:
@@ -82,3 +84,13 @@ class Preprocess:
             known = [*STATISTICS, 'siglip']
             raise InputError(f'unknown preprocessing {name!r}: choose from {known}.{nearest(name, known)}')
         return cls(image_size, *STATISTICS[name])
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of a very long picture: scaled whole, its ends would fill the memory only to be cut off."""
+    width, height = image.size
+    longest = _LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))

@@ -54,7 +54,7 @@ class TrainLoop(BaseLoop):
 
     Raises:
         InputError: neither or both of ``max_steps`` and ``max_epochs``; data without a length and without
-            ``max_steps``; fewer samples than one batch.
+            ``max_steps``; fewer samples than one batch, or shards than workers (``dataset.check_workers``).
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class TrainLoop(BaseLoop):
         super().__init__(runner, dataloader)
         if (max_steps is None) == (max_epochs is None):
             raise InputError('train_cfg needs either max_steps or max_epochs')
+        if hasattr(self.dataloader.dataset, 'check_workers'):
+            self.dataloader.dataset.check_workers(self.dataloader.num_workers)
         self.steps_per_epoch = _length(self.dataloader)
         if self.steps_per_epoch == 0:
             raise InputError(_too_few(self.dataloader))
@@ -269,9 +271,10 @@ def _control_group() -> Any:
     return dist.new_group(backend='gloo')
 
 
-def _length(loader: DataLoader) -> int | None:
+def _length(sized: Any) -> int | None:
+    """Its length; None for streams, whose ``__len__`` may be there and refuse."""
     try:
-        return len(loader)
+        return len(sized)
     except TypeError:
         return None
 
@@ -284,7 +287,8 @@ def _layout(loader: DataLoader) -> tuple[int, int, int]:
 
 def _too_few(loader: DataLoader) -> str:
     batch_size, processes, workers = _layout(loader)
-    size = f'{len(loader.dataset)} samples' if hasattr(loader.dataset, '__len__') else 'no batch'
+    count = _length(loader.dataset)
+    size = 'no batch' if count is None else f'{count} samples'
     spread = f' in each of {processes} processes' if processes > 1 else ''
     spread += f' and {workers} workers' if isinstance(loader.dataset, IterableDataset) and workers > 1 else ''
     return (

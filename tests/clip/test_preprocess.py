@@ -31,6 +31,12 @@ def test_resize_rules(resize, expected):
     assert pixels.float().mean().item() == pytest.approx(expected, abs=3)
 
 
+def test_a_line_of_pixels_is_not_scaled_whole():
+    pixels = Preprocess(32).crop(Image.new('RGB', (100_000, 2), 'white'))
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.min() == 255
+
+
 def test_statistics():
     half = Preprocess.named('siglip', 8).normalise(
         torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
