@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_cl
     Raises:
         InputError: an unknown rule, or nothing left to train.
 
-    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ; ``reference/clip.md`` 1.6.
+    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ.
     """
     if rule not in _RULES:
         raise InputError(
