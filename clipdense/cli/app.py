@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, one_line
 
 from . import doctor, predict, quickstart, train, weights
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app([argument for argument in arguments if argument != '--verbose'], prog_name='clipdense')
     except InputError as error:
-        _fail(f'{error}', verbose, BAD_INPUT)
+        _fail(one_line(error), verbose, BAD_INPUT)
     except KeyboardInterrupt:
         _fail('interrupted', verbose, 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         hint = '' if verbose else ' (--verbose shows where)'
-        _fail(f'unexpected {type(error).__name__}: {error}{hint}', verbose, 1)
+        _fail(f'unexpected {type(error).__name__}: {one_line(error)}{hint}', verbose, 1)
 
 
 def _fail(message: str, verbose: bool, status: int) -> None:

@@ -64,6 +64,7 @@ def test(
 
     Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
     """
+    from clipdense.engine.hooks import grouped
     from clipdense.engine.launch import test as run
 
-    run(config, checkpoint, work_dir=work_dir, options=cfg_options or ())
+    print(grouped(run(config, checkpoint, work_dir=work_dir, options=cfg_options or ())))

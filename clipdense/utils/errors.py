@@ -14,6 +14,14 @@ class CheckpointError(InputError):
     """A weights file that is damaged, unsafe, of an unknown layout, or that does not fit the model."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says.  From a data-loading process torch sends it inside a traceback, whose end it is."""
+    text = str(error)
+    if 'Original Traceback' in text:
+        text = text.rpartition(f'{type(error).__name__}: ')[2]
+    return ' '.join(text.split())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}
