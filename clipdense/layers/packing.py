@@ -40,5 +40,5 @@ class Packing:
     def unpack(self, x: Tensor) -> Tensor:
         """(T, C) -> (B, N, C), zeros behind the end of each sequence."""
         batch, longest = self.shape
-        padded = x.new_zeros(batch * longest, x.shape[-1]).index_copy(0, self.places, x)
+        padded = x.new_zeros(batch * longest, x.shape[-1]).index_copy_(0, self.places, x)
         return padded.unflatten(0, self.shape)

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from clipdense.clip.checkpoint import describe
+from clipdense.clip.checkpoint import describe, load
 from clipdense.clip.losses import contrastive_loss, sigmoid_loss
 from clipdense.clip.model import CLIP
 from clipdense.data.preprocessor import ImagePreprocessor
@@ -23,7 +23,7 @@ class ContrastivePretrainer(BaseModel):
     """Matches the pictures of a batch with its texts.
 
     Args:
-        clip: the model to train, or its config.
+        clip: the model to train, its config, or weights as ``clipdense.load`` takes them.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP; the model needs a ``logit_bias``).
         temperature: a fixed divisor of the cosines; None learns ``logit_scale``.
         micro_batch: pairs that go through the towers together, for batches that do not fit the memory; the
@@ -36,17 +36,18 @@ class ContrastivePretrainer(BaseModel):
     """
 
     clip: CLIP
+    weights_argument = 'clip'  # a test takes weights of any size, whatever the recipe would train
 
     def __init__(
         self,
-        clip: nn.Module | dict,
+        clip: nn.Module | dict | str,
         loss: Literal['softmax', 'sigmoid'] = 'softmax',
         temperature: float | None = None,
         micro_batch: int | None = None,
         lock_image: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
-        model: CLIP = build_module(clip)
+        model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         self.clip = model
         self.loss_name = loss

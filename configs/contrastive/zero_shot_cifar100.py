@@ -1,0 +1,34 @@
+"""Zero-shot CIFAR-100 with any CLIP weights: the example of OpenAI's CLIP notes, on files that are on disk.
+
+    clipdense test contrastive/zero_shot_cifar100 WEIGHTS
+
+Expects torchvision's folder data/cifar-100-python; nothing is downloaded.  Another place is
+``custom_hooks.0.evaluations.0.dataset.root``.
+Cost: 10,000 pictures once through the image tower.
+Score: not measured by us (no weights here).
+"""
+
+from mmengine.config import read_base
+
+from clipdense.data.classification import TorchvisionDataset
+from clipdense.engine.hooks import EvaluationHook
+from clipdense.evaluation.classification import ZeroShotClassification
+from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
+
+with read_base():
+    from .._base_.default_runtime import *
+
+model = dict(type=ContrastivePretrainer, clip='ViT-B-32/openai')  # replaced by WEIGHTS
+custom_hooks = [
+    dict(
+        type=EvaluationHook,
+        evaluations=[
+            dict(
+                type=ZeroShotClassification,
+                dataset=dict(type=TorchvisionDataset, name='CIFAR100', root='data', train=False),
+                templates='cifar',
+                name='cifar100',
+            )
+        ],
+    )
+]
