@@ -94,4 +94,4 @@ def test_captions_have_natural_length():
 
 
 def test_matrix_rate_is_a_rate():
-    assert matrix_rate(Options(repeats=1), side=8) > 0
+    assert matrix_rate(Options(repeats=1), side=256) > 0

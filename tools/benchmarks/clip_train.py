@@ -16,7 +16,7 @@ from clipdense.engine.optimizer import DecayGroupsConstructor, PrecisionOptimWra
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 
 from .clip_pair import captions, check_equal, clip_pair, pictures, token_ids
-from .harness import Found, Options, interleave, machine, matrix_rate, rate_rows
+from .harness import Found, Options, interleave, machine, matrix_rate, rate_rows, steady_clock
 
 ADAMW = {
     'lr': 1e-5,
@@ -40,12 +40,12 @@ def clip_train(options: Options) -> Found:
     times = interleave(our_step, peer_step, options, warm_up=1)
 
     rate = matrix_rate(options)
-    seconds = median(times[0].wall)
+    reached = counter.get_total_flops() / median(getattr(times[0], steady_clock(options.device)))
     notes: dict[str, Any] = {
         'seconds a step': [round(median(side.wall), 4) for side in times],
         'difference of the first loss': difference,
         'matrix rate': f'{rate / 1e12:.3g} TFLOP/s measured',
-        'share of it that ours reaches': round(counter.get_total_flops() / seconds / rate, 3),
+        'share of it that ours reaches': round(reached / rate, 3),
     }
     if options.dtype == 'bf16' and not machine(options)['native_bf16']:
         notes['bf16'] = 'this processor has no bf16 units and emulates them: slower than fp32'
