@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 import benchmark
 from benchmarks import BENCHMARKS
 from benchmarks.clip_pair import captions, check_equal
-from benchmarks.harness import Options, Row, Times, interleave, matrix_rate, rate_rows
+from benchmarks.harness import Options, Row, Times, interleave, matrix_rate, neighbours, rate_rows
 
 KEYS = {'name', 'ours', 'peer', 'ratio', 'unit', 'machine', 'date', 'options', 'rows', 'notes'}
 
@@ -53,6 +53,7 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
         }
 
     monkeypatch.setitem(BENCHMARKS, 'trivial', trivial)
+    monkeypatch.setattr('os.getloadavg', lambda: (0.1, 0.0, 0.0))
     benchmark.main(['trivial', '--repeats', '7'])
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
@@ -69,6 +70,12 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
     assert found['options']['repeats'] == 7
     assert {'processor', 'cores', 'threads', 'torch'} <= found['machine'].keys()
     assert any(line.startswith('rate ') for line in lines[:-1])
+
+
+@pytest.mark.parametrize(('load', 'told'), [(0.2, False), (3.0, True)], ids=['idle', 'busy'])
+def test_busy_neighbours_are_told(monkeypatch, load, told):
+    monkeypatch.setattr('os.getloadavg', lambda: (load, 0.0, 0.0))
+    assert ('busy' in neighbours()) == told
 
 
 def test_an_unknown_benchmark_is_refused(capsys):

@@ -140,6 +140,14 @@ def machine(options: Options) -> dict[str, Any]:
     return facts | {name: installed(name) for name in ('torch', 'open_clip_torch')}
 
 
+def neighbours() -> dict[str, str]:
+    """A remark where other programs keep the cores busy, which can slow two threads to less than one."""
+    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
+    if load < 0.5:
+        return {}
+    return {'busy': f'load {load:.1f} before the run: trust CPU time at --threads 1, or run again when idle'}
+
+
 def processor() -> str:
     """Its name, as the system has it."""
     cpuinfo = Path('/proc/cpuinfo')
