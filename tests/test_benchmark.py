@@ -12,9 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 
 import benchmark
-from benchmarks import BENCHMARKS
+from benchmarks import BENCHMARKS, harness
 from benchmarks.clip_pair import captions, check_equal
-from benchmarks.harness import Options, Row, Times, interleave, matrix_rate, neighbours, rate_rows
+from benchmarks.harness import Options, Row, Times, interleave, matrix_rate, rate_rows
 
 KEYS = {'name', 'ours', 'peer', 'ratio', 'unit', 'machine', 'date', 'options', 'rows', 'notes'}
 
@@ -53,7 +53,6 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
         }
 
     monkeypatch.setitem(BENCHMARKS, 'trivial', trivial)
-    monkeypatch.setattr('os.getloadavg', lambda: (0.1, 0.0, 0.0))
     benchmark.main(['trivial', '--repeats', '7'])
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
@@ -72,10 +71,12 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
     assert any(line.startswith('rate ') for line in lines[:-1])
 
 
-@pytest.mark.parametrize(('load', 'told'), [(0.2, False), (3.0, True)], ids=['idle', 'busy'])
-def test_busy_neighbours_are_told(monkeypatch, load, told):
-    monkeypatch.setattr('os.getloadavg', lambda: (load, 0.0, 0.0))
-    assert ('busy' in neighbours()) == told
+@pytest.mark.parametrize(('idle', 'told'), [(195, None), (50, '75% of the cores')], ids=['idle', 'busy'])
+def test_busy_neighbours_are_told(monkeypatch, idle, told):
+    ticks = iter([(1000, 400), (1200, 400 + idle)])
+    monkeypatch.setattr(harness, '_ticks', lambda: next(ticks))
+    found = harness.neighbours(wait=0)
+    assert found['busy neighbours'].startswith(told) if told else found == {}
 
 
 def test_an_unknown_benchmark_is_refused(capsys):

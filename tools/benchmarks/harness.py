@@ -140,12 +140,23 @@ def machine(options: Options) -> dict[str, Any]:
     return facts | {name: installed(name) for name in ('torch', 'open_clip_torch')}
 
 
-def neighbours() -> dict[str, str]:
+def neighbours(wait: float = 1.0) -> dict[str, str]:
     """A remark where other programs keep the cores busy, which can slow two threads to less than one."""
-    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
-    if load < 0.5:
+    all_before, idle_before = _ticks()
+    time.sleep(wait)
+    all_after, idle_after = _ticks()
+    busy = 1 - (idle_after - idle_before) / max(all_after - all_before, 1)
+    if busy < 0.1:
         return {}
-    return {'busy': f'load {load:.1f} before the run: trust CPU time at --threads 1, or run again when idle'}
+    remark = 'of the cores before the run: trust CPU time at --threads 1, or run again when idle'
+    return {'busy neighbours': f'{busy:.0%} {remark}'}
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all cores since boot, and how many of them idle (Linux)."""
+    stat = Path('/proc/stat')
+    fields = [int(field) for field in stat.read_text().splitlines()[0].split()[1:9]] if stat.is_file() else []
+    return (sum(fields), fields[3]) if fields else (0, 1)
 
 
 def processor() -> str:
