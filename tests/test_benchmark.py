@@ -53,6 +53,7 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
         }
 
     monkeypatch.setitem(BENCHMARKS, 'trivial', trivial)
+    monkeypatch.setattr(benchmark, 'neighbours', dict)
     benchmark.main(['trivial', '--repeats', '7'])
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
