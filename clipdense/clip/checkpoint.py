@@ -12,14 +12,14 @@ from clipdense.weights.io import write_weights
 
 from .convert import convert
 from .model import CLIP
-from .official import Overrides, describe, fitting_model, read_clip
+from .official import OpenedWeights, Overrides, describe, fitting_model, open_weights, read_clip
 from .tokenizers import copy_tokenizer
 
-__all__ = ['Overrides', 'convert', 'describe', 'load', 'save']
+__all__ = ['OpenedWeights', 'Overrides', 'convert', 'describe', 'load', 'open_weights', 'save']
 
 
 def load(
-    weights: str | Path,
+    weights: str | Path | OpenedWeights,
     device: str | torch.device = 'cpu',
     dtype: torch.dtype | None = None,
     **overrides: Any,
@@ -28,7 +28,8 @@ def load(
 
     Args:
         weights: a file of OpenAI, open_clip, SLIP, Hugging Face or clipdense, a folder of Hugging Face or
-            open_clip, a training checkpoint, or a name from `clipdense models` such as 'ViT-B-16/openai'.
+            open_clip, a training checkpoint, a name from `clipdense models` such as 'ViT-B-16/openai', or
+            what ``open_weights`` returned for one of these.
         device: where the model goes.
         dtype: of its numbers; fp32 unless said, whatever the file holds.
         overrides: what the weights do not tell, see ``Overrides``: ``activation='quick_gelu'`` and so on.

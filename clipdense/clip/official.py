@@ -63,14 +63,40 @@ class ClipWeights:
     tokenizer: Callable[..., Any] | None
 
 
-def read_clip(weights: str | Path, overrides: Overrides) -> ClipWeights:
+@dataclass(frozen=True)
+class OpenedWeights:
+    """A file that has been found and read, of whatever model.
+
+    Args:
+        file: what it holds.
+        recorded: what the zoo knows about it; None for a file that the user named.
+    """
+
+    file: WeightsFile
+    recorded: Recorded | None = None
+
+
+def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
+    """Find weights by file, folder or name, and read them; opened weights pass as they are.
+
+    Raises:
+        CheckpointError, InputError: as ``load``.
+    """
+    if isinstance(weights, OpenedWeights):
+        return weights
+    path, recorded = _locate(weights)
+    return OpenedWeights(read_weights(path), recorded)
+
+
+def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> ClipWeights:
     """Find, read and recognise weights: everything that ``load`` does short of building the model.
 
     Raises:
         CheckpointError, InputError: as ``load``.
     """
-    path, recorded = _locate(weights)
-    file = read_weights(path)
+    opened = open_weights(weights)
+    file, recorded = opened.file, opened.recorded
+    path = file.path
     try:
         found = recognise(_clip_part(file), file.metadata)
         own = _own_facts(file)
