@@ -1,8 +1,8 @@
 """From class logits to a mask without ever holding all classes at full size.
 
-Q: queries, (h, w): patch grid of a window, (H, W): pixels of the result.  5,000 classes on 512 x 512 pixels
-are 5.2 GB of logits; here a chunk of classes is upsampled, merged over windows and folded into a running
-maximum.
+Q: queries, q: queries of a chunk, (h, w): patch grid of a window, (H, W): pixels of the result.  5,000
+classes on 512 x 512 pixels are 5.2 GB of logits; here a chunk of classes is upsampled, merged over windows
+and folded into a running maximum.
 """
 
 from __future__ import annotations
@@ -16,50 +16,54 @@ from torch.nn import functional as F
 
 from .windows import Window
 
-_PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, upsampled window, result, exp
-
 
 class PixelMaximum(NamedTuple):
     """The winning query of each pixel."""
 
     query: Tensor  # (H, W) int64
-    probability: Tensor  # (H, W) its softmax among all queries
+    logit: Tensor  # (H, W) of the winner
+    normaliser: Tensor  # (H, W) logarithm of the sum of exponentials over all queries
+
+    @property
+    def probability(self) -> Tensor:
+        """(H, W) the winner's softmax among all queries."""
+        return (self.logit - self.normaliser).exp()
 
 
-def reduce_queries(
-    window_logits: Callable[[slice], Sequence[Tensor]],
-    num_queries: int,
-    windows: Sequence[Window],
-    size: tuple[int, int],
-    result_size: tuple[int, int],
-    budget: int,
-) -> PixelMaximum:
-    """Merge windows, upsample and take the maximum, one chunk of queries after another.
+def reduce_queries(full_logits: Callable[[Tensor], Tensor], queries: Tensor, chunk: int) -> PixelMaximum:
+    """Take the maximum over queries, one chunk after another.
 
-    The mask is that of the plain way (all logits at once, then argmax): upsampling and averaging treat
-    each class on its own, and of equal logits the first wins in both.
+    The mask is that of the plain way (all logits at once, then argmax): upsampling, averaging and refining
+    treat each class on its own, and of equal logits the first wins in both.
 
     Args:
-        window_logits: for a slice of the queries, the logits (1, q, h, w) of each window.
-        num_queries: Q.
-        windows: where the windows lie in the resized picture.
-        size: of the resized picture.
-        result_size: (H, W).
-        budget: bytes that the chunk may take at full size.
+        full_logits: for some queries (q,), their logits (q, H, W).
+        queries: (Q,) int64, which to choose from.
+        chunk: how many are taken together.
+
+    Raises:
+        ValueError: no queries.
     """
-    pixels = max(size[0] * size[1], result_size[0] * result_size[1])
-    chunk = max(1, min(num_queries, budget // (_PLANES * 4 * pixels)))
-    running: _Running | None = None
-    for first in range(0, num_queries, chunk):
-        part = slice(first, min(first + chunk, num_queries))
-        logits = merge_windows(window_logits(part), windows, size, result_size)  # (q, H, W)
-        if running is None:
-            running = _Running(logits)
-        else:
-            running.update(logits, first)
-    if running is None:
+    if not len(queries):
         raise ValueError('no classes to choose from')
-    return PixelMaximum(running.query, (running.best - running.normaliser).exp())
+    running: PixelMaximum | None = None
+    for part in queries.split(chunk):
+        logits = full_logits(part)  # (q, H, W)
+        best, place = logits.max(dim=0)
+        found = PixelMaximum(part[place], best, logits.logsumexp(dim=0))
+        running = found if running is None else _better(running, found)
+    assert running is not None
+    return running
+
+
+def _better(first: PixelMaximum, second: PixelMaximum) -> PixelMaximum:
+    """The winners of both; the first's where they are equal."""
+    better = second.logit > first.logit
+    return PixelMaximum(
+        torch.where(better, second.query, first.query),
+        torch.where(better, second.logit, first.logit),
+        torch.logaddexp(first.normaliser, second.normaliser),
+    )
 
 
 def merge_windows(
@@ -68,6 +72,12 @@ def merge_windows(
     """Logits (1, q, h, w) of each window -> (q, H, W): upsampled, averaged where windows overlap.
 
     A single window is upsampled to the result at once.
+
+    Args:
+        logits: of each window.
+        windows: where they lie.
+        size: of the resized picture.
+        result_size: (H, W).
 
     Source: mmsegmentation ``slide_inference``, which the SCLIP protocol uses.
     """
@@ -79,21 +89,6 @@ def merge_windows(
         canvas[:, top:bottom, left:right] += _upsample(part, (bottom - top, right - left))[0]
         count[top:bottom, left:right] += 1
     return _upsample(canvas.div_(count)[None], result_size)[0]
-
-
-class _Running:
-    """Best query so far and the logarithm of the softmax normaliser."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.best, self.query = logits.max(dim=0)
-        self.normaliser = logits.logsumexp(dim=0)
-
-    def update(self, logits: Tensor, first: int) -> None:
-        best, query = logits.max(dim=0)
-        better = best > self.best
-        self.best = torch.where(better, best, self.best)
-        self.query = torch.where(better, query + first, self.query)
-        self.normaliser = torch.logaddexp(self.normaliser, logits.logsumexp(dim=0))
 
 
 def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

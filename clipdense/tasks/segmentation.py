@@ -8,22 +8,26 @@ A segmenter writes ``encode_pixels`` and ``classify_pixels``; this page does the
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
+from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .reduction import reduce_queries
+from .reduction import PixelMaximum, merge_windows, reduce_queries
 from .windows import Slide, Window
+
+_PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, upsampled window, result, exp
 
 
 class PixelLabels(NamedTuple):
@@ -42,7 +46,11 @@ class SegmentationModel(BaseModel):
         logit_scale: factor on the class scores before the softmax over classes.
         background_threshold: pixels whose best class is less probable than this become background, where the
             vocabulary has a background class.
-        memory_budget: bytes for class logits at full size; more classes than fit are taken in chunks.
+        memory_budget: bytes for class logits at full size, and for windows in the tower: more than fit are
+            taken in chunks.
+        area_threshold: classes that cover no more than this share of what is not background are given up, and
+            their pixels go to the next best class; where the vocabulary has a background class.
+        refiner: moves class scores at full size, before the maximum, to the edges of the picture (``PAMR``).
 
     Attributes:
         joint_over_classes: whether ``classify_pixels`` needs all classes together (softmax, top-k, maximum).
@@ -62,12 +70,16 @@ class SegmentationModel(BaseModel):
         logit_scale: float = 40.0,
         background_threshold: float = 0.0,
         memory_budget: int = 256 << 20,
+        area_threshold: float = 0.0,
+        refiner: nn.Module | dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=ImagePreprocessor(mean, std))
         self.slide = Slide(**slide) if isinstance(slide, dict) else slide or Slide()
         self.logit_scale = logit_scale
         self.background_threshold = background_threshold
         self.memory_budget = memory_budget
+        self.area_threshold = area_threshold
+        self.refiner = None if refiner is None else build_module(refiner)
         self.vocabulary: Vocabulary | None = None
         self.dataset_meta: dict[str, Any] = {}
         self.register_buffer('queries', None, persistent=False)
@@ -152,37 +164,100 @@ class SegmentationModel(BaseModel):
 
     @torch.no_grad()
     def encode_picture(self, image: Tensor) -> EncodedPicture:
-        """The slow half: (3, H, W) through the tower.  Ask the result any number of vocabularies."""
-        size = self.slide.resized((image.shape[-2], image.shape[-1]), self.patch_size)
-        if size != image.shape[-2:]:
-            image = F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
-        windows = self.slide.windows(size)
-        features = []
-        for first in range(0, len(windows), self.slide.batch):
-            parts = [_cut(image, window) for window in windows[first : first + self.slide.batch]]
-            features.append(self.encode_pixels(torch.stack(parts)))
-        return EncodedPicture(image, windows, features)
+        """The slow half: (3, H, W) through the tower.  Ask the result any number of vocabularies.
+
+        Raises:
+            InputError: windows that are smaller than a patch.
+        """
+        self.slide.check(self.patch_size)
+        size = (image.shape[-2], image.shape[-1])
+        views = []
+        for scale, mirrored in self.slide.views():
+            seen = _resize(image, self.slide.resized(size, self.patch_size, scale))
+            views.append(self._encode_view(seen, mirrored))
+        return EncodedPicture(_resize(image, self.slide.resized(size, self.patch_size)), views)
 
     @torch.no_grad()
     def classify_picture(self, picture: EncodedPicture, result_size: tuple[int, int]) -> PixelLabels:
         """The fast half: an encoded picture and the vocabulary -> labels (H, W)."""
-        text = self._text()
-        joint = list(self._classify(picture, text)) if self.joint_over_classes else None
-
-        def window_logits(part: slice) -> list[Tensor]:
-            if joint is not None:
-                return [logits[:, part] for logits in joint]
-            return list(self._classify(picture, text[part]))
-
-        size = (picture.image.shape[-2], picture.image.shape[-1])
-        best = reduce_queries(
-            window_logits, len(text), picture.windows, size, result_size, self.memory_budget
+        full_logits = self._full_logits(picture, result_size)
+        pixels = max(
+            result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in picture.views)
         )
+        planes = _PLANES + (len(picture.views) > 1) + (self.refiner is not None)
+        chunk = max(1, self.memory_budget // (planes * 4 * pixels))
+        best = reduce_queries(
+            full_logits, torch.arange(len(self._text()), device=picture.image.device), chunk
+        )
+        if self.area_threshold and self.background_index is not None:
+            best = self._give_up_small(best, full_logits, chunk)
         return self.finish(PixelLabels(self.query_class[best.query], best.probability), picture.image)
 
-    def _classify(self, picture: EncodedPicture, text: Tensor) -> Iterator[Tensor]:
+    def window_bytes(self, height: int, width: int) -> int:
+        """Roughly what ``encode_pixels`` takes for a window: 64 full-size feature maps of three channels."""
+        return 64 * 3 * 4 * height * width
+
+    def _encode_view(self, image: Tensor, mirrored: bool) -> View:
+        """(3, h, w) through the tower, as many windows together as the budget allows."""
+        size = (image.shape[-2], image.shape[-1])
+        windows = self.slide.windows(size)
+        height, width = windows[0].bottom - windows[0].top, windows[0].right - windows[0].left
+        batch = self.slide.batch or max(1, self.memory_budget // self.window_bytes(height, width))
+        image = image.flip(-1) if mirrored else image
+        features = [
+            self.encode_pixels(
+                torch.stack([_cut(image, window) for window in windows[first : first + batch]])
+            )
+            for first in range(0, len(windows), batch)
+        ]
+        return View(size, windows, features, mirrored)
+
+    def _full_logits(self, picture: EncodedPicture, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """A function of queries (q,) that gives their logits (q, H, W): mean of the views, refined."""
+        text = self._text()
+        joint = None
+        if self.joint_over_classes:
+            joint = [list(self._classify(view, text)) for view in picture.views]
+        refine: Callable[[Tensor], Tensor] | None = None
+        if self.refiner is not None:
+            affinity = self.refiner.affinity(_upsample(picture.image, size))
+            refine = partial(self.refiner.refine, affinity=affinity)
+
+        def full_logits(queries: Tensor) -> Tensor:
+            total: Tensor | None = None
+            for index, view in enumerate(picture.views):
+                if joint is None:
+                    logits = list(self._classify(view, text[queries]))
+                else:
+                    logits = [window[:, queries] for window in joint[index]]
+                merged = merge_windows(logits, view.windows, view.size, size)  # (q, H, W)
+                merged = merged.flip(-1) if view.mirrored else merged
+                total = merged if total is None else total.add_(merged)
+            assert total is not None
+            total = total if len(picture.views) == 1 else total.div_(len(picture.views))
+            return total if refine is None else refine(total)
+
+        return full_logits
+
+    def _give_up_small(
+        self, best: PixelMaximum, full_logits: Callable[[Tensor], Tensor], chunk: int
+    ) -> PixelMaximum:
+        """Choose again among the background and the classes that cover enough.
+
+        Source: SCLIP's ``area_thd``.  At most 1 / threshold classes are left, so the second round is short.
+        """
+        area = self.query_class[best.query].flatten().bincount(minlength=self.num_classes)
+        area[self.background_index] = 0
+        kept = area > self.area_threshold * area.sum()
+        if torch.equal(kept, area > 0):
+            return best
+        kept[self.background_index] = True
+        again = reduce_queries(full_logits, kept[self.query_class].nonzero().flatten(), chunk)
+        return again._replace(normaliser=best.normaliser)
+
+    def _classify(self, view: View, text: Tensor) -> Iterator[Tensor]:
         """Scaled logits (1, q, h, w) of one window after another."""
-        for features in picture.features:
+        for features in view.features:
             yield from (self.classify_pixels(features, text) * self.logit_scale).split(1)
 
     def _predict(self, image: Tensor, sample: SegmentationSample) -> SegmentationSample:
@@ -194,13 +269,35 @@ class SegmentationModel(BaseModel):
         return self.queries
 
 
-class EncodedPicture(NamedTuple):
-    """A picture after the tower, before any words."""
+class View(NamedTuple):
+    """A picture at one scale after the tower, before any words."""
 
-    image: Tensor  # (3, h, w) resized, normalised
+    size: tuple[int, int]  # (h, w) in pixels
     windows: list[Window]
     features: list[Any]  # of each batch of windows
+    mirrored: bool
+
+
+class EncodedPicture(NamedTuple):
+    """A picture as ``SegmentationModel.classify_picture`` takes it."""
+
+    image: Tensor  # (3, h, w) resized, normalised
+    views: list[View]
 
 
 def _cut(image: Tensor, window: Window) -> Tensor:
     return image[:, window.top : window.bottom, window.left : window.right]
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) -> (3, *size), antialiased."""
+    if size == image.shape[-2:]:
+        return image
+    return F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
+
+
+def _upsample(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) -> (3, *size) as scores are upsampled, so that the edges of both fall together."""
+    if size == image.shape[-2:]:
+        return image
+    return F.interpolate(image[None], size, mode='bilinear', align_corners=False)[0]

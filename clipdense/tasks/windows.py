@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
+
+from clipdense.utils.errors import InputError
 
 
 class Window(NamedTuple):
@@ -28,7 +31,9 @@ class Slide:
         long_side: bound on the longer side after that, for very long pictures.
         window: side of the square windows; None shows the whole picture at once.
         stride: distance between windows, at most ``window``.
-        batch: windows that go through the tower together.
+        batch: windows that go through the tower together; as many as the memory budget allows where left out.
+        scales: sizes, relative to the above, at which the picture is seen; their class scores are averaged.
+        flip: see each size mirrored too.
 
     Raises:
         ValueError: sizes that are not positive, or a stride that leaves gaps.
@@ -38,27 +43,48 @@ class Slide:
     long_side: int = 2048
     window: int | None = None
     stride: int | None = None
-    batch: int = 8
+    batch: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'scales', tuple(self.scales))  # a config gives a list
         for name in ('short_side', 'long_side', 'window', 'stride', 'batch'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
         if self.window is not None and self.step > self.window:
             raise ValueError(f'stride {self.stride} leaves gaps between windows of {self.window}')
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f'scales must be positive, and at least one, got {self.scales}')
 
     @property
     def step(self) -> int:
         """The stride; half a window where none was given."""
         return self.stride or max(1, (self.window or 2) // 2)
 
-    def resized(self, size: tuple[int, int], smallest: int) -> tuple[int, int]:
+    def check(self, patch: int) -> None:
+        """Refuse windows in which no patch fits.
+
+        Raises:
+            InputError: saying which window would do.
+        """
+        if self.window is not None and self.window < patch:
+            raise InputError(
+                f'windows of {self.window} pixels are smaller than a patch of {patch}: '
+                f'choose a window of at least {patch}, or none'
+            )
+
+    def views(self) -> Iterator[tuple[float, bool]]:
+        """Each scale, and whether the picture is mirrored."""
+        for scale in self.scales:
+            yield from ((scale, mirrored) for mirrored in ((False, True) if self.flip else (False,)))
+
+    def resized(self, size: tuple[int, int], smallest: int, scale: float = 1.0) -> tuple[int, int]:
         """(H, W) that a picture is resized to; neither side falls below ``smallest`` (a patch)."""
         height, width = size
-        scale = 1.0
         if self.short_side is not None:
-            scale = min(self.short_side / min(size), max(self.long_side, self.short_side) / max(size))
+            scale *= min(self.short_side / min(size), max(self.long_side, self.short_side) / max(size))
         return max(smallest, round(height * scale)), max(smallest, round(width * scale))
 
     def windows(self, size: tuple[int, int]) -> list[Window]:

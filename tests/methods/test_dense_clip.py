@@ -102,7 +102,7 @@ def test_joint_models_are_asked_for_all_classes_together():
 
     model = with_words(Joint(clip(), memory_budget=1), list('abcdef'))
     model.segment(torch.randn(3, 64, 64))
-    assert asked == [6]
+    assert set(asked) == {6}
 
 
 def test_synonyms_speak_for_their_class():

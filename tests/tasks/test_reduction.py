@@ -18,12 +18,9 @@ def test_chunks_equal_the_plain_way(queries, chunk):
     windows = Slide(window=16, stride=8).windows(size)
     logits = [torch.randn(1, queries, 4, 4) for _ in windows]
     got = reduce_queries(
-        lambda part: [window[:, part] for window in logits],
-        queries,
-        windows,
-        size,
-        result,
-        budget=chunk * 4 * 4 * 31 * 53,
+        lambda part: merge_windows([window[:, part] for window in logits], windows, size, result),
+        torch.arange(queries),
+        chunk,
     )
     plain = merge_windows(logits, windows, size, result)
     assert torch.equal(got.query, plain.argmax(dim=0))
@@ -31,15 +28,21 @@ def test_chunks_equal_the_plain_way(queries, chunk):
 
 
 def test_of_equal_logits_the_first_wins():
-    same = torch.zeros(1, 4, 2, 2)
-    got = reduce_queries(lambda part: [same[:, part]], 4, Slide().windows((2, 2)), (2, 2), (2, 2), budget=1)
+    same = torch.zeros(4, 2, 2)
+    got = reduce_queries(lambda part: same[part], torch.arange(4), chunk=1)
     assert got.query.unique().tolist() == [0]
     assert got.probability.unique().item() == pytest.approx(0.25)
 
 
 def test_no_classes():
     with pytest.raises(ValueError, match='no classes'):
-        reduce_queries(lambda part: [], 0, [], (2, 2), (2, 2), budget=1)
+        reduce_queries(lambda part: part, torch.arange(0), chunk=1)
+
+
+def test_a_choice_among_some_queries_names_them():
+    logits = torch.tensor([5.0, 1.0, 2.0, 3.0])[:, None, None].expand(4, 2, 2)
+    got = reduce_queries(lambda part: logits[part], torch.tensor([1, 3]), chunk=1)
+    assert got.query.unique().tolist() == [3]
 
 
 def test_overlaps_are_averaged():

@@ -74,13 +74,11 @@ def segment_once(chunked: bool, options: Options) -> Outcome:
 def plain_mask(model: DenseCLIP, image: Tensor) -> Tensor:
     """All class logits at full size, then their maximum."""
     size = (image.shape[-2], image.shape[-1])
-    picture = model.encode_picture(image)
+    (view,) = model.encode_picture(image).views
     logits = [
-        part
-        for features in picture.features
-        for part in model.classify_pixels(features, model.queries).split(1)
+        part for features in view.features for part in model.classify_pixels(features, model.queries).split(1)
     ]
-    return merge_windows(logits, picture.windows, size, size).argmax(dim=0)
+    return merge_windows(logits, view.windows, size, size).argmax(dim=0)
 
 
 def start_watching(device: str) -> int:

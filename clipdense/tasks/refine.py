@@ -1,0 +1,86 @@
+"""Masks that follow the edges of the picture.
+
+q: classes, (H, W): pixels, P: neighbours of a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError
+
+_AROUND = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)]
+_BLOCK = 1 << 20  # numbers of a block of classes: what the caches of a processor hold
+
+
+@MODELS.register_module()
+class PAMR(nn.Module):
+    """Pixel-adaptive mask refinement: scores flow between neighbours of like colour.  It has no weights.
+
+    The flow depends on the picture alone and treats each class on its own, so classes may be refined in any
+    chunks: the result is that of all of them together.
+
+    Args:
+        iterations: how often scores flow.
+        dilations: distances, in pixels, at which the eight neighbours of a pixel lie.
+
+    Raises:
+        InputError: no iterations, or no positive distance.
+
+    Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, CVPR 2020, section 4.3.
+    """
+
+    def __init__(self, iterations: int = 10, dilations: Sequence[int] = (8, 16)) -> None:
+        super().__init__()
+        if iterations < 1 or not dilations or min(dilations) < 1:
+            raise InputError(f'PAMR needs iterations and distances >= 1, got {iterations} and {dilations}')
+        self.iterations, self.dilations = iterations, tuple(dilations)
+
+    def forward(self, image: Tensor, scores: Tensor) -> Tensor:
+        """(3, H, W) in any linear colour scale, (q, H, W) -> (q, H, W)."""
+        return self.refine(scores, self.affinity(image))
+
+    def affinity(self, image: Tensor) -> Tensor:
+        """(3, H, W) -> (P, H, W): what a pixel takes from each neighbour; sums to 1."""
+        spread = self._deviation(image)  # (3, H, W)
+        likeness = [
+            ((near - image).abs() / (1e-8 + 0.1 * spread)).mean(dim=0).neg_()
+            for near in self._neighbours(image)
+        ]
+        return torch.stack(likeness).softmax(dim=0)
+
+    def refine(self, scores: Tensor, affinity: Tensor) -> Tensor:
+        """(q, H, W), (P, H, W) -> (q, H, W)."""
+        block = max(1, _BLOCK // scores[0].numel())
+        return torch.cat([self._flow(part, affinity) for part in scores.split(block)])
+
+    def _flow(self, scores: Tensor, affinity: Tensor) -> Tensor:
+        for _ in range(self.iterations):
+            flown = torch.zeros_like(scores)
+            for near, share in zip(self._neighbours(scores), affinity, strict=True):
+                flown.addcmul_(near, share)
+            scores = flown
+        return scores
+
+    def _deviation(self, image: Tensor) -> Tensor:
+        """Of each colour over the neighbours and, once for each distance, the pixel itself: (3, H, W)."""
+        own = len(self.dilations)
+        count = own * (len(_AROUND) + 1)
+        mean = (sum(self._neighbours(image)) + own * image) / count
+        squares = sum((near - mean).square() for near in self._neighbours(image))
+        return ((squares + own * (image - mean).square()) / (count - 1)).sqrt()
+
+    def _neighbours(self, planes: Tensor) -> Iterator[Tensor]:
+        """Views (..., H, W) of the planes moved to each neighbour; rims repeat."""
+        height, width = planes.shape[-2:]
+        rim = max(self.dilations)
+        padded = F.pad(planes[None], (rim,) * 4, mode='replicate')[0]
+        for distance in self.dilations:
+            for row, column in _AROUND:
+                top, left = rim + row * distance, rim + column * distance
+                yield padded[..., top : top + height, left : left + width]
