@@ -1,0 +1,54 @@
+"""Pixel losses as functions of tensors.  B: pictures, K: classes, (H, W): pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipdense.utils.errors import InputError
+
+
+def pixel_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = 255, balance: float = 0.0
+) -> Tensor:
+    """Cross entropy, averaged over the labelled pixels of the batch; zero where there are none.
+
+    Args:
+        logits: (B, K, H, W).
+        labels: (B, H, W) int64.
+        ignore_index: label of pixels that do not count.
+        balance: 0 weighs all pixels alike, 1 all classes of the batch; between them a class with n pixels
+            weighs n ** (1 - balance).
+    """
+    counted = labels != ignore_index
+    if balance:
+        weight = _class_weights(labels[counted], logits.shape[1], balance)  # (K,)
+    else:
+        weight = logits.new_ones(logits.shape[1])
+    total = F.cross_entropy(
+        logits.float(), labels, weight.float(), ignore_index=ignore_index, reduction='sum'
+    )
+    share = weight[labels[counted]].sum() if balance else counted.sum()
+    return total / share.clamp(min=1e-12 if balance else 1)
+
+
+def check_labels(labels: Tensor, num_classes: int, ignore_index: int, source: str) -> None:
+    """Refuse labels that are no class before the loss reads past its classes.
+
+    Raises:
+        InputError: naming the picture, the labels and the classes there are.
+    """
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
+    if wrong.any():
+        found = labels[wrong].unique().tolist()[:10]
+        raise InputError(
+            f'{source or "a picture"} has labels {found} that are no class: the vocabulary has classes 0 to '
+            f'{num_classes - 1}, and {ignore_index} is ignored'
+        )
+
+
+def _class_weights(labels: Tensor, num_classes: int, balance: float) -> Tensor:
+    """(K,) n ** -balance for a class with n pixels, 0 for one without."""
+    counts = labels.bincount(minlength=num_classes).float()
+    return torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0.0)

@@ -1,0 +1,186 @@
+"""Words for pixels.
+
+B: pictures, (H, W): pixels, (h, w): cells of the pixel map, D: joint space, K: classes, Q: queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.clip.checkpoint import load
+from clipdense.clip.model import CLIP
+from clipdense.clip.preprocess import STATISTICS
+from clipdense.clip.resnet import ModifiedResNet
+from clipdense.registry import MODELS, build_module
+from clipdense.structures import SegmentationSample
+from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import InputError
+
+from .dpt import DPT
+from .losses import check_labels, pixel_cross_entropy
+from .text import FrozenText
+
+PixelMap = tuple[Tensor, Tensor]  # (B, D, h, w) unit embeddings, (B, 2) sizes of the pictures in pixels
+
+
+@MODELS.register_module()
+class LSeg(SegmentationModel):
+    """Pixel embeddings from an image network and a DPT decoder, compared with embedded words.
+
+    Args:
+        backbone: gives four maps, see ``backbones``; a module or its config.  A config that names no network
+            takes the CLIP's own image tower and fine-tunes it.
+        clip: whose frozen text tower embeds the words: a model, its config, or weights as ``clipdense.load``
+            takes them.  None where embeddings come from a file (``PrecomputedVocabularyHook``).
+        embed_dim: D, where there is no text tower to say it.
+        width: channels of the decoder.
+        block: spatial regularisation of the logits, see ``regularize``; None for none.
+        temperature: divisor of the cosines; fixed, as in the release.
+        loss: arguments of ``pixel_cross_entropy``: ``dict(ignore_index=255, balance=0.0)``.
+        statistics: 'half', 'imagenet' or 'openai': what the backbone wants of its pictures.
+        slide: see ``SegmentationModel``.
+        lock_backbone: train the decoder alone.
+
+    Raises:
+        InputError: neither a text tower nor ``embed_dim``.
+    """
+
+    patch_size = 1  # smaller pictures are padded
+
+    def __init__(
+        self,
+        backbone: nn.Module | dict,
+        clip: nn.Module | dict | str | None = None,
+        embed_dim: int | None = None,
+        width: int = 256,
+        block: nn.Module | dict | None = None,
+        temperature: float = 0.07,
+        loss: dict[str, Any] | None = None,
+        statistics: str = 'half',
+        slide: Slide | dict | None = None,
+        lock_backbone: bool = False,
+    ) -> None:
+        super().__init__(*STATISTICS[statistics], slide=slide, logit_scale=1.0)
+        model = load(clip) if isinstance(clip, str) else None if clip is None else build_module(clip)
+        self.clip = FrozenText.of(model) if isinstance(model, CLIP) else model
+        self.backbone = build_module(_with_network(backbone, model))
+        dim = embed_dim if self.clip is None else self.clip.embed_dim
+        if dim is None:
+            raise InputError('LSeg needs a clip for its words, or embed_dim and a file of embeddings')
+        self.decoder = DPT(self.backbone.channels, width)
+        self.project = nn.Conv2d(width, dim, 1)
+        self.block = None if block is None else build_module(block)
+        self.joint_over_classes = bool(getattr(self.block, 'joint', False))
+        self.temperature = temperature
+        self.loss_options = dict(loss or {})
+        self.lock_backbone = lock_backbone
+        if lock_backbone:
+            self.backbone.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Nothing: constructors set every weight, and MMEngine's would reset pre-trained networks."""
+
+    def train(self, mode: bool = True) -> LSeg:
+        """A locked backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.lock_backbone:
+            self.backbone.eval()
+        return self
+
+    def encode_pixels(self, images: Tensor) -> PixelMap:
+        """(B, 3, H, W) of any size -> embeddings (B, D, h, w) of the padded pictures, and their sizes."""
+        size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+        maps = self.backbone(pad_to_multiple(images, self.backbone.stride))
+        features = self.decoder(maps)  # (B, C, h, w)
+        return F.normalize(self.project(features), dim=1), size
+
+    def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
+        """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the pictures without their padding."""
+        embeddings, sizes = features
+        equation = 'bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw'
+        logits = torch.einsum(equation, embeddings, text / self.temperature)  # (B, K, h, w)
+        if self.block is not None:
+            logits = self.block(logits)
+        height, width = sizes[0].tolist()
+        padded = padded_size((height, width), self.backbone.stride)
+        logits = F.interpolate(logits, padded, mode='bilinear', align_corners=True)
+        return logits[..., :height, :width]
+
+    def loss(
+        self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]
+    ) -> dict[str, Tensor]:
+        """Pictures of one size and their masks -> ``{'loss': cross entropy}``.
+
+        Raises:
+            InputError: pictures of several sizes, samples without a mask, or labels that are no class.
+        """
+        images, labels = self.training_batch(images, samples)
+        logits = self.merge_queries(self.pixel_logits(images, self._text()))
+        return {'loss': pixel_cross_entropy(logits, labels, **self.loss_options)}
+
+    def training_batch(
+        self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) and checked labels (B, H, W), on the pictures' device."""
+        if not isinstance(images, Tensor):
+            raise InputError('pictures of a training batch differ in size: crop them (SegmentationCrops)')
+        masks = []
+        for sample in samples:
+            if sample.mask is None:
+                raise InputError(f'{sample.image_path or "a picture"} has no mask to learn from')
+            check_labels(sample.mask, self.num_labels, self.ignore_index, sample.image_path)
+            masks.append(sample.mask)
+        return images, torch.stack(masks).to(images.device)
+
+    @property
+    def ignore_index(self) -> int:
+        """Label of pixels that do not count."""
+        return self.loss_options.get('ignore_index', 255)
+
+    @property
+    def num_labels(self) -> int:
+        """How many values a mask may have."""
+        self._text()
+        return self.num_classes
+
+    def merge_queries(self, logits: Tensor) -> Tensor:
+        """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""
+        if len(self.query_class) == self.num_classes:  # then they are in class order
+            return logits
+        shape = (len(logits), self.num_classes, *logits.shape[2:])
+        index = self.query_class.view(1, -1, 1, 1).expand_as(logits)
+        start = logits.new_full(shape, float('-inf'))
+        return start.scatter_reduce(1, index, logits, 'amax')
+
+
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """The next multiples."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Zeros, the mean of normalised pictures, to the right and below."""
+    height, width = images.shape[-2:]
+    bottom, right = padded_size((height, width), multiple)
+    return (
+        F.pad(images, (0, right - width, 0, bottom - height))
+        if (bottom, right) != (height, width)
+        else images
+    )
+
+
+def _with_network(backbone: nn.Module | dict, clip: Any) -> nn.Module | dict:
+    """The config of a pyramid with the CLIP's image tower where it names no network."""
+    if not isinstance(backbone, dict) or {'vit', 'resnet'} & backbone.keys():
+        return backbone
+    if not isinstance(clip, CLIP):
+        raise InputError('the backbone names no network, and there is no CLIP to lend its image tower')
+    key = 'resnet' if isinstance(clip.image, ModifiedResNet) else 'vit'
+    return {**backbone, key: clip.image}
