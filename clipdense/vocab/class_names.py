@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipdense.utils.errors import InputError, nearest
 
+from .ade20k_full import ADE20K_FULL_NAMES
 from .vocabulary import Vocabulary
 
 
@@ -19,6 +20,11 @@ def _words(text: str) -> tuple[str, ...]:
 BACKGROUND_WORDS = _words(
     'sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, '
     'door, window, wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence'
+)
+# Lan et al., ProxyCLIP (arXiv 2408.04883), class file of COCO-Object.
+_PROXYCLIP_BACKGROUND = _words(
+    'sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, floor, '
+    'hill, rail'
 )
 
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
@@ -36,6 +42,15 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
         'cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, '
         'hair drier, toothbrush'
     ),
+    'coco_stuff': (),  # COCO's things, then its stuff; see below
+    'context59': _words(
+        'aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, '
+        'car, cat, ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, '
+        'food, grass, ground, horse, keyboard, light, motorbike, mountain, mouse, person, plate, platform, '
+        'potted plant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, sofa, table, track, train, '
+        'tree, truck, tv monitor, wall, water, window, wood'
+    ),
+    'ade20k_full': ADE20K_FULL_NAMES,
     'camvid': _words('sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist'),
     'cityscapes': _words(
         'road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, '
@@ -70,18 +85,30 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
         'trout, tulip, turtle, wardrobe, whale, willow tree, wolf, woman, worm'
     ),
 }
+CLASS_NAMES['coco_stuff'] = CLASS_NAMES['coco'] + _words(
+    'banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, '
+    'ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt, '
+    'door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog, '
+    'food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat, '
+    'metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow, plant-other, plastic, '
+    'platform, playing field, railing, railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, '
+    'sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, tent, '
+    'textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, '
+    'wall-tile, wall-wood, water-other, water drops, window-blind, window-other, wood'
+)
 
-# Names and synonyms of SCLIP's VOC files where they differ from the names above.
-_SCLIP_NAMES = {
+# Published class files of VOC; the names that differ from those above, in all of them and in one.
+_VOC_NAMES = {
     'boat': 'ship',
     'dining table': 'table',
     'potted plant': 'pottedplant',
-    'tv monitor': 'television monitor',
+    'tv monitor': 'tvmonitor',
 }
+_SCLIP_PERSON = tuple(
+    f'person in {clothes}' for clothes in ('shirt', 'jeans', 'dress', 'sweater', 'skirt', 'jacket')
+)
 _SCLIP_SYNONYMS = {
-    'person': tuple(
-        f'person in {clothes}' for clothes in ('shirt', 'jeans', 'dress', 'sweater', 'skirt', 'jacket')
-    ),
+    'person': _SCLIP_PERSON,
     'television monitor': ('tv monitor', 'monitor', 'television', 'screen'),
 }
 
@@ -117,17 +144,52 @@ def _with_background(name: str) -> Callable[[], Vocabulary]:
     return lambda: Vocabulary(CLASS_NAMES[name]).with_background(BACKGROUND_WORDS)
 
 
-def _sclip(background: bool) -> Vocabulary:
-    names = tuple(_SCLIP_NAMES.get(name, name) for name in CLASS_NAMES['voc20'])
-    vocabulary = Vocabulary(names, _SCLIP_SYNONYMS)
-    return vocabulary.with_background(BACKGROUND_WORDS) if background else vocabulary
+def _voc() -> Vocabulary:
+    """One word a class, as in the files of ClearCLIP and ProxyCLIP."""
+    return Vocabulary(tuple(_VOC_NAMES.get(name, name) for name in CLASS_NAMES['voc20']))
 
 
+def _sclip_voc() -> Vocabulary:
+    names = tuple('television monitor' if name == 'tvmonitor' else name for name in _voc().class_names)
+    return Vocabulary(names, _SCLIP_SYNONYMS)
+
+
+def _sclip_object() -> Vocabulary:
+    return Vocabulary(CLASS_NAMES['coco'], {'person': (*_SCLIP_PERSON, 'body')})
+
+
+def _unspaced(name: str) -> Vocabulary:
+    """ "trafficlight": so the class files of all these families write names of more than one word."""
+    return Vocabulary(tuple(name.replace(' ', '') for name in CLASS_NAMES[name]))
+
+
+def _after(words: tuple[str, ...], vocabulary: Vocabulary) -> Vocabulary:
+    """Behind a background that is asked by exactly these words, those of other classes included."""
+    names = ('background', *vocabulary.class_names)
+    return Vocabulary(names, {**vocabulary.synonyms, 'background': words}, 'background')
+
+
+# The class files of published protocols, "<dataset>_<family>".
+_CLASS_FILES: dict[str, Callable[[], Vocabulary]] = {
+    'voc20_sclip': _sclip_voc,
+    'voc21_sclip': lambda: _after(BACKGROUND_WORDS, _sclip_voc()),
+    'context59_sclip': lambda: _unspaced('context59'),
+    'context60_sclip': lambda: _after((), _unspaced('context59')),
+    'coco_object_sclip': lambda: _after(BACKGROUND_WORDS, _sclip_object()),
+    'coco_stuff_sclip': lambda: _unspaced('coco_stuff'),
+    'ade20k_sclip': lambda: _unspaced('ade20k'),
+    'cityscapes_sclip': lambda: _unspaced('cityscapes'),
+    'voc20_clearclip': _voc,
+    'voc21_clearclip': lambda: _after((), _voc()),
+    'coco_object_clearclip': lambda: _after((), Vocabulary(CLASS_NAMES['coco'])),
+    'voc21_proxyclip': lambda: _after(BACKGROUND_WORDS, _voc()),
+    'coco_object_proxyclip': lambda: _after(_PROXYCLIP_BACKGROUND, Vocabulary(CLASS_NAMES['coco'])),
+}
 _VOCABULARIES: dict[str, Callable[[], Vocabulary]] = {
     **{name: _plain(name) for name in CLASS_NAMES},
+    **_CLASS_FILES,
     'voc21': _with_background('voc20'),
-    'voc20_sclip': lambda: _sclip(background=False),
-    'voc21_sclip': lambda: _sclip(background=True),
+    'context60': lambda: Vocabulary(CLASS_NAMES['context59']).with_background(),
     'coco_object': _with_background('coco'),
     'imagenet': lambda: Vocabulary(imagenet_names()),
 }
@@ -137,8 +199,10 @@ VOCABULARY_NAMES = tuple(sorted(_VOCABULARIES))
 def named_vocabulary(name: str) -> Vocabulary:
     """The vocabulary of a published dataset; ``VOCABULARY_NAMES`` lists them.
 
-    ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0. Synonyms move
-    mIoU by several points: ``voc20_sclip`` and ``voc21_sclip`` have exactly the words of SCLIP's class files.
+    ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0, ``context60``
+    one that is asked by its name.  Synonyms move mIoU by several points: names that end in ``_sclip``,
+    ``_clearclip`` and ``_proxyclip`` have exactly the words of these papers' class files (in
+    ``coco_object_sclip`` "bed" asks for the background and for beds, and the background, being first, wins).
 
     Raises:
         InputError: an unknown name; the nearest is named.

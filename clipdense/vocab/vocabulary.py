@@ -159,7 +159,9 @@ class Vocabulary:
             if path.suffix.lower() == '.json':
                 vocabulary = cls._from_json(json.loads(text))
             else:
-                vocabulary = cls._from_words(_lines(text))
+                lines = _lines(text)
+                _refuse_repeated_classes(lines)
+                vocabulary = cls._from_words([words for _, words in lines])
             return vocabulary if background is None else vocabulary._name_background(background)
         except json.JSONDecodeError as error:
             raise InputError(f'{path} is not JSON: {error}') from error
@@ -303,7 +305,8 @@ def _split(text: str, separator: str) -> list[str]:
     return [re.sub(r'\\([,;#])', r'\1', item).strip() for item in items]
 
 
-def _lines(text: str) -> list[list[str]]:
+def _lines(text: str) -> list[tuple[int, list[str]]]:
+    """The line number and the words of each class."""
     classes = []
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip() or line.lstrip().startswith('#'):
@@ -313,8 +316,20 @@ def _lines(text: str) -> list[list[str]]:
             words.pop()
         if not words or '' in words:
             raise InputError(f'line {number} has a blank word: {line.strip()!r:.80}')
-        classes.append(words)
+        classes.append((number, words))
     return classes
+
+
+def _refuse_repeated_classes(lines: Sequence[tuple[int, list[str]]]) -> None:
+    seen: dict[str, int] = {}
+    for number, words in lines:
+        first = seen.setdefault(normalize(words[0]), number)
+        if first != number:
+            hint = "; commas separate synonyms: where they belong to names, write '; ' between synonyms"
+            raise InputError(
+                f'line {number} has class {words[0]!r}, which is listed twice (first in line {first})'
+                + (hint if len(words) > 1 else '')
+            )
 
 
 def _read(path: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from clipdense.utils.errors import InputError
 from clipdense.vocab import class_names
+from clipdense.vocab.ade20k_full import ADE20K_FULL_IDS, ADE20K_FULL_NAMES
 from clipdense.vocab.class_names import (
     BACKGROUND_WORDS,
     CLASS_NAMES,
@@ -22,19 +23,35 @@ from clipdense.vocab.vocabulary import Vocabulary
     ('name', 'classes', 'queries'),
     [
         ('ade20k', 150, 150),
+        ('ade20k_full', 847, 847),
+        ('ade20k_sclip', 150, 150),
         ('camvid', 11, 11),
         ('cifar10', 10, 10),
         ('cifar100', 100, 100),
         ('cityscapes', 19, 19),
+        ('cityscapes_sclip', 19, 19),
         ('coco', 80, 80),
         ('coco_object', 81, 80 + 25),  # "bed" is a class
+        ('coco_object_clearclip', 81, 81),
+        ('coco_object_proxyclip', 81, 80 + 17),
+        ('coco_object_sclip', 81, 80 + 7 + 26),  # "bed" is asked twice
+        ('coco_stuff', 171, 171),
+        ('coco_stuff_sclip', 171, 171),
+        ('context59', 59, 59),
+        ('context59_sclip', 59, 59),
+        ('context60', 60, 60),
+        ('context60_sclip', 60, 60),
         ('imagenet', 1000, 1000),
         ('voc20', 20, 20),
+        ('voc20_clearclip', 20, 20),
         ('voc20_sclip', 20, 20 + 6 + 4),
         ('voc21', 21, 20 + 26),
+        ('voc21_clearclip', 21, 21),
+        ('voc21_proxyclip', 21, 20 + 26),
         ('voc21_sclip', 21, 20 + 6 + 4 + 26),
     ],
 )
+@pytest.mark.filterwarnings("ignore:'bed' is asked")
 def test_named_vocabularies(name, classes, queries):
     vocabulary = named_vocabulary(name)
     assert (len(vocabulary), len(vocabulary.queries)) == (classes, queries)
@@ -42,7 +59,7 @@ def test_named_vocabularies(name, classes, queries):
 
 
 def test_every_name_is_tested():
-    table = test_named_vocabularies.pytestmark[0].args[1]
+    table = test_named_vocabularies.pytestmark[-1].args[1]
     assert tuple(name for name, *_ in table) == VOCABULARY_NAMES
 
 
@@ -99,6 +116,47 @@ def test_sclip_words():
     assert [word for word, index in vocabulary.queries if index == 20] == [
         'television monitor', 'tv monitor', 'monitor', 'television', 'screen',
     ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:'bed' is asked")
+@pytest.mark.parametrize(
+    ('name', 'position', 'words'),
+    [
+        ('voc20_clearclip', 19, ['tvmonitor']),
+        ('voc21_clearclip', 0, ['background']),
+        ('voc21_proxyclip', 15, ['person']),
+        ('coco_object_sclip', 0, list(BACKGROUND_WORDS)),
+        ('coco_object_sclip', 60, ['bed']),
+        ('coco_object_proxyclip', 0, [
+            'sky', 'wall', 'tree', 'wood', 'grass', 'road', 'sea', 'river', 'mountain', 'sands', 'desk', 'bed',
+            'building', 'cloud', 'floor', 'hill', 'rail',
+        ]),
+        ('context60_sclip', 0, ['background']),
+        ('context60_sclip', 40, ['pottedplant']),
+        ('coco_stuff_sclip', 9, ['trafficlight']),
+        ('coco_stuff_sclip', 84, ['building-other']),
+        ('coco_stuff_sclip', 167, ['waterdrops']),
+        ('coco_stuff_sclip', 170, ['wood']),
+        ('ade20k_sclip', 44, ['chestofdrawers']),
+        ('cityscapes_sclip', 7, ['trafficsign']),
+    ],
+)  # fmt: skip
+def test_words_of_published_class_files(name, position, words):
+    assert [word for word, index in named_vocabulary(name).queries if index == position] == words
+
+
+def test_bed_of_sclips_coco_object_is_the_background():
+    """Both ask for it, as published: of equal scores the first class wins."""
+    with pytest.warns(UserWarning, match="'bed' is asked for several"):
+        assert named_vocabulary('coco_object_sclip').queries[11] == ('bed', 0)
+
+
+def test_full_ade20k_is_numbered_alphabetically():
+    """ADE20K counts its names in alphabetical order, those it added later aside."""
+    names = [name for number, name in sorted(zip(ADE20K_FULL_IDS, ADE20K_FULL_NAMES)) if number < 3100]
+    assert names == sorted(names)
+    assert len(set(ADE20K_FULL_NAMES)) == len(set(ADE20K_FULL_IDS)) == 847
+    assert ADE20K_FULL_NAMES[1] == 'building, edifice'
 
 
 def test_imagenet_names_are_unique():

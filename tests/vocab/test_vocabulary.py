@@ -221,7 +221,16 @@ def test_from_json(tmp_path, value, names, synonyms):
         ('a.txt', 'Käse'.encode('latin-1'), 'not UTF-8'),
         ('a.txt', b'car\ntree,, bush', 'a.txt: line 2 has a blank word'),
         ('a.txt', b'car\n,', 'line 2'),
-        ('a.txt', b'car\nCar', 'listed twice'),
+        (
+            'a.txt',
+            b'car\n\nCar',
+            r"a.txt: line 3 has class 'Car', which is listed twice \(first in line 1\)$",
+        ),
+        (
+            'a.txt',
+            b'screen, crt screen\ndoor\nscreen, silver screen',
+            r"line 3 has class 'screen'.*first in line 1\); commas separate synonyms: .* write '; '",
+        ),
         ('a.txt', b'PK\x03\x04\x00', 'control character'),
         ('a.json', b'car', 'is not JSON'),
         ('a.json', b'3', 'a list of names, or an object'),
