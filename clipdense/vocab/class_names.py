@@ -159,7 +159,7 @@ def _sclip_object() -> Vocabulary:
 
 
 def _unspaced(name: str) -> Vocabulary:
-    """ "trafficlight": so the class files of all these families write names of more than one word."""
+    """Names of more than one word as the class files of all these families write them: "trafficlight"."""
     return Vocabulary(tuple(name.replace(' ', '') for name in CLASS_NAMES[name]))
 
 
