@@ -153,18 +153,22 @@ class VocabularyHook(Hook):
         """Words of the test set."""
         self._set(runner, runner.test_dataloader)
 
+    def embed(self, clip: Any, vocabulary: Any) -> Any:
+        """The embeddings of a vocabulary; methods with prompts of their own override this."""
+        from clipdense.clip.text_embeddings import embed_vocabulary
+
+        return embed_vocabulary(clip, vocabulary, templates=self.templates)
+
     def _set(self, runner: Any, loader: Any) -> None:
         vocabulary = getattr(loader.dataset, 'vocabulary', None)
         if vocabulary is None:
             raise InputError(
                 f'{type(loader.dataset).__name__} has no vocabulary: VocabularyHook cannot set one'
             )
-        from clipdense.clip.text_embeddings import embed_vocabulary
-
         with paused(runner.model) as clip:
             embeddings = self._embedded.get(vocabulary.digest)
             if embeddings is None:
-                embeddings = embed_vocabulary(clip, vocabulary, templates=self.templates)
+                embeddings = self.embed(clip, vocabulary)
             if not any(p.requires_grad for p in getattr(clip, 'text', clip).parameters()):
                 self._embedded[vocabulary.digest] = embeddings
             unwrapped(runner.model).set_vocabulary(vocabulary, embeddings)
