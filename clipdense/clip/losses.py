@@ -1,9 +1,12 @@
 """Contrastive losses as functions of tensors.
 
-B: pairs in this process, P: processes, D: joint space.  Embeddings have unit norm.
+B: pairs in this process, P: processes, D: joint space, N: patches, M: prompts of a picture.  Embeddings have
+unit norm.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,3 +63,55 @@ def sigmoid_loss(
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """(B, K) logits each: cross entropy of the student with the teacher's distribution as target."""
     return -(teacher_logits.softmax(dim=-1) * student_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def multi_label_loss(
+    image_embeddings: Tensor,
+    prompt_embeddings: Tensor,
+    logit_scale: Tensor | float,
+    form: Literal['mean', 'sum'] = 'mean',
+    phrases: Tensor | None = None,
+) -> Tensor:
+    """Each picture against several prompts made of words of its caption, over the global batch.
+
+    Patches (B, N, D) in place of a picture's embedding meet a prompt by the log-sum-exp of their scaled
+    similarities: a soft maximum, so that one patch is enough, and which one it is, is learned.
+
+    Args:
+        image_embeddings: (B, D), or (B, N, D) patches.
+        prompt_embeddings: (B, M, D).
+        logit_scale: the factor itself.
+        form: over the M prompts of a picture, 'mean' of log p (GroupViT's code), or the logarithm of their
+            'sum' of p (its paper, equation 7, which is content with one of them).
+        phrases: (B, M) int64, equal where prompts say the same.  Then a phrase that several captions of the
+            batch have is right for all of them; without it the others' are wrong (as released).
+
+    Source: GroupViT (arXiv 2202.11094), section 3.3; NVlabs/GroupViT models/multi_label_contrastive.py.
+    """
+    if form not in ('mean', 'sum'):
+        raise ValueError(f"form is 'mean' or 'sum', got {form!r}")
+    batch, prompts = prompt_embeddings.shape[:2]
+    texts = prompt_embeddings.flatten(0, 1)  # (B * M, D)
+    to_texts = _logits(image_embeddings, gather_with_grad(texts), logit_scale)  # (B, P * B * M)
+    to_images = _logits(gather_with_grad(image_embeddings), texts, logit_scale).mT  # (B * M, P * B)
+    if phrases is None:
+        phrases = torch.arange(batch * prompts, device=texts.device).view(batch, prompts)
+        phrases = phrases + rank() * batch * prompts
+    everyone = gather_with_grad(phrases)  # (P * B, M)
+    mine = (phrases[:, :, None] == everyone.flatten()).any(dim=1)  # (B, P * B * M)
+    theirs = (phrases.flatten()[:, None, None] == everyone).any(dim=-1)  # (B * M, P * B)
+    return (_right_answers(to_texts, mine, form) + _right_answers(to_images, theirs, form)) / 2
+
+
+def _logits(images: Tensor, texts: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """(B, D) or (B, N, D), (T, D) -> (B, T)."""
+    logits = logit_scale * images @ texts.mT
+    return logits if images.ndim == 2 else logits.logsumexp(dim=1)
+
+
+def _right_answers(logits: Tensor, right: Tensor, form: str) -> Tensor:
+    """Mean over rows of (R, T) logits whose right answers are several."""
+    log_p = logits.log_softmax(dim=-1)
+    if form == 'sum':
+        return -log_p.masked_fill(~right, -torch.inf).logsumexp(dim=-1).mean()
+    return -(log_p.masked_fill(~right, 0).sum(dim=-1) / right.sum(dim=-1)).mean()

@@ -47,7 +47,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Pat
 def is_clip_alone(model: nn.Module) -> bool:
     """Whether everything that a model has learned is in its CLIP, as under pre-training."""
     clip = getattr(model, 'clip', None)
-    return isinstance(clip, CLIP) and all(name.startswith('clip.') for name in model.state_dict())
+    return type(clip) is CLIP and all(name.startswith('clip.') for name in model.state_dict())
 
 
 def clip_weights(model: Any, weights: str) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ _FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
     'scalar': (lambda x: x.reshape(()) if x.numel() == 1 else x, lambda x: x),
     'one': (lambda x: x.squeeze(0), lambda x: x.unsqueeze(0)),
     'one one': (lambda x: x.squeeze(0).squeeze(0), lambda x: x.unsqueeze(0).unsqueeze(0)),
+    'last one': (lambda x: x.squeeze(-1), lambda x: x.unsqueeze(-1)),
 }
 
 

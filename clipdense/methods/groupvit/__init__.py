@@ -1,0 +1,5 @@
+"""GroupViT: segmentation that emerges from text alone.
+
+Xu et al., GroupViT: Semantic Segmentation Emerges from Text Supervision, CVPR 2022 (arXiv 2202.11094); written
+from the paper and from facts about the released weights, without the released code.
+"""

@@ -1,0 +1,344 @@
+"""GroupViT weights in and out: NVlabs' files, Hugging Face's, ours.
+
+Heads cannot be told from tensors: they are the width over 64, as in the released models, unless said.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdense.clip.official import describe
+from clipdense.clip.preprocess import STATISTICS, Preprocess
+from clipdense.clip.sizes import TextSize
+from clipdense.utils.errors import CheckpointError, InputError, nearest
+from clipdense.utils.files import atomic_write
+from clipdense.weights.formats import strip_wrappers
+from clipdense.weights.io import read_weights, write_weights
+from clipdense.weights.key_map import from_ours, to_ours
+
+from . import layouts as _layouts  # noqa: F401 (registers the tables)
+from .model import GroupVit, build_group_vit
+from .sizes import GroupVitImageSize, GroupVitSize, StageSize
+
+_OVERRIDES = ('heads', 'text_heads', 'image_size', 'preprocess')
+_MARKS = {  # a name that only this layout has
+    'clipdense': 'image.norm_patch.weight',
+    'groupvit_nvlabs': 'img_encoder.patch_embed.proj.weight',
+    'groupvit_huggingface': 'vision_model.embeddings.patch_embeddings.projection.weight',
+}
+_HEAD_WIDTH = 64
+_EVALUATED_CLIP = dict(mean=STATISTICS['openai'][0], std=STATISTICS['openai'][1], interpolation='bicubic')
+
+
+def recognise(keys: Iterable[str]) -> bool:
+    """Whether these are the names of a GroupViT, in any layout."""
+    return _layout(keys) is not None
+
+
+def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVit:
+    """A GroupViT in evaluation mode from tensors under official names.
+
+    Args:
+        state_dict: NVlabs', Hugging Face's or our names; wrappers such as ``module.`` are stripped.
+        overrides: what tensors do not tell: ``heads`` of the image tower (one number, or one a stage),
+            ``text_heads``, ``image_size`` where the grid falls short of it by a rim, ``preprocess`` ('clip'
+            for the one of the Hugging Face files, or a ``Preprocess``).
+
+    Raises:
+        CheckpointError: no GroupViT; or tensors that are missing, left over or mis-shaped, by name.
+        InputError: an override that is not known.
+    """
+    unknown = [name for name in overrides if name not in _OVERRIDES]
+    if unknown:
+        raise InputError(f'GroupViT has no option {unknown[0]!r}.{nearest(unknown[0], _OVERRIDES)}')
+    tensors = strip_wrappers(state_dict)
+    layout = _layout(tensors)
+    if layout is None:
+        raise CheckpointError(f'these {len(tensors)} tensors are no GroupViT: {_first(sorted(tensors))}')
+    ours, leftover = to_ours(tensors, layout)
+    size = _infer(ours, overrides)
+    return _assemble(size, ours, leftover, _preprocess(overrides.get('preprocess'), size.image.image_size))
+
+
+def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: Any) -> GroupVit:
+    """A GroupViT in evaluation mode from a file or a folder of Hugging Face.
+
+    Args:
+        weights: a file of NVlabs (``group_vit_gcc_yfcc_30e-879422e0.pth``), of Hugging Face or of ours, a
+            training checkpoint, or a folder with ``config.json``.
+        device: where the model goes.
+        overrides: as in ``from_official``.
+
+    Raises:
+        CheckpointError: damaged or unsafe, no GroupViT, or tensors that do not fit.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        path = _in_folder(path)
+    file = read_weights(path)
+    meta = file.extra.get('meta')
+    own = meta.get('clip') if isinstance(meta, dict) and isinstance(meta.get('clip'), dict) else file.metadata
+    try:
+        if own and own.get('format') == 'clipdense':
+            size = GroupVitSize.from_dict(json.loads(own['size']))
+            preprocess = Preprocess.from_dict(json.loads(own['preprocess']))
+            model = _assemble(size, strip_wrappers(file.tensors), [], preprocess)
+        else:
+            model = from_official(file.tensors, **{**_beside(path), **overrides})
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise CheckpointError(f'{path}: {error}') from error
+        raise CheckpointError(f'{path}: its size cannot be read ({error})') from error
+    return model.to(device).eval()
+
+
+def save(model: GroupVit, path: str | Path) -> None:
+    """Write our own format: one safetensors file that says its sizes.
+
+    Raises:
+        InputError: no room, or no permission; a previous file is intact.
+    """
+    write_weights(path, model.state_dict(), describe(model.size, model.preprocess))  # type: ignore[arg-type]
+
+
+def to_official(model: GroupVit, layout: str = 'huggingface') -> dict[str, Tensor]:
+    """Tensors under the names of NVlabs ('nvlabs') or of transformers ('huggingface').
+
+    Raises:
+        InputError: an unknown layout, or a model that transformers' ``GroupViTModel`` cannot hold.
+    """
+    if layout not in ('nvlabs', 'huggingface'):
+        raise InputError(f"unknown layout {layout!r}: 'nvlabs' or 'huggingface'")
+    state = dict(model.state_dict())
+    if layout == 'huggingface':
+        _check_huggingface(model.size.image)
+        state.pop('multi_label_logit_scale', None)  # transformers has no such loss
+    return from_ours(state, f'groupvit_{layout}')
+
+
+def save_huggingface(model: GroupVit, folder: str | Path) -> None:
+    """Write ``model.safetensors``, ``config.json`` and ``preprocessor_config.json`` for transformers.
+
+    Raises:
+        InputError: a model that transformers cannot hold, or a folder that cannot be written.
+    """
+    tensors, folder = to_official(model, 'huggingface'), Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'cannot write {folder}: {error.strerror or error}') from error
+    write_weights(folder / 'model.safetensors', tensors, {'format': 'pt'})
+    preprocess = model.preprocess
+    side = preprocess.image_size
+    pictures = {
+        'image_processor_type': 'CLIPImageProcessor',
+        'size': {'shortest_edge': side},
+        'crop_size': {'height': side, 'width': side},
+        'image_mean': preprocess.mean,
+        'image_std': preprocess.std,
+        'resample': {'bilinear': 2, 'bicubic': 3}[preprocess.interpolation],
+    }
+    for name, values in {'config': _hf_config(model), 'preprocessor_config': pictures}.items():
+        with atomic_write(folder / f'{name}.json', 'w') as file:
+            json.dump(values, file, indent=2)
+
+
+def _layout(keys: Iterable[str]) -> str | None:
+    names = {name: name for name in keys}
+    stripped = strip_wrappers(dict.fromkeys(names, torch.empty(0)))
+    return next((layout for layout, mark in _MARKS.items() if mark in stripped), None)
+
+
+def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> GroupVitSize:
+    """Sizes from tensors under our names."""
+    try:
+        stages = _stages(tensors, overrides.get('heads'))
+        patch = tensors['image.patch_embed.weight'].shape[-1]
+        cells = len(tensors['image.pos_embed'])
+        if isqrt(cells) ** 2 != cells:
+            raise CheckpointError(f'{cells} position embeddings are not a square grid')
+        hidden = len(tensors['image.stages.0.blocks.0.mlp.fc1.weight'])
+        projector = tensors['image.projector.out.weight']
+        image = GroupVitImageSize(
+            overrides.get('image_size') or isqrt(cells) * patch,
+            patch,
+            stages,
+            embed_dim=projector.shape[0],
+            projector_width=projector.shape[1],
+            mlp_ratio=hidden / stages[0].width,
+        )
+        text = _text(tensors, overrides.get('text_heads'))
+        return GroupVitSize(image, text, 'multi_label_logit_scale' in tensors)
+    except KeyError as error:
+        raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
+    except (IndexError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f'the weights have impossible shapes: {error}') from None
+
+
+def _stages(tensors: Mapping[str, Tensor], heads: int | list[int] | None) -> tuple[StageSize, ...]:
+    stages = []
+    for index in range(_count(tensors, r'image\.stages\.(\d+)\.')):
+        own = f'image.stages.{index}'
+        width = len(tensors[f'{own}.blocks.0.norm1.weight'])
+        asked = heads[index] if isinstance(heads, (list, tuple)) else heads
+        tokens = tensors.get(f'{own}.group_tokens')
+        stages.append(
+            StageSize(
+                depth=_count(tensors, rf'image\.stages\.{index}\.blocks\.(\d+)\.'),
+                width=width,
+                heads=asked or max(1, width // _HEAD_WIDTH),
+                group_tokens=0 if tokens is None else len(tokens),
+                groups=0 if tokens is None else len(tensors[f'{own}.grouping.mixer.fc2.weight']),
+            )
+        )
+    return tuple(stages)
+
+
+def _text(tensors: Mapping[str, Tensor], heads: int | None) -> TextSize:
+    vocab_size, width = tensors['text.token_embed.weight'].shape
+    return TextSize(
+        width=width,
+        layers=_count(tensors, r'text\.blocks\.(\d+)\.'),
+        heads=heads or max(1, width // _HEAD_WIDTH),
+        mlp_width=len(tensors['text.blocks.0.mlp.fc1.weight']),
+        embed_dim=len(tensors['text.projector.out.weight']),
+        vocab_size=vocab_size,
+        context_length=len(tensors['text.pos_embed']),
+    )
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    found = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
+    if not found:
+        raise KeyError(pattern.replace('\\', '').replace('(d+)', '0'))
+    return max(found) + 1
+
+
+def _assemble(
+    size: GroupVitSize, tensors: Mapping[str, Tensor], leftover: list[str], preprocess: Preprocess | None
+) -> GroupVit:
+    """The model with these weights; names and shapes must match."""
+    with torch.device('meta'):
+        model = build_group_vit(size)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = {
+        'missing': [name for name in expected if name not in found],
+        'without a place': [*leftover, *(name for name in found if name not in expected)],
+        'of another shape': [
+            f'{name} is {found[name]}, not {shape}'
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    told = [f'{len(names)} {what} ({_first(names)})' for what, names in problems.items() if names]
+    if told:
+        raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {"; ".join(told)}')
+    state = {
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+        for name, tensor in tensors.items()
+    }
+    model.load_state_dict(state, assign=True)
+    if preprocess is not None:
+        model.preprocess = preprocess
+    return model.eval()
+
+
+def _first(names: Iterable[str], limit: int = 10) -> str:
+    names = list(names)
+    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
+
+
+def _preprocess(asked: str | Preprocess | None, image_size: int) -> Preprocess | None:
+    """None keeps the model's own, ImageNet's statistics and bilinear."""
+    if isinstance(asked, str):
+        return Preprocess.named('openai' if asked == 'clip' else asked, image_size)
+    return asked
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in ('model.safetensors', 'pytorch_model.bin'):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f'{folder} holds neither model.safetensors nor pytorch_model.bin; name the file')
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Heads from the ``config.json`` of Hugging Face in the same folder."""
+    config = path.with_name('config.json')
+    if not config.is_file():
+        return {}
+    values = json.loads(config.read_text('utf-8'))
+    if values.get('model_type') != 'groupvit':
+        return {}
+    vision, text = values.get('vision_config') or {}, values.get('text_config') or {}
+    return {
+        'heads': vision.get('num_attention_heads', 6),  # transformers' defaults
+        'text_heads': text.get('num_attention_heads', 4),
+        'image_size': vision.get('image_size', 224),
+    }
+
+
+def _check_huggingface(size: GroupVitImageSize) -> None:
+    """Refuse what transformers' ``GroupViTModel`` has no place for."""
+    widths = {(stage.width, stage.heads) for stage in size.stages}
+    if len(widths) > 1:
+        raise InputError('transformers has one width and one number of heads for all stages of a GroupViT')
+    for before, now in zip(size.stages, size.stages[1:], strict=False):
+        if now.group_tokens and before.groups != before.group_tokens:
+            raise InputError(
+                f'transformers needs as many groups as group tokens before another grouping stage, '
+                f'not {before.groups} of {before.group_tokens}'
+            )
+
+
+def _hf_config(model: GroupVit) -> dict[str, Any]:
+    image, text = model.size.image, model.size.text
+    stages = image.stages
+    outputs = [stage.groups or stages[max(index - 1, 0)].groups for index, stage in enumerate(stages)]
+    shared = {'layer_norm_eps': 1e-5}
+    return {
+        'architectures': ['GroupViTModel'],
+        'model_type': 'groupvit',
+        'projection_dim': image.embed_dim,
+        'projection_intermediate_dim': image.projector_width,
+        'vision_config': {
+            'model_type': 'groupvit_vision_model',
+            'hidden_size': stages[0].width,
+            'intermediate_size': int(image.mlp_ratio * stages[0].width),
+            'depths': [stage.depth for stage in stages],
+            'num_hidden_layers': sum(stage.depth for stage in stages),
+            'num_group_tokens': [stage.group_tokens for stage in stages],
+            'num_output_groups': outputs,
+            'num_attention_heads': stages[0].heads,
+            'image_size': image.image_size,
+            'patch_size': image.patch_size,
+            'hidden_act': 'gelu',
+            **shared,
+        },
+        'text_config': {
+            'model_type': 'groupvit_text_model',
+            'vocab_size': text.vocab_size,
+            'hidden_size': text.width,
+            'intermediate_size': text.mlp_width,
+            'num_hidden_layers': text.layers,
+            'num_attention_heads': text.heads,
+            'max_position_embeddings': text.context_length,
+            'hidden_act': text.activation,
+            'bos_token_id': text.vocab_size - 2,
+            'eos_token_id': text.vocab_size - 1,
+            'pad_token_id': 0,
+            **shared,
+        },
+    }

@@ -1,0 +1,225 @@
+"""The image tower: a transformer whose tokens gather into groups, stage by stage.
+
+B: pictures, N: tokens of a picture, (h, w): patch grid, T: group tokens, G: groups, C: width, D: joint space.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
+
+from clipdense.layers.batch_norm import SyncedBatchNorm
+from clipdense.layers.packing import Packing
+from clipdense.layers.pos_embed import resize_positions
+from clipdense.layers.transformer import Block, run_blocks
+from clipdense.registry import MODELS
+
+from .grouping import Assign, Assignment, GroupingBlock, TokenMixer
+from .sizes import GroupVitImageSize, StageSize
+
+
+class StageOutput(NamedTuple):
+    """What a stage leaves behind."""
+
+    x: Tensor  # (B, G, C) groups, or (B, N, C) where the stage makes none
+    group_tokens: Tensor | None  # (B, T, C) as they left the blocks
+    assignment: Assignment | None
+
+
+class GroupFeatures(NamedTuple):
+    """What the tower sees in pictures."""
+
+    pooled: Tensor  # (B, C) mean over the groups
+    groups: Tensor  # (B, G, C) after the last stage
+    assignments: list[Assignment]  # of each grouping stage, (B, G, N) with N the groups of the one before
+    grid: tuple[int, int]
+
+
+class DropBlock(Block):
+    """A block whose two branches are at times left out in training, for whole pictures (stochastic depth)."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, drop: float) -> None:
+        super().__init__(width, heads, mlp_width, 'gelu')
+        self.drop = drop
+
+    def forward(
+        self, x: Tensor, causal: bool = False, packing: Packing | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, C) -> (B, N, C); the other arguments are for text."""
+        if not (self.training and self.drop):
+            return super().forward(x, causal, packing, rows)
+        x = x + stochastic_depth(self.attn(self.norm1(x)), self.drop, 'row')
+        return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop, 'row')
+
+
+class GroupProjector(nn.Module):
+    """The last stage's group tokens, as a start for those of the next."""
+
+    def __init__(self, before: StageSize, now: StageSize) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(before.width)
+        self.mixer = TokenMixer(before.group_tokens, before.width // 2, now.group_tokens)
+
+    def forward(self, group_tokens: Tensor) -> Tensor:
+        """(B, T', C') -> (B, T, C')."""
+        return self.mixer(self.norm(group_tokens))
+
+
+class WideningProjector(nn.Module):
+    """The same, where the next stage has another width."""
+
+    def __init__(self, before: StageSize, now: StageSize) -> None:
+        super().__init__()
+        self.narrow = GroupProjector(before, now)
+        self.norm_wide = nn.LayerNorm(before.width)
+        self.wide = nn.Linear(before.width, now.width, bias=False)
+
+    def forward(self, group_tokens: Tensor) -> Tensor:
+        """(B, T', C') -> (B, T, C)."""
+        return self.wide(self.norm_wide(self.narrow(group_tokens)))
+
+
+class Stage(nn.Module):
+    """Blocks over the picture's tokens and the group tokens together, then the grouping.
+
+    Args:
+        size: of this stage.
+        before: the stage before, None for the first.
+        width_out: C of the stage after.
+        mlp_ratio: see ``GroupVitImageSize``.
+        drops: stochastic depth of each block.
+        assign: see ``AssignBlock``.
+    """
+
+    def __init__(
+        self,
+        size: StageSize,
+        before: StageSize | None,
+        width_out: int,
+        mlp_ratio: float,
+        drops: list[float],
+        assign: Assign,
+    ) -> None:
+        super().__init__()
+        width, hidden = size.width, int(mlp_ratio * size.width)
+        self.blocks: Any = nn.ModuleList(DropBlock(width, size.heads, hidden, drop) for drop in drops)
+        self.group_tokens = self.group_projector = self.grouping = None
+        if size.group_tokens:
+            self.group_tokens = nn.Parameter(torch.zeros(size.group_tokens, width))
+            self.grouping = GroupingBlock(
+                width, size.heads, size.group_tokens, size.groups, width_out, assign
+            )
+            if before is not None and before.group_tokens:
+                projector = GroupProjector if before.width == width else WideningProjector
+                self.group_projector = projector(before, size)
+
+    def forward(self, x: Tensor, before: Tensor | None = None, checkpointing: bool = False) -> StageOutput:
+        """(B, N, C), group tokens of the stage before (B, T', C') -> see ``StageOutput``."""
+        if self.group_tokens is None or self.grouping is None:
+            return StageOutput(run_blocks(self.blocks, x, checkpointing=checkpointing), None, None)
+        tokens = self.group_tokens.to(x.dtype).expand(len(x), -1, -1)  # (B, T, C)
+        if self.group_projector is not None and before is not None:
+            tokens = tokens + self.group_projector(before)
+        count = x.shape[1]
+        both = run_blocks(self.blocks, torch.cat([x, tokens], dim=1), checkpointing=checkpointing)
+        x, tokens = both[:, :count], both[:, count:]
+        groups, assignment = self.grouping(tokens, x)
+        return StageOutput(groups, tokens, assignment)
+
+
+class Projector(nn.Module):
+    """Into the joint space: linear, batch norm over the rows of all processes, ReLU, linear."""
+
+    def __init__(self, width: int, hidden: int, embed_dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.norm = SyncedBatchNorm(hidden)
+        self.out = nn.Linear(hidden, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return self.out(self.norm(self.hidden(x)).relu())
+
+
+@MODELS.register_module()
+class GroupVitEncoder(nn.Module):
+    """GroupViT's image tower for pictures of any size: position embeddings are resized at run time.
+
+    Args:
+        size: a ``GroupVitImageSize`` or a dict of its fields.
+        assign: 'hard' (released) or 'soft' (ablation), see ``AssignBlock``.
+        drop_path: stochastic depth of the last block; it grows from 0 along the blocks.
+
+    Source: Xu et al., arXiv 2202.11094, section 3; NVlabs/GroupViT models/group_vit.py.
+    """
+
+    def __init__(
+        self, size: GroupVitImageSize | dict, *, assign: Assign = 'hard', drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.size = size = GroupVitImageSize(**size) if isinstance(size, dict) else size
+        self.gradient_checkpointing = False
+        width, stages = size.stages[0].width, size.stages
+        self.patch_embed = nn.Conv2d(3, width, size.patch_size, size.patch_size)
+        self.norm_patch = nn.LayerNorm(width)
+        self.pos_embed = nn.Parameter(torch.empty((size.image_size // size.patch_size) ** 2, width))
+        drops = torch.linspace(0, drop_path, sum(stage.depth for stage in stages), device='cpu').tolist()
+        self.stages: Any = nn.ModuleList()
+        for index, stage in enumerate(stages):
+            own, drops = drops[: stage.depth], drops[stage.depth :]
+            before = stages[index - 1] if index else None
+            width_out = stages[min(index + 1, len(stages) - 1)].width
+            self.stages.append(Stage(stage, before, width_out, size.mlp_ratio, own, assign))
+        self.norm_post = nn.LayerNorm(stages[-1].width)
+        self.projector = Projector(stages[-1].width, size.projector_width, size.embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal, 0.02, in the tower; the first group tokens differ from the start, later ones are 0."""
+        first = next((stage.group_tokens for stage in self.stages if stage.group_tokens is not None), None)
+        for parameter in (self.pos_embed, first):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.stages.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> GroupFeatures:
+        """(B, 3, H, W), normalised, any H and W of at least a patch."""
+        x, grid = self.embed(images)  # (B, N, C)
+        tokens, assignments = None, []
+        for stage in self.stages:
+            x, tokens, assignment = stage(x, tokens, self.gradient_checkpointing)
+            if assignment is not None:
+                assignments.append(assignment)
+        groups = self.norm_post(x)  # (B, G, C)
+        return GroupFeatures(groups.mean(dim=1), groups, assignments, grid)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> tokens of the first stage (B, N, C), grid.  Rims short of a patch are cut.
+
+        Raises:
+            ValueError: pictures smaller than one patch.
+        """
+        patch = self.size.patch_size
+        if min(images.shape[-2:]) < patch:
+            raise ValueError(
+                f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}'
+            )
+        x = self.patch_embed(images)  # (B, C, h, w)
+        grid = (x.shape[-2], x.shape[-1])
+        positions = resize_positions(self.pos_embed, grid, prefix=0, antialias=False)
+        return self.norm_patch(x.flatten(2).mT) + positions.to(x.dtype), grid
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised -> (B, C)."""
+        return self(images).pooled
+
+    def project(self, features: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return self.projector(features)

@@ -1,0 +1,128 @@
+"""GroupViT: both towers, their projectors, and the scales of their similarity.
+
+B: pictures, K: texts, G: groups, C: width, D: joint space.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.clip.model import CLIP, MAX_LOGIT_SCALE
+from clipdense.clip.preprocess import STATISTICS, Preprocess
+from clipdense.clip.sizes import TextSize
+from clipdense.clip.text import TextTransformer
+from clipdense.registry import MODELS
+
+from .encoder import GroupVitEncoder, Projector
+from .grouping import Assignment
+from .sizes import GroupVitSize
+
+
+class GroupEmbeddings(NamedTuple):
+    """Pictures and their groups in the joint space, all of unit norm."""
+
+    image: Tensor  # (B, D)
+    groups: Tensor  # (B, G, D)
+    assignments: list[Assignment]
+    grid: tuple[int, int]
+
+
+@MODELS.register_module()
+class GroupVitText(TextTransformer):
+    """CLIP's text tower with a projector in place of the projection matrix.
+
+    Args:
+        size: widths and depths; a dict of ``TextSize``'s fields will do.
+        projector_width: hidden width of the projector.
+    """
+
+    def __init__(self, size: TextSize | dict, projector_width: int = 4096) -> None:
+        super().__init__(size)
+        self.proj = None  # type: ignore[assignment]
+        self.projector = Projector(self.size.width, projector_width, self.size.embed_dim)
+
+    def project(self, features: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return self.projector(features)
+
+
+@MODELS.register_module()
+class GroupVit(CLIP):
+    """A CLIP whose image tower makes groups; ``encode_image``, ``encode_text`` and the rest are CLIP's.
+
+    Args:
+        image: a ``GroupVitEncoder`` or its config.
+        text: a ``GroupVitText`` or its config.
+        logit_scale: at the start of training.
+        multi_label: whether there is a second scale, for the multi-label loss.
+    """
+
+    image: GroupVitEncoder  # type: ignore[assignment]
+    text: GroupVitText
+
+    def __init__(
+        self,
+        image: nn.Module | dict,
+        text: nn.Module | dict,
+        logit_scale: float = 1 / 0.07,
+        multi_label: bool = True,
+    ) -> None:
+        super().__init__(image, text, logit_scale)
+        start = torch.tensor(log(logit_scale))
+        self.multi_label_logit_scale = nn.Parameter(start) if multi_label else None
+        # Trained and evaluated with these; the preprocessor of the Hugging Face files says otherwise.
+        self.preprocess = Preprocess(
+            self.image.size.image_size, *STATISTICS['imagenet'], interpolation='bilinear'
+        )
+
+    @property
+    def size(self) -> GroupVitSize:  # type: ignore[override]
+        """Everything that ``build_group_vit`` needs to build this model again."""
+        return GroupVitSize(self.image.size, self.text.size, self.multi_label_logit_scale is not None)
+
+    def encode_groups(self, images: Tensor) -> GroupEmbeddings:
+        """(B, 3, H, W), any H and W -> the embeddings of each picture and of each of its groups."""
+        features = self.image(images)
+        image, groups = self.image.project(features.pooled), self.image.project(features.groups)
+        unit_groups = F.normalize(groups, dim=-1)
+        return GroupEmbeddings(F.normalize(image, dim=-1), unit_groups, features.assignments, features.grid)
+
+    def encode_templates(self, token_ids: Tensor) -> Tensor:
+        """(K, T, L) prompts of each class -> unit embeddings (K, D), as the release averages them.
+
+        The mean is over embeddings as they leave the projector; CLIP normalises before averaging.
+        """
+        embeddings = self.encode_text(token_ids.flatten(0, 1)).unflatten(0, token_ids.shape[:2])
+        return F.normalize(embeddings.mean(dim=1), dim=-1)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the scales in [1, 100]."""
+        super().clamp_logit_scale()
+        if self.multi_label_logit_scale is not None:
+            self.multi_label_logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
+
+
+@MODELS.register_module()
+def build_group_vit(size: GroupVitSize | dict | str, **image_options: Any) -> GroupVit:
+    """A GroupViT with fresh weights.
+
+    Args:
+        size: a ``GroupVitSize``, its dict, or a published name such as 'GroupViT-S-16'.
+        image_options: ``assign``, ``drop_path`` of the image tower.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if isinstance(size, str):
+        size = GroupVitSize.named(size)
+    elif isinstance(size, dict):
+        size = GroupVitSize.from_dict(size)
+    image = GroupVitEncoder(size.image, **image_options)
+    text = GroupVitText(size.text, size.image.projector_width)
+    return GroupVit(image, text, multi_label=size.multi_label)
