@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.data import Dataset
 from ..registry import DATASETS
 from ..structures import SegmentationSample
 from ..utils.errors import InputError, nearest
+from ..utils.files import digest, sha256
 from ..utils.image_files import IMAGE_SUFFIXES
 from ..utils.image_io import MAX_PIXELS, read_image, read_mask
 from ..utils.progress import track
@@ -32,49 +34,43 @@ from .transforms import to_tensor
 _UNKNOWN = -1
 
 
-@DATASETS.register_module()
-class VOCSegmentation(Dataset):
-    """Pictures of their original size with class indices for their pixels.
+class LabelledPictures(Dataset):
+    """Pictures of their original size with class indices for their pixels, from a list of each.
 
     Args:
-        root: the folder above.
-        split: name of a list in ``ImageSets/Segmentation``.
-        vocabulary: the classes that are asked for, or a file of them; without one, those of the folder's
-            ``vocabulary.json`` (as ``Vocabulary`` saves it) or ``classes.txt``, where a class called
-            "background" is the background.  Classes are matched by name, and pixels of the folder's other
-            classes are ignored; a vocabulary with other names but as many classes renames them in order.
+        root: folder that the dataset is named after in messages.
+        images, masks: files, one mask a picture.
+        stored: the classes that the values in the masks stand for.
+        vocabulary: the classes that are asked for; ``stored`` by default.  Classes are matched by name, and
+            pixels of other classes are ignored; a vocabulary with other names but as many classes renames
+            them in order.
         ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
+        zero_is_unlabelled: 0 in the files is unlabelled too, and class 0 is 1 there ("reduce zero label").
         max_pixels: larger pictures are refused.
 
     Raises:
-        InputError: no such folder or split, missing pictures or masks (the first ten are named), or a
-            vocabulary that does not fit.
+        InputError: a vocabulary that does not fit, or an ``ignore_index`` that is a class.
     """
 
     def __init__(
         self,
-        root: str | Path,
-        split: str = 'val',
-        vocabulary: Vocabulary | Sequence[str] | str | Path | None = None,
+        root: Path,
+        images: Sequence[Path],
+        masks: Sequence[Path],
+        stored: Vocabulary,
+        vocabulary: Vocabulary | None = None,
         ignore_index: int = 255,
+        zero_is_unlabelled: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.root, self.split = Path(root), split
+        self.root, self.images, self.masks = root, list(images), list(masks)
         self.ignore_index, self.max_pixels = ignore_index, max_pixels
-        if not self.root.is_dir():
-            raise InputError(f'{self.root}: no such folder')
-        self.names = _read_split(self.root, split)
-        listed = f'named in ImageSets/Segmentation/{split}.txt'
-        self.images = _find(self.root / 'JPEGImages', self.names, IMAGE_SUFFIXES, listed)
-        self.masks = _find(self.root / 'SegmentationClass', self.names, {'.png'}, listed)
-        stored = _stored_vocabulary(self.root)
-        chosen = stored if vocabulary is None else _vocabulary(vocabulary)
-        if chosen is None:
-            raise InputError(f'{self.root} has no classes.txt: write one, or give a vocabulary')
-        self.vocabulary = chosen
-        if 0 <= ignore_index < len(chosen):
-            raise InputError(f'ignore_index {ignore_index} is a class ({chosen.class_names[ignore_index]!r})')
-        self._labels = _label_table(stored or chosen, chosen, ignore_index)
+        self.vocabulary = vocabulary or stored
+        if 0 <= ignore_index < len(self.vocabulary):
+            name = self.vocabulary.class_names[ignore_index]
+            raise InputError(f'ignore_index {ignore_index} is a class ({name!r})')
+        self._first = int(zero_is_unlabelled)  # value of the first class
+        self._labels = _label_table(stored, self.vocabulary, ignore_index, self._first)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -82,7 +78,7 @@ class VOCSegmentation(Dataset):
         return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
         """``images`` (3, H, W) uint8 and ``samples``, whose mask is (H, W) int64.
@@ -94,6 +90,14 @@ class VOCSegmentation(Dataset):
         size = (image.height, image.width)
         sample = SegmentationSample(str(self.images[index]), size, torch.from_numpy(mask))
         return {'images': to_tensor(image), 'samples': sample}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over every picture's name and size in bytes, and every mask's contents."""
+        parts = [str(len(self))]
+        for image, mask in zip(self.images, self.masks, strict=True):
+            parts += [image.name, str(image.stat().st_size), sha256(mask)]
+        return digest(*parts)
 
     def check(self) -> CheckReport:
         """Read everything once, and say what is wrong and how much of each class there is."""
@@ -139,15 +143,61 @@ class VOCSegmentation(Dataset):
         pairs = sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: pair[0] in known)
         histogram = ', '.join(f'{value}: {count}' for value, count in pairs[:16])
         highest = max(value for value in known if value != self.ignore_index)
-        return (
-            f'{self.masks[index]} has labels that are no class: classes are 0 to {highest}, '
-            f'{self.ignore_index} is ignored, and its pixels by label are {histogram}'
+        ignored = (
+            f'{self.ignore_index} is ignored' if not self._first else f'0 and {self.ignore_index} are ignored'
         )
+        return (
+            f'{self.masks[index]} has labels that are no class: classes are {self._first} to {highest}, '
+            f'{ignored}, and its pixels by label are {histogram}'
+        )
+
+
+@DATASETS.register_module()
+class VOCSegmentation(LabelledPictures):
+    """A folder in PASCAL VOC's layout.
+
+    Args:
+        root: the folder above.
+        split: name of a list in ``ImageSets/Segmentation``.
+        vocabulary: the classes that are asked for, or a file of them, see ``LabelledPictures``; without one,
+            those of the folder's ``vocabulary.json`` (as ``Vocabulary`` saves it) or ``classes.txt``, where a
+            class called "background" is the background.
+        ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
+        max_pixels: larger pictures are refused.
+        mask_folder: where the masks lie.
+
+    Raises:
+        InputError: no such folder or split, missing pictures or masks (the first ten are named), or a
+            vocabulary that does not fit.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = 'val',
+        vocabulary: Vocabulary | Sequence[str] | str | Path | None = None,
+        ignore_index: int = 255,
+        max_pixels: int = MAX_PIXELS,
+        mask_folder: str = 'SegmentationClass',
+    ) -> None:
+        root = Path(root)
+        self.split = split
+        if not root.is_dir():
+            raise InputError(f'{root}: no such folder')
+        self.names = read_list(root, 'ImageSets/Segmentation', split)
+        listed = f'named in ImageSets/Segmentation/{split}.txt'
+        images = _find(root / 'JPEGImages', self.names, IMAGE_SUFFIXES, listed)
+        masks = _find(root / mask_folder, self.names, {'.png'}, listed)
+        stored = _stored_vocabulary(root)
+        chosen = stored if vocabulary is None else _vocabulary(vocabulary)
+        if chosen is None:
+            raise InputError(f'{root} has no classes.txt: write one, or give a vocabulary')
+        super().__init__(root, images, masks, stored or chosen, chosen, ignore_index, max_pixels=max_pixels)
 
 
 @dataclass
 class CheckReport:
-    """What ``VOCSegmentation.check`` found."""
+    """What ``LabelledPictures.check`` found."""
 
     pixels: dict[str, int]  # of each class
     pictures: int = 0  # without faults
@@ -163,8 +213,13 @@ class CheckReport:
         return '\n'.join([head, *faults, 'share of pixels:', *shares])
 
 
-def _read_split(root: Path, split: str) -> list[str]:
-    folder = root / 'ImageSets' / 'Segmentation'
+def read_list(root: Path, lists: str, split: str) -> list[str]:
+    """The names in ``root/lists/split.txt``.
+
+    Raises:
+        InputError: no such list, or an empty one.
+    """
+    folder = root / lists
     path = folder / f'{split}.txt'
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob('*.txt'))
@@ -208,9 +263,12 @@ def _vocabulary(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
     return vocabulary
 
 
-def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int) -> np.ndarray:
-    """(256 or more,) int64: the class index of each value that a file may hold, ``_UNKNOWN`` for others."""
-    table = np.full(max(256, len(stored), ignore_index + 1), _UNKNOWN, np.int64)
+def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, first: int) -> np.ndarray:
+    """(256 or more,) int64: the class index of each value that a file may hold, ``_UNKNOWN`` for others.
+
+    ``first`` is the value of the first class; those below are unlabelled.
+    """
+    table = np.full(max(256, first + len(stored), ignore_index + 1), _UNKNOWN, np.int64)
     spelling = {name.casefold(): index for index, name in enumerate(chosen.class_names)}
     known = {name.casefold() for name in stored.class_names}
     strangers = [
@@ -224,8 +282,9 @@ def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int) -> n
         )
     if stored.background is not None and chosen.background is not None:
         spelling[stored.background.casefold()] = chosen.index(chosen.background)
-    for value, name in enumerate(stored.class_names):
-        table[value] = value if strangers else spelling.get(name.casefold(), ignore_index)
+    table[:first] = ignore_index
+    for index, name in enumerate(stored.class_names):
+        table[first + index] = index if strangers else spelling.get(name.casefold(), ignore_index)
     if ignore_index >= 0:
         table[ignore_index] = ignore_index
     return table
