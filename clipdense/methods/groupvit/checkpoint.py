@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clipdense.clip.official import describe
-from clipdense.clip.preprocess import STATISTICS, Preprocess
+from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import TextSize
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.utils.files import atomic_write
@@ -36,7 +35,6 @@ _MARKS = {  # a name that only this layout has
     'groupvit_huggingface': 'vision_model.embeddings.patch_embeddings.projection.weight',
 }
 _HEAD_WIDTH = 64
-_EVALUATED_CLIP = dict(mean=STATISTICS['openai'][0], std=STATISTICS['openai'][1], interpolation='bicubic')
 
 
 def recognise(keys: Iterable[str]) -> bool:
@@ -119,6 +117,7 @@ def to_official(model: GroupVit, layout: str = 'huggingface') -> dict[str, Tenso
     if layout not in ('nvlabs', 'huggingface'):
         raise InputError(f"unknown layout {layout!r}: 'nvlabs' or 'huggingface'")
     state = dict(model.state_dict())
+    state.pop('background', None)  # ours alone
     if layout == 'huggingface':
         _check_huggingface(model.size.image)
         state.pop('multi_label_logit_scale', None)  # transformers has no such loss
@@ -177,7 +176,7 @@ def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Group
             mlp_ratio=hidden / stages[0].width,
         )
         text = _text(tensors, overrides.get('text_heads'))
-        return GroupVitSize(image, text, 'multi_label_logit_scale' in tensors)
+        return GroupVitSize(image, text, 'multi_label_logit_scale' in tensors, 'background' in tensors)
     except KeyError as error:
         raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
     except (IndexError, ValueError) as error:

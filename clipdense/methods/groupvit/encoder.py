@@ -178,7 +178,7 @@ class GroupVitEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal, 0.02, in the tower; the first group tokens differ from the start, later ones are 0."""
+        """Truncated normal, 0.02; of the group tokens only the first stage's differ from the start."""
         first = next((stage.group_tokens for stage in self.stages if stage.group_tokens is not None), None)
         for parameter in (self.pos_embed, first):
             if parameter is not None:

@@ -149,7 +149,7 @@ def straight_through(soft: Tensor) -> Tensor:
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Noise from Gumbel(0, 1) of the same shape: the argmax of logits + noise is a draw from their softmax."""
+    """Gumbel(0, 1) noise of the same shape: the argmax of logits + noise is a draw from their softmax."""
     smallest = torch.finfo(like.dtype).tiny
     return -torch.empty_like(like).exponential_().clamp_min_(smallest).log()
 

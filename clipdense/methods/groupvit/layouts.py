@@ -52,6 +52,12 @@ def _projector(ours: str, hidden: str, norm: str, out: str, form: str) -> list[R
     ]
 
 
+def _conv_projector(ours: str, theirs: str) -> list[Row]:
+    """NVlabs' linear layers are convolutions of length 1."""
+    hidden = f'{theirs}.linear_hidden'
+    return _projector(ours, f'{hidden}.0', f'{hidden}.1', f'{theirs}.linear_out', 'last one')
+
+
 _TEXT_BLOCK = 'text_encoder.transformer.resblocks.{n}'
 _NVLABS: list[Row] = [
     ('logit_scale', 'logit_scale', 'scalar'),
@@ -80,15 +86,9 @@ _NVLABS: list[Row] = [
         ('text.blocks.{n}.mlp.fc2.{p}', f'{_TEXT_BLOCK}.mlp.c_proj.{{p}}'),
     ),
     *_grouping(_THEIRS, 'proj'),
-    *_projector(
-        'image', 'img_projector.linear_hidden.0', 'img_projector.linear_hidden.1', 'img_projector.linear_out',
-        'last one',
-    ),
-    *_projector(
-        'text', 'text_projector.linear_hidden.0', 'text_projector.linear_hidden.1', 'text_projector.linear_out',
-        'last one',
-    ),
-]  # fmt: skip
+    *_conv_projector('image', 'img_projector'),
+    *_conv_projector('text', 'text_projector'),
+]
 
 
 def _hf_blocks(ours: str, theirs: str) -> list[Row]:

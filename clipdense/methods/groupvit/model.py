@@ -60,6 +60,7 @@ class GroupVit(CLIP):
         text: a ``GroupVitText`` or its config.
         logit_scale: at the start of training.
         multi_label: whether there is a second scale, for the multi-label loss.
+        background: whether there is an embedding of what no caption names, to be learned.
     """
 
     image: GroupVitEncoder  # type: ignore[assignment]
@@ -71,8 +72,10 @@ class GroupVit(CLIP):
         text: nn.Module | dict,
         logit_scale: float = 1 / 0.07,
         multi_label: bool = True,
+        background: bool = False,
     ) -> None:
         super().__init__(image, text, logit_scale)
+        self.background = nn.Parameter(torch.randn(self.embed_dim)) if background else None  # (D,), any norm
         start = torch.tensor(log(logit_scale))
         self.multi_label_logit_scale = nn.Parameter(start) if multi_label else None
         # Trained and evaluated with these; the preprocessor of the Hugging Face files says otherwise.
@@ -83,7 +86,8 @@ class GroupVit(CLIP):
     @property
     def size(self) -> GroupVitSize:  # type: ignore[override]
         """Everything that ``build_group_vit`` needs to build this model again."""
-        return GroupVitSize(self.image.size, self.text.size, self.multi_label_logit_scale is not None)
+        multi_label, background = self.multi_label_logit_scale is not None, self.background is not None
+        return GroupVitSize(self.image.size, self.text.size, multi_label, background)
 
     def encode_groups(self, images: Tensor) -> GroupEmbeddings:
         """(B, 3, H, W), any H and W -> the embeddings of each picture and of each of its groups."""
@@ -125,4 +129,4 @@ def build_group_vit(size: GroupVitSize | dict | str, **image_options: Any) -> Gr
         size = GroupVitSize.from_dict(size)
     image = GroupVitEncoder(size.image, **image_options)
     text = GroupVitText(size.text, size.image.projector_width)
-    return GroupVit(image, text, multi_label=size.multi_label)
+    return GroupVit(image, text, multi_label=size.multi_label, background=size.background)

@@ -70,6 +70,7 @@ class GroupVitSize:
     Args:
         image, text: the towers; dicts of their fields will do.
         multi_label: whether there is a scale of its own for the multi-label loss.
+        background: whether a background embedding is learned (ours).
 
     Raises:
         ValueError: towers of different ``embed_dim``.
@@ -78,6 +79,7 @@ class GroupVitSize:
     image: GroupVitImageSize
     text: TextSize
     multi_label: bool = True
+    background: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.image, dict):

@@ -1,0 +1,225 @@
+"""Zero-shot segmentation with groups: each pixel takes the class of the group that it belongs to.
+
+B: windows, G: groups, N: patches, (h, w): patch grid, (H, W): pixels of a window, D: joint space, K: classes,
+Q: queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.clip.model import MAX_LOGIT_SCALE
+from clipdense.registry import MODELS, build_module
+from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.segmentation import SegmentationModel, View
+from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .checkpoint import load
+from .grouping import Assignment
+from .model import GroupEmbeddings, GroupVit
+
+# Of the released code, by dataset; the paper says 0.9, 0.5 and nothing for COCO.
+BACKGROUND_THRESHOLDS = {'voc': 0.95, 'context': 0.35, 'coco_object': 0.95}
+_NEVER = -1.0  # below every score
+
+
+@dataclass
+class GroupScores:
+    """Class scores (1, Q, H, W) of a window that are never held: a table by group, and each pixel's group."""
+
+    table: Tensor  # (G, Q)
+    owner: Tensor  # (H, W) index of a group
+
+    def __getitem__(self, key: tuple[slice, Any]) -> Tensor:
+        """``scores[:, queries]`` -> (1, q, H, W)."""
+        return self.table[:, key[1]].mT[:, self.owner][None]
+
+
+@MODELS.register_module()
+class GroupVitSegmenter(SegmentationModel):
+    """GroupViT as a segmenter.
+
+    A group's score for a class is the product of its probability among all classes and of that among the five
+    classes that fit the whole window best.  A pixel belongs to the group with the largest share in it, where
+    shares are products of the soft assignments of all stages.
+
+    Args:
+        clip: a GroupViT, its config, or weights as ``checkpoint.load`` takes them.
+        slide: see ``SegmentationModel``; ``default_slide`` where left out.
+        background_threshold: groups whose best score is below it are background, where the vocabulary has
+            one: a number, or one by class name ('' for the classes that are not named).  Some group of a
+            window always stays in front.  None asks the background that the model has learned.
+        top_classes: how many classes of the whole window are kept; all, where the vocabulary has no more.
+        memory_budget: see ``SegmentationModel``.
+
+    Raises:
+        InputError: a model without a learned background, where it is asked for.
+
+    Source: NVlabs/GroupViT segmentation/evaluation/group_vit_seg.py.
+    """
+
+    clip: GroupVit
+    weights_argument = 'clip'
+    joint_over_classes = True
+    background = 'window'
+
+    def __init__(
+        self,
+        clip: nn.Module | dict | str,
+        slide: Slide | dict | None = None,
+        background_threshold: float | Mapping[str, float] | None = BACKGROUND_THRESHOLDS['voc'],
+        top_classes: int = 5,
+        memory_budget: int = 256 << 20,
+    ) -> None:
+        clip = load(clip) if isinstance(clip, (str, Path)) else build_module(clip)
+        slide = default_slide(clip) if slide is None else slide
+        super().__init__(
+            clip.preprocess.mean, clip.preprocess.std, slide, logit_scale=1.0, memory_budget=memory_budget
+        )
+        if top_classes < 1:
+            raise InputError(f'top_classes must be at least 1, got {top_classes}')
+        if background_threshold is None and clip.background is None:
+            raise InputError(
+                'this GroupViT has not learned a background (pre-train it with background_weight): '
+                'give a background_threshold'
+            )
+        self.clip = clip
+        self.thresholds = background_threshold
+        self.top_classes = top_classes
+        self.patch_size = clip.image.size.patch_size
+
+    def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
+        """Choose the words, and with them the thresholds.
+
+        Raises:
+            InputError: a vocabulary that is nothing but background; or thresholds by class without one for
+                this class and without ''.
+        """
+        super().set_vocabulary(vocabulary, embeddings)
+        if len(vocabulary) - (vocabulary.background is not None) < 1:
+            raise InputError('the vocabulary has nothing but a background: give at least one class')
+        self._threshold = self._class_thresholds(vocabulary).to(self.queries.device)
+
+    def encode_pixels(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) -> unit embeddings (B, D) and (B, G, D), each pixel's group (B, H, W)."""
+        embedded = self.clip.encode_groups(images)
+        owner = pixel_groups(embedded, (images.shape[-2], images.shape[-1]))
+        return embedded.image, embedded.groups, owner
+
+    def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
+        """What ``encode_pixels`` gave, (Q, D) of the vocabulary -> scores (B, Q, H, W).
+
+        The background scores 1 or 0.  A class with synonyms scores at the first of its queries.
+        """
+        return torch.cat([scores[:, :] for scores in self._scores(features, text)])
+
+    def class_scores(self, image: Tensor, groups: Tensor, text: Tensor) -> Tensor:
+        """(B, D), (B, G, D), (Q, D) -> scores of each group (B, G, K), the background's column included."""
+        scale = self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        background = self.background_index
+        front = [index for index in range(self.num_classes) if index != background]
+        to_image = self._by_class(scale * image @ text.mT)[:, front]  # (B, K)
+        to_groups = self._by_class(scale * groups @ text.mT)[:, :, front]  # (B, G, K)
+        learned = None
+        if background is not None and self.thresholds is None and self.clip.background is not None:
+            learned = scale * groups @ F.normalize(self.clip.background, dim=-1)  # (B, G)
+        scores = group_scores(to_image, to_groups, self.top_classes, learned)
+        if background is None:
+            return scores
+        columns = scores.new_empty(*scores.shape[:2], self.num_classes)
+        columns[:, :, front] = scores[:, :, : len(front)]
+        if learned is None:
+            columns[:, :, background] = background_scores(scores, self._threshold[front])
+        else:
+            columns[:, :, background] = scores[:, :, -1]
+        return columns
+
+    def _classify(self, view: View, text: Tensor) -> Iterator[Any]:
+        """Scores of one window after another, each standing for (1, Q, H, W)."""
+        for features in view.features:
+            yield from self._scores(features, text)
+
+    def _scores(self, features: Any, text: Tensor) -> Iterator[GroupScores]:
+        image, groups, owner = features
+        columns = self.class_scores(image, groups, text)  # (B, G, K)
+        table = columns.new_full((*columns.shape[:2], len(text)), _NEVER)
+        # The class has spoken for all its queries: the first one carries what it said.
+        first = [int((self.query_class == index).nonzero()[0]) for index in range(self.num_classes)]
+        table[:, :, first] = columns
+        yield from map(GroupScores, table, owner.long())
+
+    def _by_class(self, logits: Tensor) -> Tensor:
+        """(..., Q) -> (..., K): a class is as good as the best of its queries."""
+        best = logits.new_full((*logits.shape[:-1], self.num_classes), -torch.inf)
+        return best.scatter_reduce_(-1, self.query_class.expand_as(logits), logits, 'amax')
+
+    def _class_thresholds(self, vocabulary: Vocabulary) -> Tensor:
+        given = self.thresholds
+        if not isinstance(given, Mapping):
+            return torch.full((len(vocabulary),), 0.0 if given is None else float(given))
+        missing = [name for name in vocabulary.class_names if name not in given and '' not in given]
+        missing = [name for name in missing if name != vocabulary.background]
+        if missing:
+            raise InputError(f"no threshold for class {missing[0]!r}: give one, or one under '' for the rest")
+        return torch.tensor([float(given.get(name, given.get('', 0.0))) for name in vocabulary.class_names])
+
+
+def default_slide(clip: GroupVit) -> Slide:
+    """The released protocol in proportion: at 224 pixels, short side 448, windows of 448, stride 224."""
+    side = clip.image.size.image_size
+    return Slide(short_side=2 * side, window=2 * side, stride=side)
+
+
+def patch_shares(assignments: list[Assignment]) -> Tensor:
+    """Share of each last group in each patch (B, G, N): the product of the stages' soft assignments.
+
+    Raises:
+        ValueError: a tower without groups.
+    """
+    if not assignments:
+        raise ValueError('this tower makes no groups: nothing can be segmented with it')
+    return reduce(lambda so_far, stage: stage.soft @ so_far, assignments[1:], assignments[0].soft)
+
+
+def pixel_groups(embedded: GroupEmbeddings, size: tuple[int, int]) -> Tensor:
+    """The group with the largest share in each pixel, (B, H, W) uint8 (int16 beyond 256 groups)."""
+    shares = patch_shares(embedded.assignments).unflatten(-1, embedded.grid)  # (B, G, h, w)
+    shares = F.interpolate(shares, size, mode='bilinear', align_corners=False)
+    return shares.argmax(dim=1).to(torch.uint8 if shares.shape[1] <= 256 else torch.int16)
+
+
+def group_scores(to_image: Tensor, to_groups: Tensor, top: int, background: Tensor | None = None) -> Tensor:
+    """Logits (B, K) of windows and (B, G, K) of their groups -> scores (B, G, K), each in 0 .. 1.
+
+    Args:
+        to_image, to_groups: scaled similarities.
+        top: classes of each window that are kept; all where K is smaller.
+        background: (B, G) logits of a learned background, which is never dropped: a last column K + 1.
+    """
+    kept = to_image.topk(min(top, to_image.shape[-1]), dim=-1).indices  # (B, 5)
+    dropped = torch.ones_like(to_image, dtype=torch.bool).scatter_(-1, kept, False)[:, None]  # (B, 1, K)
+    if background is not None:
+        to_groups = torch.cat([to_groups, background[..., None]], dim=-1)
+        dropped = F.pad(dropped, (0, 1))
+    among_kept = to_groups.masked_fill(dropped, -torch.inf).softmax(dim=-1)
+    return among_kept * to_groups.softmax(dim=-1)
+
+
+def background_scores(scores: Tensor, thresholds: Tensor) -> Tensor:
+    """(B, G, K), thresholds (K,) -> (B, G): 1 for groups whose best class is below its threshold, else 0.
+
+    No threshold is above the best score of the window, so that some group always stays.
+    """
+    best, class_ids = scores.max(dim=-1)  # (B, G)
+    bound = torch.minimum(thresholds[class_ids], best.amax(dim=-1, keepdim=True))
+    return (best < bound).to(scores.dtype)
