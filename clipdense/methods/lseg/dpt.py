@@ -51,7 +51,7 @@ class Reassemble(nn.Module):
     Args:
         width: channels of the tokens.
         channels: of the map.
-        scale: its resolution over that of the patch grid: 8, 4, 2, 1 or 0.5.
+        scale: its resolution over that of the patch grid: 8, 4, 2, 1, 0.5 or 0.25.
         readout: see ``Readout``; None where there is no class token.
     """
 
@@ -155,18 +155,18 @@ def double(x: Tensor) -> Tensor:
 def _resample(channels: int, scale: float) -> nn.Module:
     if scale == 1:
         return nn.Identity()
-    if scale == 0.5:
-        return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+    if scale in (0.5, 0.25):
+        return nn.Conv2d(channels, channels, 3, stride=round(1 / scale), padding=1)
     if scale in (2, 4, 8):
         return nn.ConvTranspose2d(channels, channels, int(scale), stride=int(scale))
-    raise ValueError(f'maps are resampled by 8, 4, 2, 1 or 0.5, not by {scale}')
+    raise ValueError(f'maps are resampled by 8, 4, 2, 1, 0.5 or 0.25, not by {scale}')
 
 
 def _resample(channels: int, scale: float) -> nn.Module:
     if scale == 1:
         return nn.Identity()
-    if scale == 0.5:
-        return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+    if scale in (0.5, 0.25):
+        return nn.Conv2d(channels, channels, 3, stride=round(1 / scale), padding=1)
     if scale in (2, 4, 8):
         return nn.ConvTranspose2d(channels, channels, int(scale), stride=int(scale))
-    raise ValueError(f'maps are resampled by 8, 4, 2, 1 or 0.5, not by {scale}')
+    raise ValueError(f'maps are resampled by 8, 4, 2, 1, 0.5 or 0.25, not by {scale}')

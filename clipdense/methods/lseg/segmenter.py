@@ -16,11 +16,13 @@ from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
+from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.registry import MODELS, build_module
-from clipdense.structures import SegmentationSample
+from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
 
 from .dpt import DPT
 from .losses import check_labels, pixel_cross_entropy
@@ -148,6 +150,16 @@ class LSeg(SegmentationModel):
         """How many values a mask may have."""
         self._text()
         return self.num_classes
+
+    def embed(self, vocabulary: Vocabulary, templates: str | Sequence[str] = 'name') -> ClassEmbeddings:
+        """The words of a vocabulary through the text tower.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.clip is None:
+            raise InputError('this LSeg has no text tower: give it embeddings (PrecomputedVocabularyHook)')
+        return embed_vocabulary(self.clip, vocabulary, templates)
 
     def merge_queries(self, logits: Tensor) -> Tensor:
         """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""

@@ -1,0 +1,83 @@
+"""What LSeg is compared with: the same network with a classifier that learned its classes.
+
+B: pictures, (h, w): cells of the pixel map, K: classes that were learned, Q: queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipdense.engine.hooks import VocabularyHook
+from clipdense.engine.train_step import unwrapped
+from clipdense.registry import HOOKS, MODELS
+from clipdense.structures import ClassEmbeddings
+from clipdense.vocab.vocabulary import Vocabulary, normalize
+
+from .segmenter import LSeg, PixelMap, pad_to_multiple
+
+_NEVER = -1e4  # logit of a word that was not learned
+
+
+@MODELS.register_module()
+class ClosedSetDPT(LSeg):
+    """DPT with a closed head: backbone and decoder of LSeg, and one filter a class in place of words.
+
+    It answers to any vocabulary: a word that it learned gets its filter, any other is never chosen.
+
+    Args:
+        class_names: the K classes.
+        backbone, width, loss, statistics, lock_backbone: as in ``LSeg``.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        backbone: nn.Module | dict,
+        width: int = 256,
+        loss: dict[str, Any] | None = None,
+        statistics: str = 'half',
+        lock_backbone: bool = False,
+    ) -> None:
+        super().__init__(
+            backbone,
+            embed_dim=len(class_names),
+            width=width,
+            temperature=1.0,
+            loss=loss,
+            statistics=statistics,
+            lock_backbone=lock_backbone,
+        )
+        self.class_names = tuple(class_names)
+
+    def encode_pixels(self, images: Tensor) -> PixelMap:
+        """(B, 3, H, W) of any size -> logits (B, K, h, w) of the padded pictures, and their sizes."""
+        size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+        return self.project(self.decoder(self.backbone(pad_to_multiple(images, self.backbone.stride)))), size
+
+    def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
+        """(B, K, h, w), one-hot rows (Q, K) -> (B, Q, H, W)."""
+        logits = super().classify_pixels(features, text)
+        return logits.masked_fill((text == 0).all(dim=-1)[:, None, None], _NEVER)
+
+    def embed(self, vocabulary: Vocabulary, templates: str | Sequence[str] = 'name') -> ClassEmbeddings:
+        """A one-hot row for each word that was learned, zeros for any other."""
+        place = {normalize(name): at for at, name in enumerate(self.class_names)}
+        rows = torch.zeros(len(vocabulary.queries), len(self.class_names))
+        for row, (word, _) in enumerate(vocabulary.queries):
+            if normalize(word) in place:
+                rows[row, place[normalize(word)]] = 1
+        query_class = torch.tensor([index for _, index in vocabulary.queries])
+        return ClassEmbeddings(rows, query_class, len(vocabulary))
+
+
+@HOOKS.register_module()
+class ClosedVocabularyHook(VocabularyHook):
+    """``VocabularyHook`` for a closed head, which embeds no text."""
+
+    def _set(self, runner: Any, loader: Any) -> None:
+        model = unwrapped(runner.model)
+        model.set_vocabulary(loader.dataset.vocabulary, model.embed(loader.dataset.vocabulary))
