@@ -23,12 +23,9 @@ from clipdense.vocab.vocabulary import Vocabulary
 VILD = 'vild'  # name of the set, wherever templates are asked for
 SINGLE = 'a photo of {article} {}.'
 
-_BOTH_ARTICLES = (  # sentences with the article of the name, and with "the"
-    'a good photo of ARTICLE {}.',
-    'a bad photo of ARTICLE {}.',
-)
 _ADJECTIVES = ('nice', 'cool', 'weird', 'small', 'large', 'clean', 'dirty')
 _QUALITIES = ('low resolution', 'cropped', 'close-up', 'jpeg corrupted', 'blurry', 'pixelated')
+_KINDS = ('plastic', 'toy', 'plushie', 'cartoon')
 _OF = ('{article}', 'the')
 
 
@@ -40,15 +37,13 @@ def _templates() -> tuple[str, ...]:
     ]
     simple = [f'itap of {word} {{}}.' for word in ('{article}', 'my', 'the')]
     simple += [f'a photo of {word} {{}}.' for word in ('{article}', 'my', 'the', 'one', 'many')]
-    judged = [sentence.replace('ARTICLE', word) for sentence in _BOTH_ARTICLES for word in _OF]
+    judged = [f'a {worth} photo of {word} {{}}.' for worth in ('good', 'bad') for word in _OF]
     described = [f'a photo of {word} {adjective} {{}}.' for adjective in _ADJECTIVES for word in ('a', 'the')]
     lit = [f'a {light} photo of {word} {{}}.' for light in ('bright', 'dark') for word in _OF]
     hard = [f'a photo of {word} hard to see {{}}.' for word in ('a', 'the')]
     poor = [f'a {quality} photo of {word} {{}}.' for quality in _QUALITIES for word in _OF]
     grey = [f'a black and white photo of {word} {{}}.' for word in reversed(_OF)]
-    made = [
-        f'{word} {kind} {{}}.' for kind in ('plastic', 'toy', 'plushie', 'cartoon') for word in ('a', 'the')
-    ]
+    made = [f'{word} {kind} {{}}.' for kind in _KINDS for word in ('a', 'the')]
     made += ['an embroidered {}.', 'the embroidered {}.', 'a painting of the {}.', 'a painting of a {}.']
     return (*scene, *simple, *judged, *described, *lit, *hard, *poor, *grey, *made)
 

@@ -1,0 +1,1 @@
+"""Average precision of boxes and masks: COCO, OV-COCO, LVIS and PASCAL VOC."""

@@ -1,0 +1,197 @@
+"""Average precision as COCO and LVIS define it, by pycocotools and faster-coco-eval.
+
+T: IoU thresholds, R: recalls, K: classes, A: areas, M: numbers of detections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipdense.data.detection.coco import check_coco, check_results
+from clipdense.utils.errors import InputError
+
+Kind = Literal['bbox', 'segm']
+LVIS_DETECTIONS = 300  # of a picture, all classes together
+_FREQUENCIES = {'r': 'rare', 'c': 'common', 'f': 'frequent'}
+_AREAS = ('', 's', 'm', 'l')
+
+
+class Precision(NamedTuple):
+    """All that the averages are taken from; -1 where a class has no ground truth."""
+
+    class_names: tuple[str, ...]
+    precision: NDArray[np.floating]  # (T, R, K, A, M)
+    recall: NDArray[np.floating]  # (T, K, A, M)
+    max_detections: tuple[int, ...]
+
+    def means(self, names: Sequence[str] | None = None) -> dict[str, float]:
+        """AP, AP50, AP75, those of small, medium and large objects, and recalls, over some classes or all.
+
+        Classes without ground truth are left out; -1 where none is left, as in COCO.
+        """
+        at = self._places(names)
+        values = self.precision[:, :, at]
+        found = {'AP': values[..., 0, -1], 'AP50': values[0, ..., 0, -1], 'AP75': values[5, ..., 0, -1]}
+        found |= {f'AP{name}': values[..., area, -1] for area, name in enumerate(_AREAS) if name}
+        for place, count in enumerate(self.max_detections):
+            found[f'AR@{count}'] = self.recall[:, at, 0, place]
+        most = self.max_detections[-1]
+        found |= {
+            f'AR{name}@{most}': self.recall[:, at, area, -1] for area, name in enumerate(_AREAS) if name
+        }
+        return {name: _mean(part) for name, part in found.items()}
+
+    def per_class(self, threshold: int | None = None) -> dict[str, float]:
+        """AP of each class; of one IoU threshold where ``threshold`` counts it (0 is .5)."""
+        part = self.precision if threshold is None else self.precision[[threshold]]
+        return {name: _mean(part[:, :, at, 0, -1]) for at, name in enumerate(self.class_names)}
+
+    def _places(self, names: Sequence[str] | None) -> list[int]:
+        wanted = self.class_names if names is None else names
+        unknown = sorted(set(wanted) - set(self.class_names))
+        if unknown:
+            raise InputError(f'no such classes in the ground truth: {unknown[:5]}')
+        return [self.class_names.index(name) for name in wanted]
+
+
+def coco_precision(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    kind: Kind = 'bbox',
+    class_names: Sequence[str] | None = None,
+) -> Precision:
+    """Precision and recall of detections against COCO annotations.
+
+    Args:
+        truth: annotations; checked here.
+        results: detections in COCO's results layout; none is well.
+        kind: boxes or masks.
+        class_names: classes that count, all where left out; OV-COCO's 65 for example.
+
+    Raises:
+        InputError: annotations or detections that cannot be scored, or an unknown class.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _evaluate(COCO, COCOeval, truth, results, kind, class_names, (1, 10, 100))
+
+
+def lvis_precision(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    kind: Kind = 'segm',
+    max_detections: int = LVIS_DETECTIONS,
+) -> Precision:
+    """The same for LVIS, whose pictures name only some of the classes that they do not show.
+
+    The best ``max_detections`` of each picture count, over all its classes together.  A mask's area is its
+    own, also where the result has a box.
+
+    Source: lvis-dataset/lvis-api ``lvis/eval.py``, whose package no longer runs; equal to it.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    def evaluator(gt: Any, dt: Any, iou_type: str) -> Any:
+        return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)
+
+    best = _best_of_each_picture(results, max_detections)
+    return _evaluate(COCO, evaluator, truth, best, kind, None, (max_detections,))
+
+
+def lvis_means(truth: Mapping[str, Any], scores: Precision) -> dict[str, float]:
+    """``Precision.means``, and AP of rare, common and frequent classes as APr, APc and APf."""
+    found = scores.means()
+    for letter in _FREQUENCIES:
+        names = [one['name'] for one in truth['categories'] if one.get('frequency') == letter]
+        found[f'AP{letter}'] = scores.means(names)['AP'] if names else -1.0
+    return found
+
+
+def _evaluate(
+    database: Any,
+    evaluator: Any,
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    kind: Kind,
+    class_names: Sequence[str] | None,
+    max_detections: tuple[int, ...],
+) -> Precision:
+    truth = check_coco(truth, 'the ground truth')
+    ids = {one['name']: one['id'] for one in truth['categories']}
+    unknown = sorted(set(class_names or ()) - ids.keys())
+    if unknown:
+        raise InputError(f'no such classes in the ground truth: {unknown[:5]}')
+    wanted = sorted((ids[name], name) for name in (class_names or ids))
+    images = [one['id'] for one in truth['images']]
+    checked = check_results(list(results), images, ids.values())
+    chosen = {category for category, _ in wanted}
+    counted = [_only(kind, one) for one in checked if one['category_id'] in chosen]
+    if not counted:
+        return _nothing_found(truth, wanted, max_detections)
+    gt = database()
+    gt.dataset = truth
+    gt.createIndex()
+    evaluation = evaluator(gt, gt.loadRes(counted), kind)
+    evaluation.params.catIds = [category for category, _ in wanted]
+    evaluation.params.imgIds = sorted(images)
+    evaluation.params.maxDets = list(max_detections)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    names = tuple(name for _, name in wanted)
+    shape = (len(evaluation.params.iouThrs), len(evaluation.params.recThrs), len(names), 4, -1)
+    precision = np.asarray(evaluation.eval['precision']).reshape(shape)
+    recall = np.asarray(evaluation.eval['recall']).reshape(shape[0], *shape[2:])
+    return Precision(names, precision, recall, max_detections)
+
+
+def _only(kind: Kind, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with what is scored: beside a box, a mask would be given the box's area.
+
+    Raises:
+        InputError: a result without it.
+    """
+    what = 'bbox' if kind == 'bbox' else 'segmentation'
+    if what not in result:
+        raise InputError(f'a detection of picture {result["image_id"]} has no {what}')
+    value = result[what]
+    value = dict(value) if isinstance(value, Mapping) else list(value)
+    return {**{key: result[key] for key in ('image_id', 'category_id', 'score')}, what: value}
+
+
+def _nothing_found(
+    truth: Mapping[str, Any], wanted: Sequence[tuple[int, str]], max_detections: tuple[int, ...]
+) -> Precision:
+    """0 for every class that has ground truth, -1 for the others."""
+    there = {one['category_id'] for one in truth['annotations'] if not one['iscrowd']}
+    values = np.array([0.0 if category in there else -1.0 for category, _ in wanted])
+    precision = np.broadcast_to(values[:, None, None], (10, 101, len(values), 4, len(max_detections)))
+    return Precision(tuple(name for _, name in wanted), precision, precision[:, 0], max_detections)
+
+
+def _best_of_each_picture(results: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Of equal scores, those that come first."""
+    by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for result in results:
+        by_image[result.get('image_id')].append(result)
+    if all(len(found) <= count for found in by_image.values()):
+        return list(results)
+    return [one for found in by_image.values() for one in sorted(found, key=_descending)[:count]]
+
+
+def _descending(result: Mapping[str, Any]) -> float:
+    score = result.get('score')
+    return -score if isinstance(score, (int, float)) else 0.0  # refused later
+
+
+def _mean(values: NDArray[np.floating]) -> float:
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.0

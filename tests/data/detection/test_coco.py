@@ -1,0 +1,123 @@
+"""COCO files that are wrong, each with its one line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+
+from clipdense.data.detection.coco import check_coco, check_pictures, file_name, read_coco
+from clipdense.utils.errors import InputError
+
+GOOD = {
+    'images': [
+        {'id': 1, 'file_name': 'a.jpg', 'width': 100, 'height': 80},
+        {'id': 2, 'file_name': 'sub/b.jpg', 'width': 50, 'height': 50},
+    ],
+    'categories': [{'id': 0, 'name': 'cat'}, {'id': 6, 'name': 'dog'}],
+    'annotations': [
+        {'id': 11, 'image_id': 1, 'category_id': 0, 'bbox': [0, 0, 10, 10]},
+        {'id': 0, 'image_id': 2, 'category_id': 6, 'bbox': [5, 5, 20, 10], 'area': 99, 'iscrowd': 1},
+    ],
+}
+
+
+def broken(part: str, index: int, **changes):
+    data = copy.deepcopy(GOOD)
+    data[part][index] |= changes
+    return data
+
+
+def without(part: str, index: int, key: str):
+    data = copy.deepcopy(GOOD)
+    del data[part][index][key]
+    return data
+
+
+def test_what_is_missing_is_filled_in_and_ids_begin_at_one():
+    kept = check_coco(GOOD)['annotations']
+    assert [one['id'] for one in kept] == [1, 2]
+    assert [(one['area'], one['iscrowd']) for one in kept] == [(100, 0), (99, 1)]
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        ([], 'no COCO file'),
+        ({'images': [], 'annotations': []}, 'no list of categories'),
+        (broken('annotations', 1, id=11), '1 ids of annotations occur twice or more, first 11'),
+        (broken('images', 1, id=1), 'ids of images occur twice'),
+        (broken('categories', 1, id=0), 'ids of categories occur twice'),
+        (without('annotations', 0, 'id'), 'entry 0 of annotations has no whole number'),
+        (broken('categories', 1, name=' '), 'category 6 has no name'),
+        (without('categories', 1, 'name'), 'category 6 has no name'),
+        (broken('categories', 1, name='cat'), "two categories are called 'cat'"),
+        (broken('annotations', 0, image_id=5), 'annotation 11 is of picture 5'),
+        (broken('annotations', 0, category_id=5), 'annotation 11 is of category 5'),
+        (broken('annotations', 0, bbox=[0, 0, -3, 3]), r'annotation 11: its bbox \[0, 0, -3, 3\] has a neg'),
+        (broken('annotations', 0, bbox=[0, 0, 3]), 'not four numbers'),
+        (broken('annotations', 0, bbox=[0, math.nan, 3, 3]), 'not a finite number'),
+        (without('annotations', 0, 'bbox'), 'its bbox is None'),
+        (without('images', 0, 'width'), 'picture 1 has width and height'),
+        (broken('annotations', 0, segmentation=[[1, 2, 3, 4]]), 'a polygon needs at least three points'),
+        (broken('annotations', 0, segmentation='abc'), 'neither polygons nor run lengths'),
+        (broken('annotations', 0, bbox=[60, 40, 90, 70]), 'COCO wants x, y, width, height'),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else '',
+)
+def test_refusals(data, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_coco(data, 'instances.json')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('box', 'kept'),
+    [
+        ([5, 5, 0, 10], None),
+        ([120, 5, 10, 10], None),
+        ([95, 75, 30, 30], [95, 75, 5, 5]),
+        ([0, 0, 100.5, 80], [0, 0, 100.5, 80]),
+    ],
+    ids=['empty', 'outside', 'cut', 'rounded'],
+)
+def test_boxes_that_are_mended(box, kept):
+    data = copy.deepcopy(GOOD)
+    far = [{'id': 20 + n, 'image_id': 1, 'category_id': 0, 'bbox': [9, 9, 4, 4]} for n in range(30)]
+    data['annotations'] = [{'id': 7, 'image_id': 1, 'category_id': 0, 'bbox': box}, *far]
+    found = check_coco(data)['annotations']
+    assert [one['bbox'] for one in found if one['bbox'] != [9, 9, 4, 4]] == ([] if kept is None else [kept])
+
+
+def test_files(tmp_path):
+    path = tmp_path / 'instances.json'
+    path.write_text(json.dumps(GOOD))
+    assert len(read_coco(path)['images']) == 2
+    with pytest.raises(InputError, match=r"2 of 2 pictures are missing .* first is 'a.jpg'"):
+        read_coco(path, tmp_path / 'images')
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / 'a.jpg').touch()
+    with pytest.raises(InputError, match=r"1 of 2 .*'sub/b.jpg'"):
+        read_coco(path, tmp_path)
+    (tmp_path / 'sub' / 'b.jpg').touch()
+    assert len(read_coco(path, tmp_path)['annotations']) == 2
+    path.write_text('{')
+    with pytest.raises(InputError, match='is not JSON'):
+        read_coco(path)
+    with pytest.raises(InputError, match='cannot read'):
+        read_coco(tmp_path / 'none.json')
+
+
+@pytest.mark.parametrize('name', ['../secret.jpg', '/etc/passwd'])
+def test_pictures_stay_in_their_folder(tmp_path, name):
+    with pytest.raises(InputError, match='outside'):
+        check_pictures([{'id': 1, 'file_name': name}], tmp_path)
+
+
+def test_names_of_lvis():
+    image = {'id': 4, 'coco_url': 'http://images.cocodataset.org/train2017/000000000004.jpg'}
+    assert file_name(image) == 'train2017/000000000004.jpg'
+    with pytest.raises(InputError, match='picture 4 has no file_name'):
+        file_name({'id': 4})
