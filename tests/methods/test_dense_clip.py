@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from inspect import signature
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,6 +12,12 @@ from torch.testing import assert_close
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.methods.dense_clip.last_attention import (
+    cosine_map,
+    last_attention,
+    like_with_like,
+    neighbourhood,
+)
 from clipdense.methods.dense_clip.recipes import RECIPES, find_recipe
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 from clipdense.structures import ClassEmbeddings, SegmentationSample
@@ -19,13 +28,16 @@ from clipdense.weights.key_map import to_ours
 
 TEXT = TextSize(width=64, layers=1, heads=1, mlp_width=64, embed_dim=32, vocab_size=64, context_length=8)
 VIT = VitSize(image_size=64, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
+SIGLIP = VitSize(
+    image_size=64, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=64, flavour='siglip'
+)
 RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=32)
 TOLERANCE = {'atol': 1e-5, 'rtol': 1e-4}
 
 
 def clip(image=VIT):
     torch.manual_seed(0)
-    return build_clip(ClipSize(image, TEXT)).eval()
+    return build_clip(ClipSize(image, replace(TEXT, embed_dim=image.embed_dim))).eval()
 
 
 @pytest.fixture
@@ -40,27 +52,102 @@ def official(golden):
     return model, tensors, meta
 
 
+OFFICIAL = [  # recipe, its options, the official output
+    ('vanilla', {}, 'clearclip.vanilla.resid'),
+    ('vanilla', {'residual': False}, 'clearclip.vanilla.noresid'),
+    ('maskclip', {}, 'clearclip.MaskCLIP.resid'),
+    ('maskclip', {'residual': False}, 'clearclip.MaskCLIP.noresid'),
+    ('maskclip_no_residual', {}, 'clearclip.MaskCLIP.noresid'),
+    ('sclip', {}, 'clearclip.SCLIP.resid'),
+    ('sclip', {'residual': False}, 'clearclip.SCLIP.noresid'),
+    ('clearclip', {'residual': True}, 'clearclip.ClearCLIP.resid'),
+    ('clearclip', {}, 'clearclip.ClearCLIP.noresid'),
+    ('sclip', {}, 'sclip.csa'),
+    ('vanilla', {}, 'sclip.vanilla'),
+    ('naclip', {}, 'naclip.reduced.naclip'),
+    ('naclip', {'residual': True}, 'naclip.vanilla.naclip'),
+    ('naclip', {'keys': False}, 'naclip.reduced.nonly'),
+    ('naclip', {'std': None}, 'naclip.reduced.kk'),
+    ('naclip', {'std': None, 'residual': True}, 'naclip.vanilla.kk'),
+    ('sclip', {}, 'naclip.vanilla.csa'),
+    ('vanilla', {}, 'naclip.vanilla.vanilla'),
+    ('vanilla', {'residual': False}, 'naclip.reduced.vanilla'),
+    ('gem', {'blocks': 1}, 'gem.depth2.resid'),
+    ('gem', {'blocks': 1, 'residual': False}, 'gem.depth2.noresid'),
+    ('gem', {'blocks': 2}, 'gem.depth3.resid'),
+    ('gem', {'blocks': 2, 'residual': False}, 'gem.depth3.noresid'),
+]
+
+
 @pytest.mark.parametrize('image', ['image', 'image_rect'])
-@pytest.mark.parametrize(
-    ('recipe', 'output'),
-    [
-        ('vanilla', 'clearclip.vanilla.resid'),
-        ('maskclip', 'clearclip.MaskCLIP.resid'),
-        ('maskclip_no_residual', 'clearclip.MaskCLIP.noresid'),
-    ],
-)
-def test_patch_embeddings_match_the_official_ones(official, image, recipe, output):
+@pytest.mark.parametrize(('recipe', 'options', 'output'), OFFICIAL, ids=lambda value: str(value))
+def test_pixel_embeddings_match_the_official_ones(official, image, recipe, options, output):
     model, golden, _ = official
-    model.image.position_mode = 'dino'  # as these repositories interpolate position embeddings
-    chosen = find_recipe(recipe)
-    inputs, grid = model.image.forward_layers(golden[f'input.{image}'], chosen.layers)
-    got = chosen.embed(model.image, inputs, grid).flatten(2).mT
-    assert_close(got, golden[f'output.{image}.{output}'], **TOLERANCE)
+    # GEM's code resizes position embeddings with antialias, the others as DINO's does.
+    model.image.position_mode = 'bicubic' if recipe == 'gem' else 'dino'
+    got = find_recipe(recipe, options).embed(model.image, golden[f'input.{image}']).flatten(2).mT
+    expected = golden[f'output.{image}.{output}'][:, -got.shape[1] :]  # some keep the class token in front
+    assert_close(got[: len(expected)], expected, **TOLERANCE)  # some were run for one picture
+
+
+@pytest.mark.parametrize('image', ['image', 'image_rect'])
+def test_class_token_matches_the_official_one(official, image):
+    model, golden, _ = official
+    tower, images = model.image, golden[f'input.{image}']
+    tower.position_mode = 'dino'
+    last = last_attention(tower, images)
+    tokens = last.tokens(last.attend(last.query, last.query) + last.attend(last.key, last.key), residual=True)
+    assert_close(tower.project(tower.norm_post(tokens)), golden[f'output.{image}.sclip.csa'], **TOLERANCE)
+    assert_close(last.pooled(), golden[f'output.{image}.sclip.cls_vanilla'], **TOLERANCE)
+    assert_close(model.encode_image(images), golden[f'output.{image}.sclip.cls_vanilla'], **TOLERANCE)
+
+
+def test_attention_and_positions_match_the_official_ones(official):
+    model, golden, _ = official
+    model.image.position_mode = 'dino'
+    last = last_attention(model.image, golden['input.image'])
+    attention = like_with_like(last.query).softmax(dim=-1) + like_with_like(last.key).softmax(dim=-1)
+    assert_close(attention[:, 0], golden['output.image.sclip.attn_csa'], **TOLERANCE)
+    assert_close(model.image.positions((6, 10))[None], golden['output.image.pos_rect'], **TOLERANCE)
+    near = neighbourhood((8, 8), 5.0, 1, last.key)
+    assert_close(near, golden['output.naclip.addition_8x8'], **TOLERANCE)
+    window = neighbourhood((15, 15), 5.0, 0, last.key)[7 * 15 + 7].view(15, 15)  # around the middle
+    assert_close(window, golden['output.naclip.window15'], **TOLERANCE)
+
+
+def test_proxyclip_matches_the_official_one(official):
+    """The official code takes the mean over its batch, ours over each picture: beta makes up for it."""
+    model, golden, _ = official
+    features = golden['input.proxy_feats']
+    means = cosine_map(features.flatten(2).mT).mean(dim=(1, 2))
+    for index, mean in enumerate(means):
+        recipe = find_recipe('proxyclip', {'beta': 1.2 * float(means.mean() / mean)})
+        got = recipe.embed(model.image, golden['input.image'], proxy=lambda images: features)
+        assert_close(got[index].flatten(1).mT, golden['output.image.proxyclip'][index], **TOLERANCE)
+
+
+def test_sliding_and_synonyms_match_the_official_code(official):
+    """SCLIP's protocol: windows, softmax over queries, best synonym, threshold."""
+    model, golden, meta = official
+    model.image.position_mode = 'dino'
+    query_class = golden['input.slide.query_idx']
+    dense = DenseCLIP(model, 'sclip', Slide(window=64, stride=32), logit_scale=40)
+    image, size = golden['input.slide.image'][0], (100, 130)
+    with_words(dense, ['a', 'b', 'c'], query_class, 'a', golden['input.slide.query'])
+    logits = dense._full_logits(dense.encode_picture(image), size)(torch.arange(6))
+    assert_close(logits[None] / 40, golden['output.slide.logits'], **TOLERANCE)
+    labels = dense.segment(image, size)
+    assert_close(labels.probability, golden['output.slide.class_prob'].amax(dim=0), **TOLERANCE)
+    assert torch.equal(labels.classes, golden['output.slide.pred'][0])
+    dense.background_threshold = meta['config']['prob_thd']
+    assert torch.equal(dense.segment(image, size).classes, golden['output.slide.pred_thd'][0])
 
 
 def with_words(model: DenseCLIP, names, query_class=None, background=None, queries=None) -> DenseCLIP:
-    query_class = torch.tensor(query_class or range(len(names)))
-    queries = normalize(torch.randn(len(query_class), 32), dim=-1) if queries is None else queries
+    query_class = torch.as_tensor(range(len(names)) if query_class is None else query_class)
+    queries = (
+        normalize(torch.randn(len(query_class), model.clip.embed_dim), dim=-1) if queries is None else queries
+    )
     embeddings = ClassEmbeddings(queries, query_class, len(names))
     model.set_vocabulary(Vocabulary(tuple(names), background=background), embeddings)
     return model.eval()
@@ -153,14 +240,150 @@ def test_encode_once_ask_many(monkeypatch):
     assert model.classify_picture(kept, (64, 64)).classes.shape == first.classes.shape
 
 
+class Proxy(torch.nn.Module):
+    """A backbone of one convolution."""
+
+    def __init__(self, patch_size=4):
+        super().__init__()
+        self.patch_size = patch_size
+        self.conv = torch.nn.Conv2d(3, 8, patch_size, patch_size)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+ABLE = [name for name, recipe in RECIPES.items() if not recipe.needs_transformer]
+
+
+@pytest.mark.parametrize(
+    ('tower', 'recipe'),
+    [(tower, name) for tower in (VIT, SIGLIP) for name in RECIPES] + [(RESNET, name) for name in ABLE],
+    ids=lambda value: getattr(value, 'flavour', None) or (value if isinstance(value, str) else 'resnet'),
+)
+@pytest.mark.parametrize('size', [(64, 64), (64, 96), (90, 64)])
+def test_every_method_on_every_tower(tower, recipe, size):
+    model = DenseCLIP(clip(tower), recipe, Slide(window=64, stride=32), proxy=Proxy())
+    with_words(model, ['a', 'b', 'c', 'd', 'e'])
+    labels = model.segment(torch.randn(3, *size))
+    assert labels.classes.shape == size
+    assert labels.probability.isfinite().all()
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_pictures_of_a_batch_do_not_see_each_other(recipe):
+    model = with_words(DenseCLIP(clip(), recipe, proxy=Proxy()), list('abcde'))
+    images = torch.randn(3, 3, 40, 64)
+    with torch.no_grad():
+        together = model.pixel_logits(images, model.queries)
+        alone = torch.cat([model.pixel_logits(image[None], model.queries) for image in images])
+    assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['ViT-B-32', 'ViT-B-16', 'ViT-L-14', 'ViT-H-14', 'RN50'])
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_published_sizes(name, recipe):
+    """Shapes alone, without weights: every method fits every size that it says it fits."""
+    with torch.device('meta'):
+        published = build_clip(name)
+        if recipe not in ABLE and name == 'RN50':
+            return
+        model = DenseCLIP(published, recipe, proxy=Proxy(14))
+        logits = model.pixel_logits(torch.empty(2, 3, 224, 336), torch.empty(7, published.embed_dim))
+    cell = 32 if name == 'RN50' else published.image.size.patch_size
+    grid = (16, 24) if recipe == 'proxyclip' else (224 // cell, 336 // cell)
+    assert logits.shape == (2, 7, *grid)
+
+
+def test_both_halves_agree_on_their_defaults():
+    """resclip's rounds share options; a default that differs would be used in one of them alone."""
+    for recipe in RECIPES.values():
+        if recipe.read is None:
+            continue
+        halves = [
+            {
+                one.name: one.default
+                for one in signature(half).parameters.values()
+                if one.kind is one.KEYWORD_ONLY
+            }
+            for half in (recipe.embed, recipe.read)
+        ]
+        for name in halves[0].keys() & halves[1].keys():
+            assert halves[0][name] == halves[1][name], (recipe.name, name)
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'options'),
+    [
+        ('sclip', {'residual': False}),
+        ('naclip', {'std': 1.0}),
+        ('gem', {'blocks': 1}),
+        ('clip_surgery', {'temperature': 20.0}),
+        ('sc_clip', {'threshold': 0.9}),
+        ('maskclip_denoised', {'temperature': 1.0}),
+        ('resclip', {'base': 'sclip'}),
+        ('resclip', {'feedback': (0.0, 1.0)}),
+        ('proxyclip', {'gamma': 1.0}),
+    ],
+    ids=str,
+)
+def test_options_reach_the_method(recipe, options):
+    plain, changed = (
+        with_words(DenseCLIP(clip(), recipe, Slide(), options=given, proxy=_proxy()), list('abcdefgh'))
+        for given in (None, options)
+    )
+    for name in ('queries', 'query_class'):
+        setattr(changed, name, getattr(plain, name))
+    image = torch.randn(3, 96, 96)
+    assert not torch.allclose(plain.segment(image).probability, changed.segment(image).probability)
+
+
+def _proxy() -> Proxy:
+    torch.manual_seed(1)
+    return Proxy()
+
+
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
         (lambda: DenseCLIP(clip(), 'maskclop'), "Did you mean 'maskclip'"),
-        (lambda: DenseCLIP(clip(RESNET), 'vanilla'), 'needs a transformer'),
+        (lambda: DenseCLIP(clip(RESNET), 'gem'), 'needs a transformer; a ResNet can use .*maskclip'),
         (lambda: DenseCLIP(clip()).segment(torch.randn(3, 64, 64)), 'no vocabulary yet'),
+        (
+            lambda: DenseCLIP(clip(), 'naclip', options={'sdt': 1}),
+            "'naclip' has no option 'sdt'; its options: std=5.0, .*Did you mean 'std'",
+        ),
+        (lambda: DenseCLIP(clip(), 'maskclip_no_residual', options={'std': 1}), 'its options: none'),
+        (
+            lambda: DenseCLIP(clip(), slide=Slide(window=7)),
+            'windows of 7 pixels are smaller than a patch of 8',
+        ),
+        (lambda: DenseCLIP(clip(RESNET), slide=Slide(window=16)), 'smaller than a patch of 32'),
+        (lambda: DenseCLIP(clip(), 'proxyclip'), "needs a proxy: name a timm backbone, such as proxy='vit_"),
+        (
+            lambda: DenseCLIP(clip(), 'proxyclip', Slide(window=64), proxy=Proxy(14)),
+            "windows of 64 pixels are no multiple of the proxy's patch of 14: choose windows of 56 or 70",
+        ),
+        (lambda: DenseCLIP(clip(), 'proxyclip', proxy='vit_tini_patch16_224'), 'timm has no backbone'),
+        (
+            lambda: with_words(DenseCLIP(clip(), 'resclip', options={'base': 'gem'}), ['a']).segment(
+                torch.randn(3, 64, 64)
+            ),
+            r"resclip stands on \['clearclip', 'naclip', 'sclip'\], not on 'gem'",
+        ),
     ],
-    ids=['unknown recipe', 'recipe without a transformer', 'no words'],
+    ids=[
+        'unknown recipe',
+        'recipe without a transformer',
+        'no words',
+        'unknown option',
+        'no options',
+        'window under a patch',
+        'window under a cell',
+        'no proxy',
+        'proxy does not fit',
+        'unknown backbone',
+        'unknown base',
+    ],
 )
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):

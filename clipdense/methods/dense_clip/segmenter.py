@@ -1,13 +1,13 @@
 """A segmenter out of any CLIP, without training.
 
-B: windows, (h, w): patch grid, D: joint space, K: classes.
+B: windows, (h, w): patch grid, C: width, d: width of a head, D: joint space, K: classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +19,8 @@ from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 
-from .recipes import find_recipe
+from .proxy import TimmProxy
+from .recipes import RECIPES, cosines, find_recipe
 
 _CELL = 32  # pixels of a ResNet's last stage
 
@@ -30,12 +31,17 @@ class DenseCLIP(SegmentationModel):
 
     Args:
         clip: any CLIP, its config, or weights as ``clipdense.load`` takes them.
-        recipe: a name in ``recipes.RECIPES``; ResNets know 'maskclip' alone, the value path of their pool.
+        recipe: a name in ``recipes.RECIPES``.
         slide: see ``SegmentationModel``; ``default_slide`` where left out.
         logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
+        area_threshold, refiner: see ``SegmentationModel``.
+        options: of the recipe: what stands after ``*`` in its function, such as ``{'std': 5.0}`` of naclip.
+        proxy: the backbone that proxyclip looks through: the name of a timm model, a module (B, 3, H, W) ->
+            (B, C', h', w'), or its config.
 
     Raises:
-        InputError: a recipe that is unknown, or that needs a transformer.
+        InputError: a recipe or option that is unknown, a recipe that needs a transformer or a proxy, or
+            windows that the patches of tower or proxy do not fit.
     """
 
     clip: CLIP
@@ -49,31 +55,67 @@ class DenseCLIP(SegmentationModel):
         logit_scale: float = 40.0,
         background_threshold: float = 0.0,
         memory_budget: int = 256 << 20,
+        area_threshold: float = 0.0,
+        refiner: nn.Module | dict | None = None,
+        options: Mapping[str, Any] | None = None,
+        proxy: nn.Module | dict | str | None = None,
     ) -> None:
         clip = load(clip) if isinstance(clip, str) else build_module(clip)
         mean, std = clip.preprocess.mean, clip.preprocess.std
         slide = default_slide(clip) if slide is None else slide
-        super().__init__(mean, std, slide, logit_scale, background_threshold, memory_budget)
+        super().__init__(
+            mean, std, slide, logit_scale, background_threshold, memory_budget, area_threshold, refiner
+        )
         self.clip = clip
-        self.recipe = find_recipe(recipe)
-        if not isinstance(clip.image, VisionTransformer) and recipe != 'maskclip':
-            raise InputError(f"method {recipe!r} needs a transformer; a ResNet's method is 'maskclip'")
+        self.recipe = find_recipe(recipe, options)
+        self.joint_over_classes = self.joint_over_classes or self.recipe.read is not None
+        if self.recipe.needs_transformer and not isinstance(clip.image, VisionTransformer):
+            able = sorted(name for name, known in RECIPES.items() if not known.needs_transformer)
+            raise InputError(f'method {recipe!r} needs a transformer; a ResNet can use {", ".join(able)}')
         self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
+        self.slide.check(self.patch_size)
+        self.proxy = self._build_proxy(proxy)
 
-    def encode_pixels(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> unit embeddings (B, D, h, w)."""
-        tower = self.clip.image
-        if isinstance(tower, VisionTransformer):
-            inputs, grid = tower.forward_layers(images, self.recipe.layers)  # (B, 1 + N, C) each
-            embeddings = self.recipe.embed(tower, inputs, grid, None)  # (B, D, h, w)
-        else:
-            features = tower(images)
-            embeddings = tower.project_patches(features.patch_tokens, features.grid)
-        return F.normalize(embeddings, dim=1)
+    def encode_pixels(self, images: Tensor) -> Any:
+        """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the recipe's second half reads."""
+        proxy = {'proxy': self.proxy} if self.recipe.needs_proxy else {}
+        found = self.recipe.embed(self.clip.image, images, **proxy)
+        if self.recipe.read is None:
+            return F.normalize(found, dim=1)
+        embeddings, *others = found
+        return F.normalize(embeddings, dim=1), *others
 
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
-        """(B, D, h, w), (K, D) or (B, K, D) -> cosines (B, K, h, w)."""
-        return torch.einsum('bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw', features, text)
+        """What ``encode_pixels`` gave, (K, D) or (B, K, D) -> class scores (B, K, h, w), cosines mostly."""
+        if self.recipe.read is None:
+            return cosines(features, text)
+        return self.recipe.read(self.clip.image, features, text)
+
+    def window_bytes(self, height: int, width: int) -> int:
+        """Roughly what a window takes in a transformer: its widest tokens, and three maps of attention."""
+        if not isinstance(self.clip.image, VisionTransformer):
+            return super().window_bytes(height, width)
+        size = self.clip.image.size
+        tokens = (height // size.patch_size) * (width // size.patch_size) + 1
+        return 4 * tokens * (2 * size.mlp_width + 8 * size.width + 3 * size.heads * tokens)
+
+    def _build_proxy(self, proxy: nn.Module | dict | str | None) -> nn.Module | None:
+        if proxy is None and self.recipe.needs_proxy:
+            raise InputError(
+                f'method {self.recipe.name!r} needs a proxy: name a timm backbone, '
+                "such as proxy='vit_base_patch8_224.dino'"
+            )
+        if isinstance(proxy, str):
+            proxy = TimmProxy(proxy, *(getattr(self.clip.preprocess, name) for name in ('mean', 'std')))
+        module = None if proxy is None else build_module(proxy)
+        patch = getattr(module, 'patch_size', 1)
+        if self.slide.window is not None and self.slide.window % patch:
+            fits = self.slide.window // patch * patch or patch
+            raise InputError(
+                f"windows of {self.slide.window} pixels are no multiple of the proxy's patch of {patch}: "
+                f'choose windows of {fits} or {fits + patch} pixels'
+            )
+        return module
 
 
 def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:
