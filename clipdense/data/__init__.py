@@ -3,9 +3,10 @@
 Importing it registers everything, so that configs may use names.
 """
 
-from . import classification, image_text, preprocessor, scenes, segmentation, shards, transforms
+from . import benchmarks, classification, image_text, preprocessor, scenes, segmentation, shards, transforms
 
 __all__ = [
+    'benchmarks',
     'classification',
     'image_text',
     'preprocessor',
