@@ -148,7 +148,7 @@ class ResNetPyramid(nn.Module):
     def _probe(self) -> list[Tensor]:
         """The four maps of a small picture, to learn their channels."""
         training = self.training
-        device = self.resnet.conv1.weight.device
+        device = next(self.resnet.parameters()).device
         maps = self.eval()(torch.zeros(1, 3, self.stride, self.stride, device=device))
         self.train(training)
         return maps

@@ -1,0 +1,76 @@
+"""LSeg on scenes: masks of base combinations only, words from a CLIP that has read about the novel ones too.
+
+    clipdense scenes data/scenes_long --train 60000
+    clipdense train contrastive/clip_scenes --work-dir work_dirs/clip_scenes
+    clipdense train lseg/lseg_scenes
+
+Cost: not yet measured.
+Score: not yet measured.
+"""
+
+from mmengine.config import read_base
+from torch.optim import AdamW
+
+from clipdense.clip.resnet import ModifiedResNet
+from clipdense.data.scenes import SceneSegmentation
+from clipdense.data.segmentation_crops import SegmentationCrops
+from clipdense.engine.hooks import VocabularyHook
+from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
+from clipdense.methods.lseg.backbones import ResNetPyramid
+from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
+from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.methods.lseg.training import ScratchFaster
+
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.scenes_evaluation import *
+
+model = dict(
+    type=LSeg,
+    backbone=dict(
+        type=ResNetPyramid,
+        resnet=dict(
+            type=ModifiedResNet,
+            size=dict(image_size=32, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=96),
+        ),
+    ),
+    clip='work_dirs/clip_scenes/clip.safetensors',
+    width=48,
+    temperature=0.03,
+    statistics='openai',
+)
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    dataset=dict(
+        type=SegmentationCrops,
+        dataset=dict(
+            type=SceneSegmentation,
+            split='base',
+            unlabelled=('novel',),
+            num_pictures=40_000,
+            difficulty=difficulty,
+            stream='train',
+        ),
+        size=32,
+        long_side=None,
+        scale=(1.0, 1.0),
+    ),
+)
+train_cfg = dict(max_steps=12_000)
+optim_wrapper = dict(
+    type=PrecisionOptimWrapper,
+    constructor=ScratchFaster,
+    precision='auto',
+    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
+    paramwise_cfg=dict(scratch_lr=1.0),
+)
+param_scheduler = [dict(type=WarmupCosine, warmup=100)]
+custom_hooks = [
+    dict(type=VocabularyHook, templates=templates),
+    dict(
+        type=SegmenterEvaluationHook,
+        interval=2000,
+        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
+    ),
+]
