@@ -9,6 +9,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class ImageTextPairs(Dataset):
     Args:
         pictures: N paths with their captions; gone through once.
         transform: picture and generator -> (3, S, S) uint8; None leaves pictures as they are.
-        tokenizer: texts -> (K, L) token ids; OpenAI's by default.
+        tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
         seed: of crops and captions.
         max_bad_fraction: share of unreadable pictures that ends the run, see ``FaultBudget``.
     """
@@ -89,7 +90,7 @@ class ImageTextPairs(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``images`` (3, S, S) uint8 and ``token_ids`` (L,) int64.
+        """``images`` (3, S, S) uint8, ``token_ids`` (L,) int64, and what the tokenizer adds.
 
         Raises:
             InputError: too many pictures could not be read, or none could.
@@ -106,9 +107,9 @@ class ImageTextPairs(Dataset):
                 continue
             rng = sample_rng(self.seed, int(self._epoch), at)
             captions = self.captions_of(at)
-            tokens = encode(self.tokenizer, captions[rng.randrange(len(captions))])
+            texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
             images = to_tensor(image) if self.transform is None else self.transform(image, rng)
-            return {'images': images, 'token_ids': tokens}
+            return {'images': images, **texts}
         raise InputError(f'none of the {len(self)} pictures can be read: check the folder')
 
     def captions_of(self, index: int) -> list[str]:
@@ -230,6 +231,15 @@ def caption_tokenizer(tokenizer: TokenizerLike | dict | None) -> TokenizerLike:
 def encode(tokenizer: TokenizerLike, caption: str) -> Tensor:
     """One caption -> (L,) int64."""
     return torch.from_numpy(np.asarray(tokenizer([caption])[0], dtype=np.int64))
+
+
+def text_items(
+    tokenizer: TokenizerLike, caption: str, rng: Random, nouns: dict[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """``token_ids`` (L,) of a caption, and what a tokenizer such as ``NounPrompts`` makes of it besides."""
+    items = {'token_ids': encode(tokenizer, caption)}
+    more = getattr(tokenizer, 'caption_items', None)
+    return items if more is None else items | more(caption, rng, nouns)
 
 
 def usable_captions(candidates: Iterable[object]) -> list[str]:

@@ -27,6 +27,7 @@ from .faults import FaultBudget
 from .image_text import usable_captions
 
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
+NOUNS_MEMBER = 'nouns.json'  # words of the captions, see ``noun_prompts``
 UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error)  # what a damaged shard raises
 
 _SUFFIXES = ('.tar', '.tar.gz', '.tgz')
@@ -40,6 +41,7 @@ class RawPair(NamedTuple):
     image: bytes  # an encoded picture
     captions: list[str]  # at least one
     turn: int  # how often its shards had been gone through in the epoch
+    nouns: dict[str, Any] | None = None  # words of the captions, where the shard keeps them
 
 
 class MeteredStream:
@@ -121,7 +123,7 @@ def read_pairs(
             lose(cause, f'sample {key}')
         else:
             seen.add(key)
-            yield RawPair(f'{shard}/{key}', image, texts, turn)
+            yield RawPair(f'{shard}/{key}', image, texts, turn, _nouns(sample))
 
 
 def reason(error: Exception) -> str:
@@ -176,6 +178,15 @@ def _is_url(url: str) -> bool:
     if scheme != 'file' and scheme not in gopen_schemes:
         raise InputError(f'{url}: shards are opened from {", ".join(["file", *gopen_schemes])}, not {scheme}')
     return True
+
+
+def _nouns(sample: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """What the shard keeps; None where it keeps nothing that can be read."""
+    try:
+        record = json.loads(sample.get(NOUNS_MEMBER, b'null'))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('nouns'), dict) else None
 
 
 def _caption_candidates(sample: Mapping[str, bytes], captions: Sequence[str]) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 
 from .faults import FaultBudget
-from .image_text import TokenizerLike, caption_tokenizer, encode
+from .image_text import TokenizerLike, caption_tokenizer, text_items
 from .shard_files import (
     IMAGE_MEMBERS,
     UNREADABLE,
@@ -50,7 +50,7 @@ class ImageTextShards(IterableDataset):
             those.  A URL that begins with ``pipe:`` is run as a command.
         batch_size: B of the loader.
         transform: picture and generator -> (3, S, S) uint8; None leaves pictures as they are.
-        tokenizer: texts -> (K, L) token ids; OpenAI's by default.
+        tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
         caption: where captions are: 'txt' (the member ``.txt``), 'json:FIELD' (a text or a list of texts in
             the member ``.json``), or several of those.  Of several captions each epoch takes one.
         shuffle: samples in the buffer of each worker; 0 keeps the order of shards and samples.
@@ -162,10 +162,11 @@ class ImageTextShards(IterableDataset):
                 self.faults.lose('picture', f'{pair.name}: {error}')
                 continue
             rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')
-            tokens = encode(self.tokenizer, pair.captions[rng.randrange(len(pair.captions))])
+            caption = pair.captions[rng.randrange(len(pair.captions))]
+            texts = text_items(self.tokenizer, caption, rng, pair.nouns)
             images = to_tensor(image) if self.transform is None else self.transform(image, rng)
             for _ in range(owed):
-                yield {'images': images, 'token_ids': tokens}
+                yield {'images': images, **texts}
             owed = 1
 
     def _raw_pairs(self, epoch: int, place: int, places: int) -> Iterator[RawPair]:

@@ -1,0 +1,252 @@
+"""Words of a caption that a picture can show: nouns, nouns and verbs, or noun phrases.
+
+Nothing is downloaded.  The default tagger looks words up in the dictionary that ``lemminflect`` carries and
+settles the rest by their neighbours; it takes tens of microseconds a caption.  HanTa, spaCy and nltk are used
+where they and their data are installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any, Literal, get_args
+
+from clipdense.utils.errors import InputError, nearest
+
+Kind = Literal['word', 'noun', 'phrase']
+Tagged = list[tuple[str, str]]  # words with 'NOUN', 'VERB', 'ADJ' or '' (all else, and punctuation)
+
+_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]|[\w]+")
+_DETERMINERS = frozenset(
+    [
+        'a',
+        'an',
+        'the',
+        'this',
+        'that',
+        'these',
+        'those',
+        'my',
+        'your',
+        'his',
+        'her',
+        'its',
+        'our',
+        'their',
+        'some',
+        'any',
+        'no',
+        'every',
+        'each',
+        'another',
+        'both',
+        'all',
+        'several',
+        'many',
+        'few',
+        'two',
+        'three',
+        'four',
+        'five',
+        'six',
+        'seven',
+        'eight',
+        'nine',
+        'ten',
+    ]
+)
+_BE = frozenset(['is', 'are', 'was', 'were', 'be', 'been', 'being', 'am'])
+_CLOSED = _DETERMINERS | _BE | frozenset(
+    ['of', 'in', 'on', 'at', 'by', 'with', 'without', 'from', 'to', 'into', 'onto', 'over', 'under', 'above', 'below', 'between', 'behind', 'beside', 'besides', 'near', 'next', 'along', 'across', 'around', 'through', 'during', 'against', 'toward', 'towards', 'upon', 'inside', 'outside', 'off', 'out', 'up', 'down', 'for', 'about', 'after', 'before', 'until', 'while', 'as', 'than', 'like', 'per', 'via', 'and', 'or', 'but', 'nor', 'so', 'yet', 'if', 'because', 'though', 'although', 'since', 'when', 'where', 'which', 'who', 'whom', 'whose', 'what', 'why', 'how', 'i', 'you', 'he', 'she', 'it', 'we', 'they', 'me', 'him', 'us', 'them', 'myself', 'himself', 'herself', 'itself', 'themselves', 'there', 'here', 'not', 'very', 'too', 'also', 'just', 'only', 'even', 'still', 'more', 'most', 'less', 'least', 'much', 'other', 'such', 'own', 'same', 'one', 'ones', 'has', 'have', 'had', 'having', 'do', 'does', 'did', 'can', 'could', 'will', 'would', 'shall', 'should', 'may', 'might', 'must']
+)  # fmt: skip
+# They name the picture, a place in it or an amount, and nothing that could be pointed at.
+_EMPTY = frozenset(
+    [
+        'photo',
+        'photos',
+        'photograph',
+        'picture',
+        'pictures',
+        'image',
+        'images',
+        'drawing',
+        'view',
+        'views',
+        'shot',
+        'closeup',
+        'close-up',
+        'left',
+        'right',
+        'top',
+        'bottom',
+        'front',
+        'side',
+        'sides',
+        'middle',
+        'center',
+        'centre',
+        'lot',
+        'lots',
+        'couple',
+        'bunch',
+        'kind',
+        'type',
+        'part',
+        'piece',
+        'way',
+        'thing',
+        'things',
+    ]
+)
+_PENN = {'NN': 'NOUN', 'VB': 'VERB', 'JJ': 'ADJ'}  # by the first two letters
+
+
+class NounExtractor:
+    """Caption -> words or phrases, in lower case, in their order, repeated where the caption repeats them.
+
+    Args:
+        kind: 'word' (nouns and verbs one by one, as GroupViT's code), 'noun', or 'phrase' (adjectives and
+            nouns up to the last noun: "red striped star").
+        tagger: 'lemminflect', or 'hanta', 'spacy', 'nltk' where they are installed with their data.
+        ignore: further words to leave out; a phrase that ends in one is left out whole.
+
+    Raises:
+        InputError: an unknown kind or tagger, or one that is not installed.
+    """
+
+    def __init__(
+        self, kind: Kind = 'phrase', tagger: str = 'lemminflect', ignore: Sequence[str] = ()
+    ) -> None:
+        if kind not in get_args(Kind):
+            raise InputError(f'unknown kind of words {kind!r}: choose from {list(get_args(Kind))}')
+        if tagger not in _TAGGERS:
+            raise InputError(
+                f'unknown tagger {tagger!r}: choose from {list(_TAGGERS)}.{nearest(tagger, _TAGGERS)}'
+            )
+        self.kind, self.tagger = kind, tagger
+        self.ignore = _EMPTY | {word.lower() for word in ignore}
+        self._tag = _TAGGERS[tagger]
+        self._tag('a dog')  # what is missing is said now, not in a loading process
+
+    def __call__(self, caption: str) -> list[str]:
+        """Words or phrases; none for a caption that has none."""
+        tagged = self._tag(caption)
+        if self.kind == 'phrase':
+            return self._phrases(tagged)
+        wanted = ('NOUN', 'VERB') if self.kind == 'word' else ('NOUN',)
+        return [word for word, tag in tagged if tag in wanted and word not in self.ignore]
+
+    def _phrases(self, tagged: Tagged) -> list[str]:
+        found: list[str] = []
+        run: list[tuple[str, str]] = []
+        for word, tag in [*tagged, ('', '')]:
+            if tag in ('NOUN', 'ADJ') and not (run and run[-1][1] == 'NOUN' and tag == 'ADJ'):
+                run.append((word, tag))
+                continue
+            if run and run[-1][1] == 'NOUN' and run[-1][0] not in self.ignore:
+                found.append(' '.join(word for word, _ in run))
+            run = [(word, tag)] if tag == 'ADJ' else []
+        return found
+
+
+def tag_by_dictionary(caption: str) -> Tagged:
+    """Parts of speech from what a word can be and what stands beside it."""
+    words = [match.lower() for match in _TOKEN.findall(caption)]
+    tags: list[str] = []
+    for index, word in enumerate(words):
+        before = words[index - 1] if index else ''
+        after = words[index + 1] if index + 1 < len(words) else ''
+        tags.append(_tag(word, before, tags[-1] if tags else '', after))
+    return list(zip(words, tags, strict=True))
+
+
+def _tag(word: str, before: str, tag_before: str, after: str) -> str:
+    can = _possible(word)
+    next_can = _possible(after)
+    followed = bool(next_can & {'NOUN', 'ADJ'} or (next_can and after.endswith('ed')))  # the phrase goes on
+    if not can:
+        return ''
+    if before in _BE and word.endswith(('ing', 'ed')):
+        return 'VERB'
+    follows_noun = 'VERB' in can and tag_before == 'NOUN'
+    if follows_noun and (word.endswith('ing') or after in _DETERMINERS or 'NOUN' not in can):
+        return 'VERB'
+    if 'VERB' in can and before == 'to' and not followed:
+        return 'VERB'
+    if followed and (can & {'ADJ'} or word.endswith(('ed', 'ing'))):
+        return 'ADJ'
+    if 'NOUN' in can:
+        return 'NOUN'
+    return 'ADJ' if 'ADJ' in can else 'VERB' if 'VERB' in can else ''
+
+
+@lru_cache(maxsize=1 << 16)
+def _possible(word: str) -> frozenset[str]:
+    """'NOUN', 'VERB', 'ADJ' as far as the word can be them; words that are not listed are nouns."""
+    if not word or not word[0].isalpha() or word in _CLOSED:
+        return frozenset()
+    listed = set(_lemminflect()(word))
+    if not listed:
+        return frozenset({'VERB', 'ADJ'} if word.endswith(('ed', 'ing')) else {'NOUN'})
+    if 'PROPN' in listed:
+        listed.add('NOUN')
+    return frozenset(listed & {'NOUN', 'VERB', 'ADJ'})
+
+
+@cache
+def _lemminflect() -> Callable[[str], Any]:
+    from lemminflect import getAllLemmas  # its dictionary takes half a second
+
+    return getAllLemmas
+
+
+def _penn(pairs: Sequence[tuple[str, str]]) -> Tagged:
+    return [(word.lower(), _PENN.get(tag[:2], '')) for word, tag in pairs]
+
+
+@cache
+def _hanta() -> Any:
+    try:
+        from HanTa.HanoverTagger import HanoverTagger
+    except ImportError as error:
+        raise InputError("the tagger 'hanta' is not installed: pip install HanTa") from error
+    return HanoverTagger('morphmodel_en.pgz')
+
+
+def _tag_hanta(caption: str) -> Tagged:
+    tagged = _hanta().tag_sent(_TOKEN.findall(caption))
+    return _penn([(word, tag) for word, _, tag in tagged])
+
+
+@cache
+def _spacy() -> Any:
+    try:
+        import spacy
+
+        return spacy.load('en_core_web_sm', disable=['ner', 'parser'])
+    except (ImportError, OSError) as error:
+        raise InputError("the tagger 'spacy' needs spacy and its model en_core_web_sm") from error
+
+
+def _tag_spacy(caption: str) -> Tagged:
+    return _penn([(token.text, token.tag_) for token in _spacy()(caption)])
+
+
+def _tag_nltk(caption: str) -> Tagged:
+    try:
+        import nltk
+
+        return _penn(nltk.pos_tag(nltk.word_tokenize(caption)))
+    except (ImportError, LookupError) as error:
+        raise InputError(
+            "the tagger 'nltk' needs nltk with its data 'punkt' and 'averaged_perceptron_tagger'"
+        ) from error
+
+
+_TAGGERS: dict[str, Callable[[str], Tagged]] = {
+    'lemminflect': tag_by_dictionary,
+    'hanta': _tag_hanta,
+    'spacy': _tag_spacy,
+    'nltk': _tag_nltk,
+}
