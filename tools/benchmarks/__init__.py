@@ -17,7 +17,9 @@ from collections.abc import Callable
 
 from .clip_forward import clip_image, clip_text
 from .clip_train import clip_train
+from .dense_slide import dense_slide
 from .harness import Found, Options
+from .mean_iou import mean_iou
 from .start_up import start_up
 from .vocabulary_memory import vocabulary_memory
 
@@ -25,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'clip_image': clip_image,
     'clip_text': clip_text,
     'clip_train': clip_train,
+    'dense_slide': dense_slide,
     'import': start_up,
+    'mean_iou': mean_iou,
     'vocabulary_memory': vocabulary_memory,
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
@@ -14,6 +15,7 @@ from clipdense.evaluation.mean_iou import confusion_matrix, mean_iou
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.tasks.windows import Slide
 from clipdense.utils.progress import track
+from clipdense.vocab.vocabulary import Vocabulary
 
 from .segmenter import DenseCLIP
 
@@ -26,10 +28,11 @@ class ZeroShotSegmentation:
 
     Args:
         dataset: items ``{'images', 'samples'}`` and a ``vocabulary``, or its config.
-        recipe, slide, background_threshold: see ``DenseCLIP``.
+        recipe, slide, background_threshold, options, refiner: see ``DenseCLIP``.
         templates: prompt templates.
         name: first part of the names of the results.
         ignore_index: label that is not counted.
+        background_words: what the background is asked by; what the vocabulary says where left out.
     """
 
     def __init__(
@@ -41,16 +44,26 @@ class ZeroShotSegmentation:
         templates: str | Sequence[str] = 'imagenet',
         name: str = 'segmentation',
         ignore_index: int = 255,
+        options: Mapping[str, Any] | None = None,
+        refiner: nn.Module | dict | None = None,
+        background_words: Sequence[str] = (),
     ) -> None:
         self.dataset = build(dataset, DATASETS)
-        self.recipe, self.slide, self.background_threshold = recipe, slide, background_threshold
+        self.settings: dict[str, Any] = {
+            'recipe': recipe,
+            'slide': slide,
+            'background_threshold': background_threshold,
+            'options': options,
+            'refiner': refiner,
+        }
         self.templates, self.name, self.ignore_index = templates, name, ignore_index
+        self.background_words = tuple(background_words)
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
         """``miou``, ``foreground`` (without the background class) and ``chance``."""
-        model = DenseCLIP(clip, self.recipe, self.slide, background_threshold=self.background_threshold)
+        model = DenseCLIP(clip, **self.settings)
         model = model.to(next(clip.parameters()).device).eval()
-        vocabulary = self.dataset.vocabulary
+        vocabulary = self._vocabulary()
         model.set_vocabulary(vocabulary, embed_vocabulary(clip, vocabulary, self.templates))
         classes = len(vocabulary)
         found = torch.zeros(classes, classes, dtype=torch.int64)
@@ -70,6 +83,14 @@ class ZeroShotSegmentation:
             f'{self.name}/foreground': _foreground(scores.iou, model.background_index),
             f'{self.name}/chance': mean_iou(guessed).mean_iou,
         }
+
+    def _vocabulary(self) -> Vocabulary:
+        vocabulary = self.dataset.vocabulary
+        if not self.background_words or vocabulary.background is None:
+            return vocabulary
+        return replace(
+            vocabulary, synonyms={**vocabulary.synonyms, vocabulary.background: self.background_words}
+        )
 
 
 def _foreground(iou: Tensor, background: int | None) -> float:

@@ -1,0 +1,279 @@
+"""How each family of papers runs each dataset: words, windows, scale, thresholds.
+
+These settings move mIoU by several points (synonyms of VOC alone by several), so a number means little without
+its preset.  Values are those of the released configs; where one was not to be had, the family's note says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from clipdense.clip.model import CLIP
+from clipdense.data.benchmarks import BENCHMARKS
+from clipdense.tasks.refine import PAMR
+from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import InputError, nearest
+
+from .segmenter import default_slide
+
+_WITH_BACKGROUND = ('voc21', 'context60', 'coco_object')
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything but the method and the weights that a number on one dataset depends on.
+
+    Args:
+        name: of the family.
+        words: name of the vocabulary; empty for the dataset's own words.
+        templates: name of the prompt templates.
+        short_side: pixels that the shorter side of a picture is resized to; None brings pictures and windows
+            before the tower in proportion to its own picture size.
+        window, stride: of the sliding window, in pixels; a window of None shows whole pictures.
+        logit_scale: of the softmax over classes.
+        background_threshold: probability below which a pixel is background.
+        area_threshold: share of the foreground up to which a class is given up.
+        pamr: iterations of refinement; 0 for none.
+        pamr_dilations: distances of the neighbours in it.
+        position_mode: how position embeddings are resized, see ``layers.pos_embed``.
+        options: of the family's method.
+    """
+
+    name: str
+    words: str = ''
+    templates: str = 'imagenet'
+    short_side: int | None = 336
+    window: int | None = 224
+    stride: int | None = 112
+    logit_scale: float = 40.0
+    background_threshold: float = 0.0
+    area_threshold: float = 0.0
+    pamr: int = 0
+    pamr_dilations: tuple[int, ...] = (8, 16)
+    position_mode: str = 'dino'
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def slide(self, clip: CLIP) -> Slide:
+        """How pictures are brought before this tower."""
+        if self.short_side is None:
+            return default_slide(clip)
+        return Slide(self.short_side, window=self.window, stride=self.stride)
+
+    def refiner(self) -> PAMR | None:
+        """PAMR where the preset has it."""
+        return PAMR(self.pamr, self.pamr_dilations) if self.pamr else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for result files."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The settings of one paper for all datasets.
+
+    Args:
+        method: recipe that they were published for.
+        files: whose class files it uses: the end of their names in ``vocab.class_names``.
+        source: where the values are from.
+        common: what differs from ``Preset``'s defaults on every dataset.
+        datasets: what differs further on some.
+        note: what could not be verified.
+    """
+
+    method: str
+    files: str
+    source: str
+    common: Mapping[str, Any] = field(default_factory=dict)
+    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    note: str = ''
+
+
+def _thresholds(voc21: float, context60: float, coco_object: float) -> dict[str, dict[str, Any]]:
+    values = dict(zip(_WITH_BACKGROUND, (voc21, context60, coco_object), strict=True))
+    return {dataset: {'background_threshold': value} for dataset, value in values.items()}
+
+
+def _merged(*tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """One row a dataset out of several tables."""
+    return {name: {k: v for table in tables for k, v in table.get(name, {}).items()} for name in BENCHMARKS}
+
+
+def _resclip(share: float, feedback_share: float, feedback_gain: float) -> dict[str, Any]:
+    return {'options': {'cross': (share, 2.0), 'feedback': (feedback_share, feedback_gain)}}
+
+
+_CITYSCAPES_560 = {'cityscapes': {'short_side': 560}}
+_WHOLE = {name: {'window': None, 'stride': None} for name in ('voc21', 'voc20')}
+_NACLIP_SETTINGS = _merged(_thresholds(0.1, 0.1, 0.1), _CITYSCAPES_560, _WHOLE)
+
+FAMILIES: dict[str, Family] = {
+    'sclip': Family(
+        'sclip',
+        'sclip',
+        'wangf3014/SCLIP configs at 57fa9aa',
+        datasets=_merged(
+            _thresholds(0.1, 0.1, 0.1),
+            _CITYSCAPES_560,
+            {
+                'voc21': {'logit_scale': 65.0, 'area_threshold': 0.1},
+                'context60': {'logit_scale': 50.0},
+                'coco_object': {'logit_scale': 50.0},
+                'coco_stuff': {'short_side': 448},
+            },
+        ),
+    ),
+    'clearclip': Family(
+        'clearclip',
+        'clearclip',
+        'mc-lan/ClearCLIP configs at fd05ce4, clearclip_segmentor.py at afe06b8',
+        common={'short_side': 448, 'window': 448, 'stride': 224, 'logit_scale': 50.0},
+        datasets=_merged(_thresholds(0.5, 0.15, 0.4), {'cityscapes': {'window': 224}}),
+        note='the class files of VOC20 and COCO-Object and the configs of COCO-Stuff and ADE20K were not to be '
+        'had: VOC20 has the words of VOC21, COCO-Object plain names and "background"',
+    ),
+    'naclip': Family(
+        'naclip',
+        'sclip',
+        "sinahmr/NACLIP configs at 0cac3a6, without PAMR as in the paper's main table",
+        datasets=_NACLIP_SETTINGS,
+    ),
+    'naclip_pamr': Family(
+        'naclip',
+        'sclip',
+        'sinahmr/NACLIP at 0cac3a6 with the PAMR of its defaults, as in its README',
+        common={'pamr': 10},
+        datasets=_NACLIP_SETTINGS,
+    ),
+    'proxyclip': Family(
+        'proxyclip',
+        'proxyclip',
+        'mc-lan/ProxyCLIP configs at 05c3c18',
+        common={'window': 336, 'stride': 112},
+        datasets=_merged(
+            _thresholds(0.2, 0.15, 0.25),
+            {
+                'cityscapes': {'short_side': 448, 'window': 224},
+                'ade20k': {'short_side': 448},
+                'ade20k_full': {'short_side': 448},
+            },
+        ),
+        note='the released code pads windows to multiples of 56 pixels, here the proxy stretches them; class '
+        "files of Context, COCO-Stuff, Cityscapes and ADE20K-150 are taken to be SCLIP's",
+    ),
+    'sc_clip': Family(
+        'sc_clip',
+        'sclip',
+        'SuleBai/SC-CLIP configs at 0417ba9 and 74471da',
+        datasets=_merged(
+            _thresholds(0.15, 0.15, 0.35),
+            _CITYSCAPES_560,
+            {
+                'voc21': {'logit_scale': 50.0, 'area_threshold': 0.1},
+                'coco_object': {'logit_scale': 55.0},
+            },
+        ),
+        note="its class files were not to be had and are taken to be SCLIP's, which its README follows",
+    ),
+    'resclip': Family(
+        'resclip',
+        'sclip',
+        'yvhangyang/ResCLIP configs at 6b082d9',
+        datasets=_merged(
+            _NACLIP_SETTINGS,
+            {
+                'voc21': _resclip(0.3, 0.7, 2.2),
+                'voc20': _resclip(0.6, 0.6, 2.1),
+                'context60': _resclip(0.3, 0.7, 1.8),
+                'context59': _resclip(0.4, 0.7, 1.8),
+                'coco_object': _resclip(0.4, 0.7, 1.8),
+                'coco_stuff': _resclip(0.4, 0.7, 1.8),
+                'cityscapes': _resclip(0.2, 0.6, 2.1),
+                'ade20k': _resclip(0.3, 0.7, 2.1),
+            },
+        ),
+        note='the threshold of its first answer (temp_thd) has no counterpart here; its class files were not '
+        "to be had and are taken to be SCLIP's",
+    ),
+    'gem': Family(
+        'gem',
+        'clearclip',
+        "GEM's package, as bundled with mc-lan/ClearCLIP: 448 pixels, one prompt, no windows",
+        common={
+            'templates': 'simple',
+            'short_side': 448,
+            'window': None,
+            'stride': None,
+            'logit_scale': 100.0,
+            'position_mode': 'bicubic',
+        },
+        note='neither its words nor its rule for the background were to be had: no threshold, plain names',
+    ),
+    'clip_surgery': Family(
+        'clip_surgery',
+        'clearclip',
+        'xmed-lab/CLIP_Surgery: whole pictures of 512 pixels',
+        common={'short_side': 512, 'window': None, 'stride': None},
+        note='the released code squeezes pictures into squares; its words, scale and rule for the background '
+        'were not to be had: no threshold, plain names',
+    ),
+    'native': Family(
+        '',
+        '',
+        "ours: the dataset's own words, pictures and windows in proportion to the tower's picture size",
+        common={'short_side': None, 'window': None, 'stride': None, 'position_mode': 'bicubic'},
+    ),
+}
+# Methods without a family of their own are run as SCLIP's authors ran them.
+_OTHER_METHODS = 'sclip'
+
+
+def find_preset(name: str, dataset: str = '') -> Preset:
+    """The settings of a family on a dataset.
+
+    Args:
+        name: a key of ``FAMILIES``.
+        dataset: a name in ``BENCHMARKS``; empty for a folder of one's own, which is asked its own words and
+            gets what the family has in common for all datasets.
+
+    Raises:
+        InputError: an unknown family; the nearest is named.
+    """
+    if name not in FAMILIES:
+        raise InputError(
+            f'no preset is called {name!r}.{nearest(name, FAMILIES)} Known: {", ".join(FAMILIES)}'
+        )
+    family = FAMILIES[name]
+    words = _class_file(family.files, dataset) if dataset else ''
+    return Preset(name, words, **{**family.common, **family.datasets.get(dataset, {})})
+
+
+def default_preset(method: str, dataset: str = '') -> str:
+    """The family that a method was published with; on a folder of one's own, the tower's own proportions."""
+    if not dataset:
+        return 'native'
+    return method if method in FAMILIES else _OTHER_METHODS
+
+
+def _class_file(files: str, dataset: str) -> str:
+    """The vocabulary of a family's class file; most families share most of them."""
+    if not files or dataset == 'ade20k_full':
+        return ''
+    own = {'clearclip': ('voc20', 'voc21', 'coco_object'), 'proxyclip': ('voc21', 'coco_object')}
+    if dataset in own.get(files, ()):
+        return f'{dataset}_{files}'
+    return 'voc20_clearclip' if (files, dataset) == ('proxyclip', 'voc20') else f'{dataset}_sclip'
+
+
+@contextmanager
+def resizing_positions(clip: CLIP, mode: str) -> Iterator[None]:
+    """The tower resizes its position embeddings in this mode, and in its own again afterwards."""
+    tower = clip.image
+    before, tower.position_mode = tower.position_mode, mode
+    try:
+        yield
+    finally:
+        tower.position_mode = before
