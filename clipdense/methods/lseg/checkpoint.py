@@ -222,7 +222,8 @@ def _text(state: Mapping[str, Tensor], heads: int | None, unused: list[str]) -> 
         return None
     found = recognise_clip(state)
     facts = Recorded("LSeg's checkpoint", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'))
-    size = complete(infer_size(found.tensors), facts, Overrides(text_heads=heads)).text
+    asked = Overrides(num_heads=1, text_heads=heads)  # the image tower stays behind, whatever its heads
+    size = complete(infer_size(found.tensors), facts, asked).text
     tower = TextTransformer(size)
     text = {key.removeprefix('text.'): x for key, x in found.tensors.items() if key.startswith('text.')}
     unused += [f'{_CLIP}{key}' for key in state if key.startswith('visual.') or key in _CLIP_EXTRAS]

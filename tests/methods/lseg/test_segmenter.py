@@ -143,11 +143,12 @@ def test_text_is_frozen_and_travels_along(make_lseg, make_clip, make_backbone):
     assert not any(parameter.requires_grad for parameter in model.clip.parameters())
     vocabulary = Vocabulary(('sky', 'car'))
     model.set_vocabulary(vocabulary, model.embed(vocabulary, ['a {}']))
-    model.loss(torch.randn(1, 3, 32, 32), [sample(torch.ones(32, 32, dtype=torch.int64))])['loss'].backward()
+    labels = torch.ones(64, 64, dtype=torch.int64)
+    model.loss(torch.randn(1, 3, 64, 64), [sample(labels)])['loss'].backward()
     assert all(parameter.grad is None for parameter in model.clip.parameters())
     kept = {key for key in model.state_dict() if key.startswith('clip.')}
     assert kept == {f'clip.{key}' for key in clip.state_dict() if key.startswith('text.')}
-    expected = clip.encode_text(clip.tokenizer(['a car']), normalize=True)[0]
+    expected = clip.encode_text(torch.as_tensor(clip.tokenizer(['a car'])), normalize=True)[0]
     assert_close(model.queries[1], expected)
 
 
