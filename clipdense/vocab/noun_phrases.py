@@ -18,86 +18,35 @@ Kind = Literal['word', 'noun', 'phrase']
 Tagged = list[tuple[str, str]]  # words with 'NOUN', 'VERB', 'ADJ' or '' (all else, and punctuation)
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]|[\w]+")
-_DETERMINERS = frozenset(
-    [
-        'a',
-        'an',
-        'the',
-        'this',
-        'that',
-        'these',
-        'those',
-        'my',
-        'your',
-        'his',
-        'her',
-        'its',
-        'our',
-        'their',
-        'some',
-        'any',
-        'no',
-        'every',
-        'each',
-        'another',
-        'both',
-        'all',
-        'several',
-        'many',
-        'few',
-        'two',
-        'three',
-        'four',
-        'five',
-        'six',
-        'seven',
-        'eight',
-        'nine',
-        'ten',
-    ]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_DETERMINERS = _words(
+    'a an the this that these those my your his her its our their some any no every each another both all '
+    'several many few two three four five six seven eight nine ten'
 )
-_BE = frozenset(['is', 'are', 'was', 'were', 'be', 'been', 'being', 'am'])
-_CLOSED = _DETERMINERS | _BE | frozenset(
-    ['of', 'in', 'on', 'at', 'by', 'with', 'without', 'from', 'to', 'into', 'onto', 'over', 'under', 'above', 'below', 'between', 'behind', 'beside', 'besides', 'near', 'next', 'along', 'across', 'around', 'through', 'during', 'against', 'toward', 'towards', 'upon', 'inside', 'outside', 'off', 'out', 'up', 'down', 'for', 'about', 'after', 'before', 'until', 'while', 'as', 'than', 'like', 'per', 'via', 'and', 'or', 'but', 'nor', 'so', 'yet', 'if', 'because', 'though', 'although', 'since', 'when', 'where', 'which', 'who', 'whom', 'whose', 'what', 'why', 'how', 'i', 'you', 'he', 'she', 'it', 'we', 'they', 'me', 'him', 'us', 'them', 'myself', 'himself', 'herself', 'itself', 'themselves', 'there', 'here', 'not', 'very', 'too', 'also', 'just', 'only', 'even', 'still', 'more', 'most', 'less', 'least', 'much', 'other', 'such', 'own', 'same', 'one', 'ones', 'has', 'have', 'had', 'having', 'do', 'does', 'did', 'can', 'could', 'will', 'would', 'shall', 'should', 'may', 'might', 'must']
-)  # fmt: skip
+_BE = _words('is are was were be been being am')
+_CLOSED = (
+    _DETERMINERS
+    | _BE
+    | _words(
+        'of in on at by with without from to into onto over under above below between behind beside besides '
+        'near next along across around through during against toward towards upon inside outside off out up '
+        'down for about after before until while as than like per via and or but nor so yet if because '
+        'though although since when where which who whom whose what why how i you he she it we they me him '
+        'us them myself himself herself itself themselves there here not very too also just only even still '
+        'more most less least much other such own same one ones has have had having do does did can could '
+        'will would shall should may might must'
+    )
+)
 # They name the picture, a place in it or an amount, and nothing that could be pointed at.
-_EMPTY = frozenset(
-    [
-        'photo',
-        'photos',
-        'photograph',
-        'picture',
-        'pictures',
-        'image',
-        'images',
-        'drawing',
-        'view',
-        'views',
-        'shot',
-        'closeup',
-        'close-up',
-        'left',
-        'right',
-        'top',
-        'bottom',
-        'front',
-        'side',
-        'sides',
-        'middle',
-        'center',
-        'centre',
-        'lot',
-        'lots',
-        'couple',
-        'bunch',
-        'kind',
-        'type',
-        'part',
-        'piece',
-        'way',
-        'thing',
-        'things',
-    ]
+_EMPTY = _words(
+    'photo photos photograph picture pictures image images drawing view views shot closeup close-up left '
+    'right top bottom front side sides middle center centre lot lots couple bunch kind type part piece way '
+    'thing things'
 )
 _PENN = {'NN': 'NOUN', 'VB': 'VERB', 'JJ': 'ADJ'}  # by the first two letters
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from clipdense.clip.losses import contrastive_loss, distillation_loss, sigmoid_loss
+from clipdense.clip.losses import contrastive_loss, distillation_loss, multi_label_loss, sigmoid_loss
 
 TOLERANCE = {'atol': 1e-5, 'rtol': 0}
 
@@ -57,3 +57,57 @@ def test_by_hand(scale):
 def test_a_random_batch_costs_the_logarithm_of_its_size():
     same = normalize(torch.ones(8, 4), dim=-1)
     assert contrastive_loss(same, same, 10.0).item() == pytest.approx(log(8), rel=1e-5)
+
+
+# Two pictures with two prompts each, all orthogonal but for the picture's own: matches at 1, others at 0.
+OWN = torch.eye(2)[:, None].expand(2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ('form', 'to_texts'),
+    [
+        ('mean', log(2 * exp(3) + 2) - 3),  # each prompt alone against all four
+        ('sum', log(2 * exp(3) + 2) - log(2 * exp(3))),  # both together
+    ],
+)
+def test_multi_label_loss_by_hand(form, to_texts):
+    to_images = log(exp(3) + 1) - 3
+    loss = multi_label_loss(torch.eye(2), OWN, 3.0, form)
+    assert loss.item() == pytest.approx((to_texts + to_images) / 2, rel=1e-5)
+
+
+def test_one_prompt_is_the_contrastive_loss():
+    images, texts = (normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
+    for form in ('mean', 'sum'):
+        assert_close(
+            multi_label_loss(images, texts[:, None], 7.0, form), contrastive_loss(images, texts, 7.0)
+        )
+
+
+def test_a_phrase_of_two_captions_is_right_for_both():
+    """Pictures and prompts all alike: every answer is as good, and with shared phrases all are right."""
+    images, prompts = torch.ones(4, 1), torch.ones(4, 2, 1)
+    phrases = torch.zeros(4, 2, dtype=torch.int64)
+    assert multi_label_loss(images, prompts, 5.0).item() == pytest.approx((log(8) + log(4)) / 2)
+    shared = multi_label_loss(images, prompts, 5.0, 'sum', phrases)
+    assert shared.item() == pytest.approx(0, abs=1e-6)
+    distinct = torch.arange(8).view(4, 2)
+    assert_close(
+        multi_label_loss(images, prompts, 5.0, phrases=distinct), multi_label_loss(images, prompts, 5.0)
+    )
+
+
+def test_patches_are_pooled_by_log_sum_exp():
+    """One patch that matches is enough, whatever the others show."""
+    patches = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])  # (2, 2, 2)
+    prompts = torch.eye(2)[:, None]
+    match, miss = log(exp(4) + 1), log(2)
+    expected = log(1 + exp(miss - match))
+    assert multi_label_loss(patches, prompts, 4.0).item() == pytest.approx(expected, rel=1e-5)
+    alone = multi_label_loss(patches[:, :1], prompts, 4.0)
+    assert_close(alone, multi_label_loss(patches[:, 0], prompts, 4.0))
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match='mean'):
+        multi_label_loss(torch.eye(2), OWN, 1.0, 'max')

@@ -161,5 +161,5 @@ def test_refusals(shard, call, message):
 def test_a_damaged_shard_is_named(shard, tmp_path):
     path = shard / '000.tar'
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(InputError, match='000.tar'):
+    with pytest.raises(InputError, match=r'000\.tar'):
         add_nouns(str(shard), tmp_path / 'nouns', NounExtractor())

@@ -58,7 +58,7 @@ def test_other_taggers(monkeypatch):
     """A stand-in, for none of them is a requirement."""
     tags = {'A': 'DT', 'big': 'JJ', 'dog': 'NN', 'barks': 'VBZ', '.': '.'}
     nltk = SimpleNamespace(
-        word_tokenize=lambda text: [token for token in text.replace('.', ' .').split()],
+        word_tokenize=lambda text: text.replace('.', ' .').split(),
         pos_tag=lambda words: [(word, tags.get(word, 'NN')) for word in words],
     )
     monkeypatch.setitem(sys.modules, 'nltk', nltk)

@@ -1,0 +1,204 @@
+"""GroupViT under training.  B: pairs, L: tokens, M: prompts of a picture, G: groups, D: joint space."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.clip.losses import contrastive_loss, multi_label_loss
+from clipdense.clip.official import describe
+from clipdense.data.preprocessor import ImagePreprocessor
+from clipdense.engine.train_step import cached_step, split_batch
+from clipdense.registry import MODELS, build_module
+from clipdense.utils.dist import world_size
+from clipdense.utils.errors import InputError
+
+from .background import background_loss
+from .checkpoint import load
+from .model import GroupVit
+
+
+@MODELS.register_module()
+class GroupVitPretrainer(BaseModel):
+    """Matches the pictures of a batch with their captions, and with prompts made of the captions' nouns.
+
+    Equal captions or phrases within a batch are false negatives.  As released, each is right for its own
+    picture alone, and B equal captions cost at least log B; ``equal_texts_match`` makes them right for all.
+
+    Args:
+        clip: the GroupViT to train, its config, or weights as ``checkpoint.load`` takes them.
+        multi_label_weight: of the multi-label loss; 0 leaves it out, and the data needs no prompts.
+        form: 'mean' (released code) or 'sum' (paper), see ``multi_label_loss``.
+        equal_texts_match: see above.
+        background_weight: of ``background_loss``; above 0 the model learns a background embedding.
+        micro_batch: pairs that go through the towers together; the gradient is that of the whole batch but
+            for batch norm, which sees micro-batches.  None takes all at once.
+        gradient_checkpointing: recompute activations in the backward pass.
+
+    Raises:
+        InputError: losses that the model has no parameters for, or a negative weight.
+
+    Source: arXiv 2202.11094, section 3.3; NVlabs/GroupViT models/multi_label_contrastive.py.
+    """
+
+    clip: GroupVit
+    weights_argument = 'clip'
+
+    def __init__(
+        self,
+        clip: nn.Module | dict | str,
+        multi_label_weight: float = 1.0,
+        form: Literal['mean', 'sum'] = 'mean',
+        equal_texts_match: bool = False,
+        background_weight: float = 0.0,
+        micro_batch: int | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        model: GroupVit = load(clip) if isinstance(clip, (str, Path)) else build_module(clip)
+        super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
+        if min(multi_label_weight, background_weight) < 0:
+            raise InputError('weights of losses must not be negative')
+        if form not in ('mean', 'sum'):
+            raise InputError(f"form of the multi-label loss is 'mean' or 'sum', got {form!r}")
+        if multi_label_weight and model.multi_label_logit_scale is None:
+            raise InputError('this GroupViT has no scale for the multi-label loss: set multi_label_weight=0')
+        if background_weight and model.background is None:
+            raise InputError('background_weight needs a GroupViT of size background=True')
+        if model.background is not None:
+            model.background.requires_grad_(background_weight > 0)
+        if model.multi_label_logit_scale is not None:
+            model.multi_label_logit_scale.requires_grad_(multi_label_weight > 0)
+        self.clip = model
+        self.multi_label_weight, self.form = multi_label_weight, form
+        self.equal_texts_match = equal_texts_match
+        self.background_weight = background_weight
+        self.micro_batch = micro_batch
+        model.set_gradient_checkpointing(gradient_checkpointing)
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether the data must have ``prompt_ids``."""
+        return self.multi_label_weight > 0 or self.background_weight > 0
+
+    def forward(
+        self,
+        images: Tensor,
+        token_ids: Tensor,
+        prompt_ids: Tensor | None = None,
+        phrases: Tensor | None = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """(B, 3, H, W) normalised, (B, L), (B, M, L), (B, M) -> losses (mode 'loss') or embeddings."""
+        data = {'images': images, 'token_ids': token_ids}
+        data |= {} if prompt_ids is None else {'prompt_ids': prompt_ids}
+        data |= {} if phrases is None else {'phrases': phrases}
+        self._check(data)
+        embeddings = self._encode(data)
+        if mode == 'loss':
+            return self.loss(*embeddings, **self._numbers(data))
+        return embeddings[0], embeddings[1][:, 0]
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """What a training checkpoint has to say so that its GroupViT can be loaded alone."""
+        return {'clip': describe(self.clip.size, self.clip.preprocess)}  # type: ignore[arg-type]
+
+    def loss(
+        self,
+        images: Tensor,
+        texts: Tensor,
+        groups: Tensor | None = None,
+        captions: Tensor | None = None,
+        phrases: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses over the batch of all processes, weighted.
+
+        Args:
+            images: (B, D), unit norm, of this process.
+            texts: (B, 1 + M, D), unit norm; the caption first, then the prompts.
+            groups: (B, G, D), unit norm.
+            captions, phrases: (B,), (B, M) numbers, equal where texts are; None where that must not matter.
+        """
+        images, texts = images.float(), texts.float()
+        caption, prompts = texts[:, 0], texts[:, 1:]
+        scale = self.clip.logit_scale.exp()
+        if captions is None:
+            losses = {'contrastive_loss': contrastive_loss(images, caption, scale)}
+        else:
+            losses = {
+                'contrastive_loss': multi_label_loss(
+                    images, caption[:, None], scale, phrases=captions[:, None]
+                )
+            }
+        if self.multi_label_weight and self.clip.multi_label_logit_scale is not None:
+            own_scale = self.clip.multi_label_logit_scale.exp()
+            value = multi_label_loss(images, prompts, own_scale, self.form, phrases)
+            losses['multi_label_loss'] = self.multi_label_weight * value
+        if groups is not None and self.clip.background is not None:
+            background = F.normalize(self.clip.background, dim=-1)
+            value = background_loss(groups.float(), prompts, background, scale, phrases)
+            losses['background_loss'] = self.background_weight * value
+        return losses
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """One step of the optimiser; the scales are clamped after it."""
+        data = self.data_preprocessor(data, training=True)
+        self._check(data)
+        parts = split_batch(data, self.micro_batch or len(data['images']))
+        with optim_wrapper.optim_context(self):
+            loss = partial(self.loss, **self._numbers(data))
+            losses = cached_step(self._encode, loss, parts, optim_wrapper.backward)
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        self.clip.clamp_logit_scale()
+        total = torch.stack(list(losses.values())).sum()
+        return {'loss': total, **losses, 'logit_scale': self.clip.logit_scale.exp().detach()}
+
+    def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Unit embeddings of pictures (B, D), of texts (B, 1 + M, D) and, where needed, of groups."""
+        ids = part['token_ids'][:, None]  # (B, 1, L)
+        if self.needs_prompts:
+            ids = torch.cat([ids, part['prompt_ids']], dim=1)
+        texts = self.clip.encode_text(ids.flatten(0, 1), normalize=True).unflatten(0, ids.shape[:2])
+        if not self.background_weight:
+            return self.clip.encode_image(part['images'], normalize=True), texts
+        features = self.clip.image(part['images'])
+        both = torch.cat([features.pooled[:, None], features.groups], dim=1)  # batch norm sees them together
+        both = F.normalize(self.clip.image.project(both), dim=-1)
+        return both[:, 0], texts, both[:, 1:]
+
+    def _numbers(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Which texts are equal, where that matters."""
+        if not self.equal_texts_match:
+            return {}
+        numbers = {'captions': text_numbers(data['token_ids'])}
+        if self.needs_prompts:
+            phrases = data.get('phrases')
+            numbers['phrases'] = text_numbers(data['prompt_ids']) if phrases is None else phrases
+        return numbers
+
+    def _check(self, data: dict[str, Tensor]) -> None:
+        images, texts = len(data['images']), len(data['token_ids'])
+        if images != texts:
+            raise InputError(f'{images} pictures came with {texts} captions: each picture needs one')
+        if self.training and world_size() == 1 and min(images, self.micro_batch or images) < 2:
+            raise InputError('batch norm in the projectors needs at least two pairs at a time')
+        if self.needs_prompts and 'prompt_ids' not in data:
+            raise InputError(
+                'the multi-label loss needs prompts: give the dataset tokenizer=dict(type=NounPrompts, ...), '
+                'or set multi_label_weight=0'
+            )
+
+
+def text_numbers(token_ids: Tensor) -> Tensor:
+    """(..., L) token ids -> (...) int64, equal for equal texts, different otherwise (to one in 2 ** 60)."""
+    places = torch.arange(1, token_ids.shape[-1] + 1, device=token_ids.device)
+    factors = (places * 0x9E3779B97F4A7C1 + 0x2545F4914F6CDD1) | 1  # int64 wraps around
+    mixed = (token_ids + 1) * factors
+    return (mixed ^ (mixed >> 29)).sum(dim=-1)
