@@ -1,0 +1,227 @@
+"""Detection datasets: COCO, LVIS and PASCAL VOC files as pictures with boxes.  n: objects, R: regions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
+from torch.utils.data import Dataset
+
+from clipdense.data.transforms import sample_rng
+from clipdense.registry import DATASETS, TRANSFORMS, build
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import read_image
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .coco import file_name, read_coco
+from .store import RegionStore
+from .transforms import PackDetection
+from .voc import read_voc
+
+_TRIES = 10  # of a random crop that shows no object
+
+
+class Picture(NamedTuple):
+    """One entry."""
+
+    image_id: int
+    path: Path
+    size: tuple[int, int]  # (H, W), as displayed
+    objects: list[dict[str, Any]]  # annotations, in COCO's layout
+
+
+@DATASETS.register_module()
+class CocoDetection(Dataset):
+    """Pictures with boxes from a file in COCO's or LVIS's layout.
+
+    Args:
+        annotations: the JSON file; checked by ``coco.check_coco``.
+        images: folder of the pictures.
+        classes: names that count, in the order of labels; all categories where left out. Objects of other
+            classes are left out, as are, in training, pictures without objects.
+        novel: those of ``classes`` that no training showed.
+        transforms: mmdet's transforms, or their configs; packing comes by itself.
+        regions: folder of a ``RegionStore``, whose embeddings then come with each picture.
+        pack: how regions that are cropped away are dropped.
+        training: leave out pictures without objects that also have no regions.
+        masks: read masks as well.
+        seed: of whatever is random, together with the epoch and the picture.
+
+    Raises:
+        InputError: an unknown class, or files that cannot be used.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        classes: Sequence[str] | None = None,
+        novel: Sequence[str] = (),
+        transforms: Sequence[Any] = (),
+        regions: str | Path | None = None,
+        pack: PackDetection | dict | None = None,
+        training: bool = False,
+        masks: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._set_up(read_coco(annotations, images), Path(images), classes, novel)
+        self._finish(transforms, regions, pack, training, masks, seed)
+
+    def _set_up(
+        self, data: dict[str, Any], images: Path, classes: Sequence[str] | None, novel: Sequence[str]
+    ) -> None:
+        names = {one['id']: one['name'] for one in data['categories']}
+        chosen = tuple(classes) if classes is not None else tuple(names.values())
+        unknown = [name for name in chosen if name not in names.values()]
+        if unknown:
+            raise InputError(f'no such classes in the annotations: {unknown[:5]}')
+        self.vocabulary = Vocabulary(chosen, novel=frozenset(novel) & frozenset(chosen))
+        label_of = {key: chosen.index(name) for key, name in names.items() if name in chosen}
+        objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for one in data['annotations']:
+            if one['category_id'] in label_of:
+                objects[one['image_id']].append({**one, 'label': label_of[one['category_id']]})
+        self.pictures = []
+        for one in data['images']:
+            size = (int(one['height']), int(one['width']))
+            self.pictures.append(Picture(one['id'], images / file_name(one), size, objects[one['id']]))
+        self.ground_truth = data
+
+    def _finish(
+        self,
+        transforms: Sequence[Any],
+        regions: str | Path | None,
+        pack: PackDetection | dict | None,
+        training: bool,
+        masks: bool,
+        seed: int,
+    ) -> None:
+        self.transforms = [build(one, TRANSFORMS) for one in transforms]
+        self.pack = build(pack if pack is not None else PackDetection(), TRANSFORMS)
+        self.masks, self.seed, self.epoch = masks, seed, 0
+        self.regions = RegionStore(regions) if regions is not None else None
+        if self.regions is not None:
+            self.regions.check_pictures((one.image_id, *one.size[::-1]) for one in self.pictures)
+        if training and self.regions is None:
+            self.pictures = [one for one in self.pictures if one.objects]
+        if not self.pictures:
+            raise InputError('no picture shows an object of the classes')
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """What MMEngine hands to metrics as ``dataset_meta``."""
+        return {
+            'vocabulary': self.vocabulary,
+            'classes': self.vocabulary.class_names,
+            'ground_truth': self.ground_truth,
+        }
+
+    def set_epoch(self, epoch: int) -> None:
+        """Augmentation is drawn anew in each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``inputs`` (3, H, W) uint8 RGB and ``data_samples``."""
+        picture = self.pictures[index]
+        image = np.asarray(read_image(picture.path))
+        if image.shape[:2] != picture.size:
+            raise InputError(
+                f'{picture.path} is {image.shape[1]} x {image.shape[0]}, '
+                f'the annotations say {picture.size[1]} x {picture.size[0]}'
+            )
+        for attempt in range(_TRIES):
+            results = self._transformed(self._loaded(picture, image), index, attempt)
+            if results is not None:
+                return self.pack(results)
+        return self.pack(self._loaded(picture, image))  # the whole picture
+
+    def _loaded(self, picture: Picture, image: np.ndarray) -> dict[str, Any]:
+        objects = picture.objects
+        boxes = np.array([one['bbox'] for one in objects], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        results = {
+            'img': image,
+            'img_id': picture.image_id,
+            'img_path': str(picture.path),
+            'ori_shape': picture.size,
+            'img_shape': picture.size,
+            'gt_bboxes': HorizontalBoxes(boxes),
+            'gt_bboxes_labels': np.array([one['label'] for one in objects], np.int64),
+            'gt_ignore_flags': np.array([bool(one['iscrowd']) for one in objects], bool),
+        }
+        if self.masks:
+            results['gt_masks'] = BitmapMasks(
+                [_mask(one.get('segmentation'), picture) for one in objects], *picture.size
+            )
+        if self.regions is not None:
+            results['regions'] = self.regions[picture.image_id]
+        return results
+
+    def _transformed(self, results: dict[str, Any], index: int, attempt: int) -> dict[str, Any] | None:
+        """mmdet's transforms draw from numpy's generator, which is lent to them."""
+        before = np.random.get_state()  # noqa: NPY002
+        draw = sample_rng(self.seed, self.epoch, f'{index}/{attempt}')
+        np.random.seed(draw.getrandbits(32))  # noqa: NPY002
+        try:
+            for transform in self.transforms:
+                results = transform(results)
+                if results is None:
+                    return None
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+        return results
+
+
+@DATASETS.register_module()
+class VOCDetection(CocoDetection):
+    """Pictures with boxes from a folder in PASCAL VOC's layout; ids count from 1 in the order of the list.
+
+    Args:
+        root: folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``.
+        split: name of a list in ``ImageSets/Main``.
+        classes, novel, transforms, regions, pack, training, seed: as in ``CocoDetection``; classes are sorted
+            where left out.
+
+    Raises:
+        InputError: files that are missing or cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        novel: Sequence[str] = (),
+        transforms: Sequence[Any] = (),
+        regions: str | Path | None = None,
+        pack: PackDetection | dict | None = None,
+        training: bool = False,
+        seed: int = 0,
+    ) -> None:
+        root = Path(root)
+        self._set_up(read_voc(root, split), root / 'JPEGImages', classes, novel)
+        self._finish(transforms, regions, pack, training, False, seed)
+
+
+def _mask(segmentation: Any, picture: Picture) -> np.ndarray:
+    """(H, W) uint8 of polygons or run lengths; nothing where there are none."""
+    from pycocotools import mask as coco_mask
+
+    height, width = picture.size
+    if not segmentation:
+        return np.zeros(picture.size, np.uint8)
+    if isinstance(segmentation, list):
+        coded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation['counts'], list):
+        coded = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        coded = segmentation
+    return coco_mask.decode(coded)

@@ -1,0 +1,226 @@
+"""Teacher embeddings of regions on disk, one store for a dataset, larger than the memory.
+
+N: pictures, R: regions of a picture at most, D: joint space.
+
+A folder with ``boxes.npy`` (N, R, 4) fp32 in original pixels, ``embeddings.npy`` (N, R, D) fp16,
+``count.npy`` (N,) int32, -1 where a picture is not done yet, and ``store.json``, which says what they belong
+to.  The files are mapped, never read whole.  A count is written after what it counts has reached the disk, so
+that an interruption at any point costs a few pictures and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import atomic_write, digest
+
+_FORMAT = 'clipdense region embeddings 1'
+_HEADER = 'store.json'
+_UNDONE = -1
+
+
+class Regions(NamedTuple):
+    """What is known of one picture."""
+
+    boxes: NDArray[np.float32]  # (r, 4) x1, y1, x2, y2 in original pixels, r <= R
+    embeddings: NDArray[np.float16]  # (r, D) unit rows
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What the regions of a store belong to; two stores are interchangeable where all of it is equal.
+
+    Args:
+        teacher: digest of the image tower's weights and its preprocessing.
+        proposals: digest of the detector that proposed the boxes.
+        crops: how much larger than their box the crops were.
+        pictures: digest of the pictures' ids and sizes.
+        regions: R.
+        width: D.
+    """
+
+    teacher: str
+    proposals: str
+    crops: tuple[float, ...]
+    pictures: str
+    regions: int
+    width: int
+
+
+def pictures_digest(pictures: Iterable[tuple[int, int, int]]) -> str:
+    """Of ids, widths and heights, whatever their order."""
+    return digest('pictures', *(json.dumps(one) for one in sorted(pictures)))
+
+
+class RegionStore:
+    """A store on disk.  Opened for reading, it may go to worker processes.
+
+    Args:
+        folder: where it lies.
+        writable: open for going on with it.
+
+    Raises:
+        InputError: no store, a damaged one, or one that was cut off.
+    """
+
+    def __init__(self, folder: str | Path, writable: bool = False) -> None:
+        self.folder, self._writable = Path(folder), writable
+        header = _read_header(self.folder)
+        self.facts = StoreFacts(**{**header['facts'], 'crops': tuple(header['facts']['crops'])})
+        self.image_ids: tuple[int, ...] = tuple(header['image_ids'])
+        self._place = {image_id: place for place, image_id in enumerate(self.image_ids)}
+        self._open()
+
+    @classmethod
+    def create(cls, folder: str | Path, facts: StoreFacts, image_ids: Sequence[int]) -> RegionStore:
+        """A new store, or the one that was begun there, ready to go on.
+
+        Raises:
+            InputError: another store lies there, or the disk is full.
+        """
+        folder = Path(folder)
+        if (folder / _HEADER).is_file():
+            store = cls(folder, writable=True)
+            store.check(facts)
+            return store
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f'{folder} is there and holds no region embeddings: name a new folder')
+        folder.mkdir(parents=True, exist_ok=True)
+        count = len(image_ids)
+        try:
+            for name, (kind, shape) in _layout(facts, count).items():
+                made = open_memmap(folder / f'{name}.npy', mode='w+', dtype=kind, shape=shape)
+                if name == 'count':
+                    made[:] = _UNDONE
+                made.flush()
+        except OSError as error:
+            raise InputError(f'no room for {folder}: {error.strerror or error}') from error
+        header = {'format': _FORMAT, 'facts': asdict(facts), 'image_ids': list(map(int, image_ids))}
+        with atomic_write(folder / _HEADER, 'w') as file:  # last: from here on it is a store
+            json.dump(header, file)
+        return cls(folder, writable=True)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Ids of pictures that are not done yet."""
+        return [self.image_ids[place] for place in np.flatnonzero(self._count == _UNDONE)]
+
+    def write(self, found: Mapping[int, Regions]) -> None:
+        """Add some pictures; they count once they are on disk."""
+        for image_id, regions in found.items():
+            place, kept = self._place[image_id], min(len(regions.boxes), self.facts.regions)
+            self._boxes[place, :kept] = regions.boxes[:kept]
+            self._embeddings[place, :kept] = regions.embeddings[:kept]
+        self._boxes.flush()
+        self._embeddings.flush()
+        for image_id, regions in found.items():
+            self._count[self._place[image_id]] = min(len(regions.boxes), self.facts.regions)
+        self._count.flush()
+
+    def __getitem__(self, image_id: int) -> Regions:
+        """The regions of a picture, as views of the files.
+
+        Raises:
+            InputError: a picture that the store does not know, or that is not done yet.
+        """
+        place = self._place.get(image_id)
+        if place is None:
+            raise InputError(f'{self.folder} has no regions of picture {image_id}: it is of other pictures')
+        count = int(self._count[place])
+        if count == _UNDONE:
+            raise InputError(f'{self.folder} is not finished: run `clipdense embed regions` again')
+        return Regions(self._boxes[place, :count], self._embeddings[place, :count])
+
+    def check(self, facts: StoreFacts) -> None:
+        """This store belongs to these facts.
+
+        Raises:
+            InputError: naming what differs.
+        """
+        says = {
+            'teacher': 'another teacher (or preprocessing)',
+            'proposals': 'proposals of another detector',
+            'crops': 'other crops',
+            'pictures': 'other pictures',
+            'regions': f'{self.facts.regions} regions a picture',
+            'width': f'{self.facts.width} numbers a region',
+        }
+        for name, what in says.items():
+            if getattr(self.facts, name) != getattr(facts, name):
+                raise InputError(f'{self.folder} holds embeddings for {what}: name a new folder')
+
+    def check_pictures(self, pictures: Iterable[tuple[int, int, int]]) -> None:
+        """Every picture is there and done.
+
+        Args:
+            pictures: id, width and height of those that will be asked for.
+
+        Raises:
+            InputError: other pictures, or unfinished ones.
+        """
+        pictures = list(pictures)
+        strangers = [image_id for image_id, *_ in pictures if image_id not in self._place]
+        if strangers or (len(pictures) == len(self) and pictures_digest(pictures) != self.facts.pictures):
+            raise InputError(
+                f'{self.folder} is of other pictures ({len(strangers)} of {len(pictures)} unknown to it): '
+                'make embeddings for these with `clipdense embed regions`'
+            )
+        if self.unfinished:
+            raise InputError(
+                f'{self.folder} lacks {len(self.unfinished)} of {len(self)} pictures: '
+                'run `clipdense embed regions` again, it goes on where it was'
+            )
+
+    def _open(self) -> None:
+        mode = 'r+' if self._writable else 'r'
+        parts = {}
+        for name, (kind, shape) in _layout(self.facts, len(self.image_ids)).items():
+            path = self.folder / f'{name}.npy'
+            try:
+                parts[name] = open_memmap(path, mode=mode)
+            except (OSError, ValueError) as error:
+                raise InputError(f'{path} is damaged or cut off: make the store again ({error})') from error
+            if parts[name].shape != shape or parts[name].dtype != kind:
+                raise InputError(f'{path} does not fit its {_HEADER}: make the store again')
+        self._boxes, self._embeddings, self._count = parts['boxes'], parts['embeddings'], parts['count']
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not isinstance(value, np.memmap)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def _layout(facts: StoreFacts, pictures: int) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+    return {
+        'boxes': (np.float32, (pictures, facts.regions, 4)),
+        'embeddings': (np.float16, (pictures, facts.regions, facts.width)),
+        'count': (np.int32, (pictures,)),
+    }
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((folder / _HEADER).read_bytes())
+    except OSError as error:
+        raise InputError(
+            f'{folder} holds no region embeddings: make them with `clipdense embed regions`'
+        ) from error
+    except ValueError as error:
+        raise InputError(f'{folder / _HEADER} is damaged: make the store again') from error
+    if header.get('format') != _FORMAT:
+        raise InputError(f'{folder} is no store of region embeddings, or one of another version')
+    return header

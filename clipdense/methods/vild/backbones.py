@@ -1,0 +1,70 @@
+"""Backbones of torchvision and timm for the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError, nearest
+
+
+@MODELS.register_module()
+class TimmBackbone(nn.Module):
+    """Any timm model that gives feature maps.
+
+    Args:
+        name: as timm calls it, such as 'resnet50' or 'convnext_tiny'.
+        pretrained: take timm's weights.
+        stages: which feature maps, by index.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+
+    def __init__(self, name: str, pretrained: bool = False, stages: Sequence[int] = (1, 2, 3, 4)) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(name):
+            raise InputError(f'timm has no model {name!r}.{nearest(name, timm.list_models())}')
+        self.body = timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=tuple(stages)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> a map for each stage."""
+        return tuple(self.body(images))
+
+
+@MODELS.register_module()
+class TorchvisionBackbone(nn.Module):
+    """Any torchvision model, cut at named nodes.
+
+    Args:
+        name: as torchvision calls it, such as 'resnet18'.
+        weights: 'DEFAULT', the name of an entry, or None for none.
+        nodes: names of the layers whose outputs are the feature maps.
+
+    Raises:
+        InputError: torchvision has no such model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = None,
+        nodes: Sequence[str] = ('layer1', 'layer2', 'layer3', 'layer4'),
+    ) -> None:
+        super().__init__()
+        from torchvision.models import get_model, list_models
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        if name not in list_models():
+            raise InputError(f'torchvision has no model {name!r}.{nearest(name, list_models())}')
+        self.body = create_feature_extractor(get_model(name, weights=weights), list(nodes))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> a map for each node."""
+        return tuple(self.body(images).values())

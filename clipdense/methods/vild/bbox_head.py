@@ -1,0 +1,192 @@
+"""ViLD's box head: what a region looks like, asked in words.
+
+R: regions, C: width, D: joint space, K: classes, Q: queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.structures.bbox import scale_boxes
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError
+
+from .functional import best_query, class_probabilities, ensemble, mask_novel, region_logits
+from .postprocess import select_detections
+
+Variant = Literal['text', 'image', 'vild', 'ensemble']
+
+
+@MODELS.register_module()
+class ViLDBBoxHead(ConvFCBBoxHead):
+    """Shared convolutions and layers, boxes for all classes alike, and the class by its words.
+
+    Args:
+        variant: 'text' learns from boxes with names alone, 'image' from the teacher alone, 'vild' from both
+            through one embedding, 'ensemble' from both through a branch each.
+        embed_dim: D.
+        temperature: divisor of the cosines, in training and at test.
+        test_temperature: of the text head at test, where it is another (detpro: 0.007).
+        fc_norm: batch norm after the fully connected layers too, as in the official code.
+        trunk: arguments of mmdet's ``ConvFCBBoxHead``; 4 convolutions and 2 layers unless it says otherwise.
+
+    Raises:
+        InputError: an unknown variant.
+    """
+
+    queries: Tensor
+    query_class: Tensor
+    novel: Tensor
+
+    def __init__(
+        self,
+        variant: Variant = 'vild',
+        embed_dim: int = 512,
+        temperature: float = 0.01,
+        test_temperature: float | None = None,
+        fc_norm: bool = False,
+        **trunk: Any,
+    ) -> None:
+        defaults = {'num_shared_convs': 4, 'num_shared_fcs': 2, 'num_classes': 1, 'reg_class_agnostic': True}
+        super().__init__(**{**defaults, **trunk, 'with_cls': False})
+        if variant not in ('text', 'image', 'vild', 'ensemble'):
+            raise InputError(f'no variant {variant!r} of ViLD: text, image, vild or ensemble')
+        self.variant, self.embed_dim = variant, embed_dim
+        self.temperature, self.test_temperature = temperature, test_temperature or temperature
+        width = self.shared_out_channels
+        if fc_norm:
+            self.shared_fcs: nn.ModuleList = _normalised(list(self.shared_fcs), self.norm_cfg)
+        self.projection = nn.Linear(width, embed_dim)
+        self.background = nn.Parameter(torch.randn(embed_dim) * 0.01)
+        if variant == 'ensemble':
+            convs, fcs, _ = self._add_conv_fc_branch(
+                self.num_shared_convs, self.num_shared_fcs, self.in_channels, True
+            )
+            self.image_convs, self.image_fcs = (
+                convs,
+                _normalised(list(fcs), self.norm_cfg) if fc_norm else fcs,
+            )
+            self.image_projection = nn.Linear(width, embed_dim)
+        for name in ('queries', 'query_class', 'novel'):
+            self.register_buffer(name, None, persistent=False)
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether region embeddings are distilled."""
+        return self.variant != 'text'
+
+    @property
+    def learns_from_names(self) -> bool:
+        """Whether regions are classified in training."""
+        return self.variant != 'image'
+
+    def set_vocabulary(self, queries: Tensor, query_class: Tensor, novel: Tensor) -> None:
+        """Choose the words: (Q, D) unit rows, (Q,) the class of each, (K,) which classes are novel."""
+        if queries.shape[-1] != self.embed_dim:
+            raise InputError(f'words of {queries.shape[-1]} numbers for regions of {self.embed_dim}')
+        device = self.background.device
+        self.queries, self.query_class = queries.to(device), query_class.to(device)
+        self.novel = novel.to(device)
+        self.num_classes = len(novel)
+
+    def trunk(self, features: Tensor) -> Tensor:
+        """RoI features -> (R, C)."""
+        return self._through(self.shared_convs, self.shared_fcs, features)
+
+    def distilled(self, features: Tensor, trunk: Tensor | None = None) -> Tensor:
+        """RoI features -> (R, D), the embeddings that are held against the teacher's.
+
+        Args:
+            features: RoI features.
+            trunk: ``trunk(features)``, if it is known.
+        """
+        if self.variant == 'ensemble':
+            return self.image_projection(self._through(self.image_convs, self.image_fcs, features))
+        return self.projection(self.trunk(features) if trunk is None else trunk)
+
+    def logits(self, trunk: Tensor, temperature: float) -> Tensor:
+        """(R, C) -> (R, K + 1), background last.
+
+        Raises:
+            InputError: there are no words yet.
+        """
+        if self.queries is None:
+            raise InputError('no vocabulary yet: call set_vocabulary(vocabulary, embeddings) first')
+        logits = region_logits(self.projection(trunk), self.queries, self.background, temperature)
+        best = best_query(logits[:, :-1], self.query_class, self.num_classes)
+        return torch.cat([best, logits[:, -1:]], dim=1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor]:
+        """RoI features -> training logits (R, K + 1), or probabilities (R, K); and box deltas (R, 4)."""
+        trunk = self.trunk(features)  # (R, C)
+        deltas = self.fc_reg(trunk)  # (R, 4)
+        if not self.training:
+            return self.probabilities(features, trunk), deltas
+        return self.training_logits(trunk), deltas
+
+    def training_logits(self, trunk: Tensor) -> Tensor | None:
+        """(R, C) -> (R, K + 1) without novel classes; None where names are not learned."""
+        if not self.learns_from_names:
+            return None
+        return mask_novel(self.logits(trunk, self.temperature), self.novel)
+
+    def probabilities(self, features: Tensor, trunk: Tensor) -> Tensor:
+        """RoI features and (R, C) -> (R, K)."""
+        if self.variant == 'image':
+            return self.logits(trunk, self.test_temperature)[:, :-1].softmax(dim=-1)
+        text = class_probabilities(self.logits(trunk, self.test_temperature))
+        if self.variant != 'ensemble':
+            return text
+        embeddings = F.normalize(self.distilled(features), dim=-1)  # (R, D)
+        asked = embeddings @ self.queries.mT / self.temperature  # (R, Q)
+        image = best_query(asked, self.query_class, self.num_classes).softmax(dim=-1)
+        return ensemble(text, image, self.novel)
+
+    def _predict_by_feat_single(
+        self,
+        roi: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        img_meta: Mapping[str, Any],
+        rescale: bool = False,
+        rcnn_test_cfg: Any = None,
+    ) -> InstanceData:
+        """Probabilities (R, K) and deltas (R, 4) of one picture -> its detections."""
+        boxes = self.bbox_coder.decode(roi[:, 1:], bbox_pred, max_shape=img_meta['img_shape'])  # (R, 4)
+        if rescale:
+            boxes = scale_boxes(boxes, [1 / factor for factor in img_meta['scale_factor']])
+        found = select_detections(
+            boxes,
+            cls_score,
+            score_threshold=rcnn_test_cfg.score_thr,
+            iou_threshold=rcnn_test_cfg.nms.iou_threshold,
+            class_agnostic=rcnn_test_cfg.nms.get('class_agnostic', False),
+            most=rcnn_test_cfg.max_per_img,
+        )
+        return InstanceData(bboxes=found.boxes, scores=found.scores, labels=found.class_ids)
+
+    def _through(self, convs: nn.ModuleList, fcs: nn.ModuleList, x: Tensor) -> Tensor:
+        for conv in convs:
+            x = conv(x)
+        x = (self.avg_pool(x) if self.with_avg_pool else x).flatten(1)
+        for fc in fcs:
+            x = self.relu(fc(x))
+        return x
+
+
+def _normalised(fcs: Sequence[Any], norm_cfg: Mapping[str, Any] | None) -> nn.ModuleList:
+    """Each layer with a batch norm behind it, of the kind and with the settings of ``norm_cfg``."""
+    settings = {key: value for key, value in (norm_cfg or {}).items() if key in ('eps', 'momentum')}
+    kind = nn.SyncBatchNorm if (norm_cfg or {}).get('type') == 'SyncBN' else nn.BatchNorm1d
+    layers = nn.ModuleList()
+    for fc in fcs:
+        width, inside = fc.weight.shape
+        layers.append(nn.Sequential(nn.Linear(inside, width, bias=False), kind(width, **settings)))
+    return layers

@@ -1,0 +1,152 @@
+"""The detector: mmdet's two stages, words given at run time.
+
+B: pictures, (H, W): pixels of the network's input, K: classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models import TwoStageDetector
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from clipdense.clip.checkpoint import load
+from clipdense.clip.model import CLIP
+from clipdense.registry import MODELS, build_module
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+@MODELS.register_module()
+class ViLD(TwoStageDetector):
+    """Mask R-CNN (or Faster R-CNN, without a mask head) that detects what it is asked for.
+
+    Args:
+        backbone, neck, rpn_head, roi_head: parts of mmdet; ``roi_head`` is a ``ViLDRoIHead``.
+        train_cfg, test_cfg: of mmdet's two-stage detectors.
+        data_preprocessor: mmdet's.
+        clip: the teacher, whose text tower embeds the words: a model, its config, or weights as
+            ``clipdense.load`` takes them. It is no part of the weights, and may be left out where
+            ``set_vocabulary`` is given embeddings.
+        frozen: parts that stay as they are, such as ('backbone', 'neck', 'rpn_head').
+
+    Raises:
+        InputError: an unknown part among ``frozen``.
+    """
+
+    clip: CLIP | None
+
+    def __init__(
+        self,
+        backbone: Any,
+        neck: Any,
+        rpn_head: Any,
+        roi_head: Any,
+        train_cfg: Any,
+        test_cfg: Any,
+        data_preprocessor: Any = None,
+        clip: nn.Module | dict | str | None = None,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            backbone,
+            neck,
+            copy.deepcopy(ConfigDict(rpn_head)),
+            copy.deepcopy(ConfigDict(roi_head)),
+            ConfigDict(train_cfg) if train_cfg is not None else None,
+            ConfigDict(test_cfg),
+            data_preprocessor,
+        )
+        self.frozen = tuple(frozen)
+        unknown = [name for name in self.frozen if name not in dict(self.named_children())]
+        if unknown:
+            raise InputError(f'frozen: no part is called {unknown}: {sorted(dict(self.named_children()))}')
+        for name in self.frozen:
+            getattr(self, name).requires_grad_(False)
+        self.vocabulary: Vocabulary | None = None
+        self.dataset_meta: dict[str, Any] = {}
+        # Outside the modules: the teacher is not trained, moved or saved with the detector.
+        teacher = load(clip) if isinstance(clip, str) else build_module(clip) if clip is not None else None
+        self.__dict__['clip'] = teacher.eval().requires_grad_(False) if teacher is not None else None
+
+    def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
+        """Choose the words, before training or at any time after it.  No weight changes.
+
+        Raises:
+            ValueError: as many classes must be embedded as the vocabulary has.
+            InputError: training needs base classes, and the vocabulary has none.
+        """
+        if embeddings.num_classes != len(vocabulary):
+            raise ValueError(f'{embeddings.num_classes} embedded classes for {len(vocabulary)} names')
+        if self.training and not vocabulary.base:
+            raise InputError('all classes of the vocabulary are novel: training needs base classes')
+        novel = torch.tensor([name in vocabulary.novel for name in vocabulary.class_names])
+        self.roi_head.bbox_head.set_vocabulary(embeddings.queries, embeddings.query_class, novel)
+        self.vocabulary, self.num_classes = vocabulary, len(vocabulary)
+        self.dataset_meta = {'classes': vocabulary.class_names, 'vocabulary': vocabulary}
+
+    def train(self, mode: bool = True) -> ViLD:
+        """Frozen parts stay in evaluation mode: their statistics are frozen too."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        return self
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> feature maps; without a graph where both parts are frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not {'backbone', 'neck'} <= set(self.frozen)):
+            return super().extract_feat(batch_inputs)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Any]:
+        """Normalised pictures and what is on them -> losses."""
+        self._check_labels(batch_data_samples)
+        features = self.extract_feat(batch_inputs)
+        settings = self.train_cfg.rpn_proposal
+        if 'rpn_head' in self.frozen:
+            with torch.no_grad():
+                losses, proposals = {}, self.propose(features, batch_data_samples, settings)
+        else:
+            objects = [_objects_alone(one) for one in batch_data_samples]
+            losses, proposals = self.rpn_head.loss_and_predict(features, objects, settings)
+            losses = {name if 'rpn' in name else f'rpn_{name}': value for name, value in losses.items()}
+        return {**losses, **self.roi_head.loss(features, proposals, batch_data_samples)}
+
+    def propose(
+        self, features: Sequence[Tensor], samples: Sequence[DetDataSample], settings: Any = None
+    ) -> list[InstanceData]:
+        """Class-agnostic boxes with scores, of each picture, in the pixels of the network's input."""
+        metas = [one.metainfo for one in samples]
+        outputs = self.rpn_head(features)
+        return self.rpn_head.predict_by_feat(
+            *outputs, batch_img_metas=metas, cfg=settings or self.test_cfg.rpn, rescale=False
+        )
+
+    def _check_labels(self, samples: Sequence[DetDataSample]) -> None:
+        """Objects of novel classes would be pushed away from their own names."""
+        head = self.roi_head.bbox_head
+        if head.novel is None:
+            return
+        for one in samples:
+            labels = one.gt_instances.labels
+            if len(labels) and (int(labels.max()) >= len(head.novel) or head.novel[labels].any()):
+                raise InputError(
+                    'training shows objects of classes that the vocabulary lacks or counts as novel: '
+                    'train on a dataset of base classes'
+                )
+
+
+def _objects_alone(sample: DetDataSample) -> DetDataSample:
+    """What the RPN learns from: boxes of one class."""
+    truth = sample.gt_instances
+    objects = DetDataSample(metainfo=sample.metainfo)
+    objects.gt_instances = InstanceData(bboxes=truth.bboxes, labels=torch.zeros_like(truth.labels))
+    if 'ignored_instances' in sample:
+        objects.ignored_instances = sample.ignored_instances
+    return objects

@@ -1,0 +1,30 @@
+"""The parts of mmdet that recipes are made of, imported behind the stand-in for compiled mmcv."""
+
+from mmdet.models import (
+    FPN,
+    CrossEntropyLoss,
+    DetDataPreprocessor,
+    FCNMaskHead,
+    L1Loss,
+    ResNet,
+    RPNHead,
+    SingleRoIExtractor,
+    SmoothL1Loss,
+)
+from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
+
+__all__ = [
+    'FPN',
+    'AnchorGenerator',
+    'CrossEntropyLoss',
+    'DeltaXYWHBBoxCoder',
+    'DetDataPreprocessor',
+    'FCNMaskHead',
+    'L1Loss',
+    'MaxIoUAssigner',
+    'RPNHead',
+    'RandomSampler',
+    'ResNet',
+    'SingleRoIExtractor',
+    'SmoothL1Loss',
+]
