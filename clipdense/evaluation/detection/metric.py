@@ -1,0 +1,136 @@
+"""Average precision as MMEngine's metric.  n: detections of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+
+from clipdense.registry import METRICS
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import atomic_write
+
+from .coco import Kind, coco_precision, lvis_means, lvis_precision
+from .voc import voc_average_precision
+
+
+@METRICS.register_module()
+class DetectionAP(BaseMetric):
+    """AP of a dataset, over all of its classes and over base and novel ones apart.
+
+    Names say what they are: ``novel/AP50``, ``base/AP50``, ``all/AP50``; 'all' asks every class of the
+    vocabulary, which is the generalised setting.  AP is a share of 1; -1 where a group has no ground truth.
+
+    Args:
+        protocol: 'coco'; 'lvis', with APr, APc and APf beside; 'voc07' or 'voc12', AP50 as VOC defines it.
+        kinds: 'bbox', 'segm' or both; masks are given as ``segm/...``.
+        results: JSON file for the detections, in COCO's results layout.
+        prefix, collect_device: as in MMEngine.
+    """
+
+    def __init__(
+        self,
+        protocol: Literal['coco', 'lvis', 'voc07', 'voc12'] = 'coco',
+        kinds: Sequence[Kind] = ('bbox',),
+        results: str | Path | None = None,
+        prefix: str | None = None,
+        collect_device: str = 'cpu',
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        if protocol not in ('coco', 'lvis', 'voc07', 'voc12'):
+            raise InputError(f'no protocol {protocol!r}: coco, lvis, voc07 or voc12')
+        self.protocol, self.kinds, self.results_file = protocol, tuple(kinds), results
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        """Keep the detections of a batch."""
+        for sample in data_samples:
+            image_id = _get(sample, 'img_id')
+            self.results.append((image_id, to_coco(image_id, _get(sample, 'pred_instances'))))
+
+    def compute_metrics(self, results: list[tuple[int, list[dict[str, Any]]]]) -> dict[str, float]:
+        """Score what was found."""
+        meta = self.dataset_meta or {}
+        if 'ground_truth' not in meta:
+            raise InputError('DetectionAP needs a dataset whose metainfo has a ground_truth')
+        vocabulary, truth = meta['vocabulary'], meta['ground_truth']
+        ids = {one['name']: one['id'] for one in truth['categories']}
+        found = [
+            {**one, 'category_id': ids[vocabulary.class_names[one['category_id']]]}
+            for _, listed in dict(results).items()  # a picture that was repeated for padding counts once
+            for one in listed
+        ]
+        if self.results_file is not None:
+            write_results(self.results_file, found)
+        groups: dict[str, Sequence[str]] = {'all': vocabulary.class_names}
+        if vocabulary.novel:
+            novel = tuple(name for name in vocabulary.class_names if name in vocabulary.novel)
+            groups |= {'base': vocabulary.base, 'novel': novel}
+        scores: dict[str, float] = {}
+        for kind in self.kinds:
+            start = '' if kind == 'bbox' else f'{kind}/'
+            scores |= {
+                f'{start}{name}': value for name, value in self._scores(truth, found, kind, groups).items()
+            }
+        return scores
+
+    def _scores(
+        self, truth: Mapping[str, Any], found: list, kind: Kind, groups: Mapping[str, Sequence[str]]
+    ) -> dict[str, float]:
+        if self.protocol.startswith('voc'):
+            style: Any = '11points' if self.protocol == 'voc07' else 'area'
+            ap = voc_average_precision(truth, found, style)
+            means = {group: [ap[name] for name in names if name in ap] for group, names in groups.items()}
+            return {
+                f'{group}/AP50': float(np.mean(known)) if known else -1.0 for group, known in means.items()
+            }
+        if self.protocol == 'lvis':
+            precision = lvis_precision(truth, found, kind)
+            return {f'all/{name}': value for name, value in lvis_means(truth, precision).items()}
+        precision = coco_precision(truth, found, kind, groups['all'])
+        return {
+            f'{group}/{name}': value
+            for group, names in groups.items()
+            for name, value in precision.means(names).items()
+            if name in ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR@100')
+        }
+
+
+def to_coco(image_id: int, found: Any) -> list[dict[str, Any]]:
+    """Detections of a picture in COCO's results layout; ``category_id`` is the label."""
+    boxes = _get(found, 'bboxes').detach().cpu().double().numpy()
+    scores = _get(found, 'scores').detach().cpu().double().tolist()
+    labels = _get(found, 'labels').cpu().tolist()
+    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    rows = [
+        {'image_id': image_id, 'category_id': label, 'bbox': box, 'score': score}
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]
+    masks = found.get('masks') if hasattr(found, 'get') else None
+    if masks is not None:
+        for row, mask in zip(rows, masks, strict=True):
+            row['segmentation'] = encode_mask(np.asarray(mask.cpu() if hasattr(mask, 'cpu') else mask))
+    return rows
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) bool -> compressed run lengths, ready for JSON."""
+    from pycocotools import mask as coco_mask
+
+    coded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {'size': list(map(int, coded['size'])), 'counts': coded['counts'].decode()}
+
+
+def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """A COCO results file, written atomically."""
+    import json
+
+    with atomic_write(path, 'w') as file:
+        json.dump(list(results), file)
+
+
+def _get(sample: Any, name: str) -> Any:
+    """MMEngine's evaluator hands over samples as dicts."""
+    return sample[name] if isinstance(sample, Mapping) else getattr(sample, name)

@@ -1,0 +1,67 @@
+"""Regions of a picture as the teacher wants them.  R: regions, S: side of the teacher's input.
+
+A picture is decoded once; each region is cut and scaled as uint8, whole batches are normalised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from clipdense.data.transforms import CentreCrop
+
+
+def grown(boxes: NDArray[np.floating], factor: float, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Boxes as whole pixels, enlarged about their centre and cut at the border.
+
+    Each side is moved outward by (factor - 1) / 2 of the width or height; corners are rounded outward, and a
+    box is never thinner than a pixel.
+
+    Args:
+        boxes: (R, 4) x1, y1, x2, y2.
+        factor: 1.5 for the teacher's second look.
+        size: (H, W) of the picture.
+
+    Returns:
+        (R, 4) whole pixels; x2 and y2 are one past the last.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    margin = (boxes[:, 2:] - boxes[:, :2]) * (factor - 1) / 2
+    height, width = size
+    low = np.floor(boxes[:, :2] - margin).clip(0, [width - 1, height - 1])
+    high = np.ceil(boxes[:, 2:] + margin).clip(low + 1, [width, height])
+    return np.concatenate([low, high], axis=1).astype(np.int64)
+
+
+def crop_regions(
+    image: Image.Image | Tensor,
+    boxes: NDArray[np.floating],
+    crop: CentreCrop,
+    factors: Sequence[float] = (1.0, 1.5),
+) -> Tensor:
+    """Every region of a picture, once for each factor.
+
+    Args:
+        image: decoded, RGB; or (3, H, W) uint8.
+        boxes: (R, 4) x1, y1, x2, y2 in its pixels.
+        crop: what the teacher does to a picture.
+        factors: how much larger than the box each crop is.
+
+    Returns:
+        (factors, R, 3, S, S) uint8.
+    """
+    pixels = pil_to_tensor(image) if isinstance(image, Image.Image) else image  # (3, H, W)
+    # Torch scales uint8 pictures fastest where the channels of a pixel lie together.
+    pixels = pixels[None].contiguous(memory_format=torch.channels_last)[0]
+    side = crop.preprocess.image_size
+    found = torch.empty(len(factors), len(boxes), 3, side, side, dtype=torch.uint8)
+    for row, factor in zip(found, factors, strict=True):
+        for place, (x1, y1, x2, y2) in enumerate(grown(boxes, factor, tuple(pixels.shape[1:])).tolist()):
+            row[place] = crop(pixels[:, y1:y2, x1:x2])
+    return found

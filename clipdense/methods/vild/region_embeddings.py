@@ -1,0 +1,209 @@
+"""What the teacher sees in each region, once and for all: ``clipdense embed regions``.
+
+B: pictures, R: regions of a picture, S: side of the teacher's input, D: joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from clipdense.clip.model import CLIP
+from clipdense.clip.text_embeddings import module_digest
+from clipdense.data.detection.datasets import CocoDetection
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
+from clipdense.data.transforms import CentreCrop
+from clipdense.engine.launch import load_config
+from clipdense.engine.model_weights import load_strict
+from clipdense.registry import DATASETS, build, build_module
+from clipdense.utils.dist import is_main, rank, world_size
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import digest
+from clipdense.utils.image_io import read_image
+from clipdense.utils.progress import track
+from clipdense.weights.io import read_weights
+
+from .crops import crop_regions
+from .detector import ViLD
+
+_FLUSH = 32  # pictures that are written together
+
+
+class Proposed(NamedTuple):
+    """A picture's regions before the teacher has seen them."""
+
+    image_id: int
+    boxes: NDArray[np.float32]  # (R, 4), original pixels
+    crops: Tensor  # (factors, R, 3, S, S) uint8
+
+
+@torch.no_grad()
+def embed_crops(clip: CLIP, crops: Tensor, batch: int = 256) -> Tensor:
+    """(factors, R, 3, S, S) uint8 -> (R, D) unit rows, fp32: the sum over the factors, normalised.
+
+    Source: dyabel/detpro ``standard_roi_head.py``, which adds the embeddings as they come.
+    """
+    factors, regions = crops.shape[:2]
+    if not regions:
+        return torch.zeros(0, clip.embed_dim)
+    parameter = next(clip.parameters())
+    embeddings = [
+        clip.encode_image(clip.preprocess.normalise(part.to(parameter.device)).to(parameter.dtype))
+        for part in crops.flatten(0, 1).split(batch)
+    ]
+    summed = torch.cat(embeddings).float().unflatten(0, (factors, regions)).sum(dim=0)  # (R, D)
+    return F.normalize(summed, dim=-1).cpu()
+
+
+@torch.no_grad()
+def propose(model: ViLD, dataset: CocoDetection, index: int, most: int) -> NDArray[np.float32]:
+    """(R, 4) boxes of a picture in original pixels, best first; R <= ``most``."""
+    item = dataset[index]
+    data = model.data_preprocessor({'inputs': [item['inputs']], 'data_samples': [item['data_samples']]})
+    sample: DetDataSample = data['data_samples'][0]
+    found = model.propose(model.extract_feat(data['inputs']), [sample])[0]
+    boxes = found.bboxes[:most].cpu()
+    boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
+    height, width = sample.ori_shape
+    boxes = boxes.clamp(boxes.new_zeros(4), boxes.new_tensor([width, height, width, height]))
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)].numpy()
+
+
+class _Crops(Dataset):
+    """Pictures whose boxes are known, read and cut by the loader's workers."""
+
+    def __init__(
+        self, dataset: CocoDetection, boxes: dict[int, NDArray[np.float32]], crop: CentreCrop, factors: Any
+    ) -> None:
+        self.dataset, self.boxes, self.crop, self.factors = dataset, boxes, crop, factors
+        self.indices = list(boxes)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, at: int) -> Proposed:
+        index = self.indices[at]
+        picture = self.dataset.pictures[index]
+        boxes = self.boxes[index]
+        return Proposed(
+            picture.image_id, boxes, crop_regions(read_image(picture.path), boxes, self.crop, self.factors)
+        )
+
+
+def teacher_digest(clip: CLIP) -> str:
+    """Of the image tower's weights and of how it wants its pictures."""
+    return digest(module_digest(clip.image), repr(clip.preprocess))
+
+
+def embed_dataset(
+    model: ViLD,
+    dataset: CocoDetection,
+    folder: str | Path,
+    regions: int = 300,
+    factors: Sequence[float] = (1.0, 1.5),
+    workers: int = 0,
+    batch: int = 256,
+) -> RegionStore:
+    """Propose, cut and embed the regions of every picture that the store does not have yet.
+
+    Started by torchrun, the processes share the pictures.
+
+    Args:
+        model: proposes with its RPN; its ``clip`` is the teacher.
+        dataset: pictures and how the detector wants them; without random transforms.
+        folder: of the store, new or begun.
+        regions: of a picture, at most.
+        factors: how much larger than their box the crops are.
+        workers: processes that read and cut; 0 does it in this one.
+        batch: crops that go through the teacher together.
+
+    Raises:
+        InputError: no teacher, or a store that belongs to something else.
+    """
+    if model.clip is None:
+        raise InputError('the detector has no teacher: give model.clip in the config')
+    model.eval()
+    clip = model.clip
+    pictures = dataset.pictures
+    facts = StoreFacts(
+        teacher=teacher_digest(clip),
+        proposals=digest(
+            module_digest(model.backbone), module_digest(model.neck), module_digest(model.rpn_head)
+        ),
+        crops=tuple(map(float, factors)),
+        pictures=pictures_digest((one.image_id, *one.size[::-1]) for one in pictures),
+        regions=regions,
+        width=clip.embed_dim,
+    )
+    if is_main():
+        RegionStore.create(folder, facts, [one.image_id for one in pictures])
+    if world_size() > 1:
+        dist.barrier()
+    store = RegionStore.create(folder, facts, [])
+    left = set(store.unfinished)
+    mine = [at for at, one in enumerate(pictures) if one.image_id in left][rank() :: world_size()]
+    crop = CentreCrop.of(clip.preprocess)
+    for first in track(range(0, len(mine), _FLUSH), 'embedding regions'):
+        boxes = {at: propose(model, dataset, at, regions) for at in mine[first : first + _FLUSH]}
+        loader = DataLoader(
+            _Crops(dataset, boxes, crop, factors), batch_size=None, num_workers=min(workers, len(boxes))
+        )
+        store.write(
+            {
+                one.image_id: Regions(
+                    one.boxes, embed_crops(clip, one.crops, batch).numpy().astype(np.float16)
+                )
+                for one in loader
+            }
+        )
+    if world_size() > 1:
+        dist.barrier()
+    return store
+
+
+def embed_regions(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    out: str | Path,
+    options: Sequence[str] = (),
+    regions: int = 300,
+    factors: Sequence[float] = (1.0, 1.5),
+    workers: int = 0,
+    device: torch.device | str = 'cpu',
+) -> RegionStore:
+    """What the command line calls: the model of a config proposes on the dataset of its ``proposals``.
+
+    Args:
+        config: a file, a recipe's name or a config, with ``model`` and ``proposal_dataset``.
+        checkpoint: weights of the detector; only backbone, neck and RPN are used.
+        out: folder of the store.
+        options: ``key.of.entry=value``, replacing entries of the config.
+        regions, factors, workers: as in ``embed_dataset``.
+        device: where the model runs.
+
+    Raises:
+        InputError: whatever the user can mend, in one line.
+    """
+    cfg = load_config(config, options)
+    if cfg.get('proposal_dataset') is None:
+        raise InputError(f'{config} says no proposal_dataset: the pictures without random transforms')
+    model = build_module(cfg.model)
+    if not isinstance(model, ViLD):
+        raise InputError(f'{config} is no recipe for a detector')
+    load_strict(model, read_weights(checkpoint).tensors, checkpoint)
+    model.to(device)
+    if model.clip is not None:
+        model.clip.to(device)
+    dataset = build(cfg.proposal_dataset, DATASETS)
+    return embed_dataset(model, dataset, out, regions, factors, workers)
