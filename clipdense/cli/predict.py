@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,11 +38,24 @@ def segment(
     vocab: VocabFile = None,
     preset: NamedVocab = None,
     weights: Weights = DEFAULT_WEIGHTS,
-    method: Annotated[str, typer.Option(help='Training-free method: maskclip, vanilla, ...')] = 'maskclip',
+    method: Annotated[
+        str, typer.Option(help='Training-free method: maskclip, sclip, naclip, sc_clip, ...')
+    ] = 'maskclip',
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of the method: 'std=3.0'. May be repeated.")
+    ] = None,
+    proxy: Annotated[str | None, typer.Option(help='Backbone of timm that proxyclip looks through.')] = None,
     out: Annotated[Path, typer.Option('--out', '-o', help='Folder for the results.')] = Path('segmented'),
     background: Background = None,
     threshold: Annotated[float, typer.Option(help='Probability below which a pixel is background.')] = 0.0,
+    min_area: Annotated[
+        float, typer.Option(help='Give up classes with no more than this share of what is not background.')
+    ] = 0.0,
+    refine: Annotated[bool, typer.Option('--refine', help='Let masks follow edges (PAMR).')] = False,
     short_side: Annotated[int | None, typer.Option(help='Resize the shorter side to this first.')] = None,
+    window: Annotated[int | None, typer.Option(help='Side of sliding windows; 0 for none.')] = None,
+    scales: Annotated[str, typer.Option(help="Sizes to average over: '0.75, 1, 1.25'.")] = '1',
+    flip: Annotated[bool, typer.Option('--flip', help='Average over mirrored pictures too.')] = False,
     opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help='Of the colours in the overlay.')] = 0.6,
     templates: Templates = 'imagenet',
     activation: Activation = None,
@@ -68,11 +81,16 @@ def segment(
         method,
         slide=short_side,
         background_threshold=threshold,
+        area_threshold=min_area,
+        refine=refine,
+        options=_method_options(option),
+        proxy=proxy,
         templates=templates,
         device=device,
         cache=cache,
         **weight_overrides(activation),
     )
+    segmenter.model.slide = _views(segmenter.model.slide, window, scales, flip)
     segmenter.set_vocabulary(vocabulary)
 
     def one(index: int) -> str:
@@ -170,6 +188,46 @@ def _with_background(vocabulary, name: str | None):
     if name in vocabulary.class_names:
         return replace(vocabulary, background=name)
     return vocabulary.with_background(name=name)
+
+
+def _method_options(given: list[str] | None) -> dict[str, Any]:
+    """``['std=3.0']`` -> ``{'std': 3.0}``; what is no Python literal is text.
+
+    Raises:
+        InputError: not of the form name=value.
+    """
+    from ast import literal_eval
+
+    options: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition('=')
+        if not (name and equals):
+            raise InputError(f'--option takes name=value, such as std=3.0, not {text!r}')
+        try:
+            options[name.strip()] = literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            options[name.strip()] = value.strip()
+    return options
+
+
+def _views(slide, window: int | None, scales: str, flip: bool):
+    """The method's way before the tower, with what was asked for.
+
+    Raises:
+        InputError: scales that are no positive numbers.
+    """
+    from dataclasses import replace
+
+    try:
+        sizes = tuple(float(part) for part in scales.split(','))
+        slide = replace(slide, scales=sizes, flip=flip)
+    except ValueError as error:
+        raise InputError(
+            f"--scales takes positive numbers, such as '0.75, 1, 1.25', not {scales!r}"
+        ) from error
+    if window is None:
+        return slide
+    return replace(slide, window=window or None, stride=max(1, window // 2) if window else None)
 
 
 def _each(paths: list[Path], work: Callable[[int], str], doing: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
@@ -44,6 +46,11 @@ def load_segmenter(
     slide: Slide | int | None = None,
     background_threshold: float = 0.0,
     device: str | None = None,
+    *,
+    area_threshold: float = 0.0,
+    refiner: nn.Module | None = None,
+    options: Mapping[str, Any] | None = None,
+    proxy: nn.Module | str | None = None,
     **overrides: Any,
 ) -> DenseCLIP:
     """A training-free segmenter out of any CLIP weights.
@@ -54,12 +61,22 @@ def load_segmenter(
         slide: how pictures are brought before the tower; a number is the shorter side they are resized to.
         background_threshold: probability below which a pixel is background.
         device: see ``choose_device``.
+        area_threshold, refiner, options, proxy: see ``DenseCLIP``.
         overrides: of ``clipdense.load``.
     """
     clip = load_clip(weights, device, **overrides)
     if not isinstance(slide, Slide):
         slide = default_slide(clip, slide)
-    model = DenseCLIP(clip, method, slide, background_threshold=background_threshold)
+    model = DenseCLIP(
+        clip,
+        method,
+        slide,
+        background_threshold=background_threshold,
+        area_threshold=area_threshold,
+        refiner=refiner,
+        options=options,
+        proxy=proxy,
+    )
     return model.to(next(clip.parameters()).device).eval()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.tasks.refine import PAMR
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.image_io import read_image
@@ -50,6 +52,10 @@ class Segmenter:
         *,
         slide: Slide | int | None = None,
         background_threshold: float = 0.0,
+        area_threshold: float = 0.0,
+        refine: bool | PAMR = False,
+        options: Mapping[str, Any] | None = None,
+        proxy: nn.Module | str | None = None,
         templates: str | Sequence[str] = 'imagenet',
         device: str | None = None,
         cache: bool = True,
@@ -59,9 +65,22 @@ class Segmenter:
 
         Args:
             weights, method, slide, background_threshold, device, overrides: see ``hub.load_segmenter``.
+            area_threshold, options, proxy: see ``DenseCLIP``.
+            refine: let scores follow the edges of the picture: ``PAMR`` as published, or your own.
             templates, cache: see the class.
         """
-        model = load_segmenter(weights, method, slide, background_threshold, device, **overrides)
+        model = load_segmenter(
+            weights,
+            method,
+            slide,
+            background_threshold,
+            device,
+            area_threshold=area_threshold,
+            refiner=PAMR() if refine is True else refine or None,
+            options=options,
+            proxy=proxy,
+            **overrides,
+        )
         return cls(model, model.clip, templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:

@@ -76,6 +76,15 @@ def test_help_has_an_example(capsys, verb):
     assert not verb or 'Example' in out
 
 
+def test_segment_with_all_its_settings(capsys, weights):
+    photo('photo.jpg')
+    arguments = ['--method', 'naclip', '--option', 'std=2.5', '--refine', '--min-area', '0.1', '--flip']
+    arguments += ['--scales', '0.5, 1', '--window', '16', '--short-side', '32', '--background', 'sky']
+    status, _, err = run(capsys, 'segment', 'photo.jpg', '-c', 'a,b', '-w', weights, *arguments)
+    assert status == 0, err
+    assert read_mask('segmented/photo_mask.png').shape == (30, 40)
+
+
 def test_segment_writes_three_files_of_the_picture_size(capsys, weights):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
@@ -167,6 +176,20 @@ BAD = {
     'no such method': (
         ['segment', 'photo.png', '-c', 'a', '--method', 'maskclop', '-w', '{weights}'],
         "mean 'maskclip'",
+    ),
+    'no such option': (
+        ['segment', 'photo.png', '-c', 'a', '--option', 'sdt=1', '--method', 'naclip', '-w', '{weights}'],
+        "Did you mean 'std'",
+    ),
+    'no value': (['segment', 'photo.png', '-c', 'a', '--option', 'std', '-w', '{weights}'], 'name=value'),
+    'no scales': (['segment', 'photo.png', '-c', 'a', '--scales', '1,x', '-w', '{weights}'], '0.75, 1, 1.25'),
+    'window under a patch': (
+        ['segment', 'photo.png', '-c', 'a', '--window', '7', '-w', '{weights}'],
+        'windows of 7 pixels are smaller than a patch of 8',
+    ),
+    'no proxy': (
+        ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '-w', '{weights}'],
+        'vit_base_patch8_224.dino',
     ),
     'no such weights': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-61/openai'], 'ViT-B-16/openai'),
     'offline': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-16/openai'], 'CLIPDENSE_OFFLINE'),
