@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from .options import (
     refuse_existing,
     weight_overrides,
 )
+
+if TYPE_CHECKING:
+    from clipdense.inference.results import Segmentation
 
 Background = Annotated[
     str | None, typer.Option(help='Class that takes improbable pixels; added in front of the classes if new.')
@@ -67,7 +70,6 @@ def segment(
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
-    from clipdense.inference.results import write_image, write_json
     from clipdense.inference.segmenter import Segmenter
     from clipdense.utils.image_files import list_images, output_stems
 
@@ -94,13 +96,7 @@ def segment(
     segmenter.set_vocabulary(vocabulary)
 
     def one(index: int) -> str:
-        result = segmenter(paths[index])
-        stem = stems[index]
-        result.save(f'{stem}_mask.png')
-        write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
-        write_json(f'{stem}.json', {'image': str(paths[index]), **result.to_dict()})
-        top = ', '.join(f'{name} {share:.0%}' for name, share in list(result.shares().items())[:3])
-        return f'{stem}_overlay.png: {top}'
+        return _write_segmentation(segmenter(paths[index]), paths[index], stems[index], opacity)
 
     _each(paths, one, 'segmenting')
 
@@ -177,6 +173,17 @@ def embed(
     save_embeddings(out, vocabulary, embeddings)
     queries, width = embeddings.queries.shape
     print(f'{out}: {len(vocabulary)} classes, {queries} queries of {width} numbers')
+
+
+def _write_segmentation(result: Segmentation, path: Path, stem: Path, opacity: float) -> str:
+    """Overlay, mask and JSON of one picture; a line about it."""
+    from clipdense.inference.results import write_image, write_json
+
+    result.save(f'{stem}_mask.png')
+    write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
+    write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})
+    top = ', '.join(f'{name} {share:.0%}' for name, share in list(result.shares().items())[:3])
+    return f'{stem}_overlay.png: {top}'
 
 
 def _with_background(vocabulary, name: str | None):
