@@ -13,7 +13,7 @@ import typer
 
 from clipdense.utils.errors import InputError, one_line
 
-from . import doctor, predict, quickstart, train, weights
+from . import benchmarks, doctor, predict, quickstart, train, weights
 
 BAD_INPUT = 2
 
@@ -34,6 +34,9 @@ for verb in (
     train.scenes,
     train.train,
     train.test,
+    benchmarks.prepare,
+    benchmarks.bench_segmentation,
+    benchmarks.reproduce,
     weights.models,
     weights.convert,
     doctor.doctor,

@@ -1,7 +1,7 @@
 """How each family of papers runs each dataset: words, windows, scale, thresholds.
 
-These settings move mIoU by several points (synonyms of VOC alone by several), so a number means little without
-its preset.  Values are those of the released configs; where one was not to be had, the family's note says so.
+These settings move mIoU by several points, the synonyms of VOC alone by some, so a number means little
+without its preset.  Values are those of the released configs; what was not to be had, the family's note says.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Preset:
         area_threshold: share of the foreground up to which a class is given up.
         pamr: iterations of refinement; 0 for none.
         pamr_dilations: distances of the neighbours in it.
-        position_mode: how position embeddings are resized, see ``layers.pos_embed``.
+        position_mode: how position embeddings are resized, see ``layers.pos_embed``; empty for the tower's
+            own way.
         options: of the family's method.
     """
 
@@ -99,7 +100,10 @@ def _thresholds(voc21: float, context60: float, coco_object: float) -> dict[str,
 
 def _merged(*tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """One row a dataset out of several tables."""
-    return {name: {k: v for table in tables for k, v in table.get(name, {}).items()} for name in BENCHMARKS}
+    rows = {name: [table.get(name, {}) for table in tables] for name in BENCHMARKS}
+    return {
+        name: {key: value for part in parts for key, value in part.items()} for name, parts in rows.items()
+    }
 
 
 def _resclip(share: float, feedback_share: float, feedback_gain: float) -> dict[str, Any]:
@@ -132,8 +136,8 @@ FAMILIES: dict[str, Family] = {
         'mc-lan/ClearCLIP configs at fd05ce4, clearclip_segmentor.py at afe06b8',
         common={'short_side': 448, 'window': 448, 'stride': 224, 'logit_scale': 50.0},
         datasets=_merged(_thresholds(0.5, 0.15, 0.4), {'cityscapes': {'window': 224}}),
-        note='the class files of VOC20 and COCO-Object and the configs of COCO-Stuff and ADE20K were not to be '
-        'had: VOC20 has the words of VOC21, COCO-Object plain names and "background"',
+        note='the class files of VOC20 and COCO-Object and the configs of COCO-Stuff and ADE20K were not to '
+        'be had: VOC20 has the words of VOC21, COCO-Object plain names and "background"',
     ),
     'naclip': Family(
         'naclip',
@@ -223,8 +227,8 @@ FAMILIES: dict[str, Family] = {
     'native': Family(
         '',
         '',
-        "ours: the dataset's own words, pictures and windows in proportion to the tower's picture size",
-        common={'short_side': None, 'window': None, 'stride': None, 'position_mode': 'bicubic'},
+        "ours: the dataset's own words, pictures and windows in proportion to the tower's size",
+        common={'short_side': None, 'window': None, 'stride': None, 'position_mode': ''},
     ),
 }
 # Methods without a family of their own are run as SCLIP's authors ran them.
@@ -270,9 +274,9 @@ def _class_file(files: str, dataset: str) -> str:
 
 @contextmanager
 def resizing_positions(clip: CLIP, mode: str) -> Iterator[None]:
-    """The tower resizes its position embeddings in this mode, and in its own again afterwards."""
+    """The tower resizes its position embeddings in this mode, if any, and in its own again afterwards."""
     tower = clip.image
-    before, tower.position_mode = tower.position_mode, mode
+    before, tower.position_mode = tower.position_mode, mode or tower.position_mode
     try:
         yield
     finally:

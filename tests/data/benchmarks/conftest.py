@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,11 +107,17 @@ PLACES = {
 }
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope='session')
+def published(tmp_path_factory):
     """The folder of all datasets, as downloaded."""
-    root = tmp_path / 'data'
+    root = tmp_path_factory.mktemp('published')
     for place, make in PLACES.values():
         (root / place).mkdir(parents=True)
         make(root / place)
     return root
+
+
+@pytest.fixture
+def data(published, tmp_path):
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(published, tmp_path / 'data'))

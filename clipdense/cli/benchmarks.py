@@ -1,0 +1,197 @@
+"""Verbs about published segmentation datasets and numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, refuse_existing, weight_overrides
+
+if TYPE_CHECKING:
+    from clipdense.methods.dense_clip.benchmark import Source
+    from clipdense.methods.dense_clip.benchmark import Weights as NamedWeights
+
+_NO_NETWORK = ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE')
+
+DataRoot = Annotated[
+    Path, typer.Option('--data-root', envvar='CLIPDENSE_DATA', help='Folder of the published datasets.')
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option('--preset', help="Family of settings: sclip, clearclip, ...; the method's own by default."),
+]
+Proxy = Annotated[str | None, typer.Option(help='Timm backbone of proxyclip: vit_base_patch8_224.dino, ...')]
+Partial = Annotated[bool, typer.Option('--partial', help='Take datasets that are not complete.')]
+Limit = Annotated[int | None, typer.Option(min=1, help='Pictures of each dataset.')]
+Workers = Annotated[int, typer.Option(min=0, help='Processes beside this one.')]
+Split = Annotated[str, typer.Option(help='Of folders in PASCAL VOC format.')]
+
+
+def prepare(
+    dataset: Annotated[str, typer.Argument(help='coco_stuff, context60, voc_aug, ...')],
+    root: Annotated[Path, typer.Argument(help="The dataset's folder, or that of all datasets.")],
+    source: Annotated[
+        Path | None, typer.Option(help='Where the labels lie, if not in their usual place.')
+    ] = None,
+    train: Annotated[bool, typer.Option('--train', help='Convert training pictures too.')] = False,
+    check: Annotated[bool, typer.Option('--check', help='Only say what is there and what is not.')] = False,
+    workers: Workers = 0,
+) -> None:
+    """Convert the labels of a published dataset, beside its own files; run it again after an interruption.
+
+    Example: `clipdense prepare coco_stuff data/coco_stuff164k --workers 4`
+    """
+    from clipdense.data.benchmarks import BENCHMARKS, find_benchmark, find_files, find_root
+    from clipdense.data.benchmarks.prepare import CONVERSIONS
+    from clipdense.data.benchmarks.prepare import prepare as convert
+
+    failed = False
+    if not check:
+        report = convert(dataset, root, source, train, workers)
+        print(report)
+        failed = bool(report.faults)
+    name = dataset.lower().replace('-', '_')
+    if name not in CONVERSIONS or name in BENCHMARKS:
+        benchmarks = [find_benchmark(dataset)]
+    else:
+        benchmarks = [known for known in BENCHMARKS.values() if known.prepare == name]
+    for benchmark in benchmarks:
+        place = find_root(benchmark, root)
+        found = find_files(benchmark, place)
+        for fault in found.faults:
+            print(f'{benchmark.title}: {fault}')
+        if not found.faults:
+            print(f'{benchmark.title}: complete, {len(found.images)} pictures in {place}')
+        failed = failed or bool(found.faults)
+    if failed:
+        raise typer.Exit(1)
+
+
+def reproduce(
+    method: Annotated[str, typer.Argument(help='Training-free method: sclip, naclip, ...')],
+    dataset: Annotated[str, typer.Argument(help='voc21, context59, ..., or a folder in VOC format.')],
+    weights: Weights = DEFAULT_WEIGHTS,
+    data_root: DataRoot = Path('data'),
+    preset: PresetName = None,
+    proxy: Proxy = None,
+    out: Annotated[Path | None, typer.Option('--out', '-o', help='Write the result to this JSON.')] = None,
+    partial: Partial = False,
+    limit: Limit = None,
+    split: Split = 'val',
+    workers: Workers = 0,
+    activation: Activation = None,
+    device: Device = None,
+) -> None:
+    """Measure a published number again: published, ours, tolerance, verdict.  Downloads nothing.
+
+    Example: `clipdense reproduce sclip voc21 --weights ViT-B-16.pt --data-root data`
+    """
+    from clipdense.methods.dense_clip.reproduce import NotReady, gather
+    from clipdense.methods.dense_clip.reproduce import reproduce as measure
+    from clipdense.methods.dense_clip.tables import write_json
+
+    refuse_existing([out] if out else [], overwrite=False)
+    source = _source(data_root, split, partial, limit, workers)
+    with _offline():
+        try:
+            run = gather(
+                method,
+                dataset,
+                weights,
+                lambda name: _load(name, device, activation),
+                source,
+                preset,
+                proxy,
+            )
+        except NotReady as error:
+            for need in error.needs:
+                typer.echo(f'clipdense: needed: {need}', err=True)
+            raise typer.Exit(2) from error
+        verdict = measure(run)
+    print(verdict)
+    if out:
+        write_json(out, {**verdict.cell, 'verdict': verdict.text})
+
+
+def bench_segmentation(
+    methods: Annotated[str, typer.Option(help='Separated by commas: vanilla,maskclip,sclip.')],
+    datasets: Annotated[str, typer.Option(help='Names or folders in VOC format, separated by commas.')],
+    weights: Weights = DEFAULT_WEIGHTS,
+    out: Annotated[Path, typer.Option('--out', '-o', help='Folder for results and tables.')] = Path(
+        'segmentation_benchmark'
+    ),
+    data_root: DataRoot = Path('data'),
+    preset: PresetName = None,
+    proxy: Proxy = None,
+    partial: Partial = False,
+    limit: Limit = None,
+    split: Split = 'val',
+    workers: Workers = 0,
+    activation: Activation = None,
+    device: Device = None,
+) -> None:
+    """Run methods on datasets; what is finished is kept, and a table stands beside the published numbers.
+
+    Example: `clipdense bench-segmentation --methods vanilla,sclip --datasets voc21,data/my_voc`
+    """
+    from clipdense.methods.dense_clip.grid import Grid, check_names
+
+    check_names(_names(methods), _names(datasets), preset)
+    grid = Grid(
+        _load(weights, device, activation),
+        _names(methods),
+        _names(datasets),
+        out,
+        _source(data_root, split, partial, limit, workers),
+        preset,
+        proxy,
+    )
+    failed = 0
+    for cell in grid.run():
+        place = f'{cell["method"]} on {cell["dataset"]}'
+        if 'failure' in cell:
+            failed += 1
+            typer.echo(f'clipdense: {place}: {cell["failure"]}', err=True)
+            continue
+        ours = 'n/a' if cell['miou'] is None else f'{cell["miou"]:.2f}'
+        print(f'{place}: mIoU {ours}{" (kept)" if cell.get("stored") else ""}')
+    print(f'{out / "table.md"}, table.csv and table.json')
+    if failed:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(',') if name.strip()]
+
+
+def _source(root: Path, split: str, partial: bool, limit: int | None, workers: int) -> Source:
+    from clipdense.methods.dense_clip.benchmark import Source
+
+    return Source(root, split, partial, limit, workers)
+
+
+def _load(name: str, device: str | None, activation: str | None) -> NamedWeights:
+    from clipdense.inference.hub import load_clip
+    from clipdense.methods.dense_clip.benchmark import Weights as Named
+
+    return Named(load_clip(name, device, **weight_overrides(activation)), name)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Whoever would download says instead what is missing."""
+    before = {name: os.environ.get(name) for name in _NO_NETWORK}
+    os.environ.update(dict.fromkeys(_NO_NETWORK, '1'))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

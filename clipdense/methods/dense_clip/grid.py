@@ -1,0 +1,124 @@
+"""Methods times datasets: each cell once, whatever interrupts it, and one table of all.
+
+out/
+  cells/KEY.json                     one result; KEY stands for everything that it depends on
+  table.md, table.csv, table.json    this run's cells beside the published numbers
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clipdense.data.segmentation import LabelledPictures
+from clipdense.utils.errors import InputError, one_line
+
+from .benchmark import (
+    Source,
+    Weights,
+    conditions,
+    dataset_name,
+    evaluate,
+    key_of,
+    preset_of,
+    record,
+)
+from .recipe import find_recipe
+from .tables import Cell, write_json, write_tables
+
+
+class Grid:
+    """A run over methods and datasets.
+
+    Args:
+        weights: the CLIP.
+        methods: names of recipes.
+        datasets: names in ``BENCHMARKS``, or folders in PASCAL VOC format.
+        out: folder of the results.
+        source: where the datasets come from.
+        preset: one family for all cells; each method's own by default.
+        proxy: see ``DenseCLIP``.
+
+    Raises:
+        InputError: an unknown method, dataset or preset.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        methods: Sequence[str],
+        datasets: Sequence[str],
+        out: Path,
+        source: Source | None = None,
+        preset: str | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        self.weights, self.methods, self.datasets = weights, list(methods), list(datasets)
+        self.out, self.source, self.preset, self.proxy = Path(out), source or Source(), preset, proxy
+        check_names(self.methods, self.datasets, preset)
+        self._open: dict[tuple[str, str], LabelledPictures] = {}
+
+    def run(self) -> Iterator[Cell]:
+        """Yield one cell after another, the stored one where it is finished; the tables follow each.
+
+        A cell that fails is yielded with its reason under 'failure'; it is tried again in the next run.
+        """
+        cells: list[Cell] = []
+        for dataset in self.datasets:
+            for method in self.methods:
+                cell = self._cell(method, dataset)
+                cells.append(cell)
+                write_tables(self.out, cells)
+                yield cell
+            self._open.clear()
+
+    def _cell(self, method: str, dataset: str) -> Cell:
+        preset = preset_of(method, dataset, self.preset)
+        try:
+            data = self._data(dataset, preset.words)
+            facts = conditions(self.weights, method, dataset, data, preset, self.proxy)
+            path = self.out / 'cells' / f'{key_of(facts)}.json'
+            stored = _read(path)
+            if stored is not None:
+                return {**stored, 'stored': True}
+            scores, seconds = evaluate(self.weights, method, data, preset, self.proxy, self.source.workers)
+        except Exception as error:  # whatever it is, the other cells go on
+            kind = '' if isinstance(error, InputError) else f'{type(error).__name__}: '
+            return {
+                'method': method,
+                'dataset': dataset_name(dataset),
+                'preset': preset.to_dict(),
+                'failure': f'{kind}{one_line(error)}',
+            }
+        cell = record(facts, self.weights, data, scores, seconds)
+        write_json(path, cell)
+        return cell
+
+    def _data(self, dataset: str, words: str) -> LabelledPictures:
+        if (dataset, words) not in self._open:
+            self._open[dataset, words] = self.source.open(dataset, words)
+        return self._open[dataset, words]
+
+
+def check_names(methods: Sequence[str], datasets: Sequence[str], preset: str | None = None) -> None:
+    """Find typing errors before anything is loaded.
+
+    Raises:
+        InputError: an unknown method, dataset or preset, or none.
+    """
+    if not methods or not datasets:
+        raise InputError('name at least one method and one dataset')
+    for method in methods:
+        find_recipe(method)
+        for dataset in datasets:
+            preset_of(method, dataset, preset)
+
+
+def _read(path: Path) -> Cell | None:
+    """A finished cell; what cannot be read is made again."""
+    try:
+        cell = json.loads(path.read_text('utf-8'))
+    except (OSError, ValueError):
+        return None
+    return cell if isinstance(cell, dict) and 'miou' in cell else None

@@ -1,0 +1,163 @@
+"""Is a published number reproduced?  What that needs, both numbers, the tolerance and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdense.data.segmentation import LabelledPictures
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import sha256
+from clipdense.weights import zoo
+
+from .benchmark import Source, Weights, build_segmenter, conditions, evaluate, preset_of, record
+from .presets import FAMILIES, Preset
+from .published import STATUSES, Published, published
+from .recipe import find_recipe
+from .tables import Cell
+
+
+class NotReady(InputError):
+    """Something that the run needs is not on this machine; ``needs`` has a line for each."""
+
+    def __init__(self, needs: list[str]) -> None:
+        super().__init__('; '.join(needs))
+        self.needs = needs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method on a dataset with all that it needs."""
+
+    method: str
+    dataset: str
+    preset: Preset
+    weights: Weights
+    data: LabelledPictures
+    target: Published | None  # the number to meet
+    same_weights: bool | None  # as the number's; None where that cannot be told
+    proxy: str | None = None
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ours beside the published number."""
+
+    cell: Cell
+    target: Published | None
+    text: str  # 'reproduced', 'not reproduced: ...' or 'not comparable: ...'
+
+    def __str__(self) -> str:
+        ours = 'n/a' if self.cell['miou'] is None else f'{self.cell["miou"]:.2f}'
+        name = self.cell['preset']['name']
+        lines = [f'{self.cell["method"]} on {self.cell["dataset"]}, preset {name} ({FAMILIES[name].source})']
+        if FAMILIES[name].note:
+            lines.append(f'note       {FAMILIES[name].note}')
+        if self.target is not None:
+            target = self.target
+            lines.append(
+                f'published  {target.miou:g} [{target.status}: {STATUSES[target.status]}] {target.source}'
+            )
+        lines.append(f'ours       {ours} ({self.cell["data"]["pictures"]} pictures, {self.cell["device"]})')
+        if self.target is not None:
+            lines.append(f'tolerance  {self.target.tolerance:g} points')
+        return '\n'.join([*lines, f'verdict    {self.text}'])
+
+
+def gather(
+    method: str,
+    dataset: str,
+    weights: str,
+    load: Callable[[str], Weights],
+    source: Source,
+    preset: str | None = None,
+    proxy: str | None = None,
+) -> Run:
+    """Everything that a run needs.
+
+    Args:
+        method: name of a recipe.
+        dataset: a name in ``BENCHMARKS``, or a folder in PASCAL VOC format.
+        weights: a name in the zoo, or a file.
+        load: reads the weights.
+        source: where the datasets are.
+        preset: family; the method's own by default.
+        proxy: of proxyclip.
+
+    Raises:
+        NotReady: what is missing, one line each.
+        InputError: an unknown method, dataset or preset.
+    """
+    find_recipe(method)
+    settings = preset_of(method, dataset, preset)
+    needs: list[str] = []
+    clip, data = None, None
+    try:
+        clip = load(weights)
+    except InputError as error:
+        needs.append(f'weights: {error}')
+    try:
+        data = source.open(dataset, settings.words)
+    except InputError as error:
+        needs.append(f'data: {error}')
+    if clip is not None:
+        try:
+            build_segmenter(clip.clip, method, settings, proxy)
+        except InputError as error:
+            needs.append(f'method: {error}')
+    if needs or clip is None or data is None:
+        raise NotReady(needs)
+    target = _target(method, dataset, settings.name, weights)
+    same = None if target is None else same_weights(weights, target.weights)
+    return Run(method, dataset, settings, clip, data, target, same, proxy, source.workers)
+
+
+def reproduce(run: Run) -> Verdict:
+    """Measure and judge.
+
+    Raises:
+        InputError: as ``evaluate``.
+    """
+    facts = conditions(run.weights, run.method, run.dataset, run.data, run.preset, run.proxy)
+    scores, seconds = evaluate(run.weights, run.method, run.data, run.preset, run.proxy, run.workers)
+    cell = record(facts, run.weights, run.data, scores, seconds)
+    return Verdict(cell, run.target, judge(cell, run.target, run.same_weights))
+
+
+def judge(cell: Cell, target: Published | None, same: bool | None) -> str:
+    """The verdict in words."""
+    data = cell['data']
+    if target is None:
+        return 'not comparable: no number was published for this method, dataset and preset'
+    if cell['miou'] is None:
+        return 'not comparable: no class occurs'
+    if data['complete'] is False:
+        return f'not comparable: {data["pictures"]} of {data["published_pictures"]} pictures'
+    if same is False:
+        return f'not comparable: the number is for {target.weights}'
+    distance = cell['miou'] - target.miou
+    doubt = '' if same else f', if these weights are {target.weights} (that cannot be told from the file)'
+    doubt += ' (but the published number itself is not verified)' if target.status == 'M' else ''
+    if abs(distance) <= target.tolerance:
+        return f'reproduced ({distance:+.2f} points){doubt}'
+    return f'not reproduced: {distance:+.2f} points{doubt}'
+
+
+def same_weights(weights: str, name: str) -> bool | None:
+    """Are these the weights of that name?  None where it cannot be told, as of converted files."""
+    entry = zoo.find(name)
+    if not Path(weights).exists():
+        return zoo.find(weights).name == entry.name
+    path = Path(weights)
+    if entry.sha256 and path.is_file() and path.suffix == Path(entry.url).suffix:
+        return sha256(path).startswith(entry.sha256)
+    return None
+
+
+def _target(method: str, dataset: str, preset: str, weights: str) -> Published | None:
+    """The best verified number under these settings, for these weights if there is one."""
+    numbers = published(method, dataset, preset)
+    own = [number for number in numbers if same_weights(weights, number.weights)]
+    return next(iter(own or numbers), None)
