@@ -103,6 +103,14 @@ def multi_label_loss(
     return (_right_answers(to_texts, mine, form) + _right_answers(to_images, theirs, form)) / 2
 
 
+def text_numbers(token_ids: Tensor) -> Tensor:
+    """(..., L) token ids -> (...) int64, equal for equal texts, different otherwise (to one in 2 ** 60)."""
+    places = torch.arange(1, token_ids.shape[-1] + 1, device=token_ids.device)
+    factors = (places * 0x9E3779B97F4A7C1 + 0x2545F4914F6CDD1) | 1  # int64 wraps around
+    mixed = (token_ids + 1) * factors
+    return (mixed ^ (mixed >> 29)).sum(dim=-1)
+
+
 def _logits(images: Tensor, texts: Tensor, logit_scale: Tensor | float) -> Tensor:
     """(B, D) or (B, N, D), (T, D) -> (B, T)."""
     logits = logit_scale * images @ texts.mT

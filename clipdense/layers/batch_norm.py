@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from clipdense.utils.dist import gather_with_grad, world_size
 
+from .precision import at_least_fp32
+
 
 class SyncedBatchNorm(nn.BatchNorm1d):
     """Normalises (..., C) by the mean and variance of each channel over every row of every process.
@@ -26,7 +28,7 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         if not self.training or world_size() == 1:
             return super().forward(rows).view_as(x)
         with torch.autocast(x.device.type, enabled=False):
-            return self._synced(rows.float()).to(x.dtype).view_as(x)
+            return self._synced(at_least_fp32(rows)).to(x.dtype).view_as(x)
 
     def _synced(self, rows: Tensor) -> Tensor:
         count = rows.new_full((1,), len(rows))

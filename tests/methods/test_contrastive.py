@@ -7,10 +7,12 @@ from math import log
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from clipdense.clip.losses import multi_label_loss
 from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.utils.errors import InputError
 
@@ -93,3 +95,39 @@ def test_it_learns_a_batch_by_heart():
 def test_sigmoid_needs_a_bias():
     with pytest.raises(InputError, match='logit bias'):
         ContrastivePretrainer(build_clip(ClipSize(IMAGE, TEXT)), loss='sigmoid')
+
+
+def with_prompts(pairs: int = 6) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(1, 49, (pairs, 3, 8), generator=generator)
+    ids[..., 4] = 49
+    return batch(pairs) | {'prompt_ids': ids, 'phrases': torch.arange(3 * pairs).view(pairs, 3) % 4}
+
+
+@pytest.mark.parametrize('match', [False, True])
+def test_phrases_meet_patches(match):
+    """The whole gradient in micro-batches, and the value from the loss functions themselves."""
+    models = [pretrainer(phrase_weight=0.5, equal_texts_match=match, micro_batch=size) for size in (None, 2)]
+    data = with_prompts()
+    outs = [
+        model.train_step(data, KeepGradients(torch.optim.SGD(model.parameters(), lr=0.0))) for model in models
+    ]
+    assert_close(outs[0]['loss'], outs[1]['loss'])
+    for (name, p), q in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
+        assert_close(q[1].grad, p.grad, atol=5e-6, rtol=1e-3, msg=name)
+    clip, scale = models[0].clip, models[0].logit_scale
+    images = models[0].data_preprocessor.normalise(data['images'])
+    inputs, grid = clip.image.forward_layers(images, [1])
+    patches = normalize(clip.image.project_patches(inputs[1][:, 1:], grid).flatten(2).mT, dim=-1)
+    prompts = clip.encode_text(data['prompt_ids'].flatten(0, 1), normalize=True).unflatten(0, (6, 3))
+    pooled = multi_label_loss(patches, prompts, scale, phrases=data['phrases'] if match else None)
+    expected = models[0].loss(*clip(images, data['token_ids'])) + 0.5 * pooled
+    assert_close(outs[0]['loss'], expected.detach())
+
+
+def test_phrases_need_patches_and_prompts():
+    resnet = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=16)
+    with pytest.raises(InputError, match='patches of a transformer'):
+        ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrase_weight=1.0)
+    with pytest.raises(InputError, match='needs prompts'):
+        step(pretrainer(phrase_weight=1.0))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipdense.clip.checkpoint import describe, load
-from clipdense.clip.losses import contrastive_loss, sigmoid_loss
+from clipdense.clip.losses import contrastive_loss, multi_label_loss, sigmoid_loss, text_numbers
 from clipdense.clip.model import CLIP
+from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import cached_step, split_batch
 from clipdense.registry import MODELS, build_module
@@ -30,9 +33,14 @@ class ContrastivePretrainer(BaseModel):
             gradient is that of the whole batch.  Batch norm sees micro-batches.  None takes all at once.
         lock_image: keep the image tower as it is (LiT).
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
+        phrase_weight: of a multi-label loss between the patches of a picture, pooled by log-sum-exp, and the
+            phrases of its caption; the data has ``NounPrompts`` for its tokenizer.  Patches are what the
+            recipe 'vanilla' of ``dense_clip`` then segments with.
+        equal_texts_match: phrases that several captions of the batch have are right for all of them; without
+            it they are so for their own picture alone.
 
     Raises:
-        InputError: a sigmoid loss without ``logit_bias``.
+        InputError: a sigmoid loss without ``logit_bias``, or phrases without a transformer.
     """
 
     clip: CLIP
@@ -46,6 +54,8 @@ class ContrastivePretrainer(BaseModel):
         micro_batch: int | None = None,
         lock_image: bool = False,
         gradient_checkpointing: bool = False,
+        phrase_weight: float = 0.0,
+        equal_texts_match: bool = False,
     ) -> None:
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
@@ -61,6 +71,9 @@ class ContrastivePretrainer(BaseModel):
             model.image.requires_grad_(False)
             model.image.eval()
         self.lock_image = lock_image
+        if phrase_weight and not isinstance(model.image, VisionTransformer):
+            raise InputError('phrase_weight pools the patches of a transformer; this tower is another')
+        self.phrase_weight, self.equal_texts_match = phrase_weight, equal_texts_match
 
     def train(self, mode: bool = True) -> ContrastivePretrainer:
         """A locked tower stays in evaluation mode: its statistics are locked too."""
@@ -95,13 +108,40 @@ class ContrastivePretrainer(BaseModel):
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the optimiser; the scale is clamped after it."""
         data = self.data_preprocessor(data, training=True)
+        if self.phrase_weight and 'prompt_ids' not in data:
+            raise InputError('phrase_weight needs prompts: give the dataset tokenizer=dict(type=NounPrompts)')
         parts = split_batch(data, self.micro_batch or len(data['images']))
         with optim_wrapper.optim_context(self):
-            loss = cached_step(self._encode, self.loss, parts, optim_wrapper.backward)
+            if self.phrase_weight:
+                encode, loss_of = self._encode_phrases, self._phrase_losses(data)
+            else:
+                encode, loss_of = self._encode, self.loss
+            loss = cached_step(encode, loss_of, parts, optim_wrapper.backward)
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         self.clip.clamp_logit_scale()
         return {'loss': loss, 'logit_scale': torch.as_tensor(self.logit_scale).detach()}
 
-    def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return self.clip(part['images'], part['token_ids'])
+
+    def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Unit embeddings of pictures (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
+        tower, ids = self.clip.image, torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
+        features = tower(part['images'])
+        images = F.normalize(tower.project(features.pooled), dim=-1)
+        patches = tower.project_patches(features.patch_tokens, features.grid).flatten(2).mT  # (B, N, D)
+        texts = self.clip.encode_text(ids.flatten(0, 1), normalize=True).unflatten(0, ids.shape[:2])
+        return images, texts[:, 0], F.normalize(patches, dim=-1), texts[:, 1:]
+
+    def _phrase_losses(self, data: dict[str, Tensor]) -> Callable[..., Tensor]:
+        phrases = None
+        if self.equal_texts_match:
+            phrases = data['phrases'] if 'phrases' in data else text_numbers(data['prompt_ids'])
+
+        def losses(images: Tensor, texts: Tensor, patches: Tensor, prompts: Tensor) -> Tensor:
+            patches, prompts = patches.float(), prompts.float()
+            pooled = multi_label_loss(patches, prompts, self.logit_scale, phrases=phrases)
+            return self.loss(images, texts) + self.phrase_weight * pooled
+
+        return losses

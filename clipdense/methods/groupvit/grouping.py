@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.layers.attention import MLP
+from clipdense.layers.precision import at_least_fp32
 
 Assign = Literal['hard', 'soft']
 
@@ -89,7 +90,7 @@ class AssignBlock(nn.Module):
     def forward(self, queries: Tensor, x: Tensor) -> tuple[Tensor, Assignment]:
         """(B, G, C), (B, N, C) -> (B, G, C) and who went where."""
         key, value = self.kv(x).chunk(2, dim=-1)  # (B, N, C)
-        logits = (self.q(queries) @ key.mT).float() * self.scale  # (B, G, N)
+        logits = at_least_fp32(self.q(queries) @ key.mT) * self.scale  # (B, G, N)
         soft = logits.softmax(dim=1)  # tokens choose among groups
         used = soft
         if self.assign == 'hard':

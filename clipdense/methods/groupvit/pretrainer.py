@@ -12,10 +12,11 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdense.clip.losses import contrastive_loss, multi_label_loss
+from clipdense.clip.losses import contrastive_loss, multi_label_loss, text_numbers
 from clipdense.clip.official import describe
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import cached_step, split_batch
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
@@ -125,7 +126,7 @@ class GroupVitPretrainer(BaseModel):
             groups: (B, G, D), unit norm.
             captions, phrases: (B,), (B, M) numbers, equal where texts are; None where that must not matter.
         """
-        images, texts = images.float(), texts.float()
+        images, texts = at_least_fp32(images), at_least_fp32(texts)
         caption, prompts = texts[:, 0], texts[:, 1:]
         scale = self.clip.logit_scale.exp()
         if captions is None:
@@ -142,7 +143,7 @@ class GroupVitPretrainer(BaseModel):
             losses['multi_label_loss'] = self.multi_label_weight * value
         if groups is not None and self.clip.background is not None:
             background = F.normalize(self.clip.background, dim=-1)
-            value = background_loss(groups.float(), prompts, background, scale, phrases)
+            value = background_loss(at_least_fp32(groups), prompts, background, scale, phrases)
             losses['background_loss'] = self.background_weight * value
         return losses
 
@@ -194,11 +195,3 @@ class GroupVitPretrainer(BaseModel):
                 'the multi-label loss needs prompts: give the dataset tokenizer=dict(type=NounPrompts, ...), '
                 'or set multi_label_weight=0'
             )
-
-
-def text_numbers(token_ids: Tensor) -> Tensor:
-    """(..., L) token ids -> (...) int64, equal for equal texts, different otherwise (to one in 2 ** 60)."""
-    places = torch.arange(1, token_ids.shape[-1] + 1, device=token_ids.device)
-    factors = (places * 0x9E3779B97F4A7C1 + 0x2545F4914F6CDD1) | 1  # int64 wraps around
-    mixed = (token_ids + 1) * factors
-    return (mixed ^ (mixed >> 29)).sum(dim=-1)

@@ -12,9 +12,10 @@ from mmengine.optim import OptimWrapper
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from clipdense.clip.losses import text_numbers
 from clipdense.engine.train_step import average_gradients
 from clipdense.methods.groupvit.background import background_loss
-from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer, text_numbers
+from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
 from clipdense.utils.errors import InputError
 
 SOFT = {'assign': 'soft'}  # without noise, so that runs can be compared
@@ -187,7 +188,9 @@ def test_two_processes_equal_one(tiny, tmp_path, options):
     def model():
         clip = tiny(**SOFT)
         clip.background = torch.nn.Parameter(torch.ones(8))
-        return GroupVitPretrainer(clip, **options).train()
+        # A fresh tower sees almost the same in all pictures, and batch norm magnifies rounding.
+        clip.image.patch_embed.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        return GroupVitPretrainer(clip.double(), **options).train()
 
     alone = model()
     whole = step(alone, batch())['loss'].item()
@@ -202,7 +205,7 @@ def test_two_processes_equal_one(tiny, tmp_path, options):
     found = {rank: (loss, grads) for rank, loss, grads in (queue.get(timeout=60) for _ in workers)}
     for worker in workers:
         worker.join()
-    assert (found[0][0] + found[1][0]) / 2 == pytest.approx(whole, rel=1e-5)
+    assert (found[0][0] + found[1][0]) / 2 == pytest.approx(whole, rel=1e-9)
     check_equal([torch.from_numpy(gradient) for gradient in found[0][1]], alone)
 
 

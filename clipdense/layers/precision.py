@@ -1,0 +1,11 @@
+"""Precision of sensitive steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precision becomes single; single and double stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
