@@ -75,7 +75,7 @@ class Source:
         """
         if is_folder(dataset):
             folder = VOCSegmentation(dataset, self.split)
-            del folder.images[self.limit :], folder.masks[self.limit :]
+            folder.images, folder.masks = folder.images[: self.limit], folder.masks[: self.limit]
             return folder
         return BenchmarkSegmentation(dataset, self.root, words or None, self.partial, self.limit)
 

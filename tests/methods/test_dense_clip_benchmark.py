@@ -1,0 +1,324 @@
+"""The grid over methods and datasets: what it records, what it repeats, what it says when something fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.data.benchmarks import BENCHMARKS, find_benchmark
+from clipdense.methods.dense_clip import grid as grid_module
+from clipdense.methods.dense_clip.benchmark import Source, Weights, build_segmenter, preset_of
+from clipdense.methods.dense_clip.grid import Grid, check_names
+from clipdense.methods.dense_clip.published import published
+from clipdense.methods.dense_clip.reproduce import NotReady, gather, judge, reproduce, same_weights
+from clipdense.methods.dense_clip.tables import comma_separated, markdown
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import write_mask
+
+TINY = ClipSize(
+    VitSize(image_size=32, patch_size=8, width=32, layers=2, heads=2, mlp_width=64, embed_dim=16),
+    TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16),
+)
+METHODS = ['vanilla', 'maskclip']
+
+
+def tiny(seed: int = 0) -> Weights:
+    torch.manual_seed(seed)
+    return Weights(build_clip(TINY).eval(), 'tiny')
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('CLIPDENSE_OFFLINE', '1')
+
+
+def make_voc(root, names=('a', 'b'), classes=('sky', 'road', 'tree')):
+    """A folder in VOC format, in miniature."""
+    dice = np.random.default_rng(0)
+    for name in names:
+        for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((40, 30), 80).convert('RGB').save(root / f'JPEGImages/{name}.jpg')
+        write_mask(root / f'SegmentationClass/{name}.png', dice.integers(0, 3, (30, 40)))
+    (root / 'ImageSets/Segmentation/val.txt').write_text('\n'.join(names))
+    if classes:
+        (root / 'classes.txt').write_text('\n'.join(classes))
+    return root
+
+
+@pytest.fixture
+def own(tmp_path):
+    return make_voc(tmp_path / 'own')
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The folder of the published datasets, with two pictures of VOC."""
+    make_voc(tmp_path / 'data/VOCdevkit/VOC2012', classes=())
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A VOC of two pictures is complete."""
+    for name in ('voc21', 'voc20'):
+        facts = find_benchmark(name)
+        monkeypatch.setitem(BENCHMARKS, name, type(facts)(**{**vars(facts), 'pictures': 2}))
+
+
+def run(tmp_path, methods, datasets, source=None, **options):
+    return list(Grid(tiny(), methods, datasets, tmp_path / 'out', source, **options).run())
+
+
+@pytest.mark.usefixtures('small')
+def test_the_grid(tmp_path, own, data):
+    """Two methods, a published dataset and a folder of one's own, native so that the tiny tower can see."""
+    cells = run(tmp_path, METHODS, ['voc20', str(own)], Source(data), preset='native')
+    assert [(cell['method'], cell['dataset']) for cell in cells] == [
+        ('vanilla', 'voc20'), ('maskclip', 'voc20'), ('vanilla', 'own'), ('maskclip', 'own'),
+    ]  # fmt: skip
+    for cell in cells:
+        assert 0 <= cell['miou'] <= 100
+        assert cell['pictures_per_second'] > 0
+    stored = json.loads((tmp_path / 'out/cells' / f'{cells[3]["key"]}.json').read_text())
+    assert stored['preset']['name'] == 'native'
+    assert stored['weights'] == {'name': 'tiny', 'digest': tiny().digest}
+    assert stored['data']['pictures'] == 2
+    assert list(stored['classes']) == ['sky', 'road', 'tree']
+    assert stored['miou'] == pytest.approx(np.mean(list(stored['classes'].values())), abs=1e-3)
+    assert stored['versions']['torch'] == torch.__version__
+    assert len(stored['templates']) == 80
+    assert {'preset', 'vocabulary', 'date', 'device', 'seconds'} <= stored.keys()
+
+
+def test_miou_is_that_of_the_masks(tmp_path, own):
+    """Against a pixel loop over what the model itself answers."""
+    (cell,) = run(tmp_path, ['maskclip'], [str(own)])
+    weights = tiny()
+    model = build_segmenter(weights.clip, 'maskclip', preset_of('maskclip', str(own)))
+    data = Source().open(str(own))
+    model.set_vocabulary(data.vocabulary, embed_vocabulary(weights.clip, data.vocabulary, 'imagenet'))
+    hits, unions = np.zeros(3), np.zeros(3)
+    for item in data:
+        image = model.data_preprocessor.normalise(item['images'])
+        found, mask = model.segment(image).classes.numpy(), item['samples'].mask.numpy()
+        for index in range(3):
+            hits[index] += ((found == index) & (mask == index)).sum()
+            unions[index] += ((found == index) | (mask == index)).sum()
+    assert cell['miou'] == pytest.approx(100 * (hits / unions).mean(), abs=1e-3)
+
+
+@pytest.mark.usefixtures('small')
+def test_finished_cells_are_not_repeated_after_an_interruption(tmp_path, own, data, monkeypatch):
+    calls = []
+    evaluate = grid_module.evaluate
+
+    def interrupted(weights, method, *arguments):
+        calls.append(method)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(weights, method, *arguments)
+
+    monkeypatch.setattr(grid_module, 'evaluate', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, METHODS, ['voc20', str(own)], Source(data), preset='native')
+    assert 'voc20' in (tmp_path / 'out/table.md').read_text()  # what was done is there to read
+    cells = run(tmp_path, METHODS, ['voc20', str(own)], Source(data), preset='native')
+    assert len(calls) == 3 + 2
+    assert [cell.get('stored', False) for cell in cells] == [True, True, False, False]
+    assert 'stored' not in json.loads((tmp_path / 'out/cells' / f'{cells[0]["key"]}.json').read_text())
+
+
+CHANGES = {
+    'nothing': (lambda own: {}, True),
+    'another limit': (lambda own: {'source': Source(limit=1)}, False),
+    'another preset': (lambda own: {'preset': 'sclip'}, False),
+    'another mask': (
+        lambda own: write_mask(own / 'SegmentationClass/a.png', np.zeros((30, 40), int)) or {},
+        False,
+    ),
+    'another word': (lambda own: (own / 'classes.txt').write_text('sky\nstreet\ntree') and {}, False),
+    'a folder by another name': (lambda own: own.rename(own.with_name('own')) and {}, True),
+}
+
+
+@pytest.mark.parametrize(('change', 'kept'), CHANGES.values(), ids=CHANGES)
+def test_a_cell_is_kept_only_under_the_same_conditions(tmp_path, own, change, kept):
+    run(tmp_path, ['vanilla'], [str(own)])
+    (cell,) = run(tmp_path, ['vanilla'], [str(own)], **change(own))
+    assert cell.get('stored', False) == kept
+
+
+def test_other_weights_are_another_cell(tmp_path, own):
+    run(tmp_path, ['vanilla'], [str(own)])
+    (cell,) = Grid(tiny(1), ['vanilla'], [str(own)], tmp_path / 'out').run()
+    assert 'stored' not in cell
+
+
+def test_a_damaged_result_is_made_again(tmp_path, own):
+    (cell,) = run(tmp_path, ['vanilla'], [str(own)])
+    (tmp_path / 'out/cells' / f'{cell["key"]}.json').write_text('{"miou"')
+    (again,) = run(tmp_path, ['vanilla'], [str(own)])
+    assert (again['miou'], again.get('stored')) == (cell['miou'], None)
+
+
+def test_failures_do_not_stop_the_grid(tmp_path, own):
+    """A dataset that is not there, and a method that lacks its proxy."""
+    cells = run(tmp_path, ['proxyclip', 'vanilla'], ['cityscapes', str(own)], Source(tmp_path / 'nothing'))
+    assert ['failure' in cell for cell in cells] == [True, True, True, False]
+    assert 'Cityscapes is not in' in cells[0]['failure']
+    assert 'needs a proxy' in cells[2]['failure']
+    table = (tmp_path / 'out/table.md').read_text()
+    assert '| proxyclip | proxyclip, native | failed (38.1 [V]) | failed |' in table
+    assert '* failed: cityscapes (proxyclip, vanilla): Cityscapes is not in' in table
+
+
+def test_errors_of_any_kind_are_recorded(tmp_path, own, monkeypatch):
+    def broken(*_):
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(grid_module, 'evaluate', broken)
+    (cell,) = run(tmp_path, ['vanilla'], [str(own)])
+    assert cell['failure'] == 'RuntimeError: out of memory'
+
+
+def test_broken_masks_fail_with_their_name(tmp_path, own):
+    Image.new('RGB', (40, 30)).save(own / 'SegmentationClass/b.png')
+    (cell,) = run(tmp_path, ['vanilla'], [str(own)])
+    assert 'b.png is a colour picture' in cell['failure']
+
+
+def fake(method, dataset, miou, complete=True, preset=None, pictures=2, published_pictures=2):
+    return {
+        'method': method,
+        'dataset': dataset,
+        'preset': preset_of(method, dataset, preset).to_dict(),
+        'miou': miou,
+        'pixel_accuracy': 50.0,
+        'data': {'pictures': pictures, 'published_pictures': published_pictures, 'complete': complete},
+        'pictures_per_second': 2.0,
+        'seconds': 1.0,
+        'weights': {'name': 'ViT-B-16/openai', 'digest': 'abc'},
+        'versions': {'clipdense': '0.1.0', 'torch': '2.15'},
+        'device': 'cpu',
+        'date': '2026-11-21T08:00:00+00:00',
+        'key': 'k',
+    }
+
+
+def test_markdown_stands_beside_published_numbers():
+    cells = [
+        fake('sclip', 'voc21', 59.0),
+        fake('naclip', 'voc21', 12.344, complete=False, published_pictures=1449),
+        fake('sclip', 'context59', None),
+        fake('naclip', 'context59', 35.0, preset='naclip_pamr'),
+    ]
+    lines = markdown(cells).splitlines()
+    assert '| sclip | sclip | 59.00 (59.63 [R]) | n/a (34.46 [R]) |' in lines
+    assert '| naclip | naclip, naclip_pamr | 12.34 on 2 of 1449 (58.9 [V]) | 35.00 (38.35 [R]) |' in lines
+    assert '* SCLIP, README (ViT-B-16/openai)' in lines
+    assert any(line.startswith('| Trident | 67.1 [V] |') for line in lines)
+    assert any('[R] read in the official' in line for line in lines)
+
+
+def test_comma_separated_values():
+    (row,) = csv.DictReader(comma_separated([fake('sclip', 'voc21', 59.0)]).splitlines())
+    assert (row['miou'], row['published'], row['status'], row['difference']) == (
+        '59.0',
+        '59.63',
+        'R',
+        '-0.63',
+    )
+    assert row['source'] == 'SCLIP, README'
+
+
+def test_json_table(tmp_path, own):
+    run(tmp_path, METHODS, [str(own)])
+    table = json.loads((tmp_path / 'out/table.json').read_text())
+    assert [cell['method'] for cell in table] == METHODS
+    assert table[0]['published'] is None
+
+
+@pytest.mark.parametrize(
+    ('methods', 'datasets', 'message'),
+    [
+        (['maskclop'], ['voc21'], "mean 'maskclip'"),
+        (['vanilla'], ['voc12'], "'voc12'. Did you mean"),
+        ([], ['voc21'], 'at least one method'),
+    ],
+)
+def test_names_are_checked_first(methods, datasets, message):
+    with pytest.raises(InputError, match=message):
+        check_names(methods, datasets)
+
+
+VERDICTS = {  # cell, weights are those of the number: words
+    'within': (fake('sclip', 'voc21', 59.20), True, r'^reproduced \(-0.43 points\)$'),
+    'above': (fake('sclip', 'voc21', 61.0), True, r'^not reproduced: \+1.37 points$'),
+    'unknown weights': (fake('sclip', 'voc21', 59.63), None, 'reproduced .* cannot be told from the file'),
+    'other weights': (fake('sclip', 'voc21', 59.63), False, '^not comparable: the number is for ViT-B-16/'),
+    'incomplete': (
+        fake('sclip', 'voc21', 59.63, False, published_pictures=1449),
+        True,
+        '^not comparable: 2 of 1449 pictures$',
+    ),
+    'not verified': (fake('vanilla', 'voc21', 18.8), True, 'reproduced .* number itself is not verified'),
+    'nothing published': (fake('maskclip_no_residual', 'voc21', 1.0), None, 'no number was published'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('cell', 'same', 'message'), VERDICTS.values(), ids=VERDICTS)
+def test_verdicts(cell, same, message):
+    numbers = published(cell['method'], cell['dataset'], cell['preset']['name'])
+    assert re.search(message, judge(cell, next(iter(numbers), None), same))
+
+
+@pytest.mark.usefixtures('small')
+def test_reproduce(tmp_path, data):
+    save(tiny().clip, tmp_path / 'tiny.safetensors')
+    made = gather(
+        'sclip', 'voc20', str(tmp_path / 'tiny.safetensors'), lambda name: tiny(), Source(data), 'native'
+    )
+    assert made.target is None
+    verdict = reproduce(made)
+    assert 'verdict    not comparable: no number' in str(verdict)
+    made = gather('sclip', 'voc20', str(tmp_path / 'tiny.safetensors'), lambda name: tiny(), Source(data))
+    assert (made.target.miou, made.same_weights) == (81.54, None)
+    text = str(reproduce(made))
+    assert 'published  81.54 [R' in text
+    assert 'tolerance  0.5 points' in text
+    assert 'not reproduced' in text
+
+
+def test_what_a_run_needs_is_said_in_a_line_each(tmp_path):
+    def absent(name):
+        raise InputError(f'{name} is not here')
+
+    with pytest.raises(NotReady) as told:
+        gather('sclip', 'ade20k', 'ViT-B-16/openai', absent, Source(tmp_path))
+    first, second = told.value.needs
+    assert first == 'weights: ViT-B-16/openai is not here'
+    assert second.startswith('data: ADE20K-150 is not in')
+    with pytest.raises(NotReady, match=r'method: method .proxyclip. needs a proxy'):
+        gather('proxyclip', 'ade20k', 'x', lambda name: tiny(), Source(tmp_path))
+
+
+def test_weights_are_told_by_name_and_by_digest(tmp_path):
+    name = 'ViT-B-16/openai'
+    other = tmp_path / 'ViT-B-16.pt'
+    other.write_bytes(b'something else')
+    converted = tmp_path / 'converted.safetensors'
+    converted.write_bytes(b'who knows')
+    told = [same_weights(str(weights), name) for weights in ('ViT-B/16', 'ViT-L-14/openai', other, converted)]
+    assert told == [True, False, False, None]
