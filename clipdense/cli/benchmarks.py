@@ -53,7 +53,7 @@ def prepare(
     failed = False
     if not check:
         report = convert(dataset, root, source, train, workers)
-        print(report)
+        print(report if report.made + report.kept + len(report.faults) else 'no conversion is needed')
         failed = bool(report.faults)
     name = dataset.lower().replace('-', '_')
     if name not in CONVERSIONS or name in BENCHMARKS:

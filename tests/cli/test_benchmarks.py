@@ -1,0 +1,177 @@
+"""prepare, bench-segmentation and reproduce as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipdense.cli.app import main
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.utils.image_io import write_mask
+
+TINY = ClipSize(
+    VitSize(image_size=32, patch_size=8, width=32, layers=2, heads=2, mlp_width=64, embed_dim=16),
+    TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16),
+)
+
+
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory):
+    """A tiny CLIP on disk."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
+    save(build_clip(TINY), path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    """Each test in a folder and a cache of its own, without a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('CLIPDENSE_OFFLINE', '1')
+
+
+@pytest.fixture
+def own(tmp_path):
+    root = tmp_path / 'own'
+    for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+        (root / folder).mkdir(parents=True)
+    Image.effect_noise((40, 30), 80).convert('RGB').save(root / 'JPEGImages/a.jpg')
+    write_mask(root / 'SegmentationClass/a.png', np.random.default_rng(0).integers(0, 2, (30, 40)))
+    (root / 'ImageSets/Segmentation/val.txt').write_text('a')
+    (root / 'classes.txt').write_text('sky\nroad')
+    return 'own'
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """One picture, as downloaded."""
+    name = 'frankfurt/frankfurt_000000_000294'
+    for path in (f'leftImg8bit/val/{name}_leftImg8bit.png', f'gtFine/val/{name}_gtFine_labelIds.png'):
+        (tmp_path / 'data/cityscapes' / path).parent.mkdir(parents=True)
+    Image.effect_noise((40, 30), 80).convert('RGB').save(
+        f'data/cityscapes/leftImg8bit/val/{name}_leftImg8bit.png'
+    )
+    Image.new('L', (40, 30), 7).save(f'data/cityscapes/gtFine/val/{name}_gtFine_labelIds.png')
+    return 'data'
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a verb."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
+
+
+@pytest.mark.parametrize('verb', ['prepare', 'bench-segmentation', 'reproduce'])
+def test_help_has_an_example(capsys, verb):
+    status, out, _ = run(capsys, verb, '--help')
+    assert status == 0
+    assert 'Example' in out
+
+
+def test_prepare(capsys, cityscapes):
+    status, out, _ = run(capsys, 'prepare', 'cityscapes', cityscapes, '--check')
+    assert (status, 'make them with `clipdense prepare cityscapes' in out) == (1, True)
+    status, out, _ = run(capsys, 'prepare', 'cityscapes', cityscapes)
+    assert '1 files made, 0 were there already, 0 failed' in out
+    assert '1 of 500 pictures are there; get the others from' in out
+    assert status == 1
+    assert list(Path('data').rglob('*_labelTrainIds.png'))
+    assert '0 files made, 1 were there' in run(capsys, 'prepare', 'cityscapes', cityscapes)[1]
+
+
+def test_bench_segmentation(capsys, own, weights):
+    arguments = ('bench-segmentation', '--methods', 'vanilla, maskclip', '--datasets', own, '-w', weights)
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    assert 'maskclip on own: mIoU ' in out
+    assert '(kept)' not in out
+    assert Path('segmentation_benchmark/table.md').is_file()
+    assert run(capsys, *arguments)[1].count('(kept)') == 2
+
+
+def test_bench_segmentation_reports_failures_and_goes_on(capsys, own, weights):
+    status, out, err = run(
+        capsys, 'bench-segmentation', '--methods', 'sclip', '--datasets', f'voc21,{own}', '-w', weights
+    )
+    assert status == 1
+    assert 'sclip on voc21: VOC21 is not in data' in err
+    assert 'sclip on own: mIoU ' in out
+
+
+def test_real_streets_are_the_ninth_dataset(capsys, weights, real_data):
+    streets = str(real_data('camvid'))
+    status, _, _ = run(
+        capsys,
+        'bench-segmentation',
+        '--methods',
+        'naclip',
+        '--datasets',
+        streets,
+        '-w',
+        weights,
+        '--limit',
+        '2',
+    )
+    assert status == 0
+    (cell,) = json.loads(Path('segmentation_benchmark/table.json').read_text())
+    assert (cell['data']['pictures'], len(cell['classes'])) == (2, 11)
+
+
+def test_reproduce_needs_weights_and_data(capsys):
+    status, _, err = run(capsys, 'reproduce', 'sclip', 'voc21')
+    assert status == 2
+    lines = err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith('clipdense: needed: weights: ViT-B-16/openai is not on this machine')
+    assert lines[1].startswith('clipdense: needed: data: VOC21 is not in data')
+
+
+def test_reproduce_downloads_nothing(capsys, monkeypatch):
+    monkeypatch.delenv('CLIPDENSE_OFFLINE')
+    status, _, err = run(capsys, 'reproduce', 'sclip', 'voc21')
+    assert (status, 'forbids to download' in err) == (2, True)
+    assert 'CLIPDENSE_OFFLINE' not in os.environ
+
+
+def test_reproduce(capsys, cityscapes, weights):
+    run(capsys, 'prepare', 'cityscapes', cityscapes)
+    arguments = ('reproduce', 'maskclip', 'cityscapes', '-w', weights, '--preset', 'sclip', '--out', 'r.json')
+    status, _, err = run(capsys, *arguments)
+    assert (status, '1 of 500 pictures' in err) == (2, True)
+    status, out, _ = run(capsys, *arguments, '--partial')
+    assert status == 0
+    assert 'published  24.9 [V' in out
+    assert 'verdict    not comparable: 1 of 500 pictures' in out
+    assert json.loads(Path('r.json').read_text())['verdict'].startswith('not comparable')
+    assert run(capsys, *arguments, '--partial')[0] == 2  # r.json is there
+
+
+BAD = {
+    'no such method': (['reproduce', 'sclop', 'voc21'], "mean 'sclip'"),
+    'no such dataset': (['reproduce', 'sclip', 'voc12'], "mean 'voc21'"),
+    'no such folder': (['bench-segmentation', '--methods', 'sclip', '--datasets', 'data/my'], 'PASCAL VOC'),
+    'no such preset': (['reproduce', 'sclip', 'voc21', '--preset', 'slip'], "mean 'sclip'"),
+    'no methods': (['bench-segmentation', '--methods', ',', '--datasets', 'voc21'], 'at least one'),
+    'nothing to prepare': (['prepare', 'coco_stuf', 'data'], "mean 'coco_stuff'"),
+    'not there': (['prepare', 'ade20k', 'data'], 'ADE20K-150 is not in data'),
+}
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_status_2(capsys, arguments, message):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
