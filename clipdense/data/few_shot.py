@@ -160,7 +160,7 @@ class CocoFold(Episodes):
         root: pictures and ``annotations``, PNG masks of class + 1 beside the same names.
         fold: 0 to 3.
         split: 'val' asks for the fold's classes, 'train' for the others.
-        lists: JSON, class index -> paths under ``root``.
+        lists: JSON, class index -> paths under ``root``; ``class_lists`` makes one.
         episodes: length.
         seed: of the draws.
         size: see ``Episodes``.
@@ -282,6 +282,26 @@ def draw_episodes(
         class_id = int(generator.choice(list(class_ids), 1, replace=False)[0])
         drawn.append((class_id, str(generator.choice(pictures[class_id], 1, replace=False)[0])))
     return drawn
+
+
+def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
+    """The lists of ``CocoFold``, from COCO's own annotations; a draw depends on their order.
+
+    HSNet's lists are pickled and may be ordered otherwise; here pictures are ordered by name.
+
+    Args:
+        instances: ``instances_val2014.json`` or ``instances_train2014.json``.
+        folder: what stands before the file names, 'val2014' or 'train2014'.
+    """
+    found = json.loads(Path(instances).read_text('utf-8'))
+    place = {
+        category['id']: at for at, category in enumerate(sorted(found['categories'], key=lambda c: c['id']))
+    }
+    names = {image['id']: f'{folder}/{image["file_name"]}' for image in found['images']}
+    shown: dict[int, set[str]] = {at: set() for at in place.values()}
+    for annotation in found['annotations']:
+        shown[place[annotation['category_id']]].add(names[annotation['image_id']])
+    return {at: sorted(pictures) for at, pictures in shown.items()}
 
 
 def _unspaced(names: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdense.data.few_shot import FSS1000, CocoFold, PascalFold, draw_episodes, fold_classes
+from clipdense.data.few_shot import (
+    FSS1000,
+    CocoFold,
+    PascalFold,
+    class_lists,
+    draw_episodes,
+    fold_classes,
+)
 from clipdense.utils.errors import InputError
 
 
@@ -150,6 +157,23 @@ def test_coco_lists_that_are_none(coco, text, message):
     (coco / 'val.json').write_text(text)
     with pytest.raises(InputError, match=message):
         CocoFold(coco, 1, coco / 'val.json')
+
+
+def test_class_lists_come_from_annotations(tmp_path):
+    """Category ids have gaps; a picture is listed once a class, in the order of names."""
+    instances = {
+        'categories': [{'id': 7, 'name': 'train'}, {'id': 1, 'name': 'person'}],
+        'images': [{'id': 5, 'file_name': 'b.jpg'}, {'id': 6, 'file_name': 'a.jpg'}],
+        'annotations': [
+            {'category_id': 7, 'image_id': 5},
+            {'category_id': 1, 'image_id': 5},
+            {'category_id': 1, 'image_id': 6},
+            {'category_id': 1, 'image_id': 6},
+        ],
+    }
+    (tmp_path / 'instances.json').write_text(json.dumps(instances))
+    found = class_lists(tmp_path / 'instances.json', 'val2014')
+    assert found == {0: ['val2014/a.jpg', 'val2014/b.jpg'], 1: ['val2014/b.jpg']}
 
 
 @pytest.fixture

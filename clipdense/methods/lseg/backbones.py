@@ -7,6 +7,7 @@ pictures come in multiples of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,7 +161,7 @@ def timm_network(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
 
     Args:
         name: as timm knows it, 'vit_large_patch16_384' for example.
-        pretrained: download its weights.
+        pretrained: training starts from timm's weights; they are downloaded then, not before.
         options: of timm's constructor.
 
     Raises:
@@ -171,7 +172,31 @@ def timm_network(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
     if not timm.is_model(name.partition('.')[0]):
         close = timm.list_models(f'{name.partition("_")[0]}*')[:5]
         raise InputError(f'timm has no network {name!r}; there are {", ".join(close) or "others"}')
-    return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    build = partial(timm.create_model, name, num_classes=0, **options)
+    network = build()
+    if pretrained:
+        network.pretrained = partial(build, pretrained=True)
+    return network
+
+
+def load_pretrained(backbone: nn.Module) -> None:
+    """Fill a pyramid's network with the weights it was to start from, if any.
+
+    Raises:
+        InputError: they cannot be had.
+    """
+    network = getattr(backbone, 'vit', None) or getattr(backbone, 'resnet', None)
+    fetch = getattr(network, 'pretrained', None)
+    if network is None or fetch is None:
+        return
+    try:
+        state = fetch().state_dict()
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f'the pre-trained weights cannot be fetched ({str(error).splitlines()[0]}): go online once, or '
+            'set pretrained=False'
+        ) from error
+    network.load_state_dict({name: state[name] for name in network.state_dict()})
 
 
 def default_hooks(depth: int) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .backbones import load_pretrained
 from .dpt import DPT
 from .losses import check_labels, pixel_cross_entropy
 from .text import FrozenText
@@ -86,7 +87,12 @@ class LSeg(SegmentationModel):
             self.backbone.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Nothing: constructors set every weight, and MMEngine's would reset pre-trained networks."""
+        """Called before training: fetches what the backbone starts from.
+
+        Constructors have set every other weight.  MMEngine's own method would reset networks of timm, which
+        have a method of this name.
+        """
+        load_pretrained(self.backbone)
 
     def train(self, mode: bool = True) -> LSeg:
         """A locked backbone stays in evaluation mode."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clipdense.engine.train_step import unwrapped
 from clipdense.registry import HOOKS
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError, nearest
+from clipdense.vocab.class_names import named_vocabulary
 from clipdense.vocab.vocabulary import Vocabulary, normalize
 
 
@@ -61,7 +63,8 @@ class PrecomputedVocabularyHook(VocabularyHook):
 
     Args:
         embeddings: a file as ``text_embeddings.load_embeddings`` reads it.
-        words: what its rows stand for: names, or a vocabulary file; needed for ``.npy``.
+        words: what its rows stand for, needed for ``.npy``: names, the name of a vocabulary such as 'coco', a
+            vocabulary file, or the categories of COCO or LVIS as JSON.
         stand_ins: name in the dataset -> name in the file, for words that the file does not have.
 
     Raises:
@@ -75,12 +78,8 @@ class PrecomputedVocabularyHook(VocabularyHook):
         stand_ins: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(words, (str, Path)):
-            vocabulary: Vocabulary | None = Vocabulary.from_file(words)
-        else:
-            vocabulary = None if words is None else Vocabulary(tuple(words))
         self.source = embeddings
-        found, self.known = load_embeddings(embeddings, vocabulary)
+        found, self.known = load_embeddings(embeddings, None if words is None else _named(words))
         self.rows = {normalize(word): row for row, (word, _) in reversed([*enumerate(self.known.queries)])}
         self.queries = found.queries
         self.stand_ins = {normalize(name): word for name, word in (stand_ins or {}).items()}
@@ -105,3 +104,20 @@ class PrecomputedVocabularyHook(VocabularyHook):
             rows.append(row)
         query_class = torch.tensor([index for _, index in vocabulary.queries])
         return ClassEmbeddings(self.queries[rows], query_class, len(vocabulary))
+
+
+def _named(words: list[str] | str | Path) -> Vocabulary:
+    """The vocabulary that ``words`` speaks of."""
+    if not isinstance(words, (str, Path)):
+        return Vocabulary(tuple(words))
+    path = Path(words)
+    if not path.suffix:
+        return named_vocabulary(str(words))
+    if path.suffix == '.json' and path.is_file():
+        found = json.loads(path.read_text('utf-8'))
+        categories = found.get('categories', ()) if isinstance(found, dict) else found
+        if categories and all(
+            isinstance(item, dict) and {'id', 'name'} <= item.keys() for item in categories
+        ):
+            return Vocabulary(tuple(item['name'] for item in sorted(categories, key=lambda item: item['id'])))
+    return Vocabulary.from_file(path)
