@@ -131,7 +131,8 @@ class ContrastivePretrainer(BaseModel):
         features = tower(part['images'])
         images = F.normalize(tower.project(features.pooled), dim=-1)
         patches = tower.project_patches(features.patch_tokens, features.grid).flatten(2).mT  # (B, N, D)
-        texts = self.clip.encode_text(ids.flatten(0, 1), normalize=True).unflatten(0, ids.shape[:2])
+        different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
+        texts = self.clip.encode_text(different, normalize=True)[places].unflatten(0, ids.shape[:2])
         return images, texts[:, 0], F.normalize(patches, dim=-1), texts[:, 1:]
 
     def _phrase_losses(self, data: dict[str, Tensor]) -> Callable[..., Tensor]:

@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.clip.checkpoint import load as load_clip
 from clipdense.clip.losses import contrastive_loss, multi_label_loss, text_numbers
 from clipdense.clip.official import describe
 from clipdense.data.preprocessor import ImagePreprocessor
@@ -24,6 +25,7 @@ from clipdense.utils.errors import InputError
 from .background import background_loss
 from .checkpoint import load
 from .model import GroupVit
+from .start import start_from_clip
 
 
 @MODELS.register_module()
@@ -39,6 +41,7 @@ class GroupVitPretrainer(BaseModel):
         form: 'mean' (released code) or 'sum' (paper), see ``multi_label_loss``.
         equal_texts_match: see above.
         background_weight: of ``background_loss``; above 0 the model learns a background embedding.
+        start: weights of a CLIP that the GroupViT starts from, see ``start_from_clip``.
         micro_batch: pairs that go through the towers together; the gradient is that of the whole batch but
             for batch norm, which sees micro-batches.  None takes all at once.
         gradient_checkpointing: recompute activations in the backward pass.
@@ -59,6 +62,7 @@ class GroupVitPretrainer(BaseModel):
         form: Literal['mean', 'sum'] = 'mean',
         equal_texts_match: bool = False,
         background_weight: float = 0.0,
+        start: str | None = None,
         micro_batch: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -76,6 +80,8 @@ class GroupVitPretrainer(BaseModel):
             model.background.requires_grad_(background_weight > 0)
         if model.multi_label_logit_scale is not None:
             model.multi_label_logit_scale.requires_grad_(multi_label_weight > 0)
+        if start is not None:
+            start_from_clip(model, load_clip(start))
         self.clip = model
         self.multi_label_weight, self.form = multi_label_weight, form
         self.equal_texts_match = equal_texts_match
@@ -166,7 +172,9 @@ class GroupVitPretrainer(BaseModel):
         ids = part['token_ids'][:, None]  # (B, 1, L)
         if self.needs_prompts:
             ids = torch.cat([ids, part['prompt_ids']], dim=1)
-        texts = self.clip.encode_text(ids.flatten(0, 1), normalize=True).unflatten(0, ids.shape[:2])
+        different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
+        texts = F.normalize(self.clip.text.project(self.clip.text(different)[places]), dim=-1)
+        texts = texts.unflatten(0, ids.shape[:2])  # (B, 1 + M, D)
         if not self.background_weight:
             return self.clip.encode_image(part['images'], normalize=True), texts
         features = self.clip.image(part['images'])

@@ -1,0 +1,223 @@
+"""Where a group is too unsure to be a class: thresholds learned from labels, by class, or without labels.
+
+G: groups, K: classes with the background, (H, W): pixels of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdense.tasks.segmentation import EncodedPicture
+from clipdense.utils.errors import InputError
+from clipdense.utils.modules import evaluating
+from clipdense.utils.progress import track
+
+from .segmenter import GroupVitSegmenter
+
+_BINS = 200
+_SHARED = ''  # name of the threshold of all classes that have none of their own
+
+
+class GroupStatistics:
+    """How many pixels of each label lie in groups of each class and score.
+
+    Args:
+        num_classes: K.
+        background: index of the background.
+
+    Attributes:
+        counts: (K, bins + 1, K) int64: best class of the group, its score, label.  The best group of a window
+            never becomes background and counts in the last bin.
+    """
+
+    def __init__(self, num_classes: int, background: int) -> None:
+        self.background = background
+        self.counts = torch.zeros(num_classes, _BINS + 1, num_classes, dtype=torch.int64)
+
+    def add(self, scores: Tensor, owner: Tensor, labels: Tensor) -> None:
+        """One window.
+
+        Args:
+            scores: (G, K) of each group; the background's column does not count.
+            owner: (H, W) each pixel's group.
+            labels: (H, W) class indices; others are left out.
+        """
+        scores = scores.clone()
+        scores[:, self.background] = -1
+        best, class_ids = scores.max(dim=1)  # (G,)
+        bins = (best * _BINS).long().clamp(0, _BINS - 1)
+        bins[best == best.max()] = _BINS
+        counted = (labels >= 0) & (labels < self.counts.shape[-1])
+        groups, labels = owner[counted].long(), labels[counted]
+        cells = (class_ids[groups] * (_BINS + 1) + bins[groups]) * self.counts.shape[-1] + labels
+        self.counts += torch.bincount(cells.cpu(), minlength=self.counts.numel()).view_as(self.counts)
+
+    def best_threshold(self) -> float:
+        """The one threshold with the highest mIoU; the lowest of several."""
+        above = self._above()  # (K, bins + 1, K)
+        places = torch.arange(_BINS + 1)
+        scores = torch.stack([self._mean_iou(above, torch.full((len(above),), at)) for at in places])
+        return float(scores.argmax()) / _BINS
+
+    def best_thresholds(self, rounds: int = 3) -> Tensor:
+        """(K,) thresholds by class: from the one above, each in turn is moved to where mIoU is highest.
+
+        Args:
+            rounds: how often all classes have their turn.
+        """
+        above = self._above()
+        places = torch.full((len(above),), round(self.best_threshold() * _BINS))
+        for _ in range(rounds):
+            before = places.clone()
+            for index in range(len(places)):
+                if index != self.background and self.counts[index].any():
+                    tried = places.repeat(_BINS + 1, 1)
+                    tried[:, index] = torch.arange(_BINS + 1)
+                    scores = torch.stack([self._mean_iou(above, row) for row in tried])
+                    if scores.max() > scores[places[index]] + 1e-9:
+                        places[index] = scores.argmax()
+            if torch.equal(places, before):
+                break
+        return places.double() / _BINS
+
+    def _above(self) -> Tensor:
+        """(K, bins + 1, K): pixels in groups that score at least this much."""
+        return self.counts.flip(1).cumsum(1).flip(1)
+
+    def _mean_iou(self, above: Tensor, places: Tensor) -> Tensor:
+        """Mean over the classes that are labelled, with thresholds (K,) in bins."""
+        kept = above[torch.arange(len(above)), places]  # (K predicted, K label)
+        kept[self.background] = 0
+        everything = above[:, 0].sum(0)  # (K,) pixels of each label
+        found = kept.clone()
+        found[self.background] += everything - kept.sum(0)
+        hit = found.diagonal().double()
+        union = (found.sum(1) + everything - found.diagonal()).double()
+        return (hit / union.clamp(min=1))[everything > 0].mean()
+
+
+def learn_thresholds(
+    model: GroupVitSegmenter, dataset: Any, by_class: bool = True, limit: int | None = None
+) -> dict[str, float]:
+    """Thresholds from a labelled set, which may be one of base classes alone.
+
+    Labels of the vocabulary's novel classes are never looked at: such pixels are left out before anything is
+    counted, and novel classes get the threshold that is best for all the others together.
+
+    Args:
+        model: with its words chosen; they have a background.
+        dataset: items ``{'images', 'samples'}`` whose masks count in the model's vocabulary.
+        by_class: one for each class that was seen; else one for all.
+        limit: pictures that are looked at.
+
+    Returns:
+        By class name, '' for all that have none: ``GroupVitSegmenter(background_threshold=...)``.
+
+    Raises:
+        InputError: a vocabulary without background.
+    """
+    vocabulary, background = model.vocabulary, model.background_index
+    if vocabulary is None or background is None:
+        raise InputError('thresholds part classes from a background: the vocabulary needs one')
+    statistics = GroupStatistics(len(vocabulary), background)
+    novel = torch.tensor([vocabulary.index(name) for name in vocabulary.novel], dtype=torch.int64)
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    with evaluating(model):
+        for index in track(range(count), 'learning thresholds'):
+            item = dataset[index]
+            labels = item['samples'].mask.clone()
+            labels[torch.isin(labels, novel)] = -1
+            picture = _encode(model, item['images'])
+            for scores, owner, window in group_windows(model, picture):
+                view = resize_labels(labels, window[0])
+                top, left, bottom, right = window[1]
+                statistics.add(scores.cpu(), owner.cpu(), view[top:bottom, left:right])
+    shared = statistics.best_threshold()
+    if not by_class:
+        return {_SHARED: shared}
+    seen = statistics.counts.sum(1).diagonal() > 0
+    values = statistics.best_thresholds().tolist()
+    own = {
+        name: values[index]
+        for index, name in enumerate(vocabulary.class_names)
+        if index != background and seen[index] and name not in vocabulary.novel
+    }
+    return own | {_SHARED: shared}
+
+
+def automatic_threshold(model: GroupVitSegmenter, pictures: Sequence[Tensor]) -> float:
+    """A threshold that needs no labels: the one that parts the groups' best scores in two (Otsu's method).
+
+    It supposes that the pictures show both, something of the vocabulary and something else.
+
+    Args:
+        model: with its words chosen.
+        pictures: (3, H, W) uint8 each, of any size.
+
+    Raises:
+        InputError: no pictures.
+
+    Source: Otsu, A Threshold Selection Method from Gray-Level Histograms, 1979.
+    """
+    if not len(pictures):
+        raise InputError('an automatic threshold needs pictures')
+    histogram = torch.zeros(_BINS, dtype=torch.float64)
+    background = model.background_index
+    with evaluating(model):
+        for image in track(pictures, 'looking at pictures'):
+            for scores, owner, _ in group_windows(model, _encode(model, image)):
+                if background is not None:
+                    scores = scores.clone()
+                    scores[:, background] = -1
+                pixels = torch.bincount(owner.flatten().long().cpu(), minlength=len(scores)).double()
+                bins = (scores.amax(dim=1) * _BINS).long().clamp(0, _BINS - 1).cpu()
+                histogram.index_add_(0, bins, pixels)
+    return otsu(histogram) / _BINS
+
+
+def otsu(histogram: Tensor) -> float:
+    """The place that parts a histogram (n,) in two classes whose variance between is largest.
+
+    Of equally good places the middle one, so that a wide gap is cut in its middle.
+    """
+    weights = histogram.double() / histogram.sum()
+    values = torch.arange(len(weights), dtype=torch.float64)
+    below, mean_below = weights.cumsum(0)[:-1], (weights * values).cumsum(0)[:-1]
+    total = (weights * values).sum()
+    between = (total * below - mean_below).square() / (below * (1 - below)).clamp(min=1e-12)
+    best = (between >= between.max() * (1 - 1e-9)).nonzero().double()
+    return float(best.mean()) + 1  # the first place of the upper class
+
+
+def group_windows(
+    model: GroupVitSegmenter, picture: EncodedPicture
+) -> list[tuple[Tensor, Tensor, tuple[tuple[int, int], tuple[int, int, int, int]]]]:
+    """Scores of the groups (G, K), each pixel's group (H, W), size of the view and place of the window."""
+    found = []
+    for view in picture.views:
+        windows = iter(view.windows)
+        for image, groups, owner in view.features:
+            scores = model.class_scores(image, groups, model.queries)  # (B, G, K)
+            own = owner.flip(-1) if view.mirrored else owner
+            for index in range(len(own)):
+                top, left, bottom, right = next(windows)
+                if view.mirrored:
+                    left, right = view.size[1] - right, view.size[1] - left
+                found.append((scores[index], own[index], (view.size, (top, left, bottom, right))))
+    return found
+
+
+def _encode(model: GroupVitSegmenter, image: Tensor) -> EncodedPicture:
+    device = next(model.parameters()).device
+    return model.encode_picture(model.data_preprocessor.normalise(image.to(device)))
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W) labels at another size."""
+    rows = torch.arange(size[0]) * labels.shape[0] // size[0]
+    columns = torch.arange(size[1]) * labels.shape[1] // size[1]
+    return labels[rows][:, columns]
