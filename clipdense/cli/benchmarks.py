@@ -120,7 +120,9 @@ def reproduce(
 
 def bench_segmentation(
     methods: Annotated[str, typer.Option(help='Separated by commas: vanilla,maskclip,sclip.')],
-    datasets: Annotated[str, typer.Option(help='Names or folders in VOC format, separated by commas.')],
+    datasets: Annotated[
+        str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas.')
+    ],
     weights: Weights = DEFAULT_WEIGHTS,
     out: Annotated[Path, typer.Option('--out', '-o', help='Folder for results and tables.')] = Path(
         'segmentation_benchmark'

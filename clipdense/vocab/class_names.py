@@ -163,6 +163,20 @@ def _unspaced(name: str) -> Vocabulary:
     return Vocabulary(tuple(name.replace(' ', '') for name in CLASS_NAMES[name]))
 
 
+def _maskclip_stuff() -> Vocabulary:
+    """Stuff as one says it: "building" for "building-other", "tile ceiling" for "ceiling-tile"."""
+
+    def say(name: str) -> str:
+        noun, _, kind = name.partition('-')
+        return noun if kind in ('', 'other', 'stuff') else f'{kind} {noun}'
+
+    things = len(CLASS_NAMES['coco'])
+    stuff = (
+        say(name).replace('playing field', 'playingfield') for name in CLASS_NAMES['coco_stuff'][things:]
+    )
+    return Vocabulary((*CLASS_NAMES['coco'], *(name.replace('water drops', 'waterdrops') for name in stuff)))
+
+
 def _after(words: tuple[str, ...], vocabulary: Vocabulary) -> Vocabulary:
     """Behind a background that is asked by exactly these words, those of other classes included."""
     names = ('background', *vocabulary.class_names)
@@ -179,6 +193,8 @@ _CLASS_FILES: dict[str, Callable[[], Vocabulary]] = {
     'coco_stuff_sclip': lambda: _unspaced('coco_stuff'),
     'ade20k_sclip': lambda: _unspaced('ade20k'),
     'cityscapes_sclip': lambda: _unspaced('cityscapes'),
+    'context59_maskclip': lambda: Vocabulary(('airplane', *CLASS_NAMES['context59'][1:])),
+    'coco_stuff_maskclip': _maskclip_stuff,
     'voc20_clearclip': _voc,
     'voc21_clearclip': lambda: _after((), _voc()),
     'coco_object_clearclip': lambda: _after((), Vocabulary(CLASS_NAMES['coco'])),
@@ -201,7 +217,7 @@ def named_vocabulary(name: str) -> Vocabulary:
 
     ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0, ``context60``
     one that is asked by its name.  Synonyms move mIoU by several points: names that end in ``_sclip``,
-    ``_clearclip`` and ``_proxyclip`` have exactly the words of these papers' class files (in
+    ``_clearclip``, ``_proxyclip`` and ``_maskclip`` have exactly the words of these papers' class files (in
     ``coco_object_sclip`` "bed" asks for the background and for beds, and the background, being first, wins).
 
     Raises:

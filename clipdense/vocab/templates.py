@@ -101,6 +101,15 @@ _OPENAI7 = (
     'a photo of the small {}.',
 )
 
+# Added to the 80 by MaskCLIP (arXiv 2112.01071) and CLIPSurgery (arXiv 2304.05653).
+_IN_THE_SCENE = (
+    'there is a {} in the scene.',
+    'there is the {} in the scene.',
+    'this is a {} in the scene.',
+    'this is the {} in the scene.',
+    'this is one {} in the scene.',
+)
+
 # openai/CLIP data/prompts.md, CIFAR-10 and CIFAR-100: nine sentences with each article.
 _CIFAR = tuple(
     sentence.replace('ARTICLE', article)
@@ -120,6 +129,7 @@ _CIFAR = tuple(
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'imagenet': _IMAGENET,
+    'imagenet_scene': _IMAGENET + _IN_THE_SCENE,
     'openai7': _OPENAI7,
     'cifar': _CIFAR,
     'simple': ('a photo of a {}.',),

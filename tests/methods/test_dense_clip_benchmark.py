@@ -102,6 +102,14 @@ def test_the_grid(tmp_path, own, data):
     assert {'preset', 'vocabulary', 'date', 'device', 'seconds'} <= stored.keys()
 
 
+def test_splits_of_a_folder_are_datasets_of_their_own(tmp_path, own):
+    (own / 'ImageSets/Segmentation/some.txt').write_text('b')
+    cells = run(tmp_path, ['vanilla'], [str(own), f'{own}:some', f'{own}:none'])
+    assert [cell['dataset'] for cell in cells] == ['own', 'own:some', 'own:none']
+    assert [cell['data']['pictures'] for cell in cells[:2]] == [2, 1]
+    assert "no split 'none'" in cells[2]['failure']
+
+
 def test_miou_is_that_of_the_masks(tmp_path, own):
     """Against a pixel loop over what the model itself answers."""
     (cell,) = run(tmp_path, ['maskclip'], [str(own)])

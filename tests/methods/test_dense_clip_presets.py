@@ -54,6 +54,8 @@ SETTINGS = {
     ('sc_clip', 'context60'): ('context60_sclip', 336, 224, 112, 40, 0.15, 0),
     ('resclip', 'voc21'): ('voc21_sclip', 336, None, None, 40, 0.1, 0),
     ('resclip', 'cityscapes'): ('cityscapes_sclip', 560, 224, 112, 40, 0, 0),
+    ('maskclip_paper', 'coco_stuff'): ('coco_stuff_maskclip', 512, None, None, 100, 0, 0),
+    ('maskclip_paper', 'voc20'): ('voc20_sclip', 512, None, None, 100, 0, 0),
     ('native', 'voc21'): ('', None, None, None, 40, 0, 0),
 }  # fmt: skip
 
@@ -88,6 +90,16 @@ def test_every_preset_can_be_used(family, dataset):
     assert preset.background_threshold == 0 or classes.background
 
 
+def test_sizes_of_maskclip():
+    """Context's longer side is 520 pixels, COCO-Stuff's shorter one 512."""
+    clip = build_clip(TINY)
+    sizes = [
+        find_preset('maskclip_paper', dataset).slide(clip).resized((375, 500), 16)
+        for dataset in ('context59', 'coco_stuff')
+    ]
+    assert sizes == [(390, 520), (512, 683)]
+
+
 def test_refinement():
     assert find_preset('naclip', 'voc21').refiner() is None
     refiner = find_preset('naclip_pamr', 'voc21').refiner()
@@ -108,6 +120,7 @@ def test_native_is_in_proportion_to_the_tower():
         ('naclip', 'voc21', 'naclip'),
         ('vanilla', 'voc21', 'sclip'),
         ('maskclip_no_residual', 'ade20k', 'sclip'),
+        ('maskclip_denoised', 'voc20', 'maskclip_paper'),
         ('naclip', '', 'native'),
     ],
 )
@@ -140,6 +153,7 @@ def test_positions_are_resized_the_familys_way_for_a_while(mode, within):
         ('proxyclip', 'voc20', None, ['80.3 [M]', '83.3 [M]']),
         ('clip_surgery', 'ade20k', None, []),
         ('maskclip', 'coco_stuff', None, ['16.7 [V]', '12.5 [V]']),
+        ('maskclip_denoised', 'context59', 'maskclip_paper', ['25.5 [V]']),
         ('sclip', 'voc21', 'naclip', []),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ class Source:
 
     Args:
         root: folder of all published datasets.
-        split: of folders in PASCAL VOC format.
+        split: of folders in PASCAL VOC format, where ``FOLDER:SPLIT`` does not name one.
         partial: take published datasets that are not complete as they are.
         limit: pictures of each dataset; all by default.
         workers: processes that read.
@@ -68,21 +68,33 @@ class Source:
     workers: int = 0
 
     def open(self, dataset: str, words: str = '') -> LabelledPictures:
-        """A published dataset by its name, or a folder in PASCAL VOC format.
+        """A published dataset by its name, or a folder in PASCAL VOC format, ``FOLDER`` or ``FOLDER:SPLIT``.
 
         Raises:
             InputError: neither is there, or not complete.
         """
-        if is_folder(dataset):
-            folder = VOCSegmentation(dataset, self.split)
-            folder.images, folder.masks = folder.images[: self.limit], folder.masks[: self.limit]
-            return folder
-        return BenchmarkSegmentation(dataset, self.root, words or None, self.partial, self.limit)
+        place = find_folder(dataset)
+        if place is None:
+            return BenchmarkSegmentation(dataset, self.root, words or None, self.partial, self.limit)
+        folder = VOCSegmentation(place.folder, place.split or self.split)
+        folder.images, folder.masks = folder.images[: self.limit], folder.masks[: self.limit]
+        return folder
 
 
-def is_folder(dataset: str) -> bool:
-    """A folder of one's own, or the name of a published dataset?"""
-    return (Path(dataset) / 'ImageSets').is_dir()
+class Place(NamedTuple):
+    """A folder in PASCAL VOC format and one of its lists, empty for the usual one."""
+
+    folder: Path
+    split: str
+
+
+def find_folder(dataset: str) -> Place | None:
+    """What ``FOLDER`` or ``FOLDER:SPLIT`` names; None where it is the name of a published dataset."""
+    folder, _, split = dataset.rpartition(':')
+    for place in (Place(Path(dataset), ''), Place(Path(folder), split)):
+        if (place.folder / 'ImageSets').is_dir() and str(place.folder) != '.':
+            return place
+    return None
 
 
 def preset_of(method: str, dataset: str, name: str | None = None) -> Preset:
@@ -91,7 +103,7 @@ def preset_of(method: str, dataset: str, name: str | None = None) -> Preset:
     Raises:
         InputError: an unknown dataset or preset.
     """
-    known = '' if is_folder(dataset) else find_benchmark(dataset).name
+    known = '' if find_folder(dataset) else find_benchmark(dataset).name
     return find_preset(name or default_preset(method, known), known)
 
 
@@ -215,7 +227,11 @@ def record(
 
 def dataset_name(dataset: str) -> str:
     """What results call it: the name of a published dataset, or that of the folder."""
-    return Path(dataset).resolve().name if is_folder(dataset) else find_benchmark(dataset).name
+    place = find_folder(dataset)
+    if place is None:
+        return find_benchmark(dataset).name
+    name = place.folder.resolve().name
+    return f'{name}:{place.split}' if place.split else name
 
 
 def _percent(share: float) -> float | None:

@@ -79,8 +79,8 @@ def _row(
 _TABLE = [
     _row('vanilla', 'sclip', 'CLIP, run by SCLIP', '18.8M 9.9M 8.1M 49.4M 11.1 5.7M 6.5M 3.1'),
     _row('maskclip', 'sclip', 'MaskCLIP, run by SCLIP', '43.4 23.2 20.6 74.9 26.4 16.7 24.9 11.9'),
-    _row('maskclip', '', 'MaskCLIP, paper: whole pictures of 512 pixels', '- - - - 21.7 12.5 - -'),
-    _row('maskclip_denoised', '', 'MaskCLIP with KS and PD, paper', '- - - - 25.5 14.6 - -'),
+    _row('maskclip', 'maskclip_paper', 'MaskCLIP, paper', '- - - - 21.7 12.5 - -'),
+    _row('maskclip_denoised', 'maskclip_paper', 'MaskCLIP with KS and PD, paper', '- - - - 25.5 14.6 - -'),
     _row('clip_surgery', 'clip_surgery', 'CLIPSurgery, paper; VOC21 from GEM', '41.2 - - - 29.3 21.9 31.4 -'),
     _row('gem', 'gem', 'GEM, paper', '46.2 - - - 32.6 - - 15.7'),
     _row('gem', '', 'GEM, run by FreeCP', '56.9 32.6 31.1 79.9 35.9 23.7 30.8 -'),
