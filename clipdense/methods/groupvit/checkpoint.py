@@ -21,7 +21,7 @@ from clipdense.clip.sizes import TextSize
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.utils.files import atomic_write
 from clipdense.weights.formats import strip_wrappers
-from clipdense.weights.io import read_weights, write_weights
+from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
 
 from . import layouts as _layouts  # noqa: F401 (registers the tables)
@@ -80,9 +80,13 @@ def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: A
         CheckpointError: damaged or unsafe, no GroupViT, or tensors that do not fit.
     """
     path = Path(weights).expanduser()
-    if path.is_dir():
-        path = _in_folder(path)
-    file = read_weights(path)
+    file = read_weights(_in_folder(path) if path.is_dir() else path)
+    return from_file(file, **overrides).to(device)
+
+
+def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
+    """A GroupViT in evaluation mode from a file that has been read; else as ``load``."""
+    path = file.path
     meta = file.extra.get('meta')
     own = meta.get('clip') if isinstance(meta, dict) and isinstance(meta.get('clip'), dict) else file.metadata
     try:
@@ -96,7 +100,7 @@ def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: A
         if isinstance(error, InputError):
             raise CheckpointError(f'{path}: {error}') from error
         raise CheckpointError(f'{path}: its size cannot be read ({error})') from error
-    return model.to(device).eval()
+    return model.eval()
 
 
 def save(model: GroupVit, path: str | Path) -> None:

@@ -28,7 +28,8 @@ class GroupSegmentation:
     """mIoU on a labelled dataset, with what its errors are made of.
 
     ``oracle`` gives each group its best class by the labels, which leaves the errors of the masks; ``floor``
-    does the same with the groups of the picture before, which have likely sizes and places but know nothing; ``chance`` draws each pixel's class.
+    does the same with the groups of the picture before, which have likely sizes and places but know nothing;
+    ``chance`` draws each pixel's class.
 
     Args:
         dataset: items ``{'images', 'samples'}`` and a ``vocabulary``, or its config.
@@ -56,7 +57,7 @@ class GroupSegmentation:
         ignore_index: int = 255,
     ) -> None:
         self.dataset = build(dataset, DATASETS)
-        self.tuning = None if tuning is None else build(tuning, DATASETS)
+        self.tuning: Any = None if tuning is None else build(tuning, DATASETS)
         if isinstance(threshold, str) and threshold not in ('shared', 'by class', 'automatic'):
             raise InputError(f"threshold is a number, 'shared', 'by class' or 'automatic', not {threshold!r}")
         if isinstance(threshold, str) and self.tuning is None:

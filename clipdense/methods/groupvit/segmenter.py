@@ -72,6 +72,7 @@ class GroupVitSegmenter(SegmentationModel):
     weights_argument = 'clip'
     joint_over_classes = True
     background = 'window'
+    templates = 'simple'
 
     def __init__(
         self,
@@ -174,10 +175,10 @@ class GroupVitSegmenter(SegmentationModel):
         return torch.tensor([float(given.get(name, given.get('', 0.0))) for name in vocabulary.class_names])
 
 
-def default_slide(clip: GroupVit) -> Slide:
+def default_slide(clip: GroupVit, short_side: int | None = None) -> Slide:
     """The released protocol in proportion: at 224 pixels, short side 448, windows of 448, stride 224."""
     side = clip.image.size.image_size
-    return Slide(short_side=2 * side, window=2 * side, stride=side)
+    return Slide(short_side=short_side or 2 * side, window=2 * side, stride=side)
 
 
 def patch_shares(assignments: list[Assignment]) -> Tensor:
