@@ -91,10 +91,8 @@ class Place(NamedTuple):
 def find_folder(dataset: str) -> Place | None:
     """What ``FOLDER`` or ``FOLDER:SPLIT`` names; None where it is the name of a published dataset."""
     folder, _, split = dataset.rpartition(':')
-    for place in (Place(Path(dataset), ''), Place(Path(folder), split)):
-        if (place.folder / 'ImageSets').is_dir() and str(place.folder) != '.':
-            return place
-    return None
+    places = [Place(Path(dataset), ''), *([Place(Path(folder), split)] if folder else [])]
+    return next((place for place in places if (place.folder / 'ImageSets').is_dir()), None)
 
 
 def preset_of(method: str, dataset: str, name: str | None = None) -> Preset:

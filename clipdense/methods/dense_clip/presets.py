@@ -217,8 +217,8 @@ FAMILIES: dict[str, Family] = {
             'position_mode': 'bicubic',
         },
         datasets={'context59': {'short_side': 520, 'long_side': 520}},
-        note="the released code gives CLIP pictures with ImageNet's mean and deviation, exact GELU and another"
-        ' epsilon, which is not done here; its numbers are for Context59 and COCO-Stuff',
+        note="the released code gives CLIP pictures with ImageNet's mean and deviation, exact GELU and "
+        'another epsilon, which is not done here; its numbers are for Context59 and COCO-Stuff',
     ),
     'gem': Family(
         'gem',
