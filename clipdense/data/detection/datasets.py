@@ -19,6 +19,7 @@ from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .coco import file_name, read_coco
+from .splits import choose
 from .store import RegionStore
 from .transforms import PackDetection
 from .voc import read_voc
@@ -42,9 +43,10 @@ class CocoDetection(Dataset):
     Args:
         annotations: the JSON file; checked by ``coco.check_coco``.
         images: folder of the pictures.
-        classes: names that count, in the order of labels; all categories where left out. Objects of other
-            classes are left out, as are, in training, pictures without objects.
-        novel: those of ``classes`` that no training showed.
+        classes: names that count, in the order of labels; or a word for them, see ``splits.choose``; all
+            categories where left out. Objects of other classes are left out, as are, in training, pictures
+            without objects.
+        novel: those of ``classes`` that no training showed, where the word or the file does not say.
         transforms: mmdet's transforms, or their configs; packing comes by itself.
         regions: folder of a ``RegionStore``, whose embeddings then come with each picture.
         pack: how regions that are cropped away are dropped.
@@ -60,7 +62,7 @@ class CocoDetection(Dataset):
         self,
         annotations: str | Path,
         images: str | Path,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         novel: Sequence[str] = (),
         transforms: Sequence[Any] = (),
         regions: str | Path | None = None,
@@ -73,14 +75,11 @@ class CocoDetection(Dataset):
         self._finish(transforms, regions, pack, training, masks, seed)
 
     def _set_up(
-        self, data: dict[str, Any], images: Path, classes: Sequence[str] | None, novel: Sequence[str]
+        self, data: dict[str, Any], images: Path, classes: str | Sequence[str] | None, novel: Sequence[str]
     ) -> None:
         names = {one['id']: one['name'] for one in data['categories']}
-        chosen = tuple(classes) if classes is not None else tuple(names.values())
-        unknown = [name for name in chosen if name not in names.values()]
-        if unknown:
-            raise InputError(f'no such classes in the annotations: {unknown[:5]}')
-        self.vocabulary = Vocabulary(chosen, novel=frozenset(novel) & frozenset(chosen))
+        chosen, known_novel = choose(data['categories'], classes)
+        self.vocabulary = Vocabulary(chosen, novel=(known_novel | frozenset(novel)) & frozenset(chosen))
         label_of = {key: chosen.index(name) for key, name in names.items() if name in chosen}
         objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for one in data['annotations']:
@@ -198,7 +197,7 @@ class VOCDetection(CocoDetection):
         self,
         root: str | Path,
         split: str,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         novel: Sequence[str] = (),
         transforms: Sequence[Any] = (),
         regions: str | Path | None = None,

@@ -6,12 +6,14 @@ regions follow: exactly, and still beside their embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmdet.datasets.transforms import RandomCrop, RandomFlip, RandomResize, Resize
+from mmcv.transforms import RandomResize as McvRandomResize
+from mmdet.datasets.transforms import RandomCrop, RandomFlip, Resize
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
@@ -46,6 +48,25 @@ def follow(
     left = (cut[:, 2:] - cut[:, :2]).prod(axis=1)
     area = (whole[:, 2:] - whole[:, :2]).prod(axis=1)
     return cut.astype(np.float32), (left / np.maximum(area, 1e-9)).astype(np.float32)
+
+
+@TRANSFORMS.register_module()
+class RandomResize(McvRandomResize):
+    """mmcv's, with mmdet's resize inside, which leaves its matrix behind.
+
+    Args:
+        scale: (width, height) that the ratio is applied to, or two of them to draw from.
+        ratio_range: least and largest factor.
+        keep_ratio: whether width and height are scaled alike.
+    """
+
+    def __init__(
+        self,
+        scale: tuple[int, int] | Sequence[tuple[int, int]],
+        ratio_range: tuple[float, float] | None = None,
+        keep_ratio: bool = True,
+    ) -> None:
+        super().__init__(scale, ratio_range, resize_type=Resize, keep_ratio=keep_ratio)
 
 
 @TRANSFORMS.register_module()

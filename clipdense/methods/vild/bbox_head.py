@@ -74,6 +74,10 @@ class ViLDBBoxHead(ConvFCBBoxHead):
                 _normalised(list(fcs), self.norm_cfg) if fc_norm else fcs,
             )
             self.image_projection = nn.Linear(width, embed_dim)
+        self.init_cfg = [  # mmdet's, for layers that are no longer where it looks for them
+            {'type': 'Xavier', 'distribution': 'uniform', 'layer': 'Linear'},
+            {'type': 'Normal', 'std': 0.001, 'override': {'name': 'fc_reg'}},
+        ]
         for name in ('queries', 'query_class', 'novel'):
             self.register_buffer(name, None, persistent=False)
 

@@ -1,0 +1,18 @@
+"""Backbone, FPN and RPN on base classes of scenes, which the four variants of ``vild_scenes`` share.
+
+    clipdense scenes data/scenes_detection --train 4000 --image-size 96
+    clipdense train contrastive/clip_scenes
+    clipdense train vild/vild_scenes_rpn
+
+Cost: not yet measured.
+Score: not yet measured.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.vild_scenes import *
+
+model.merge(dict(roi_head=dict(bbox_head=dict(variant='text'))))
+train_cfg = dict(max_steps=1000)
