@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.image_io import voc_palette, write_mask
-from clipdense.utils.visualize import overlay
+from clipdense.utils.visualize import draw_boxes, overlay
 from clipdense.vocab.vocabulary import Vocabulary
 
 
@@ -113,18 +114,14 @@ class Segmentation:
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """One COCO result with a run-length mask for each class that occurs; category ids count from 1."""
-        from pycocotools import mask as coco_mask
-
         results = []
         for segment in self.to_dict()['segments']:
             index = segment['class_index']
-            encoded = coco_mask.encode(np.asfortranarray(self.mask == index, dtype=np.uint8))
-            encoded['counts'] = encoded['counts'].decode()
             results.append(
                 {
                     'image_id': image_id,
                     'category_id': index + 1,
-                    'segmentation': encoded,
+                    'segmentation': _run_lengths(self.mask == index),
                     'score': segment['score'],
                 }
             )
@@ -142,6 +139,127 @@ class Segmentation:
             class_id=present.astype(int),
             data={'class_name': np.array([self.vocabulary.class_names[index] for index in present])},
         )
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes with a class each, best first.
+
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2 in pixels of the picture as displayed.
+        scores: (n,).
+        class_ids: (n,) indices into the vocabulary.
+        vocabulary: K classes.
+        masks: (n, H, W) bool, where the detector draws them.
+        image: the picture, as displayed; ``draw`` needs it.
+
+    Raises:
+        ValueError: lengths that differ, an index that no class has, or a score that is not a number.
+    """
+
+    boxes: NDArray[np.floating]
+    scores: NDArray[np.floating]
+    class_ids: NDArray[np.integer]
+    vocabulary: Vocabulary
+    masks: NDArray[np.bool_] | None = field(default=None, repr=False)
+    image: Image.Image | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        if self.boxes.shape != (count, 4) or self.scores.shape != self.class_ids.shape:
+            shapes = (self.boxes.shape, self.scores.shape, self.class_ids.shape)
+            raise ValueError(f'boxes, scores and class_ids must be (n, 4), (n,) and (n,), got {shapes}')
+        if not np.isfinite(self.scores).all():
+            raise ValueError('a score is not a finite number')
+        if count and not 0 <= self.class_ids.min() <= self.class_ids.max() < len(self.vocabulary):
+            raise ValueError(f'class {self.class_ids.max()} of {len(self.vocabulary)} classes')
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f'{len(self.masks)} masks for {count} boxes')
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each detection's class."""
+        return [self.vocabulary.class_names[index] for index in self.class_ids]
+
+    def summary(self) -> str:
+        """``'2 cat, 1 dog'``, or that nothing was found."""
+        counts = Counter(self.class_names)
+        return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing found'
+
+    def draw(self, image: Image.Image | None = None, opacity: float = 0.4) -> Image.Image:
+        """The picture with boxes, names and scores, and masks where there are some.
+
+        Raises:
+            InputError: no picture is kept here and none is given.
+        """
+        image = image or self.image
+        if image is None:
+            raise InputError('this result keeps no picture: pass it, result.draw(image)')
+        labels = [f'{name} {score:.0%}' for name, score in zip(self.class_names, self.scores, strict=True)]
+        return draw_boxes(image, self.boxes, labels, self.class_ids, self.masks, opacity)
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``to_dict`` as JSON."""
+        write_json(path, self.to_dict())
+        return Path(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: class, score and box of each detection."""
+        return {
+            'classes': list(self.vocabulary.class_names),
+            'detections': [
+                {
+                    'class': name,
+                    'class_index': int(index),
+                    'score': round(float(score), 4),
+                    'box': [round(float(value), 2) for value in box],
+                }
+                for name, index, score, box in zip(
+                    self.class_names, self.class_ids, self.scores, self.boxes, strict=True
+                )
+            ],
+        }
+
+    def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
+        """COCO results, with run-length masks where there are some; category ids count from 1."""
+        results = []
+        for place, (box, score, index) in enumerate(
+            zip(self.boxes.astype(float), self.scores, self.class_ids, strict=True)
+        ):
+            x1, y1, x2, y2 = (round(value, 3) for value in box.tolist())
+            result: dict[str, Any] = {
+                'image_id': image_id,
+                'category_id': int(index) + 1,
+                'bbox': [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
+                'score': round(float(score), 6),
+            }
+            if self.masks is not None:
+                result['segmentation'] = _run_lengths(self.masks[place])
+            results.append(result)
+        return results
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` (extra ``viz``)."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.class_ids.astype(int),
+            mask=self.masks,
+            data={'class_name': np.array(self.class_names)},
+        )
+
+
+def _run_lengths(mask: NDArray) -> dict[str, Any]:
+    """(H, W) -> COCO's compressed run lengths, ready for JSON."""
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {'size': [int(side) for side in encoded['size']], 'counts': encoded['counts'].decode()}
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:

@@ -66,6 +66,46 @@ def overlay(
     return _above(picture, _legend(entries, picture)) if entries else picture
 
 
+def draw_boxes(
+    image: Image.Image,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    class_ids: np.ndarray,
+    masks: np.ndarray | None = None,
+    opacity: float = 0.4,
+) -> Image.Image:
+    """A picture with boxes, the worst first so that the best lie on top.
+
+    Pictures with a longer side under 240 pixels are enlarged by a whole factor.
+
+    Args:
+        image: the picture.
+        boxes: (n, 4) x1, y1, x2, y2, best first.
+        labels: what is written at each.
+        class_ids: (n,) boxes of one class share a colour.
+        masks: (n, H, W) bool, laid over the picture in the colour of their box.
+        opacity: of the masks.
+    """
+    palette = distinct_palette(int(class_ids.max()) + 1 if len(class_ids) else 0)
+    sheet = image.convert('RGB')
+    for place in reversed(range(len(boxes) if masks is not None else 0)):
+        alpha = Image.fromarray((masks[place] * round(255 * opacity)).astype(np.uint8))  # type: ignore[index]
+        sheet.paste(tuple(palette[class_ids[place]].tolist()), mask=alpha)
+    sheet = _enlarged(sheet)
+    factor, line = sheet.width / image.width, max(1, round(max(sheet.size) / 300))
+    font = _font(int(min(max(max(sheet.size) / 48, 11), 80)))
+    draw = ImageDraw.Draw(sheet)
+    for place in reversed(range(len(boxes))):
+        colour = tuple(palette[class_ids[place]].tolist())
+        x1, y1, x2, y2 = (float(value) * factor for value in boxes[place])
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
+        text = fit(labels[place], max(sheet.width - x1, 40), font)
+        top = max(y1 - font.size * 1.3, 0)
+        draw.rectangle((x1, top, x1 + font.getlength(text) + 4, top + font.size * 1.3), fill=colour)
+        draw.text((x1 + 2, top), text, fill=(255, 255, 255), font=font)
+    return sheet
+
+
 def gallery(
     rows: Sequence[Sequence[tuple[Image.Image, str]]], tile: int = 192, title: str | None = None
 ) -> Image.Image:

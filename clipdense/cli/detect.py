@@ -1,0 +1,128 @@
+"""Verbs of open-vocabulary detection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdense.utils.errors import InputError
+
+from .options import (
+    Cache,
+    Classes,
+    Device,
+    Images,
+    NamedVocab,
+    Overwrite,
+    VocabFile,
+    read_vocabulary,
+    refuse_existing,
+)
+
+Recipe = Annotated[str, typer.Option('--config', help='Recipe of the detector: a file, or vild/vild_scenes.')]
+Checkpoint = Annotated[
+    Path, typer.Option('--weights', '-w', help='Weights of the detector, as training wrote them.')
+]
+Teacher = Annotated[
+    str | None, typer.Option(help='The CLIP whose text tower reads the words; the one of the recipe if none.')
+]
+
+
+def detect(
+    images: Images,
+    config: Recipe,
+    weights: Checkpoint,
+    classes: Classes = None,
+    vocab: VocabFile = None,
+    preset: NamedVocab = None,
+    clip: Teacher = None,
+    out: Annotated[Path, typer.Option('--out', '-o', help='Folder for the results.')] = Path('detected'),
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Least score of a detection.')] = 0.3,
+    threshold_of: Annotated[
+        list[str] | None, typer.Option(help="Another one for a class: 'cat=0.5'. May be repeated.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help='IoU above which the weaker of two boxes goes.')] = 0.5,
+    agnostic: Annotated[
+        bool, typer.Option('--agnostic', help='Boxes of different classes compete too.')
+    ] = False,
+    most: Annotated[int, typer.Option('--max', min=1, help='Detections of a picture.')] = 100,
+    templates: Annotated[str, typer.Option(help='Prompts: vild (63), imagenet (80), simple, name.')] = 'vild',
+    batch_size: Annotated[int, typer.Option(min=1, help='Pictures that go through together.')] = 1,
+    device: Device = None,
+    cache: Cache = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Detect what the words name: an overlay for each picture, and one COCO results file for all.
+
+    Example: `clipdense detect photos/ --classes 'cat, dog' --config vild/vild_lvis_r50 --weights vild.pth`
+    """
+    from clipdense.inference.detector import Detector
+    from clipdense.inference.results import write_image, write_json
+    from clipdense.utils.image_files import list_images, output_stems
+
+    paths = list_images(images)
+    vocabulary = read_vocabulary(classes, vocab, preset)
+    special = _thresholds(threshold_of or [], vocabulary)
+    stems = [out / stem for stem in output_stems(paths)]
+    refuse_existing([Path(f'{stem}_boxes.png') for stem in stems] + [out / 'detections.json'], overwrite)
+    detector = Detector.from_pretrained(
+        config, weights, clip=clip, templates=templates, device=device, cache=cache
+    )
+    detector.set_vocabulary(vocabulary)
+    detector.set_rules(threshold, special, overlap, agnostic, most)
+    rows: list[dict] = []
+    found = detector.many(paths, batch_size=batch_size, skip=_report)
+    for index, result in found:
+        write_image(f'{stems[index]}_boxes.png', result.draw())
+        rows += result.to_coco(index + 1)
+        print(f'{stems[index]}_boxes.png: {result.summary()}')
+    names = [{'id': number, 'name': name} for number, name in enumerate(vocabulary.class_names, 1)]
+    files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
+    write_json(out / 'detections.json', rows)
+    write_json(out / 'names.json', {'images': files, 'categories': names})
+
+
+def regions(
+    config: Annotated[str, typer.Argument(help='Recipe with the detector, its teacher and the pictures.')],
+    checkpoint: Annotated[Path, typer.Argument(help='Weights of a detector trained on base classes.')],
+    out: Annotated[Path, typer.Argument(help='Folder of the store, new or begun.')],
+    most: Annotated[int, typer.Option('--max', min=1, help='Regions of a picture.')] = 300,
+    workers: Annotated[int, typer.Option(min=0, help='Processes that read and cut pictures.')] = 0,
+    cfg_options: Annotated[
+        list[str] | None, typer.Option('--cfg-options', '-o', help='Change a setting of the recipe.')
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write what the teacher sees in each proposed region; started again, it goes on where it was.
+
+    Example: `clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/step_1000.pth data/regions`
+    """
+    from clipdense.inference.hub import choose_device
+    from clipdense.methods.vild.region_embeddings import embed_regions
+
+    store = embed_regions(
+        config, checkpoint, out, cfg_options or (), most, workers=workers, device=choose_device(device)
+    )
+    print(f'{out}: {len(store)} pictures, up to {store.facts.regions} regions of {store.facts.width} numbers')
+
+
+def _thresholds(texts: list[str], vocabulary) -> dict[int, float]:
+    """``['cat=0.5']`` -> thresholds by class index."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.rpartition('=')
+        try:
+            found[vocabulary.index(name.strip())] = float(value) if equals else float('nan')
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f'{text!r} is no threshold of a class: write cat=0.5') from error
+        if not equals:
+            raise InputError(f'{text!r} is no threshold of a class: write cat=0.5')
+    return found
+
+
+def _report(error: InputError) -> None:
+    typer.echo(f'clipdense: skipped: {error}', err=True)

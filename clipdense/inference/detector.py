@@ -1,0 +1,235 @@
+"""Detect what words name.  n: detections, (H, W): pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from clipdense.clip.model import CLIP
+from clipdense.data.detection.transforms import PackDetection
+from clipdense.engine.launch import load_config
+from clipdense.engine.model_weights import load_strict
+from clipdense.methods.vild.detector import ViLD
+from clipdense.methods.vild.postprocess import threshold_of_each_class
+from clipdense.methods.vild.prompts import VILD, embed_words
+from clipdense.registry import TRANSFORMS, build, build_module
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import read_image
+from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights
+
+from .hub import as_vocabulary, choose_device, load_clip
+from .results import Detections
+
+Words = Vocabulary | str | list[str] | tuple[str, ...]
+
+
+class Detector:
+    """A ViLD detector and the text tower that gives it its words.
+
+    Args:
+        model: the detector.
+        clip: the CLIP that it was taught by.
+        transforms: mmdet's, such as a resize; what its recipe does to test pictures.
+        templates: 'vild', the name of another set of prompt templates, or the templates.
+        cache: whether class embeddings are kept on disk.
+    """
+
+    def __init__(
+        self,
+        model: ViLD,
+        clip: CLIP,
+        transforms: Sequence[Any] = (),
+        templates: str | Sequence[str] = VILD,
+        cache: bool = True,
+    ) -> None:
+        self.model, self.clip = model.eval(), clip.eval()
+        self.transforms = [build(one, TRANSFORMS) for one in transforms]
+        self.templates, self.cache = templates, cache
+        self._rules: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        config: str | Path | Config,
+        weights: str | Path,
+        *,
+        clip: str | Path | CLIP | None = None,
+        templates: str | Sequence[str] = VILD,
+        device: str | None = None,
+        cache: bool = True,
+    ) -> Detector:
+        """A detector out of its recipe and its weights.
+
+        Args:
+            config: a file, the name of a recipe, or a config; its ``test_dataloader`` says what is done to
+                pictures.
+            weights: a training checkpoint, or any file of weights that fits.
+            clip: the teacher, where it is not the one of the recipe.
+            templates, cache: see the class.
+            device: see ``hub.choose_device``.
+
+        Raises:
+            InputError: no recipe for a detector, or weights that do not fit.
+        """
+        cfg = load_config(config)
+        teacher = clip if clip is not None else cfg.model.get('clip')
+        if teacher is None:
+            raise InputError(f'{config} names no teacher: give clip, the CLIP that the detector learned from')
+        cfg.model['clip'] = None
+        model = build_module(cfg.model)
+        if not isinstance(model, ViLD):
+            raise InputError(f'{config} is no recipe for a detector')
+        load_strict(model, read_weights(weights).tensors, weights)
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        place = choose_device(device)
+        return cls(
+            model.to(place),
+            load_clip(teacher, str(place))
+            if not isinstance(teacher, dict)
+            else build_module(teacher).to(place),
+            dataset.get('transforms') or (),
+            templates,
+            cache,
+        )
+
+    def set_vocabulary(self, words: Words) -> Vocabulary:
+        """Choose the words for the pictures to come; they are embedded once."""
+        vocabulary = as_vocabulary(words)
+        if vocabulary != self.model.vocabulary:
+            cache = 'default' if self.cache else None
+            self.model.set_vocabulary(vocabulary, embed_words(self.clip, vocabulary, self.templates, cache))
+            if self._rules:
+                self.set_rules(**{**self._rules, 'special': {}})
+        return vocabulary
+
+    def set_rules(
+        self,
+        threshold: float | None = None,
+        special: Mapping[int, float] | None = None,
+        overlap: float | None = None,
+        agnostic: bool | None = None,
+        most: int | None = None,
+    ) -> None:
+        """What becomes a detection; what is left out stays as it was.
+
+        Args:
+            threshold: least score.
+            special: other thresholds, by class index.
+            overlap: IoU above which the weaker of two boxes goes.
+            agnostic: whether boxes of different classes compete.
+            most: detections of a picture.
+
+        Raises:
+            InputError: thresholds of classes before there are words.
+        """
+        self._rules |= {'threshold': threshold} if threshold is not None else {}
+        rules = self.model.roi_head.test_cfg
+        if special:
+            if self.model.vocabulary is None:
+                raise InputError('thresholds of classes need words: call set_vocabulary first')
+            default = float(threshold if threshold is not None else 0.0)
+            device = next(self.model.parameters()).device
+            rules.score_thr = threshold_of_each_class(default, dict(special), self.model.num_classes).to(
+                device
+            )
+        elif threshold is not None:
+            rules.score_thr = threshold
+        if overlap is not None:
+            rules.nms.iou_threshold = overlap
+        if agnostic is not None:
+            rules.nms.class_agnostic = agnostic
+        if most is not None:
+            rules.max_per_img = most
+
+    def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Detections:
+        """Detect in one picture.
+
+        Args:
+            image: a file, a PIL image or an array (H, W, 3).
+            words: class names; those of the last call where left out.
+
+        Raises:
+            InputError: an unreadable picture, or no words at all.
+        """
+        return next(self.many([image], words))[1]
+
+    @torch.no_grad()
+    def many(
+        self,
+        images: Iterable[Any],
+        words: Words | None = None,
+        batch_size: int = 1,
+        skip: Callable[[InputError], None] | None = None,
+    ) -> Iterator[tuple[int, Detections]]:
+        """Detect in a stream of pictures, in batches.
+
+        Args:
+            images: files, PIL images or arrays.
+            words: class names; those of the last call where left out.
+            batch_size: pictures that go through together.
+            skip: is told of pictures that cannot be read, which are then left out.
+
+        Yields:
+            Place in the stream, and what was found.
+
+        Raises:
+            InputError: no words at all; an unreadable picture, or, with ``skip``, none that is readable.
+        """
+        if words is not None:
+            self.set_vocabulary(words)
+        if self.model.vocabulary is None:
+            raise InputError('no vocabulary yet: pass words, or call set_vocabulary first')
+        stream, seen = iter(enumerate(images)), 0
+        while batch := list(islice(stream, batch_size)):
+            read: list[tuple[int, Image.Image]] = []
+            for index, image in batch:
+                try:
+                    read.append((index, read_image(image)))
+                except InputError as error:
+                    if skip is None:
+                        raise
+                    skip(error)
+            seen += len(read)
+            yield from zip(
+                [index for index, _ in read], self._detect([image for _, image in read]), strict=True
+            )
+        if not seen:
+            raise InputError('none of the pictures could be read')
+
+    def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+        if not images:
+            return []
+        items = [self._prepared(image) for image in images]
+        data = {key: [item[key] for item in items] for key in ('inputs', 'data_samples')}
+        samples = self.model.test_step(data)
+        vocabulary = self.model.vocabulary
+        assert vocabulary is not None
+        found = []
+        for image, sample in zip(images, samples, strict=True):
+            one = sample.pred_instances.cpu()
+            masks = one.masks.numpy() if 'masks' in one else None
+            found.append(
+                Detections(
+                    one.bboxes.numpy(), one.scores.numpy(), one.labels.numpy(), vocabulary, masks, image
+                )
+            )
+        return found
+
+    def _prepared(self, image: Image.Image) -> dict[str, Any]:
+        pixels = np.asarray(image)
+        results: dict[str, Any] = {
+            'img': pixels,
+            'ori_shape': pixels.shape[:2],
+            'img_shape': pixels.shape[:2],
+        }
+        for transform in self.transforms:
+            results = transform(results)
+        return PackDetection()(results)
