@@ -18,6 +18,7 @@ from collections.abc import Callable
 from .clip_forward import clip_image, clip_text
 from .clip_train import clip_train
 from .dense_slide import dense_slide
+from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .mean_iou import mean_iou
 from .start_up import start_up
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'clip_text': clip_text,
     'clip_train': clip_train,
     'dense_slide': dense_slide,
+    'groupvit_image': groupvit_image,
     'import': start_up,
     'mean_iou': mean_iou,
     'vocabulary_memory': vocabulary_memory,

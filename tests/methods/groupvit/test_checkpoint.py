@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,15 +99,10 @@ def test_a_training_checkpoint(tiny, tmp_path):
 
 
 def test_a_file_of_nvlabs_carries_more_than_weights(golden, tmp_path):
-    """An object of their program beside the state dict is never brought to life."""
-    content = {'model': state_of(golden, 'nvlabs'), 'epoch': 29, 'config': SimpleNamespace(data=[1])}
+    """The config that stands beside the state dict is an object, which is not brought to life."""
+    content = {'model': state_of(golden, 'nvlabs'), 'epoch': 29, 'config': Namespace(data=[1])}
     torch.save(content, tmp_path / 'group_vit.pth')
-    try:
-        model = load(tmp_path / 'group_vit.pth', heads=2)
-    except CheckpointError as error:
-        assert 'nothing was run' in str(error)
-        torch.save({**content, 'config': {}}, tmp_path / 'group_vit.pth')
-        model = load(tmp_path / 'group_vit.pth', heads=2)
+    model = load(tmp_path / 'group_vit.pth', heads=2)
     assert model.preprocess.mean == STATISTICS['imagenet'][0]
 
 
@@ -149,7 +144,7 @@ def test_other_refusals(golden, tmp_path):
         from_official(state_of(golden, 'nvlabs'), head=2)
     with pytest.raises(InputError, match="Did you mean 'GroupViT-S-16'"):
         build_group_vit('GroupViT-S16')
-    with pytest.raises(CheckpointError, match='neither model.safetensors'):
+    with pytest.raises(CheckpointError, match='neither model'):
         load(tmp_path)
 
 
