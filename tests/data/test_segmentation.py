@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipdense.data.segmentation import VOCSegmentation
+from clipdense.data.segmentation import LabelledPictures, VOCSegmentation
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import write_mask
@@ -223,3 +223,34 @@ def test_real_streets_by_name(real_data):
     for index, name in enumerate(everything.vocabulary.class_names):
         expected = {'car': 0, 'road': 1}.get(name, 255)
         assert (asked[stored == index] == expected).all()
+
+
+def test_masks_of_another_folder(folder):
+    (folder / 'SegmentationClass').rename(folder / 'SegmentationClassAug')
+    dataset = VOCSegmentation(folder, mask_folder='SegmentationClassAug')
+    np.testing.assert_array_equal(dataset[0]['samples'].mask, MASKS['one'])
+
+
+ZERO = {
+    'in order': (None, [[255, 0, 255], [1, 2, 2]]),
+    'by name': (Vocabulary(('sky', 'cat')), [[255, 1, 255], [255, 0, 0]]),
+    'new names': (Vocabulary(('kitten', 'lamp', 'air')), [[255, 0, 255], [1, 2, 2]]),
+}
+
+
+@pytest.mark.parametrize(('vocabulary', 'expected'), ZERO.values(), ids=ZERO)
+def test_zero_may_be_unlabelled(folder, vocabulary, expected):
+    """Then the first class is 1 in the files."""
+    images, masks = [folder / 'JPEGImages/one.jpg'], [folder / 'SegmentationClass/one.png']
+    stored = Vocabulary(('cat', 'traffic light', 'sky'))
+    dataset = LabelledPictures(folder, images, masks, stored, vocabulary, zero_is_unlabelled=True)
+    np.testing.assert_array_equal(dataset[0]['samples'].mask, expected)
+
+
+def test_digest_is_of_masks_and_pictures(folder):
+    before = VOCSegmentation(folder).digest
+    assert VOCSegmentation(folder, vocabulary=['sky', 'cat']).digest == before  # words are not its matter
+    (folder / 'JPEGImages/one.jpg').write_bytes((folder / 'JPEGImages/one.jpg').read_bytes() + b'\0')
+    longer = VOCSegmentation(folder).digest
+    write_mask(folder / 'SegmentationClass/one.png', np.array([[0, 1, 255], [2, 3, 2]]))
+    assert len({before, longer, VOCSegmentation(folder).digest}) == 3
