@@ -285,9 +285,7 @@ def draw_episodes(
 
 
 def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
-    """The lists of ``CocoFold``, from COCO's own annotations; a draw depends on their order.
-
-    HSNet's lists are pickled and may be ordered otherwise; here pictures are ordered by name.
+    """The lists of ``CocoFold`` by name, from COCO's instances; HSNet's pickles may have another order.
 
     Args:
         instances: ``instances_val2014.json`` or ``instances_train2014.json``.

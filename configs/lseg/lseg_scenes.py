@@ -11,12 +11,11 @@ Score: not yet measured.
 from mmengine.config import read_base
 from torch.optim import AdamW
 
-from clipdense.clip.resnet import ModifiedResNet
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.segmentation_crops import SegmentationCrops
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.methods.lseg.backbones import ResNetPyramid
+from clipdense.methods.lseg.backbones import TransformerPyramid
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.methods.lseg.training import ScratchFaster
@@ -27,12 +26,10 @@ with read_base():
 
 model = dict(
     type=LSeg,
-    backbone=dict(
-        type=ResNetPyramid,
-        resnet=dict(
-            type=ModifiedResNet,
-            size=dict(image_size=32, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=96),
-        ),
+    backbone=dict(  # of the CLIP's own image tower
+        type=TransformerPyramid,
+        channels=(48, 48, 48, 48),
+        scales=(2, 1, 0.5, 0.25),
     ),
     clip='work_dirs/clip_scenes/clip.safetensors',
     width=48,
@@ -57,20 +54,20 @@ train_dataloader = dict(
         scale=(1.0, 1.0),
     ),
 )
-train_cfg = dict(max_steps=12_000)
+train_cfg = dict(max_steps=4500)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     constructor=ScratchFaster,
     precision='auto',
-    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
-    paramwise_cfg=dict(scratch_lr=1.0),
+    optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.98), weight_decay=0.05),
+    paramwise_cfg=dict(scratch_lr=10.0),
 )
 param_scheduler = [dict(type=WarmupCosine, warmup=100)]
 custom_hooks = [
     dict(type=VocabularyHook, templates=templates),
     dict(
         type=SegmenterEvaluationHook,
-        interval=2000,
+        interval=1500,
         evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
     ),
 ]

@@ -17,9 +17,21 @@ from clipdense.registry import HOOKS, MODELS
 from clipdense.structures import ClassEmbeddings
 from clipdense.vocab.vocabulary import Vocabulary, normalize
 
-from .segmenter import LSeg, PixelMap, pad_to_multiple
+from .segmenter import LSeg, PixelMap
 
 _NEVER = -1e4  # logit of a word that was not learned
+
+
+class FilterHead(nn.Conv2d):
+    """One filter a class; the same calls as ``CosineHead``."""
+
+    def keep(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> logits (B, K, h, w)."""
+        return self(features)
+
+    def logits(self, kept: Tensor, text: Tensor) -> Tensor:
+        """(B, K, h, w), one-hot rows (Q, K) -> (B, Q, h, w)."""
+        return torch.einsum('bkhw,qk->bqhw', kept, text)
 
 
 @MODELS.register_module()
@@ -31,12 +43,14 @@ class ClosedSetDPT(LSeg):
     Args:
         class_names: the K classes.
         backbone, width, loss, statistics, lock_backbone: as in ``LSeg``.
+        clip: lends its image tower to a backbone that names no network; its text tower is left behind.
     """
 
     def __init__(
         self,
         class_names: Sequence[str],
         backbone: nn.Module | dict,
+        clip: nn.Module | dict | str | None = None,
         width: int = 256,
         loss: dict[str, Any] | None = None,
         statistics: str = 'half',
@@ -44,6 +58,7 @@ class ClosedSetDPT(LSeg):
     ) -> None:
         super().__init__(
             backbone,
+            clip,
             embed_dim=len(class_names),
             width=width,
             temperature=1.0,
@@ -51,15 +66,12 @@ class ClosedSetDPT(LSeg):
             statistics=statistics,
             lock_backbone=lock_backbone,
         )
+        self.clip = None
+        self.project = FilterHead(width, len(class_names), 1)
         self.class_names = tuple(class_names)
 
-    def encode_pixels(self, images: Tensor) -> PixelMap:
-        """(B, 3, H, W) of any size -> logits (B, K, h, w) of the padded pictures, and their sizes."""
-        size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
-        return self.project(self.decoder(self.backbone(pad_to_multiple(images, self.backbone.stride)))), size
-
     def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
-        """(B, K, h, w), one-hot rows (Q, K) -> (B, Q, H, W)."""
+        """A pixel map, one-hot rows (Q, K) -> (B, Q, H, W)."""
         logits = super().classify_pixels(features, text)
         return logits.masked_fill((text == 0).all(dim=-1)[:, None, None], _NEVER)
 

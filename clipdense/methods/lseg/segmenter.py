@@ -26,10 +26,11 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 from .backbones import load_pretrained
 from .dpt import DPT
+from .head import CosineHead
 from .losses import check_labels, pixel_cross_entropy
 from .text import FrozenText
 
-PixelMap = tuple[Tensor, Tensor]  # (B, D, h, w) unit embeddings, (B, 2) sizes of the pictures in pixels
+PixelMap = tuple[Tensor, Tensor]  # what the head keeps (B, ., h, w), (B, 2) sizes of the pictures in pixels
 
 
 @MODELS.register_module()
@@ -55,6 +56,7 @@ class LSeg(SegmentationModel):
     """
 
     patch_size = 1  # smaller pictures are padded
+    templates = 'name'
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class LSeg(SegmentationModel):
         if dim is None:
             raise InputError('LSeg needs a clip for its words, or embed_dim and a file of embeddings')
         self.decoder = DPT(self.backbone.channels, width)
-        self.project = nn.Conv2d(width, dim, 1)
+        self.project: Any = CosineHead(width, dim)
         self.block = None if block is None else build_module(block)
         self.joint_over_classes = bool(getattr(self.block, 'joint', False))
         self.temperature = temperature
@@ -102,17 +104,20 @@ class LSeg(SegmentationModel):
         return self
 
     def encode_pixels(self, images: Tensor) -> PixelMap:
-        """(B, 3, H, W) of any size -> embeddings (B, D, h, w) of the padded pictures, and their sizes."""
+        """(B, 3, H, W) of any size -> maps of the padded pictures, and the sizes of the pictures."""
         size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
         maps = self.backbone(pad_to_multiple(images, self.backbone.stride))
         features = self.decoder(maps)  # (B, C, h, w)
-        return F.normalize(self.project(features), dim=1), size
+        return self.project.keep(features), size
+
+    def embed_pixels(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded pictures, a cell for 2 x 2 pixels."""
+        return self.project.embeddings(self.encode_pixels(images)[0])
 
     def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
         """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the pictures without their padding."""
-        embeddings, sizes = features
-        equation = 'bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw'
-        logits = torch.einsum(equation, embeddings, text / self.temperature)  # (B, K, h, w)
+        kept, sizes = features
+        logits = self.project.logits(kept, text / self.temperature)  # (B, K, h, w)
         if self.block is not None:
             logits = self.block(logits)
         height, width = sizes[0].tolist()

@@ -1,0 +1,108 @@
+"""What ``lseg_scenes`` is compared with: a closed head of the same size, trained on the same masks.
+
+    clipdense train lseg/lseg_scenes_closed
+
+Cost: not yet measured.
+Score: not yet measured.
+
+It cannot name novel classes: their words are never chosen.
+"""
+
+from mmengine.config import read_base
+from torch.optim import AdamW
+
+from clipdense.data.scenes import SceneSegmentation
+from clipdense.data.segmentation_crops import SegmentationCrops
+from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
+from clipdense.methods.lseg.backbones import TransformerPyramid
+from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
+from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
+from clipdense.methods.lseg.training import ScratchFaster
+
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.scenes_evaluation import *
+
+class_names = (
+    'background',
+    'red solid star',
+    'red striped triangle',
+    'red striped star',
+    'red dotted square',
+    'red checked circle',
+    'red checked square',
+    'green solid triangle',
+    'green solid star',
+    'green striped triangle',
+    'green dotted circle',
+    'green dotted square',
+    'green checked circle',
+    'blue solid square',
+    'blue striped circle',
+    'blue striped square',
+    'blue striped triangle',
+    'blue striped star',
+    'blue dotted star',
+    'blue checked circle',
+    'blue checked square',
+    'blue checked triangle',
+    'blue checked star',
+    'yellow solid circle',
+    'yellow solid square',
+    'yellow solid triangle',
+    'yellow solid star',
+    'yellow striped circle',
+    'yellow dotted circle',
+    'yellow dotted square',
+    'yellow dotted triangle',
+    'yellow dotted star',
+    'yellow checked triangle',
+)
+
+model = dict(
+    type=ClosedSetDPT,
+    class_names=class_names,
+    backbone=dict(  # of the CLIP's own image tower
+        type=TransformerPyramid,
+        channels=(48, 48, 48, 48),
+        scales=(2, 1, 0.5, 0.25),
+    ),
+    clip='work_dirs/clip_scenes/clip.safetensors',
+    width=48,
+    statistics='openai',
+)
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    dataset=dict(
+        type=SegmentationCrops,
+        dataset=dict(
+            type=SceneSegmentation,
+            split='base',
+            unlabelled=('novel',),
+            num_pictures=40_000,
+            difficulty=difficulty,
+            stream='train',
+        ),
+        size=32,
+        long_side=None,
+        scale=(1.0, 1.0),
+    ),
+)
+train_cfg = dict(max_steps=4500)
+optim_wrapper = dict(
+    type=PrecisionOptimWrapper,
+    constructor=ScratchFaster,
+    precision='auto',
+    optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.98), weight_decay=0.05),
+    paramwise_cfg=dict(scratch_lr=10.0),
+)
+param_scheduler = [dict(type=WarmupCosine, warmup=100)]
+custom_hooks = [
+    dict(type=ClosedVocabularyHook),
+    dict(
+        type=SegmenterEvaluationHook,
+        interval=1500,
+        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
+    ),
+]

@@ -1,0 +1,29 @@
+"""What ``lseg_scenes`` is compared with: the same CLIP without any mask.
+
+    clipdense test lseg/lseg_scenes_training_free work_dirs/clip_scenes/clip.safetensors
+
+Cost: no training.
+Score: not yet measured.
+"""
+
+from mmengine.config import read_base
+
+from clipdense.methods.dense_clip.segmenter import DenseCLIP
+from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
+
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.scenes_evaluation import *
+
+model = dict(
+    type=DenseCLIP,
+    clip='work_dirs/clip_scenes/clip.safetensors',  # replaced by the WEIGHTS of the command line
+    recipe='maskclip_no_residual',
+    slide=dict(),
+)
+custom_hooks = [
+    dict(
+        type=SegmenterEvaluationHook,
+        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
+    ),
+]
