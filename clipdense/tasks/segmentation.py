@@ -27,6 +27,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .reduction import PixelMaximum, merge_windows, reduce_queries
 from .windows import Slide, Window
 
+_CHUNK = 64 << 20  # bytes of class logits beyond which chunks only get slower: they leave the caches
 _PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, upsampled window, result, exp
 
 
@@ -56,11 +57,13 @@ class SegmentationModel(BaseModel):
         joint_over_classes: whether ``classify_pixels`` needs all classes together (softmax, top-k, maximum).
         background: where the background rule applies: to the whole picture, to each window, or not at all.
         patch_size: the smallest picture that the tower takes, in pixels.
+        templates: name of the prompt templates that the method was published with.
     """
 
     joint_over_classes: bool = False
     background: Literal['window', 'picture', None] = 'picture'
     patch_size: int = 1
+    templates: str = 'imagenet'
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class SegmentationModel(BaseModel):
             result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in picture.views)
         )
         planes = _PLANES + (len(picture.views) > 1) + (self.refiner is not None)
-        chunk = max(1, self.memory_budget // (planes * 4 * pixels))
+        chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
         best = reduce_queries(
             full_logits, torch.arange(len(self._text()), device=picture.image.device), chunk
         )
