@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,9 +119,9 @@ def reproduce(
 
 
 def bench_segmentation(
-    methods: Annotated[str, typer.Option(help='Separated by commas: vanilla,maskclip,sclip.')],
+    methods: Annotated[str, typer.Option(help='Separated by commas: vanilla,maskclip,sclip; or all.')],
     datasets: Annotated[
-        str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas.')
+        str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas; or all.')
     ],
     weights: Weights = DEFAULT_WEIGHTS,
     out: Annotated[Path, typer.Option('--out', '-o', help='Folder for results and tables.')] = Path(
@@ -141,13 +141,17 @@ def bench_segmentation(
 
     Example: `clipdense bench-segmentation --methods vanilla,sclip --datasets voc21,data/my_voc`
     """
+    from clipdense.data.benchmarks import BENCHMARKS
     from clipdense.methods.dense_clip.grid import Grid, check_names
+    from clipdense.methods.dense_clip.recipes import RECIPES
 
-    check_names(_names(methods), _names(datasets), preset)
+    every = [name for name, recipe in RECIPES.items() if proxy or not recipe.needs_proxy]
+    rows, columns = _names(methods, every), _names(datasets, BENCHMARKS)
+    check_names(rows, columns, preset)
     grid = Grid(
         _load(weights, device, activation),
-        _names(methods),
-        _names(datasets),
+        rows,
+        columns,
         out,
         _source(data_root, split, partial, limit, workers),
         preset,
@@ -167,8 +171,10 @@ def bench_segmentation(
         raise typer.Exit(1)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(',') if name.strip()]
+def _names(text: str, every: Iterable[str]) -> list[str]:
+    return (
+        list(every) if text.strip() == 'all' else [name.strip() for name in text.split(',') if name.strip()]
+    )
 
 
 def _source(root: Path, split: str, partial: bool, limit: int | None, workers: int) -> Source:

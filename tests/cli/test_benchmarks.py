@@ -15,6 +15,7 @@ from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.methods.dense_clip.recipes import RECIPES
 from clipdense.utils.image_io import write_mask
 
 TINY = ClipSize(
@@ -99,6 +100,13 @@ def test_bench_segmentation(capsys, own, weights):
     assert '(kept)' not in out
     assert Path('segmentation_benchmark/table.md').is_file()
     assert run(capsys, *arguments)[1].count('(kept)') == 2
+
+
+def test_all_methods(capsys, own, weights):
+    status, out, _ = run(capsys, 'bench-segmentation', '--methods', 'all', '--datasets', own, '-w', weights)
+    assert status == 0
+    names = {line.split(' on ')[0] for line in out.splitlines() if ' on ' in line}
+    assert names == set(RECIPES) - {'proxyclip'}
 
 
 def test_bench_segmentation_reports_failures_and_goes_on(capsys, own, weights):
