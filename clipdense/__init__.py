@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = '0.1.0'
 
 _HOMES = {
-    'load': 'clipdense.clip.checkpoint',
+    'load': 'clipdense.inference.hub',
     'Vocabulary': 'clipdense.vocab.vocabulary',
     'Classifier': 'clipdense.inference.classifier',
+    'Detector': 'clipdense.inference.detector',
     'Segmenter': 'clipdense.inference.segmenter',
 }
 
-__all__ = ['Classifier', 'Segmenter', 'Vocabulary', '__version__', 'load']
+__all__ = ['Classifier', 'Detector', 'Segmenter', 'Vocabulary', '__version__', 'load']
 
 if TYPE_CHECKING:
-    from clipdense.clip.checkpoint import load
     from clipdense.inference.classifier import Classifier
+    from clipdense.inference.detector import Detector
+    from clipdense.inference.hub import load
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
 

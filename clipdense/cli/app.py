@@ -13,7 +13,7 @@ import typer
 
 from clipdense.utils.errors import InputError, one_line
 
-from . import benchmarks, doctor, predict, quickstart, train, weights
+from . import benchmarks, detect, doctor, predict, quickstart, segment, train, weights
 
 BAD_INPUT = 2
 
@@ -28,9 +28,9 @@ app = typer.Typer(
 )
 for verb in (
     quickstart.quickstart,
-    predict.segment,
+    segment.segment,
     predict.classify,
-    predict.embed,
+    detect.detect,
     train.scenes,
     train.train,
     train.test,
@@ -42,6 +42,11 @@ for verb in (
     doctor.doctor,
 ):
     app.command()(verb)
+embed = typer.Typer(
+    name='embed', callback=predict.embed, invoke_without_command=True, rich_markup_mode='markdown'
+)
+embed.command()(detect.regions)
+app.add_typer(embed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

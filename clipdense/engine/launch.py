@@ -162,7 +162,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, equals, text = option.partition('=')
         if not equals or not key.strip():
-            raise InputError(f'option {option!r} is not of the form key.of.entry=value')
+            raise InputError(f'option {option!r} is not of the form name=value')
         try:
             value = (
                 _WORDS[text.strip().lower()]

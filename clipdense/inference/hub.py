@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from clipdense.clip.checkpoint import load
+from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip.model import CLIP
+from clipdense.engine.launch import load_config
+from clipdense.engine.model_weights import load_strict
 from clipdense.methods.dense_clip.segmenter import DenseCLIP, default_slide
+from clipdense.methods.groupvit import checkpoint as groupvit_checkpoint
+from clipdense.methods.groupvit.model import GroupVit
+from clipdense.methods.groupvit.segmenter import BACKGROUND_THRESHOLDS, GroupVitSegmenter
+from clipdense.methods.groupvit.segmenter import default_slide as group_slide
+from clipdense.methods.lseg import checkpoint as lseg_checkpoint
+from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.registry import MODELS
+from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights
+
+
+def load(
+    weights: str | Path,
+    device: str | torch.device = 'cpu',
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> CLIP | LSeg:
+    """Any model from its weights, in evaluation mode: a CLIP, a GroupViT (which is a CLIP too) or an LSeg.
+
+    Args:
+        weights: a file or folder in any official format, a training checkpoint of a CLIP or GroupViT, or a
+            name from `clipdense models` such as 'ViT-B-16/openai'.
+        device: where the model goes.
+        dtype: of its numbers; fp32 unless said, whatever the file holds.
+        overrides: what the weights do not tell: of a CLIP ``activation='quick_gelu'`` and so on (see
+            ``clip.facts.Overrides``), of a GroupViT or an LSeg what its ``from_official`` takes.
+
+    Raises:
+        CheckpointError: damaged or unsafe, of no known layout, keys and shapes that do not fit, or something
+            that only an override can tell.
+        InputError: an unknown name or override, a download that failed, or a missing device.
+    """
+    opened = clip_checkpoint.open_weights(weights)
+    file = opened.file
+    if groupvit_checkpoint.recognise(file.tensors):
+        model: CLIP | LSeg = groupvit_checkpoint.from_file(file, **overrides)
+    elif lseg_checkpoint.recognise(file.tensors):
+        model = lseg_checkpoint.from_official(file.tensors, **overrides)
+    else:
+        return clip_checkpoint.load(opened, device, dtype, **overrides)
+    return model.to(choose_device(str(device)), dtype)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -34,50 +77,90 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def load_clip(weights: str | Path | CLIP, device: str | None = None, **overrides: Any) -> CLIP:
-    """A CLIP in evaluation mode; ``overrides`` are those of ``clipdense.load``."""
+    """A CLIP or GroupViT in evaluation mode; ``overrides`` are those of ``load``.
+
+    Raises:
+        InputError: weights of an LSeg, which keeps only half a CLIP.
+    """
     place = choose_device(device)
     clip = weights if isinstance(weights, CLIP) else load(weights, **overrides)
+    if not isinstance(clip, CLIP):
+        raise InputError(f'{weights} is an LSeg, which segments only: give the weights of a CLIP')
     return clip.to(place).eval()
 
 
 def load_segmenter(
     weights: str | Path | CLIP,
-    method: str = 'maskclip',
+    method: str | None = None,
     slide: Slide | int | None = None,
-    background_threshold: float = 0.0,
+    background_threshold: float | None = None,
     device: str | None = None,
     *,
-    area_threshold: float = 0.0,
-    refiner: nn.Module | None = None,
     options: Mapping[str, Any] | None = None,
     proxy: nn.Module | str | None = None,
     **overrides: Any,
-) -> DenseCLIP:
-    """A training-free segmenter out of any CLIP weights.
+) -> SegmentationModel:
+    """A segmenter out of any weights: a CLIP by a training-free method, a GroupViT or an LSeg by itself.
 
     Args:
-        weights: a name in the zoo, a file in any official format, or a model.
-        method: name of a recipe.
+        weights: as ``load`` takes them, or a model.
+        method: name of a training-free recipe, 'maskclip' unless said.
         slide: how pictures are brought before the tower; a number is the shorter side they are resized to.
-        background_threshold: probability below which a pixel is background.
+        background_threshold: score below which a pixel is background; the method's own unless said.
         device: see ``choose_device``.
-        area_threshold, refiner, options, proxy: see ``DenseCLIP``.
-        overrides: of ``clipdense.load``.
+        options, proxy: of the training-free method, see ``DenseCLIP``.
+        overrides: of ``load``.
+
+    Raises:
+        InputError: a training-free method, or options of one, for weights that were trained to segment.
     """
-    clip = load_clip(weights, device, **overrides)
-    if not isinstance(slide, Slide):
-        slide = default_slide(clip, slide)
-    model = DenseCLIP(
-        clip,
-        method,
-        slide,
-        background_threshold=background_threshold,
-        area_threshold=area_threshold,
-        refiner=refiner,
-        options=options,
-        proxy=proxy,
-    )
-    return model.to(next(clip.parameters()).device).eval()
+    place = choose_device(device)
+    model = weights if isinstance(weights, CLIP) else load(weights, **overrides)
+    asked = {'method': method, 'options': options, 'proxy': proxy}
+    given = next((name for name, value in asked.items() if value), None)
+    if given and isinstance(model, LSeg | GroupVit):
+        kind = type(model).__name__
+        raise InputError(f'{weights} is a {kind}, which segments by itself: leave {given} out')
+    if isinstance(model, LSeg):
+        segmenter: SegmentationModel = model
+        model.slide = Slide(short_side=slide) if isinstance(slide, int) else slide or model.slide
+    elif isinstance(model, GroupVit):
+        threshold = BACKGROUND_THRESHOLDS['voc'] if background_threshold is None else background_threshold
+        segmenter = GroupVitSegmenter(model, _slide(slide, group_slide, model), threshold)
+    else:
+        slide = _slide(slide, default_slide, model)
+        segmenter = DenseCLIP(model, method or 'maskclip', slide, options=options, proxy=proxy)
+    segmenter.background_threshold = background_threshold or 0.0
+    return segmenter.to(place).eval()
+
+
+def load_trained(
+    config: str | Path, weights: str | Path, device: str | None = None, options: Sequence[str] = ()
+) -> SegmentationModel:
+    """A segmenter as a config describes it, with the weights that training left.
+
+    Args:
+        config: a file, or the name of a recipe.
+        weights: a checkpoint whose names and shapes fit; for a training-free model those of its CLIP.
+        device: see ``choose_device``.
+        options: ``['key.of.entry=value', ...]``, replacing entries of the config.
+
+    Raises:
+        InputError: a config of something else than a segmenter.
+        CheckpointError: weights that do not fit.
+    """
+    place = choose_device(device)
+    part = load_config(config, options).get('model') or {}
+    kind = part.get('type')
+    if not (isinstance(kind, type) and issubclass(kind, SegmentationModel)):
+        raise InputError(f'{config} describes no segmenter, but {getattr(kind, "__name__", "nothing")}')
+    argument = getattr(kind, 'weights_argument', None)
+    if argument:
+        part[argument] = str(weights)
+    model = MODELS.build(part)
+    if not argument:
+        load_strict(model, read_weights(weights).tensors, weights)
+    return model.to(place).eval()
 
 
 def as_vocabulary(words: Vocabulary | str | list[str] | tuple[str, ...]) -> Vocabulary:
@@ -87,3 +170,7 @@ def as_vocabulary(words: Vocabulary | str | list[str] | tuple[str, ...]) -> Voca
     if isinstance(words, str):
         return Vocabulary.parse(words)
     return Vocabulary(tuple(words))
+
+
+def _slide(slide: Slide | int | None, default: Callable[..., Slide], model: CLIP) -> Slide:
+    return slide if isinstance(slide, Slide) else default(model, slide)

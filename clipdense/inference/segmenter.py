@@ -15,10 +15,11 @@ from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.tasks.refine import PAMR
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .hub import as_vocabulary, load_segmenter
+from .hub import as_vocabulary, load_segmenter, load_trained
 from .results import Segmentation
 
 Words = Vocabulary | str | list[str] | tuple[str, ...]
@@ -29,44 +30,45 @@ class Segmenter:
 
     Args:
         model: any segmenter.
-        clip: the CLIP whose text tower the model understands.
-        templates: name of a set of prompt templates, or the templates.
+        clip: the CLIP, or text half of one, whose words the model understands.
+        templates: name of a set of prompt templates, or the templates; the method's own unless said.
         cache: whether class embeddings are kept on disk.
     """
 
     def __init__(
         self,
         model: SegmentationModel,
-        clip: CLIP,
-        templates: str | Sequence[str] = 'imagenet',
+        clip: Any,
+        templates: str | Sequence[str] | None = None,
         cache: bool = True,
     ) -> None:
         self.model, self.clip = model.eval(), clip
-        self.templates, self.cache = templates, cache
+        self.templates, self.cache = templates or model.templates, cache
 
     @classmethod
     def from_pretrained(
         cls,
         weights: str | Path | CLIP,
-        method: str = 'maskclip',
+        method: str | None = None,
         *,
         slide: Slide | int | None = None,
-        background_threshold: float = 0.0,
+        background_threshold: float | None = None,
         area_threshold: float = 0.0,
         refine: bool | PAMR = False,
         options: Mapping[str, Any] | None = None,
         proxy: nn.Module | str | None = None,
-        templates: str | Sequence[str] = 'imagenet',
+        templates: str | Sequence[str] | None = None,
         device: str | None = None,
         cache: bool = True,
         **overrides: Any,
     ) -> Segmenter:
-        """A training-free segmenter out of a name in the zoo or a file in any official format.
+        """A segmenter out of a name in the zoo or a file in any official format.
 
         Args:
-            weights, method, slide, background_threshold, device, overrides: see ``hub.load_segmenter``.
-            area_threshold, options, proxy: see ``DenseCLIP``.
+            weights, method, slide, background_threshold, device: see ``hub.load_segmenter``.
+            area_threshold: see ``SegmentationModel``.
             refine: let scores follow the edges of the picture: ``PAMR`` as published, or your own.
+            options, proxy, overrides: see ``hub.load_segmenter``.
             templates, cache: see the class.
         """
         model = load_segmenter(
@@ -75,12 +77,36 @@ class Segmenter:
             slide,
             background_threshold,
             device,
-            area_threshold=area_threshold,
-            refiner=PAMR() if refine is True else refine or None,
             options=options,
             proxy=proxy,
             **overrides,
         )
+        model.area_threshold = area_threshold
+        model.refiner = PAMR() if refine is True else refine or None
+        return cls(model, model.clip, templates, cache)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | Path,
+        weights: str | Path,
+        *,
+        templates: str | Sequence[str] | None = None,
+        device: str | None = None,
+        cache: bool = True,
+    ) -> Segmenter:
+        """A segmenter that was trained by a config.
+
+        Args:
+            config, weights, device: see ``hub.load_trained``.
+            templates, cache: see the class; templates should be those of the training.
+
+        Raises:
+            InputError: a model without a text tower, whose words are a file of embeddings.
+        """
+        model = load_trained(config, weights, device)
+        if getattr(model, 'clip', None) is None:
+            raise InputError(f'{config} has no text tower: its words come from a file of embeddings')
         return cls(model, model.clip, templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:

@@ -1,0 +1,176 @@
+"""``clipdense segment``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipdense.utils.errors import InputError
+
+from .options import (
+    DEFAULT_WEIGHTS,
+    Activation,
+    Cache,
+    Classes,
+    Device,
+    Images,
+    NamedVocab,
+    Overwrite,
+    VocabFile,
+    Weights,
+    read_vocabulary,
+    refuse_existing,
+    weight_overrides,
+)
+from .pictures import each
+
+if TYPE_CHECKING:
+    from clipdense.inference.results import Segmentation
+    from clipdense.tasks.windows import Slide
+    from clipdense.vocab.vocabulary import Vocabulary
+
+Background = Annotated[
+    str | None, typer.Option(help='Class that takes improbable pixels; added in front of the classes if new.')
+]
+Config = Annotated[
+    str | None, typer.Option(help='Config that the weights were trained by, where they do not say it.')
+]
+Method = Annotated[
+    str | None, typer.Option(help='Training-free method (maskclip unless said): sclip, naclip, sc_clip, ...')
+]
+Option = Annotated[list[str] | None, typer.Option(help="Of the method: 'std=3.0'. May be repeated.")]
+Proxy = Annotated[str | None, typer.Option(help='Backbone of timm that proxyclip looks through.')]
+Out = Annotated[Path, typer.Option('--out', '-o', help='Folder for the results.')]
+Threshold = Annotated[float | None, typer.Option(help='Score below which a pixel is background.')]
+MinArea = Annotated[
+    float, typer.Option(help='Give up classes with no more than this share of what is not background.')
+]
+Refine = Annotated[bool, typer.Option('--refine', help='Let masks follow edges (PAMR).')]
+ShortSide = Annotated[int | None, typer.Option(help='Resize the shorter side to this first.')]
+WindowSide = Annotated[int | None, typer.Option('--window', help='Side of sliding windows; 0 for none.')]
+Scales = Annotated[str, typer.Option(help="Sizes to average over: '0.75, 1, 1.25'.")]
+Flip = Annotated[bool, typer.Option('--flip', help='Average over mirrored pictures too.')]
+Opacity = Annotated[float, typer.Option(min=0.0, max=1.0, help='Of the colours in the overlay.')]
+MethodTemplates = Annotated[
+    str | None, typer.Option(help="Prompt templates, the method's own unless said: imagenet, simple, ...")
+]
+
+
+def segment(
+    images: Images,
+    classes: Classes = None,
+    vocab: VocabFile = None,
+    preset: NamedVocab = None,
+    weights: Weights = DEFAULT_WEIGHTS,
+    config: Config = None,
+    method: Method = None,
+    option: Option = None,
+    proxy: Proxy = None,
+    out: Out = Path('segmented'),
+    background: Background = None,
+    threshold: Threshold = None,
+    min_area: MinArea = 0.0,
+    refine: Refine = False,
+    short_side: ShortSide = None,
+    window: WindowSide = None,
+    scales: Scales = '1',
+    flip: Flip = False,
+    opacity: Opacity = 0.6,
+    templates: MethodTemplates = None,
+    activation: Activation = None,
+    device: Device = None,
+    cache: Cache = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment pictures with words: an overlay, a palette mask and a JSON file for each.
+
+    Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
+    """
+    from clipdense.engine.launch import parse_options
+    from clipdense.inference.segmenter import Segmenter
+    from clipdense.utils.image_files import list_images, output_stems
+
+    paths = list_images(images)
+    vocabulary = _with_background(read_vocabulary(classes, vocab, preset), background)
+    stems = [out / stem for stem in output_stems(paths)]
+    endings = ('_overlay.png', '_mask.png', '.json')
+    refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], overwrite)
+    if config is not None:
+        _refuse_beside_config(method, option, proxy, threshold, min_area, refine, activation)
+        segmenter = Segmenter.from_config(config, weights, templates=templates, device=device, cache=cache)
+    else:
+        segmenter = Segmenter.from_pretrained(
+            weights,
+            method,
+            slide=short_side,
+            background_threshold=threshold,
+            area_threshold=min_area,
+            refine=refine,
+            options=parse_options(option or ()),
+            proxy=proxy,
+            templates=templates,
+            device=device,
+            cache=cache,
+            **weight_overrides(activation),
+        )
+    segmenter.model.slide = _views(segmenter.model.slide, short_side, window, scales, flip)
+    segmenter.set_vocabulary(vocabulary)
+
+    def one(index: int) -> str:
+        return _write_segmentation(segmenter(paths[index]), paths[index], stems[index], opacity)
+
+    each(paths, one, 'segmenting')
+
+
+def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
+    """Name the background; a new name goes in front, as PASCAL VOC counts."""
+    if name is None:
+        return vocabulary
+    if name in vocabulary.class_names:
+        return replace(vocabulary, background=name)
+    return vocabulary.with_background(name=name)
+
+
+def _write_segmentation(result: Segmentation, path: Path, stem: Path, opacity: float) -> str:
+    """Overlay, mask and JSON of one picture; a line about it."""
+    from clipdense.inference.results import write_image, write_json
+
+    result.save(f'{stem}_mask.png')
+    write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
+    write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})
+    top = ', '.join(f'{name} {share:.0%}' for name, share in list(result.shares().items())[:3])
+    return f'{stem}_overlay.png: {top}'
+
+
+def _refuse_beside_config(*given: object) -> None:
+    """What a config says is said there.
+
+    Raises:
+        InputError: one of these options was given all the same.
+    """
+    if any(given):
+        raise InputError(
+            '--method, --option, --proxy, --threshold, --min-area, --refine and --activation have no place '
+            'beside --config: change the entry in the config'
+        )
+
+
+def _views(slide: Slide, short_side: int | None, window: int | None, scales: str, flip: bool) -> Slide:
+    """The method's way before the tower, with what was asked for.
+
+    Raises:
+        InputError: scales that are no positive numbers.
+    """
+    try:
+        sizes = tuple(float(part) for part in scales.split(','))
+        slide = replace(slide, short_side=short_side or slide.short_side, scales=sizes, flip=flip)
+    except ValueError as error:
+        raise InputError(
+            f"--scales takes positive numbers, such as '0.75, 1, 1.25', not {scales!r}"
+        ) from error
+    if window is None:
+        return slide
+    return replace(slide, window=window or None, stride=max(1, window // 2) if window else None)
