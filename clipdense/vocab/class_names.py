@@ -183,6 +183,15 @@ def _after(words: tuple[str, ...], vocabulary: Vocabulary) -> Vocabulary:
     return Vocabulary(names, {**vocabulary.synonyms, 'background': words}, 'background')
 
 
+# Of NVlabs/GroupViT, where they differ from the names above.
+_GROUPVIT_VOC = {'dining table': 'table', 'potted plant': 'plant', 'tv monitor': 'monitor'}
+_GROUPVIT_CONTEXT = {'aeroplane': 'airplane', 'potted plant': 'plant', 'tv monitor': 'monitor'}
+
+
+def _renamed(name: str, changes: dict[str, str]) -> tuple[str, ...]:
+    return tuple(changes.get(word, word) for word in CLASS_NAMES[name])
+
+
 # The class files of published protocols, "<dataset>_<family>".
 _CLASS_FILES: dict[str, Callable[[], Vocabulary]] = {
     'voc20_sclip': _sclip_voc,
@@ -195,6 +204,8 @@ _CLASS_FILES: dict[str, Callable[[], Vocabulary]] = {
     'cityscapes_sclip': lambda: _unspaced('cityscapes'),
     'context59_maskclip': lambda: Vocabulary(('airplane', *CLASS_NAMES['context59'][1:])),
     'coco_stuff_maskclip': _maskclip_stuff,
+    'voc21_groupvit': lambda: _after((), Vocabulary(_renamed('voc20', _GROUPVIT_VOC))),
+    'context60_groupvit': lambda: _after((), Vocabulary(_renamed('context59', _GROUPVIT_CONTEXT))),
     'voc20_clearclip': _voc,
     'voc21_clearclip': lambda: _after((), _voc()),
     'coco_object_clearclip': lambda: _after((), Vocabulary(CLASS_NAMES['coco'])),
