@@ -20,6 +20,7 @@ from .clip_train import clip_train
 from .dense_slide import dense_slide
 from .groupvit_image import groupvit_image
 from .harness import Found, Options
+from .lseg import lseg
 from .mean_iou import mean_iou
 from .start_up import start_up
 from .vocabulary_memory import vocabulary_memory
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'dense_slide': dense_slide,
     'groupvit_image': groupvit_image,
     'import': start_up,
+    'lseg': lseg,
     'mean_iou': mean_iou,
     'vocabulary_memory': vocabulary_memory,
 }

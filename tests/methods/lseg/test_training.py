@@ -1,0 +1,210 @@
+"""LSeg through the engine: learning rates, words, evaluation, and that training teaches something."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import PolyLR
+
+from clipdense.clip.text_embeddings import save_embeddings
+from clipdense.data.scenes import SceneSegmentation
+from clipdense.data.segmentation_crops import SegmentationCrops, ZeroShotSplit
+from clipdense.engine.hooks import VocabularyHook
+from clipdense.engine.launch import train
+from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.methods.lseg import backbones
+from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
+from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook, foreground_iou
+from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.methods.lseg.training import PrecomputedVocabularyHook, ScratchFaster
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+def wrapper(model, **options):
+    paramwise = {key: options.pop(key) for key in ('scratch_lr', 'decay_all', 'wrong') if key in options}
+    config = {'optimizer': {'type': torch.optim.SGD, 'lr': 0.1, 'weight_decay': 0.01}, **options}
+    return ScratchFaster(config, paramwise)(model)
+
+
+@pytest.mark.parametrize('decay_all', [False, True])
+def test_what_is_new_learns_faster(make_lseg, make_clip, make_backbone, decay_all):
+    """Four groups: backbone or new, decayed or not; the text tower is in none."""
+    model = LSeg(make_backbone(), make_clip(), width=16)
+    found = wrapper(model, scratch_lr=10.0, decay_all=decay_all)
+    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    seen = []
+    for group in found.optimizer.param_groups:
+        for parameter in group['params']:
+            inside = id(parameter) in backbone
+            assert group['lr'] == pytest.approx(0.1 if inside else 1.0)
+            assert group['weight_decay'] == (0.01 if decay_all or parameter.ndim > 1 else 0.0) or inside
+            seen.append(id(parameter))
+    trained = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert sorted(seen) == sorted(trained)
+
+
+def test_a_locked_backbone_has_no_group(make_lseg):
+    model = make_lseg(lock_backbone=True)
+    assert {group['lr'] for group in wrapper(model).optimizer.param_groups} == {1.0}
+
+
+def test_unknown_options_of_the_groups_are_refused(make_lseg):
+    with pytest.raises(InputError, match=r"scratch_lr and decay_all, not \['wrong'\]"):
+        wrapper(make_lseg(), wrong=1)
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A file with three words in eight dimensions."""
+    vocabulary = Vocabulary(('red car', 'tree', 'sky'))
+    queries = torch.eye(3, 8)
+    path = tmp_path / 'words.safetensors'
+    save_embeddings(path, vocabulary, ClassEmbeddings(queries, torch.arange(3), 3))
+    return path
+
+
+def test_words_are_looked_up_by_name(words):
+    hook = PrecomputedVocabularyHook(words, stand_ins={'auto': 'red car'})
+    asked = Vocabulary(('Sky', 'auto'), {'Sky': ('tree',)})
+    found = hook.look_up(asked)
+    assert found.queries.argmax(1).tolist() == [2, 1, 0]
+    assert found.query_class.tolist() == [0, 0, 1]
+    with pytest.raises(InputError, match=r"no row for 'tee': give it a stand-in\. Did you mean 'tree'"):
+        hook.look_up(Vocabulary(('tee',)))
+
+
+@pytest.mark.parametrize(
+    'form',
+    ['names', 'coco name', 'categories', 'category list', 'text'],
+)
+def test_rows_of_an_array_are_named_by(tmp_path, form):
+    from clipdense.vocab.class_names import CLASS_NAMES
+
+    names = list(CLASS_NAMES['coco'])
+    np.save(tmp_path / 'rows.npy', np.eye(80, dtype=np.float16) * 3)
+    categories = [{'id': 100 - at, 'name': name} for at, name in reversed([*enumerate(reversed(names))])]
+    if form == 'categories':
+        (tmp_path / 'c.json').write_text(json.dumps({'categories': categories}))
+    elif form == 'category list':
+        (tmp_path / 'c.json').write_text(json.dumps(categories))
+    elif form == 'text':
+        (tmp_path / 'c.txt').write_text('\n'.join(names))
+    given = {
+        'names': names,
+        'coco name': 'coco',
+        'text': tmp_path / 'c.txt',
+    }.get(form, tmp_path / 'c.json')
+    found = PrecomputedVocabularyHook(tmp_path / 'rows.npy', given).look_up(Vocabulary(('dog', 'person')))
+    assert found.queries.argmax(1).tolist() == [names.index('dog'), names.index('person')]
+    assert found.queries.norm(dim=1).tolist() == [1, 1]
+
+
+def scenes(split, **options):
+    return dict(type=SceneSegmentation, split=split, num_pictures=16, difficulty='easy', **options)
+
+
+def config(model, hook, tmp_path, **options):
+    return Config(
+        {
+            'model': model,
+            'train_dataloader': {
+                'batch_size': 8,
+                'dataset': dict(
+                    type=SegmentationCrops,
+                    dataset=scenes('base', unlabelled=('novel',), stream='train'),
+                    size=32,
+                    long_side=None,
+                    scale=(1.0, 1.0),
+                ),
+            },
+            'train_cfg': {'max_epochs': 2},
+            'optim_wrapper': {
+                'constructor': ScratchFaster,
+                'precision': 'fp32',
+                'optimizer': {'type': torch.optim.SGD, 'lr': 0.01, 'momentum': 0.9},
+            },
+            'param_scheduler': [dict(type=PolyLR, power=0.9, by_epoch=True, begin=0, end=2)],
+            'custom_hooks': [
+                hook,
+                dict(
+                    type=SegmenterEvaluationHook,
+                    evaluations=[dict(type=SceneSplits, num_pictures=4, difficulty='easy')],
+                ),
+            ],
+            'work_dir': str(tmp_path / 'run'),
+            'randomness': {'seed': 0},
+            **options,
+        }
+    )
+
+
+def test_a_run_through_the_engine(tmp_path, make_backbone, make_clip):
+    """Rates fall by epoch, words are those of the data, and each split is scored twice."""
+    model = LSeg(make_backbone('clip resnet'), make_clip(), width=16, statistics='openai')
+    val = dict(
+        val_dataloader={
+            'batch_size': 4,
+            'dataset': dict(
+                type=ZeroShotSplit, dataset=scenes('base'), unseen=['yellow solid circle'], pixels='keep'
+            ),
+        },
+        val_cfg={},
+        val_evaluator=dict(type=MeanIoU),
+    )
+    runner = train(config(model, dict(type=VocabularyHook, templates='name'), tmp_path, **val))
+    assert runner.model.vocabulary.class_names[0] == 'background'
+    assert runner.model.vocabulary.digest == runner.train_dataloader.dataset.vocabulary.digest
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    rates = [group['lr'] for group in runner.optim_wrapper.optimizer.param_groups]
+    assert max(rates) == pytest.approx(0.1 * (1 - 1 / 2) ** 0.9 if min(rates) else 0)
+    found = next(line for line in lines if 'scenes/all/harmonic' in line)
+    assert {
+        f'scenes/{offered}/{part}'
+        for offered in ('own', 'all')
+        for part in ('base', 'novel', 'unseen', 'harmonic')
+    } <= found.keys()
+    validated = next(line for line in lines if line.get('stage') == 'val')
+    assert {'base/mIoU', 'novel/mIoU', 'harmonic_mIoU'} <= validated.keys()
+
+
+def test_a_closed_head_through_the_engine(tmp_path, make_backbone):
+    names = SceneSegmentation('base', 1, 'easy').vocabulary.class_names
+    model = ClosedSetDPT(names, make_backbone('clip resnet'), width=16)
+    runner = train(config(model, dict(type=ClosedVocabularyHook), tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    found = next(line for line in lines if 'scenes/own/novel' in line)
+    assert found['scenes/own/novel'] == found['scenes/all/novel'] == 0
+    assert runner.iter == 4
+
+
+def test_the_mean_is_over_foreground_classes_that_are_shown():
+    """Background is left out; class 2 is predicted and never labelled; class 3 is neither."""
+    confusion = torch.tensor([[9, 0, 1, 0], [2, 6, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert foreground_iou(confusion, 0) == pytest.approx(6 / 10)
+    assert foreground_iou(confusion, None) == pytest.approx((9 / 12 + 6 / 10) / 2)
+
+
+def test_pretrained_weights_are_fetched_when_training_starts(make_lseg):
+    model = make_lseg()
+    before = model.decoder.reduce[0].weight.clone()
+    donor = backbones.timm_network('vit_tiny_patch16_224', img_size=32, embed_dim=32, depth=4, num_heads=2)
+    model.backbone.vit.pretrained = lambda: donor
+    model.init_weights()
+    assert torch.equal(model.backbone.vit.blocks[2].mlp.fc1.weight, donor.blocks[2].mlp.fc1.weight)
+    assert torch.equal(model.decoder.reduce[0].weight, before)
+
+
+def test_weights_that_cannot_be_fetched_are_an_error_of_one_line(make_lseg):
+    def fetch():
+        raise OSError('no route to host\nat all')
+
+    model = make_lseg()
+    model.backbone.vit.pretrained = fetch
+    with pytest.raises(InputError, match=r'cannot be fetched \(no route to host\): go online once'):
+        model.init_weights()
