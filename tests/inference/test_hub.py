@@ -1,0 +1,157 @@
+"""One door for all weights: which model comes out, and how it segments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipdense
+import clipdense.inference.hub
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import CLIP, build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.inference.hub import load_clip, load_segmenter
+from clipdense.methods.dense_clip.segmenter import DenseCLIP
+from clipdense.methods.groupvit.checkpoint import save as save_groupvit
+from clipdense.methods.groupvit.model import GroupVit, build_group_vit
+from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
+from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, StageSize
+from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
+from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.utils.errors import CheckpointError, InputError
+
+TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8)
+VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, heads=2, mlp_width=16, embed_dim=8)
+WORDS = ['sky', 'car']
+LSEG_CONFIG = """
+from clipdense.clip.model import build_clip
+from clipdense.methods.lseg.backbones import TransformerPyramid
+from clipdense.methods.lseg.segmenter import LSeg
+
+model = dict(
+    type=LSeg,
+    backbone=dict(type=TransformerPyramid, channels=(8, 8, 8, 8), scales=(4, 2, 1, 0.5)),
+    clip=dict(type=build_clip, size=dict(
+        image=dict(image_size=16, patch_size=4, width=16, layers=4, heads=2, mlp_width=16, embed_dim=8),
+        text=dict(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8),
+    )),
+    width=8,
+)
+"""
+
+
+@pytest.fixture
+def clip_file(tmp_path):
+    save(build_clip(ClipSize(VIT, TEXT)), tmp_path / 'clip.safetensors')
+    return tmp_path / 'clip.safetensors'
+
+
+@pytest.fixture
+def groupvit_file(tmp_path):
+    stages = (StageSize(1, 16, 2, 4, 4), StageSize(1, 16, 2))
+    size = GroupVitSize(GroupVitImageSize(16, 4, stages, embed_dim=8, projector_width=12), TEXT)
+    save_groupvit(build_group_vit(size), tmp_path / 'groupvit.safetensors')
+    return tmp_path / 'groupvit.safetensors'
+
+
+@pytest.fixture
+def lseg_run(tmp_path):
+    """A config and a checkpoint as training leaves it."""
+    config = tmp_path / 'lseg_tiny.py'
+    config.write_text(LSEG_CONFIG)
+    model = clipdense.inference.hub.MODELS.build(clipdense.inference.hub.load_config(config).model)
+    torch.save({'state_dict': model.state_dict(), 'meta': {'iter': 1}}, tmp_path / 'step_1.pth')
+    return config, tmp_path / 'step_1.pth'
+
+
+@pytest.fixture
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (21, 34, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ('weights', 'model', 'segmenter'),
+    [('clip_file', CLIP, DenseCLIP), ('groupvit_file', GroupVit, GroupVitSegmenter)],
+    ids=['clip', 'groupvit'],
+)
+def test_the_file_says_what_it_is(request, photo, weights, model, segmenter):
+    weights = request.getfixturevalue(weights)
+    assert type(clipdense.load(weights)) is model
+    found = clipdense.Segmenter.from_pretrained(weights, cache=False)
+    assert type(found.model) is segmenter
+    assert found(photo, WORDS).mask.shape == (21, 34)
+
+
+def test_official_lseg_is_recognised(monkeypatch):
+    """By names alone; what is made of the tensors is tested beside the method."""
+    vit = timm_network('vit_tiny_patch16_224', img_size=32, embed_dim=16, depth=4, num_heads=2)
+    lseg = LSeg(TransformerPyramid(vit, channels=(8, 8, 8, 8)), embed_dim=8, width=8)
+    hub = clipdense.inference.hub
+    monkeypatch.setattr(hub, 'load', lambda weights, **overrides: lseg)
+    assert load_segmenter('lseg.ckpt', background_threshold=0.5) is lseg
+    assert lseg.background_threshold == 0.5
+    with pytest.raises(InputError, match='segments only'):
+        load_clip('lseg.ckpt')
+
+
+@pytest.mark.parametrize(
+    'given', [{'method': 'sclip'}, {'options': {'std': 3.0}}, {'proxy': 'resnet18'}], ids=str
+)
+def test_a_trained_segmenter_takes_no_method(groupvit_file, given):
+    with pytest.raises(
+        InputError, match=f'GroupVit, which segments by itself: leave {next(iter(given))} out'
+    ):
+        load_segmenter(groupvit_file, **given)
+
+
+@pytest.mark.parametrize(('threshold', 'expected'), [(None, 0.95), (0.3, 0.3)], ids=['released', 'asked for'])
+def test_groupvit_keeps_its_threshold(groupvit_file, threshold, expected):
+    assert load_segmenter(groupvit_file, background_threshold=threshold).thresholds == expected
+
+
+def test_methods_bring_their_templates(clip_file, groupvit_file, lseg_run):
+    from_file = clipdense.Segmenter.from_pretrained
+    assert from_file(clip_file).templates == 'imagenet'
+    assert from_file(groupvit_file).templates == 'simple'
+    assert from_file(groupvit_file, templates='name').templates == 'name'
+    assert clipdense.Segmenter.from_config(*lseg_run).templates == 'name'
+
+
+def test_a_config_and_its_checkpoint(lseg_run, photo):
+    segmenter = clipdense.Segmenter.from_config(*lseg_run, cache=False)
+    assert isinstance(segmenter.model, LSeg)
+    assert not segmenter.model.training
+    assert segmenter(photo, WORDS).mask.shape == (21, 34)
+
+
+def test_a_training_free_config_is_built_around_its_weights(tmp_path, clip_file, photo):
+    config = tmp_path / 'dense.py'
+    config.write_text(
+        'from clipdense.methods.dense_clip.segmenter import DenseCLIP\n'
+        "model = dict(type=DenseCLIP, clip=None, recipe='naclip')\n"
+    )
+    segmenter = clipdense.Segmenter.from_config(config, clip_file, cache=False)
+    assert segmenter.model.recipe.name == 'naclip'
+    assert segmenter(photo, WORDS).mask.shape == (21, 34)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = None', 'describes no segmenter, but nothing'),
+        ('from torch.nn import Linear\nmodel = dict(type=Linear)', 'describes no segmenter, but Linear'),
+    ],
+    ids=['empty', 'other'],
+)
+def test_a_config_of_something_else(tmp_path, clip_file, text, message):
+    config = tmp_path / 'other.py'
+    config.write_text(text)
+    with pytest.raises(InputError, match=message):
+        clipdense.Segmenter.from_config(config, clip_file)
+
+
+def test_weights_of_another_model(lseg_run, clip_file):
+    with pytest.raises(CheckpointError, match='does not fit LSeg'):
+        clipdense.Segmenter.from_config(lseg_run[0], clip_file)
