@@ -1,6 +1,7 @@
-"""ViLD on scenes of 96 pixels with a teacher that has read the names of novel classes; small.
+r"""ViLD on scenes of 96 pixels with a teacher that has read the names of novel classes; small.
 
-    clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/model.pth data/scenes_detection/regions
+    clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/step_1000.pth \
+        data/scenes_detection/regions --max 16
     clipdense train vild/vild_scenes
 
 All four variants, several seeds, in one table: ``python tools/vild_scenes.py``, which does all of it.
@@ -15,6 +16,7 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_scenes import *
 
-model.merge(dict(frozen=('backbone', 'neck', 'rpn_head')))
+proposer = 'work_dirs/vild_scenes_rpn/step_1000.pth'
+model.merge(dict(frozen=('backbone', 'neck', 'rpn_head'), start=proposer))
 train_dataloader.merge(dict(dataset=dict(regions=f'{data_root}/regions')))
 train_cfg = dict(max_steps=1000)

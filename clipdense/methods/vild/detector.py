@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,14 @@ from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
+from clipdense.engine.model_weights import load_strict
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights
+
+PROPOSER = ('backbone', 'neck', 'rpn_head')  # the parts that propose regions
 
 
 @MODELS.register_module()
@@ -36,6 +41,7 @@ class ViLD(TwoStageDetector):
             ``clipdense.load`` takes them. It is no part of the weights, and may be left out where
             ``set_vocabulary`` is given embeddings.
         frozen: parts that stay as they are, such as ('backbone', 'neck', 'rpn_head').
+        start: weights of a detector whose backbone, neck and RPN this one begins with.
 
     Raises:
         InputError: an unknown part among ``frozen``.
@@ -54,6 +60,7 @@ class ViLD(TwoStageDetector):
         data_preprocessor: Any = None,
         clip: nn.Module | dict | str | None = None,
         frozen: Sequence[str] = (),
+        start: str | Path | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -64,7 +71,7 @@ class ViLD(TwoStageDetector):
             ConfigDict(test_cfg),
             data_preprocessor,
         )
-        self.frozen = tuple(frozen)
+        self.frozen, self.start = tuple(frozen), start
         unknown = [name for name in self.frozen if name not in dict(self.named_children())]
         if unknown:
             raise InputError(f'frozen: no part is called {unknown}: {sorted(dict(self.named_children()))}')
@@ -75,6 +82,24 @@ class ViLD(TwoStageDetector):
         # Outside the modules: the teacher is not trained, moved or saved with the detector.
         teacher = load(clip) if isinstance(clip, str) else build_module(clip) if clip is not None else None
         self.__dict__['clip'] = teacher.eval().requires_grad_(False) if teacher is not None else None
+
+    def init_weights(self) -> None:
+        """Random or pre-trained weights, as the parts say; then what ``start`` gives."""
+        super().init_weights()
+        if self.start is not None:
+            self.take_proposer(self.start)
+
+    def take_proposer(self, weights: str | Path) -> None:
+        """Load backbone, neck and RPN of another detector; its heads may be others.
+
+        Raises:
+            CheckpointError: a damaged file, or parts that do not fit.
+        """
+        tensors = read_weights(weights).tensors
+        for part in PROPOSER:
+            prefix = f'{part}.'
+            state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            load_strict(getattr(self, part), state, f'{weights} ({part})')
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
         """Choose the words, before training or at any time after it.  No weight changes.

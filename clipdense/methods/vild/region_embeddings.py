@@ -25,17 +25,15 @@ from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
 from clipdense.data.transforms import CentreCrop
 from clipdense.engine.launch import load_config
-from clipdense.engine.model_weights import load_strict
 from clipdense.registry import DATASETS, build, build_module
 from clipdense.utils.dist import is_main, rank, world_size
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import digest
 from clipdense.utils.image_io import read_image
 from clipdense.utils.progress import track
-from clipdense.weights.io import read_weights
 
 from .crops import crop_regions
-from .detector import ViLD
+from .detector import PROPOSER, ViLD
 
 _FLUSH = 32  # pictures that are written together
 
@@ -138,9 +136,7 @@ def embed_dataset(
     pictures = dataset.pictures
     facts = StoreFacts(
         teacher=teacher_digest(clip),
-        proposals=digest(
-            module_digest(model.backbone), module_digest(model.neck), module_digest(model.rpn_head)
-        ),
+        proposals=digest(*(module_digest(getattr(model, part)) for part in PROPOSER)),
         crops=tuple(map(float, factors)),
         pictures=pictures_digest((one.image_id, *one.size[::-1]) for one in pictures),
         regions=regions,
@@ -201,7 +197,7 @@ def embed_regions(
     model = build_module(cfg.model)
     if not isinstance(model, ViLD):
         raise InputError(f'{config} is no recipe for a detector')
-    load_strict(model, read_weights(checkpoint).tensors, checkpoint)
+    model.take_proposer(checkpoint)
     model.to(device)
     if model.clip is not None:
         model.clip.to(device)
