@@ -119,7 +119,9 @@ def reproduce(
 
 
 def bench_segmentation(
-    methods: Annotated[str, typer.Option(help='Separated by commas: vanilla,maskclip,sclip; or all.')],
+    methods: Annotated[
+        str, typer.Option(help='Separated by commas: vanilla,sclip,naclip:naclip_pamr; or all.')
+    ],
     datasets: Annotated[
         str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas; or all.')
     ],

@@ -110,6 +110,16 @@ def test_splits_of_a_folder_are_datasets_of_their_own(tmp_path, own):
     assert "no split 'none'" in cells[2]['failure']
 
 
+def test_a_row_may_have_its_own_preset(tmp_path, own):
+    cells = run(tmp_path, ['vanilla', 'vanilla:sclip'], [str(own)])
+    assert [cell['preset']['name'] for cell in cells] == ['native', 'sclip']
+    table = (tmp_path / 'out/table.md').read_text()
+    assert f'| vanilla | native | {cells[0]["miou"]:.2f} |' in table
+    assert f'| vanilla | sclip | {cells[1]["miou"]:.2f} |' in table
+    with pytest.raises(InputError, match="'slip'"):
+        check_names(['vanilla:slip'], ['voc21'])
+
+
 def test_miou_is_that_of_the_masks(tmp_path, own):
     """Against a pixel loop over what the model itself answers."""
     (cell,) = run(tmp_path, ['maskclip'], [str(own)])

@@ -33,7 +33,7 @@ class Grid:
 
     Args:
         weights: the CLIP.
-        methods: names of recipes.
+        methods: names of recipes, the rows of the table; ``METHOD:PRESET`` chooses a row's own family.
         datasets: names in ``BENCHMARKS``, or folders in PASCAL VOC format.
         out: folder of the results.
         source: where the datasets come from.
@@ -66,15 +66,15 @@ class Grid:
         """
         cells: list[Cell] = []
         for dataset in self.datasets:
-            for method in self.methods:
-                cell = self._cell(method, dataset)
+            for row in self.methods:
+                cell = {**self._cell(*_row(row, self.preset), dataset), 'row': row}
                 cells.append(cell)
                 write_tables(self.out, cells)
                 yield cell
             self._open.clear()
 
-    def _cell(self, method: str, dataset: str) -> Cell:
-        preset = preset_of(method, dataset, self.preset)
+    def _cell(self, method: str, family: str | None, dataset: str) -> Cell:
+        preset = preset_of(method, dataset, family)
         try:
             data = self._data(dataset, preset.words)
             facts = conditions(self.weights, method, dataset, data, preset, self.proxy)
@@ -109,10 +109,16 @@ def check_names(methods: Sequence[str], datasets: Sequence[str], preset: str | N
     """
     if not methods or not datasets:
         raise InputError('name at least one method and one dataset')
-    for method in methods:
+    for method, family in (_row(method, preset) for method in methods):
         find_recipe(method)
         for dataset in datasets:
-            preset_of(method, dataset, preset)
+            preset_of(method, dataset, family)
+
+
+def _row(row: str, preset: str | None) -> tuple[str, str | None]:
+    """Method and family of ``METHOD`` or ``METHOD:PRESET``."""
+    method, _, family = row.partition(':')
+    return method, family or preset
 
 
 def _read(path: Path) -> Cell | None:

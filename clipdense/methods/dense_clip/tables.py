@@ -76,17 +76,19 @@ def comma_separated(cells: Sequence[Cell]) -> str:
 def markdown(cells: Sequence[Cell]) -> str:
     """Methods by datasets, ours over the published number, and below it what the numbers depend on."""
     datasets = list(dict.fromkeys(cell['dataset'] for cell in cells))
-    by_place = {(cell['method'], cell['dataset']): cell for cell in cells}
+    rows: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        rows.setdefault(str(cell.get('row') or cell['method']), {})[cell['dataset']] = cell
     lines = [
         '# Training-free segmentation: mIoU in percent, ours (published)',
         '',
         f'| method | preset | {" | ".join(datasets)} |',
         '|---|---|' + '---|' * len(datasets),
     ]
-    for method in dict.fromkeys(cell['method'] for cell in cells):
-        presets = dict.fromkeys(cell['preset']['name'] for cell in cells if cell['method'] == method)
-        places = [_place(by_place.get((method, dataset))) for dataset in datasets]
-        lines.append(f'| {method} | {", ".join(presets)} | {" | ".join(places)} |')
+    for row, places in rows.items():
+        presets = dict.fromkeys(cell['preset']['name'] for cell in places.values())
+        entries = [_place(places.get(dataset)) for dataset in datasets]
+        lines.append(f'| {row.split(":")[0]} | {", ".join(presets)} | {" | ".join(entries)} |')
     lines += ['', *_legend(cells), '', *_speed(cells), '', *_others(datasets)]
     return '\n'.join(lines).rstrip() + '\n'
 
