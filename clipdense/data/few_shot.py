@@ -73,6 +73,9 @@ class Episodes(Dataset):
         """What MMEngine hands to metrics as ``dataset_meta``."""
         return {'vocabulary': self.vocabulary, 'class_ids': self.class_ids, 'class_names': self.class_names}
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
     def episode(self, index: int) -> Episode:
         """What is asked in episode ``index``."""
         raise NotImplementedError
@@ -287,9 +290,7 @@ def draw_episodes(
 def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
     """The lists of ``CocoFold`` by name, from COCO's instances; HSNet's pickles may have another order.
 
-    Args:
-        instances: ``instances_val2014.json`` or ``instances_train2014.json``.
-        folder: what stands before the file names, 'val2014' or 'train2014'.
+    ``instances`` is ``instances_val2014.json`` or that of train; ``folder`` stands before the file names.
     """
     found = json.loads(Path(instances).read_text('utf-8'))
     place = {

@@ -54,24 +54,24 @@ class TransformerPyramid(nn.Module):
         readout: ReadoutMode = 'project',
     ) -> None:
         super().__init__()
-        vit = build_module(vit)
-        if not isinstance(vit, VisionTransformer) and getattr(vit, 'num_prefix_tokens', None) != 1:
+        net: Any = build_module(vit)
+        if not isinstance(net, VisionTransformer) and getattr(net, 'num_prefix_tokens', None) != 1:
             raise InputError(
-                f"{type(vit).__name__} is neither CLIP's image tower nor a timm ViT with a class token"
+                f"{type(net).__name__} is neither CLIP's image tower nor a timm ViT with a class token"
             )
-        depth = len(vit.blocks)
+        depth = len(net.blocks)
         self.hooks = tuple(hooks) if hooks is not None else default_hooks(depth)
         if len(self.hooks) != 4 or list(self.hooks) != sorted({*self.hooks} & {*range(depth)}):
             raise InputError(f'hooks are four ascending blocks of 0 to {depth - 1}, got {list(self.hooks)}')
-        self.vit = _cut(vit, self.hooks[-1] + 1)
-        self.patch_size = _patch_size(vit)
+        self.vit: Any = _cut(net, self.hooks[-1] + 1)
+        self.patch_size = _patch_size(net)
         if scales is None and self.patch_size not in _SCALES:
             raise InputError(f'patches of {self.patch_size} pixels have no default scales: give four')
         self.scales = tuple(_SCALES[self.patch_size] if scales is None else scales)
         self.channels = tuple(channels)
         self.stride = round(self.patch_size * max(1 / min(self.scales), 1))
-        prefix = vit.prefix if isinstance(vit, VisionTransformer) else 1
-        width = vit.pos_embed.shape[-1]
+        prefix = net.prefix if isinstance(net, VisionTransformer) else 1
+        width = net.pos_embed.shape[-1]
         self.reassemble: Any = nn.ModuleList(
             Reassemble(width, out, scale, readout if prefix else None)
             for out, scale in zip(self.channels, self.scales, strict=True)
@@ -122,13 +122,13 @@ class ResNetPyramid(nn.Module):
 
     def __init__(self, resnet: nn.Module | dict) -> None:
         super().__init__()
-        resnet = build_module(resnet)
-        if not all(hasattr(resnet, name) for name in ('conv1', 'layer1', 'layer2', 'layer3', 'layer4')):
-            raise InputError(f'{type(resnet).__name__} is no ResNet with four stages')
+        net: Any = build_module(resnet)
+        if not all(hasattr(net, name) for name in ('conv1', 'layer1', 'layer2', 'layer3', 'layer4')):
+            raise InputError(f'{type(net).__name__} is no ResNet with four stages')
         for name in ('fc', 'attn_pool'):
-            if hasattr(resnet, name):
-                setattr(resnet, name, nn.Identity())
-        self.resnet = resnet
+            if hasattr(net, name):
+                setattr(net, name, nn.Identity())
+        self.resnet: Any = net
         self.channels = tuple(x.shape[1] for x in self._probe())
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -173,7 +173,7 @@ def timm_network(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
         close = timm.list_models(f'{name.partition("_")[0]}*')[:5]
         raise InputError(f'timm has no network {name!r}; there are {", ".join(close) or "others"}')
     build = partial(timm.create_model, name, num_classes=0, **options)
-    network = build()
+    network: Any = build()
     if pretrained:
         network.pretrained = partial(build, pretrained=True)
     return network
@@ -207,10 +207,11 @@ def default_hooks(depth: int) -> tuple[int, ...]:
 def _cut(vit: Any, depth: int) -> Any:
     """Without what lies behind block ``depth - 1``."""
     vit.blocks = vit.blocks[:depth]
-    if isinstance(vit, VisionTransformer):
-        vit.norm_post, vit.pool, vit.proj = nn.Identity(), None, None
-    else:
-        vit.norm, vit.fc_norm, vit.head = nn.Identity(), nn.Identity(), nn.Identity()
+    ours = isinstance(vit, VisionTransformer)
+    for name in ('norm_post',) if ours else ('norm', 'fc_norm', 'head'):
+        setattr(vit, name, nn.Identity())
+    if ours:
+        vit.pool, vit.proj = None, None
     return vit
 
 

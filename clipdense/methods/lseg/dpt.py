@@ -160,13 +160,3 @@ def _resample(channels: int, scale: float) -> nn.Module:
     if scale in (2, 4, 8):
         return nn.ConvTranspose2d(channels, channels, int(scale), stride=int(scale))
     raise ValueError(f'maps are resampled by 8, 4, 2, 1, 0.5 or 0.25, not by {scale}')
-
-
-def _resample(channels: int, scale: float) -> nn.Module:
-    if scale == 1:
-        return nn.Identity()
-    if scale in (0.5, 0.25):
-        return nn.Conv2d(channels, channels, 3, stride=round(1 / scale), padding=1)
-    if scale in (2, 4, 8):
-        return nn.ConvTranspose2d(channels, channels, int(scale), stride=int(scale))
-    raise ValueError(f'maps are resampled by 8, 4, 2, 1, 0.5 or 0.25, not by {scale}')

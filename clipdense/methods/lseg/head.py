@@ -51,6 +51,7 @@ class CosineHead(nn.Conv2d):
 
     def _extended(self) -> Tensor:
         """V: (D, C + 1)."""
+        assert self.bias is not None
         return torch.cat([self.weight[:, :, 0, 0], self.bias[:, None]], dim=1)
 
     def _factor(self) -> Tensor:

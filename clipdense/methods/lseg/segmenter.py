@@ -170,7 +170,8 @@ class LSeg(SegmentationModel):
         """
         if self.clip is None:
             raise InputError('this LSeg has no text tower: give it embeddings (PrecomputedVocabularyHook)')
-        return embed_vocabulary(self.clip, vocabulary, templates)
+        clip: Any = self.clip  # as much of a CLIP as words need
+        return embed_vocabulary(clip, vocabulary, templates)
 
     def merge_queries(self, logits: Tensor) -> Tensor:
         """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""

@@ -42,11 +42,11 @@ class ScratchFaster:
 
     def __call__(self, model: torch.nn.Module) -> OptimWrapper:
         """The optimizer wrapper of an ``LSeg``."""
-        model = unwrapped(model)
-        backbone = {id(parameter) for parameter in model.backbone.parameters()}
+        bare: Any = unwrapped(model)
+        backbone = {id(parameter) for parameter in bare.backbone.parameters()}
         lr, decay = self.optimizer['lr'], self.optimizer.get('weight_decay', 0.0)
         groups = []
-        for group in parameter_groups(model, decay):
+        for group in parameter_groups(bare, decay):
             if self.decay_all:
                 group['weight_decay'] = decay
             for scratch in (False, True):
