@@ -1,6 +1,6 @@
 """ViLD's four variants on scenes, in one table: ``python tools/vild_scenes.py --teacher clip.safetensors``.
 
-Writes the scenes, trains backbone and RPN once, lets the teacher look at the regions once, trains the variants
+Writes the scenes, trains backbone and RPN once, lets the teacher look at the regions once, trains variants
 on top for each seed, and measures each on base, novel and unseen classes, and on words that no box ever
 named.  What is there already is used again.  The last line is one JSON object.
 """

@@ -1,0 +1,132 @@
+"""The store of region embeddings, through interruptions and strangers."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
+from clipdense.utils.errors import InputError
+
+PICTURES = [(4, 100, 80), (9, 50, 60), (7, 30, 30)]
+FACTS = StoreFacts('teacher', 'detector', (1.0, 1.5), pictures_digest(PICTURES), regions=3, width=5)
+IDS = [one[0] for one in PICTURES]
+
+
+def some(count: int, seed: int = 0) -> Regions:
+    dice = np.random.default_rng(seed)
+    return Regions(dice.random((count, 4), np.float32), dice.random((count, 5)).astype(np.float16))
+
+
+def filled(folder) -> RegionStore:
+    store = RegionStore.create(folder, FACTS, IDS)
+    store.write({4: some(2, 4), 9: some(0, 9), 7: some(3, 7)})
+    return store
+
+
+def test_what_is_written_is_read(tmp_path):
+    filled(tmp_path / 'store')
+    store = RegionStore(tmp_path / 'store')
+    assert store.unfinished == []
+    for image_id, count in ((4, 2), (9, 0), (7, 3)):
+        found, expected = store[image_id], some(count, image_id)
+        assert np.array_equal(found.boxes, expected.boxes)
+        assert np.array_equal(found.embeddings, expected.embeddings)
+    store.check_pictures(PICTURES)
+    store.check_pictures(PICTURES[:2])
+
+
+def test_more_regions_than_there_is_room_for_are_cut(tmp_path):
+    store = RegionStore.create(tmp_path / 'store', FACTS, IDS)
+    store.write({4: some(6)})
+    assert len(store[4].boxes) == 3
+
+
+def test_it_goes_on_where_it_was(tmp_path):
+    store = RegionStore.create(tmp_path / 'store', FACTS, IDS)
+    store.write({9: some(1)})
+    del store
+    again = RegionStore.create(tmp_path / 'store', FACTS, IDS)
+    assert again.unfinished == [4, 7]
+    assert len(again[9].boxes) == 1
+    with pytest.raises(InputError, match='is not finished'):
+        again[4]
+    with pytest.raises(InputError, match='lacks 2 of 3 pictures'):
+        again.check_pictures(PICTURES)
+
+
+def test_an_interruption_before_the_count_leaves_the_picture_undone(tmp_path, monkeypatch):
+    """As after a kill between the embeddings and their count."""
+    store = RegionStore.create(tmp_path / 'store', FACTS, IDS)
+    monkeypatch.setattr(store._embeddings, 'flush', lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.write({4: some(2)})
+    assert RegionStore(tmp_path / 'store').unfinished == IDS
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'teacher': 'x'}, 'another teacher'),
+        ({'proposals': 'x'}, 'proposals of another detector'),
+        ({'crops': (1.0,)}, 'other crops'),
+        ({'pictures': 'x'}, 'other pictures'),
+        ({'regions': 4}, '3 regions a picture'),
+        ({'width': 6}, '5 numbers a region'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_a_store_of_something_else_is_refused(tmp_path, change, message):
+    filled(tmp_path / 'store')
+    with pytest.raises(InputError, match=message):
+        RegionStore.create(tmp_path / 'store', replace(FACTS, **change), IDS)
+
+
+@pytest.mark.parametrize(
+    'pictures', [[(5, 100, 80)], [(4, 99, 80), *PICTURES[1:]]], ids=['strange id', 'another size']
+)
+def test_proposals_for_other_pictures_are_refused(tmp_path, pictures):
+    with pytest.raises(InputError, match='is of other pictures'):
+        filled(tmp_path / 'store').check_pictures(pictures)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda folder: cut(folder / 'embeddings.npy'), 'cut off'),
+        (lambda folder: cut(folder / 'count.npy'), 'cut off'),
+        (lambda folder: (folder / 'boxes.npy').unlink(), 'cut off'),
+        (lambda folder: np.save(folder / 'boxes.npy', np.zeros((3, 2, 4), np.float32)), 'does not fit'),
+        (lambda folder: cut(folder / 'store.json'), 'is damaged'),
+        (lambda folder: (folder / 'store.json').write_text(json.dumps({'format': 'x'})), 'no store'),
+        (lambda folder: (folder / 'store.json').unlink(), 'holds no region embeddings'),
+    ],
+    ids=['embeddings', 'count', 'boxes gone', 'boxes of another size', 'header', 'format', 'no header'],
+)
+def test_damage_is_named(tmp_path, damage, message):
+    filled(tmp_path / 'store')
+    damage(tmp_path / 'store')
+    with pytest.raises(InputError, match=message):
+        RegionStore(tmp_path / 'store')
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    (tmp_path / 'notes.txt').write_text('mine')
+    with pytest.raises(InputError, match='holds no region embeddings: name a new folder'):
+        RegionStore.create(tmp_path, FACTS, IDS)
+
+
+def test_workers_open_it_for_themselves(tmp_path):
+    """What is sent to them is a few names, not the numbers."""
+    store = filled(tmp_path / 'store')
+    sent = pickle.dumps(store)
+    assert np.array_equal(pickle.loads(sent)[7].boxes, store[7].boxes)
+    assert len(sent) < 2000
