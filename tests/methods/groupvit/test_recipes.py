@@ -1,0 +1,80 @@
+"""The recipes, in small: train from shards, go on after a stop, load what was written, segment with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from clipdense.data.scenes import SceneSegmentation, write_scenes
+from clipdense.engine.launch import load_config, train
+from clipdense.engine.launch import test as evaluate
+from clipdense.methods.groupvit.checkpoint import load
+
+STAGES = [
+    {'depth': 1, 'width': 16, 'heads': 2, 'group_tokens': 4, 'groups': 4},
+    {'depth': 1, 'width': 16, 'heads': 2},
+]
+
+
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('scenes')
+    write_scenes(folder, num_train=24, num_val=2)
+    return folder / 'shards' / 'train'
+
+
+@pytest.fixture
+def recipe(shards):
+    """``recipe(steps) -> Config`` of groupvit_scenes, tiny and without its evaluations."""
+
+    def make(steps, **model):
+        cfg = load_config('groupvit/groupvit_scenes')
+        size = cfg.model.clip.size
+        size.image.update(stages=STAGES, embed_dim=8, projector_width=12)
+        size.text.update(width=16, layers=1, heads=2, mlp_width=32, embed_dim=8)
+        cfg.model.update(model)
+        cfg.train_dataloader.update(batch_size=4, num_workers=0)
+        cfg.train_dataloader.dataset.update(urls=str(shards), batch_size=4, samples_per_epoch=8, shuffle=0)
+        cfg.train_cfg.max_steps = steps
+        cfg.default_hooks.checkpoint.interval = 2
+        cfg.custom_hooks = []
+        return cfg
+
+    return make
+
+
+@pytest.mark.parametrize('model', [{}, {'background_weight': 0.5}], ids=['released', 'with background'])
+def test_train_stop_go_on_and_segment(recipe, tmp_path, model):
+    def cut(steps, folder, resume=False):
+        cfg = recipe(steps, **model)
+        cfg.model.clip.size.background = bool(model)
+        return train(cfg, work_dir=tmp_path / folder, resume=resume)
+
+    whole = cut(4, 'whole')
+    cut(2, 'cut')
+    resumed = cut(4, 'cut', resume=True)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    weights = tmp_path / 'cut' / 'clip.safetensors'
+    assert_close(load(weights).state_dict(), resumed.model.clip.state_dict())
+    assert_close(load(tmp_path / 'cut' / 'step_4.pth').state_dict(), resumed.model.clip.state_dict())
+
+    cfg = load_config('groupvit/groupvit_voc21')
+    cfg.test_dataloader = {
+        'batch_size': 2,
+        'dataset': {'type': SceneSegmentation, 'split': 'novel', 'num_pictures': 3},
+    }
+    cfg.model.update(slide={}, background_threshold=None if model else 0.2)
+    metrics = evaluate(cfg, weights, work_dir=tmp_path / 'work')
+    assert 0 <= metrics['mIoU'] <= 1
+
+
+def test_the_evaluations_of_the_recipe_run(recipe, tmp_path):
+    cfg = recipe(1)
+    hooks = load_config('groupvit/groupvit_scenes').custom_hooks
+    evaluations = hooks[-1].evaluations[:1]
+    evaluations[0].dataset.num_pictures = evaluations[0].tuning.num_pictures = 2
+    cfg.custom_hooks = [{**hooks[-1], 'evaluations': evaluations}]
+    runner = train(cfg, work_dir=tmp_path / 'run')
+    assert runner.message_hub.get_scalar('val/segmentation/base/oracle').current() > 0
