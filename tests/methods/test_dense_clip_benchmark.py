@@ -314,6 +314,7 @@ def test_reproduce(tmp_path, data):
     made = gather('sclip', 'voc20', str(tmp_path / 'tiny.safetensors'), lambda name: tiny(), Source(data))
     assert (made.target.miou, made.same_weights) == (81.54, None)
     text = str(reproduce(made))
+    assert 'settings   words voc20_sclip, ' in text
     assert 'published  81.54 [R' in text
     assert 'tolerance  0.5 points' in text
     assert 'not reproduced' in text

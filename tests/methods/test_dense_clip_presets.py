@@ -90,6 +90,32 @@ def test_every_preset_can_be_used(family, dataset):
     assert preset.background_threshold == 0 or classes.background
 
 
+@pytest.mark.parametrize(
+    ('family', 'dataset', 'expected'),
+    [
+        (
+            'sclip',
+            'voc21',
+            'words voc21_sclip, templates imagenet, short side 336, windows 224 / 112, scale 65, '
+            'background below 0.1, no class up to 0.1 of the foreground',
+        ),
+        (
+            'naclip_pamr',
+            'voc20',
+            'words voc20_sclip, templates imagenet, short side 336, whole pictures, scale 40, '
+            'PAMR 10 at (8, 16)',
+        ),
+        (
+            'native',
+            '',
+            "words of the dataset, templates imagenet, in proportion to the tower's pictures, scale 40",
+        ),
+    ],
+)
+def test_settings_in_words(family, dataset, expected):
+    assert str(find_preset(family, dataset)) == expected
+
+
 def test_sizes_of_maskclip():
     """Context's longer side is 520 pixels, COCO-Stuff's shorter one 512."""
     clip = build_clip(TINY)

@@ -73,6 +73,23 @@ class Preset:
         """Plain values, for result files."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        size = f'short side {self.short_side}' if self.short_side else "in proportion to the tower's pictures"
+        windows = f', windows {self.window} / {self.stride}' if self.window else ', whole pictures'
+        parts = [
+            f'words {self.words or "of the dataset"}, templates {self.templates}',
+            size + (windows if self.short_side else ''),
+            f'scale {self.logit_scale:g}',
+        ]
+        if self.background_threshold:
+            parts.append(f'background below {self.background_threshold:g}')
+        if self.area_threshold:
+            parts.append(f'no class up to {self.area_threshold:g} of the foreground')
+        if self.pamr:
+            parts.append(f'PAMR {self.pamr} at {self.pamr_dilations}')
+        parts += [f'{name} {value}' for name, value in self.options.items()]
+        return ', '.join(parts)
+
 
 @dataclass(frozen=True)
 class Family:

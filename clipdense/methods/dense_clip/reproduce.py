@@ -46,6 +46,7 @@ class Verdict:
     """Ours beside the published number."""
 
     cell: Cell
+    preset: Preset
     target: Published | None
     text: str  # 'reproduced', 'not reproduced: ...' or 'not comparable: ...'
 
@@ -53,6 +54,7 @@ class Verdict:
         ours = 'n/a' if self.cell['miou'] is None else f'{self.cell["miou"]:.2f}'
         name = self.cell['preset']['name']
         lines = [f'{self.cell["method"]} on {self.cell["dataset"]}, preset {name} ({FAMILIES[name].source})']
+        lines.append(f'settings   {self.preset}')
         if FAMILIES[name].note:
             lines.append(f'note       {FAMILIES[name].note}')
         if self.target is not None:
@@ -123,7 +125,7 @@ def reproduce(run: Run) -> Verdict:
     facts = conditions(run.weights, run.method, run.dataset, run.data, run.preset, run.proxy)
     scores, seconds = evaluate(run.weights, run.method, run.data, run.preset, run.proxy, run.workers)
     cell = record(facts, run.weights, run.data, scores, seconds)
-    return Verdict(cell, run.target, judge(cell, run.target, run.same_weights))
+    return Verdict(cell, run.preset, run.target, judge(cell, run.target, run.same_weights))
 
 
 def judge(cell: Cell, target: Published | None, same: bool | None) -> str:
