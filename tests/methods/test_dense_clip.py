@@ -270,6 +270,16 @@ def test_every_method_on_every_tower(tower, recipe, size):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
+def test_a_plain_picture_is_no_trouble(recipe):
+    """Every patch is like every other: nothing is below the mean, no patch is an outlier."""
+    tower = clip()
+    torch.nn.init.zeros_(tower.image.pos_embed)
+    model = with_words(DenseCLIP(tower, recipe, proxy=Proxy()), list('abcde'))
+    labels = model.segment(torch.full((3, 64, 96), 0.5))
+    assert labels.probability.isfinite().all()
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
 def test_pictures_of_a_batch_do_not_see_each_other(recipe):
     model = with_words(DenseCLIP(clip(), recipe, proxy=Proxy()), list('abcde'))
     images = torch.randn(3, 3, 40, 64)

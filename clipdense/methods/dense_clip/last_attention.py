@@ -120,12 +120,13 @@ def cosine_map(x: Tensor) -> Tensor:
 
 
 def attend_to_alike(alike: Tensor, beta: float, gamma: float) -> Tensor:
-    """Cosines (B, N, N) -> attention (B, N, N): those under beta times the mean are shut out.
+    """Cosines (B, N, N) -> attention (B, N, N): those under beta times the mean are shut out, but the best.
 
     The mean is each picture's own; the released codes, of ProxyCLIP and SC-CLIP, see one picture at a time.
     """
     logits = (alike - beta * alike.mean(dim=(1, 2), keepdim=True)) * gamma
-    return logits.masked_fill(logits < 0, float('-inf')).softmax(dim=-1)
+    lowest = logits.amax(dim=-1, keepdim=True).clamp(max=0)  # where all are alike, none is above the mean
+    return logits.masked_fill(logits < lowest, float('-inf')).softmax(dim=-1)
 
 
 def neighbourhood(grid: Grid, std: float, prefix: int, like: Tensor) -> Tensor:
