@@ -9,7 +9,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,10 +43,10 @@ class Weights:
     clip: CLIP
     name: str
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its numbers."""
-        return module_digest(self.clip)
+    def to_dict(self) -> dict[str, Any]:
+        """What tells them from others: SHA-256 of the numbers, sizes with activations, preprocessing."""
+        size, preprocess = self.clip.size.to_dict(), self.clip.preprocess.to_dict()
+        return {'digest': module_digest(self.clip), 'size': size, 'preprocess': preprocess}
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,14 @@ def find_folder(dataset: str) -> Place | None:
 
 
 def preset_of(method: str, dataset: str, name: str | None = None) -> Preset:
-    """The named preset, or that of the method, for this dataset.
+    """The named preset, or that of the method, for this dataset; options are for the family's method alone.
 
     Raises:
         InputError: an unknown dataset or preset.
     """
     known = '' if find_folder(dataset) else find_benchmark(dataset).name
-    return find_preset(name or default_preset(method, known), known)
+    preset = find_preset(name or default_preset(method, known), known)
+    return preset if method == FAMILIES[preset.name].method else replace(preset, options={})
 
 
 def build_segmenter(
@@ -113,7 +114,6 @@ def build_segmenter(
     Raises:
         InputError: as ``DenseCLIP``.
     """
-    options = preset.options if method == FAMILIES[preset.name].method else None
     model = DenseCLIP(
         clip,
         method,
@@ -122,7 +122,7 @@ def build_segmenter(
         preset.background_threshold,
         area_threshold=preset.area_threshold,
         refiner=preset.refiner(),
-        options=options,
+        options=preset.options,
         proxy=proxy if method == 'proxyclip' else None,
     )
     return model.to(next(clip.parameters()).device).eval()
@@ -176,7 +176,7 @@ def conditions(
         'proxy': proxy if method == 'proxyclip' else None,
         'templates': list(get_templates(preset.templates)),
         'vocabulary': {'digest': data.vocabulary.digest, 'words': len(data.vocabulary.queries)},
-        'weights': {'digest': weights.digest},
+        'weights': weights.to_dict(),
         'data': {'digest': data.digest, 'pictures': len(data)},
         'version': clipdense.__version__,
     }
