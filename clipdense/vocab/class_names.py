@@ -229,7 +229,7 @@ def named_vocabulary(name: str) -> Vocabulary:
     ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0, ``context60``
     one that is asked by its name.  Synonyms move mIoU by several points: names that end in ``_sclip``,
     ``_clearclip``, ``_proxyclip``, ``_groupvit`` and ``_maskclip`` have exactly the words of these papers'
-    class files (in ``coco_object_sclip`` "bed" asks for the background and for beds, and the background, being
+    class files (in ``coco_object_sclip`` "bed" asks for the background and for beds; the background, being
     first, wins).
 
     Raises:

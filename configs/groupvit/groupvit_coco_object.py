@@ -1,4 +1,6 @@
-"""GroupViT on COCO-Object, 81 classes, as released: windows of 448 pixels, background below a score of 0.95.
+"""GroupViT on COCO-Object, 81 classes, as released.
+
+Windows of 448 pixels, background below a score of 0.95.
 
     clipdense test groupvit/groupvit_coco_object group_vit_gcc_yfcc_30e-879422e0.pth
 
@@ -27,7 +29,12 @@ model = dict(
 test_dataloader = dict(
     batch_size=1,
     num_workers=1,
-    dataset=dict(type=BenchmarkSegmentation, benchmark='coco_object', root='data', vocabulary='coco_object_clearclip'),
+    dataset=dict(
+        type=BenchmarkSegmentation,
+        benchmark='coco_object',
+        root='data',
+        vocabulary='coco_object_clearclip',
+    ),
 )
 test_cfg = dict()
 test_evaluator = dict(type=MeanIoU)

@@ -1,4 +1,6 @@
-"""GroupViT on PASCAL Context, 60 classes, as released: windows of 448 pixels, background below a score of 0.35.
+"""GroupViT on PASCAL Context, 60 classes, as released.
+
+Windows of 448 pixels, background below a score of 0.35.
 
     clipdense test groupvit/groupvit_context60 group_vit_gcc_yfcc_30e-879422e0.pth
 
@@ -27,7 +29,12 @@ model = dict(
 test_dataloader = dict(
     batch_size=1,
     num_workers=1,
-    dataset=dict(type=BenchmarkSegmentation, benchmark='context60', root='data', vocabulary='context60_groupvit'),
+    dataset=dict(
+        type=BenchmarkSegmentation,
+        benchmark='context60',
+        root='data',
+        vocabulary='context60_groupvit',
+    ),
 )
 test_cfg = dict()
 test_evaluator = dict(type=MeanIoU)

@@ -1,0 +1,146 @@
+"""Strong augmentation for training from scratch.  (H, W): pixels, S: side of the result.
+
+Everything random is drawn from the sample's generator, as in ``transforms``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import exp, log, sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from clipdense.clip.preprocess import STATISTICS
+from clipdense.registry import TRANSFORMS
+
+from .transforms import Picture, TrainCrop
+
+_GREY = [124.0, 116.0, 104.0]  # ImageNet's mean: what comes into view at the rims
+_FULL = 10.0  # magnitudes are tenths
+
+Op = Callable[[Tensor, float, random.Random], Tensor]
+
+
+@TRANSFORMS.register_module()
+class StrongAugment:
+    """Random crop, mirror, two random operations, and at times an erased rectangle: DeiT's recipe.
+
+    Args:
+        size: S.
+        scale: least and largest share of the picture's area.
+        interpolation: of the crop, 'bilinear' or 'bicubic'.
+        operations: how many are tried, each with probability one half.
+        magnitude: of the operations, 0 to 10; each draws from a normal of this mean and deviation 0.5.
+        flip: probability of mirroring; 0 where captions say left and right.
+        erase: probability of an erased rectangle, filled with noise.
+
+    Source: Touvron et al., DeiT (arXiv 2012.12877), table 9; the operations of timm's ``rand-m9-mstd0.5-inc1``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.08, 1.0),
+        interpolation: Literal['bicubic', 'bilinear'] = 'bilinear',
+        operations: int = 2,
+        magnitude: float = 9.0,
+        flip: float = 0.5,
+        erase: float = 0.25,
+    ) -> None:
+        self.crop = TrainCrop(size, scale, interpolation=interpolation)
+        self.operations, self.magnitude = operations, magnitude
+        self.flip, self.erase = flip, erase
+
+    def __call__(self, image: Picture, rng: random.Random) -> Tensor:
+        """A picture of any size -> (3, S, S) uint8."""
+        pixels = self.crop(image, rng)
+        if rng.random() < self.flip:
+            pixels = pixels.flip(-1)
+        for name in rng.choices(list(OPERATIONS), k=self.operations):
+            if rng.random() < 0.5:
+                strength = min(max(rng.gauss(self.magnitude, 0.5), 0.0), _FULL) / _FULL
+                pixels = OPERATIONS[name](pixels, strength, rng)
+        if rng.random() < self.erase:
+            pixels = erase(pixels, rng)
+        return pixels.contiguous()
+
+
+def erase(pixels: Tensor, rng: random.Random) -> Tensor:
+    """(3, S, S) with a rectangle of 2 % to 33 % of the area replaced by normal noise."""
+    height, width = pixels.shape[-2:]
+    for _ in range(10):
+        area = height * width * rng.uniform(0.02, 1 / 3)
+        aspect = exp(rng.uniform(log(0.3), log(1 / 0.3)))
+        h, w = round(sqrt(area * aspect)), round(sqrt(area / aspect))
+        if h < height and w < width:
+            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
+            generator = torch.Generator().manual_seed(rng.getrandbits(62))
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in STATISTICS['imagenet'])
+            noise = torch.randn(3, h, w, generator=generator) * std + mean  # normal once normalised
+            pixels = pixels.clone()
+            pixels[:, top : top + h, left : left + w] = noise.mul(255).clamp(0, 255).to(torch.uint8)
+            break
+    return pixels
+
+
+def _either(value: float, rng: random.Random) -> float:
+    return value if rng.random() < 0.5 else -value
+
+
+def _enhance(adjust: Callable[[Tensor, float], Tensor]) -> Op:
+    return lambda pixels, strength, rng: adjust(pixels, 1 + _either(0.9 * strength, rng))
+
+
+def _affine(pixels: Tensor, angle: float, shift: tuple[float, float], shear: tuple[float, float]) -> Tensor:
+    height, width = pixels.shape[-2:]
+    moved = [round(shift[0] * width), round(shift[1] * height)]
+    return F.affine(
+        pixels, angle, moved, 1.0, list(shear), interpolation=InterpolationMode.BILINEAR, fill=_GREY
+    )
+
+
+def _shear(axis: int) -> Op:
+    def operation(pixels: Tensor, strength: float, rng: random.Random) -> Tensor:
+        degrees = _either(16.7 * strength, rng)  # a slope of 0.3
+        return _affine(pixels, 0.0, (0.0, 0.0), (degrees, 0.0) if axis == 0 else (0.0, degrees))
+
+    return operation
+
+
+def _shift(axis: int) -> Op:
+    def operation(pixels: Tensor, strength: float, rng: random.Random) -> Tensor:
+        share = _either(0.45 * strength, rng)
+        return _affine(pixels, 0.0, (share, 0.0) if axis == 0 else (0.0, share), (0.0, 0.0))
+
+    return operation
+
+
+def _brighten_dark(pixels: Tensor, strength: float, rng: random.Random) -> Tensor:
+    brighter = (pixels.int() + round(110 * strength)).clamp(max=255).to(torch.uint8)
+    return torch.where(pixels < 128, brighter, pixels)
+
+
+OPERATIONS: dict[str, Op] = {
+    'autocontrast': lambda pixels, strength, rng: F.autocontrast(pixels),
+    'equalize': lambda pixels, strength, rng: F.equalize(pixels),
+    'invert': lambda pixels, strength, rng: F.invert(pixels),
+    'rotate': lambda pixels, strength, rng: _affine(
+        pixels, _either(30 * strength, rng), (0.0, 0.0), (0.0, 0.0)
+    ),
+    'posterize': lambda pixels, strength, rng: F.posterize(pixels, 4 - int(4 * strength)),
+    'solarize': lambda pixels, strength, rng: F.solarize(pixels, min(255, 256 - int(256 * strength))),
+    'solarize_add': _brighten_dark,
+    'color': _enhance(F.adjust_saturation),
+    'contrast': _enhance(F.adjust_contrast),
+    'brightness': _enhance(F.adjust_brightness),
+    'sharpness': _enhance(F.adjust_sharpness),
+    'shear_x': _shear(0),
+    'shear_y': _shear(1),
+    'translate_x': _shift(0),
+    'translate_y': _shift(1),
+}
