@@ -110,17 +110,12 @@ def regions(
 
 def _thresholds(texts: list[str], vocabulary) -> dict[int, float]:
     """``['cat=0.5']`` -> thresholds by class index."""
-    found = {}
+    found: dict[int, float] = {}
     for text in texts:
-        name, equals, value = text.rpartition('=')
-        try:
-            found[vocabulary.index(name.strip())] = float(value) if equals else float('nan')
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f'{text!r} is no threshold of a class: write cat=0.5') from error
-        if not equals:
+        name, _, value = text.rpartition('=')
+        if not name or not value.strip().replace('.', '', 1).isdigit():
             raise InputError(f'{text!r} is no threshold of a class: write cat=0.5')
+        found[vocabulary.index(name.strip())] = float(value)
     return found
 
 

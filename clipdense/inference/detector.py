@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -80,13 +81,13 @@ class Detector:
             InputError: no recipe for a detector, or weights that do not fit.
         """
         cfg = load_config(config)
+        if cfg.model.get('type') is not ViLD:
+            raise InputError(f'{config} is no recipe for a detector')
         teacher = clip if clip is not None else cfg.model.get('clip')
         if teacher is None:
             raise InputError(f'{config} names no teacher: give clip, the CLIP that the detector learned from')
         cfg.model['clip'] = None
         model = build_module(cfg.model)
-        if not isinstance(model, ViLD):
-            raise InputError(f'{config} is no recipe for a detector')
         load_strict(model, read_weights(weights).tensors, weights)
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         place = choose_device(device)
@@ -205,23 +206,25 @@ class Detector:
             raise InputError('none of the pictures could be read')
 
     def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
-        if not images:
-            return []
+        """Pictures of one size go together: padding would change what is found in the smaller ones."""
         items = [self._prepared(image) for image in images]
-        data = {key: [item[key] for item in items] for key in ('inputs', 'data_samples')}
-        samples = self.model.test_step(data)
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, item in enumerate(items):
+            by_size[tuple(item['inputs'].shape)].append(place)
+        found: dict[int, Detections] = {}
+        for places in by_size.values():
+            data = {key: [items[place][key] for place in places] for key in ('inputs', 'data_samples')}
+            for place, sample in zip(places, self.model.test_step(data), strict=True):
+                found[place] = self._result(sample.pred_instances.cpu(), images[place])
+        return [found[place] for place in range(len(images))]
+
+    def _result(self, one: Any, image: Image.Image) -> Detections:
         vocabulary = self.model.vocabulary
         assert vocabulary is not None
-        found = []
-        for image, sample in zip(images, samples, strict=True):
-            one = sample.pred_instances.cpu()
-            masks = one.masks.numpy() if 'masks' in one else None
-            found.append(
-                Detections(
-                    one.bboxes.numpy(), one.scores.numpy(), one.labels.numpy(), vocabulary, masks, image
-                )
-            )
-        return found
+        masks = one.masks.numpy() if 'masks' in one else None
+        return Detections(
+            one.bboxes.numpy(), one.scores.numpy(), one.labels.numpy(), vocabulary, masks, image
+        )
 
     def _prepared(self, image: Image.Image) -> dict[str, Any]:
         pixels = np.asarray(image)

@@ -1,0 +1,295 @@
+"""The detector as users meet it, from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipdense.cli.app import app
+from clipdense.inference.detector import Detector
+from clipdense.inference.results import Detections
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+RECIPE = """
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.data.detection.datasets import CocoDetection
+from clipdense.data.detection.transforms import Resize
+from clipdense.methods.vild.bbox_head import ViLDBBoxHead
+from clipdense.methods.vild.detector import ViLD
+from clipdense.methods.vild.parts import FCNMaskHead, FPN, DetDataPreprocessor
+from clipdense.methods.vild.parts import ResNet, RPNHead, SingleRoIExtractor
+from clipdense.methods.vild.roi_head import ViLDRoIHead
+
+layer = dict(type='RoIAlign', output_size=4, sampling_ratio=2)
+extractor = dict(type=SingleRoIExtractor, roi_layer=layer, out_channels=16, featmap_strides=[4, 8, 16])
+nms = dict(type='nms', iou_threshold=0.7)
+model = dict(
+    type=ViLD,
+    clip=dict(
+        type=build_clip,
+        size=dict(
+            image=dict(image_size=32, patch_size=16, width=32, layers=1, heads=1, mlp_width=32, embed_dim=8),
+            text=dict(width=32, layers=1, heads=1, mlp_width=32, embed_dim=8),
+        ),
+    ),
+    backbone=dict(
+        type=ResNet, depth=18, base_channels=8, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1),
+        out_indices=(0, 1, 2),
+    ),
+    neck=dict(type=FPN, in_channels=[8, 16, 32], out_channels=16, num_outs=3),
+    rpn_head=dict(
+        type=RPNHead,
+        in_channels=16,
+        feat_channels=16,
+        anchor_generator=dict(type='AnchorGenerator', scales=[4], ratios=[1.0], strides=[4, 8, 16]),
+    ),
+    roi_head=dict(
+        type=ViLDRoIHead,
+        bbox_roi_extractor=extractor,
+        bbox_head=dict(
+            type=ViLDBBoxHead, variant='vild', embed_dim=8, in_channels=16, conv_out_channels=16,
+            fc_out_channels=32, roi_feat_size=4,
+        ),
+        mask_roi_extractor=extractor,
+        mask_head=dict(
+            type=FCNMaskHead, in_channels=16, conv_out_channels=16, num_convs=1, num_classes=1,
+            class_agnostic=True,
+        ),
+    ),
+    train_cfg=None,
+    test_cfg=dict(
+        rpn=dict(nms_pre=100, max_per_img=20, nms=nms, min_bbox_size=0),
+        rcnn=dict(score_thr=0.0, nms=dict(iou_threshold=0.5), max_per_img=10, mask_thr_binary=0.5),
+    ),
+    data_preprocessor=dict(type=DetDataPreprocessor, mean=[127.0] * 3, std=[60.0] * 3, pad_size_divisor=16),
+)
+test_dataloader = dict(
+    dataset=dict(
+        type=CocoDetection,
+        annotations='',
+        images='',
+        transforms=[dict(type=Resize, scale=(64, 64), keep_ratio=True)],
+    )
+)
+"""
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """A recipe, weights that fit it, and two pictures."""
+    from clipdense.engine.launch import load_config
+    from clipdense.registry import build_module
+
+    folder = tmp_path_factory.mktemp('detector')
+    (folder / 'tiny_vild.py').write_text(RECIPE)
+    torch.manual_seed(0)
+    model = build_module(load_config(folder / 'tiny_vild.py').model)
+    torch.save({'state_dict': model.state_dict()}, folder / 'weights.pth')
+    dice = np.random.default_rng(0)
+    for name, size in (('a', (90, 120)), ('b', (50, 40))):
+        Image.fromarray(dice.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f'{name}.png')
+    return folder
+
+
+@pytest.fixture
+def detector(files):
+    torch.manual_seed(0)
+    return Detector.from_pretrained(files / 'tiny_vild.py', files / 'weights.pth', device='cpu', cache=False)
+
+
+def test_boxes_and_masks_lie_in_the_picture(detector, files):
+    found = detector(files / 'a.png', ['cat', 'dog', 'red car'])
+    assert 0 < len(found) <= 10
+    assert found.masks.shape == (len(found), 90, 120)
+    assert (found.boxes >= 0).all()
+    assert (found.boxes[:, 2:] <= [120, 90]).all()
+    assert found.boxes[:, 2].max() > 64  # the detector saw the picture smaller
+    assert set(found.class_names) <= {'cat', 'dog', 'red car'}
+
+
+def test_a_batch_is_its_pictures(detector, files):
+    detector.set_vocabulary('cat, dog')
+    paths = [files / 'a.png', files / 'b.png', files / 'a.png']
+    apart = [detector(path) for path in paths]
+    for batch_size in (2, 3):
+        together = dict(detector.many(paths, batch_size=batch_size))
+        assert sorted(together) == [0, 1, 2]
+        for index, one in enumerate(apart):
+            np.testing.assert_allclose(together[index].scores, one.scores, atol=1e-5)
+            np.testing.assert_allclose(together[index].boxes, one.boxes, atol=1e-3)
+
+
+def test_other_words_other_answers(detector, files):
+    assert detector(files / 'a.png', ['cat']).vocabulary.class_names == ('cat',)
+    assert detector(files / 'a.png', ['bird', 'sky', 'sea']).vocabulary.class_names == ('bird', 'sky', 'sea')
+
+
+def test_rules(detector, files):
+    detector.set_vocabulary('cat, dog')
+    every = detector(files / 'a.png')
+    middle = float(np.median(every.scores))
+    detector.set_rules(threshold=middle)
+    assert (detector(files / 'a.png').scores > middle).all()
+    detector.set_rules(threshold=0.0, special={0: 1.0})
+    assert set(detector(files / 'a.png').class_names) == {'dog'}
+    detector.set_rules(threshold=0.0, most=2)
+    assert len(detector(files / 'a.png')) == 2
+    detector.set_rules(most=10, agnostic=True)
+    boxes = torch.from_numpy(detector(files / 'a.png').boxes)
+    from torchvision.ops import box_iou
+
+    assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.5
+
+
+def test_special_thresholds_go_with_their_words(detector, files):
+    detector.set_vocabulary('cat, dog')
+    detector.set_rules(threshold=0.1, special={0: 1.0})
+    detector.set_vocabulary('cat, dog, cow')
+    assert detector(files / 'a.png') is not None
+
+
+def test_unreadable_pictures(detector, files, tmp_path):
+    (tmp_path / 'bad.png').write_bytes(b'no picture')
+    detector.set_vocabulary('cat')
+    with pytest.raises(InputError, match=r'bad\.png'):
+        detector(tmp_path / 'bad.png')
+    told = []
+    found = dict(detector.many([tmp_path / 'bad.png', files / 'a.png'], skip=told.append))
+    assert list(found) == [1]
+    assert len(told) == 1
+    with pytest.raises(InputError, match='none of the pictures'):
+        list(detector.many([tmp_path / 'bad.png'], skip=told.append))
+
+
+@pytest.mark.parametrize(
+    ('act', 'message'),
+    [
+        (
+            lambda files: Detector.from_pretrained('contrastive/clip_scenes', files / 'weights.pth'),
+            'is no recipe for a detector',
+        ),
+        (lambda files: Detector.from_pretrained(files / 'tiny_vild.py', files / 'none.pth'), 'none.pth'),
+    ],
+    ids=['not a detector', 'no weights'],
+)
+def test_refusals(files, act, message):
+    with pytest.raises(InputError, match=message):
+        act(files)
+
+
+def test_no_words(detector, files):
+    with pytest.raises(InputError, match='no vocabulary yet'):
+        detector(files / 'a.png')
+    with pytest.raises(InputError, match='need words'):
+        detector.set_rules(special={0: 0.5})
+
+
+# Results
+
+
+def detections(**changes):
+    values = {
+        'boxes': np.array([[1.0, 2, 11, 22], [0, 0, 5, 5]]),
+        'scores': np.array([0.9, 0.4]),
+        'class_ids': np.array([1, 0]),
+        'vocabulary': Vocabulary(('cat', 'dog')),
+        'image': Image.new('RGB', (40, 30)),
+    }
+    return Detections(**(values | changes))
+
+
+def test_what_a_result_gives():
+    masks = np.zeros((2, 30, 40), bool)
+    masks[0, 2:22, 1:11] = True
+    found = detections(masks=masks)
+    first = found.to_coco(7)[0]
+    assert (first['image_id'], first['category_id'], first['bbox'], first['score']) == (
+        7,
+        2,
+        [1, 2, 10, 20],
+        0.9,
+    )
+    assert first['segmentation']['size'] == [30, 40]
+    json.dumps(found.to_coco())
+    assert found.to_dict()['detections'][1] == {
+        'class': 'cat',
+        'class_index': 0,
+        'score': 0.4,
+        'box': [0, 0, 5, 5],
+    }
+    assert found.summary() == '1 dog, 1 cat'
+    drawn = np.asarray(found.draw())
+    assert drawn.any()
+
+
+def test_nothing_found_is_a_result(tmp_path):
+    found = detections(boxes=np.zeros((0, 4)), scores=np.zeros(0), class_ids=np.zeros(0, int))
+    assert found.to_coco() == []
+    assert found.summary() == 'nothing found'
+    assert found.draw().size[0] >= 40
+    assert json.loads(found.save(tmp_path / 'a.json').read_text())['detections'] == []
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'boxes': np.zeros((3, 4))}, 'must be'),
+        ({'scores': np.array([0.9, np.nan])}, 'finite'),
+        ({'class_ids': np.array([0, 2])}, 'class 2 of 2'),
+        ({'masks': np.zeros((1, 3, 3), bool)}, '1 masks for 2'),
+    ],
+    ids=['lengths', 'nan', 'class', 'masks'],
+)
+def test_results_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        detections(**changes)
+
+
+# Command line
+
+
+def run(*arguments):
+    from typer.testing import CliRunner
+
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_command_line(files, tmp_path):
+    common = ['--config', files / 'tiny_vild.py', '--weights', files / 'weights.pth', '--device', 'cpu']
+    out = tmp_path / 'out'
+    pictures = [files / 'a.png', files / 'b.png']
+    call = [
+        'detect',
+        *pictures,
+        '--classes',
+        'cat, dog',
+        '--threshold',
+        0.0,
+        '--no-cache',
+        '--out',
+        out,
+        *common,
+    ]
+    done = run(*call, '--threshold-of', 'dog=1.0', '--batch-size', 2)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in out.iterdir()) == [
+        'a_boxes.png',
+        'b_boxes.png',
+        'detections.json',
+        'names.json',
+    ]
+    rows = json.loads((out / 'detections.json').read_text())
+    assert {row['image_id'] for row in rows} == {1, 2}
+    assert {row['category_id'] for row in rows} == {1}
+    assert all(len(row['bbox']) == 4 and 'segmentation' in row for row in rows)
+    assert isinstance(run(*call).exception, InputError)  # already there
+    bad = run(*call, '--overwrite', '--threshold-of', 'dog')
+    assert 'no threshold of a class' in str(bad.exception)
+    bad = run(*call, '--overwrite', '--threshold-of', 'cow=0.3')
+    assert "'cow' is not in the vocabulary" in str(bad.exception)
