@@ -44,8 +44,9 @@ def prepare(
     Args:
         dataset: a name in ``CONVERSIONS``, or a benchmark that needs one of them.
         root: the dataset's own folder, or the folder of all datasets.
-        source: where the labels lie, if not in their usual place below ``root``: of 'context'
-            ``trainval_merged.json`` or the folder of the .mat files of the first release, of 'voc_aug' the
+        source: where the labels lie, if not in their usual place below ``root``: another ``annotations`` of
+            COCO-Stuff, ``gtFine`` of Cityscapes or ``images/ADE`` of ADE20K; of 'context'
+            ``trainval_merged.json`` or the folder of the .mat files of the first release; of 'voc_aug' the
             folder of the Semantic Boundaries Dataset with ``cls``, ``train.txt`` and ``val.txt``.
         train: convert the training pictures too, not those for validation alone.
         workers: processes beside this one.
@@ -64,14 +65,15 @@ def prepare(
 def _coco(root: Path, source: Path | None, train: bool, workers: int, *, things: bool) -> Report:
     benchmark = BENCHMARKS['coco_object' if things else 'coco_stuff']
     table = labels.coco_object() if things else labels.coco_stuff()
-    folder = source or find_root(BENCHMARKS['coco_stuff'], root) / 'annotations'
+    place = find_root(benchmark, root) / 'annotations'
+    folder = source or place
     jobs = []
     for split in ('val2017', 'train2017') if train else ('val2017',):
         maps = [file for file in sorted((folder / split).glob('*.png')) if '_' not in file.stem]
         if not maps:
             raise InputError(f'no label maps in {folder / split}: get them from {benchmark.source}')
         jobs += [
-            Job(file.with_name(f'{file.stem}{benchmark.mask_suffix}'), partial(convert_mask, file, table))
+            Job(place / split / f'{file.stem}{benchmark.mask_suffix}', partial(convert_mask, file, table))
             for file in maps
         ]
     return run_jobs(jobs, f'labels of {benchmark.title}', workers)
@@ -79,20 +81,18 @@ def _coco(root: Path, source: Path | None, train: bool, workers: int, *, things:
 
 def _cityscapes(root: Path, source: Path | None, train: bool, workers: int) -> Report:
     benchmark = BENCHMARKS['cityscapes']
-    folder = source or find_root(benchmark, root) / 'gtFine'
+    place = find_root(benchmark, root) / 'gtFine'
+    folder = source or place
+    table = labels.cityscapes()
     jobs = []
     for split in ('val', 'train') if train else ('val',):
         files = sorted((folder / split).rglob('*_labelIds.png'))
         if not files:
             raise InputError(f'no *_labelIds.png in {folder / split}: get them from {benchmark.source}')
-        table = labels.cityscapes()
-        jobs += [
-            Job(
-                file.with_name(file.name.replace('_labelIds.png', '_labelTrainIds.png')),
-                partial(convert_mask, file, table),
-            )
-            for file in files
-        ]
+        for file in files:
+            name = file.name.replace('_labelIds.png', '_labelTrainIds.png')
+            target = place / file.relative_to(folder).with_name(name)
+            jobs.append(Job(target, partial(convert_mask, file, table)))
     return run_jobs(jobs, 'labels of Cityscapes', workers)
 
 
@@ -177,7 +177,8 @@ def _voc_aug(root: Path, source: Path | None, train: bool, workers: int) -> Repo
 
 def _ade20k_full(root: Path, source: Path | None, train: bool, workers: int) -> Report:
     benchmark = BENCHMARKS['ade20k_full']
-    root = root if (root / 'images' / 'ADE').is_dir() else root / benchmark.folders[0]
+    below = root / benchmark.folders[0]
+    root = below if below.is_dir() else root
     folder = source or root / 'images' / 'ADE'
     jobs = []
     for split in ('validation', 'training') if train else ('validation',):

@@ -63,6 +63,22 @@ def test_masks(data, dataset, workers):
     assert contents(data) == after
 
 
+@pytest.mark.parametrize(
+    ('dataset', 'labels'),
+    [('coco_object', 'coco_stuff164k/annotations'), ('cityscapes', 'cityscapes/gtFine')],
+)
+def test_labels_from_elsewhere(data, tmp_path, dataset, labels):
+    """They are converted to where the pictures are, and nothing is written beside them."""
+    elsewhere = tmp_path / 'elsewhere'
+    (data / labels).rename(elsewhere)
+    before = contents(elsewhere)
+    prepare(dataset, data, source=elsewhere)
+    folder, masks = CONVERTED[dataset]
+    for name, expected in masks.items():
+        np.testing.assert_array_equal(read_mask(data / folder / name), expected)
+    assert contents(elsewhere) == before
+
+
 def test_own_folder_and_benchmark_names_will_do(data):
     assert prepare('Context-59', data / 'VOCdevkit/VOC2010').made == 1
     assert (data / 'VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt').read_text() == '2008_000002\n'
