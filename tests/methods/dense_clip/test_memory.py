@@ -12,6 +12,7 @@ import pytest
 from clipdense.methods.dense_clip.recipes import RECIPES
 
 LIMIT = 1 << 30
+MORE = {'window': 224, 'area_threshold': 0.001, 'refine': True}
 CODE = """
 import json, sys, torch
 sys.path.insert(0, {tools!r})
@@ -30,7 +31,7 @@ proxy = torch.nn.Conv2d(3, 8, 16, 16)
 settings = json.loads(sys.argv[1])
 refiner = PAMR(1) if settings.pop('refine', False) else None
 model = DenseCLIP(build_clip(ClipSize(tower, TextSize(64, 1, 1, 64, 32))), proxy=proxy, refiner=refiner,
-                  slide=Slide(window=224, stride=112), **settings).eval()
+                  slide=Slide(window=settings.pop('window', None)), **settings).eval()
 names = Vocabulary(tuple(f'class {{index}}' for index in range(5000)), background='class 0')
 queries = torch.nn.functional.normalize(torch.randn(5000, 32), dim=-1)
 model.set_vocabulary(names, ClassEmbeddings(queries, torch.arange(5000), 5000))
@@ -45,7 +46,7 @@ print(peak_memory('cpu') - before)
 @pytest.mark.parametrize(
     'settings',
     [{'recipe': name} for name in RECIPES]
-    + [{'recipe': 'maskclip', 'area_threshold': 0.001}, {'recipe': 'maskclip', 'refine': True}],
+    + [{'recipe': 'maskclip', more: value} for more, value in MORE.items()],
     ids=lambda settings: '-'.join(map(str, settings.values())),
 )
 def test_peak(settings):
