@@ -39,7 +39,7 @@ class StrongAugment:
         flip: probability of mirroring; 0 where captions say left and right.
         erase: probability of an erased rectangle, filled with noise.
 
-    Source: Touvron et al., DeiT (arXiv 2012.12877), table 9; the operations of timm's ``rand-m9-mstd0.5-inc1``.
+    Source: DeiT (arXiv 2012.12877), table 9; the operations of timm's ``rand-m9-mstd0.5-inc1``.
     """
 
     def __init__(

@@ -105,9 +105,11 @@ def with_prompts(pairs: int = 6) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize('match', [False, True])
-def test_phrases_meet_patches(match):
+@pytest.mark.parametrize('patches', ['values', 'last'])
+def test_phrases_meet_patches(match, patches):
     """The whole gradient in micro-batches, and the value from the loss functions themselves."""
-    models = [pretrainer(phrase_weight=0.5, equal_texts_match=match, micro_batch=size) for size in (None, 2)]
+    options = {'phrase_weight': 0.5, 'equal_texts_match': match, 'phrase_patches': patches}
+    models = [pretrainer(**options, micro_batch=size) for size in (None, 2)]
     data = with_prompts()
     outs = [
         model.train_step(data, KeepGradients(torch.optim.SGD(model.parameters(), lr=0.0))) for model in models
@@ -117,10 +119,13 @@ def test_phrases_meet_patches(match):
         assert_close(q[1].grad, p.grad, atol=5e-6, rtol=1e-3, msg=name)
     clip, scale = models[0].clip, models[0].logit_scale
     images = models[0].data_preprocessor.normalise(data['images'])
-    inputs, grid = clip.image.forward_layers(images, [1])
-    patches = normalize(clip.image.project_patches(inputs[1][:, 1:], grid).flatten(2).mT, dim=-1)
+    inputs, grid = clip.image.forward_layers(images, [0, 1])
+    tokens, block = inputs[1], clip.image.blocks[0]
+    if patches == 'values':
+        tokens = block.attn.merge(block.attn.split(block.norm1(inputs[0]))[2])
+    embedded = normalize(clip.image.project_patches(tokens[:, 1:], grid).flatten(2).mT, dim=-1)
     prompts = clip.encode_text(data['prompt_ids'].flatten(0, 1), normalize=True).unflatten(0, (6, 3))
-    pooled = multi_label_loss(patches, prompts, scale, phrases=data['phrases'] if match else None)
+    pooled = multi_label_loss(embedded, prompts, scale, phrases=data['phrases'] if match else None)
     expected = models[0].loss(*clip(images, data['token_ids'])) + 0.5 * pooled
     assert_close(outs[0]['loss'], expected.detach())
 
@@ -131,3 +136,5 @@ def test_phrases_need_patches_and_prompts():
         ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrase_weight=1.0)
     with pytest.raises(InputError, match='needs prompts'):
         step(pretrainer(phrase_weight=1.0))
+    with pytest.raises(InputError, match="'values' or 'last'"):
+        pretrainer(phrase_weight=1.0, phrase_patches='keys')

@@ -34,8 +34,10 @@ class ContrastivePretrainer(BaseModel):
         lock_image: keep the image tower as it is (LiT).
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
         phrase_weight: of a multi-label loss between the patches of a picture, pooled by log-sum-exp, and the
-            phrases of its caption; the data has ``NounPrompts`` for its tokenizer.  Patches are what the
-            recipe 'vanilla' of ``dense_clip`` then segments with.
+            phrases of its caption; the data has ``NounPrompts`` for its tokenizer.
+        phrase_patches: what a patch is: 'values', what it would give a token that attends to it alone in the
+            last block, or 'last', as that block leaves it.  The recipes 'maskclip_no_residual' and 'vanilla'
+            of ``dense_clip`` segment with these.
         equal_texts_match: phrases that several captions of the batch have are right for all of them; without
             it they are so for their own picture alone.
 
@@ -55,6 +57,7 @@ class ContrastivePretrainer(BaseModel):
         lock_image: bool = False,
         gradient_checkpointing: bool = False,
         phrase_weight: float = 0.0,
+        phrase_patches: Literal['values', 'last'] = 'values',
         equal_texts_match: bool = False,
     ) -> None:
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
@@ -73,7 +76,10 @@ class ContrastivePretrainer(BaseModel):
         self.lock_image = lock_image
         if phrase_weight and not isinstance(model.image, VisionTransformer):
             raise InputError('phrase_weight pools the patches of a transformer; this tower is another')
+        if phrase_patches not in ('values', 'last'):
+            raise InputError(f"phrase_patches are 'values' or 'last', got {phrase_patches!r}")
         self.phrase_weight, self.equal_texts_match = phrase_weight, equal_texts_match
+        self.phrase_patches = phrase_patches
 
     def train(self, mode: bool = True) -> ContrastivePretrainer:
         """A locked tower stays in evaluation mode: its statistics are locked too."""
@@ -128,9 +134,13 @@ class ContrastivePretrainer(BaseModel):
     def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Unit embeddings of pictures (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
         tower, ids = self.clip.image, torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
-        features = tower(part['images'])
-        images = F.normalize(tower.project(features.pooled), dim=-1)
-        patches = tower.project_patches(features.patch_tokens, features.grid).flatten(2).mT  # (B, N, D)
+        inputs, grid = tower.forward_layers(part['images'], [-1])
+        block, x = tower.blocks[-1], inputs[-1]  # x: (B, 1 + N, C)
+        last = block(x)
+        images = F.normalize(tower.project(tower.pool_tokens(last)), dim=-1)
+        if self.phrase_patches == 'values':
+            last = block.attn.merge(block.attn.split(block.norm1(x))[2])
+        patches = tower.project_patches(last[:, tower.prefix :], grid).flatten(2).mT  # (B, N, D)
         different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
         texts = self.clip.encode_text(different, normalize=True)[places].unflatten(0, ids.shape[:2])
         return images, texts[:, 0], F.normalize(patches, dim=-1), texts[:, 1:]
