@@ -133,7 +133,8 @@ class ContrastivePretrainer(BaseModel):
 
     def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Unit embeddings of pictures (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
-        tower, ids = self.clip.image, torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
+        tower: Any = self.clip.image
+        ids = torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
         inputs, grid = tower.forward_layers(part['images'], [-1])
         block, x = tower.blocks[-1], inputs[-1]  # x: (B, 1 + N, C)
         last = block(x)
