@@ -1,6 +1,6 @@
 """A detector trained on LVIS asked for VOC's 20 classes, without further training: only the words change.
 
-    clipdense test vild/vild_transfer_voc07 VILD_WEIGHTS --cfg-options test_dataloader.dataset.root=/data/VOC2007
+    clipdense test vild/vild_transfer_voc07 WEIGHTS -o test_dataloader.dataset.root=/data/VOC2007
 
 Any other set goes the same way; Objects365, for example, with ``vild_lvis_r50`` itself and
 ``test_dataloader.dataset.annotations`` and ``.images`` of Objects365.

@@ -22,7 +22,9 @@ from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .lseg import lseg
 from .mean_iou import mean_iou
+from .region_embeddings import region_embeddings
 from .start_up import start_up
+from .vild import vild
 from .vocabulary_memory import vocabulary_memory
 
 BENCHMARKS: dict[str, Callable[[Options], Found]] = {
@@ -32,6 +34,8 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'dense_slide': dense_slide,
     'groupvit_image': groupvit_image,
     'import': start_up,
+    'region_embeddings': region_embeddings,
+    'vild': vild,
     'lseg': lseg,
     'mean_iou': mean_iou,
     'vocabulary_memory': vocabulary_memory,
