@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.segmentation_crops import SegmentationCrops
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.methods.lseg.backbones import TransformerPyramid
+from clipdense.methods.lseg.backbones import ResNetPyramid
 from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 from clipdense.methods.lseg.training import ScratchFaster
@@ -62,12 +62,8 @@ class_names = (
 model = dict(
     type=ClosedSetDPT,
     class_names=class_names,
-    backbone=dict(  # of the CLIP's own image tower
-        type=TransformerPyramid,
-        channels=(48, 48, 48, 48),
-        scales=(2, 1, 0.5, 0.25),
-    ),
-    clip='work_dirs/clip_scenes/clip.safetensors',
+    backbone=dict(type=ResNetPyramid),  # the CLIP's own image tower
+    clip='quickstart/train/clip.safetensors',
     width=48,
     statistics='openai',
 )
@@ -89,7 +85,7 @@ train_dataloader = dict(
         scale=(1.0, 1.0),
     ),
 )
-train_cfg = dict(max_steps=4500)
+train_cfg = dict(max_steps=3000)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     constructor=ScratchFaster,
@@ -102,7 +98,7 @@ custom_hooks = [
     dict(type=ClosedVocabularyHook),
     dict(
         type=SegmenterEvaluationHook,
-        interval=1500,
-        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
+        interval=1000,
+        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
     ),
 ]

@@ -1,6 +1,6 @@
 """What ``lseg_scenes`` is compared with: the same CLIP without any mask.
 
-    clipdense test lseg/lseg_scenes_training_free work_dirs/clip_scenes/clip.safetensors
+    clipdense test lseg/lseg_scenes_training_free quickstart/train/clip.safetensors
 
 Cost: no training.
 Score: not yet measured.
@@ -17,13 +17,13 @@ with read_base():
 
 model = dict(
     type=DenseCLIP,
-    clip='work_dirs/clip_scenes/clip.safetensors',  # replaced by the WEIGHTS of the command line
-    recipe='maskclip_no_residual',
+    clip='quickstart/train/clip.safetensors',  # replaced by the WEIGHTS of the command line
+    recipe='maskclip',
     slide=dict(),
 )
 custom_hooks = [
     dict(
         type=SegmenterEvaluationHook,
-        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
+        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
     ),
 ]

@@ -21,7 +21,7 @@ from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook, foreground_iou
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.methods.lseg.training import PrecomputedVocabularyHook, ScratchFaster
-from clipdense.structures import ClassEmbeddings
+from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -208,3 +208,22 @@ def test_weights_that_cannot_be_fetched_are_an_error_of_one_line(make_lseg):
     model.backbone.vit.pretrained = fetch
     with pytest.raises(InputError, match=r'cannot be fetched \(no route to host\): go online once'):
         model.init_weights()
+
+
+@pytest.mark.parametrize('embed_dim', [16, 64], ids=['plain', 'compact'])
+def test_a_step_in_bf16(make_backbone, embed_dim):
+    """The same loss as in fp32, to the precision of bf16, and finite gradients everywhere."""
+    model = LSeg(make_backbone(), embed_dim=embed_dim, width=16).train()
+    vocabulary = Vocabulary(('a', 'b', 'c'))
+    queries = torch.nn.functional.normalize(torch.randn(3, embed_dim), dim=-1)
+    model.set_vocabulary(vocabulary, ClassEmbeddings(queries, torch.arange(3), 3))
+    images, mask = torch.randn(2, 3, 64, 64), torch.randint(0, 3, (64, 64))
+    samples = [SegmentationSample('', (64, 64), mask)] * 2
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            losses.append(model.loss(images, samples)['loss'])
+    losses[1].backward()
+    assert losses[1].dtype == torch.float32
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
