@@ -13,8 +13,12 @@ from torch.testing import assert_close
 from clipdense.clip.losses import multi_label_loss
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.methods.contrastive import evaluation
+from clipdense.methods.contrastive.patches import embed_patches
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
+from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
 
 IMAGE = VitSize(image_size=16, patch_size=8, width=32, layers=1, heads=2, mlp_width=64, embed_dim=16)
 TEXT = TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16, vocab_size=50, context_length=8)
@@ -138,3 +142,45 @@ def test_phrases_need_patches_and_prompts():
         step(pretrainer(phrase_weight=1.0))
     with pytest.raises(InputError, match="'values' or 'last'"):
         pretrainer(phrase_weight=1.0, phrase_patches='keys')
+
+
+class Halves:
+    """Pictures whose left half is red and right half grey, labelled 'left' and background."""
+
+    vocabulary = Vocabulary(('background', 'left', 'right'), background='background')
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        image = torch.full((3, 16, 16), 120, dtype=torch.uint8)
+        image[0, :, :8] = 250
+        mask = torch.zeros(16, 16, dtype=torch.int64)
+        mask[:, :8] = 1
+        return {'images': image, 'samples': SegmentationSample('', (16, 16), mask)}
+
+
+@pytest.mark.parametrize('patches', ['values', 'last'])
+def test_patches_segment(patches, monkeypatch):
+    """The word 'left' lies where the left patches are: the threshold found elsewhere parts it from the rest."""
+    clip = pretrainer().clip.eval()
+    image = clip.preprocess.normalise(Halves()[0]['images'])[None]
+    with torch.no_grad():
+        embedded = normalize(embed_patches(clip.image, image, patches)[1], dim=1)[0]  # (D, 2, 2)
+    left = embedded[:, 0, 0]
+    queries = torch.stack([torch.zeros(16), left, -left])
+    monkeypatch.setattr(
+        evaluation, 'embed_vocabulary', lambda *_: ClassEmbeddings(queries, torch.arange(3), 3)
+    )
+    found = evaluation.PatchSegmentation(Halves(), Halves(), patches, name='x')(clip)
+    assert found['x/background'] > 0.6
+    assert found['x/miou'] > 0.6
+    assert found['x/threshold'] <= 1
+
+
+def test_patches_need_a_background():
+    class Plain(Halves):
+        vocabulary = Vocabulary(('left', 'right'))
+
+    with pytest.raises(InputError, match='needs one'):
+        evaluation.PatchSegmentation(Plain(), Halves())

@@ -20,6 +20,8 @@ from clipdense.engine.train_step import cached_step, split_batch
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 
+from .patches import embed_patches
+
 
 @MODELS.register_module()
 class ContrastivePretrainer(BaseModel):
@@ -133,15 +135,10 @@ class ContrastivePretrainer(BaseModel):
 
     def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Unit embeddings of pictures (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
-        tower: Any = self.clip.image
         ids = torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
-        inputs, grid = tower.forward_layers(part['images'], [-1])
-        block, x = tower.blocks[-1], inputs[-1]  # x: (B, 1 + N, C)
-        last = block(x)
-        images = F.normalize(tower.project(tower.pool_tokens(last)), dim=-1)
-        if self.phrase_patches == 'values':
-            last = block.attn.merge(block.attn.split(block.norm1(x))[2])
-        patches = tower.project_patches(last[:, tower.prefix :], grid).flatten(2).mT  # (B, N, D)
+        pooled, patches = embed_patches(self.clip.image, part['images'], self.phrase_patches)
+        images = F.normalize(self.clip.image.project(pooled), dim=-1)
+        patches = patches.flatten(2).mT  # (B, N, D)
         different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
         texts = self.clip.encode_text(different, normalize=True)[places].unflatten(0, ids.shape[:2])
         return images, texts[:, 0], F.normalize(patches, dim=-1), texts[:, 1:]
