@@ -162,7 +162,7 @@ class Halves:
 
 @pytest.mark.parametrize('patches', ['values', 'last'])
 def test_patches_segment(patches, monkeypatch):
-    """The word 'left' lies where the left patches are: the threshold found elsewhere parts it from the rest."""
+    """The word 'left' lies where the left patches are; a threshold found elsewhere parts it from the rest."""
     clip = pretrainer().clip.eval()
     image = clip.preprocess.normalise(Halves()[0]['images'])[None]
     with torch.no_grad():

@@ -19,6 +19,7 @@ from clipdense.utils.progress import track
 from .patches import embed_patches
 
 _TRIED = 50  # thresholds
+_SAMPLE = 100_000  # pixels that they are spread over
 
 
 class _Answers(NamedTuple):
@@ -81,10 +82,8 @@ class PatchSegmentation:
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
     def _find(self, answers: _Answers) -> float:
-        sample = answers.cosine[
-            torch.randperm(len(answers.cosine), generator=torch.Generator().manual_seed(0))
-        ]
-        tried = torch.quantile(sample[:100_000], torch.linspace(0, 1, _TRIED))
+        step = -(-len(answers.cosine) // _SAMPLE)
+        tried = torch.quantile(answers.cosine[::step], torch.linspace(0, 1, _TRIED))
         vocabulary = self.tuning.vocabulary
         found = [self._scores(answers, float(value), vocabulary).mean_iou for value in tried]
         return float(tried[int(torch.tensor(found).argmax())])
