@@ -1,0 +1,84 @@
+"""Weights under DetPro's names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from clipdense.engine.launch import load_config
+from clipdense.methods.vild.checkpoint import from_official, recognise
+from clipdense.registry import build_module
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import CheckpointError
+from clipdense.vocab.vocabulary import Vocabulary
+
+OFFICIAL = {
+    'roi_head.bbox_head.projection.': 'roi_head.projection.',
+    'roi_head.bbox_head.image_projection.': 'roi_head.projection_for_image.',
+    'roi_head.bbox_head.image_convs.': 'roi_head.bbox_head.shared_convs_for_image.',
+    'roi_head.bbox_head.image_fcs.': 'roi_head.bbox_head.shared_fcs_for_image.',
+}
+
+
+def official(variant):
+    """Random weights of a ResNet-50 under DetPro's names; the background as a layer of one input."""
+    torch.manual_seed(0)
+    cfg = load_config('vild/vild_lvis_r50').model
+    cfg.clip = None
+    cfg.rpn_head.num_convs = 1
+    cfg.roi_head.bbox_head.update(fc_norm=False, variant=variant, fc_out_channels=1024)
+    state = {}
+    for name, tensor in build_module(cfg).state_dict().items():
+        old = next((prefix for prefix in OFFICIAL if name.startswith(prefix)), '')
+        if not name.endswith('num_batches_tracked'):
+            state[OFFICIAL.get(old, '') + name.removeprefix(old)] = tensor
+    background = state.pop('roi_head.bbox_head.background')
+    state['roi_head.bg_embedding.weight'] = torch.full((512, 1), 0.25)
+    state['roi_head.bg_embedding.bias'] = background - 0.25
+    state['roi_head.bbox_head.fc_cls.weight'] = torch.randn(1204, 1024)
+    state['roi_head.clip_model.logit_scale'] = torch.tensor(4.6)
+    return state, background
+
+
+@pytest.mark.parametrize('variant', ['vild', 'ensemble'])
+def test_weights_arrive(variant):
+    state, background = official(variant)
+    assert recognise(state)
+    model = from_official(state)
+    head = model.roi_head.bbox_head
+    assert not model.training
+    assert (head.variant, head.test_temperature) == (variant, 0.007)
+    assert_close(head.background, background)
+    assert torch.equal(head.shared_fcs[1].weight, state['roi_head.bbox_head.shared_fcs.1.weight'])
+    model.set_vocabulary(
+        Vocabulary(('cat', 'dog')),
+        ClassEmbeddings(F.normalize(torch.randn(2, 512), dim=-1), torch.arange(2), 2),
+    )
+    features = torch.randn(2, 256, 7, 7)
+    with torch.no_grad():
+        scores, deltas = head(features)
+    assert scores.shape == (2, 2)
+    assert deltas.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda state: state.pop('roi_head.projection.weight'), 'no weights of DetPro'),
+        (lambda state: state.pop('rpn_head.rpn_cls.weight'), '1 missing: rpn_head.rpn_cls.weight'),
+        (lambda state: state.update(extra=torch.zeros(1)), '1 unexpected: extra'),
+        (lambda state: [state.pop(n) for n in list(state) if n.startswith('backbone.layer3.2')], 'blocks'),
+    ],
+    ids=['others', 'missing', 'leftover', 'depth'],
+)
+def test_what_does_not_fit_is_named(damage, message):
+    state, _ = official('vild')
+    damage(state)
+    with pytest.raises(CheckpointError, match=message):
+        from_official(state)
+
+
+def test_other_weights_are_not_recognised():
+    assert not recognise(['visual.proj', 'roi_head.bbox_head.projection.weight'])
