@@ -178,11 +178,11 @@ class GroupVitEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal, 0.02; of the group tokens only the first stage's differ from the start."""
-        first = next((stage.group_tokens for stage in self.stages if stage.group_tokens is not None), None)
-        for parameter in (self.pos_embed, first):
-            if parameter is not None:
-                nn.init.trunc_normal_(parameter, std=0.02)
+        """Truncated normal, 0.02; group tokens that follow from those of a stage before start from zero."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for stage in self.stages:
+            if stage.group_tokens is not None and stage.group_projector is None:
+                nn.init.trunc_normal_(stage.group_tokens, std=0.02)
         for module in self.stages.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
