@@ -1,0 +1,132 @@
+"""Recipes of ViLD from scenes on disk to scores, and whether the teacher helps."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.data.detection.datasets import CocoDetection
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
+from clipdense.data.scenes import PictureSet, Scenes, write_coco
+from clipdense.engine.launch import load_config, train
+from clipdense.engine.launch import test as measure
+from clipdense.methods.vild.prompts import DetectionVocabularyHook
+from clipdense.methods.vild.region_embeddings import embed_regions
+from clipdense.structures import ClassEmbeddings
+
+WIDTH = 96
+HELD_OUT = ('yellow', 'star')  # words of novel classes
+
+
+def write(folder, count):
+    """Pictures of base and novel classes, all of them labelled: recipes choose what they see."""
+    both = ('base', 'novel')
+    sets = [PictureSet('train', count, both, both), PictureSet('val', max(count // 8, 4), both, both)]
+    write_coco(Scenes('standard', image_size=96), folder, sets)
+    return folder
+
+
+def recipe(folder, name, variant, **options):
+    """A recipe of scenes on the pictures of ``folder``."""
+    cfg = load_config(
+        f'vild/{name}',
+        {
+            'train_dataloader.dataset.annotations': str(folder / 'annotations/instances_train.json'),
+            'train_dataloader.dataset.images': str(folder / 'images'),
+            'proposal_dataset.annotations': str(folder / 'annotations/instances_train.json'),
+            'proposal_dataset.images': str(folder / 'images'),
+            'test_dataloader.dataset.annotations': str(folder / 'annotations/instances_val.json'),
+            'test_dataloader.dataset.images': str(folder / 'images'),
+            'model.roi_head.bbox_head.variant': variant,
+            **options,
+        },
+    )
+    cfg.default_hooks.export = None
+    return cfg
+
+
+@pytest.mark.parametrize('variant', ['vild', 'ensemble'])
+def test_the_whole_way(tmp_path, variant):
+    """Proposer, teacher's embeddings, detector, scores; each by its recipe, two steps long."""
+    folder = write(tmp_path / 'scenes', 8)
+    size = ClipSize(VitSize(32, 16, 32, 1, 1, 32, WIDTH), TextSize(32, 1, 1, 32, WIDTH))
+    save(build_clip(size), tmp_path / 'clip.safetensors')
+    common = {'model.clip': str(tmp_path / 'clip.safetensors'), 'train_cfg.max_steps': 2}
+    common['train_dataloader.batch_size'] = 2
+    train(recipe(folder, 'vild_scenes_rpn', 'text', **common), tmp_path / 'rpn')
+    proposer = tmp_path / 'rpn/step_2.pth'
+    regions = tmp_path / 'regions'
+    cfg = recipe(
+        folder,
+        'vild_scenes',
+        variant,
+        **{**common, 'model.start': str(proposer), 'train_dataloader.dataset.regions': str(regions)},
+    )
+    embed_regions(cfg, proposer, regions, regions=5)
+    runner = train(cfg, tmp_path / variant)
+    before = torch.load(proposer, weights_only=True)['state_dict']
+    for name, tensor in runner.model.state_dict().items():
+        if name.startswith(('backbone.', 'neck.', 'rpn_head.')):
+            assert torch.equal(tensor, before[name]), name
+    metrics = measure(cfg, tmp_path / variant / 'step_2.pth', tmp_path / 'test')
+    assert {'all/AP50', 'base/AP50', 'novel/AP50'} <= metrics.keys()
+    assert all(-1 <= value <= 1 for value in metrics.values())
+
+
+class WordVectors(DetectionVocabularyHook):
+    """A teacher without a network: a class is the sum of its words' random directions."""
+
+    def embed(self, clip, vocabulary):
+        return ClassEmbeddings(
+            class_vectors(vocabulary.class_names), torch.arange(len(vocabulary)), len(vocabulary)
+        )
+
+
+def class_vectors(names):
+    words = sorted({word for name in Scenes('standard').class_names for word in name.split()})
+    table = torch.randn(len(words), WIDTH, generator=torch.Generator().manual_seed(0))
+    rows = [table[[words.index(word) for word in name.split()]].sum(dim=0) for name in names]
+    return normalize(torch.stack(rows), dim=-1)
+
+
+def perfect_store(folder, path):
+    """The teacher sees every object, novel ones too, and names it rightly."""
+    dataset = CocoDetection(folder / 'annotations/instances_train.json', folder / 'images')
+    vectors = class_vectors(dataset.vocabulary.class_names).numpy().astype(np.float16)
+    pictures = [(one.image_id, *one.size[::-1]) for one in dataset.pictures]
+    facts = StoreFacts('', '', (1.0,), pictures_digest(pictures), 4, WIDTH)
+    store = RegionStore.create(path, facts, [one.image_id for one in dataset.pictures])
+    found = {}
+    for one in dataset.pictures:
+        boxes = np.array([item['bbox'] for item in one.objects], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = [item['label'] for item in one.objects]
+        found[one.image_id] = Regions(boxes, vectors[labels])
+    store.write(found)
+
+
+@pytest.mark.slow
+def test_the_teacher_teaches_words_that_no_box_names(tmp_path):
+    """Trained on base classes without two words; classes with these words are found with a teacher only."""
+    folder = write(tmp_path / 'scenes', 1200)
+    perfect_store(folder, tmp_path / 'regions')
+    categories = json.loads((folder / 'annotations/instances_train.json').read_text())['categories']
+    names = [one['name'] for one in categories if one['split'] in ('base', 'novel')]
+    seen = [name for name in names if not set(name.split()) & set(HELD_OUT)]
+    scores = {}
+    for variant in ('text', 'vild'):
+        cfg = recipe(folder, 'vild_scenes_rpn', variant, **{'model.clip': None, 'train_cfg.max_steps': 400})
+        cfg.train_dataloader.dataset.update(classes=seen, regions=str(tmp_path / 'regions'))
+        cfg.test_dataloader.dataset.update(classes=names, novel=[name for name in names if name not in seen])
+        cfg.custom_hooks = [dict(type=WordVectors)]
+        train(cfg, tmp_path / variant)
+        scores[variant] = measure(cfg, tmp_path / variant / 'step_400.pth', tmp_path / 'test')
+    assert scores['text']['base/AP50'] > 0.2
+    assert scores['vild']['novel/AP50'] > scores['text']['novel/AP50'] + 0.05
