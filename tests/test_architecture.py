@@ -25,8 +25,8 @@ ROWS = [
     ['cli', 'demo'],
 ]
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
-# Within row 0 the order is: utils, then structures and registry.
-MAY_IMPORT_PEER = {('registry', 'utils'), ('structures', 'utils')}
+# Within row 0 the order is: utils, then structures, registry and mmcv_ops.
+MAY_IMPORT_PEER = {('registry', 'utils'), ('structures', 'utils'), ('mmcv_ops', 'utils')}
 DETECTION_ONLY = {'mmdet', 'mmcv'}
 DETECTION_ROOMS = (
     'mmcv_ops',
