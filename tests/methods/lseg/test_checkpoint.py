@@ -11,6 +11,7 @@ from clipdense.clip.sizes import ClipSize
 from clipdense.methods.lseg.checkpoint import from_official, recognise
 from clipdense.utils.errors import CheckpointError
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights
 from clipdense.weights.key_map import from_ours
 
 from .conftest import RESNET, TEXT, VIT
@@ -149,3 +150,25 @@ def test_heads_are_asked_for(golden):
 )
 def test_recognise(keys, expected):
     assert recognise(keys) is expected
+
+
+def test_a_lightning_file_is_read(official, image, tmp_path):
+    """As it lies on disk: the state beside epochs, callbacks and hyper-parameters."""
+    path = tmp_path / 'demo.ckpt'
+    half = {key: x.half() if 'head1' in key else x for key, x in official.items()}
+    torch.save(
+        {
+            'epoch': 200,
+            'state_dict': half,
+            'hyper_parameters': {'backbone': 'clip_vitl16_384'},
+            'lr_schedulers': [],
+        },
+        path,
+    )
+    tensors = read_weights(path).tensors
+    assert recognise(tensors)
+    model = from_official(tensors, num_heads=4)
+    assert model.project.weight.dtype == torch.float32
+    with torch.no_grad():
+        expected = from_official(official, num_heads=4).pixel_logits(image, torch.eye(5, 32))
+        assert_close(model.pixel_logits(image, torch.eye(5, 32)), expected, atol=0.05, rtol=0.05)
