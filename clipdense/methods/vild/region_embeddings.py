@@ -148,7 +148,7 @@ def embed_dataset(
         dist.barrier()
     store = RegionStore.create(folder, facts, [])
     left = set(store.unfinished)
-    mine = [at for at, one in enumerate(pictures) if one.image_id in left][rank() :: world_size()]
+    mine = [at for at in range(rank(), len(pictures), world_size()) if pictures[at].image_id in left]
     crop = CentreCrop.of(clip.preprocess)
     for first in track(range(0, len(mine), _FLUSH), 'embedding regions'):
         boxes = {at: propose(model, dataset, at, regions) for at in mine[first : first + _FLUSH]}

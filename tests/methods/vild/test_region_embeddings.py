@@ -133,6 +133,18 @@ def test_an_interrupted_run_goes_on(tiny, dataset, tmp_path, monkeypatch):
         assert np.array_equal(store[one.image_id].embeddings, whole[one.image_id].embeddings)
 
 
+def test_processes_share_the_pictures(tiny, dataset, tmp_path, monkeypatch):
+    """Each takes its own, even where another has already begun."""
+    monkeypatch.setattr(region_embeddings, 'world_size', lambda: 2)
+    monkeypatch.setattr(region_embeddings.dist, 'barrier', lambda: None)
+    done = []
+    for number in (0, 1):
+        monkeypatch.setattr(region_embeddings, 'rank', lambda number=number: number)
+        monkeypatch.setattr(region_embeddings, 'is_main', lambda number=number: number == 0)
+        done.append(len(embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6).unfinished))
+    assert done == [1, 0]
+
+
 @pytest.mark.parametrize('change', ['teacher', 'detector'])
 def test_a_foreign_store_is_refused(tiny, dataset, tmp_path, change):
     embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6)
