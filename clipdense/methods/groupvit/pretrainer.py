@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from clipdense.utils.errors import InputError
 
 from .background import background_loss
 from .checkpoint import load
+from .encoder import GroupFeatures
 from .model import GroupVit
 from .start import start_from_clip
 
@@ -41,6 +43,8 @@ class GroupVitPretrainer(BaseModel):
         form: 'mean' (released code) or 'sum' (paper), see ``multi_label_loss``.
         equal_texts_match: see above.
         background_weight: of ``background_loss``; above 0 the model learns a background embedding.
+        balance_weight: of a term of ours against collapse, where one group takes whole pictures: minus the
+            mutual information of tokens and groups, see ``assignment_information``.
         start: weights of a CLIP that the GroupViT starts from, see ``start_from_clip``.
         micro_batch: pairs that go through the towers together; the gradient is that of the whole batch but
             for batch norm, which sees micro-batches.  None takes all at once.
@@ -62,13 +66,14 @@ class GroupVitPretrainer(BaseModel):
         form: Literal['mean', 'sum'] = 'mean',
         equal_texts_match: bool = False,
         background_weight: float = 0.0,
+        balance_weight: float = 0.0,
         start: str | None = None,
         micro_batch: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         model: GroupVit = load(clip) if isinstance(clip, (str, Path)) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
-        if min(multi_label_weight, background_weight) < 0:
+        if min(multi_label_weight, background_weight, balance_weight) < 0:
             raise InputError('weights of losses must not be negative')
         if form not in ('mean', 'sum'):
             raise InputError(f"form of the multi-label loss is 'mean' or 'sum', got {form!r}")
@@ -85,7 +90,7 @@ class GroupVitPretrainer(BaseModel):
         self.clip = model
         self.multi_label_weight, self.form = multi_label_weight, form
         self.equal_texts_match = equal_texts_match
-        self.background_weight = background_weight
+        self.background_weight, self.balance_weight = background_weight, balance_weight
         self.micro_batch = micro_batch
         model.set_gradient_checkpointing(gradient_checkpointing)
 
@@ -120,7 +125,8 @@ class GroupVitPretrainer(BaseModel):
         self,
         images: Tensor,
         texts: Tensor,
-        groups: Tensor | None = None,
+        groups: Tensor,
+        information: Tensor,
         captions: Tensor | None = None,
         phrases: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -129,7 +135,8 @@ class GroupVitPretrainer(BaseModel):
         Args:
             images: (B, D), unit norm, of this process.
             texts: (B, 1 + M, D), unit norm; the caption first, then the prompts.
-            groups: (B, G, D), unit norm.
+            groups: (B, G, D), unit norm; not looked at without a background.
+            information: (B,) of ``assignment_information``.
             captions, phrases: (B,), (B, M) numbers, equal where texts are; None where that must not matter.
         """
         images, texts = at_least_fp32(images), at_least_fp32(texts)
@@ -147,10 +154,12 @@ class GroupVitPretrainer(BaseModel):
             own_scale = self.clip.multi_label_logit_scale.exp()
             value = multi_label_loss(images, prompts, own_scale, self.form, phrases)
             losses['multi_label_loss'] = self.multi_label_weight * value
-        if groups is not None and self.clip.background is not None:
+        if self.background_weight and self.clip.background is not None:
             background = F.normalize(self.clip.background, dim=-1)
             value = background_loss(at_least_fp32(groups), prompts, background, scale, phrases)
             losses['background_loss'] = self.background_weight * value
+        if self.balance_weight:
+            losses['balance_loss'] = -self.balance_weight * information.mean()
         return losses
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
@@ -168,19 +177,19 @@ class GroupVitPretrainer(BaseModel):
         return {'loss': total, **losses, 'logit_scale': self.clip.logit_scale.exp().detach()}
 
     def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Unit embeddings of pictures (B, D), of texts (B, 1 + M, D) and, where needed, of groups."""
+        """Unit embeddings of pictures (B, D), texts (B, 1 + M, D) and groups (B, G, D); information (B,)."""
         ids = part['token_ids'][:, None]  # (B, 1, L)
         if self.needs_prompts:
             ids = torch.cat([ids, part['prompt_ids']], dim=1)
         different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
         texts = F.normalize(self.clip.text.project(self.clip.text(different)[places]), dim=-1)
         texts = texts.unflatten(0, ids.shape[:2])  # (B, 1 + M, D)
-        if not self.background_weight:
-            return self.clip.encode_image(part['images'], normalize=True), texts
         features = self.clip.image(part['images'])
-        both = torch.cat([features.pooled[:, None], features.groups], dim=1)  # batch norm sees them together
+        both = features.pooled[:, None]  # (B, 1, C)
+        if self.background_weight:
+            both = torch.cat([both, features.groups], dim=1)  # batch norm sees them together
         both = F.normalize(self.clip.image.project(both), dim=-1)
-        return both[:, 0], texts, both[:, 1:]
+        return both[:, 0], texts, both[:, 1:], assignment_information(features)
 
     def _numbers(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Which texts are equal, where that matters."""
@@ -203,3 +212,22 @@ class GroupVitPretrainer(BaseModel):
                 'the multi-label loss needs prompts: give the dataset tokenizer=dict(type=NounPrompts, ...), '
                 'or set multi_label_weight=0'
             )
+
+
+def assignment_information(features: GroupFeatures) -> Tensor:
+    """How much a token's group tells about the token, (B,): 0 where all go the same way, 1 at most.
+
+    It is the entropy of the groups' sizes minus that of a token's own choice, over the logarithm of the
+    number of groups, in the mean over stages: high where groups are of like size and choices are sharp.
+    """
+    found = [features.pooled.new_zeros(len(features.pooled))]
+    for assignment in features.assignments:
+        soft = assignment.soft  # (B, G, N)
+        if soft.shape[1] > 1:
+            sizes = _entropy(soft.mean(dim=-1), dim=1)  # (B,)
+            found.append((sizes - _entropy(soft, dim=1).mean(dim=-1)) / log(soft.shape[1]))
+    return torch.stack(found).sum(dim=0) / max(len(found) - 1, 1)
+
+
+def _entropy(p: Tensor, dim: int) -> Tensor:
+    return -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(dim=dim)

@@ -15,7 +15,9 @@ from torch.testing import assert_close
 from clipdense.clip.losses import text_numbers
 from clipdense.engine.train_step import average_gradients
 from clipdense.methods.groupvit.background import background_loss
-from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
+from clipdense.methods.groupvit.encoder import GroupFeatures
+from clipdense.methods.groupvit.grouping import Assignment
+from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer, assignment_information
 from clipdense.utils.errors import InputError
 
 SOFT = {'assign': 'soft'}  # without noise, so that runs can be compared
@@ -54,6 +56,7 @@ def step(model, data, lr=0.0):
         {'equal_texts_match': True},
         {'multi_label_weight': 0.0},
         {'background_weight': 0.5},
+        {'balance_weight': 0.5},
     ],
     ids=str,
 )
@@ -63,9 +66,8 @@ def test_every_parameter_learns(tiny, options):
     model = GroupVitPretrainer(clip, **options).train()
     out = step(model, batch())
     assert out['loss'].isfinite()
-    expected = {'contrastive_loss', 'multi_label_loss', 'background_loss'}
-    if 'background_weight' not in options:
-        expected.remove('background_loss')
+    expected = {'contrastive_loss', 'multi_label_loss'}
+    expected |= {f'{name}_loss' for name in ('background', 'balance') if f'{name}_weight' in options}
     if 'multi_label_weight' in options:
         expected.remove('multi_label_loss')
     assert {name for name in out if name.endswith('_loss')} == expected
@@ -100,7 +102,8 @@ def test_equal_captions_are_wrong_for_each_other_as_released(tiny):
     numbers = text_numbers(data['token_ids'])
     assert len(numbers.unique()) == 1
     # All six are right, so that no text is to be preferred; only the pictures may be told apart.
-    alike = matched.loss(images[:1].expand(6, -1), texts, captions=numbers)['contrastive_loss']
+    nothing = torch.zeros(6, 0, 8), torch.zeros(6)
+    alike = matched.loss(images[:1].expand(6, -1), texts, *nothing, captions=numbers)['contrastive_loss']
     assert alike.item() == pytest.approx(log(6), rel=1e-4)
 
 
@@ -139,6 +142,21 @@ def test_background_loss_by_hand(same):
     assert background_loss(everything_background, prompts, axes[2], 20.0).item() == pytest.approx(
         log(2), rel=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ('soft', 'expected'),
+    [
+        ([[1.0, 1.0], [0.0, 0.0]], 0.0),  # one group takes all
+        ([[0.5, 0.5], [0.5, 0.5]], 0.0),  # nobody decides
+        ([[1.0, 0.0], [0.0, 1.0]], 1.0),
+    ],
+    ids=['collapsed', 'undecided', 'parted'],
+)
+def test_information_by_hand(soft, expected):
+    soft = torch.tensor([soft])
+    features = GroupFeatures(torch.zeros(1, 4), torch.zeros(1, 2, 4), [Assignment(soft, soft)], (1, 2))
+    assert assignment_information(features).tolist() == pytest.approx([expected], abs=1e-6)
 
 
 def test_the_checkpoint_says_what_it_holds(tiny):
