@@ -106,12 +106,9 @@ class ViLD(TwoStageDetector):
 
         Raises:
             ValueError: as many classes must be embedded as the vocabulary has.
-            InputError: training needs base classes, and the vocabulary has none.
         """
         if embeddings.num_classes != len(vocabulary):
             raise ValueError(f'{embeddings.num_classes} embedded classes for {len(vocabulary)} names')
-        if self.training and not vocabulary.base:
-            raise InputError('all classes of the vocabulary are novel: training needs base classes')
         novel = torch.tensor([name in vocabulary.novel for name in vocabulary.class_names])
         self.roi_head.bbox_head.set_vocabulary(embeddings.queries, embeddings.query_class, novel)
         self.vocabulary, self.num_classes = vocabulary, len(vocabulary)
@@ -155,16 +152,17 @@ class ViLD(TwoStageDetector):
 
     def _check_labels(self, samples: Sequence[DetDataSample]) -> None:
         """Objects of novel classes would be pushed away from their own names."""
-        head = self.roi_head.bbox_head
-        if head.novel is None:
+        novel = self.roi_head.bbox_head.novel
+        if novel is None:
             return
-        for one in samples:
-            labels = one.gt_instances.labels
-            if len(labels) and (int(labels.max()) >= len(head.novel) or head.novel[labels].any()):
-                raise InputError(
-                    'training shows objects of classes that the vocabulary lacks or counts as novel: '
-                    'train on a dataset of base classes'
-                )
+        if novel.all():
+            raise InputError('all classes of the vocabulary are novel: training needs base classes')
+        labels = torch.cat([one.gt_instances.labels for one in samples])
+        if len(labels) and (int(labels.max()) >= len(novel) or novel[labels].any()):
+            raise InputError(
+                'training shows objects of classes that the vocabulary lacks or counts as novel: '
+                'train on a dataset of base classes'
+            )
 
 
 def _objects_alone(sample: DetDataSample) -> DetDataSample:
