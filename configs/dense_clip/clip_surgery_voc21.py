@@ -20,3 +20,4 @@ model.update(
     slide=dict(short_side=512),
 )
 test_dataloader['dataset'].update(vocabulary='voc21_clearclip')
+custom_hooks[0].update(templates='imagenet_scene')
