@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -141,6 +143,17 @@ class GroupingBlock(nn.Module):
         gathered, assignment = self.assign(queries, x)
         groups = gathered + queries
         return self.reduction(groups) + self.mlp(self.norm_groups(groups)), assignment
+
+
+def patch_shares(assignments: Sequence[Assignment]) -> Tensor:
+    """Share of each last group in each patch (B, G, N): the product of the stages' soft assignments.
+
+    Raises:
+        ValueError: a tower without groups.
+    """
+    if not assignments:
+        raise ValueError('this tower makes no groups: nothing can be segmented with it')
+    return reduce(lambda so_far, stage: stage.soft @ so_far, assignments[1:], assignments[0].soft)
 
 
 def straight_through(soft: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from clipdense.clip.preprocess import STATISTICS, Preprocess
 from clipdense.clip.sizes import TextSize
 from clipdense.clip.text import TextTransformer
 from clipdense.registry import MODELS
+from clipdense.structures import ImageFeatures
 
 from .encoder import GroupVitEncoder, Projector
-from .grouping import Assignment
+from .grouping import Assignment, patch_shares
 from .sizes import GroupVitSize
 
 
@@ -88,6 +89,15 @@ class GroupVit(CLIP):
         """Everything that ``build_group_vit`` needs to build this model again."""
         multi_label, background = self.multi_label_logit_scale is not None, self.background is not None
         return GroupVitSize(self.image.size, self.text.size, multi_label, background)
+
+    def image_features(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) -> pooled (B, C), patch tokens (B, N, C), grid.
+
+        A patch is the mixture of the groups that it has a share in.
+        """
+        features = self.image(images)
+        shares = patch_shares(features.assignments)  # (B, G, N)
+        return ImageFeatures(features.pooled, shares.mT @ features.groups, features.grid)
 
     def encode_groups(self, images: Tensor) -> GroupEmbeddings:
         """(B, 3, H, W), any H and W -> the embeddings of each picture and of each of its groups."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .checkpoint import load
-from .grouping import Assignment
+from .grouping import patch_shares
 from .model import GroupEmbeddings, GroupVit
 
 # Of the released code, by dataset; the paper says 0.9, 0.5 and nothing for COCO.
@@ -179,17 +178,6 @@ def default_slide(clip: GroupVit, short_side: int | None = None) -> Slide:
     """The released protocol in proportion: at 224 pixels, short side 448, windows of 448, stride 224."""
     side = clip.image.size.image_size
     return Slide(short_side=short_side or 2 * side, window=2 * side, stride=side)
-
-
-def patch_shares(assignments: list[Assignment]) -> Tensor:
-    """Share of each last group in each patch (B, G, N): the product of the stages' soft assignments.
-
-    Raises:
-        ValueError: a tower without groups.
-    """
-    if not assignments:
-        raise ValueError('this tower makes no groups: nothing can be segmented with it')
-    return reduce(lambda so_far, stage: stage.soft @ so_far, assignments[1:], assignments[0].soft)
 
 
 def pixel_groups(embedded: GroupEmbeddings, size: tuple[int, int]) -> Tensor:

@@ -19,9 +19,9 @@ from clipdense.methods.groupvit.checkpoint import (
     save_huggingface,
     to_official,
 )
+from clipdense.methods.groupvit.grouping import patch_shares
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
-from clipdense.methods.groupvit.segmenter import patch_shares
 from clipdense.methods.groupvit.sizes import PUBLISHED, GroupVitSize
 from clipdense.utils.errors import CheckpointError, InputError
 

@@ -7,12 +7,11 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from clipdense.methods.groupvit.grouping import Assignment
+from clipdense.methods.groupvit.grouping import Assignment, patch_shares
 from clipdense.methods.groupvit.segmenter import (
     GroupVitSegmenter,
     background_scores,
     group_scores,
-    patch_shares,
     pixel_groups,
 )
 from clipdense.structures import ClassEmbeddings
