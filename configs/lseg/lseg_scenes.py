@@ -17,7 +17,6 @@ from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.segmentation_crops import SegmentationCrops
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.methods.lseg.backbones import ResNetPyramid
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.methods.lseg.training import ScratchFaster
@@ -28,8 +27,7 @@ with read_base():
 
 model = dict(
     type=LSeg,
-    backbone=dict(type=ResNetPyramid),  # the CLIP's own image tower
-    clip='quickstart/train/clip.safetensors',
+    clip='quickstart/train/clip.safetensors',  # its image tower is the backbone
     width=48,
     temperature=0.03,
     statistics='openai',
@@ -52,7 +50,7 @@ train_dataloader = dict(
         scale=(1.0, 1.0),
     ),
 )
-train_cfg = dict(max_steps=3000)
+train_cfg = dict(max_steps=1200)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     constructor=ScratchFaster,
@@ -65,7 +63,7 @@ custom_hooks = [
     dict(type=VocabularyHook, templates='name'),
     dict(
         type=SegmenterEvaluationHook,
-        interval=1000,
+        interval=400,
         evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
     ),
 ]

@@ -14,7 +14,6 @@ from torch.optim import AdamW
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.segmentation_crops import SegmentationCrops
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.methods.lseg.backbones import ResNetPyramid
 from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 from clipdense.methods.lseg.training import ScratchFaster
@@ -62,8 +61,7 @@ class_names = (
 model = dict(
     type=ClosedSetDPT,
     class_names=class_names,
-    backbone=dict(type=ResNetPyramid),  # the CLIP's own image tower
-    clip='quickstart/train/clip.safetensors',
+    clip='quickstart/train/clip.safetensors',  # its image tower is the backbone
     width=48,
     statistics='openai',
 )
@@ -85,7 +83,7 @@ train_dataloader = dict(
         scale=(1.0, 1.0),
     ),
 )
-train_cfg = dict(max_steps=3000)
+train_cfg = dict(max_steps=1200)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     constructor=ScratchFaster,
@@ -98,7 +96,7 @@ custom_hooks = [
     dict(type=ClosedVocabularyHook),
     dict(
         type=SegmenterEvaluationHook,
-        interval=1000,
+        interval=400,
         evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
     ),
 ]

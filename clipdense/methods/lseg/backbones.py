@@ -21,7 +21,7 @@ from clipdense.utils.errors import InputError
 
 from .dpt import ReadoutMode, Reassemble
 
-_SCALES = {8: (2, 1, 0.5, 0.5), 16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}  # by patch size
+_SCALES = {8: (2, 1, 0.5, 0.25), 16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}  # by patch size
 
 
 @MODELS.register_module()

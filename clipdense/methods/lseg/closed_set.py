@@ -49,7 +49,7 @@ class ClosedSetDPT(LSeg):
     def __init__(
         self,
         class_names: Sequence[str],
-        backbone: nn.Module | dict,
+        backbone: nn.Module | dict | None = None,
         clip: nn.Module | dict | str | None = None,
         width: int = 256,
         loss: dict[str, Any] | None = None,

@@ -24,7 +24,7 @@ from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .backbones import load_pretrained
+from .backbones import ResNetPyramid, TransformerPyramid, load_pretrained
 from .dpt import DPT
 from .head import CosineHead
 from .losses import check_labels, pixel_cross_entropy
@@ -38,8 +38,8 @@ class LSeg(SegmentationModel):
     """Pixel embeddings from an image network and a DPT decoder, compared with embedded words.
 
     Args:
-        backbone: gives four maps, see ``backbones``; a module or its config.  A config that names no network
-            takes the CLIP's own image tower and fine-tunes it.
+        backbone: gives four maps, see ``backbones``; a module or its config.  Left out, or where it names no
+            network, the CLIP's own image tower is fine-tuned.
         clip: whose frozen text tower embeds the words: a model, its config, or weights as ``clipdense.load``
             takes them.  None where embeddings come from a file (``PrecomputedVocabularyHook``).
         embed_dim: D, where there is no text tower to say it.
@@ -60,7 +60,7 @@ class LSeg(SegmentationModel):
 
     def __init__(
         self,
-        backbone: nn.Module | dict,
+        backbone: nn.Module | dict | None = None,
         clip: nn.Module | dict | str | None = None,
         embed_dim: int | None = None,
         width: int = 256,
@@ -200,11 +200,18 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     )
 
 
-def _with_network(backbone: nn.Module | dict, clip: Any) -> nn.Module | dict:
-    """The config of a pyramid with the CLIP's image tower where it names no network."""
-    if not isinstance(backbone, dict) or {'vit', 'resnet'} & backbone.keys():
+def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | dict:
+    """A backbone that names no network takes the CLIP's image tower, in the pyramid that fits it."""
+    if isinstance(backbone, nn.Module) or (backbone and {'vit', 'resnet'} & backbone.keys()):
         return backbone
     if not isinstance(clip, CLIP):
         raise InputError('the backbone names no network, and there is no CLIP to lend its image tower')
-    key = 'resnet' if isinstance(clip.image, ModifiedResNet) else 'vit'
-    return {**backbone, key: clip.image}
+    key, kind = ('vit', TransformerPyramid)
+    if isinstance(clip.image, ModifiedResNet):
+        key, kind = ('resnet', ResNetPyramid)
+    asked = (backbone or {}).get('type', kind)
+    if asked not in (kind, kind.__name__):
+        raise InputError(
+            f"the CLIP's image tower is a {type(clip.image).__name__}: it needs a {kind.__name__}"
+        )
+    return {**(backbone or {}), 'type': kind, key: clip.image}

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from clipdense.methods.lseg.backbones import TransformerPyramid, default_hooks, timm_network
+from clipdense.methods.lseg.backbones import ResNetPyramid, TransformerPyramid, default_hooks, timm_network
 from clipdense.methods.lseg.closed_set import ClosedSetDPT
 from clipdense.methods.lseg.episodes import EpisodeLSeg
 from clipdense.methods.lseg.head import CosineHead
@@ -248,10 +248,14 @@ def test_the_backbone_may_be_the_image_tower_of_the_clip(make_clip, image):
     weight = next(clip.image.parameters()).clone()
     kind = {
         'vit': {'type': TransformerPyramid, 'channels': (8,) * 4, 'scales': (4, 2, 1, 0.5)},
-        'resnet': {'type': 'clipdense.ResNetPyramid'},
+        'resnet': {'type': 'ResNetPyramid'},
     }[image]
     model = LSeg(kind, clip, width=16)
     assert torch.equal(next(getattr(model.backbone, image).parameters()), weight)
+    assert type(LSeg(clip=make_clip(image), width=16).backbone) is type(model.backbone)
+    other = ResNetPyramid if image == 'vit' else TransformerPyramid
+    with pytest.raises(InputError, match=f'needs a {type(model.backbone).__name__}'):
+        LSeg({'type': other}, make_clip(image))
 
 
 def test_a_closed_head_never_names_what_it_did_not_learn(make_backbone):
