@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from clipdense.utils.dist import is_main
@@ -117,7 +118,7 @@ def test(
     cfg = _prepared(config, work_dir, options)
     for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[part] = None
-    argument = getattr(cfg.model.get('type'), 'weights_argument', None)
+    argument = getattr(part_class(cfg.model), 'weights_argument', None)
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights
         cfg.model[argument] = str(checkpoint)
@@ -150,6 +151,16 @@ def load_config(config: str | Path | Config, options: Sequence[str] | Mapping[st
     except Exception as error:
         raise InputError(f'options do not fit {_name(cfg)}: {error}') from error
     return cfg
+
+
+def part_class(part: Mapping[str, Any] | None) -> Any:
+    """What a part of a config is built by; a config that a run has left names it as text.
+
+    Returns:
+        A class or function, or None where there is none.
+    """
+    kind = (part or {}).get('type')
+    return kind if kind is None or callable(kind) else get_object_from_string(kind)
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip.model import CLIP
-from clipdense.engine.launch import load_config
+from clipdense.engine.launch import load_config, part_class
 from clipdense.engine.model_weights import load_strict
 from clipdense.methods.dense_clip.segmenter import DenseCLIP, default_slide
 from clipdense.methods.groupvit import checkpoint as groupvit_checkpoint
@@ -135,7 +135,10 @@ def load_segmenter(
 
 
 def load_trained(
-    config: str | Path, weights: str | Path, device: str | None = None, options: Sequence[str] = ()
+    config: str | Path,
+    weights: str | Path,
+    device: str | None = None,
+    options: Sequence[str] | Mapping[str, Any] = (),
 ) -> SegmentationModel:
     """A segmenter as a config describes it, with the weights that training left.
 
@@ -143,7 +146,7 @@ def load_trained(
         config: a file, or the name of a recipe.
         weights: a checkpoint whose names and shapes fit; for a training-free model those of its CLIP.
         device: see ``choose_device``.
-        options: ``['key.of.entry=value', ...]``, replacing entries of the config.
+        options: ``['key.of.entry=value', ...]`` or a dict, replacing entries of the config.
 
     Raises:
         InputError: a config of something else than a segmenter.
@@ -151,7 +154,7 @@ def load_trained(
     """
     place = choose_device(device)
     part = load_config(config, options).get('model') or {}
-    kind = part.get('type')
+    kind = part_class(part)
     if not (isinstance(kind, type) and issubclass(kind, SegmentationModel)):
         raise InputError(f'{config} describes no segmenter, but {getattr(kind, "__name__", "nothing")}')
     argument = getattr(kind, 'weights_argument', None)

@@ -91,6 +91,7 @@ class Segmenter:
         config: str | Path,
         weights: str | Path,
         *,
+        options: Sequence[str] | Mapping[str, Any] = (),
         templates: str | Sequence[str] | None = None,
         device: str | None = None,
         cache: bool = True,
@@ -98,13 +99,13 @@ class Segmenter:
         """A segmenter that was trained by a config.
 
         Args:
-            config, weights, device: see ``hub.load_trained``.
+            config, weights, options, device: see ``hub.load_trained``.
             templates, cache: see the class; templates should be those of the training.
 
         Raises:
             InputError: a model without a text tower, whose words are a file of embeddings.
         """
-        model = load_trained(config, weights, device)
+        model = load_trained(config, weights, device, options)
         if getattr(model, 'clip', None) is None:
             raise InputError(f'{config} has no text tower: its words come from a file of embeddings')
         return cls(model, model.clip, templates, cache)

@@ -126,6 +126,14 @@ def test_a_config_and_its_checkpoint(lseg_run, photo):
     assert segmenter(photo, WORDS).mask.shape == (21, 34)
 
 
+def test_the_config_that_a_run_left(lseg_run, tmp_path):
+    """MMEngine writes classes as text there."""
+    left = tmp_path / 'left.py'
+    clipdense.inference.hub.load_config(lseg_run[0]).dump(left)
+    assert 'import' not in left.read_text()
+    assert isinstance(clipdense.Segmenter.from_config(left, lseg_run[1]).model, LSeg)
+
+
 def test_a_training_free_config_is_built_around_its_weights(tmp_path, clip_file, photo):
     config = tmp_path / 'dense.py'
     config.write_text(

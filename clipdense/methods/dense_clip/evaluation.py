@@ -60,7 +60,7 @@ class ZeroShotSegmentation:
         self.background_words = tuple(background_words)
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
-        """``miou``, ``foreground`` (without the background class) and ``chance``."""
+        """``miou`` and ``foreground`` (without the background class), ``chance`` and ``foreground_chance``."""
         model = DenseCLIP(clip, **self.settings)
         model = model.to(next(clip.parameters()).device).eval()
         vocabulary = self._vocabulary()
@@ -77,11 +77,12 @@ class ZeroShotSegmentation:
             guess = torch.randint(classes, mask.shape, generator=dice)
             found += confusion_matrix(labels, mask, classes, self.ignore_index)
             guessed += confusion_matrix(guess, mask, classes, self.ignore_index)
-        scores = mean_iou(found)
+        scores, chance = mean_iou(found), mean_iou(guessed)
         return {
             f'{self.name}/miou': scores.mean_iou,
             f'{self.name}/foreground': _foreground(scores.iou, model.background_index),
-            f'{self.name}/chance': mean_iou(guessed).mean_iou,
+            f'{self.name}/chance': chance.mean_iou,
+            f'{self.name}/foreground_chance': _foreground(chance.iou, model.background_index),
         }
 
     def _vocabulary(self) -> Vocabulary:

@@ -28,6 +28,7 @@ from .backbones import ResNetPyramid, TransformerPyramid, load_pretrained
 from .dpt import DPT
 from .head import CosineHead
 from .losses import check_labels, pixel_cross_entropy
+from .regularize import RegularizationBlock
 from .text import FrozenText
 
 PixelMap = tuple[Tensor, Tensor]  # what the head keeps (B, ., h, w), (B, 2) sizes of the pictures in pixels
@@ -64,7 +65,7 @@ class LSeg(SegmentationModel):
         clip: nn.Module | dict | str | None = None,
         embed_dim: int | None = None,
         width: int = 256,
-        block: nn.Module | dict | None = None,
+        block: RegularizationBlock | dict | None = None,
         temperature: float = 0.07,
         loss: dict[str, Any] | None = None,
         statistics: str = 'half',
@@ -209,8 +210,8 @@ def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | d
     key, kind = ('vit', TransformerPyramid)
     if isinstance(clip.image, ModifiedResNet):
         key, kind = ('resnet', ResNetPyramid)
-    asked = (backbone or {}).get('type', kind)
-    if asked not in (kind, kind.__name__):
+    asked = (backbone or {}).get('type', kind)  # text in a config that a run has left
+    if getattr(asked, '__name__', str(asked).rpartition('.')[2]) != kind.__name__:
         raise InputError(
             f"the CLIP's image tower is a {type(clip.image).__name__}: it needs a {kind.__name__}"
         )
