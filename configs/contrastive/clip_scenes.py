@@ -4,9 +4,11 @@
     clipdense scenes data/scenes_long --train 60000
     clipdense train contrastive/clip_scenes
 
-Cost: not yet measured.  12,000 steps are planned for an hour on 2 cores, from the 121 pictures per
-CPU-second of short trials.
-Score: not yet measured.  Trials of up to 302 CPU-seconds had not learned shapes; see docs/learning_scenes.md.
+Cost: 51 CPU-minutes in one thread, and a little of a second core for reading; 47 minutes by its first ten
+on a quiet AMD EPYC (AVX2, fp32, 320 pictures/s), 84 minutes as it ran, beside other jobs (load 2 to 6).
+Score (seed 0): zero-shot accuracy on unseen combinations 0.841 among their own 16 names (chance 0.062),
+0.562 among all 64; base 0.842 / 0.736, novel 0.864 / 0.725; training-free mIoU of base / novel / unseen by
+maskclip 0.102 / 0.150 / 0.134 (chance 0.007 / 0.016 / 0.016).  How it came about: docs/learning_scenes.md.
 """
 
 from mmengine.config import read_base
@@ -35,14 +37,14 @@ model = dict(
             image=dict(
                 image_size=32,
                 patch_size=4,
-                width=128,
+                width=96,
                 layers=4,
-                heads=4,
-                mlp_width=512,
-                embed_dim=128,
+                heads=3,
+                mlp_width=192,
+                embed_dim=96,
                 activation='gelu',
             ),
-            text=dict(width=128, layers=2, heads=4, mlp_width=512, embed_dim=128, activation='gelu'),
+            text=dict(width=96, layers=2, heads=3, mlp_width=192, embed_dim=96, activation='gelu'),
         ),
     ),
 )
@@ -57,13 +59,13 @@ train_dataloader = dict(
         shuffle=2000,
     ),
 )
-train_cfg = dict(max_steps=12_000)
+train_cfg = dict(max_steps=14_000)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     precision='auto',
     optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
 )
-param_scheduler = [dict(type=WarmupCosine, warmup=400)]
+param_scheduler = [dict(type=WarmupCosine, warmup=300)]
 custom_hooks = [
     dict(
         type=EvaluationHook,
