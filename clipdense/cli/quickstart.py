@@ -46,6 +46,7 @@ def quickstart(
     from clipdense.inference.segmenter import Segmenter
 
     data, run = out / 'scenes', out / 'train'
+    lseg = out / 'lseg' / 'lseg_scenes.py'  # the config as it was run
     weights, gallery, results = run / 'clip.safetensors', out / 'gallery.png', out / 'results.json'
     refuse_existing([results], overwrite)
     begin, cores = time.monotonic(), os.cpu_count() or 1
@@ -87,10 +88,8 @@ def quickstart(
     print(table(metrics))
     write_json(results, {'minutes': round(minutes, 2), 'seed': seed, **metrics})
     print(f'\n{minutes:.1f} minutes.  Weights: {weights}  Gallery: {gallery}  Numbers: {results}')
-    print(f"Next: clipdense segment PHOTO --classes 'a, b, c' --weights {weights}")
-    print(
-        f'or, by LSeg: clipdense segment PHOTO --classes ... --config {run.with_name("lseg")} --weights {masks}'
-    )
+    print(f"Next: clipdense segment PHOTO --classes 'a, b, c' --config {lseg} --weights {masks}")
+    print(f"or without masks: clipdense segment PHOTO --classes 'a, b, c' --weights {weights}")
 
 
 def table(metrics: Mapping[str, float]) -> str:
