@@ -159,6 +159,21 @@ def test_information_by_hand(soft, expected):
     assert assignment_information(features).tolist() == pytest.approx([expected], abs=1e-6)
 
 
+def test_what_is_compared(tiny):
+    """Pictures, captions before prompts, and groups, as the model itself embeds them."""
+    clip = tiny().eval()
+    clip.background = torch.nn.Parameter(torch.randn(8))
+    model, data = GroupVitPretrainer(clip, background_weight=1.0).eval(), batch()
+    part = {**data, 'images': model.data_preprocessor.normalise(data['images'])}
+    images, texts, groups, information = model._encode(part)
+    embedded = clip.encode_groups(part['images'])
+    assert_close(images, embedded.image)
+    assert_close(groups, embedded.groups)
+    assert_close(texts[:, 0], clip.encode_text(data['token_ids'], normalize=True))
+    assert_close(texts[:, 2], clip.encode_text(data['prompt_ids'][:, 1], normalize=True))
+    assert information.shape == (6,)
+
+
 def test_the_checkpoint_says_what_it_holds(tiny):
     assert GroupVitPretrainer(tiny()).checkpoint_meta()['clip']['format'] == 'clipdense'
 

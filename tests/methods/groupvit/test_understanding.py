@@ -94,9 +94,17 @@ class Labelled:
         return {'images': image, 'samples': SegmentationSample('', (16, 16), mask)}
 
 
-def test_labels_of_novel_classes_are_never_looked_at(tiny):
+def test_labels_of_novel_classes_are_never_looked_at(tiny, monkeypatch):
+    seen, add = [], GroupStatistics.add
+
+    def watched(self, scores, owner, labels):
+        seen.append(labels)
+        add(self, scores, owner, labels)
+
+    monkeypatch.setattr(GroupStatistics, 'add', watched)
     model = segmenter(tiny().eval())
     found = learn_thresholds(model, Labelled(novel_label=2))
+    assert set(torch.stack(seen).unique().tolist()) == {-1, 0, 1, 3}
     hidden = learn_thresholds(model, Labelled(novel_label=255))
     assert found == hidden
     assert 'dog' not in found
