@@ -29,6 +29,7 @@ from .pictures import each
 
 if TYPE_CHECKING:
     from clipdense.inference.results import Segmentation
+    from clipdense.inference.segmenter import Segmenter
     from clipdense.tasks.windows import Slide
     from clipdense.vocab.vocabulary import Vocabulary
 
@@ -54,6 +55,7 @@ WindowSide = Annotated[int | None, typer.Option('--window', help='Side of slidin
 Scales = Annotated[str, typer.Option(help="Sizes to average over: '0.75, 1, 1.25'.")]
 Flip = Annotated[bool, typer.Option('--flip', help='Average over mirrored pictures too.')]
 Opacity = Annotated[float, typer.Option(min=0.0, max=1.0, help='Of the colours in the overlay.')]
+Explain = Annotated[bool, typer.Option('--explain', help='GroupViT: its groups of each stage, too.')]
 MethodTemplates = Annotated[
     str | None, typer.Option(help="Prompt templates, the method's own unless said: imagenet, simple, ...")
 ]
@@ -79,6 +81,7 @@ def segment(
     scales: Scales = '1',
     flip: Flip = False,
     opacity: Opacity = 0.6,
+    explain: Explain = False,
     templates: MethodTemplates = None,
     activation: Activation = None,
     device: Device = None,
@@ -120,6 +123,8 @@ def segment(
     segmenter.set_vocabulary(vocabulary)
 
     def one(index: int) -> str:
+        if explain:
+            _write_groups(segmenter, paths[index], stems[index], opacity)
         return _write_segmentation(segmenter(paths[index]), paths[index], stems[index], opacity)
 
     each(paths, one, 'segmenting')
@@ -143,6 +148,16 @@ def _write_segmentation(result: Segmentation, path: Path, stem: Path, opacity: f
     write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})
     top = ', '.join(f'{name} {share:.0%}' for name, share in list(result.shares().items())[:3])
     return f'{stem}_overlay.png: {top}'
+
+
+def _write_groups(segmenter: Segmenter, path: Path, stem: Path, opacity: float) -> None:
+    """A picture for each stage of a GroupViT."""
+    from clipdense.inference.results import write_image
+    from clipdense.utils.image_io import read_image
+
+    picture = read_image(path)
+    for stage in segmenter.explain(picture):
+        write_image(f'{stem}_groups_{stage.stage}.png', stage.draw(picture, opacity))
 
 
 def _refuse_beside_config(*given: object) -> None:

@@ -12,6 +12,8 @@ from torch import nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.methods.groupvit.explain import StageMap, explain
+from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
 from clipdense.tasks.refine import PAMR
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
@@ -143,6 +145,18 @@ class Segmenter:
         return Segmentation(
             labels.classes.cpu().numpy(), labels.probability.cpu().numpy(), self.model.vocabulary, picture
         )
+
+    def explain(self, image: str | Path | Image.Image | Any) -> list[StageMap]:
+        """The groups that a GroupViT makes of a picture, stage by stage, each with its word.
+
+        Raises:
+            InputError: another method, an unreadable picture, or no words at all.
+        """
+        if not isinstance(self.model, GroupVitSegmenter):
+            raise InputError(
+                f'a {type(self.model).__name__} makes no groups: only a GroupViT explains itself'
+            )
+        return explain(self.model, read_image(image))
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

@@ -111,6 +111,15 @@ def test_groupvit_keeps_its_threshold(groupvit_file, threshold, expected):
     assert load_segmenter(groupvit_file, background_threshold=threshold).thresholds == expected
 
 
+def test_groupvit_explains_itself(groupvit_file, clip_file, photo):
+    segmenter = clipdense.Segmenter.from_pretrained(groupvit_file, cache=False)
+    segmenter.set_vocabulary(WORDS)
+    (stage,) = segmenter.explain(photo)
+    assert stage.draw(photo).size >= photo.size
+    with pytest.raises(InputError, match='DenseCLIP makes no groups'):
+        clipdense.Segmenter.from_pretrained(clip_file).explain(photo)
+
+
 def test_methods_bring_their_templates(clip_file, groupvit_file, lseg_run):
     from_file = clipdense.Segmenter.from_pretrained
     assert from_file(clip_file).templates == 'imagenet'
