@@ -5,8 +5,8 @@ somewhere in the picture, by log-sum-exp over the value path of the last block.
     clipdense train contrastive/clip_phrases_scenes
 
 Cost: 39 CPU-seconds for the first 90 steps, under load; the 2,000 steps here are not measured.
-Score: after 90 steps from the CLIP of clip_scenes, mIoU 0.288 and 0.279 on base (two seeds), 0.344 and 0.339 on
-novel, 0.267 and 0.254 on unseen; before them 0.160, 0.221 and 0.223.  docs/learning_groupvit.md.
+Score: after 90 steps from the CLIP of clip_scenes, mIoU 0.288 and 0.279 on base (two seeds), 0.344 and 0.339
+on novel, 0.267 and 0.254 on unseen; before them 0.160, 0.221 and 0.223.  docs/learning_groupvit.md.
 """
 
 from mmengine.config import read_base
