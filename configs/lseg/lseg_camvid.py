@@ -73,7 +73,7 @@ val_dataloader = dict(
 )
 val_cfg = dict()
 val_evaluator = dict(type=MeanIoU)
-train_cfg = dict(max_steps=1200, val_interval=300)
+train_cfg = dict(max_steps=500, val_interval=250)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     constructor=ScratchFaster,

@@ -20,6 +20,8 @@ class FrozenText(nn.Module):
         tokenizer: texts -> (K, L) token ids; belongs to the weights.
     """
 
+    unit_prompts = True
+
     def __init__(self, text: TextTransformer, tokenizer: Callable[..., Any]) -> None:
         super().__init__()
         self.text = text.requires_grad_(False).eval()
