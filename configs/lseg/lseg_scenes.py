@@ -3,8 +3,10 @@
     clipdense quickstart --out quickstart
     clipdense train lseg/lseg_scenes
 
-Cost: not yet measured.
-Score: not yet measured.
+Cost: 281 CPU-seconds, 12 minutes on one of two busy cores of an AMD EPYC (AVX2, fp32).
+Score: mIoU over the foreground of 320 pictures a split (seed 0), among own names and among all 64: base 0.600
+/ 0.502, novel 0.405 / 0.186, unseen 0.326 / 0.234; harmonic mean of base and novel 0.484 / 0.272.  The same
+CLIP without masks: 0.082 / 0.074, 0.107 / 0.089, 0.091 / 0.070.
 
 Backbone and words are the two towers of the CLIP that the quickstart trains; words go in bare, without a
 template, as in the release.

@@ -3,7 +3,8 @@
     clipdense test lseg/lseg_scenes_training_free quickstart/train/clip.safetensors
 
 Cost: no training.
-Score: not yet measured.
+Score: mIoU over the foreground of 320 pictures a split, with the quickstart's CLIP (seed 0), among own names
+and among all 64: base 0.082 / 0.074, novel 0.107 / 0.089, unseen 0.091 / 0.070.
 """
 
 from mmengine.config import read_base
