@@ -39,9 +39,11 @@ class CLIP(nn.Module):
     Attributes:
         preprocess: how these weights want their pictures.
         tokenizer: texts -> (K, L) int64 token ids; belongs to the weights as well.
+        unit_prompts: whether the prompts of a class have unit length before they are averaged.
     """
 
     preprocess: Preprocess
+    unit_prompts = True
 
     def __init__(
         self,

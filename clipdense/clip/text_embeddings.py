@@ -78,6 +78,8 @@ def embed_texts(
 ) -> Tensor:
     """Texts -> (Q, D) unit rows, fp32: the normalised mean over templates of normalised prompt embeddings.
 
+    A model whose ``unit_prompts`` is false, as a GroupViT, averages prompts of the length that they have.
+
     Prompts of like length share a batch, so that a causal tower is trimmed to what they need; the result is
     that of any other order.
 
@@ -90,7 +92,9 @@ def embed_texts(
     with evaluating(clip), torch.autocast(device.type, enabled=False):
         batches = _batches(clip.tokenizer, texts, templates, batch_size)
         for token_ids, rows in track(batches, 'Embedding words', total):
-            embeddings = F.normalize(clip.encode_text(token_ids.to(device)).float(), dim=-1)
+            embeddings = clip.encode_text(token_ids.to(device)).float()
+            if clip.unit_prompts:
+                embeddings = F.normalize(embeddings, dim=-1)
             if sums is None:
                 sums = embeddings.new_zeros(len(texts), embeddings.shape[1])
             sums.index_add_(0, rows.to(device), embeddings)

@@ -60,7 +60,7 @@ class ZeroShotSegmentation:
         self.background_words = tuple(background_words)
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
-        """``miou`` and ``foreground`` (without the background class), ``chance`` and ``foreground_chance``."""
+        """``miou``, ``foreground`` (without the background class), and chance of both."""
         model = DenseCLIP(clip, **self.settings)
         model = model.to(next(clip.parameters()).device).eval()
         vocabulary = self._vocabulary()

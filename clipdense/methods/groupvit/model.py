@@ -66,6 +66,7 @@ class GroupVit(CLIP):
 
     image: GroupVitEncoder  # type: ignore[assignment]
     text: GroupVitText
+    unit_prompts = False  # the release averages them as they leave the projector
 
     def __init__(
         self,
@@ -105,14 +106,6 @@ class GroupVit(CLIP):
         image, groups = self.image.project(features.pooled), self.image.project(features.groups)
         unit_groups = F.normalize(groups, dim=-1)
         return GroupEmbeddings(F.normalize(image, dim=-1), unit_groups, features.assignments, features.grid)
-
-    def encode_templates(self, token_ids: Tensor) -> Tensor:
-        """(K, T, L) prompts of each class -> unit embeddings (K, D), as the release averages them.
-
-        The mean is over embeddings as they leave the projector; CLIP normalises before averaging.
-        """
-        embeddings = self.encode_text(token_ids.flatten(0, 1)).unflatten(0, token_ids.shape[:2])
-        return F.normalize(embeddings.mean(dim=1), dim=-1)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
