@@ -35,7 +35,9 @@ Activation = Annotated[
         help='quick_gelu or gelu, where a file does not tell (open_clip files without their config).'
     ),
 ]
-Templates = Annotated[str, typer.Option(help='Prompt templates: imagenet (80), openai7, simple, name.')]
+Templates = Annotated[
+    str, typer.Option(help='Prompt templates: imagenet (80), imagenet_scene (85), openai7, simple, name.')
+]
 Device = Annotated[
     str | None, typer.Option(help='cpu, cuda, cuda:1, ... (default: a GPU where there is one).')
 ]
