@@ -1,7 +1,6 @@
 """Episodes of zero-shot and few-shot segmentation: one picture, one class, and everything else is 'others'.
 
-(H, W): pixels.  The lists follow HSNet's harness, which LSeg's zero-shot tables use; there is no support
-picture.
+(H, W): pixels.  The lists are those of HSNet's harness, which LSeg uses without support pictures.
 
 Source: Shaban et al. (arXiv 1709.03410) for PASCAL-5i; Nguyen and Todorovic (arXiv 1909.13140) for COCO-20i;
 Li et al. (arXiv 1907.12347) for FSS-1000; isl-org/lang-seg ``fewshot_data``.
@@ -288,10 +287,9 @@ def draw_episodes(
 
 
 def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
-    """The lists of ``CocoFold`` by name, from COCO's instances; HSNet's pickles may have another order.
+    """The lists of ``CocoFold`` by name, from COCO's instances (HSNet's pickles may have another order).
 
-    ``instances`` is ``instances_val2014.json`` or that of train; ``folder`` stands before the file names.
-    """
+    ``folder``, such as 'val2014', stands before the file names."""
     found = json.loads(Path(instances).read_text('utf-8'))
     place = {
         category['id']: at for at, category in enumerate(sorted(found['categories'], key=lambda c: c['id']))

@@ -23,7 +23,7 @@ from clipdense.weights.formats import recognise as recognise_clip
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode
-from .regularize import Activation, BottleneckBlock, DepthwiseBlock
+from .regularize import Activation, BottleneckBlock, DepthwiseBlock, RegularizationBlock
 from .segmenter import LSeg
 from .text import FrozenText
 
@@ -31,7 +31,7 @@ Block = Literal['none', 'depthwise', 'bottleneck']
 
 _NET, _CLIP = 'net.', 'clip_pretrained.'
 _KERNEL = 'scratch.head_block.depthwise.depthwise.'
-_BLOCKS = {'depthwise': DepthwiseBlock, 'bottleneck': BottleneckBlock}
+_BLOCKS: dict[str, type[RegularizationBlock]] = {'depthwise': DepthwiseBlock, 'bottleneck': BottleneckBlock}
 _RULES: Sequence[tuple[str, str]] = (  # theirs, ours; "\1 - 1" below
     (r'pretrained\.model\.(.+)', r'backbone.vit.\1'),
     (r'pretrained\.act_postprocess(\d)\.0\.project\.0\.(.+)', r'backbone.reassemble.\1.readout.project.\2'),
@@ -137,7 +137,7 @@ def _rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 def _block(
     ours: dict[str, Tensor], unused: list[str], block: Block | None, depth: int | None, activation: Activation
-) -> nn.Module | None:
+) -> RegularizationBlock | None:
     """The regularisation that the caller names; its kernel is set aside where that is none."""
     if 'block.conv.weight' not in ours:
         if block not in (None, 'none'):

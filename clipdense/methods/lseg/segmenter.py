@@ -207,9 +207,8 @@ def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | d
         return backbone
     if not isinstance(clip, CLIP):
         raise InputError('the backbone names no network, and there is no CLIP to lend its image tower')
-    key, kind = ('vit', TransformerPyramid)
-    if isinstance(clip.image, ModifiedResNet):
-        key, kind = ('resnet', ResNetPyramid)
+    convolutional = isinstance(clip.image, ModifiedResNet)
+    key, kind = ('resnet', ResNetPyramid) if convolutional else ('vit', TransformerPyramid)
     asked = (backbone or {}).get('type', kind)  # text in a config that a run has left
     if getattr(asked, '__name__', str(asked).rpartition('.')[2]) != kind.__name__:
         raise InputError(
