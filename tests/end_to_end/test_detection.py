@@ -52,13 +52,17 @@ def recipe(folder, name, variant, **options):
     return cfg
 
 
+def untrained_clip(folder):
+    path = folder / 'clip.safetensors'
+    save(build_clip(ClipSize(VitSize(32, 16, 32, 1, 1, 32, WIDTH), TextSize(32, 1, 1, 32, WIDTH))), path)
+    return str(path)
+
+
 @pytest.mark.parametrize('variant', ['vild', 'ensemble'])
 def test_the_whole_way(tmp_path, variant):
     """Proposer, teacher's embeddings, detector, scores; each by its recipe, two steps long."""
     folder = write(tmp_path / 'scenes', 8)
-    size = ClipSize(VitSize(32, 16, 32, 1, 1, 32, WIDTH), TextSize(32, 1, 1, 32, WIDTH))
-    save(build_clip(size), tmp_path / 'clip.safetensors')
-    common = {'model.clip': str(tmp_path / 'clip.safetensors'), 'train_cfg.max_steps': 2}
+    common = {'model.clip': untrained_clip(tmp_path), 'train_cfg.max_steps': 2}
     common['train_dataloader.batch_size'] = 2
     train(recipe(folder, 'vild_scenes_rpn', 'text', **common), tmp_path / 'rpn')
     proposer = tmp_path / 'rpn/step_2.pth'
@@ -122,7 +126,8 @@ def test_the_teacher_teaches_words_that_no_box_names(tmp_path):
     seen = [name for name in names if not set(name.split()) & set(HELD_OUT)]
     scores = {}
     for variant in ('text', 'vild'):
-        cfg = recipe(folder, 'vild_scenes_rpn', variant, **{'model.clip': None, 'train_cfg.max_steps': 400})
+        options = {'model.clip': untrained_clip(tmp_path), 'train_cfg.max_steps': 400}
+        cfg = recipe(folder, 'vild_scenes_rpn', variant, **options)
         cfg.train_dataloader.dataset.update(classes=seen, regions=str(tmp_path / 'regions'))
         cfg.test_dataloader.dataset.update(classes=names, novel=[name for name in names if name not in seen])
         cfg.custom_hooks = [dict(type=WordVectors)]

@@ -46,7 +46,7 @@ class CocoDetection(Dataset):
         classes: names that count, in the order of labels; or a word for them, see ``splits.choose``; all
             categories where left out. Objects of other classes are left out, as are, in training, pictures
             without objects.
-        novel: those of ``classes`` that no training showed, where the word or the file does not say.
+        novel: those of ``classes`` that no training showed, besides those that the word or the file names.
         transforms: mmdet's transforms, or their configs; packing comes by itself.
         regions: folder of a ``RegionStore``, whose embeddings then come with each picture.
         pack: how regions that are cropped away are dropped.

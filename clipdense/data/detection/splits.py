@@ -35,7 +35,7 @@ def choose(
 
     Args:
         categories: of a COCO or LVIS file.
-        classes: names; 'base' for the categories that the file itself calls base (``split``, or LVIS's
+        classes: names, none of them novel; 'base' for the categories that the file itself calls base (``split``, or LVIS's
             ``frequency``), or any other value of ``split``; 'ov_coco' and 'ov_coco/base' for OV-COCO's 65 and
             48; None for all.
 
@@ -59,7 +59,7 @@ def choose(
             raise InputError(f'classes={classes!r} names no classes of the file.{nearest(classes, known)}')
         return chosen, novel & frozenset(chosen)
     _check(classes, names)
-    return tuple(classes), novel & frozenset(classes)
+    return tuple(classes), frozenset()  # whoever names classes says which are novel
 
 
 def _split(category: Mapping[str, Any]) -> str | None:

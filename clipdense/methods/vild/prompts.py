@@ -108,6 +108,12 @@ class DetectionVocabularyHook(VocabularyHook):
     def __init__(self, templates: str | Sequence[str] = VILD) -> None:
         super().__init__(templates)
 
-    def embed(self, clip: CLIP, vocabulary: Vocabulary) -> ClassEmbeddings:
-        """The embeddings of a vocabulary, kept on disk."""
+    def embed(self, clip: CLIP | None, vocabulary: Vocabulary) -> ClassEmbeddings:
+        """The embeddings of a vocabulary, kept on disk.
+
+        Raises:
+            InputError: the detector has no teacher to embed words with.
+        """
+        if clip is None:
+            raise InputError('the detector has no teacher to read the words: give model.clip in the config')
         return embed_words(clip, vocabulary, self.templates, cache='default')

@@ -82,7 +82,7 @@ def test_a_picture(folder):
         (None, ('cat', 'dog'), {'dog'}),
         ('base', ('cat',), set()),
         ('novel', ('dog',), {'dog'}),
-        (['dog', 'cat'], ('dog', 'cat'), {'dog'}),
+        (['dog', 'cat'], ('dog', 'cat'), set()),
     ],
 )
 def test_classes(folder, classes, names, novel):
