@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.clip.preprocess import STATISTICS
+from clipdense.engine.model_weights import load_strict
 from clipdense.methods.groupvit.checkpoint import (
     from_official,
     load,
@@ -193,3 +194,12 @@ def test_transformers_in_full_size(tmp_path):
         again = back(input_ids=ids, pixel_values=images)
     assert_close(again.image_embeds, expected.image_embeds)
     assert_close(again.text_embeds, expected.text_embeds)
+
+
+def test_a_group_count_that_does_not_fit_the_checkpoint(tiny):
+    """A config asks for three groups, the weights have four: which tensors, in one line."""
+    trained, asked = (tiny(((1, 4, groups), (1, 0, 0))) for groups in (4, 3))
+    with pytest.raises(
+        CheckpointError, match=r'2 of another shape: image.stages.0.grouping.mixer.fc2.weight'
+    ):
+        load_strict(asked, trained.state_dict(), 'step_10.pth')
