@@ -35,9 +35,9 @@ def choose(
 
     Args:
         categories: of a COCO or LVIS file.
-        classes: names, none of them novel; 'base' for the categories that the file itself calls base (``split``, or LVIS's
-            ``frequency``), or any other value of ``split``; 'ov_coco' and 'ov_coco/base' for OV-COCO's 65 and
-            48; None for all.
+        classes: names, none of them novel; 'base' for the categories that the file itself calls base
+            (``split``, or LVIS's ``frequency``), or any other value of ``split``; 'ov_coco' and
+            'ov_coco/base' for OV-COCO's 65 and 48; None for all.
 
     Raises:
         InputError: a class or a word that the file does not know.
