@@ -2,8 +2,9 @@
 
     clipdense train lseg/lseg_scenes_closed
 
-Cost: not yet measured.
-Score: not yet measured.
+Cost: 259 CPU-seconds, 13 minutes on one of two busy cores of an AMD EPYC (AVX2, fp32).
+Score: mIoU over the foreground of 320 pictures a split (seed 0): base 0.599 whatever names are offered, novel
+and unseen 0.
 
 It cannot name novel classes: their words are never chosen.
 """
