@@ -4,8 +4,9 @@
     clipdense train dense_clip/maskclip_plus_scenes
     clipdense test dense_clip/maskclip_plus_scenes CHECKPOINT -o test_dataloader.dataset.split=novel
 
-Cost: not yet measured.
-Score: not yet measured.
+Cost: 0.3 CPU-seconds a step, so about 5 CPU-minutes; the whole run has not been made.
+Score: the whole run is not measured.  A trial of 110 steps, the last 22 by its own labels: 0.046 mIoU on base
+and 0.068 on novel combinations (chance 0.007 and 0.016), where its teacher has 0.174 and 0.266.
 """
 
 from mmengine.config import read_base
