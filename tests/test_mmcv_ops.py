@@ -146,7 +146,8 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import clipdense
-rooms = ('mmcv_ops', 'methods.vild', 'methods.glip', 'data.detection', 'inference.detector', 'configs')
+rooms = ('mmcv_ops', 'methods.vild', 'methods.glip', 'data.detection', 'evaluation.detection')
+rooms += ('inference.detector', 'configs')
 for module in pkgutil.walk_packages(clipdense.__path__, 'clipdense.', onerror=lambda name: None):
     if not module.name.startswith(tuple(f'clipdense.{room}' for room in rooms)):
         importlib.import_module(module.name)
