@@ -164,6 +164,13 @@ LAYOUTS: dict[str, list[Row]] = {
     'huggingface_siglip': _HUGGINGFACE_SIGLIP,
 }
 
+_ADDED: dict[str, list[Row]] = {}
+
+
+def add_layout(name: str, rows: list[Row]) -> None:
+    """Make the table of a method's model known; ``LAYOUTS`` has those of CLIP."""
+    _ADDED[name] = rows
+
 
 def to_ours(tensors: Mapping[str, Tensor], layout: str) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors of an official layout under our names, and the names that have no place with us.
@@ -198,7 +205,7 @@ class _Rule:
 @cache
 def _rules(layout: str, to_ours: bool) -> tuple[_Rule, ...]:
     rules = []
-    for ours, theirs, form in LAYOUTS[layout]:
+    for ours, theirs, form in _ADDED.get(layout) or LAYOUTS[layout]:
         source, target = (theirs, ours) if to_ours else (ours, theirs)
         sources = tuple((_pattern(part), part) for part, _ in _parts(source))
         rules.append(_Rule(sources, _parts(target), _FORMS[form][0 if to_ours else 1]))
