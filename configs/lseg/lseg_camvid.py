@@ -5,8 +5,9 @@
         -o 'train_dataloader.dataset.dataset.unseen=["car","tree","pavement"]' \\
         -o 'val_dataloader.dataset.unseen=["car","tree","pavement"]'
 
-Cost: not yet measured.
-Score: not yet measured.
+Cost: 186 CPU-seconds, 6 minutes on one of two busy cores of an AMD EPYC (AVX2, fp32).
+Score: mIoU 0.479, pixel accuracy 0.844 on the 51 validation pictures (seed 0).  With car, tree and pavement
+held out: 0.274 over all classes, 0.377 over the seen ones, 0.000 over the three.
 
 The words are OpenAI's ViT-B/32 embeddings of LVIS names, from a file: no text tower is needed.  LVIS has no
 names for what is not a thing, so those classes borrow the name of something that is found there.
