@@ -24,6 +24,7 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_mask_rcnn import *
 
+default_hooks.pop('export')  # the teacher stays where it is
 model.merge(dict(backbone=dict(depth=152), roi_head=dict(distill_weight=1.0)))
 data_root = 'data/lvis'
 train_set = dict(

@@ -24,6 +24,7 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_mask_rcnn import *
 
+default_hooks.pop('export')  # the teacher stays where it is
 model.merge(dict(roi_head=dict(bbox_head=dict(variant='ensemble'))))
 data_root = 'data/lvis'
 train_set = dict(

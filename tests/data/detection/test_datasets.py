@@ -153,12 +153,12 @@ def test_regions_that_are_cropped_away_are_dropped(visible, kept):
         'img_shape': (48, 32),
         'homography_matrix': np.eye(3),
         'regions': Regions(
-            np.array([[0, 0, 20, 20], [22, 0, 42, 20], [40, 0, 60, 20]], np.float32),
+            np.array([[40, 0, 60, 20], [0, 0, 20, 20], [22, 0, 42, 20]], np.float32),
             np.arange(6, dtype=np.float16).reshape(3, 2),
         ),
     }
     regions = PackDetection(visible)(results)['data_samples'].regions
-    assert regions.embeddings.tolist() == [[0, 1], [2, 3]][:kept]
+    assert regions.embeddings.tolist() == [[2, 3], [4, 5]][:kept]
     assert regions.bboxes.tolist() == [[0, 0, 20, 20], [22, 0, 32, 20]][:kept]
 
 

@@ -89,7 +89,7 @@ def test_detections(tiny, variant):
 def test_regions_are_distilled_where_they_are(tiny):
     """The loss is that of the stored boxes' own embeddings, over the valid ones of the whole batch."""
     model, samples = tiny.build('vild'), [sample(), sample(regions=2)]
-    samples[0].regions.bboxes[1] = 0  # cropped away
+    samples[1].regions.bboxes[1] = 0  # cropped away
     data = model.data_preprocessor(batch(*samples), training=True)
     model.roi_head.distill_weight = 1.0
     losses = model.train().loss(data['inputs'], data['data_samples'])
@@ -98,7 +98,7 @@ def test_regions_are_distilled_where_they_are(tiny):
     embeddings, teacher = [], []
     for index, one in enumerate(samples):
         rois = torch.cat([torch.full((len(one.regions), 1), float(index)), one.regions.bboxes], dim=1)
-        valid = torch.arange(len(rois)) != 1 if index == 0 else torch.ones(len(rois), dtype=torch.bool)
+        valid = torch.arange(len(rois)) != (1 if index == 1 else -1)
         pooled = head.bbox_roi_extractor(features[:3], rois[valid])
         embeddings.append(head.bbox_head.distilled(pooled))
         teacher.append(one.regions.embeddings[valid])
