@@ -1,6 +1,6 @@
 """Blood cells on photographs: red and white cells are labelled, platelets are new at test.
 
-    clipdense train vild/vild_bccd --cfg-options data_root=/data/bccd model.clip=CLIP_WEIGHTS
+    clipdense train vild/vild_bccd -o train_dataloader.dataset.root=/data/bccd -o model.clip=CLIP_WEIGHTS
     clipdense test vild/vild_bccd work_dirs/vild_bccd/step_400.pth
 
 The small detector of scenes, on pictures of 320 x 240, from scratch, taught by names alone: with weights of a
