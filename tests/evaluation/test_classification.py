@@ -72,6 +72,8 @@ COLOURS = {
 class ColourClip(nn.Module):
     """Knows colours: a picture is its mean RGB, a text is a row of a table."""
 
+    unit_prompts = True
+
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
