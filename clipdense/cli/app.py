@@ -32,6 +32,7 @@ for verb in (
     predict.classify,
     detect.detect,
     train.scenes,
+    train.nouns,
     train.train,
     train.test,
     benchmarks.prepare,

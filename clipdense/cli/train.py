@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -36,6 +36,24 @@ def scenes(
 
     write_scenes(out, difficulty, train, val, seed, image_size, overwrite, workers=os.cpu_count() or 1)
     print(f'{out}: {train} training pictures and {val} for each split, as VOC, COCO and shards')
+
+
+def nouns(
+    shards: Annotated[str, typer.Argument(help="Webdataset shards: a folder, or 'data/{000..099}.tar'.")],
+    out: Annotated[Path, typer.Argument(help='Folder for the copies.')],
+    kind: Annotated[str, typer.Option(help='phrase, noun, or word (nouns and verbs).')] = 'phrase',
+    tagger: Annotated[str, typer.Option(help='lemminflect, or hanta, spacy, nltk.')] = 'lemminflect',
+    captions: Annotated[str, typer.Option(help='Ending of the captions in the shards.')] = 'txt',
+) -> None:
+    """Copy shards with the nouns of their captions beside them, so that training need not look for them.
+
+    Example: `clipdense nouns data/cc3m data/cc3m_nouns`
+    """
+    from clipdense.data.noun_prompts import add_nouns
+    from clipdense.vocab.noun_phrases import Kind, NounExtractor
+
+    written = add_nouns(shards, out, NounExtractor(cast(Kind, kind), tagger), captions)
+    print(f'{out}: {len(written)} shards with nouns.json')
 
 
 def train(

@@ -34,7 +34,8 @@ def convert(
     source: Annotated[str, typer.Argument(help='A file, a folder, or a name from `clipdense models`.')],
     destination: Annotated[Path, typer.Argument(help='File to write; a folder for huggingface.')],
     to: Annotated[
-        Literal['clipdense', 'openclip', 'huggingface'], typer.Option(help='The layout to write.')
+        Literal['clipdense', 'openclip', 'huggingface', 'nvlabs'],
+        typer.Option(help='The layout to write; nvlabs for a GroupViT.'),
     ] = 'clipdense',
     activation: Activation = None,
     num_heads: Annotated[
@@ -46,7 +47,7 @@ def convert(
 
     Example: `clipdense convert ViT-B-16.pt vit_b_16_hf --to huggingface`
     """
-    from clipdense.clip.convert import convert as convert_weights
+    from clipdense.inference.convert import convert as convert_weights
 
     overrides = weight_overrides(activation)
     if num_heads is not None:

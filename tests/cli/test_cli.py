@@ -60,11 +60,17 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         '',
         'segment',
         'classify',
+        'detect',
         'embed',
+        'embed regions',
         'scenes',
+        'nouns',
         'train',
         'test',
         'models',
+        'prepare',
+        'bench-segmentation',
+        'reproduce',
         'convert',
         'doctor',
         'quickstart',
@@ -74,6 +80,16 @@ def test_help_has_an_example(capsys, verb):
     status, out, _ = run(capsys, *verb.split(), '--help')
     assert status == 0
     assert not verb or 'Example' in out
+
+
+def test_nouns_are_kept_beside_the_captions(capsys):
+    assert run(capsys, 'scenes', 'set', '--train', '8', '--val', '2', '--image-size', '32')[0] == 0
+    status, out, err = run(capsys, 'nouns', 'set/shards/train', 'with_nouns')
+    assert status == 0, err
+    assert 'with_nouns: 1 shards' in out
+    status, _, err = run(capsys, 'nouns', 'set/shards/train', 'other', '--tagger', 'lemminflekt')
+    assert status == 2
+    assert "Did you mean 'lemminflect'?" in err
 
 
 def test_segment_with_all_its_settings(capsys, weights):

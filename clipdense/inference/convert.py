@@ -1,0 +1,63 @@
+"""Weights of any model from one layout to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from clipdense.clip.checkpoint import convert as convert_clip
+from clipdense.clip.checkpoint import open_weights
+from clipdense.methods.groupvit import checkpoint as groupvit
+from clipdense.methods.lseg import checkpoint as lseg
+from clipdense.utils.errors import InputError
+from clipdense.weights.io import write_weights
+
+Target = Literal['clipdense', 'openclip', 'huggingface', 'nvlabs']
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: Target = 'clipdense',
+    *,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Write weights in another layout.
+
+    Args:
+        source: whatever ``hub.load`` takes, of a CLIP or a GroupViT.
+        destination: a ``.safetensors`` file; a folder for 'huggingface'.
+        to: the layout: 'clipdense' or 'huggingface' of both models, 'openclip' of a CLIP, 'nvlabs' of a
+            GroupViT.
+        overwrite: replace what is there.
+        overrides: what the weights do not tell, as ``hub.load`` takes it.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: a layout that cannot hold the model, or a destination that is there already.
+        CheckpointError: as ``hub.load``.
+    """
+    file = open_weights(source).file
+    if lseg.recognise(file.tensors):
+        raise InputError(f'{source} is an LSeg, which is read as it is and not converted')
+    if not groupvit.recognise(file.tensors):
+        if to == 'nvlabs':
+            raise InputError(f'{source} is a CLIP: nvlabs is the layout of a GroupViT')
+        return convert_clip(source, destination, to, overwrite=overwrite, **overrides)
+    if to == 'openclip':
+        raise InputError(f'{source} is a GroupViT, which open_clip does not know: nvlabs or huggingface')
+    destination = Path(destination)
+    there = destination / 'model.safetensors' if to == 'huggingface' else destination
+    if there.exists() and not overwrite:
+        raise InputError(f'{there} is there already: choose another destination, or add --overwrite')
+    model = groupvit.from_file(file, **overrides)
+    if to == 'huggingface':
+        groupvit.save_huggingface(model, destination)
+    elif to == 'nvlabs':
+        write_weights(destination, groupvit.to_official(model, 'nvlabs'))
+    else:
+        groupvit.save(model, destination)
+    return there
