@@ -72,7 +72,7 @@ def quickstart(
 
     _say(begin, f'training LSeg on masks of the base classes ({MASKS})')
     options = {
-        'model.clip': str(weights),
+        'model.clip': str(weights.resolve()),  # the config that the run leaves works from any folder
         'train_cfg.max_steps': min(steps or MASK_STEPS, MASK_STEPS),
         'param_scheduler.0.warmup': min((steps or MASK_STEPS) - 1, MASK_STEPS // 10),
         'custom_hooks.1.interval': None,  # at the end only

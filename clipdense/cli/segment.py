@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,10 @@ Background = Annotated[
 Config = Annotated[
     str | None, typer.Option(help='Config that the weights were trained by, where they do not say it.')
 ]
+ConfigOptions = Annotated[
+    list[str] | None,
+    typer.Option('--cfg-options', help="Change a setting of the config: 'model.clip=CLIP'. May be repeated."),
+]
 Method = Annotated[
     str | None, typer.Option(help='Training-free method (maskclip unless said): sclip, naclip, sc_clip, ...')
 ]
@@ -68,6 +72,7 @@ def segment(
     preset: NamedVocab = None,
     weights: Weights = DEFAULT_WEIGHTS,
     config: Config = None,
+    cfg_options: ConfigOptions = None,
     method: Method = None,
     option: Option = None,
     proxy: Proxy = None,
@@ -101,9 +106,10 @@ def segment(
     stems = [out / stem for stem in output_stems(paths)]
     endings = ('_overlay.png', '_mask.png', '.json')
     refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], overwrite)
+    common: dict[str, Any] = {'templates': templates, 'device': device, 'cache': cache}
     if config is not None:
         _refuse_beside_config(method, option, proxy, threshold, min_area, refine, activation)
-        segmenter = Segmenter.from_config(config, weights, templates=templates, device=device, cache=cache)
+        segmenter = Segmenter.from_config(config, weights, options=cfg_options or (), **common)
     else:
         segmenter = Segmenter.from_pretrained(
             weights,
@@ -114,11 +120,11 @@ def segment(
             refine=refine,
             options=parse_options(option or ()),
             proxy=proxy,
-            templates=templates,
-            device=device,
-            cache=cache,
+            **common,
             **weight_overrides(activation),
         )
+    if explain and not segmenter.makes_groups:
+        raise InputError('--explain shows groups, which only a GroupViT makes: leave it out, or give one')
     segmenter.model.slide = _views(segmenter.model.slide, short_side, window, scales, flip)
     segmenter.set_vocabulary(vocabulary)
 

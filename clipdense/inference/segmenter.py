@@ -146,6 +146,11 @@ class Segmenter:
             labels.classes.cpu().numpy(), labels.probability.cpu().numpy(), self.model.vocabulary, picture
         )
 
+    @property
+    def makes_groups(self) -> bool:
+        """Whether it is a GroupViT, which can explain itself."""
+        return isinstance(self.model, GroupVitSegmenter)
+
     def explain(self, image: str | Path | Image.Image | Any) -> list[StageMap]:
         """The groups that a GroupViT makes of a picture, stage by stage, each with its word.
 

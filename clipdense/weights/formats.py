@@ -24,6 +24,8 @@ _FOREIGN = (
     ('visual.trunk.', 'an open_clip model whose image tower is a timm network other than SigLIP'),
     ('image_encoder.model.', 'a MobileCLIP model'),
     ('img_encoder.', 'a GroupViT model: load it with its method, not as a CLIP'),
+    ('decoder.fuse.', 'an LSeg that was trained here: give the config that its run left (--config)'),
+    ('roi_head.bbox_head.', 'a detector: `clipdense detect` takes it, with its config'),
     ('vision_model.', 'a Hugging Face image tower without its text tower'),
     ('text_model.', 'a Hugging Face text tower without its image tower'),
     ('optimizer', 'the state of an optimiser'),

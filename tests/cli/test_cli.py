@@ -207,6 +207,15 @@ BAD = {
         ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '-w', '{weights}'],
         'vit_base_patch8_224.dino',
     ),
+    'no groups': (['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'], 'only a GroupViT'),
+    'a method beside a config': (
+        ['segment', 'photo.png', '-c', 'a', '--config', 'lseg/lseg_scenes', '--refine', '-w', '{weights}'],
+        'beside --config',
+    ),
+    'a config of a pre-trainer': (
+        ['segment', 'photo.png', '-c', 'a', '--config', 'contrastive/clip_scenes', '-w', '{weights}'],
+        'describes no segmenter',
+    ),
     'no such weights': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-61/openai'], 'ViT-B-16/openai'),
     'offline': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-16/openai'], 'CLIPDENSE_OFFLINE'),
     'html for weights': (['segment', 'photo.png', '-c', 'a', '-w', 'page.pt'], 'web page'),
