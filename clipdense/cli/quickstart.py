@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
 
 CONFIG = 'contrastive/clip_scenes_quickstart'
-MASKS = 'lseg/lseg_scenes'
+MASKS = 'lseg/lseg_scenes_quickstart'
 MASK_STEPS = 400  # of the recipe's, to stay within the ten minutes
 SPLITS = ('base', 'novel', 'unseen')
 TEMPLATES = ('a {}', 'a picture of a {}')
@@ -46,7 +46,7 @@ def quickstart(
     from clipdense.inference.segmenter import Segmenter
 
     data, run = out / 'scenes', out / 'train'
-    lseg = out / 'lseg' / 'lseg_scenes.py'  # the config as it was run
+    lseg = out / 'lseg' / 'lseg_scenes_quickstart.py'  # the config as it was run
     weights, gallery, results = run / 'clip.safetensors', out / 'gallery.png', out / 'results.json'
     refuse_existing([results], overwrite)
     begin, cores = time.monotonic(), os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What ``lseg_scenes`` is compared with: a closed head of the same size, trained on the same masks.
+"""What ``lseg_scenes_quickstart`` is compared with: a closed head of its size, trained on the same masks.
 
     clipdense train lseg/lseg_scenes_closed
 

@@ -1,4 +1,4 @@
-"""What ``lseg_scenes`` is compared with: the same CLIP without any mask.
+"""What ``lseg_scenes_quickstart`` is compared with: the same CLIP without any mask.
 
     clipdense test lseg/lseg_scenes_training_free quickstart/train/clip.safetensors
 
