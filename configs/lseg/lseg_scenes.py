@@ -7,8 +7,8 @@
 
 Cost: 800 steps, 6 minutes in one thread beside other jobs (80 pictures/s), after the CLIP's 64.
 Score: mIoU over the foreground of 320 pictures a split, among own names and among all 64, seed 0:
-base 0.713 / 0.625, novel 0.519 / 0.393, unseen 0.500 / 0.471; seed 1: base 0.694 / 0.607, novel 0.552 / 0.416,
-unseen 0.515 / 0.467.
+base 0.713 / 0.625, novel 0.519 / 0.393, unseen 0.500 / 0.471; seed 1: base 0.694 / 0.607, novel
+0.552 / 0.416, unseen 0.515 / 0.467.
 
 Backbone and words are the two towers of a CLIP whose patches have met the phrases of captions; it has seen no
 mask.  ``lseg_scenes_quickstart`` is the same with the small CLIP of the quickstart.
