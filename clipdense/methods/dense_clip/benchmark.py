@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-import clipdense
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary, module_digest
 from clipdense.data.benchmarks import BenchmarkSegmentation, find_benchmark
@@ -178,7 +178,7 @@ def conditions(
         'vocabulary': {'digest': data.vocabulary.digest, 'words': len(data.vocabulary.queries)},
         'weights': weights.to_dict(),
         'data': {'digest': data.digest, 'pictures': len(data)},
-        'version': clipdense.__version__,
+        'version': version('clipdense'),
     }
 
 
@@ -215,7 +215,7 @@ def record(
         'pictures_per_second': round(len(data) / seconds, 3) if seconds else None,
         'device': str(next(weights.clip.parameters()).device),
         'versions': {
-            'clipdense': clipdense.__version__,
+            'clipdense': version('clipdense'),
             'torch': str(torch.__version__),
             'python': platform.python_version(),
         },
