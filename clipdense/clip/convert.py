@@ -12,7 +12,7 @@ from clipdense.weights.configs import timm_activation
 from clipdense.weights.io import write_weights
 from clipdense.weights.key_map import from_ours
 
-from .official import ClipWeights, Overrides, describe, fitting_model, read_clip
+from .official import ClipWeights, OpenedWeights, Overrides, describe, fitting_model, read_clip
 from .preprocess import Preprocess
 from .sizes import ClipSize, ResNetSize, TextSize, VitSize
 from .text import FLAVOURS
@@ -34,7 +34,7 @@ _TIMM = {
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | OpenedWeights,
     destination: str | Path,
     to: Target = 'clipdense',
     *,

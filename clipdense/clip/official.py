@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights import zoo
 from clipdense.weights.configs import Recorded, TowerFacts, from_huggingface, from_open_clip, read_json
-from clipdense.weights.formats import Recognised, infer_size, recognise
+from clipdense.weights.formats import Recognised, first_names, infer_size, misfits, recognise
 from clipdense.weights.io import WeightsFile, read_weights
 
 from .facts import Overrides, check_overrides, complete, default_preprocess
@@ -145,25 +145,10 @@ def fitting_model(weights: ClipWeights) -> CLIP:
         raise CheckpointError(f'{weights.path} describes an impossible model: {error}') from error
     expected = {name: tuple(tensor.shape) for name, tensor in clip.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    shapes = [
-        f'{name} is {found[name]}, not {shape}'
-        for name, shape in expected.items()
-        if found.get(name, shape) != shape
-    ]
-    problems = {
-        'missing': [name for name in expected if name not in found],
-        'without a place': [*weights.leftover, *(name for name in found if name not in expected)],
-        'of another shape': shapes,
-    }
-    told = [f'{len(names)} {what} ({_first(names)})' for what, names in problems.items() if names]
+    told = misfits(expected, found, weights.leftover)
     if told:
-        raise CheckpointError(f'{weights.path} does not fit its model; tensors: {"; ".join(told)}')
+        raise CheckpointError(f'{weights.path} does not fit its model; tensors: {told}')
     return clip
-
-
-def _first(names: Iterable[str], limit: int = 10) -> str:
-    names = list(names)
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
 
 
 def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
@@ -189,7 +174,9 @@ def _in_folder(folder: Path) -> Path:
     files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
     if len(files) == 1:
         return files[0]
-    held = f'several weights files: {_first(path.name for path in files)}' if files else 'no weights file'
+    held = (
+        f'several weights files: {first_names(path.name for path in files)}' if files else 'no weights file'
+    )
     raise CheckpointError(f'{folder} holds {held}; name the file')
 
 

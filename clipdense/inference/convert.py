@@ -40,13 +40,14 @@ def convert(
         InputError: a layout that cannot hold the model, or a destination that is there already.
         CheckpointError: as ``hub.load``.
     """
-    file = open_weights(source).file
+    opened = open_weights(source)
+    file = opened.file
     if lseg.recognise(file.tensors):
         raise InputError(f'{source} is an LSeg, which is read as it is and not converted')
     if not groupvit.recognise(file.tensors):
         if to == 'nvlabs':
             raise InputError(f'{source} is a CLIP: nvlabs is the layout of a GroupViT')
-        return convert_clip(source, destination, to, overwrite=overwrite, **overrides)
+        return convert_clip(opened, destination, to, overwrite=overwrite, **overrides)
     if to == 'openclip':
         raise InputError(f'{source} is a GroupViT, which open_clip does not know: nvlabs or huggingface')
     destination = Path(destination)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.data.transforms import to_tensor
 from clipdense.methods.groupvit.explain import StageMap, explain
 from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
 from clipdense.tasks.refine import PAMR
@@ -139,7 +139,7 @@ class Segmenter:
             self.set_vocabulary(words)
         picture = read_image(image)
         device = next(self.model.parameters()).device
-        pixels = self.model.data_preprocessor.normalise(_to_tensor(picture).to(device))
+        pixels = self.model.data_preprocessor.normalise(to_tensor(picture).to(device))
         labels = self.model.segment(pixels)
         assert self.model.vocabulary is not None  # segment() has refused otherwise
         return Segmentation(
@@ -162,10 +162,3 @@ class Segmenter:
                 f'a {type(self.model).__name__} makes no groups: only a GroupViT explains itself'
             )
         return explain(self.model, read_image(image))
-
-
-def _to_tensor(image: Image.Image) -> torch.Tensor:
-    """A picture -> (3, H, W) uint8."""
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    return pil_to_tensor(image)

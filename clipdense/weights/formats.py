@@ -86,6 +86,37 @@ def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(f'the weights have impossible shapes: {error}') from None
 
 
+def misfits(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    leftover: Iterable[str] = (),
+) -> str:
+    """What is missing, without a place or of another shape, with counts and first names; '' where all fits.
+
+    Args:
+        expected, found: shapes by name, of the model and of the weights.
+        leftover: names in the file that were not even renamed.
+    """
+    problems = {
+        'missing': [name for name in expected if name not in found],
+        'without a place': [*leftover, *(name for name in found if name not in expected)],
+        'of another shape': [
+            f'{name} is {found[name]}, not {shape}'
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    return '; '.join(
+        f'{len(names)} {what} ({first_names(names)})' for what, names in problems.items() if names
+    )
+
+
+def first_names(names: Iterable[str], limit: int = 10) -> str:
+    """The first names, and dots where there are more."""
+    names = list(names)
+    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
+
+
 def _all_start(names: Iterable[str], prefix: str) -> bool:
     names = [name for name in names if not DROPPED.fullmatch(name)]
     return bool(names) and all(name.startswith(prefix) for name in names)

@@ -20,7 +20,7 @@ from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import TextSize
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.utils.files import atomic_write
-from clipdense.weights.formats import strip_wrappers
+from clipdense.weights.formats import first_names, misfits, strip_wrappers
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
 
@@ -61,7 +61,7 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVi
     tensors = strip_wrappers(state_dict)
     layout = _layout(tensors)
     if layout is None:
-        raise CheckpointError(f'these {len(tensors)} tensors are no GroupViT: {_first(sorted(tensors))}')
+        raise CheckpointError(f'these {len(tensors)} tensors are no GroupViT: {first_names(sorted(tensors))}')
     ours, leftover = to_ours(tensors, layout)
     size = _infer(ours, overrides)
     return _assemble(size, ours, leftover, _preprocess(overrides.get('preprocess'), size.image.image_size))
@@ -236,18 +236,9 @@ def _assemble(
         model = build_group_vit(size)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = {
-        'missing': [name for name in expected if name not in found],
-        'without a place': [*leftover, *(name for name in found if name not in expected)],
-        'of another shape': [
-            f'{name} is {found[name]}, not {shape}'
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
-        ],
-    }
-    told = [f'{len(names)} {what} ({_first(names)})' for what, names in problems.items() if names]
+    told = misfits(expected, found, leftover)
     if told:
-        raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {"; ".join(told)}')
+        raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {told}')
     state = {
         name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for name, tensor in tensors.items()
@@ -256,11 +247,6 @@ def _assemble(
     if preprocess is not None:
         model.preprocess = preprocess
     return model.eval()
-
-
-def _first(names: Iterable[str], limit: int = 10) -> str:
-    names = list(names)
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
 
 
 def _preprocess(asked: str | Preprocess | None, image_size: int) -> Preprocess | None:
