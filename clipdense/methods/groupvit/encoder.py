@@ -152,12 +152,18 @@ class GroupVitEncoder(nn.Module):
         size: a ``GroupVitImageSize`` or a dict of its fields.
         assign: 'hard' (released) or 'soft' (ablation), see ``AssignBlock``.
         drop_path: stochastic depth of the last block; it grows from 0 along the blocks.
+        spread: start with groups that differ, see ``spread_groups``; for runs shorter than the paper's.
 
     Source: Xu et al., arXiv 2202.11094, section 3; NVlabs/GroupViT models/group_vit.py.
     """
 
     def __init__(
-        self, size: GroupVitImageSize | dict, *, assign: Assign = 'hard', drop_path: float = 0.0
+        self,
+        size: GroupVitImageSize | dict,
+        *,
+        assign: Assign = 'hard',
+        drop_path: float = 0.0,
+        spread: bool = False,
     ) -> None:
         super().__init__()
         self.size = size = GroupVitImageSize(**size) if isinstance(size, dict) else size
@@ -176,6 +182,8 @@ class GroupVitEncoder(nn.Module):
         self.norm_post = nn.LayerNorm(stages[-1].width)
         self.projector = Projector(stages[-1].width, size.projector_width, size.embed_dim)
         self.reset_parameters()
+        if spread:
+            self.spread_groups()
 
     def reset_parameters(self) -> None:
         """Truncated normal, 0.02; group tokens that follow from those of a stage before start from zero."""
@@ -188,6 +196,21 @@ class GroupVitEncoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def spread_groups(self) -> None:
+        """Group tokens of unit variance, and choices of unit variance (ours).
+
+        The released start makes every choice nearly uniform, the more so the narrower the tower: a hard one
+        is then its noise alone and groups are random samples of the picture.  Thousands of steps pass before
+        it means anything, or all patches end in one group.
+        """
+        for stage in self.stages:
+            if stage.grouping is not None:
+                nn.init.normal_(stage.group_tokens)
+                assign, width = stage.grouping.assign, stage.group_tokens.shape[-1]
+                for weight in (assign.q.weight, assign.kv.weight[:width]):  # of queries and of keys
+                    nn.init.normal_(weight, std=width**-0.5)
 
     def forward(self, images: Tensor) -> GroupFeatures:
         """(B, 3, H, W), normalised, any H and W of at least a patch."""

@@ -47,6 +47,11 @@ class GroupVitText(TextTransformer):
         self.proj = None  # type: ignore[assignment]
         self.projector = Projector(self.size.width, projector_width, self.size.embed_dim)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What builds it again, with fresh weights."""
+        return {**super().config, 'projector_width': self.projector.hidden.out_features}
+
     def project(self, features: Tensor) -> Tensor:
         """(..., C) -> (..., D)."""
         return self.projector(features)
@@ -121,7 +126,7 @@ def build_group_vit(size: GroupVitSize | dict | str, **image_options: Any) -> Gr
 
     Args:
         size: a ``GroupVitSize``, its dict, or a published name such as 'GroupViT-S-16'.
-        image_options: ``assign``, ``drop_path`` of the image tower.
+        image_options: ``assign``, ``drop_path``, ``spread`` of the image tower.
 
     Raises:
         InputError: an unknown name.

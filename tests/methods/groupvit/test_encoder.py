@@ -89,6 +89,17 @@ def test_any_stages_any_pictures(tiny, stages, groups, size):
         assert features.assignments[-1].soft.shape[1] == groups
 
 
+@pytest.mark.parametrize(
+    ('spread', 'lowest', 'highest'), [(False, 1 / 6, 0.19), (True, 1 / 3, 1.0)], ids=['released', 'spread']
+)
+def test_groups_that_differ_are_chosen_from_the_first_step(tiny, spread, lowest, highest):
+    """The mean share of a patch's first choice: 1 / 6 where it does not matter which of six it is."""
+    model = tiny(width=64, spread=spread).eval()
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    soft = model.image(images).assignments[0].soft  # (B, G, N)
+    assert lowest < soft.max(dim=1).values.mean() < highest
+
+
 def test_pictures_smaller_than_a_patch_are_refused(tiny):
     with pytest.raises(ValueError, match='smaller than a patch of 4'):
         tiny().encode_image(torch.randn(1, 3, 3, 16))
