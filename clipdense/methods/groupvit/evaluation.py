@@ -121,8 +121,10 @@ class GroupSegmentation:
             return self.threshold
         model = self._model(clip, 0.0, self.tuning.vocabulary)
         if self.threshold == 'automatic':
-            return automatic_threshold(model, [item['images'] for item in self.tuning])
-        return learn_thresholds(model, self.tuning, by_class=self.threshold == 'by class')
+            pictures = (self.tuning[index]['images'] for index in range(len(self.tuning)))
+            return automatic_threshold(model, pictures)
+        by_class = self.threshold == 'by class'
+        return learn_thresholds(model, self.tuning, by_class, ignore_index=self.ignore_index)
 
     def _model(self, clip: GroupVit, threshold: Any, vocabulary: Any) -> GroupVitSegmenter:
         model = GroupVitSegmenter(clip, self.slide, threshold).to(next(clip.parameters()).device).eval()

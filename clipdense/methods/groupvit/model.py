@@ -5,6 +5,7 @@ B: pictures, K: texts, G: groups, C: width, D: joint space.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from typing import Any, NamedTuple
 
@@ -121,11 +122,14 @@ class GroupVit(CLIP):
 
 
 @MODELS.register_module()
-def build_group_vit(size: GroupVitSize | dict | str, **image_options: Any) -> GroupVit:
+def build_group_vit(
+    size: GroupVitSize | dict | str, background: bool | None = None, **image_options: Any
+) -> GroupVit:
     """A GroupViT with fresh weights.
 
     Args:
         size: a ``GroupVitSize``, its dict, or a published name such as 'GroupViT-S-16'.
+        background: whether a background embedding is learned, where it is not as the size says.
         image_options: ``assign``, ``drop_path``, ``spread`` of the image tower.
 
     Raises:
@@ -135,6 +139,8 @@ def build_group_vit(size: GroupVitSize | dict | str, **image_options: Any) -> Gr
         size = GroupVitSize.named(size)
     elif isinstance(size, dict):
         size = GroupVitSize.from_dict(size)
+    if background is not None:
+        size = replace(size, background=background)
     image = GroupVitEncoder(size.image, **image_options)
     text = GroupVitText(size.text, size.image.projector_width)
     return GroupVit(image, text, multi_label=size.multi_label, background=size.background)

@@ -68,6 +68,7 @@ class GroupVitSegmenter(SegmentationModel):
     """
 
     clip: GroupVit
+    _threshold: Tensor
     weights_argument = 'clip'
     joint_over_classes = True
     background = 'window'
@@ -97,6 +98,7 @@ class GroupVitSegmenter(SegmentationModel):
         self.thresholds = background_threshold
         self.top_classes = top_classes
         self.patch_size = clip.image.size.patch_size
+        self.register_buffer('_threshold', None, persistent=False)  # (K,)
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
         """Choose the words, and with them the thresholds.
@@ -105,10 +107,11 @@ class GroupVitSegmenter(SegmentationModel):
             InputError: a vocabulary that is nothing but background; or thresholds by class without one for
                 this class and without ''.
         """
-        super().set_vocabulary(vocabulary, embeddings)
         if len(vocabulary) - (vocabulary.background is not None) < 1:
             raise InputError('the vocabulary has nothing but a background: give at least one class')
-        self._threshold = self._class_thresholds(vocabulary).to(self.queries.device)
+        thresholds = self._class_thresholds(vocabulary)
+        super().set_vocabulary(vocabulary, embeddings)
+        self._threshold = thresholds.to(self.queries.device)
 
     def encode_pixels(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) -> unit embeddings (B, D) and (B, G, D), each pixel's group (B, H, W)."""

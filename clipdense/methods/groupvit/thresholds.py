@@ -5,7 +5,7 @@ G: groups, K: classes with the background, (H, W): pixels of a window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -101,7 +101,11 @@ class GroupStatistics:
 
 
 def learn_thresholds(
-    model: GroupVitSegmenter, dataset: Any, by_class: bool = True, limit: int | None = None
+    model: GroupVitSegmenter,
+    dataset: Any,
+    by_class: bool = True,
+    limit: int | None = None,
+    ignore_index: int = 255,
 ) -> dict[str, float]:
     """Thresholds from a labelled set, which may be one of base classes alone.
 
@@ -113,6 +117,7 @@ def learn_thresholds(
         dataset: items ``{'images', 'samples'}`` whose masks count in the model's vocabulary.
         by_class: one for each class that was seen; else one for all.
         limit: pictures that are looked at.
+        ignore_index: label that is not counted.
 
     Returns:
         By class name, '' for all that have none: ``GroupVitSegmenter(background_threshold=...)``.
@@ -130,7 +135,7 @@ def learn_thresholds(
         for index in track(range(count), 'learning thresholds'):
             item = dataset[index]
             labels = item['samples'].mask.clone()
-            labels[torch.isin(labels, novel)] = -1
+            labels[torch.isin(labels, novel) | (labels == ignore_index)] = -1
             picture = _encode(model, item['images'])
             for scores, owner, window in group_windows(model, picture):
                 view = resize_labels(labels, window[0])
@@ -149,22 +154,20 @@ def learn_thresholds(
     return own | {_SHARED: shared}
 
 
-def automatic_threshold(model: GroupVitSegmenter, pictures: Sequence[Tensor]) -> float:
+def automatic_threshold(model: GroupVitSegmenter, pictures: Iterable[Tensor]) -> float:
     """A threshold that needs no labels: the one that parts the groups' best scores in two (Otsu's method).
 
     It supposes that the pictures show both, something of the vocabulary and something else.
 
     Args:
         model: with its words chosen.
-        pictures: (3, H, W) uint8 each, of any size.
+        pictures: (3, H, W) uint8 each, of any size; gone through once.
 
     Raises:
         InputError: no pictures.
 
     Source: Otsu, A Threshold Selection Method from Gray-Level Histograms, 1979.
     """
-    if not len(pictures):
-        raise InputError('an automatic threshold needs pictures')
     histogram = torch.zeros(_BINS, dtype=torch.float64)
     background = model.background_index
     with evaluating(model):
@@ -176,6 +179,8 @@ def automatic_threshold(model: GroupVitSegmenter, pictures: Sequence[Tensor]) ->
                 pixels = torch.bincount(owner.flatten().long().cpu(), minlength=len(scores)).double()
                 bins = (scores.amax(dim=1) * _BINS).long().clamp(0, _BINS - 1).cpu()
                 histogram.index_add_(0, bins, pixels)
+    if not histogram.any():
+        raise InputError('an automatic threshold needs pictures')
     return otsu(histogram) / _BINS
 
 

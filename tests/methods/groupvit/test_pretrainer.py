@@ -138,10 +138,25 @@ def test_background_loss_by_hand(same):
     wrong = background_loss(groups, prompts.flip(0), axes[2], 20.0, phrases)
     assert loss.item() < 1e-6
     assert wrong.item() > 10
-    everything_background = groups[:, 1:].expand(-1, 2, -1)
-    assert background_loss(everything_background, prompts, axes[2], 20.0).item() == pytest.approx(
-        log(2), rel=1e-3
-    )
+
+
+@pytest.mark.parametrize(
+    ('shown', 'rejected', 'found', 'told_apart'),
+    [
+        # Nothing is refused, but each phrase loses to the background, and the pictures are alike.
+        ('background', 0, 20 - log(2), log(2)),
+        # Two choices 20 below are allowed; two groups have the phrase, 20 below; the pictures are swapped.
+        ('the other', 20 - log(2), 20 - log(2), 20),
+    ],
+    ids=['background', 'the other'],
+)
+def test_background_loss_of_pictures_that_show_one_thing(shown, rejected, found, told_apart):
+    """Two pictures with one phrase each, axes 0 and 1; both groups show axis 2, or the other's phrase."""
+    axes = torch.eye(3)
+    groups = axes[[2, 2]] if shown == 'background' else axes[[1, 0]]
+    groups = groups[:, None].expand(-1, 2, -1)  # (2, 2, 3)
+    loss = background_loss(groups, axes[:2, None], axes[2], 20.0)
+    assert loss.item() == pytest.approx(rejected + found + told_apart, rel=1e-4)
 
 
 @pytest.mark.parametrize(

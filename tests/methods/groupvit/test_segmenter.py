@@ -193,6 +193,20 @@ def test_encode_once_ask_many(tiny, monkeypatch):
     assert model.classify_picture(kept, (20, 20)).classes.max() < 3
 
 
+def test_thresholds_go_where_the_model_goes(tiny):
+    model = with_words(GroupVitSegmenter(tiny()), normalize(torch.randn(3, 8), dim=-1), background=True)
+    assert model.to('meta')._threshold.device.type == 'meta'
+    assert not any('threshold' in name for name in model.state_dict())
+
+
+def test_words_that_are_refused_change_nothing(tiny):
+    model = with_words(GroupVitSegmenter(tiny()), normalize(torch.randn(3, 8), dim=-1))
+    model.thresholds = {'class 1': 0.5}
+    with pytest.raises(InputError, match="no threshold for class 'class 0'"):
+        with_words(model, normalize(torch.randn(2, 8), dim=-1))
+    assert len(model.vocabulary) == model.num_classes == 3
+
+
 @pytest.mark.parametrize(
     ('call', 'message'),
     [

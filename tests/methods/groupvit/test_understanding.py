@@ -106,6 +106,7 @@ def test_labels_of_novel_classes_are_never_looked_at(tiny, monkeypatch):
     found = learn_thresholds(model, Labelled(novel_label=2))
     assert set(torch.stack(seen).unique().tolist()) == {-1, 0, 1, 3}
     hidden = learn_thresholds(model, Labelled(novel_label=255))
+    assert learn_thresholds(model, Labelled(novel_label=1), ignore_index=1).keys() == {'', 'bird'}
     assert found == hidden
     assert 'dog' not in found
     assert '' in found
@@ -142,7 +143,7 @@ def test_otsu_cuts_the_gap(histogram, low, high):
 def test_an_automatic_threshold_needs_no_labels(tiny):
     model = segmenter(tiny())
     pictures = [torch.randint(0, 256, (3, 20, 16), dtype=torch.uint8) for _ in range(3)]
-    assert 0 < automatic_threshold(model, pictures) < 1
+    assert 0 < automatic_threshold(model, iter(pictures)) < 1
     with pytest.raises(InputError, match='needs pictures'):
         automatic_threshold(model, [])
 
