@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +108,12 @@ class ModifiedResNet(nn.Module):
             self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
         self.attn_pool = AttentionPool(size.image_size // 32, channels, size.heads, size.embed_dim)
         self.reset_parameters()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What builds it again, with fresh weights."""
+        options = {'position_mode': self.position_mode, 'antialias': self.antialias}
+        return {'type': type(self), 'size': asdict(self.size), **options}
 
     def reset_parameters(self) -> None:
         """OpenAI's initialisation: the pool from N(0, 1/C), the last norm of each block zero."""

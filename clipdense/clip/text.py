@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class TextTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, size.embed_dim))
         self.proj_bias = nn.Parameter(torch.empty(size.embed_dim)) if flavour.proj_bias else None
         self.reset_parameters()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What builds it again, with fresh weights."""
+        return {'type': type(self), 'size': asdict(self.size)}
 
     def reset_parameters(self) -> None:
         """OpenAI's initialisation (openai/CLIP ``initialize_parameters``)."""

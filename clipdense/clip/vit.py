@@ -6,7 +6,7 @@ B: images, N: patches, (h, w): patch grid, C: width, D: joint space, n: extra to
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -86,6 +86,12 @@ class VisionTransformer(nn.Module):
             self.pool = None
             self.proj = nn.Parameter(torch.empty(width, size.embed_dim))
         self.reset_parameters()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What builds it again, with fresh weights."""
+        options = {name: getattr(self, name) for name in ('patch_dropout', 'position_mode', 'antialias')}
+        return {'type': type(self), 'size': asdict(self.size), **options}
 
     def reset_parameters(self) -> None:
         """OpenAI's initialisation: N(0, 1/C) for token, positions, projection; PyTorch's in the blocks."""

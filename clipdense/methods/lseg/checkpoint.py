@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.clip.facts import Overrides, complete
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.text import TextTransformer
 from clipdense.utils.errors import CheckpointError, InputError
-from clipdense.vocab.tokenizer import Tokenizer
 from clipdense.weights.configs import Recorded, TowerFacts
 from clipdense.weights.formats import infer_size
 from clipdense.weights.formats import recognise as recognise_clip
@@ -25,7 +25,6 @@ from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode
 from .regularize import Activation, BottleneckBlock, DepthwiseBlock, RegularizationBlock
 from .segmenter import LSeg
-from .text import FrozenText
 
 Block = Literal['none', 'depthwise', 'bottleneck']
 
@@ -228,7 +227,7 @@ def _text(state: Mapping[str, Tensor], heads: int | None, unused: list[str]) -> 
     text = {key.removeprefix('text.'): x for key, x in found.tensors.items() if key.startswith('text.')}
     unused += [f'{_CLIP}{key}' for key in state if key.startswith('visual.') or key in _CLIP_EXTRAS]
     _fill(tower, text, 'clip_pretrained')
-    return FrozenText(tower, Tokenizer(context_length=size.context_length))
+    return FrozenText(tower)
 
 
 _CLIP_EXTRAS = {'logit_scale', 'input_resolution', 'context_length', 'vocab_size'}

@@ -1,0 +1,56 @@
+"""The text half of a CLIP.  K: texts, L: tokens, D: joint space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.registry import MODELS, build_module
+from clipdense.vocab.tokenizer import Tokenizer
+
+from .model import CLIP
+from .text import TextTransformer
+
+
+@MODELS.register_module()
+class FrozenText(nn.Module):
+    """Embeds words and is never trained.
+
+    Args:
+        text: a text tower or its config.
+        tokenizer: texts -> (K, L) token ids; belongs to the weights.  OpenAI's where left out.
+    """
+
+    unit_prompts = True
+
+    def __init__(self, text: TextTransformer | dict, tokenizer: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.text: TextTransformer = build_module(text).requires_grad_(False).eval()
+        self.tokenizer = tokenizer or Tokenizer(context_length=self.text.size.context_length)
+
+    @classmethod
+    def of(cls, clip: CLIP | FrozenText) -> FrozenText:
+        """The text half of a CLIP, whose image tower stays as it is; a text half itself."""
+        return clip if isinstance(clip, FrozenText) else cls(clip.text, clip.tokenizer)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What builds it again, with fresh weights."""
+        return {'type': FrozenText, 'text': self.text.config}
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.text.size.embed_dim
+
+    def train(self, mode: bool = True) -> FrozenText:
+        """It stays in evaluation mode."""
+        return super().train(False)
+
+    def encode_text(self, token_ids: Tensor, normalize: bool = False) -> Tensor:
+        """(K, L) -> (K, D)."""
+        embeddings = self.text.project(self.text(token_ids))
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
