@@ -13,6 +13,8 @@ import mmengine
 import torch
 from mmengine.config import Config
 
+from clipdense.utils.errors import InputError
+
 _WIDTH = 110
 _NOISE = 'has no metainfo'  # MMEngine warns of datasets without it, which need none
 
@@ -46,7 +48,7 @@ def config_text(config: Config) -> str:
 
     MMEngine's own text needs yapf and much time, and fails on classes that came from code.
     """
-    entries = _plain(config.to_dict())
+    entries = plain_config(config.to_dict())
     return (
         '\n'.join(
             f'{key} = {pformat(value, width=_WIDTH, sort_dicts=False)}' for key, value in entries.items()
@@ -55,15 +57,26 @@ def config_text(config: Config) -> str:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_config(value: Any, strict: bool = False) -> Any:
+    """Entries of a config as plain data, classes and functions as dotted names.
+
+    Args:
+        value: a config, or a part of one.
+        strict: refuse objects, instead of leaving a note in their place.
+
+    Raises:
+        InputError: with ``strict``, an object.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_config(item, strict) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(plain_config(item, strict) for item in value)
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if hasattr(value, '__qualname__'):
         return f'{value.__module__}.{value.__qualname__}'
+    if strict:
+        raise InputError(f'the config holds a {type(value).__name__}, which is no plain data')
     return f'<{type(value).__name__}>'
 
 

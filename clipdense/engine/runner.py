@@ -31,6 +31,7 @@ from clipdense.utils.errors import CheckpointError
 from clipdense.utils.files import atomic_write
 from clipdense.weights.io import read_weights
 
+from . import portable
 from .checkpointing import (
     CheckpointHook,
     hub_state,
@@ -215,7 +216,7 @@ class Runner(MMEngineRunner):
             checkpoint = {'meta': {}, 'state_dict': clip_weights(model, filename)}
         else:
             file = read_weights(filename)
-            checkpoint = {'meta': {}, **file.extra, 'state_dict': file.tensors}
+            checkpoint = {'meta': {}, **file.extra, 'state_dict': portable.own_tensors(model, file.tensors)}
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         if strict:
             load_strict(model, checkpoint['state_dict'], filename)
@@ -320,7 +321,8 @@ class Runner(MMEngineRunner):
             'time': time.strftime('%Y-%m-%d %H:%M:%S'),
             'versions': {'torch': torch.__version__, 'mmengine': mmengine.__version__},
         }
-        return {'state_dict': model.state_dict(), 'meta': known | model_meta(model) | meta}
+        known |= model_meta(model) | portable.meta(model, self.cfg)
+        return {'state_dict': model.state_dict(), 'meta': known | meta}
 
     def _schedulers(self) -> Iterable[_ParamScheduler]:
         return self.param_schedulers or []

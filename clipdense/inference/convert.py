@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from clipdense.clip.checkpoint import convert as convert_clip
 from clipdense.clip.checkpoint import open_weights
+from clipdense.engine import portable
 from clipdense.methods.groupvit import checkpoint as groupvit
 from clipdense.methods.lseg import checkpoint as lseg
 from clipdense.utils.errors import InputError
@@ -42,8 +43,8 @@ def convert(
     """
     opened = open_weights(source)
     file = opened.file
-    if lseg.recognise(file.tensors):
-        raise InputError(f'{source} is an LSeg, which is read as it is and not converted')
+    if lseg.recognise(file.tensors) or portable.read_config(file):
+        raise InputError(f'{source} is no CLIP or GroupViT: it is read as it is and not converted')
     if not groupvit.recognise(file.tensors):
         if to == 'nvlabs':
             raise InputError(f'{source} is a CLIP: nvlabs is the layout of a GroupViT')

@@ -11,6 +11,7 @@ from torch import nn
 
 from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip.model import CLIP
+from clipdense.engine import portable
 from clipdense.engine.launch import load_config, part_class
 from clipdense.engine.model_weights import load_strict
 from clipdense.methods.dense_clip.segmenter import DenseCLIP, default_slide
@@ -36,13 +37,16 @@ def load(
 ) -> CLIP | LSeg:
     """Any model from its weights, in evaluation mode: a CLIP, a GroupViT (which is a CLIP too) or an LSeg.
 
+    A detector is what ``Detector.from_pretrained`` opens; of its exported file this returns the model.
+
     Args:
-        weights: a file or folder in any official format, a training checkpoint of a CLIP or GroupViT, or a
-            name from `clipdense models` such as 'ViT-B-16/openai'.
+        weights: a file or folder in any official format, what training left of a CLIP, GroupViT or LSeg
+            (the exported file or a checkpoint), or a name from `clipdense models` such as 'ViT-B-16/openai'.
         device: where the model goes.
         dtype: of its numbers; fp32 unless said, whatever the file holds.
         overrides: what the weights do not tell: of a CLIP ``activation='quick_gelu'`` and so on (see
-            ``clip.facts.Overrides``), of a GroupViT or an LSeg what its ``from_official`` takes.
+            ``clip.facts.Overrides``), of a GroupViT or an LSeg what its ``from_official`` takes; an LSeg
+            that was trained here tells all.
 
     Raises:
         CheckpointError: damaged or unsafe, of no known layout, keys and shapes that do not fit, or something
@@ -51,8 +55,12 @@ def load(
     """
     opened = clip_checkpoint.open_weights(weights)
     file = opened.file
-    if groupvit_checkpoint.recognise(file.tensors):
-        model: CLIP | LSeg = groupvit_checkpoint.from_file(file, **overrides)
+    if config := portable.read_config(file):
+        if overrides:
+            raise InputError(f'{weights} tells everything itself: leave {next(iter(overrides))} out')
+        model: CLIP | LSeg = portable.build(file, config)
+    elif groupvit_checkpoint.recognise(file.tensors):
+        model = groupvit_checkpoint.from_file(file, **overrides)
     elif lseg_checkpoint.recognise(file.tensors):
         model = lseg_checkpoint.from_official(file.tensors, **overrides)
     else:
@@ -80,12 +88,13 @@ def load_clip(weights: str | Path | CLIP, device: str | None = None, **overrides
     """A CLIP or GroupViT in evaluation mode; ``overrides`` are those of ``load``.
 
     Raises:
-        InputError: weights of an LSeg, which keeps only half a CLIP.
+        InputError: weights of an LSeg or a detector, which keep only half a CLIP.
     """
     place = choose_device(device)
     clip = weights if isinstance(weights, CLIP) else load(weights, **overrides)
     if not isinstance(clip, CLIP):
-        raise InputError(f'{weights} is an LSeg, which segments only: give the weights of a CLIP')
+        kind = type(clip).__name__
+        raise InputError(f'{weights} ({kind}) holds half a CLIP only: give the weights of a whole one')
     return clip.to(place).eval()
 
 
@@ -112,10 +121,13 @@ def load_segmenter(
         overrides: of ``load``.
 
     Raises:
-        InputError: a training-free method, or options of one, for weights that were trained to segment.
+        InputError: a training-free method, or options of one, for weights that were trained to segment; or
+            weights of a detector.
     """
     place = choose_device(device)
     model = weights if isinstance(weights, CLIP) else load(weights, **overrides)
+    if not isinstance(model, CLIP | SegmentationModel):
+        raise InputError(f'{weights} is a {type(model).__name__}, which segments no pictures')
     asked = {'method': method, 'options': options, 'proxy': proxy}
     given = next((name for name, value in asked.items() if value), None)
     if given and isinstance(model, LSeg | GroupVit):

@@ -1,5 +1,5 @@
 """What all recipes share: a line every 50 steps, a checkpoint every 1000, the two newest kept, the trained
-CLIP as a file of its own, a fixed seed.
+model as a file of its own, a fixed seed.
 
 Left out: TensorBoard and the like, which write more files.  To have one::
 

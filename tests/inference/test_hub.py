@@ -12,6 +12,8 @@ import clipdense.inference.hub
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.engine import portable
+from clipdense.inference.convert import convert
 from clipdense.inference.hub import load_clip, load_segmenter
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 from clipdense.methods.groupvit.checkpoint import save as save_groupvit
@@ -92,7 +94,7 @@ def test_official_lseg_is_recognised(monkeypatch):
     monkeypatch.setattr(hub, 'load', lambda weights, **overrides: lseg)
     assert load_segmenter('lseg.ckpt', background_threshold=0.5) is lseg
     assert lseg.background_threshold == 0.5
-    with pytest.raises(InputError, match='segments only'):
+    with pytest.raises(InputError, match='half a CLIP only'):
         load_clip('lseg.ckpt')
 
 
@@ -133,6 +135,37 @@ def test_a_config_and_its_checkpoint(lseg_run, photo):
     assert isinstance(segmenter.model, LSeg)
     assert not segmenter.model.training
     assert segmenter(photo, WORDS).mask.shape == (21, 34)
+
+
+@pytest.fixture
+def lseg_file(lseg_run, tmp_path):
+    """What training exports of the same model."""
+    model = clipdense.Segmenter.from_config(*lseg_run).model
+    portable.save(model, tmp_path / 'lseg.safetensors', clipdense.inference.hub.load_config(lseg_run[0]))
+    return tmp_path / 'lseg.safetensors'
+
+
+def test_one_file_is_a_config_and_its_checkpoint(lseg_run, lseg_file, photo):
+    alone = clipdense.Segmenter.from_pretrained(lseg_file, cache=False)(photo, WORDS)
+    together = clipdense.Segmenter.from_config(*lseg_run, cache=False)(photo, WORDS)
+    np.testing.assert_array_equal(alone.mask, together.mask)
+    np.testing.assert_array_equal(alone.scores, together.scores)
+    assert isinstance(clipdense.load(lseg_file, dtype=torch.float64), LSeg)
+
+
+@pytest.mark.parametrize(
+    ('act', 'message'),
+    [
+        (lambda file: clipdense.load(file, activation='gelu'), 'tells everything itself: leave activation'),
+        (lambda file: clipdense.Classifier.from_pretrained(file), 'LSeg. holds half a CLIP only'),
+        (lambda file: convert(file, file.with_name('other.safetensors')), 'read as it is and not converted'),
+        (lambda file: load_segmenter(file, 'sclip'), 'LSeg, which segments by itself: leave method out'),
+    ],
+    ids=['override', 'classifier', 'convert', 'method'],
+)
+def test_what_an_exported_segmenter_is_not(lseg_file, act, message):
+    with pytest.raises(InputError, match=message):
+        act(lseg_file)
 
 
 def test_the_config_that_a_run_left(lseg_run, tmp_path):

@@ -5,7 +5,7 @@ B: pictures, (H, W): pixels, (h, w): cells of the pixel map, D: joint space, K: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.clip.checkpoint import load
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
@@ -29,7 +30,6 @@ from .dpt import DPT
 from .head import CosineHead
 from .losses import check_labels, pixel_cross_entropy
 from .regularize import RegularizationBlock
-from .text import FrozenText
 
 PixelMap = tuple[Tensor, Tensor]  # what the head keeps (B, ., h, w), (B, 2) sizes of the pictures in pixels
 
@@ -56,6 +56,7 @@ class LSeg(SegmentationModel):
         InputError: neither a text tower nor ``embed_dim``.
     """
 
+    portable_name, portable_types = 'lseg', ()
     patch_size = 1  # smaller pictures are padded
     templates = 'name'
 
@@ -88,6 +89,15 @@ class LSeg(SegmentationModel):
         self.lock_backbone = lock_backbone
         if lock_backbone:
             self.backbone.requires_grad_(False)
+
+    def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of a run that built this model, without the CLIP that lent its image tower."""
+        backbone = cfg['model'].get('backbone') or {}
+        if not _names_network(backbone):
+            key = 'vit' if isinstance(self.backbone, TransformerPyramid) else 'resnet'
+            tower = getattr(self.backbone, key)
+            backbone = {**backbone, 'type': type(self.backbone), key: tower.config}
+        return {'model': {**cfg['model'], 'backbone': backbone}}
 
     def init_weights(self) -> None:
         """Called before training: fetches what the backbone starts from.
@@ -201,10 +211,14 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     )
 
 
+def _names_network(backbone: Mapping[str, Any] | None) -> bool:
+    return not {'vit', 'resnet'}.isdisjoint(backbone or {})
+
+
 def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | dict:
     """A backbone that names no network takes the CLIP's image tower, in the pyramid that fits it."""
-    if isinstance(backbone, nn.Module) or (backbone and {'vit', 'resnet'} & backbone.keys()):
-        return backbone
+    if isinstance(backbone, nn.Module) or _names_network(backbone):
+        return backbone or {}
     if not isinstance(clip, CLIP):
         raise InputError('the backbone names no network, and there is no CLIP to lend its image tower')
     convolutional = isinstance(clip.image, ModifiedResNet)

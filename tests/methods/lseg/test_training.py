@@ -10,12 +10,15 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import PolyLR
 
+from clipdense.clip.checkpoint import save as save_clip
 from clipdense.clip.text_embeddings import save_embeddings
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.segmentation_crops import SegmentationCrops, ZeroShotSplit
+from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import train
 from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.inference.hub import load
 from clipdense.methods.lseg import backbones
 from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook, foreground_iou
@@ -171,6 +174,20 @@ def test_a_run_through_the_engine(tmp_path, make_backbone, make_clip):
     } <= found.keys()
     validated = next(line for line in lines if line.get('stage') == 'val')
     assert {'base/mIoU', 'novel/mIoU', 'harmonic_mIoU'} <= validated.keys()
+
+
+def test_training_leaves_one_file_that_is_enough(tmp_path, make_clip):
+    """The exported file and the last checkpoint are opened without config or CLIP, and are the same model."""
+    save_clip(make_clip('resnet'), tmp_path / 'clip.safetensors')
+    model = dict(type=LSeg, clip=str(tmp_path / 'clip.safetensors'), width=16, statistics='openai')
+    cfg = config(model, dict(type=VocabularyHook, templates='name'), tmp_path)
+    cfg.default_hooks = dict(export=dict(type=ExportHook))
+    runner = train(cfg)
+    (tmp_path / 'clip.safetensors').unlink()
+    trained = {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}
+    for name in ('lseg.safetensors', 'step_4.pth'):
+        found = load(tmp_path / 'run' / name).state_dict()
+        assert all(torch.equal(tensor, found[key]) for key, tensor in trained.items()), name
 
 
 def test_a_closed_head_through_the_engine(tmp_path, make_backbone):

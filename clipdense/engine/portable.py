@@ -1,0 +1,180 @@
+"""A trained model in one file: its weights, and the config that builds it without any other file.
+
+The config is plain data beside the tensors.  It may name what is registered here and what the model's class
+lists; a file that names anything else is refused, so that reading one never runs foreign code.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmengine.config import Config
+from mmengine.utils import get_object_from_string
+from torch import Tensor
+
+from clipdense.clip.frozen_text import FrozenText
+from clipdense.clip.tokenizers import copy_tokenizer, find_tokenizer
+from clipdense.registry import MODELS, build_module
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.weights.io import WeightsFile, write_weights
+
+from .logs import plain_config
+from .model_weights import load_strict
+
+FORMAT = 'clipdense-model'
+WORDS = 'clip.'  # before the names of the text tower's tensors
+
+
+class Portable(Protocol):
+    """A model that one file can hold.
+
+    Attributes:
+        portable_name: of the file, without its ending.
+        portable_types: what its config may name as ``type`` beside our registered classes and functions.
+        clip: reads the words; of a whole CLIP the text half goes into the file.
+    """
+
+    portable_name: str
+    portable_types: Collection[str]
+    clip: Any
+
+    def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the config of a run, ``model`` without any file in it, and what else inference needs."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def is_portable(model: Any) -> bool:
+    """Whether one file can hold the model, which needs a text tower for that."""
+    return hasattr(model, 'portable_config') and getattr(model, 'clip', None) is not None
+
+
+def describe(model: Portable, cfg: Config) -> dict[str, str]:
+    """What stands beside the tensors; in a training checkpoint as ``meta['portable']``.
+
+    Args:
+        model: as the config of its run built it.
+        cfg: that config.
+
+    Raises:
+        InputError: a model that no config describes, or one that is no plain data or names what no file may.
+    """
+    if not isinstance(cfg.get('model'), Mapping):
+        raise InputError('its model was built in code, and no config describes it')
+    config = model.portable_config(cfg.to_dict())
+    config['model'] = {**config['model'], 'clip': FrozenText.of(model.clip).config}
+    text = repr(plain_config(config, strict=True))
+    _parse(text)
+    return {'format': FORMAT, 'version': '1', 'config': text}
+
+
+def meta(model: Any, cfg: Config) -> dict[str, Any]:
+    """What lets a training checkpoint be opened alone, where it holds the words too."""
+    if not is_portable(model) or not any(name.startswith(WORDS) for name in model.state_dict()):
+        return {}
+    try:
+        return {'portable': describe(model, cfg)}
+    except InputError:  # it then needs its config
+        return {}
+
+
+def save(model: Portable, path: str | Path, cfg: Config) -> None:
+    """Write a model, its words included, and the config of its run into one safetensors file.
+
+    A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
+
+    Raises:
+        InputError: as ``describe``; no room, or no permission.
+    """
+    path, words = Path(path), FrozenText.of(model.clip)
+    text = {f'{WORDS}{name}': tensor for name, tensor in words.state_dict().items()}
+    write_weights(path, {**model.state_dict(), **text}, describe(model, cfg))
+    copy_tokenizer(words.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
+
+
+def read_config(file: WeightsFile) -> dict[str, Any] | None:
+    """The config that a file brings with its weights; None where it brings none.
+
+    Raises:
+        CheckpointError: a damaged one, or one that asks for what no file may name.
+    """
+    meta = file.extra.get('meta')
+    own = meta.get('portable') if isinstance(meta, dict) else file.metadata
+    if not isinstance(own, dict) or own.get('format') != FORMAT:
+        return None
+    try:
+        return _parse(own['config'])
+    except (InputError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{file.path}: its config cannot be used ({error})') from error
+
+
+def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
+    """The model of a file, in evaluation mode.
+
+    Args:
+        file: weights and words.
+        config: what ``read_config`` found in it.
+
+    Raises:
+        CheckpointError: no model can be built so, or the weights do not fit it.
+    """
+    try:
+        model = build_module(dict(config['model']))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise CheckpointError(f'{file.path}: {error}') from error
+        raise CheckpointError(f'{file.path} describes an impossible model: {error}') from error
+    words = {
+        name.removeprefix(WORDS): tensor for name, tensor in file.tensors.items() if name.startswith(WORDS)
+    }
+    load_strict(model.clip, words, f'{file.path} (words)')
+    load_strict(model, own_tensors(model, file.tensors), file.path)
+    tokenizer = find_tokenizer(model.clip.text.size, file.path)
+    if tokenizer is not None:
+        model.clip.tokenizer = tokenizer
+    return model.eval()
+
+
+def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the words, where a portable model keeps them outside its weights."""
+    if not is_portable(model):
+        return dict(tensors)
+    own = model.state_dict()
+    return {name: x for name, x in tensors.items() if name in own or not name.startswith(WORDS)}
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The config that a text is, if nothing in it can do harm.
+
+    Raises:
+        InputError: no plain data with a model in it, or a ``type`` that is not allowed.
+    """
+    try:
+        config = ast.literal_eval(text)
+        kind = config['model']['type']
+    except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        raise InputError('it is no plain data that describes a model') from None
+    _check(config, set(getattr(_registered(kind), 'portable_types', ())))
+    return config
+
+
+def _check(value: Any, allowed: Collection[str]) -> None:
+    if isinstance(value, dict):
+        kind = value.get('type')
+        if 'type' in value and kind not in allowed and _registered(kind) is None:
+            raise InputError(f'it asks for {kind!r}, which is no part of clipdense')
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check(item, allowed)
+
+
+def _registered(kind: Any) -> Any:
+    """What of ours a dotted name means; None for anything else."""
+    if not isinstance(kind, str) or not kind.startswith('clipdense.'):
+        return None
+    found = get_object_from_string(kind)
+    return found if any(found is known for known in MODELS.module_dict.values()) else None
