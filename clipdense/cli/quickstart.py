@@ -40,14 +40,12 @@ def quickstart(
     import torch
 
     from clipdense.data.scenes.writers import write_scenes
-    from clipdense.engine.checkpointing import newest_checkpoint
     from clipdense.engine.launch import load_config, test, train
     from clipdense.inference.results import write_json
     from clipdense.inference.segmenter import Segmenter
 
-    data, run = out / 'scenes', out / 'train'
-    lseg = out / 'lseg' / 'lseg_scenes_quickstart.py'  # the config as it was run
-    weights, gallery, results = run / 'clip.safetensors', out / 'gallery.png', out / 'results.json'
+    data, gallery, results = out / 'scenes', out / 'gallery.png', out / 'results.json'
+    weights, masks = out / 'train' / 'clip.safetensors', out / 'lseg' / 'lseg.safetensors'
     refuse_existing([results], overwrite)
     begin, cores = time.monotonic(), os.cpu_count() or 1
     cfg = load_config(CONFIG)
@@ -65,30 +63,27 @@ def quickstart(
     if steps:
         options['train_cfg.max_steps'] = steps
         options['param_scheduler.0.warmup'] = min(cfg.param_scheduler[0].warmup, steps - 1)
-    train(CONFIG, work_dir=run, seed=seed, options=options)
+    train(CONFIG, work_dir=weights.parent, seed=seed, options=options)
 
     _say(begin, 'classifying and segmenting held-out scenes')
     metrics = test(CONFIG, weights, work_dir=out / 'test', options=options)
 
     _say(begin, f'training LSeg on masks of the base classes ({MASKS})')
     options = {
-        'model.clip': str(weights.resolve()),  # the config that the run leaves works from any folder
+        'model.clip': str(weights),
         'train_cfg.max_steps': min(steps or MASK_STEPS, MASK_STEPS),
         'param_scheduler.0.warmup': min((steps or MASK_STEPS) - 1, MASK_STEPS // 10),
         'custom_hooks.1.interval': None,  # at the end only
         'custom_hooks.1.at_end': False,  # and by the test
     }
-    train(MASKS, work_dir=out / 'lseg', seed=seed, options=options)
-    masks = newest_checkpoint(out / 'lseg')
-    assert masks is not None  # training has ended
+    train(MASKS, work_dir=masks.parent, seed=seed, options=options)
     metrics |= test(MASKS, masks, work_dir=out / 'lseg_test', options=options)
-    segmenter = Segmenter.from_config(MASKS, masks, options=options, cache=False)
-    _write_gallery(segmenter, weights, data / 'voc', gallery)
+    _write_gallery(Segmenter.from_pretrained(masks, cache=False), weights, data / 'voc', gallery)
     minutes = (time.monotonic() - begin) / 60
     print(table(metrics))
     write_json(results, {'minutes': round(minutes, 2), 'seed': seed, **metrics})
     print(f'\n{minutes:.1f} minutes.  Weights: {weights}  Gallery: {gallery}  Numbers: {results}')
-    print(f"Next: clipdense segment PHOTO --classes 'a, b, c' --config {lseg} --weights {masks}")
+    print(f"Next: clipdense segment PHOTO --classes 'a, b, c' --weights {masks}")
     print(f"or without masks: clipdense segment PHOTO --classes 'a, b, c' --weights {weights}")
 
 
