@@ -235,17 +235,22 @@ def test_nothing_to_test(make_config, tmp_path):
         launch.test(Config(make_config()), 'weights.pth', tmp_path)
 
 
-def test_training_free_models_take_weights_as_an_argument(make_config, tiny, monkeypatch, tmp_path):
+def test_training_free_models_take_weights_as_an_argument(make_config, tiny, tmp_path):
+    """What the command line calls weights arrives in the constructor, as text."""
     from clipdense.engine import EvaluationHook
 
-    monkeypatch.setattr(tiny.Model, 'weights_argument', 'width', raising=False)
+    class Around(tiny.Model):
+        weights_argument = 'weights'
+
+        def __init__(self, weights: str) -> None:
+            super().__init__()
+            self.weights = weights
+
+    evaluation = {'type': EvaluationHook, 'evaluations': [lambda model: {'length': len(model.weights)}]}
     config = Config(
-        make_config(
-            custom_hooks=[{'type': EvaluationHook, 'evaluations': [lambda m: {'w': len(m.first.bias)}]}]
-        )
+        make_config(model={'type': Around, 'weights': 'of the recipe'}, custom_hooks=[evaluation])
     )
-    monkeypatch.setattr(launch, 'str', lambda value: value, raising=False)
-    assert launch.test(config, 6, tmp_path) == {'w': 6.0}
+    assert launch.test(config, Path('ViT-B-16/openai'), tmp_path) == {'length': 15.0}
 
 
 @pytest.mark.parametrize(
