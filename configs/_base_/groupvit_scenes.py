@@ -1,4 +1,5 @@
-"""A small GroupViT for scenes: one grouping stage, eight groups, as large as the CLIP of clip_scenes."""
+"""A small GroupViT for scenes: one grouping stage, eight groups, as large as the CLIP of clip_scenes, whose
+weights it starts from."""
 
 from torch.optim import AdamW
 
@@ -15,6 +16,7 @@ model = dict(
     type=GroupVitPretrainer,
     clip=dict(
         type=build_group_vit,
+        spread=True,
         size=dict(
             image=dict(
                 image_size=32,
@@ -30,6 +32,7 @@ model = dict(
             text=dict(width=96, layers=2, heads=3, mlp_width=192, embed_dim=96, activation='gelu'),
         ),
     ),
+    start='work_dirs/clip_scenes/clip.safetensors',
     equal_texts_match=True,  # 48 phrases: each is in many captions of a batch
 )
 train_dataloader = dict(
@@ -44,7 +47,7 @@ train_dataloader = dict(
         shuffle=2000,
     ),
 )
-train_cfg = dict(max_steps=14_000)
+train_cfg = dict(max_steps=3000)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     precision='auto',

@@ -18,7 +18,9 @@ from .model import GroupVit
 def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
     """Copy from a CLIP what both have: patch embedding, positions, blocks one after another, the text tower.
 
-    Group tokens, grouping blocks, projectors and norms that CLIP does not have stay as they are.
+    The scale of the logits comes along, for all losses: at that of a fresh model (14), groups learn their
+    names much later.  Group tokens, grouping blocks, projectors and norms that CLIP does not have stay as
+    they are.
 
     Args:
         model: changed in place.
@@ -52,6 +54,9 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
         raise InputError(f'the CLIP does not fit the GroupViT: {wrong[0]} is {shapes}')
     for name, value in wanted.items():
         ours[name].copy_(value)
+    for scale in (model.logit_scale, model.multi_label_logit_scale):
+        if scale is not None:
+            scale.copy_(clip.logit_scale)
     if model.image.patch_embed.bias is not None:
         model.image.patch_embed.bias.zero_()
     return sorted(wanted)

@@ -29,7 +29,7 @@ def recipe(shards):
     """``recipe(steps) -> Config`` of groupvit_scenes, tiny and without its evaluations."""
 
     def make(steps, **model):
-        cfg = load_config('groupvit/groupvit_scenes')
+        cfg = load_config('groupvit/groupvit_scenes', {'model.start': None})
         size = cfg.model.clip.size
         size.image.update(stages=STAGES, embed_dim=8, projector_width=12)
         size.text.update(width=16, layers=1, heads=2, mlp_width=32, embed_dim=8)

@@ -225,6 +225,15 @@ def test_refusals(tiny, call, message):
         call(tiny())
 
 
+def test_damaged_weights_are_told(tiny):
+    clip = tiny()
+    with torch.no_grad():
+        clip.image.patch_embed.weight[0] = torch.nan
+    model = with_words(GroupVitSegmenter(clip), normalize(torch.randn(3, 8), dim=-1), background=True)
+    with pytest.raises(InputError, match='not numbers'):
+        model.segment(torch.randn(3, 16, 16))
+
+
 def test_a_tower_without_groups_segments_nothing(tiny):
     model = with_words(GroupVitSegmenter(tiny(stages=((1, 0, 0),))), normalize(torch.randn(3, 8), dim=-1))
     with pytest.raises(ValueError, match='makes no groups'):

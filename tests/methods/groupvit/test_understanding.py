@@ -219,11 +219,13 @@ TEXT = TextSize(16, 1, 2, 32, 8, vocab_size=50, context_length=8)
 def test_a_start_from_clip(tiny):
     vit = VitSize(image_size=16, patch_size=4, width=16, layers=3, heads=2, mlp_width=32, embed_dim=8)
     clip, model = build_clip(ClipSize(vit, TEXT)), tiny()
+    clip.logit_scale.data.fill_(3.3)
     names = start_from_clip(model, clip)
     assert torch.equal(model.image.stages[2].blocks[0].mlp.fc1.weight, clip.image.blocks[2].mlp.fc1.weight)
     assert torch.equal(model.image.pos_embed, clip.image.pos_embed[1:])
     ids = torch.randint(1, 49, (2, 8))
     assert torch.equal(model.text(ids), clip.text(ids))
+    assert [model.logit_scale.item(), model.multi_label_logit_scale.item()] == pytest.approx([3.3, 3.3])
     assert not any('group' in name or 'projector' in name for name in names)
 
 
