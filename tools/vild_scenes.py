@@ -116,17 +116,23 @@ def scores(cfg: Config, task: str, data: Path, weights: Path, place: Path) -> di
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds, one variant a line."""
+    """Means over the seeds, one variant a line, and half of their range where there are several."""
     lines = []
     for task in dict.fromkeys(row['task'] for row in rows):
         mine = [row for row in rows if row['task'] == task]
         columns = [name for name in mine[0] if name not in ('task', 'variant', 'seed')]
-        lines.append(f'{task:14}' + ''.join(f'{name:>13}' for name in columns))
+        lines.append(f'{task:14}' + ''.join(f'{name:>15}' for name in columns))
         for variant in dict.fromkeys(row['variant'] for row in mine):
             same = [row for row in mine if row['variant'] == variant]
-            means = (mean(row[name] for row in same) for name in columns)
-            lines.append(f'{variant:14}' + ''.join(f'{value:13.3f}' for value in means))
+            cells = (cell([row[name] for row in same]) for name in columns)
+            lines.append(f'{variant:14}' + ''.join(f'{text:>15}' for text in cells))
     return '\n'.join(lines)
+
+
+def cell(values: list[float]) -> str:
+    """``0.123`` of one seed, ``0.123 +- 0.004`` of several."""
+    spread = f' +- {(max(values) - min(values)) / 2:.3f}' if len(values) > 1 else ''
+    return f'{mean(values):.3f}{spread}'
 
 
 if __name__ == '__main__':
