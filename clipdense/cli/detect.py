@@ -43,7 +43,9 @@ def detect(
     threshold_of: Annotated[
         list[str] | None, typer.Option(help="Another one for a class: 'cat=0.5'. May be repeated.")
     ] = None,
-    overlap: Annotated[float, typer.Option(help='IoU above which the weaker of two boxes goes.')] = 0.5,
+    overlap: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help='IoU above which the weaker of two boxes goes.')
+    ] = 0.5,
     agnostic: Annotated[
         bool, typer.Option('--agnostic', help='Boxes of different classes compete too.')
     ] = False,
@@ -73,7 +75,13 @@ def detect(
     detector.set_vocabulary(vocabulary)
     detector.set_rules(threshold, special, overlap, agnostic, most)
     rows: list[dict] = []
-    found = detector.many(paths, batch_size=batch_size, skip=_report)
+    skipped: list[InputError] = []
+
+    def skip(error: InputError) -> None:
+        typer.echo(f'clipdense: skipped: {error}', err=True)
+        skipped.append(error)
+
+    found = detector.many(paths, batch_size=batch_size, skip=skip)
     for index, result in found:
         write_image(f'{stems[index]}_boxes.png', result.draw())
         rows += result.to_coco(index + 1)
@@ -82,6 +90,9 @@ def detect(
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
     write_json(out / 'detections.json', rows)
     write_json(out / 'names.json', {'images': files, 'categories': names})
+    if skipped:
+        typer.echo(f'clipdense: {len(skipped)} of {len(paths)} pictures were skipped', err=True)
+        raise typer.Exit(1)
 
 
 def regions(
@@ -113,11 +124,11 @@ def _thresholds(texts: list[str], vocabulary) -> dict[int, float]:
     found: dict[int, float] = {}
     for text in texts:
         name, _, value = text.rpartition('=')
-        if not name or not value.strip().replace('.', '', 1).isdigit():
-            raise InputError(f'{text!r} is no threshold of a class: write cat=0.5')
-        found[vocabulary.index(name.strip())] = float(value)
+        try:
+            threshold = float(value)
+        except ValueError:
+            threshold = -1.0
+        if not name or not 0 <= threshold <= 1:
+            raise InputError(f'{text!r} is no threshold of a class: write cat=0.5, from 0 to 1')
+        found[vocabulary.index(name.strip())] = threshold
     return found
-
-
-def _report(error: InputError) -> None:
-    typer.echo(f'clipdense: skipped: {error}', err=True)

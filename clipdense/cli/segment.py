@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,9 @@ Method = Annotated[
     str | None, typer.Option(help='Training-free method (maskclip unless said): sclip, naclip, sc_clip, ...')
 ]
 Option = Annotated[list[str] | None, typer.Option(help="Of the method: 'std=3.0'. May be repeated.")]
-Proxy = Annotated[str | None, typer.Option(help='Backbone of timm that proxyclip looks through.')]
+Proxy = Annotated[
+    str | None, typer.Option(help='Backbone of timm that proxyclip looks through: NAME, NAME=FILE or FILE.')
+]
 Out = Annotated[Path, typer.Option('--out', '-o', help='Folder for the results.')]
 Threshold = Annotated[float | None, typer.Option(help='Score below which a pixel is background.')]
 MinArea = Annotated[
@@ -187,11 +190,13 @@ def _views(slide: Slide, short_side: int | None, window: int | None, scales: str
     """
     try:
         sizes = tuple(float(part) for part in scales.split(','))
-        slide = replace(slide, short_side=short_side or slide.short_side, scales=sizes, flip=flip)
+        if not all(0 < size < inf for size in sizes):
+            raise ValueError(f'{sizes} are no scales')
     except ValueError as error:
         raise InputError(
             f"--scales takes positive numbers, such as '0.75, 1, 1.25', not {scales!r}"
         ) from error
+    slide = replace(slide, short_side=short_side or slide.short_side, scales=sizes, flip=flip)
     if window is None:
         return slide
     return replace(slide, window=window or None, stride=max(1, window // 2) if window else None)

@@ -8,11 +8,13 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.config import config as mmengine_config
 from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
@@ -230,15 +232,33 @@ def _find_config(config: str | Path) -> Path:
 
 def _read_config(path: Path) -> Config:
     try:
-        cfg = Config.fromfile(path)
+        with _recipes_by_name():
+            cfg = Config.fromfile(path)
         for _ in _entries(cfg):  # imports what it names
             pass
     except SyntaxError as error:
         raise InputError(f'{path}, line {error.lineno}: {error.msg}') from error
     except Exception as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
+        if 'from ..' in reason:  # a copy of a recipe, away from its bases
+            reason += '; a config of your own says `from clipdense.configs.FOLDER.NAME import *` there'
         raise InputError(f'{path} cannot be read as a config: {reason}') from error
     return cfg
+
+
+@contextmanager
+def _recipes_by_name() -> Iterator[None]:
+    """``from clipdense.configs.vild.vild_coco_r50 import *`` finds the recipe from anywhere.
+
+    MMEngine looks for it in the package, where it lies in the wheel, but not in a checkout.
+    """
+    find = mmengine_config.get_installed_path
+    home = next(folder.parent for folder in _RECIPES if folder.is_dir())
+    mmengine_config.get_installed_path = lambda name: str(home) if name == 'clipdense' else find(name)
+    try:
+        yield
+    finally:
+        mmengine_config.get_installed_path = find
 
 
 def _entries(part: Any) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipdense.clip.model import CLIP
 from clipdense.data.detection.transforms import PackDetection
-from clipdense.engine.launch import load_config
+from clipdense.engine.launch import load_config, part_class
 from clipdense.engine.model_weights import load_strict
 from clipdense.methods.vild.detector import ViLD
 from clipdense.methods.vild.postprocess import threshold_of_each_class
@@ -54,7 +54,7 @@ class Detector:
         self.model, self.clip = model.eval(), clip.eval()
         self.transforms = [build(one, TRANSFORMS) for one in transforms]
         self.templates, self.cache = templates, cache
-        self._rules: dict[str, Any] = {}
+        self._threshold = float(model.roi_head.test_cfg.score_thr)  # of classes without one of their own
 
     @classmethod
     def from_pretrained(
@@ -78,10 +78,10 @@ class Detector:
             device: see ``hub.choose_device``.
 
         Raises:
-            InputError: no recipe for a detector, or weights that do not fit.
+            InputError: no recipe for a detector, or weights that do not fit or are not finite.
         """
         cfg = load_config(config)
-        if cfg.model.get('type') is not ViLD:
+        if part_class(cfg.get('model')) is not ViLD:
             raise InputError(f'{config} is no recipe for a detector')
         teacher = clip if clip is not None else cfg.model.get('clip')
         if teacher is None:
@@ -89,6 +89,8 @@ class Detector:
         cfg.model['clip'] = None
         model = build_module(cfg.model)
         load_strict(model, read_weights(weights).tensors, weights)
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise InputError(f'{weights} holds numbers that are not finite: take an earlier checkpoint')
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         place = choose_device(device)
         return cls(
@@ -107,14 +109,13 @@ class Detector:
         if vocabulary != self.model.vocabulary:
             cache = 'default' if self.cache else None
             self.model.set_vocabulary(vocabulary, embed_words(self.clip, vocabulary, self.templates, cache))
-            if self._rules:
-                self.set_rules(**{**self._rules, 'special': {}})
+            self.model.roi_head.test_cfg.score_thr = self._threshold
         return vocabulary
 
     def set_rules(
         self,
         threshold: float | None = None,
-        special: Mapping[int, float] | None = None,
+        special: Mapping[str | int, float] | None = None,
         overlap: float | None = None,
         agnostic: bool | None = None,
         most: int | None = None,
@@ -123,24 +124,18 @@ class Detector:
 
         Args:
             threshold: least score.
-            special: other thresholds, by class index.
+            special: other thresholds, by class name or index; they go when other words come.
             overlap: IoU above which the weaker of two boxes goes.
             agnostic: whether boxes of different classes compete.
             most: detections of a picture.
 
         Raises:
-            InputError: thresholds of classes before there are words.
+            InputError: thresholds of classes before there are words, or of classes that are none of them.
         """
-        self._rules |= {'threshold': threshold} if threshold is not None else {}
-        rules = self.model.roi_head.test_cfg
-        if special:
-            if self.model.vocabulary is None:
-                raise InputError('thresholds of classes need words: call set_vocabulary first')
-            default = float(threshold if threshold is not None else 0.0)
-            device = next(self.model.parameters()).device
-            rules.score_thr = threshold_of_each_class(default, dict(special), self.model.num_classes).to(
-                device
-            )
+        rules, own = self.model.roi_head.test_cfg, self._by_index(special or {})
+        self._threshold = self._threshold if threshold is None else threshold
+        if own:
+            rules.score_thr = threshold_of_each_class(self._threshold, own, self.model.num_classes)
         elif threshold is not None:
             rules.score_thr = threshold
         if overlap is not None:
@@ -149,6 +144,19 @@ class Detector:
             rules.nms.class_agnostic = agnostic
         if most is not None:
             rules.max_per_img = most
+
+    def _by_index(self, special: Mapping[str | int, float]) -> dict[int, float]:
+        vocabulary = self.model.vocabulary
+        if special and vocabulary is None:
+            raise InputError('thresholds of classes need words: call set_vocabulary first')
+        found: dict[int, float] = {}
+        for key, value in special.items():
+            assert vocabulary is not None
+            index = vocabulary.index(key) if isinstance(key, str) else key
+            if not 0 <= index < len(vocabulary):
+                raise InputError(f'a threshold for class {index} of {len(vocabulary)}: there is none')
+            found[index] = value
+        return found
 
     def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Detections:
         """Detect in one picture.

@@ -182,7 +182,11 @@ class SegmentationModel(BaseModel):
 
     @torch.no_grad()
     def classify_picture(self, picture: EncodedPicture, result_size: tuple[int, int]) -> PixelLabels:
-        """The fast half: an encoded picture and the vocabulary -> labels (H, W)."""
+        """The fast half: an encoded picture and the vocabulary -> labels (H, W).
+
+        Raises:
+            InputError: no vocabulary yet, or scores that are NaN.
+        """
         full_logits = self._full_logits(picture, result_size)
         pixels = max(
             result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in picture.views)
@@ -192,6 +196,11 @@ class SegmentationModel(BaseModel):
         best = reduce_queries(
             full_logits, torch.arange(len(self._text()), device=picture.image.device), chunk
         )
+        if best.normaliser.isnan().any():
+            raise InputError(
+                'the scores of a picture are not numbers (NaN): the weights are damaged, or half precision '
+                'is too coarse for them'
+            )
         if self.area_threshold and self.background_index is not None:
             best = self._give_up_small(best, full_logits, chunk)
         return self.finish(PixelLabels(self.query_class[best.query], best.probability), picture.image)

@@ -36,7 +36,7 @@ class Slide:
         flip: see each size mirrored too.
 
     Raises:
-        ValueError: sizes that are not positive, or a stride that leaves gaps.
+        InputError: sizes that are not positive, or a stride that leaves gaps.
     """
 
     short_side: int | None = None
@@ -52,11 +52,11 @@ class Slide:
         for name in ('short_side', 'long_side', 'window', 'stride', 'batch'):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
+                raise InputError(f'{name} must be at least 1, got {value}')
         if self.window is not None and self.step > self.window:
-            raise ValueError(f'stride {self.stride} leaves gaps between windows of {self.window}')
+            raise InputError(f'stride {self.stride} leaves gaps between windows of {self.window}')
         if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f'scales must be positive, and at least one, got {self.scales}')
+            raise InputError(f'scales must be positive, and at least one, got {self.scales}')
 
     @property
     def step(self) -> int:

@@ -5,6 +5,10 @@ P: processes.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +31,24 @@ def rank() -> int:
 def is_main() -> bool:
     """True in the one process that writes files and prints."""
     return rank() == 0
+
+
+@contextmanager
+def processes_of_torchrun() -> Iterator[None]:
+    """Join the processes that torchrun started, each with a GPU of its own; alone, nothing happens.
+
+    For work that is shared without gradients: they may wait for one another for days.
+    """
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group('gloo', timeout=timedelta(days=7))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:

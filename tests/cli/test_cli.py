@@ -199,6 +199,10 @@ BAD = {
     ),
     'no value': (['segment', 'photo.png', '-c', 'a', '--option', 'std', '-w', '{weights}'], 'name=value'),
     'no scales': (['segment', 'photo.png', '-c', 'a', '--scales', '1,x', '-w', '{weights}'], '0.75, 1, 1.25'),
+    'negative window': (
+        ['segment', 'photo.png', '-c', 'a', '--window', '-8', '-w', '{weights}'],
+        'at least 1',
+    ),
     'window under a patch': (
         ['segment', 'photo.png', '-c', 'a', '--window', '7', '-w', '{weights}'],
         'windows of 7 pixels are smaller than a patch of 8',
@@ -206,6 +210,10 @@ BAD = {
     'no proxy': (
         ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '-w', '{weights}'],
         'vit_base_patch8_224.dino',
+    ),
+    'a proxy that is no file': (
+        ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '--proxy', 'p.pth', '-w', '{weights}'],
+        'p.pth',
     ),
     'no groups': (['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'], 'only a GroupViT'),
     'a method beside a config': (

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from clipdense.cli.app import app
+from clipdense.engine.launch import load_config
 from clipdense.inference.detector import Detector
 from clipdense.inference.results import Detections
 from clipdense.utils.errors import InputError
@@ -83,7 +84,6 @@ test_dataloader = dict(
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     """A recipe, weights that fit it, and two pictures."""
-    from clipdense.engine.launch import load_config
     from clipdense.registry import build_module
 
     folder = tmp_path_factory.mktemp('detector')
@@ -111,6 +111,16 @@ def test_boxes_and_masks_lie_in_the_picture(detector, files):
     assert (found.boxes[:, 2:] <= [120, 90]).all()
     assert found.boxes[:, 2].max() > 64  # the detector saw the picture smaller
     assert set(found.class_names) <= {'cat', 'dog', 'red car'}
+
+
+def test_the_config_that_a_run_has_left(detector, files, tmp_path):
+    """It names classes as text."""
+    load_config(files / 'tiny_vild.py').dump(tmp_path / 'left.py')
+    again = Detector.from_pretrained(
+        tmp_path / 'left.py', files / 'weights.pth', clip=detector.clip, device='cpu', cache=False
+    )
+    one, other = (model(files / 'a.png', ['cat', 'dog']) for model in (detector, again))
+    np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
 def test_a_batch_is_its_pictures(detector, files):
@@ -152,6 +162,56 @@ def test_special_thresholds_go_with_their_words(detector, files):
     detector.set_rules(threshold=0.1, special={0: 1.0})
     detector.set_vocabulary('cat, dog, cow')
     assert detector(files / 'a.png') is not None
+
+
+def test_thresholds_by_name_leave_the_recipe_s_to_the_rest(detector):
+    rules = detector.model.roi_head.test_cfg
+    rules.score_thr = detector._threshold = 0.25
+    detector.set_vocabulary('cat, dog')
+    detector.set_rules(special={'dog': 0.75})
+    assert rules.score_thr.tolist() == [0.25, 0.75]
+    detector.set_rules(special={0: 0.5})
+    assert rules.score_thr.tolist() == [0.5, 0.25]
+    detector.set_vocabulary('cat, dog, cow')
+    assert rules.score_thr == 0.25
+
+
+@pytest.mark.parametrize(
+    ('special', 'message'),
+    [({'cow': 0.5}, "'cow' is not in"), ({2: 0.5}, 'class 2 of 2'), ({-1: 0.5}, 'class -1')],
+)
+def test_thresholds_of_classes_that_are_not_there(detector, special, message):
+    detector.set_vocabulary('cat, dog')
+    with pytest.raises(InputError, match=message):
+        detector.set_rules(special=special)
+
+
+def test_weights_that_are_not_finite(files, tmp_path):
+    state = torch.load(files / 'weights.pth', weights_only=True)
+    tensors = state.get('state_dict', state)
+    tensors['roi_head.bbox_head.projection.bias'][0] = float('nan')
+    torch.save(state, tmp_path / 'broken.pth')
+    with pytest.raises(InputError, match='not finite'):
+        Detector.from_pretrained(files / 'tiny_vild.py', tmp_path / 'broken.pth', device='cpu')
+
+
+MODES = {
+    'one pixel': ('RGB', (1, 1)),
+    'one pixel high': ('RGB', (300, 1)),
+    'grey': ('L', (40, 30)),
+    'transparent': ('RGBA', (40, 30)),
+    '16 bit': ('I;16', (40, 30)),
+    'palette': ('P', (40, 30)),
+}
+
+
+@pytest.mark.parametrize('name', MODES)
+def test_pictures_of_any_kind(detector, tmp_path, name):
+    mode, size = MODES[name]
+    Image.new(mode, size).save(tmp_path / 'a.png')
+    found = detector(tmp_path / 'a.png', ['cat'])
+    assert found.masks.shape[1:] == size[::-1]
+    assert (found.boxes <= [*size, *size]).all()
 
 
 def test_unreadable_pictures(detector, files, tmp_path):
@@ -289,7 +349,12 @@ def test_command_line(files, tmp_path):
     assert {row['category_id'] for row in rows} == {1}
     assert all(len(row['bbox']) == 4 and 'segmentation' in row for row in rows)
     assert isinstance(run(*call).exception, InputError)  # already there
-    bad = run(*call, '--overwrite', '--threshold-of', 'dog')
-    assert 'no threshold of a class' in str(bad.exception)
+    for text in ('dog', 'dog=x', 'dog=7', 'dog=-0.1', '=0.5'):
+        bad = run(*call, '--overwrite', '--threshold-of', text)
+        assert 'no threshold of a class' in str(bad.exception)
+    (tmp_path / 'bad.png').write_bytes(b'no picture')
+    some = run(*call, tmp_path / 'bad.png', '--overwrite', '--threshold-of', 'dog=1e-3')
+    assert some.exit_code == 1
+    assert '1 of 3 pictures were skipped' in some.output
     bad = run(*call, '--overwrite', '--threshold-of', 'cow=0.3')
     assert "'cow' is not in the vocabulary" in str(bad.exception)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdense.tasks.windows import Slide, Window
@@ -35,6 +35,7 @@ def test_no_window_shows_the_whole_picture():
     assert Slide().windows((700, 30)) == [Window(0, 0, 700, 30)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.data())
 def test_every_pixel_is_covered(height, width, window, data):
     stride = data.draw(st.integers(1, window))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from torch.utils.data import Dataset
@@ -102,7 +103,8 @@ class CocoDetection(Dataset):
     ) -> None:
         self.transforms = [build(one, TRANSFORMS) for one in transforms]
         self.pack = build(pack if pack is not None else PackDetection(), TRANSFORMS)
-        self.masks, self.seed, self.epoch = masks, seed, 0
+        self.masks, self.seed = masks, seed
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
         self.regions = RegionStore(regions) if regions is not None else None
         if self.regions is not None:
             self.regions.check_pictures((one.image_id, *one.size[::-1]) for one in self.pictures)
@@ -121,8 +123,8 @@ class CocoDetection(Dataset):
         }
 
     def set_epoch(self, epoch: int) -> None:
-        """Augmentation is drawn anew in each epoch."""
-        self.epoch = epoch
+        """Augmentation is drawn anew in each epoch; workers that are already running follow."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -167,7 +169,7 @@ class CocoDetection(Dataset):
     def _transformed(self, results: dict[str, Any], index: int, attempt: int) -> dict[str, Any] | None:
         """mmdet's transforms draw from numpy's generator, which is lent to them."""
         before = np.random.get_state()  # noqa: NPY002
-        draw = sample_rng(self.seed, self.epoch, f'{index}/{attempt}')
+        draw = sample_rng(self.seed, int(self._epoch), f'{index}/{attempt}')
         np.random.seed(draw.getrandbits(32))  # noqa: NPY002
         try:
             for transform in self.transforms:

@@ -11,8 +11,10 @@ that an interruption at any point costs a few pictures and nothing else.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +87,7 @@ class RegionStore:
         """A new store, or the one that was begun there, ready to go on.
 
         Raises:
-            InputError: another store lies there, or the disk is full.
+            InputError: another store lies there, or the disk has no room for the whole of it.
         """
         folder = Path(folder)
         if (folder / _HEADER).is_file():
@@ -96,6 +98,7 @@ class RegionStore:
             raise InputError(f'{folder} is there and holds no region embeddings: name a new folder')
         folder.mkdir(parents=True, exist_ok=True)
         count = len(image_ids)
+        _check_room(folder, facts, count)
         try:
             for name, (kind, shape) in _layout(facts, count).items():
                 made = open_memmap(folder / f'{name}.npy', mode='w+', dtype=kind, shape=shape)
@@ -202,6 +205,17 @@ class RegionStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
+
+
+def _check_room(folder: Path, facts: StoreFacts, pictures: int) -> None:
+    """A mapped file that finds the disk full later would end the process without a word."""
+    sizes = [prod(shape) * np.dtype(kind).itemsize for kind, shape in _layout(facts, pictures).values()]
+    free = shutil.disk_usage(folder).free
+    if sum(sizes) > free:
+        raise InputError(
+            f'no room for {folder}: {pictures} pictures of {facts.regions} regions take '
+            f'{sum(sizes) / 1e9:.1f} GB, {free / 1e9:.1f} are free'
+        )
 
 
 def _layout(facts: StoreFacts, pictures: int) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import RandomResize as McvRandomResize
-from mmdet.datasets.transforms import RandomCrop, RandomFlip, Resize
+from mmdet.datasets.transforms import RandomCrop, RandomFlip
+from mmdet.datasets.transforms import Resize as MmdetResize
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
@@ -48,6 +50,23 @@ def follow(
     left = (cut[:, 2:] - cut[:, :2]).prod(axis=1)
     area = (whole[:, 2:] - whole[:, :2]).prod(axis=1)
     return cut.astype(np.float32), (left / np.maximum(area, 1e-9)).astype(np.float32)
+
+
+class Resize(MmdetResize):
+    """mmdet's, in which a very long picture keeps a height or width of at least a pixel."""
+
+    def _resize_img(self, results: dict[str, Any]) -> None:
+        height, width = results['img'].shape[:2]
+        size = mmcv.rescale_size((width, height), results['scale'])
+        if not self.keep_ratio or min(size) >= 1:
+            super()._resize_img(results)
+            return
+        size = (max(size[0], 1), max(size[1], 1))
+        results['img'] = mmcv.imresize(
+            results['img'], size, interpolation=self.interpolation, backend=self.backend
+        )
+        results['img_shape'], results['keep_ratio'] = size[::-1], self.keep_ratio
+        results['scale_factor'] = (size[0] / width, size[1] / height)
 
 
 @TRANSFORMS.register_module()

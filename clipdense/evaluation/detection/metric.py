@@ -31,6 +31,8 @@ class DetectionAP(BaseMetric):
         prefix, collect_device: as in MMEngine.
     """
 
+    default_prefix = ''  # the names are whole; without it MMEngine warns
+
     def __init__(
         self,
         protocol: Literal['coco', 'lvis', 'voc07', 'voc12'] = 'coco',

@@ -16,6 +16,7 @@ from clipdense.layers.packing import Packing
 from clipdense.layers.pos_embed import resize_positions
 from clipdense.layers.transformer import Block, run_blocks
 from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError
 
 from .grouping import Assign, Assignment, GroupingBlock, TokenMixer
 from .sizes import GroupVitImageSize, StageSize
@@ -227,11 +228,11 @@ class GroupVitEncoder(nn.Module):
         """(B, 3, H, W) -> tokens of the first stage (B, N, C), grid.  Rims short of a patch are cut.
 
         Raises:
-            ValueError: pictures smaller than one patch.
+            InputError: pictures smaller than one patch.
         """
         patch = self.size.patch_size
         if min(images.shape[-2:]) < patch:
-            raise ValueError(
+            raise InputError(
                 f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}'
             )
         x = self.patch_embed(images)  # (B, C, h, w)

@@ -44,7 +44,7 @@ class ViLD(TwoStageDetector):
         start: weights of a detector whose backbone, neck and RPN this one begins with.
 
     Raises:
-        InputError: an unknown part among ``frozen``.
+        InputError: an unknown part among ``frozen``, or a teacher that cannot be loaded.
     """
 
     clip: CLIP | None
@@ -58,7 +58,7 @@ class ViLD(TwoStageDetector):
         train_cfg: Any,
         test_cfg: Any,
         data_preprocessor: Any = None,
-        clip: nn.Module | dict | str | None = None,
+        clip: nn.Module | dict | str | Path | None = None,
         frozen: Sequence[str] = (),
         start: str | Path | None = None,
     ) -> None:
@@ -80,8 +80,7 @@ class ViLD(TwoStageDetector):
         self.vocabulary: Vocabulary | None = None
         self.dataset_meta: dict[str, Any] = {}
         # Outside the modules: the teacher is not trained, moved or saved with the detector.
-        teacher = load(clip) if isinstance(clip, str) else build_module(clip) if clip is not None else None
-        self.__dict__['clip'] = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self.__dict__['clip'] = None if clip is None else _teacher(clip).eval().requires_grad_(False)
 
     def init_weights(self) -> None:
         """Random or pre-trained weights, as the parts say; then what ``start`` gives."""
@@ -163,6 +162,15 @@ class ViLD(TwoStageDetector):
                 'training shows objects of classes that the vocabulary lacks or counts as novel: '
                 'train on a dataset of base classes'
             )
+
+
+def _teacher(clip: nn.Module | dict | str | Path) -> CLIP:
+    if not isinstance(clip, (str, Path)):
+        return build_module(clip)
+    try:
+        return load(clip)
+    except InputError as error:
+        raise InputError(f'the teacher: {error}; name the CLIP to learn from in model.clip') from error
 
 
 def _objects_alone(sample: DetDataSample) -> DetDataSample:

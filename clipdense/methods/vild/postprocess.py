@@ -39,6 +39,8 @@ def select_detections(
         most: n at most.
         candidates: pairs of box and class that are kept before suppression.
     """
+    if isinstance(score_threshold, Tensor):
+        score_threshold = score_threshold.to(scores.device)
     kept = scores > score_threshold  # (R, K)
     chosen = scores[kept]
     region, class_ids = kept.nonzero(as_tuple=True)

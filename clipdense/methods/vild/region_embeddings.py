@@ -26,7 +26,7 @@ from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pic
 from clipdense.data.transforms import CentreCrop
 from clipdense.engine.launch import load_config
 from clipdense.registry import DATASETS, build, build_module
-from clipdense.utils.dist import is_main, rank, world_size
+from clipdense.utils.dist import is_main, processes_of_torchrun, rank, world_size
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import digest
 from clipdense.utils.image_io import read_image
@@ -115,7 +115,7 @@ def embed_dataset(
 ) -> RegionStore:
     """Propose, cut and embed the regions of every picture that the store does not have yet.
 
-    Started by torchrun, the processes share the pictures.
+    The processes of a group share the pictures.
 
     Args:
         model: proposes with its RPN; its ``clip`` is the teacher.
@@ -178,7 +178,9 @@ def embed_regions(
     workers: int = 0,
     device: torch.device | str = 'cpu',
 ) -> RegionStore:
-    """What the command line calls: the model of a config proposes on the dataset of its ``proposals``.
+    """What the command line calls: the model of a config proposes on its ``proposal_dataset``.
+
+    Started by torchrun, the processes share the pictures.
 
     Args:
         config: a file, a recipe's name or a config, with ``model`` and ``proposal_dataset``.
@@ -198,8 +200,9 @@ def embed_regions(
     if not isinstance(model, ViLD):
         raise InputError(f'{config} is no recipe for a detector')
     model.take_proposer(checkpoint)
-    model.to(device)
-    if model.clip is not None:
-        model.clip.to(device)
     dataset = build(cfg.proposal_dataset, DATASETS)
-    return embed_dataset(model, dataset, out, regions, factors, workers)
+    with processes_of_torchrun():
+        model.to(device)
+        if model.clip is not None:
+            model.clip.to(device)
+        return embed_dataset(model, dataset, out, regions, factors, workers)

@@ -101,12 +101,19 @@ class ViLDRoIHead(StandardRoIHead):
         return self.bbox_sampler.sample(assigned, priors, truth)
 
     def _stored(self, samples: Sequence[DetDataSample], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, 5) and (S, D) of all pictures; empty where nothing is distilled."""
-        regions = [one.regions for one in samples if 'regions' in one]
-        if not (self.bbox_head.learns_from_teacher and regions and self.distill_weight):
-            return rois[:0], rois.new_zeros(0, self.bbox_head.embed_dim)
-        stored = bbox2roi([one.bboxes for one in regions])
-        return stored.to(rois), torch.cat([one.embeddings for one in regions]).to(rois)
+        """(S, 5) and (S, D) of all pictures; empty where nothing is distilled.
+
+        The ensemble's image branch sees these regions alone, and batch norm cannot take a single one.
+        """
+        width = self.bbox_head.embed_dim
+        nothing = InstanceData(bboxes=rois.new_zeros(0, 4), embeddings=rois.new_zeros(0, width))
+        regions = [one.get('regions', nothing) for one in samples]
+        least = 2 if self.bbox_head.variant == 'ensemble' else 1
+        wanted = self.bbox_head.learns_from_teacher and self.distill_weight
+        if not wanted or sum(map(len, regions)) < least:
+            regions = [nothing] * len(regions)
+        stored = bbox2roi([one.bboxes.to(rois) for one in regions])
+        return stored, torch.cat([one.embeddings.to(rois) for one in regions])
 
     def _head_losses(
         self,

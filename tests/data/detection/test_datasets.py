@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from clipdense.data.detection.datasets import CocoDetection, VOCDetection
 from clipdense.data.detection.splits import OV_COCO, choose
@@ -142,6 +143,14 @@ def test_epochs_differ_and_repeat(folder):
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
     dataset.set_epoch(1)
     assert dataset[0]['inputs'].shape != first.shape or not torch.equal(dataset[0]['inputs'], first)
+
+
+def test_workers_that_persist_follow_the_epoch(folder):
+    dataset = coco(folder, transforms=TRANSFORMS['all'])
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in (0, 3):
+        dataset.set_epoch(epoch)
+        assert all(torch.equal(one['inputs'], dataset[at]['inputs']) for at, one in enumerate(loader))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,6 +117,15 @@ def test_damage_is_named(tmp_path, damage, message):
     damage(tmp_path / 'store')
     with pytest.raises(InputError, match=message):
         RegionStore(tmp_path / 'store')
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    """30 GB of 3 pictures: a mapped file would only find out when the process dies."""
+    facts = replace(FACTS, regions=300, width=10**7)
+    monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(free=10**9))
+    with pytest.raises(InputError, match=r'3 pictures of 300 regions take 18\.0 GB, 1\.0 are free'):
+        RegionStore.create(tmp_path / 'store', facts, IDS)
+    assert list((tmp_path / 'store').iterdir()) == []
 
 
 def test_other_folders_are_left_alone(tmp_path):

@@ -146,6 +146,25 @@ def test_pictures_without_objects_or_regions(tiny, variant, objects, regions):
         assert (losses['loss_distill'] > 0) == bool(regions)
 
 
+def test_a_single_region_is_too_few_for_the_batch_norm_of_the_ensemble(tiny):
+    model = tiny.build('ensemble', norm_cfg=dict(type='BN'), fc_norm=True)
+    losses = losses_of(model, sample(regions=1))
+    assert losses['loss_distill'] == 0
+    assert losses_of(model, sample(regions=2))['loss_distill'] > 0
+
+
+def test_regions_stay_with_their_picture(tiny):
+    """Also where another picture of the batch has none at all."""
+    model, samples = tiny.build('vild').eval(), [sample(), sample(regions=2)]
+    rois = torch.zeros(1, 5)
+    both = model.roi_head._stored(samples, rois)
+    del samples[0].regions
+    alone = model.roi_head._stored(samples, rois)
+    assert_close(alone[0], both[0][-2:])
+    assert alone[0][:, 0].tolist() == [1, 1]
+    assert_close(alone[1], both[1][-2:])
+
+
 def test_no_proposals_no_detections(tiny):
     model = tiny.build(masks=True).eval()
     model.test_cfg.rpn.min_bbox_size = model.rpn_head.test_cfg.min_bbox_size = 1000
