@@ -30,10 +30,11 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
         The names that were copied.
 
     Raises:
-        InputError: towers that do not fit, saying in what.
+        InputError: towers that do not fit, in shape or activation, saying in what.
     """
     if not isinstance(clip.image, VisionTransformer):
         raise InputError('a GroupViT can start from a transformer, not from a ResNet')
+    _check_activations(model, clip)
     ours, theirs = model.state_dict(), clip.state_dict()
     wanted = {name: theirs[name] for name in _shared_text(ours, theirs)}
     wanted['image.patch_embed.weight'] = theirs['image.patch_embed.weight']
@@ -60,6 +61,17 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
     if model.image.patch_embed.bias is not None:
         model.image.patch_embed.bias.zero_()
     return sorted(wanted)
+
+
+def _check_activations(model: GroupVit, clip: CLIP) -> None:
+    pairs = {'image': ('gelu', clip.size.image.activation)}  # type: ignore[union-attr]
+    pairs['text'] = (model.size.text.activation, clip.size.text.activation)
+    for tower, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise InputError(
+                f"the CLIP's {tower} tower has the activation {theirs}, the GroupViT's {ours}: "
+                'blocks would not do what they have learned'
+            )
 
 
 def _shared_text(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:

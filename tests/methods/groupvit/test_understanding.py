@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -217,7 +219,9 @@ TEXT = TextSize(16, 1, 2, 32, 8, vocab_size=50, context_length=8)
 
 
 def test_a_start_from_clip(tiny):
-    vit = VitSize(image_size=16, patch_size=4, width=16, layers=3, heads=2, mlp_width=32, embed_dim=8)
+    vit = VitSize(
+        image_size=16, patch_size=4, width=16, layers=3, heads=2, mlp_width=32, embed_dim=8, activation='gelu'
+    )
     clip, model = build_clip(ClipSize(vit, TEXT)), tiny()
     clip.logit_scale.data.fill_(3.3)
     names = start_from_clip(model, clip)
@@ -230,13 +234,23 @@ def test_a_start_from_clip(tiny):
 
 
 @pytest.mark.parametrize(
-    ('image', 'message'),
+    ('image', 'text', 'message'),
     [
-        (VitSize(16, 4, 16, 2, 2, 32, 8), 'fewer than the GroupViT'),
-        (VitSize(16, 8, 16, 3, 2, 32, 8), r'image.patch_embed.weight is \(16, 3, 8, 8\) for'),
-        (ResNetSize(32, 8, (1, 1, 1, 1), 4, 8), 'not from a ResNet'),
+        (VitSize(16, 4, 16, 2, 2, 32, 8, 'gelu'), TEXT, 'fewer than the GroupViT'),
+        (VitSize(16, 8, 16, 3, 2, 32, 8, 'gelu'), TEXT, r'image.patch_embed.weight is \(16, 3, 8, 8\) for'),
+        (
+            VitSize(16, 4, 16, 3, 2, 32, 8),
+            TEXT,
+            "image tower has the activation quick_gelu, the GroupViT's gelu",
+        ),
+        (
+            VitSize(16, 4, 16, 3, 2, 32, 8, 'gelu'),
+            replace(TEXT, activation='gelu'),
+            "text tower has the activation gelu, the GroupViT's quick_gelu",
+        ),
+        (ResNetSize(32, 8, (1, 1, 1, 1), 4, 8), TEXT, 'not from a ResNet'),
     ],
 )
-def test_a_start_that_does_not_fit(tiny, image, message):
+def test_a_start_that_does_not_fit(tiny, image, text, message):
     with pytest.raises(InputError, match=message):
-        start_from_clip(tiny(), build_clip(ClipSize(image, TEXT)))
+        start_from_clip(tiny(), build_clip(ClipSize(image, text)))
