@@ -10,7 +10,8 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
     Raises:
         InputError: missing lists; duplicate ids; categories without a name or with the same; annotations of
             pictures or categories that are not there; boxes that are no four numbers, negative, or look like
-            corners instead of width and height.
+            corners instead of width and height; areas, ``iscrowd`` or masks that cannot be read.
     """
     if not isinstance(data, Mapping):
         raise InputError(f'{source} is no COCO file: it holds a {type(data).__name__}, not an object')
@@ -124,16 +125,19 @@ def check_results(
     known = {'image_id': set(images), 'category_id': set(categories)}
     for number, result in enumerate(results):
         where = f'{source}, detection {number}'
+        if not isinstance(result, Mapping):
+            raise InputError(f'{where} is a {type(result).__name__}, not an object')
         for key, values in known.items():
-            if result.get(key) not in values:
+            if not _among(result.get(key), values):
                 raise InputError(f'{where}: {key} {result.get(key)!r} is not in the ground truth')
         score = result.get('score')
-        if not isinstance(score, (int, float)) or not math.isfinite(score):
+        if not _is_number(score):
             raise InputError(f'{where}: its score is {score!r}, not a finite number')
         if 'bbox' in result:
             _check_box(result['bbox'], where)
         elif 'segmentation' not in result:
             raise InputError(f'{where} has neither bbox nor segmentation')
+        _check_segmentation(result.get('segmentation'), where)
     return results
 
 
@@ -165,7 +169,7 @@ def _check_categories(categories: Sequence[Mapping[str, Any]], source: str) -> d
 def _size_of(image: Mapping[str, Any], source: str) -> tuple[float, float]:
     """Width and height."""
     size = (image.get('width'), image.get('height'))
-    if not all(isinstance(side, (int, float)) and side > 0 for side in size):
+    if not all(_is_number(side) and side > 0 for side in size):
         raise InputError(f'{source}: picture {image["id"]} has width and height {size}')
     return size  # type: ignore[return-value]
 
@@ -177,27 +181,25 @@ def _check_annotations(
     source: str,
 ) -> list[dict[str, Any]]:
     kept: list[dict[str, Any]] = []
-    empty, beyond = 0, 0
+    empty, beyond, cut = 0, 0, 0
     for annotation in annotations:
         where = f'{source}: annotation {annotation["id"]}'
-        if annotation.get('image_id') not in sizes:
+        if not _among(annotation.get('image_id'), sizes):
             raise InputError(f'{where} is of picture {annotation.get("image_id")!r}, which is not listed')
-        if annotation.get('category_id') not in categories:
+        if not _among(annotation.get('category_id'), categories):
             raise InputError(f'{where} is of category {annotation.get("category_id")!r}, which is not listed')
         left, top, width, height = _check_box(annotation.get('bbox'), where)
-        if not (width and height):
-            empty += 1
-            continue
         across, down = sizes[annotation['image_id']]
-        right, bottom = min(left + width, across), min(top + height, down)
-        outside = left + width > across + 1 or top + height > down + 1
-        beyond += outside
-        if outside and (right <= left or bottom <= top):
+        beyond += left + width > across + 1 or top + height > down + 1
+        box = _inside((left, top, width, height), across, down)
+        cut += box != [left, top, width, height]
+        if min(box[2:]) <= 0:
             empty += 1
             continue
-        box = [left, top, right - left, bottom - top] if outside else [left, top, width, height]
         filled = {'iscrowd': 0, 'area': box[2] * box[3], **annotation, 'bbox': box, 'id': len(kept) + 1}
-        _check_segmentation(filled, where)
+        if not _is_number(filled['area']) or filled['iscrowd'] not in (0, 1):
+            raise InputError(f'{where}: its area is {filled["area"]!r} and its iscrowd {filled["iscrowd"]!r}')
+        _check_segmentation(filled.get('segmentation'), where, (down, across))
         kept.append(filled)
     if beyond > _SHARE_OF_CORNERS * len(annotations) and _all_corners(annotations, sizes):
         raise InputError(
@@ -206,34 +208,59 @@ def _check_annotations(
         )
     for count, what in (
         (empty, 'boxes without area are left out'),
-        (beyond, 'boxes beyond the border are cut'),
+        (cut, 'boxes beyond the border are cut'),
     ):
         if count:
             print_log(f'{source}: {count} {what}', logger='current', level=logging.WARNING)
     return kept
 
 
+def _inside(box: tuple[float, float, float, float], across: float, down: float) -> list[float]:
+    """The part of x, y, width, height in the picture; up to a pixel beyond the border is rounding."""
+    left, top, width, height = box
+    right, bottom = left + width, top + height
+    if min(left, top) >= -1 and right <= across + 1 and bottom <= down + 1:
+        return [left, top, width, height]
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, across), min(bottom, down)
+    return [left, top, right - left, bottom - top]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _among(key: Any, known: Container[Any]) -> bool:
+    return isinstance(key, Hashable) and key in known
+
+
 def _check_box(box: Any, where: str) -> tuple[float, float, float, float]:
     if not isinstance(box, (list, tuple)) or len(box) != 4:
         raise InputError(f'{where}: its bbox is {box!r:.60}, not four numbers')
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+    if not all(_is_number(value) for value in box):
         raise InputError(f'{where}: its bbox {box} holds something that is not a finite number')
     if box[2] < 0 or box[3] < 0:
         raise InputError(f'{where}: its bbox {list(box)} has a negative width or height')
     return box[0], box[1], box[2], box[3]
 
 
-def _check_segmentation(annotation: Mapping[str, Any], where: str) -> None:
-    """What pycocotools would crash on."""
-    segmentation = annotation.get('segmentation')
+def _check_segmentation(segmentation: Any, where: str, size: tuple[float, float] | None = None) -> None:
+    """What pycocotools would crash on; run lengths must be of a picture of ``size`` (H, W)."""
     if isinstance(segmentation, list):
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) < _POLYGON or len(polygon) % 2:
                 raise InputError(f'{where}: a polygon needs at least three points, and pairs of numbers')
-    elif segmentation is not None and not (
-        isinstance(segmentation, Mapping) and {'size', 'counts'} <= segmentation.keys()
-    ):
-        raise InputError(f'{where}: its segmentation is neither polygons nor run lengths')
+            try:
+                finite = math.isfinite(sum(polygon))
+            except TypeError:
+                finite = False
+            if not finite:
+                raise InputError(f'{where}: a polygon holds something that is not a finite number')
+    elif segmentation is not None:
+        values = segmentation if isinstance(segmentation, Mapping) else {}
+        if not isinstance(values.get('counts'), (str, bytes, list)) or len(values.get('size') or ()) != 2:
+            raise InputError(f'{where}: its segmentation is neither polygons nor run lengths')
+        if size is not None and tuple(values['size']) != size:
+            raise InputError(f'{where}: its run lengths are of {tuple(values["size"])} pixels, not {size}')
 
 
 def _all_corners(annotations: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[float, float]]) -> bool:

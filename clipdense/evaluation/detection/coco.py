@@ -96,9 +96,16 @@ def lvis_precision(
     The best ``max_detections`` of each picture count, over all its classes together.  A mask's area is its
     own, also where the result has a box.
 
+    Raises:
+        InputError: as ``coco_precision``; or categories without a frequency.
+
     Source: lvis-dataset/lvis-api ``lvis/eval.py``, whose package no longer runs; equal to it.
     """
     from faster_coco_eval import COCO, COCOeval_faster
+
+    plain = [one['name'] for one in truth['categories'] if one.get('frequency') not in _FREQUENCIES]
+    if plain and results:
+        raise InputError(f"LVIS's AP needs categories with a frequency of r, c or f: {plain[0]!r} has none")
 
     def evaluator(gt: Any, dt: Any, iou_type: str) -> Any:
         return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)

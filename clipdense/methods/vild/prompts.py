@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.engine.hooks import VocabularyHook
@@ -67,15 +68,16 @@ def prompts(name: str, templates: Sequence[str] = TEMPLATES) -> list[str]:
     Raises:
         InputError: a blank name.
     """
-    if not name.strip():
-        raise InputError('a class name is blank')
-    article, plain = article_of(name), plain_name(name)
+    plain = plain_name(name)
+    if not plain.strip():
+        raise InputError(f'a class name is blank: {name!r}')
+    article = article_of(name)
     texts = [template.replace('{article}', article).replace('{}', plain) for template in templates]
     return [f'This is {text}' if text.startswith(('a', 'the')) else text for text in texts]
 
 
 def embed_words(
-    clip: CLIP,
+    clip: CLIP | FrozenText,
     vocabulary: Vocabulary,
     templates: str | Sequence[str] = VILD,
     cache: str | Path | Literal['default'] | None = None,

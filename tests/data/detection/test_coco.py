@@ -63,6 +63,14 @@ def test_what_is_missing_is_filled_in_and_ids_begin_at_one():
         (without('images', 0, 'width'), 'picture 1 has width and height'),
         (broken('annotations', 0, segmentation=[[1, 2, 3, 4]]), 'a polygon needs at least three points'),
         (broken('annotations', 0, segmentation='abc'), 'neither polygons nor run lengths'),
+        (broken('annotations', 0, segmentation=[[1, 2, 3, 4, math.nan, 6]]), 'not a finite number'),
+        (broken('annotations', 0, segmentation={'size': [80, 100], 'counts': 5}), 'nor run lengths'),
+        (broken('annotations', 0, segmentation={'size': [9, 9], 'counts': [81]}), r'of \(9, 9\) pixels'),
+        (broken('annotations', 0, area='12'), "its area is '12'"),
+        (broken('annotations', 0, area=math.nan), 'its area is nan'),
+        (broken('annotations', 0, iscrowd='no'), "its iscrowd 'no'"),
+        (broken('annotations', 0, image_id=[1]), r'is of picture \[1\]'),
+        (broken('images', 0, width=math.inf), 'picture 1 has width and height'),
         (broken('annotations', 0, bbox=[60, 40, 90, 70]), 'COCO wants x, y, width, height'),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else '',
@@ -78,10 +86,13 @@ def test_refusals(data, message):
     [
         ([5, 5, 0, 10], None),
         ([120, 5, 10, 10], None),
+        ([-30, 5, 10, 10], None),
         ([95, 75, 30, 30], [95, 75, 5, 5]),
+        ([-5, -3, 30, 30], [0, 0, 25, 27]),
         ([0, 0, 100.5, 80], [0, 0, 100.5, 80]),
+        ([-0.5, 0, 20, 20], [-0.5, 0, 20, 20]),
     ],
-    ids=['empty', 'outside', 'cut', 'rounded'],
+    ids=['empty', 'outside', 'left of it', 'cut', 'cut at the left', 'rounded', 'rounded at the left'],
 )
 def test_boxes_that_are_mended(box, kept):
     data = copy.deepcopy(GOOD)

@@ -123,8 +123,10 @@ def test_an_annotation_with_id_0_counts():
         ({'category_id': 1}, 'category_id 1 is not'),
         ({'bbox': [0, 0, -1, 5]}, 'negative width'),
         ({'bbox': [0, 0, 5]}, 'not four numbers'),
+        ({'image_id': [1]}, r'image_id \[1\] is not'),
+        ({'segmentation': 'abc'}, 'neither polygons nor run lengths'),
     ],
-    ids=['nan', 'no score', 'other picture', 'other category', 'negative', 'three numbers'],
+    ids=['nan', 'no score', 'other picture', 'other category', 'negative', 'three numbers', 'list', 'mask'],
 )
 @pytest.mark.parametrize('score', [coco_precision, voc_average_precision], ids=['coco', 'voc'])
 def test_results_that_cannot_be_scored(change, message, score):
@@ -137,3 +139,5 @@ def test_unknown_classes_are_named():
         coco_precision(TRUTH, FOUND, class_names=['dog', 'horse'])
     with pytest.raises(InputError, match='no segmentation'):
         coco_precision(TRUTH, FOUND, 'segm')
+    with pytest.raises(InputError, match='needs categories with a frequency'):
+        lvis_precision(TRUTH, FOUND, 'bbox')
