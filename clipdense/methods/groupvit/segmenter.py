@@ -89,6 +89,10 @@ class GroupVitSegmenter(SegmentationModel):
         )
         if top_classes < 1:
             raise InputError(f'top_classes must be at least 1, got {top_classes}')
+        if not isinstance(background_threshold, (int, float, Mapping, type(None))):
+            raise InputError(
+                f'background_threshold is a number, or one by class name, not {background_threshold!r}'
+            )
         if background_threshold is None and clip.background is None:
             raise InputError(
                 'this GroupViT has not learned a background (pre-train it with background_weight): '

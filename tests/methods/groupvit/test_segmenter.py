@@ -212,6 +212,7 @@ def test_words_that_are_refused_change_nothing(tiny):
     [
         (lambda clip: GroupVitSegmenter(clip, background_threshold=None), 'has not learned a background'),
         (lambda clip: GroupVitSegmenter(clip, top_classes=0), 'top_classes'),
+        (lambda clip: GroupVitSegmenter(clip, background_threshold='high'), "by class name, not 'high'"),
         (
             lambda clip: GroupVitSegmenter(clip).set_vocabulary(
                 Vocabulary(('sky',), background='sky'), ClassEmbeddings(torch.ones(1, 8), torch.zeros(1), 1)
