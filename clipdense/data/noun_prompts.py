@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import random
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from webdataset import gopen
 
@@ -57,7 +59,7 @@ class NounPrompts:
         if count < 1:
             raise InputError(f'a caption needs at least one prompt, got count={count}')
         self.count, self.templates = count, get_templates(templates)
-        self.extract = NounExtractor(kind, tagger, ignore)
+        self.extract, self._told = NounExtractor(kind, tagger, ignore), False
         self.tokenizer = caption_tokenizer(tokenizer)
 
     def __call__(self, texts: list[str]) -> Any:
@@ -87,10 +89,23 @@ class NounPrompts:
         }
 
     def _cached(self, caption: str, record: Mapping[str, Any] | None) -> list[str] | None:
-        if not record or record.get('rules') != rules(self.extract):
+        if not record:
+            return None
+        if record.get('rules') != rules(self.extract):
+            self._tell_of_other_rules()
             return None
         words = record.get('nouns', {}).get(caption)
         return list(words) if isinstance(words, list) else None
+
+    def _tell_of_other_rules(self) -> None:
+        if not self._told:
+            print_log(
+                f'the shards keep nouns by other rules, so they are looked for again: '
+                f'`clipdense nouns --kind {self.extract.kind}` would write those that training asks for',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self._told = True
 
 
 def phrase_number(phrase: str) -> int:

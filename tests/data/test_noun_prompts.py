@@ -135,12 +135,16 @@ class RulesOnly:
         raise AssertionError(f'{caption} was looked up again')
 
 
-def test_nouns_by_other_rules_are_not_used(shard, tmp_path):
+def test_nouns_by_other_rules_are_not_used(shard, tmp_path, monkeypatch):
     kept = add_nouns(
         str(shard), tmp_path / 'nouns', NounExtractor('phrase'), 'json:alt', max_bad_fraction=0.5
     )
+    told = []
+    monkeypatch.setattr('clipdense.data.noun_prompts.print_log', lambda text, **_: told.append(text))
     words = [item['phrases'][0].item() for item in stream(kept[0].parent, prompts(kind='noun', count=1))]
     assert words[0] == phrase_number('star')
+    (line,) = told
+    assert '`clipdense nouns --kind noun`' in line
 
 
 @pytest.mark.parametrize(

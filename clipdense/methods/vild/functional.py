@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.layers.precision import at_least_fp32
+
 
 def region_logits(
     region_embeddings: Tensor, text_embeddings: Tensor, background: Tensor, temperature: float
@@ -22,10 +24,13 @@ def region_logits(
         temperature: the divisor.
 
     Returns:
-        (R, K + 1); the last column is background.
+        (R, K + 1), fp32 also under autocast, since the temperature enlarges what is rounded off; the last
+        column is background.
     """
-    rows = F.normalize(torch.cat([text_embeddings, background[None]]), dim=-1)  # (K + 1, D)
-    return F.normalize(region_embeddings, dim=-1) @ rows.mT / temperature
+    with torch.autocast(region_embeddings.device.type, enabled=False):
+        rows = at_least_fp32(torch.cat([text_embeddings, background[None]]))  # (K + 1, D)
+        regions = F.normalize(at_least_fp32(region_embeddings), dim=-1)  # (R, D)
+        return regions @ F.normalize(rows, dim=-1).mT / temperature
 
 
 def best_query(logits: Tensor, query_class: Tensor, num_classes: int) -> Tensor:

@@ -85,16 +85,14 @@ def embed_words(
     """As ``embed_vocabulary``; ``templates='vild'`` means the prompts of this page."""
     if templates != VILD:
         return embed_vocabulary(clip, vocabulary, templates, cache=cache)
-    words = list(dict.fromkeys(word for word, _ in vocabulary.queries))
-    sentences = [prompts(word) for word in words]
+    sentences_of = {word: tuple(prompts(word)) for word, _ in vocabulary.queries}
+    sentences = list(dict.fromkeys(sentences_of.values()))  # 'hot_dog' and 'hot dog' have the same
     # One class a word, asked by its prompts: the cache of ``embed_vocabulary`` then serves here as well.
-    asked = Vocabulary(
-        tuple(texts[0] for texts in sentences), {texts[0]: tuple(texts[1:]) for texts in sentences}
-    )
+    asked = Vocabulary(tuple(texts[0] for texts in sentences), {texts[0]: texts[1:] for texts in sentences})
     found = embed_vocabulary(clip, asked, 'name', cache=cache)
-    means = F.normalize(found.queries.view(len(words), len(TEMPLATES), -1).mean(dim=1), dim=-1)  # (words, D)
-    place = {word: index for index, word in enumerate(words)}
-    rows = torch.tensor([place[word] for word, _ in vocabulary.queries], device=means.device)
+    means = F.normalize(found.queries.view(len(sentences), len(TEMPLATES), -1).mean(dim=1), dim=-1)
+    place = {texts: index for index, texts in enumerate(sentences)}
+    rows = torch.tensor([place[sentences_of[word]] for word, _ in vocabulary.queries], device=means.device)
     query_class = torch.tensor([index for _, index in vocabulary.queries], device=means.device)
     return ClassEmbeddings(means[rows], query_class, len(vocabulary))
 

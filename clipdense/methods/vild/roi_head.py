@@ -17,6 +17,7 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 
 from .functional import distillation_loss, valid_regions
@@ -46,8 +47,10 @@ class ViLDRoIHead(StandardRoIHead):
     ) -> dict[str, Tensor]:
         """Feature maps and proposals -> losses.
 
-        Sampled and stored regions go through the head together, so that batch norm sees both.
+        Sampled and stored regions go through the head together, so that batch norm sees both.  Maps are made
+        fp32 first: mmdet rounds boxes to their precision, and bf16 knows every fourth pixel of 1,000.
         """
+        x = [at_least_fp32(level) for level in x]
         truths, ignored, _ = unpack_gt_instances(batch_data_samples)
         sampled = [self._sample(*picture) for picture in zip(rpn_results_list, truths, ignored, strict=True)]
         rois = bbox2roi([one.priors for one in sampled])  # (R, 5)

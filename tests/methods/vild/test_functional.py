@@ -125,3 +125,12 @@ def test_the_best_word_speaks_for_its_class():
     logits = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]])
     best = best_query(logits, torch.tensor([0, 0, 1]), 2)
     assert best.tolist() == [[5, 3], [2, 4]]
+
+
+def test_cosines_are_not_rounded_under_autocast():
+    """At a temperature of 0.01, bf16 would move logits by a tenth."""
+    torch.manual_seed(0)
+    regions, text, background = torch.randn(5, 64), torch.randn(7, 64), torch.randn(64)
+    expected = region_logits(regions, text, background, 0.01)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert_close(region_logits(regions, text, background, 0.01), expected)

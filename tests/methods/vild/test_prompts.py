@@ -46,6 +46,13 @@ def test_embeddings_are_means_over_the_prompts():
     assert found.query_class.tolist() == [0, 1, 1]
 
 
+def test_words_with_the_same_prompts_share_them():
+    clip = build_clip(TINY).eval()
+    found = embed_words(clip, Vocabulary(('hot_dog', 'cat'), {'cat': ('hot dog',)}))
+    assert torch.equal(found.queries[0], found.queries[2])
+    assert found.query_class.tolist() == [0, 1, 1]
+
+
 def test_other_templates_go_their_usual_way():
     clip = build_clip(TINY).eval()
     found = embed_words(clip, Vocabulary(('cat',)), 'name')
