@@ -25,7 +25,9 @@ PresetName = Annotated[
     str | None,
     typer.Option('--preset', help="Family of settings: sclip, clearclip, ...; the method's own by default."),
 ]
-Proxy = Annotated[str | None, typer.Option(help='Timm backbone of proxyclip: vit_base_patch8_224.dino, ...')]
+Proxy = Annotated[
+    str | None, typer.Option(help='Timm backbone of proxyclip: vit_base_patch8_224.dino, NAME=FILE or FILE.')
+]
 Partial = Annotated[bool, typer.Option('--partial', help='Take datasets that are not complete.')]
 Limit = Annotated[int | None, typer.Option(min=1, help='Pictures of each dataset.')]
 Workers = Annotated[int, typer.Option(min=0, help='Processes beside this one.')]

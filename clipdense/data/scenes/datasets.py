@@ -209,6 +209,7 @@ class SceneSegmentation(Dataset):
     ) -> None:
         self.scenes = Scenes(difficulty, seed, image_size)
         self.num_pictures, self.stream = num_pictures, f'{stream}/{split}/masks'
+        self.ignore_index = ignore_index
         self.splits = (split, *unlabelled)
         self.vocabulary: Vocabulary = self.scenes.vocabulary(SPLITS if all_names else [split])
         offered = range(len(self.scenes.class_names)) if all_names else self.scenes.indices([split])

@@ -27,11 +27,10 @@ class ZeroShotSegmentation:
     Chance is the mIoU of a mask whose pixels are drawn from all classes alike.
 
     Args:
-        dataset: items ``{'images', 'samples'}`` and a ``vocabulary``, or its config.
-        recipe, slide, background_threshold, options, refiner: see ``DenseCLIP``.
+        dataset: items ``{'images', 'samples'}``, a ``vocabulary`` and an ``ignore_index``, or its config.
+        recipe, slide, background_threshold, options, refiner, proxy: see ``DenseCLIP``.
         templates: prompt templates.
         name: first part of the names of the results.
-        ignore_index: label that is not counted.
         background_words: what the background is asked by; what the vocabulary says where left out.
     """
 
@@ -43,10 +42,10 @@ class ZeroShotSegmentation:
         background_threshold: float = 0.0,
         templates: str | Sequence[str] = 'imagenet',
         name: str = 'segmentation',
-        ignore_index: int = 255,
         options: Mapping[str, Any] | None = None,
         refiner: nn.Module | dict | None = None,
         background_words: Sequence[str] = (),
+        proxy: nn.Module | dict | str | None = None,
     ) -> None:
         self.dataset = build(dataset, DATASETS)
         self.settings: dict[str, Any] = {
@@ -55,8 +54,9 @@ class ZeroShotSegmentation:
             'background_threshold': background_threshold,
             'options': options,
             'refiner': refiner,
+            'proxy': proxy,
         }
-        self.templates, self.name, self.ignore_index = templates, name, ignore_index
+        self.templates, self.name = templates, name
         self.background_words = tuple(background_words)
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
@@ -75,8 +75,8 @@ class ZeroShotSegmentation:
             image = model.data_preprocessor.normalise(item['images'].to(model.queries.device))
             labels = model.segment(image, item['samples'].size).classes.cpu()
             guess = torch.randint(classes, mask.shape, generator=dice)
-            found += confusion_matrix(labels, mask, classes, self.ignore_index)
-            guessed += confusion_matrix(guess, mask, classes, self.ignore_index)
+            found += confusion_matrix(labels, mask, classes, self.dataset.ignore_index)
+            guessed += confusion_matrix(guess, mask, classes, self.dataset.ignore_index)
         scores, chance = mean_iou(found), mean_iou(guessed)
         return {
             f'{self.name}/miou': scores.mean_iou,

@@ -5,7 +5,8 @@ B: windows, (h, w): grid of the backbone, C: its width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.engine.model_weights import load_strict
 from clipdense.registry import MODELS
-from clipdense.utils.errors import InputError, nearest
-from clipdense.weights.io import read_weights
+from clipdense.utils.errors import CheckpointError, InputError, nearest
+from clipdense.weights.io import read_weights, write_weights
+
+_METADATA = 'timm'  # under this name a file says which backbone it holds
+_PATCHES = 'patch_embed.proj.weight'  # of timm's transformers
+_FILES = ('.safetensors', '.pt', '.pth', '.bin')
 
 
 @MODELS.register_module()
@@ -23,16 +29,20 @@ class TimmProxy(nn.Module):
     """Any backbone of timm as a function of CLIP's windows: its last feature map, frozen.
 
     Args:
-        name: of the timm model, with or without the tag of its weights: 'vit_base_patch8_224.dino'.
+        name: of the timm model, with or without the tag of its weights: 'vit_base_patch8_224.dino'; with
+            '=FILE' behind it the weights are read from that file; a file of ``save_backbone`` says the name
+            and the arguments itself.
         mean, std: of the windows that it will be given, on the 0 .. 1 scale: CLIP's.
         weights: True takes timm's, over the network where they are not on disk; a file is read as it is;
-            False starts from chance (tests).
+            False starts from chance (controls, tests).
+        arguments: of ``timm.create_model`` besides: ``{'img_size': 32, 'patch_size': 4}``.
 
     Attributes:
         patch_size: pixels of a patch, or of a cell of its last stage.
 
     Raises:
-        InputError: an unknown name, or weights that cannot be had.
+        InputError: an unknown name, arguments that the model does not take, or weights that cannot be had
+            or that are another model's.
     """
 
     factor: Tensor
@@ -44,9 +54,11 @@ class TimmProxy(nn.Module):
         mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
         std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
         weights: bool | str | Path = True,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = _create(name, weights).eval().requires_grad_(False)
+        name, weights, arguments = _source(name, weights, arguments or {})
+        self.backbone = _create(name, weights, arguments).eval().requires_grad_(False)
         own = self.backbone.pretrained_cfg
         own_mean, own_std, given_mean, given_std = (
             torch.tensor(values).view(3, 1, 1) for values in (own['mean'], own['std'], mean, std)
@@ -76,19 +88,82 @@ class TimmProxy(nn.Module):
         return features
 
 
-def _create(name: str, weights: bool | str | Path) -> Any:
-    """The timm model.  Transformers are told to take pictures of any size."""
+def save_backbone(path: str | Path, backbone: nn.Module, name: str, arguments: Mapping[str, Any]) -> None:
+    """Write a backbone of timm so that ``TimmProxy(path)`` knows it again.
+
+    Args:
+        path: of the safetensors file.
+        backbone: ``timm.create_model(name, **arguments)``, trained.
+        name, arguments: see ``TimmProxy``; arguments are numbers.
+
+    Raises:
+        InputError: no room, or no permission; the previous file is intact.
+    """
+    described = json.dumps({'name': name, 'arguments': dict(arguments)})
+    write_weights(path, backbone.state_dict(), {_METADATA: described})
+
+
+def create_backbone(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
+    """The timm model without its classifier.  Transformers are told to take pictures of any size.
+
+    Raises:
+        InputError: an unknown name, or arguments or weights that cannot be had.
+    """
     import timm
 
     if name.partition('.')[0] not in timm.list_models():
         raise InputError(f'timm has no backbone {name!r}.{nearest(name, timm.list_models())}')
-    sizes: dict[str, Any] = {'dynamic_img_size': True} if name.startswith(('vit_', 'deit')) else {}
+    sizes = {'dynamic_img_size': True} if name.startswith(('vit_', 'deit')) else {}
     try:
-        model = timm.create_model(name, pretrained=weights is True, num_classes=0, **sizes)
-    except Exception as error:  # timm passes on whatever its download raised
-        raise InputError(
-            f'the weights of {name!r} cannot be had ({error}): give a file, as TimmProxy(name, weights=FILE)'
-        ) from error
-    if not isinstance(weights, bool):
-        model.load_state_dict(read_weights(weights).tensors)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **{**sizes, **arguments})
+    except Exception as error:  # timm passes on whatever its download or its layers raised
+        reason = ' '.join(str(error).split())
+        if pretrained:
+            raise InputError(
+                f'the weights of {name!r} cannot be had ({reason}): give a file, as {name}=FILE'
+            ) from error
+        raise InputError(f'timm cannot build {name!r} with {dict(arguments)}: {reason}') from error
+
+
+def _source(
+    name: str, weights: bool | str | Path, arguments: Mapping[str, Any]
+) -> tuple[str, bool | str | Path, Mapping[str, Any]]:
+    """Name, weights and arguments, out of a name that may be a file or hold one."""
+    if '=' in name and not Path(name).is_file():
+        model, _, file = name.partition('=')
+        return model, file, arguments
+    if not (name.endswith(_FILES) or Path(name).is_file()):
+        return name, weights, arguments
+    text = read_weights(name).metadata.get(_METADATA)
+    if text is None:
+        raise CheckpointError(
+            f'{name} does not say which model of timm it holds: name it, as vit_base_patch8_224.dino={name}'
+        )
+    try:
+        described = json.loads(text)
+        own, model = described['arguments'], str(described['name'])
+        if not all(isinstance(value, int | float) for value in own.values()):  # no files, no addresses
+            raise ValueError('arguments are numbers')
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f'{name} does not say properly which model of timm it holds: {error}') from None
+    return model, weights and name, {**own, **arguments}
+
+
+def _create(name: str, weights: bool | str | Path, arguments: Mapping[str, Any]) -> Any:
+    """The model with its weights."""
+    model = create_backbone(name, arguments, pretrained=weights is True)
+    if isinstance(weights, bool):
+        return model
+    tensors = read_weights(weights).tensors
+    head = model.pretrained_cfg.get('classifier') or ()  # the one thing that a proxy leaves out
+    heads = tuple(f'{part}.' for part in ((head,) if isinstance(head, str) else head))
+    tensors = {key: tensor for key, tensor in tensors.items() if not (heads and key.startswith(heads))}
+    ours = model.state_dict()
+    if _PATCHES in tensors and _PATCHES in ours:
+        found, wanted = (state[_PATCHES].shape[-1] for state in (tensors, ours))
+        if found != wanted:
+            raise CheckpointError(
+                f'{weights} has patches of {found} pixels, {name} of {wanted}: name the model that it holds'
+            )
+    load_strict(model, tensors, weights)
     return model

@@ -15,7 +15,7 @@ from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.registry import MODELS, build_module
-from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.tasks.segmentation import EncodedPicture, SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 
@@ -36,8 +36,8 @@ class DenseCLIP(SegmentationModel):
         logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
         area_threshold, refiner: see ``SegmentationModel``.
         options: of the recipe: what stands after ``*`` in its function, such as ``{'std': 5.0}`` of naclip.
-        proxy: the backbone that proxyclip looks through: the name of a timm model, a module (B, 3, H, W) ->
-            (B, C', h', w'), or its config.
+        proxy: the backbone that proxyclip looks through: a name or file as ``TimmProxy`` takes them, a module
+            (B, 3, H, W) -> (B, C', h', w'), or its config.
 
     Raises:
         InputError: a recipe or option that is unknown, a recipe that needs a transformer or a proxy, or
@@ -73,8 +73,13 @@ class DenseCLIP(SegmentationModel):
             able = sorted(name for name, known in RECIPES.items() if not known.needs_transformer)
             raise InputError(f'method {recipe!r} needs a transformer; a ResNet can use {", ".join(able)}')
         self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
-        self.slide.check(self.patch_size)
         self.proxy = self._build_proxy(proxy)
+        self._check_windows()
+
+    def encode_picture(self, image: Tensor) -> EncodedPicture:
+        """As ``SegmentationModel``; windows that were chosen since then are checked anew."""
+        self._check_windows()
+        return super().encode_picture(image)
 
     def encode_pixels(self, images: Tensor) -> Any:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the recipe's second half reads."""
@@ -107,15 +112,18 @@ class DenseCLIP(SegmentationModel):
             )
         if isinstance(proxy, str):
             proxy = TimmProxy(proxy, *(getattr(self.clip.preprocess, name) for name in ('mean', 'std')))
-        module = None if proxy is None else build_module(proxy)
-        patch = getattr(module, 'patch_size', 1)
+        return None if proxy is None else build_module(proxy)
+
+    def _check_windows(self) -> None:
+        """Patches of tower and proxy must fit."""
+        self.slide.check(self.patch_size)
+        patch = getattr(self.proxy, 'patch_size', 1)
         if self.slide.window is not None and self.slide.window % patch:
             fits = self.slide.window // patch * patch or patch
             raise InputError(
                 f"windows of {self.slide.window} pixels are no multiple of the proxy's patch of {patch}: "
                 f'choose windows of {fits} or {fits + patch} pixels'
             )
-        return module
 
 
 def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
@@ -38,6 +39,20 @@ def test_settings_reach_the_segmenter(clip, dataset):
     assert measure(clip, dataset, recipe='naclip') != measure(
         clip, dataset, recipe='naclip', options={'std': 0.5}
     )
+
+
+def test_a_proxy_reaches_the_segmenter(clip, dataset):
+    looks = nn.AvgPool2d(8)  # patches are alike that have the colour in common
+    looks.patch_size = 8
+    found = measure(clip, dataset, recipe='proxyclip', proxy=looks)
+    assert found != measure(clip, dataset, recipe='maskclip_no_residual')
+
+
+def test_what_the_dataset_does_not_label_is_not_counted(clip):
+    pictures = SceneSegmentation('base', 3)
+    counted = measure(clip, pictures)['segmentation/chance']
+    pictures.ignore_index = 0  # the background
+    assert measure(clip, pictures)['segmentation/chance'] != counted
 
 
 def test_the_background_is_asked_by_the_words_given(clip, dataset):
