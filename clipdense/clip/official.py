@@ -143,10 +143,7 @@ def fitting_model(weights: ClipWeights) -> CLIP:
             clip = build_clip(weights.size)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{weights.path} describes an impossible model: {error}') from error
-    expected = {name: tuple(tensor.shape) for name, tensor in clip.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    told = misfits(expected, found, weights.leftover)
-    if told:
+    if told := misfits(clip.state_dict(), weights.tensors, weights.leftover):
         raise CheckpointError(f'{weights.path} does not fit its model; tensors: {told}')
     return clip
 

@@ -12,34 +12,21 @@ from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip.model import CLIP
 from clipdense.clip.sizes import VitSize
 from clipdense.utils.errors import CheckpointError
-
-_LISTED = 10  # names in an error message
+from clipdense.weights.formats import misfits
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load weights that must fit the model name by name and shape by shape; else nothing changes.
 
     Raises:
-        CheckpointError: with the numbers and first ten names of missing, unexpected and misshapen tensors.
+        CheckpointError: with the numbers and first names of those that do not, see ``misfits``.
     """
     state = _without_prefix(state)
     ours = model.state_dict()
-    wrong = [
-        f'{name} {tuple(state[name].shape)} for {tuple(ours[name].shape)}'
-        for name in ours
-        if name in state and state[name].shape != ours[name].shape
-    ]
-    kinds = {
-        'missing': [name for name in ours if name not in state],
-        'unexpected': [name for name in state if name not in ours],
-        'of another shape': wrong,
-    }
-    problems = [f'{len(names)} {kind}: {_shorten(names)}' for kind, names in kinds.items() if names]
-    if problems:
-        matched = len(ours) - len(kinds['missing']) - len(wrong)
+    if told := misfits(ours, state):
+        matched = sum(name in state and state[name].shape == ours[name].shape for name in ours)
         raise CheckpointError(
-            f'{source} does not fit {type(model).__name__} ({matched} of {len(ours)} tensors match); '
-            + '; '.join(problems)
+            f'{source} does not fit {type(model).__name__}: {matched} of {len(ours)} tensors match; {told}'
         )
     model.load_state_dict(state)
 
@@ -79,8 +66,3 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if names and all(name.startswith(prefix) for name in names):
             names = [name.removeprefix(prefix) for name in names]
     return dict(zip(names, state.values(), strict=True))
-
-
-def _shorten(names: list[str]) -> str:
-    more = f', ... {len(names) - _LISTED} more' if len(names) > _LISTED else ''
-    return ', '.join(names[:_LISTED]) + more

@@ -86,24 +86,20 @@ def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(f'the weights have impossible shapes: {error}') from None
 
 
-def misfits(
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    leftover: Iterable[str] = (),
-) -> str:
+def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], leftover: Iterable[str] = ()) -> str:
     """What is missing, without a place or of another shape, with counts and first names; '' where all fits.
 
     Args:
-        expected, found: shapes by name, of the model and of the weights.
+        expected, found: tensors by name, of the model and of the weights.
         leftover: names in the file that were not even renamed.
     """
     problems = {
         'missing': [name for name in expected if name not in found],
         'without a place': [*leftover, *(name for name in found if name not in expected)],
         'of another shape': [
-            f'{name} is {found[name]}, not {shape}'
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
+            f'{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}'
+            for name, tensor in expected.items()
+            if found.get(name, tensor).shape != tensor.shape
         ],
     }
     return '; '.join(

@@ -25,11 +25,17 @@ def state(**changes):
 
 
 MISMATCHES = {
-    'missing': (state(bias=None), '1 of 2 tensors match.*1 missing: bias'),
-    'unexpected': (state(extra=torch.ones(1)), '2 of 2 tensors match.*1 unexpected: extra'),
-    'shape': (state(bias=torch.ones(3)), r'1 of another shape: bias \(3,\) for \(2,\)'),
-    'many': (state(**{f'x{i}': torch.ones(1) for i in range(14)}), '14 unexpected: x0, .*x9, ... 4 more'),
-    'other model': ({'a': torch.ones(1)}, '0 of 2 tensors match.*2 missing: weight, bias; 1 unexpected: a'),
+    'missing': (state(bias=None), r'1 of 2 tensors match.*1 missing \(bias\)'),
+    'unexpected': (state(extra=torch.ones(1)), r'2 of 2 tensors match.*1 without a place \(extra\)'),
+    'shape': (state(bias=torch.ones(3)), r'1 of another shape \(bias is \(3,\), not \(2,\)\)'),
+    'many': (
+        state(**{f'x{i}': torch.ones(1) for i in range(14)}),
+        r'14 without a place \(x0, .*x9, \.',
+    ),
+    'other model': (
+        {'a': torch.ones(1)},
+        r'0 of 2 .*2 missing \(weight, bias\); 1 without a place \(a\)',
+    ),
 }
 
 

@@ -234,10 +234,7 @@ def _assemble(
     """The model with these weights; names and shapes must match."""
     with torch.device('meta'):
         model = build_group_vit(size)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    told = misfits(expected, found, leftover)
-    if told:
+    if told := misfits(model.state_dict(), tensors, leftover):
         raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {told}')
     state = {
         name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()

@@ -18,7 +18,7 @@ from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.text import TextTransformer
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.configs import Recorded, TowerFacts
-from clipdense.weights.formats import infer_size
+from clipdense.weights.formats import infer_size, misfits
 from clipdense.weights.formats import recognise as recognise_clip
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
@@ -236,16 +236,7 @@ _CLIP_EXTRAS = {'logit_scale', 'input_resolution', 'context_length', 'vocab_size
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str = 'the weights') -> None:
     """Load strictly; text towers that are filled already need not be in ``tensors``."""
     expected = {key: x for key, x in module.state_dict().items() if not key.startswith('clip.')}
-    missing = [key for key in expected if key not in tensors]
-    strange = [key for key in tensors if key not in expected]
-    shapes = [
-        f'{key} is {tuple(tensors[key].shape)}, not {tuple(x.shape)}'
-        for key, x in expected.items()
-        if key in tensors and tensors[key].shape != x.shape
-    ]
-    found = {'missing': missing, 'without a place': strange, 'of another shape': shapes}
-    told = [f'{len(names)} {what} ({", ".join(names[:10])})' for what, names in found.items() if names]
-    if told:
-        raise CheckpointError(f'{source} (our names) do not fit LSeg: {"; ".join(told)}')
+    if told := misfits(expected, tensors):
+        raise CheckpointError(f'{source} (our names) do not fit LSeg: {told}')
     with torch.no_grad():
         module.load_state_dict(dict(tensors), strict=False)

@@ -199,5 +199,5 @@ def test_transformers_in_full_size(tmp_path):
 def test_a_group_count_that_does_not_fit_the_checkpoint(tiny):
     """A config asks for three groups, the weights have four: which tensors, in one line."""
     trained, asked = (tiny(((1, 4, groups), (1, 0, 0))) for groups in (4, 3))
-    with pytest.raises(CheckpointError, match=r'2 of another shape: image.stages.0.grouping'):
+    with pytest.raises(CheckpointError, match=r'2 of another shape \(image.stages.0.grouping'):
         load_strict(asked, trained.state_dict(), 'step_10.pth')
