@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.layers.attention import QueryPool
-from clipdense.layers.pos_embed import resize_positions
+from clipdense.layers.pos_embed import patch_tokens, resize_positions
 from clipdense.layers.transformer import Block, run_blocks
 from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
@@ -165,16 +165,9 @@ class VisionTransformer(nn.Module):
         """(B, 3, H, W) -> input of the first block (B, 1 + N, C), grid.  Rims short of a patch are cut.
 
         Raises:
-            ValueError: pictures smaller than one patch.
+            InputError: pictures smaller than one patch.
         """
-        patch = self.size.patch_size
-        if min(images.shape[-2:]) < patch:
-            raise ValueError(
-                f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}'
-            )
-        x = self.patch_embed(images)  # (B, C, h, w)
-        grid = (x.shape[-2], x.shape[-1])
-        x = x.flatten(2).mT  # (B, N, C)
+        x, grid = patch_tokens(images, self.patch_embed)  # (B, N, C)
         if self.class_token is not None:
             x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         x = x + self.positions(grid).to(x.dtype)

@@ -1,6 +1,7 @@
-"""Position embeddings resized to any grid.
+"""Pictures as patches, and position embeddings resized to any grid of them.
 
-P: leading tokens without a place in the grid (class token), (h, w): patch grid, C: width.
+B: images, N: patches, P: leading tokens without a place in the grid (class token), (h, w): patch grid,
+C: width.
 """
 
 from __future__ import annotations
@@ -8,8 +9,27 @@ from __future__ import annotations
 from math import isqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from clipdense.utils.errors import InputError
+
+
+def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[int, int]]:
+    """(B, 3, H, W) -> a token for each patch (B, N, C), grid.  Rims short of a patch are cut.
+
+    Args:
+        images: normalised.
+        projection: a convolution as wide as its stride.
+
+    Raises:
+        InputError: pictures smaller than one patch.
+    """
+    patch = projection.kernel_size[0]
+    if min(images.shape[-2:]) < patch:
+        raise InputError(f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}')
+    x = projection(images)  # (B, C, h, w)
+    return x.flatten(2).mT, (x.shape[-2], x.shape[-1])
 
 
 def resize_positions(

@@ -13,10 +13,9 @@ from torchvision.ops import stochastic_depth
 
 from clipdense.layers.batch_norm import SyncedBatchNorm
 from clipdense.layers.packing import Packing
-from clipdense.layers.pos_embed import resize_positions
+from clipdense.layers.pos_embed import patch_tokens, resize_positions
 from clipdense.layers.transformer import Block, run_blocks
 from clipdense.registry import MODELS
-from clipdense.utils.errors import InputError
 
 from .grouping import Assign, Assignment, GroupingBlock, TokenMixer
 from .sizes import GroupVitImageSize, StageSize
@@ -230,15 +229,9 @@ class GroupVitEncoder(nn.Module):
         Raises:
             InputError: pictures smaller than one patch.
         """
-        patch = self.size.patch_size
-        if min(images.shape[-2:]) < patch:
-            raise InputError(
-                f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}'
-            )
-        x = self.patch_embed(images)  # (B, C, h, w)
-        grid = (x.shape[-2], x.shape[-1])
+        x, grid = patch_tokens(images, self.patch_embed)  # (B, N, C)
         positions = resize_positions(self.pos_embed, grid, prefix=0, antialias=False)
-        return self.norm_patch(x.flatten(2).mT) + positions.to(x.dtype), grid
+        return self.norm_patch(x) + positions.to(x.dtype), grid
 
     def pooled(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised -> (B, C)."""

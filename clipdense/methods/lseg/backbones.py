@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clipdense.clip.resnet import ModifiedResNet
 from clipdense.clip.vit import VisionTransformer
-from clipdense.layers.pos_embed import resize_positions
+from clipdense.layers.pos_embed import patch_tokens, resize_positions
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 
@@ -98,9 +98,8 @@ class TransformerPyramid(nn.Module):
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """timm's embedding for pictures of any size; positions are resized as DPT does."""
         vit = self.vit
-        x = vit.patch_embed.proj(images)  # (B, C, h, w)
-        grid = (x.shape[-2], x.shape[-1])
-        x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], dim=1)  # (B, 1 + N, C)
+        x, grid = patch_tokens(images, vit.patch_embed.proj)  # (B, N, C)
+        x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, C)
         positions = resize_positions(vit.pos_embed[0], grid, mode='bilinear', antialias=False)
         return vit.norm_pre(vit.pos_drop(x + positions)), grid
 
