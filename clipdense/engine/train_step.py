@@ -6,6 +6,7 @@ B: pairs in this process, b: pairs of a micro-batch, D: joint space, P: processe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -85,12 +86,17 @@ def cached_step(
 
 
 def split_batch(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
-    """Cut a batch of equally long tensors and lists into micro-batches of ``size`` (the last may be less)."""
+    """Cut a batch of equally long tensors and lists into micro-batches of like length, ``size`` at most.
+
+    A rest of one, which batch norm cannot take, then only comes of a size of 2 or less.
+    """
     lengths = {len(value) for value in data.values()}
     if len(lengths) != 1:
         raise ValueError(f'entries of a batch must be equally long, got {sorted(lengths)}')
-    starts = range(0, lengths.pop(), size)
-    return [{key: value[start : start + size] for key, value in data.items()} for start in starts]
+    length = lengths.pop()
+    count = -(-length // size)
+    bounds = [length * part // count for part in range(count + 1)]
+    return [{key: value[start:end] for key, value in data.items()} for start, end in pairwise(bounds)]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

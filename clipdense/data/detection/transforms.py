@@ -52,6 +52,7 @@ def follow(
     return cut.astype(np.float32), (left / np.maximum(area, 1e-9)).astype(np.float32)
 
 
+@TRANSFORMS.register_module()
 class Resize(MmdetResize):
     """mmdet's, in which a very long picture keeps a height or width of at least a pixel."""
 
