@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,19 +21,24 @@ from .options import (
     refuse_existing,
 )
 
-Recipe = Annotated[str, typer.Option('--config', help='Recipe of the detector: a file, or vild/vild_scenes.')]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        '--config', help='Recipe of the detector, where its weights do not tell: a file, or vild/vild_scenes.'
+    ),
+]
 Checkpoint = Annotated[
-    Path, typer.Option('--weights', '-w', help='Weights of the detector, as training wrote them.')
+    Path, typer.Option('--weights', '-w', help="What training exported, DetPro's weights, or a checkpoint.")
 ]
 Teacher = Annotated[
-    str | None, typer.Option(help='The CLIP whose text tower reads the words; the one of the recipe if none.')
+    str | None, typer.Option(help='The CLIP whose text tower reads the words, where it is another one.')
 ]
 
 
 def detect(
     images: Images,
-    config: Recipe,
     weights: Checkpoint,
+    config: Recipe = None,
     classes: Classes = None,
     vocab: VocabFile = None,
     preset: NamedVocab = None,
@@ -58,7 +63,7 @@ def detect(
 ) -> None:
     """Detect what the words name: an overlay for each picture, and one COCO results file for all.
 
-    Example: `clipdense detect photos/ --classes 'cat, dog' --config vild/vild_lvis_r50 --weights vild.pth`
+    Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """
     from clipdense.inference.detector import Detector
     from clipdense.inference.results import write_image, write_json
@@ -69,9 +74,11 @@ def detect(
     special = _thresholds(threshold_of or [], vocabulary)
     stems = [out / stem for stem in output_stems(paths)]
     refuse_existing([Path(f'{stem}_boxes.png') for stem in stems] + [out / 'detections.json'], overwrite)
-    detector = Detector.from_pretrained(
-        config, weights, clip=clip, templates=templates, device=device, cache=cache
-    )
+    common: dict[str, Any] = {'clip': clip, 'templates': templates, 'device': device, 'cache': cache}
+    if config is None:
+        detector = Detector.from_pretrained(weights, **common)
+    else:
+        detector = Detector.from_config(config, weights, **common)
     detector.set_vocabulary(vocabulary)
     detector.set_rules(threshold, special, overlap, agnostic, most)
     rows: list[dict] = []
@@ -119,9 +126,9 @@ def regions(
     print(f'{out}: {len(store)} pictures, up to {store.facts.regions} regions of {store.facts.width} numbers')
 
 
-def _thresholds(texts: list[str], vocabulary) -> dict[int, float]:
+def _thresholds(texts: list[str], vocabulary) -> dict[str | int, float]:
     """``['cat=0.5']`` -> thresholds by class index."""
-    found: dict[int, float] = {}
+    found: dict[str | int, float] = {}
     for text in texts:
         name, _, value = text.rpartition('=')
         try:

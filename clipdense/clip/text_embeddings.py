@@ -29,6 +29,7 @@ from clipdense.vocab.templates import fill, get_templates
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights, weights_digest, write_weights
 
+from .frozen_text import FrozenText
 from .model import CLIP
 
 _FORMAT = 'clipdense text embeddings 1'
@@ -36,7 +37,7 @@ _SORTED_BATCHES = 64  # prompts of so many batches are sorted by length together
 
 
 def embed_vocabulary(
-    clip: CLIP,
+    clip: CLIP | FrozenText,
     vocabulary: Vocabulary,
     templates: str | Sequence[str] = 'imagenet',
     batch_size: int = 256,
@@ -74,7 +75,10 @@ def embed_vocabulary(
 
 @torch.no_grad()
 def embed_texts(
-    clip: CLIP, texts: Sequence[str], templates: str | Sequence[str] = 'name', batch_size: int = 256
+    clip: CLIP | FrozenText,
+    texts: Sequence[str],
+    templates: str | Sequence[str] = 'name',
+    batch_size: int = 256,
 ) -> Tensor:
     """Texts -> (Q, D) unit rows, fp32: the normalised mean over templates of normalised prompt embeddings.
 
@@ -210,7 +214,7 @@ def _class_embeddings(queries: Tensor, vocabulary: Vocabulary, source: Path | st
 
 
 def _cache_file(
-    clip: CLIP, vocabulary: Vocabulary, templates: Sequence[str], cache: str | Path | None
+    clip: CLIP | FrozenText, vocabulary: Vocabulary, templates: Sequence[str], cache: str | Path | None
 ) -> Path | None:
     """Where these embeddings are kept; None where they are not."""
     tokenizer = getattr(clip.tokenizer, 'identity', None)

@@ -7,7 +7,7 @@ lists; a file that names anything else is refused, so that reading one never run
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.tokenizers import copy_tokenizer, find_tokenizer
-from clipdense.registry import MODELS, build_module
+from clipdense.registry import MODELS, TRANSFORMS, build_module
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import WeightsFile, write_weights
 
@@ -33,12 +33,13 @@ class Portable(Protocol):
 
     Attributes:
         portable_name: of the file, without its ending.
-        portable_types: what its config may name as ``type`` beside our registered classes and functions.
+        portable_types: names that its config may have as ``type`` beside those of our registered classes and
+            functions, and what they mean.
         clip: reads the words; of a whole CLIP the text half goes into the file.
     """
 
     portable_name: str
-    portable_types: Collection[str]
+    portable_types: Mapping[str, Any]
     clip: Any
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """The config that a text is, if nothing in it can do harm.
+    """The config that a text is, with what it names in place of the names.
 
     Raises:
         InputError: no plain data with a model in it, or a ``type`` that is not allowed.
@@ -157,24 +158,32 @@ def _parse(text: str) -> dict[str, Any]:
         kind = config['model']['type']
     except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         raise InputError('it is no plain data that describes a model') from None
-    _check(config, set(getattr(_registered(kind), 'portable_types', ())))
-    return config
+    return _resolved(config, getattr(_known(kind, {}), 'portable_types', {}))
 
 
-def _check(value: Any, allowed: Collection[str]) -> None:
-    if isinstance(value, dict):
-        kind = value.get('type')
-        if 'type' in value and kind not in allowed and _registered(kind) is None:
-            raise InputError(f'it asks for {kind!r}, which is no part of clipdense')
-        value = list(value.values())
+def _resolved(value: Any, allowed: Mapping[str, Any]) -> Any:
     if isinstance(value, list | tuple):
-        for item in value:
-            _check(item, allowed)
+        return type(value)(_resolved(item, allowed) for item in value)
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _known(item, allowed) if key == 'type' else _resolved(item, allowed)
+        for key, item in value.items()
+    }
 
 
-def _registered(kind: Any) -> Any:
-    """What of ours a dotted name means; None for anything else."""
-    if not isinstance(kind, str) or not kind.startswith('clipdense.'):
-        return None
-    found = get_object_from_string(kind)
-    return found if any(found is known for known in MODELS.module_dict.values()) else None
+def _known(kind: Any, allowed: Mapping[str, Any]) -> Any:
+    """What a name means that a file may use.
+
+    Raises:
+        InputError: another one.
+    """
+    if not isinstance(kind, str):
+        raise InputError(f'its type {kind!r} is no name')
+    if kind in allowed:
+        return allowed[kind]
+    found = get_object_from_string(kind) if kind.startswith('clipdense.') else None
+    ours = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *allowed.values())
+    if found is None or not any(found is one for one in ours):
+        raise InputError(f'it asks for {kind!r}, which is no part of clipdense')
+    return found

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torch import nn
 
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.data.detection.transforms import PackDetection
+from clipdense.engine import portable
 from clipdense.engine.launch import load_config, part_class
 from clipdense.engine.model_weights import load_strict
+from clipdense.methods.vild import checkpoint as detpro
 from clipdense.methods.vild.detector import ViLD
 from clipdense.methods.vild.postprocess import threshold_of_each_class
 from clipdense.methods.vild.prompts import VILD, embed_words
@@ -37,7 +41,7 @@ class Detector:
 
     Args:
         model: the detector.
-        clip: the CLIP that it was taught by.
+        clip: the CLIP that it was taught by, or the text half of it.
         transforms: mmdet's, such as a resize; what its recipe does to test pictures.
         templates: 'vild', the name of another set of prompt templates, or the templates.
         cache: whether class embeddings are kept on disk.
@@ -46,7 +50,7 @@ class Detector:
     def __init__(
         self,
         model: ViLD,
-        clip: CLIP,
+        clip: CLIP | FrozenText,
         transforms: Sequence[Any] = (),
         templates: str | Sequence[str] = VILD,
         cache: bool = True,
@@ -58,6 +62,43 @@ class Detector:
 
     @classmethod
     def from_pretrained(
+        cls,
+        weights: str | Path,
+        *,
+        clip: str | Path | CLIP | None = None,
+        templates: str | Sequence[str] = VILD,
+        device: str | None = None,
+        cache: bool = True,
+    ) -> Detector:
+        """A detector out of one file: what training has exported (``vild.safetensors``), or DetPro's weights.
+
+        Args:
+            weights: the file.
+            clip: a CLIP to read the words, where it is not the text tower in the file; DetPro's weights bring
+                none, and were taught by ViT-B/32 of OpenAI.
+            templates, cache: see the class.
+            device: see ``hub.choose_device``.
+
+        Raises:
+            InputError: weights that need a config, are damaged or are not finite.
+        """
+        file = read_weights(weights)
+        if config := portable.read_config(file):
+            model, transforms = portable.build(file, config), config.get('transforms') or ()
+            teacher = model.clip if clip is None else clip
+        elif detpro.recognise(file.tensors):
+            model, transforms = detpro.from_official(file.tensors), detpro.TRANSFORMS
+            teacher = detpro.TEACHER if clip is None else clip
+        else:
+            raise InputError(
+                f'{weights} does not tell its detector: give its config too (--config, Detector.from_config)'
+            )
+        if not isinstance(model, ViLD):
+            raise InputError(f'{weights} is a {type(model).__name__}, which detects nothing')
+        return cls._ready(model, teacher, transforms, templates, device, cache, weights)
+
+    @classmethod
+    def from_config(
         cls,
         config: str | Path | Config,
         weights: str | Path,
@@ -89,19 +130,27 @@ class Detector:
         cfg.model['clip'] = None
         model = build_module(cfg.model)
         load_strict(model, read_weights(weights).tensors, weights)
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        teacher = build_module(teacher) if isinstance(teacher, dict) else teacher
+        return cls._ready(model, teacher, dataset.get('transforms') or (), templates, device, cache, weights)
+
+    @classmethod
+    def _ready(
+        cls,
+        model: ViLD,
+        teacher: Any,
+        transforms: Sequence[Any],
+        templates: str | Sequence[str],
+        device: str | None,
+        cache: bool,
+        weights: str | Path,
+    ) -> Detector:
+        """With all weights finite, and detector and words in one place."""
         if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
             raise InputError(f'{weights} holds numbers that are not finite: take an earlier checkpoint')
-        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         place = choose_device(device)
-        return cls(
-            model.to(place),
-            load_clip(teacher, str(place))
-            if not isinstance(teacher, dict)
-            else build_module(teacher).to(place),
-            dataset.get('transforms') or (),
-            templates,
-            cache,
-        )
+        clip: Any = teacher.to(place) if isinstance(teacher, nn.Module) else load_clip(teacher, str(place))
+        return cls(model.to(place), clip, transforms, templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:
         """Choose the words for the pictures to come; they are embedded once."""
@@ -130,8 +179,14 @@ class Detector:
             most: detections of a picture.
 
         Raises:
-            InputError: thresholds of classes before there are words, or of classes that are none of them.
+            InputError: numbers out of range; thresholds of classes before there are words, or of others than
+                those.
         """
+        for name, value in {'threshold': threshold, 'overlap': overlap}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f'{name} lies between 0 and 1, got {value}')
+        if most is not None and most < 1:
+            raise InputError(f'most counts detections, at least 1, got {most}')
         rules, own = self.model.roi_head.test_cfg, self._by_index(special or {})
         self._threshold = self._threshold if threshold is None else threshold
         if own:
@@ -192,6 +247,8 @@ class Detector:
         Raises:
             InputError: no words at all; an unreadable picture, or, with ``skip``, none that is readable.
         """
+        if batch_size < 1:
+            raise InputError(f'batch_size counts pictures, got {batch_size}')
         if words is not None:
             self.set_vocabulary(words)
         if self.model.vocabulary is None:

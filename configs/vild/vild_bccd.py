@@ -19,7 +19,6 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_scenes import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 data_root = 'data/bccd'
 small = dict(type=Resize, scale=(320, 240), keep_ratio=True)
 model.merge(

@@ -1,8 +1,10 @@
-"""ViLD with a ResNet-50 on OV-COCO: 48 base classes, tested on all 65 (AP50 of boxes).
+r"""ViLD with a ResNet-50 on OV-COCO: 48 base classes, tested on all 65 (AP50 of boxes).
 
 The schedule is that of 20 epochs; the paper trains on COCO for longer.
 
-    clipdense embed regions vild/vild_coco_r50 RPN_OF_BASE_CLASSES.pth data/coco/regions
+    clipdense train vild/vild_coco_r50 --work-dir work_dirs/rpn \
+        -o model.roi_head.bbox_head.variant=text -o train_dataloader.dataset.regions=none
+    clipdense embed regions vild/vild_coco_r50 work_dirs/rpn/step_N.pth data/coco/regions
     torchrun --nproc-per-node 8 tools/train.py vild/vild_coco_r50
 
 Cost: not measured here.
@@ -22,7 +24,6 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_mask_rcnn import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 model.roi_head.pop('mask_head')
 model.roi_head.pop('mask_roi_extractor')
 data_root = 'data/coco'

@@ -1,9 +1,11 @@
-"""ViLD with a ResNet-152 on LVIS v1 as published: 180,000 steps of 256 pictures,
+r"""ViLD with a ResNet-152 on LVIS v1 as published: 180,000 steps of 256 pictures,
 large-scale jitter, weight 1.0 of distillation.
 
 Departure: regions of which less than half is left after cropping are not distilled.
 
-    clipdense embed regions vild/vild_lvis_r152 RPN_OF_BASE_CLASSES.pth data/lvis/regions
+    clipdense train vild/vild_lvis_r152 --work-dir work_dirs/rpn \
+        -o model.roi_head.bbox_head.variant=text -o train_dataloader.dataset.regions=none
+    clipdense embed regions vild/vild_lvis_r152 work_dirs/rpn/step_N.pth data/lvis/regions
     torchrun --nproc-per-node 8 tools/train.py vild/vild_lvis_r152
 
 Cost: not measured here.
@@ -24,7 +26,6 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_mask_rcnn import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 model.merge(dict(backbone=dict(depth=152), roi_head=dict(distill_weight=1.0)))
 data_root = 'data/lvis'
 train_set = dict(

@@ -1,8 +1,10 @@
-"""ViLD with a ResNet-50 on LVIS v1 in 20 epochs, the schedule of DetPro's comparison: 16 pictures a step,
+r"""ViLD with a ResNet-50 on LVIS v1 in 20 epochs, the schedule of DetPro's comparison: 16 pictures a step,
 shorter side 640 to 800.  DetPro starts from SoCo weights, which ``model.backbone.init_cfg`` can name, and
 repeats pictures of infrequent classes; neither is done here.
 
-    clipdense embed regions vild/vild_lvis_r50_20e RPN_OF_BASE_CLASSES.pth data/lvis/regions
+    clipdense train vild/vild_lvis_r50_20e --work-dir work_dirs/rpn \
+        -o model.roi_head.bbox_head.variant=text -o train_dataloader.dataset.regions=none
+    clipdense embed regions vild/vild_lvis_r50_20e work_dirs/rpn/step_N.pth data/lvis/regions
     torchrun --nproc-per-node 8 tools/train.py vild/vild_lvis_r50_20e
 
 Cost: not measured here.
@@ -22,7 +24,6 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_mask_rcnn import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 data_root = 'data/lvis'
 train_set = dict(
     type=CocoDetection,

@@ -1,9 +1,11 @@
-"""ViLD-ensemble with a ResNet-50 on LVIS v1 as published: 180,000 steps of 256 pictures,
+r"""ViLD-ensemble with a ResNet-50 on LVIS v1 as published: 180,000 steps of 256 pictures,
 large-scale jitter, weight 0.5 of distillation.
 
 Departure: regions of which less than half is left after cropping are not distilled.
 
-    clipdense embed regions vild/vild_lvis_r50_ensemble RPN_OF_BASE_CLASSES.pth data/lvis/regions
+    clipdense train vild/vild_lvis_r50_ensemble --work-dir work_dirs/rpn \
+        -o model.roi_head.bbox_head.variant=text -o train_dataloader.dataset.regions=none
+    clipdense embed regions vild/vild_lvis_r50_ensemble work_dirs/rpn/step_N.pth data/lvis/regions
     torchrun --nproc-per-node 8 tools/train.py vild/vild_lvis_r50_ensemble
 
 Cost: not measured here.
@@ -24,7 +26,6 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_mask_rcnn import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 model.merge(dict(roi_head=dict(bbox_head=dict(variant='ensemble'))))
 data_root = 'data/lvis'
 train_set = dict(

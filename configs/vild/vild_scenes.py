@@ -16,7 +16,6 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_scenes import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 proposer = 'work_dirs/vild_scenes_rpn/step_1000.pth'
 model.merge(dict(frozen=('backbone', 'neck', 'rpn_head'), start=proposer))
 train_dataloader.merge(dict(dataset=dict(regions=f'{data_root}/regions')))

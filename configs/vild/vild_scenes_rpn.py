@@ -14,6 +14,5 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_scenes import *
 
-default_hooks.pop('export')  # the teacher stays where it is
 model.merge(dict(roi_head=dict(bbox_head=dict(variant='text'))))
 train_cfg = dict(max_steps=1000)

@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 
 from clipdense.cli.app import app
+from clipdense.engine import portable
 from clipdense.engine.launch import load_config
 from clipdense.inference.detector import Detector
 from clipdense.inference.results import Detections
-from clipdense.utils.errors import InputError
+from clipdense.registry import build_module
+from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights, write_weights
 
 RECIPE = """
 from clipdense.clip.model import build_clip
@@ -84,8 +87,6 @@ test_dataloader = dict(
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     """A recipe, weights that fit it, and two pictures."""
-    from clipdense.registry import build_module
-
     folder = tmp_path_factory.mktemp('detector')
     (folder / 'tiny_vild.py').write_text(RECIPE)
     torch.manual_seed(0)
@@ -100,7 +101,41 @@ def files(tmp_path_factory):
 @pytest.fixture
 def detector(files):
     torch.manual_seed(0)
-    return Detector.from_pretrained(files / 'tiny_vild.py', files / 'weights.pth', device='cpu', cache=False)
+    return Detector.from_config(files / 'tiny_vild.py', files / 'weights.pth', device='cpu', cache=False)
+
+
+@pytest.fixture(scope='module')
+def alone(files):
+    """What training exports: the detector, the words of its teacher, and the config."""
+    cfg = load_config(files / 'tiny_vild.py')
+    model = build_module(cfg.model).eval()
+    portable.save(model, files / 'vild.safetensors', cfg)
+    return files / 'vild.safetensors', model, cfg.test_dataloader.dataset.transforms
+
+
+def test_one_file_is_the_detector_and_its_words(alone, files):
+    path, model, transforms = alone
+    expected = Detector(model, model.clip, transforms, cache=False)(files / 'a.png', ['cat', 'dog'])
+    found = Detector.from_pretrained(path, device='cpu', cache=False)(files / 'a.png', ['cat', 'dog'])
+    assert len(found) > 0
+    for name in ('boxes', 'scores', 'class_ids', 'masks'):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_one_file_serves_a_test_by_its_recipe(alone):
+    """The words are no part of the detector's own weights."""
+    path, model, _ = alone
+    assert portable.own_tensors(model, read_weights(path).tensors).keys() == model.state_dict().keys()
+
+
+def test_a_file_cannot_name_code(alone, tmp_path):
+    """mmcv evaluates the name of a suppression."""
+    file = read_weights(alone[0])
+    metadata = dict(file.metadata)
+    metadata['config'] = metadata['config'].replace("'type': 'nms'", "'type': 'print'")
+    write_weights(tmp_path / 'bad.safetensors', file.tensors, metadata)
+    with pytest.raises(CheckpointError, match="asks for 'print'"):
+        Detector.from_pretrained(tmp_path / 'bad.safetensors')
 
 
 def test_boxes_and_masks_lie_in_the_picture(detector, files):
@@ -116,7 +151,7 @@ def test_boxes_and_masks_lie_in_the_picture(detector, files):
 def test_the_config_that_a_run_has_left(detector, files, tmp_path):
     """It names classes as text."""
     load_config(files / 'tiny_vild.py').dump(tmp_path / 'left.py')
-    again = Detector.from_pretrained(
+    again = Detector.from_config(
         tmp_path / 'left.py', files / 'weights.pth', clip=detector.clip, device='cpu', cache=False
     )
     one, other = (model(files / 'a.png', ['cat', 'dog']) for model in (detector, again))
@@ -186,13 +221,22 @@ def test_thresholds_of_classes_that_are_not_there(detector, special, message):
         detector.set_rules(special=special)
 
 
+RULES = [{'threshold': float('nan')}, {'threshold': 2}, {'overlap': -1}, {'most': 0}]
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_rules_out_of_range(detector, rule):
+    with pytest.raises(InputError, match=next(iter(rule))):
+        detector.set_rules(**rule)
+
+
 def test_weights_that_are_not_finite(files, tmp_path):
     state = torch.load(files / 'weights.pth', weights_only=True)
     tensors = state.get('state_dict', state)
     tensors['roi_head.bbox_head.projection.bias'][0] = float('nan')
     torch.save(state, tmp_path / 'broken.pth')
     with pytest.raises(InputError, match='not finite'):
-        Detector.from_pretrained(files / 'tiny_vild.py', tmp_path / 'broken.pth', device='cpu')
+        Detector.from_config(files / 'tiny_vild.py', tmp_path / 'broken.pth', device='cpu')
 
 
 MODES = {
@@ -231,12 +275,13 @@ def test_unreadable_pictures(detector, files, tmp_path):
     ('act', 'message'),
     [
         (
-            lambda files: Detector.from_pretrained('contrastive/clip_scenes', files / 'weights.pth'),
+            lambda files: Detector.from_config('contrastive/clip_scenes', files / 'weights.pth'),
             'is no recipe for a detector',
         ),
-        (lambda files: Detector.from_pretrained(files / 'tiny_vild.py', files / 'none.pth'), 'none.pth'),
+        (lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'none.pth'), 'none.pth'),
+        (lambda files: Detector.from_pretrained(files / 'weights.pth'), 'give its config too'),
     ],
-    ids=['not a detector', 'no weights'],
+    ids=['not a detector', 'no weights', 'no config'],
 )
 def test_refusals(files, act, message):
     with pytest.raises(InputError, match=message):
@@ -358,3 +403,9 @@ def test_command_line(files, tmp_path):
     assert '1 of 3 pictures were skipped' in some.output
     bad = run(*call, '--overwrite', '--threshold-of', 'cow=0.3')
     assert "'cow' is not in the vocabulary" in str(bad.exception)
+
+
+def test_command_line_without_a_config(alone, files, tmp_path):
+    done = run('detect', files / 'a.png', '-c', 'cat', '--weights', alone[0], '--no-cache', '--out', tmp_path)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / 'a_boxes.png').is_file()

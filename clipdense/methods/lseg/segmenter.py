@@ -56,7 +56,8 @@ class LSeg(SegmentationModel):
         InputError: neither a text tower nor ``embed_dim``.
     """
 
-    portable_name, portable_types = 'lseg', ()
+    portable_name = 'lseg'
+    portable_types: Mapping[str, Any] = {}  # nothing but ours
     patch_size = 1  # smaller pictures are padded
     templates = 'name'
 
@@ -181,8 +182,7 @@ class LSeg(SegmentationModel):
         """
         if self.clip is None:
             raise InputError('this LSeg has no text tower: give it embeddings (PrecomputedVocabularyHook)')
-        clip: Any = self.clip  # as much of a CLIP as words need
-        return embed_vocabulary(clip, vocabulary, templates)
+        return embed_vocabulary(self.clip, vocabulary, templates)
 
     def merge_queries(self, logits: Tensor) -> Tensor:
         """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from clipdense.data.detection.transforms import Resize
 from clipdense.engine.launch import load_config
 from clipdense.engine.model_weights import load_strict
 from clipdense.registry import build_module
@@ -31,6 +32,8 @@ _NAMES = {
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _NORMED = ('neck.', 'bbox_head.', 'mask_head.')
 _TEST_TEMPERATURE = 0.007
+TEACHER = 'ViT-B-32/openai'  # whose text tower reads the words
+TRANSFORMS = ({'type': Resize, 'scale': (1333, 800), 'keep_ratio': True},)  # of pictures to detect in
 
 
 def recognise(keys: Iterable[str]) -> bool:

@@ -6,12 +6,13 @@ B: pictures, (H, W): pixels of the network's input, K: classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.models import TwoStageDetector
+from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -20,12 +21,16 @@ from torch import Tensor, nn
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
 from clipdense.engine.model_weights import load_strict
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
 
+from . import parts
+
+_PARTS = [getattr(parts, name) for name in parts.__all__]
 PROPOSER = ('backbone', 'neck', 'rpn_head')  # the parts that propose regions
 
 
@@ -48,6 +53,12 @@ class ViLD(TwoStageDetector):
     """
 
     clip: CLIP | None
+    portable_name = 'vild'
+    portable_types: Mapping[str, Any] = {
+        **{f'{part.__module__}.{part.__qualname__}': part for part in _PARTS},
+        **{part.__name__: part for part in _PARTS},
+        **{name: name for name in parts.FOUND_BY_MMDET},
+    }
 
     def __init__(
         self,
@@ -81,6 +92,12 @@ class ViLD(TwoStageDetector):
         self.dataset_meta: dict[str, Any] = {}
         # Outside the modules: the teacher is not trained, moved or saved with the detector.
         self.__dict__['clip'] = None if clip is None else _teacher(clip).eval().requires_grad_(False)
+
+    def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the config of a run: the detector without what training needs, and what test pictures meet."""
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        model = {**cfg['model'], 'train_cfg': None, 'start': None}
+        return {'model': model, 'transforms': dataset.get('transforms') or []}
 
     def init_weights(self) -> None:
         """Random or pre-trained weights, as the parts say; then what ``start`` gives."""
@@ -134,8 +151,10 @@ class ViLD(TwoStageDetector):
             with torch.no_grad():
                 losses, proposals = {}, self.propose(features, batch_data_samples, settings)
         else:
-            objects = [_objects_alone(one) for one in batch_data_samples]
-            losses, proposals = self.rpn_head.loss_and_predict(features, objects, settings)
+            outputs = self._rpn(features)
+            truths, ignored, metas = unpack_gt_instances([_objects_alone(one) for one in batch_data_samples])
+            losses = self.rpn_head.loss_by_feat(*outputs, truths, metas, ignored)
+            proposals = self.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=settings)
             losses = {name if 'rpn' in name else f'rpn_{name}': value for name, value in losses.items()}
         return {**losses, **self.roi_head.loss(features, proposals, batch_data_samples)}
 
@@ -144,10 +163,13 @@ class ViLD(TwoStageDetector):
     ) -> list[InstanceData]:
         """Class-agnostic boxes with scores, of each picture, in the pixels of the network's input."""
         metas = [one.metainfo for one in samples]
-        outputs = self.rpn_head(features)
         return self.rpn_head.predict_by_feat(
-            *outputs, batch_img_metas=metas, cfg=settings or self.test_cfg.rpn, rescale=False
+            *self._rpn(features), batch_img_metas=metas, cfg=settings or self.test_cfg.rpn, rescale=False
         )
+
+    def _rpn(self, features: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """Scores and deltas of each level, in fp32: mmdet's anchors take their precision."""
+        return tuple([at_least_fp32(level) for level in part] for part in self.rpn_head(features))
 
     def _check_labels(self, samples: Sequence[DetDataSample]) -> None:
         """Objects of novel classes would be pushed away from their own names."""

@@ -13,6 +13,8 @@ from mmdet.models import (
 )
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
+FOUND_BY_MMDET = ('nms', 'soft_nms', 'RoIAlign', 'BN', 'SyncBN', 'GN')  # what it knows by these names alone
+
 __all__ = [
     'FPN',
     'AnchorGenerator',

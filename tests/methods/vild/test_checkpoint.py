@@ -7,7 +7,11 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.engine.launch import load_config
+from clipdense.inference.detector import Detector
+from clipdense.inference.hub import load
 from clipdense.methods.vild.checkpoint import from_official, recognise
 from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings
@@ -67,8 +71,8 @@ def test_weights_arrive(variant):
     ('damage', 'message'),
     [
         (lambda state: state.pop('roi_head.projection.weight'), 'no weights of DetPro'),
-        (lambda state: state.pop('rpn_head.rpn_cls.weight'), '1 missing: rpn_head.rpn_cls.weight'),
-        (lambda state: state.update(extra=torch.zeros(1)), '1 unexpected: extra'),
+        (lambda state: state.pop('rpn_head.rpn_cls.weight'), r'1 missing \(rpn_head.rpn_cls.weight\)'),
+        (lambda state: state.update(extra=torch.zeros(1)), r'1 without a place \(extra\)'),
         (lambda state: [state.pop(n) for n in list(state) if n.startswith('backbone.layer3.2')], 'blocks'),
     ],
     ids=['others', 'missing', 'leftover', 'depth'],
@@ -78,6 +82,18 @@ def test_what_does_not_fit_is_named(damage, message):
     damage(state)
     with pytest.raises(CheckpointError, match=message):
         from_official(state)
+
+
+def test_a_detector_out_of_the_file(tmp_path):
+    """As it is, with the words of any CLIP of its width."""
+    state, _ = official('vild')
+    torch.save({'state_dict': state, 'meta': {}}, tmp_path / 'epoch_20.pth')
+    clip = build_clip(ClipSize(VitSize(32, 16, 32, 1, 1, 32, 512), TextSize(32, 1, 1, 32, 512)))
+    detector = Detector.from_pretrained(tmp_path / 'epoch_20.pth', clip=clip, device='cpu', cache=False)
+    assert detector.set_vocabulary('cat, dog').class_names == ('cat', 'dog')
+    assert [one.scale for one in detector.transforms] == [(1333, 800)]
+    with pytest.raises(CheckpointError, match=r'a detector: .*clipdense detect'):
+        load(tmp_path / 'epoch_20.pth')
 
 
 def test_other_weights_are_not_recognised():
