@@ -106,6 +106,22 @@ def test_regions_are_distilled_where_they_are(tiny):
     assert_close(losses['loss_distill'], expected)
 
 
+@pytest.mark.parametrize('frozen', [(), ('backbone', 'neck', 'rpn_head')], ids=['whole', 'frozen'])
+def test_boxes_are_not_rounded_under_autocast(tiny, frozen):
+    """bf16 knows 8 bits: near 1,000 every fourth pixel."""
+    model, seen = tiny.build('vild', masks=True, frozen=frozen).train(), []
+    for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
+        for layer in extractor.roi_layers:
+            layer.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = losses_of(model, sample(masks=True))
+    assert {rois.dtype for rois in seen} == {torch.float32}
+    proposed = torch.cat(seen)[:, 1:]
+    assert (proposed != proposed.bfloat16()).any(dim=1).float().mean() > 0.5
+    total, _ = model.parse_losses(losses)
+    assert total.isfinite()
+
+
 def test_branches_of_the_ensemble_learn_apart(tiny):
     model = tiny.build('ensemble')
     losses = losses_of(model, sample())
