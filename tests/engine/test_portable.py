@@ -157,12 +157,15 @@ HOSTILE = {
     'a name without a home': ("{'model': {'type': 'LSeg'}}", "'LSeg', which is no part"),
     'what a module has imported': (
         "{'model': {'type': 'clipdense.clip.tokenizers.shutil.rmtree'}}",
-        'rmtree',
+        'asks for .*rmtree',
     ),
-    'our own, not registered': ("{'model': {'type': 'clipdense.utils.files.atomic_write'}}", 'atomic_write'),
+    'our own, not registered': (
+        "{'model': {'type': 'clipdense.utils.files.atomic_write'}}",
+        'asks for .*atomic_write',
+    ),
     'further inside': (
         "{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg', 'backbone': [{'type': 'os.system'}]}}",
-        'os.system',
+        r'asks for .os\.system',
     ),
     'another type': ("{'model': {'type': ['a']}}", 'no name'),
     'parts that do not fit': (
