@@ -106,7 +106,7 @@ def regions(
     config: Annotated[str, typer.Argument(help='Recipe with the detector, its teacher and the pictures.')],
     checkpoint: Annotated[Path, typer.Argument(help='Weights of a detector trained on base classes.')],
     out: Annotated[Path, typer.Argument(help='Folder of the store, new or begun.')],
-    most: Annotated[int, typer.Option('--max', min=1, help='Regions of a picture.')] = 300,
+    most: Annotated[int, typer.Option('--max', '--regions', min=1, help='Regions of a picture.')] = 300,
     workers: Annotated[int, typer.Option(min=0, help='Processes that read and cut pictures.')] = 0,
     cfg_options: Annotated[
         list[str] | None, typer.Option('--cfg-options', '-o', help='Change a setting of the recipe.')

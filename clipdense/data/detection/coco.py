@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmengine.logging import print_log
 
@@ -225,7 +225,7 @@ def _inside(box: tuple[float, float, float, float], across: float, down: float) 
     return [left, top, right - left, bottom - top]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and math.isfinite(value)
 
 
