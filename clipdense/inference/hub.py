@@ -184,6 +184,8 @@ def as_vocabulary(words: Vocabulary | str | list[str] | tuple[str, ...]) -> Voca
         return words
     if isinstance(words, str):
         return Vocabulary.parse(words)
+    if not isinstance(words, list | tuple):
+        raise InputError(f'words are a list of names or one text with commas, not {type(words).__name__}')
     return Vocabulary(tuple(words))
 
 

@@ -14,7 +14,7 @@ from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.engine import portable
 from clipdense.inference.convert import convert
-from clipdense.inference.hub import load_clip, load_segmenter
+from clipdense.inference.hub import as_vocabulary, load_clip, load_segmenter
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 from clipdense.methods.groupvit.checkpoint import save as save_groupvit
 from clipdense.methods.groupvit.model import GroupVit, build_group_vit
@@ -205,3 +205,17 @@ def test_a_config_of_something_else(tmp_path, clip_file, text, message):
 def test_weights_of_another_model(lseg_run, clip_file):
     with pytest.raises(CheckpointError, match='does not fit LSeg'):
         clipdense.Segmenter.from_config(lseg_run[0], clip_file)
+
+
+@pytest.mark.parametrize(
+    ('words', 'names'),
+    [('cat, red car', ['cat', 'red car']), (['cat'], ['cat']), (('cat', 'dog'), ['cat', 'dog'])],
+)
+def test_words_in_any_way(words, names):
+    assert list(as_vocabulary(words).class_names) == names
+
+
+@pytest.mark.parametrize('words', [5, None, {'cat': 1}, b'cat'])
+def test_words_that_are_none(words):
+    with pytest.raises(InputError, match='words are a list of names or one text with commas, not'):
+        as_vocabulary(words)

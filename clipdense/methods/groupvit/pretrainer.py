@@ -75,6 +75,8 @@ class GroupVitPretrainer(BaseModel):
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         if min(multi_label_weight, background_weight, balance_weight) < 0:
             raise InputError('weights of losses must not be negative')
+        if micro_batch is not None and micro_batch < 1:
+            raise InputError(f'micro_batch must be at least 1, got {micro_batch}')
         if form not in ('mean', 'sum'):
             raise InputError(f"form of the multi-label loss is 'mean' or 'sum', got {form!r}")
         if multi_label_weight and model.multi_label_logit_scale is None:
@@ -205,8 +207,12 @@ class GroupVitPretrainer(BaseModel):
         images, texts = len(data['images']), len(data['token_ids'])
         if images != texts:
             raise InputError(f'{images} pictures came with {texts} captions: each picture needs one')
-        if self.training and world_size() == 1 and min(images, self.micro_batch or images) < 2:
-            raise InputError('batch norm in the projectors needs at least two pairs at a time')
+        parts = -(-images // (self.micro_batch or max(images, 1)))  # of like length, see split_batch
+        if self.training and world_size() == 1 and images < 2 * max(parts, 1):
+            raise InputError(
+                f'batch norm in the projectors needs at least two pairs at a time: a batch of {images}'
+                + (f' in micro-batches of {self.micro_batch} leaves one alone' if parts > 1 else '')
+            )
         if self.needs_prompts and 'prompt_ids' not in data:
             raise InputError(
                 'the multi-label loss needs prompts: give the dataset tokenizer=dict(type=NounPrompts, ...), '

@@ -211,6 +211,11 @@ def test_the_checkpoint_says_what_it_holds(tiny):
             'needs prompts',
         ),
         (lambda tiny: step(GroupVitPretrainer(tiny()).train(), batch(1)), 'at least two pairs'),
+        (
+            lambda tiny: step(GroupVitPretrainer(tiny(), micro_batch=2).train(), batch(3)),
+            'a batch of 3 in micro-batches of 2 leaves one alone',
+        ),
+        (lambda tiny: GroupVitPretrainer(tiny(), micro_batch=0), 'micro_batch must be at least 1, got 0'),
     ],
 )
 def test_refusals(tiny, call, message):
