@@ -1,9 +1,10 @@
 """A backbone that learns from pictures alone: ``python tools/proxy_scenes.py --out proxy.safetensors``.
 
 No text and no label is used.  A picture with hidden patches, turned and tinted, has to tell of each patch the
-cluster to which a slow copy of the network assigns that patch of the picture as it is (iBOT, arXiv 2111.07832
-section 3); the copy spreads the patches of a batch evenly over the clusters (SwAV, arXiv 2006.09882
-section 3).  The file is a proxy of ProxyCLIP: ``clipdense segment PHOTO --method proxyclip --proxy FILE``.
+cluster to which a slow copy of the network assigns that patch and its neighbours in the picture as it is
+(iBOT, arXiv 2111.07832 section 3; neighbours as in SelfPatch, arXiv 2206.07990); the copy spreads the patches
+of a batch evenly over the clusters (SwAV, arXiv 2006.09882 section 3).  The file is a proxy of ProxyCLIP:
+``clipdense segment PHOTO --method proxyclip --proxy FILE``.
 
 B: pictures, C: width, (h, w): patches, K: clusters, S: side of a picture.
 """
@@ -40,8 +41,8 @@ def main() -> None:
     """Train, then write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/proxy_scenes/proxy.safetensors'))
-    parser.add_argument('--pictures', type=int, default=10_000, help='to learn from (%(default)s)')
-    parser.add_argument('--steps', type=int, default=300, help='of 32 pictures (%(default)s)')
+    parser.add_argument('--pictures', type=int, default=16_000, help='to learn from (%(default)s)')
+    parser.add_argument('--steps', type=int, default=500, help='of 32 pictures (%(default)s)')
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     begin = time.process_time()
@@ -96,6 +97,7 @@ class PatchClusters(BaseModel):
         clusters: K.
         hidden: share of the patches that the network does not see.
         momentum: of the slow copy.
+        around: side of the square of patches over which the copy's cosines are averaged.
         temperature: of the network's and of the copy's cosines.
     """
 
@@ -106,6 +108,7 @@ class PatchClusters(BaseModel):
         clusters: int = 64,
         hidden: float = 0.4,
         momentum: float = 0.98,
+        around: int = 3,
         temperature: tuple[float, float] = (0.1, 0.05),
     ) -> None:
         backbone = create_backbone(name, ARGUMENTS if arguments is None else arguments)
@@ -117,6 +120,7 @@ class PatchClusters(BaseModel):
         self.register_buffer('teacher_centres', self.centres.detach().clone())
         self.patch = backbone.feature_info[-1]['reduction']
         self.hidden, self.momentum, self.temperature = hidden, momentum, temperature
+        self.around = around
 
     def forward(self, images: Tensor, mode: str = 'loss') -> dict[str, Tensor]:
         """(B, 3, S, S), normalised -> the cross-entropy, and the share of clusters in use."""
@@ -129,6 +133,8 @@ class PatchClusters(BaseModel):
         with torch.no_grad():
             self._follow()
             teacher = _turn(_cosines(self.teacher, self.teacher_centres, images), turn, mirror)
+            near = self.around // 2  # neighbours are mostly of one thing
+            teacher = F.avg_pool2d(teacher, self.around, 1, near, count_include_pad=False)
             target = _evenly(teacher.transpose(0, 1).flatten(1).T / self.temperature[1])  # (Bhw, K)
         found = (student.transpose(0, 1).flatten(1).T / self.temperature[0]).log_softmax(dim=1)
         used = target.argmax(dim=1).unique().numel() / len(self.centres)
