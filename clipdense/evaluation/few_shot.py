@@ -52,6 +52,8 @@ class FoldIoU(BaseMetric):
         scores: the last evaluation's; None before.
     """
 
+    default_prefix = ''  # none is wanted; without it MMEngine warns
+
     def __init__(
         self,
         class_ids: Sequence[int] | None = None,

@@ -103,6 +103,8 @@ class MeanIoU(BaseMetric):
         scores: the last evaluation's, with the values of each class; None before.
     """
 
+    default_prefix = ''  # none is wanted; without it MMEngine warns
+
     def __init__(
         self,
         ignore_index: int = 255,
