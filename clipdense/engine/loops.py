@@ -70,9 +70,7 @@ class TrainLoop(BaseLoop):
             dataloader = _training_defaults(dataloader, runner.seed)
         super().__init__(runner, dataloader)
         if (max_steps is None) == (max_epochs is None):
-            raise InputError(
-                'train_cfg needs either max_steps or max_epochs: set the other one to None'
-            )
+            raise InputError('train_cfg needs either max_steps or max_epochs: set the other one to None')
         if hasattr(self.dataloader.dataset, 'check_workers'):
             self.dataloader.dataset.check_workers(self.dataloader.num_workers)
         self.steps_per_epoch = _length(self.dataloader)

@@ -47,11 +47,11 @@ train_dataloader = dict(
         shuffle=2000,
     ),
 )
-train_cfg = dict(max_steps=3000)
+train_cfg = dict(max_steps=600)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     precision='auto',
     optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
-param_scheduler = [dict(type=WarmupCosine, warmup=300)]
+param_scheduler = [dict(type=WarmupCosine, warmup=100)]

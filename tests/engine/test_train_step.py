@@ -142,7 +142,9 @@ def test_autocast_weights_get_gradients():
     assert missing == {'unused', 'logit_bias'}
 
 
-@pytest.mark.parametrize(('size', 'lengths'), [(4, [2, 3]), (3, [2, 3]), (2, [1, 2, 2]), (5, [5]), (9, [5]), (1, [1] * 5)])
+@pytest.mark.parametrize(
+    ('size', 'lengths'), [(4, [2, 3]), (3, [2, 3]), (2, [1, 2, 2]), (5, [5]), (9, [5]), (1, [1] * 5)]
+)
 def test_split_batch(size, lengths):
     parts = split_batch({'a': torch.arange(5), 'b': list('vwxyz')}, size)
     assert [len(part['a']) for part in parts] == lengths
