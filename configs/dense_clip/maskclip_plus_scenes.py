@@ -7,7 +7,7 @@
 
 Cost: 0.3 CPU-seconds a step, 1,000 steps; 11 minutes in one thread beside four other jobs.
 Score: seed 0, mIoU 0.337 / 0.454 / 0.373 on base / novel / unseen (own names and the word "background", no
-threshold); the teacher 0.318 / 0.457 on base and novel (100 other pictures).  With its own labels for the last
+threshold); the teacher 0.318 / 0.457 on base and novel (100 other pictures).  By its own labels for the last
 200 steps (guided_steps=800) the student calls everything background: 0.022.
 """
 
