@@ -1,5 +1,5 @@
-"""A small GroupViT for scenes: one grouping stage, eight groups, as large as the CLIP of clip_scenes, whose
-weights it starts from."""
+"""A small GroupViT for scenes: one grouping stage, eight groups, on three blocks of the CLIP of clip_scenes,
+whose weights it starts from."""
 
 from torch.optim import AdamW
 
@@ -23,7 +23,7 @@ model = dict(
                 patch_size=4,
                 stages=[
                     dict(depth=3, width=96, heads=3, group_tokens=8, groups=8),
-                    dict(depth=1, width=96, heads=3),
+                    dict(depth=0, width=96, heads=3),  # with a block here groups learn of one another
                 ],
                 embed_dim=96,
                 projector_width=384,
