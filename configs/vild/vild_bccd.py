@@ -6,8 +6,9 @@
 The small detector of scenes, on pictures of 320 x 240, from scratch, taught by names alone: with weights of a
 CLIP that has read about platelets, `clipdense embed regions` and ``variant='vild'`` add the teacher.
 
-Cost: not yet measured.
-Score: not yet measured.
+Cost: 3 minutes in one thread beside three other jobs.
+Score: AP50 on the 72 test pictures 0.853 for red and white cells, 0.0004 for platelets: the words came from a
+CLIP that has seen nothing but scenes.
 """
 
 from mmengine.config import read_base
