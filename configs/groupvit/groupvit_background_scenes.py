@@ -1,10 +1,12 @@
 """``groupvit_scenes`` with a place for what no caption names: a background embedding that is learned.
 
-    clipdense scenes data/scenes_long --train 60000
+    clipdense train contrastive/clip_scenes
     clipdense train groupvit/groupvit_background_scenes
 
-Cost: about 0.35 CPU-seconds a step on 2 busy cores of an AMD EPYC (AVX2, fp32), the whole run is open.
-Score: not measured.  What short trials gave is in docs/learning_groupvit.md.
+Cost: 180 to 220 CPU-seconds in one thread after the CLIP.
+Score: seeds 0, 1, 2, mIoU with background, own names: 0.316, 0.356, 0.214 on base, 0.411, 0.419, 0.252 on
+novel, 0.280, 0.348, 0.223 on unseen; oracle 0.55, 0.60, 0.53 on base, floor 0.28; zero-shot accuracy 0.845,
+0.808, 0.842 on base.  docs/learning_groupvit.md.
 """
 
 from mmengine.config import read_base
