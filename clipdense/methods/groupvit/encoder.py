@@ -202,8 +202,7 @@ class GroupVitEncoder(nn.Module):
         """Group tokens of unit variance, and choices of unit variance (ours).
 
         The released start makes every choice nearly uniform, the more so the narrower the tower: a hard one
-        is then its noise alone and groups are random samples of the picture.  Thousands of steps pass before
-        it means anything, or all patches end in one group.
+        is then its noise alone and groups are random samples of the picture until the logits have grown.
         """
         for stage in self.stages:
             if stage.grouping is not None:
