@@ -60,7 +60,7 @@ class Preprocess:
         """(..., 3, H, W) uint8 -> float32 of mean 0 and deviation 1 per channel."""
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return (images.float() / 255 - mean) / std
+        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)  # one new tensor, not four
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
