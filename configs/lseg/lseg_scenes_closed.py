@@ -10,17 +10,13 @@ It cannot name novel classes: their words are never chosen.
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 
-from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.segmentation_crops import SegmentationCrops
-from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
-from clipdense.methods.lseg.training import ScratchFaster
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.lseg_scenes import *
     from .._base_.scenes_evaluation import *
 
 class_names = (
@@ -66,33 +62,7 @@ model = dict(
     width=48,
     statistics='openai',
 )
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=1,
-    dataset=dict(
-        type=SegmentationCrops,
-        dataset=dict(
-            type=SceneSegmentation,
-            split='base',
-            unlabelled=('novel',),
-            num_pictures=40_000,
-            difficulty=difficulty,
-            stream='train',
-        ),
-        size=32,
-        long_side=None,
-        scale=(1.0, 1.0),
-    ),
-)
 train_cfg = dict(max_steps=1200)
-optim_wrapper = dict(
-    type=PrecisionOptimWrapper,
-    constructor=ScratchFaster,
-    precision='auto',
-    optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.98), weight_decay=0.05),
-    paramwise_cfg=dict(scratch_lr=10.0),
-)
-param_scheduler = [dict(type=WarmupCosine, warmup=100)]
 custom_hooks = [
     dict(type=ClosedVocabularyHook),
     dict(
