@@ -207,12 +207,13 @@ class GroupVitPretrainer(BaseModel):
         images, texts = len(data['images']), len(data['token_ids'])
         if images != texts:
             raise InputError(f'{images} pictures came with {texts} captions: each picture needs one')
-        parts = -(-images // (self.micro_batch or max(images, 1)))  # of like length, see split_batch
-        if self.training and world_size() == 1 and images < 2 * max(parts, 1):
-            raise InputError(
-                f'batch norm in the projectors needs at least two pairs at a time: a batch of {images}'
-                + (f' in micro-batches of {self.micro_batch} leaves one alone' if parts > 1 else '')
-            )
+        if self.training and world_size() == 1:
+            parts = split_batch(data, self.micro_batch or max(images, 1))
+            if min((len(part['images']) for part in parts), default=0) < 2:
+                raise InputError(
+                    f'batch norm in the projectors needs at least two pairs at a time: a batch of {images}'
+                    + (f' in micro-batches of {self.micro_batch} leaves one alone' if len(parts) > 1 else '')
+                )
         if self.needs_prompts and 'prompt_ids' not in data:
             raise InputError(
                 'the multi-label loss needs prompts: give the dataset tokenizer=dict(type=NounPrompts, ...), '
