@@ -23,20 +23,23 @@ _SHARED = ''  # name of the threshold of all classes that have none of their own
 
 
 class GroupStatistics:
-    """How many pixels of each label lie in groups of each class and score.
+    """How many pixels lie in groups of each class and score, and what they are labelled.
 
     Args:
         num_classes: K.
         background: index of the background.
 
     Attributes:
-        counts: (K, bins + 1, K) int64: best class of the group, its score, label.  The best group of a window
-            never becomes background and counts in the last bin.
+        groups: (3, bins + 1, K) int64: by score and best class of their group, pixels of any label, of that
+            class, and of the background.  The best group of a window never becomes background and counts in
+            the last bin.
+        labels: (K,) int64: pixels of each label.
     """
 
     def __init__(self, num_classes: int, background: int) -> None:
         self.background = background
-        self.counts = torch.zeros(num_classes, _BINS + 1, num_classes, dtype=torch.int64)
+        self.groups = torch.zeros(3, _BINS + 1, num_classes, dtype=torch.int64)
+        self.labels = torch.zeros(num_classes, dtype=torch.int64)
 
     def add(self, scores: Tensor, owner: Tensor, labels: Tensor) -> None:
         """One window.
@@ -51,17 +54,17 @@ class GroupStatistics:
         best, class_ids = scores.max(dim=1)  # (G,)
         bins = (best * _BINS).long().clamp(0, _BINS - 1)
         bins[best == best.max()] = _BINS
-        counted = (labels >= 0) & (labels < self.counts.shape[-1])
-        groups, labels = owner[counted].long(), labels[counted]
-        cells = (class_ids[groups] * (_BINS + 1) + bins[groups]) * self.counts.shape[-1] + labels
-        self.counts += torch.bincount(cells.cpu(), minlength=self.counts.numel()).view_as(self.counts)
+        counted = (labels >= 0) & (labels < len(self.labels))
+        cells = owner[counted].long() * len(self.labels) + labels[counted]
+        pixels = torch.bincount(cells, minlength=scores.numel()).view(scores.shape)  # (G, K label)
+        own = pixels.gather(1, class_ids[:, None])[:, 0]
+        seen = torch.stack([pixels.sum(1), own, pixels[:, self.background]])  # (3, G)
+        self.groups.flatten(1).index_add_(1, bins * len(self.labels) + class_ids, seen)
+        self.labels += pixels.sum(0)
 
     def best_threshold(self) -> float:
         """The one threshold with the highest mIoU; the lowest of several."""
-        above = self._above()  # (K, bins + 1, K)
-        places = torch.arange(_BINS + 1)
-        scores = torch.stack([self._mean_iou(above, torch.full((len(above),), at)) for at in places])
-        return float(scores.argmax()) / _BINS
+        return float(self._mean_iou(self._above()).argmax()) / _BINS
 
     def best_thresholds(self, rounds: int = 3) -> Tensor:
         """(K,) thresholds by class: from the one above, each in turn is moved to where mIoU is highest.
@@ -70,34 +73,33 @@ class GroupStatistics:
             rounds: how often all classes have their turn.
         """
         above = self._above()
-        places = torch.full((len(above),), round(self.best_threshold() * _BINS))
+        classes = torch.arange(len(self.labels))
+        places = torch.full_like(classes, round(self.best_threshold() * _BINS))
         for _ in range(rounds):
             before = places.clone()
-            for index in range(len(places)):
-                if index != self.background and self.counts[index].any():
-                    tried = places.repeat(_BINS + 1, 1)
-                    tried[:, index] = torch.arange(_BINS + 1)
-                    scores = torch.stack([self._mean_iou(above, row) for row in tried])
-                    if scores.max() > scores[places[index]] + 1e-9:
-                        places[index] = scores.argmax()
+            for index in classes[above[0, 0] > 0].tolist():
+                tried = above[:, places, classes][:, None].repeat(1, _BINS + 1, 1)  # (3, bins + 1, K)
+                tried[..., index] = above[..., index]
+                scores = self._mean_iou(tried)
+                if scores.max() > scores[places[index]] + 1e-9:
+                    places[index] = scores.argmax()
             if torch.equal(places, before):
                 break
         return places.double() / _BINS
 
     def _above(self) -> Tensor:
-        """(K, bins + 1, K): pixels in groups that score at least this much."""
-        return self.counts.flip(1).cumsum(1).flip(1)
+        """(3, bins + 1, K): ``groups``, added up over those that score at least this much."""
+        above = self.groups.flip(1).cumsum(1).flip(1)
+        above[..., self.background] = 0
+        return above
 
-    def _mean_iou(self, above: Tensor, places: Tensor) -> Tensor:
-        """Mean over the classes that are labelled, with thresholds (K,) in bins."""
-        kept = above[torch.arange(len(above)), places]  # (K predicted, K label)
-        kept[self.background] = 0
-        everything = above[:, 0].sum(0)  # (K,) pixels of each label
-        found = kept.clone()
-        found[self.background] += everything - kept.sum(0)
-        hit = found.diagonal().double()
-        union = (found.sum(1) + everything - found.diagonal()).double()
-        return (hit / union.clamp(min=1))[everything > 0].mean()
+    def _mean_iou(self, kept: Tensor) -> Tensor:
+        """(3, P, K) ``groups`` that are no background -> (P,) mean over the classes that are labelled."""
+        found, hit, background = kept[0].clone(), kept[1].clone(), self.background
+        found[:, background] = self.labels.sum() - kept[0].sum(1)
+        hit[:, background] = self.labels[background] - kept[2].sum(1)
+        union = found + self.labels - hit  # (P, K)
+        return (hit.double() / union.clamp(min=1))[:, self.labels > 0].mean(1)
 
 
 def learn_thresholds(
@@ -144,7 +146,7 @@ def learn_thresholds(
     shared = statistics.best_threshold()
     if not by_class:
         return {_SHARED: shared}
-    seen = statistics.counts.sum(1).diagonal() > 0
+    seen = statistics.groups[1].sum(0) > 0
     values = statistics.best_thresholds().tolist()
     own = {
         name: values[index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ LABELS = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 255]])
 def test_the_best_threshold_parts_right_from_wrong():
     statistics = GroupStatistics(3, background=0)
     statistics.add(SCORES, OWNER, LABELS)
-    assert statistics.counts.sum() == 7, 'pixels without a label do not count'
+    assert statistics.labels.sum() == 7, 'pixels without a label do not count'
     threshold = statistics.best_threshold()
     assert 0.3 < threshold <= 0.8
     by_class = statistics.best_thresholds()
@@ -73,8 +73,64 @@ def test_thresholds_by_class_can_differ():
 def test_the_best_group_of_a_window_is_never_background():
     statistics = GroupStatistics(2, background=0)
     statistics.add(torch.tensor([[0.0, 0.1]]), torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4).long())
-    above = statistics._above()
-    assert above[1, -1].sum() == 4, 'no threshold takes it away'
+    assert statistics._above()[0, -1, 1] == 4, 'no threshold takes it away'
+
+
+@dataclass
+class Plain:
+    """The definition: every pixel of every window gets its class anew for every threshold that is tried."""
+
+    num_classes: int
+    background: int
+    windows: list
+
+    def mean_iou(self, places):
+        counts = np.zeros((self.num_classes, self.num_classes))  # found, label
+        for scores, owner, labels in self.windows:
+            best, classes = scores.max(1), scores.argmax(1)
+            kept = (np.floor(best * 200) >= places[classes]) | (best == best.max())
+            found = np.where(kept, classes, self.background)[owner]
+            np.add.at(counts, (found[labels >= 0], labels[labels >= 0]), 1)
+        union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+        return (counts.diagonal() / np.maximum(union, 1))[counts.sum(0) > 0].mean()
+
+    def best_of(self, tried):
+        return np.array([self.mean_iou(places) for places in tried])
+
+    def best_thresholds(self):
+        first = self.best_of(np.repeat(np.arange(201)[:, None], self.num_classes, 1)).argmax()
+        places = np.full(self.num_classes, first)
+        for _ in range(3):
+            for index in range(self.num_classes):
+                if index != self.background:
+                    tried = np.repeat(places[None], 201, 0)
+                    tried[:, index] = np.arange(201)
+                    scores = self.best_of(tried)
+                    if scores.max() > scores[places[index]] + 1e-9:
+                        places[index] = scores.argmax()
+        return first / 200, (places / 200).tolist()
+
+
+@pytest.mark.parametrize(
+    ('num_classes', 'background', 'groups'),
+    [(2, 0, 2), (4, 0, 3), (3, 2, 4), (1, 0, 2)],
+    ids=lambda value: str(value),
+)
+def test_thresholds_are_those_of_the_definition(num_classes, background, groups):
+    rng = np.random.default_rng(num_classes + 10 * background)
+    statistics, plain = GroupStatistics(num_classes, background), Plain(num_classes, background, [])
+    for _ in range(3):
+        owner = rng.integers(0, groups, (4, 5))
+        truth = rng.integers(0, num_classes, groups)
+        scores = rng.random((groups, num_classes), np.float32) * np.float32(0.6)
+        scores[np.arange(groups), truth] += rng.random(groups, np.float32) * np.float32(0.4)
+        scores[:, background] = -1
+        labels = np.where(rng.random((4, 5)) < 0.3, rng.integers(-1, num_classes, (4, 5)), truth[owner])
+        statistics.add(*(torch.from_numpy(one) for one in (scores, owner, labels)))
+        plain.windows.append((scores, owner, labels))
+    one, by_class = plain.best_thresholds()
+    assert statistics.best_threshold() == one
+    assert statistics.best_thresholds().tolist() == by_class
 
 
 class Labelled:
@@ -131,7 +187,7 @@ def test_windows_count_once_each(tiny):
     for scores, owner, (size, (top, left, bottom, right)) in windows:
         seen.add(scores, owner, torch.zeros(size).long()[top:bottom, left:right])
     assert len(windows) == 8
-    assert seen.counts.sum() == 2 * 16 * 16
+    assert seen.labels.sum() == 2 * 16 * 16
 
 
 @pytest.mark.parametrize(
