@@ -9,12 +9,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter, signature
+from math import inf, isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipdense.utils.errors import InputError, nearest
+
+_RANGES = {  # of options that are senseless beyond
+    'blocks': (1, inf),
+    'neighbours': (1, inf),
+    'outlier_share': (0, 1),
+    'std': (0.01, inf),
+    'temperature': (0.01, inf),
+}
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,13 @@ class Recipe:
     @property
     def options(self) -> dict[str, Any]:
         """Names and defaults of what can be set."""
+        return {name: one.default for name, one in self._parameters.items()}
+
+    @property
+    def _parameters(self) -> dict[str, Parameter]:
         both = [signature(half).parameters.values() for half in (self.embed, self.read) if half is not None]
         named = [one for half in both for one in half if one.kind is Parameter.KEYWORD_ONLY]
-        return {one.name: one.default for one in named if one.name != 'proxy'}
+        return {one.name: one for one in named if one.name != 'proxy'}
 
     @property
     def needs_proxy(self) -> bool:
@@ -42,16 +55,29 @@ class Recipe:
         """The same with options set.
 
         Raises:
-            InputError: one that it does not have.
+            InputError: one that it does not have, or a value of another kind than the default, or senseless.
         """
-        for name in options:
-            if name not in self.options:
-                known = ', '.join(f'{key}={value}' for key, value in self.options.items()) or 'none'
-                hint = nearest(name, self.options)
-                raise InputError(f'method {self.name!r} has no option {name!r}; its options: {known}.{hint}')
+        for name, value in options.items():
+            self._check(name, value)
         embed = partial(self.embed, **_own(self.embed, options))
         read = self.read and partial(self.read, **_own(self.read, options))
         return replace(self, embed=embed, read=read)
+
+    def _check(self, name: str, value: Any) -> None:
+        if name not in self.options:
+            known = ', '.join(f'{key}={default}' for key, default in self.options.items()) or 'none'
+            hint = nearest(name, self.options)
+            raise InputError(f'method {self.name!r} has no option {name!r}; its options: {known}.{hint}')
+        parameter = self._parameters[name]
+        if value is None and 'None' in str(parameter.annotation):
+            return
+        if not _alike(value, parameter.default):
+            raise InputError(
+                f'option {name} of method {self.name!r} is like {parameter.default}, not {value!r}'
+            )
+        low, high = _RANGES.get(name, (None, None))
+        if low is not None and not low <= value <= high:
+            raise InputError(f'option {name} lies between {low:g} and {high:g}, got {value}')
 
 
 RECIPES: dict[str, Recipe] = {}
@@ -83,6 +109,17 @@ def find_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
 def cosines(embeddings: Tensor, text: Tensor) -> Tensor:
     """(B, D, h, w), (K, D) or (B, K, D) -> (B, K, h, w)."""
     return torch.einsum('bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw', embeddings, text)
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value is of the default's kind: a number, a word, yes or no, or as many of these."""
+    if isinstance(default, tuple):
+        listed = isinstance(value, list | tuple) and len(value) == len(default)
+        return listed and all(map(_alike, value, default))
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    number = int if isinstance(default, int) else int | float
+    return isinstance(value, number) and not isinstance(value, bool) and isfinite(value)
 
 
 def _own(half: Callable, options: Mapping[str, Any]) -> dict[str, Any]:

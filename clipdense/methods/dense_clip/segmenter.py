@@ -108,7 +108,7 @@ class DenseCLIP(SegmentationModel):
         if proxy is None and self.recipe.needs_proxy:
             raise InputError(
                 f'method {self.recipe.name!r} needs a proxy: name a timm backbone, '
-                "such as proxy='vit_base_patch8_224.dino'"
+                "such as proxy='vit_base_patch8_224.dino' (--proxy)"
             )
         if isinstance(proxy, str):
             proxy = TimmProxy(proxy, *(getattr(self.clip.preprocess, name) for name in ('mean', 'std')))
