@@ -85,7 +85,8 @@ class Slide:
         height, width = size
         if self.short_side is not None:
             scale *= min(self.short_side / min(size), max(self.long_side, self.short_side) / max(size))
-        return max(smallest, round(height * scale)), max(smallest, round(width * scale))
+        # Halves go up, as in mmcv, whose protocols these are; Python rounds them to the even side.
+        return max(smallest, int(height * scale + 0.5)), max(smallest, int(width * scale + 0.5))
 
     def windows(self, size: tuple[int, int]) -> list[Window]:
         """Windows that cover (H, W), row by row; the last of a row or column is shifted inwards to fit."""

@@ -52,6 +52,7 @@ def test_every_pixel_is_covered(height, width, window, data):
     [
         ((375, 500), 336, (336, 448)),
         ((500, 375), 336, (448, 336)),
+        ((448, 638), 336, (336, 479)),  # 478.5 goes up, as in mmcv
         ((1, 1), 336, (336, 336)),
         ((1, 5000), 336, (16, 2048)),  # bounded by the long side, padded up to a patch
         ((375, 500), None, (375, 500)),
