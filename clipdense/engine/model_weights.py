@@ -54,7 +54,7 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
     if vocabulary is not None:
         meta['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}
     clip = getattr(model, 'clip', None)
-    if isinstance(clip, CLIP):
+    if isinstance(clip, CLIP) and any(child is clip for child in model.children()):  # no teacher beside it
         meta['clip'] = clip_checkpoint.describe(clip.size, clip.preprocess)
     return meta
 

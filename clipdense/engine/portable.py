@@ -73,13 +73,19 @@ def describe(model: Portable, cfg: Config) -> dict[str, str]:
 
 
 def meta(model: Any, cfg: Config) -> dict[str, Any]:
-    """What lets a training checkpoint be opened alone, where it holds the words too."""
-    if not is_portable(model) or not any(name.startswith(WORDS) for name in model.state_dict()):
+    """What lets a training checkpoint be opened alone, which then holds ``weights`` of the model."""
+    if not is_portable(model):
         return {}
     try:
         return {'portable': describe(model, cfg)}
     except InputError:  # it then needs its config
         return {}
+
+
+def weights(model: Portable) -> dict[str, Tensor]:
+    """The tensors of a model, its words included, which a detector keeps outside its own."""
+    words = FrozenText.of(model.clip).state_dict()
+    return {**model.state_dict(), **{f'{WORDS}{name}': tensor for name, tensor in words.items()}}
 
 
 def save(model: Portable, path: str | Path, cfg: Config) -> None:
@@ -90,10 +96,9 @@ def save(model: Portable, path: str | Path, cfg: Config) -> None:
     Raises:
         InputError: as ``describe``; no room, or no permission.
     """
-    path, words = Path(path), FrozenText.of(model.clip)
-    text = {f'{WORDS}{name}': tensor for name, tensor in words.state_dict().items()}
-    write_weights(path, {**model.state_dict(), **text}, describe(model, cfg))
-    copy_tokenizer(words.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
+    path = Path(path)
+    write_weights(path, weights(model), describe(model, cfg))
+    copy_tokenizer(model.clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
 
 
 def read_config(file: WeightsFile) -> dict[str, Any] | None:
@@ -141,7 +146,7 @@ def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
 
 def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the words, where a portable model keeps them outside its weights."""
-    if not is_portable(model):
+    if not hasattr(model, 'portable_config'):
         return dict(tensors)
     own = model.state_dict()
     return {name: x for name, x in tensors.items() if name in own or not name.startswith(WORDS)}

@@ -248,12 +248,12 @@ class Runner(MMEngineRunner):
                 f'{filename} holds weights only: use load_from, or resume from a step_*.pth'
             )
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        load_strict(unwrapped(self.model), checkpoint['state_dict'], filename)
+        model = unwrapped(self.model)
+        load_strict(model, portable.own_tensors(model, checkpoint['state_dict']), filename)
         if resume_optimizer:
             self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
         if resume_param_scheduler:
-            saved = checkpoint['param_schedulers']
-            for scheduler, state in zip(self._schedulers(), saved, strict=False):
+            for scheduler, state in zip(self._schedulers(), checkpoint['param_schedulers'], strict=False):
                 scheduler.load_state_dict(state)
         states = checkpoint['random']
         if len(states) != self.world_size:
@@ -322,7 +322,8 @@ class Runner(MMEngineRunner):
             'versions': {'torch': torch.__version__, 'mmengine': mmengine.__version__},
         }
         known |= model_meta(model) | portable.meta(model, self.cfg)
-        return {'state_dict': model.state_dict(), 'meta': known | meta}
+        state = portable.weights(model) if 'portable' in known else model.state_dict()
+        return {'state_dict': state, 'meta': known | meta}
 
     def _schedulers(self) -> Iterable[_ParamScheduler]:
         return self.param_schedulers or []

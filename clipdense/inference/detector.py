@@ -70,10 +70,10 @@ class Detector:
         device: str | None = None,
         cache: bool = True,
     ) -> Detector:
-        """A detector out of one file: what training has exported (``vild.safetensors``), or DetPro's weights.
+        """A detector out of one file: what training has left, or DetPro's weights.
 
         Args:
-            weights: the file.
+            weights: ``vild.safetensors``, which training exports, a checkpoint beside it, or DetPro's file.
             clip: a CLIP to read the words, where it is not the text tower in the file; DetPro's weights bring
                 none, and were taught by ViT-B/32 of OpenAI.
             templates, cache: see the class.
@@ -129,7 +129,7 @@ class Detector:
             raise InputError(f'{config} names no teacher: give clip, the CLIP that the detector learned from')
         cfg.model['clip'] = None
         model = build_module(cfg.model)
-        load_strict(model, read_weights(weights).tensors, weights)
+        load_strict(model, portable.own_tensors(model, read_weights(weights).tensors), weights)
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         teacher = build_module(teacher) if isinstance(teacher, dict) else teacher
         return cls._ready(model, teacher, dataset.get('transforms') or (), templates, device, cache, weights)

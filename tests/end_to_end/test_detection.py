@@ -17,6 +17,7 @@ from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pic
 from clipdense.data.scenes import PictureSet, Scenes, write_coco
 from clipdense.engine.launch import load_config, train
 from clipdense.engine.launch import test as measure
+from clipdense.inference.detector import Detector
 from clipdense.methods.vild.prompts import DetectionVocabularyHook
 from clipdense.methods.vild.region_embeddings import embed_regions
 from clipdense.structures import ClassEmbeddings
@@ -79,6 +80,9 @@ def test_the_whole_way(tmp_path, variant):
             assert torch.equal(tensor, before[name]), name
     metrics = measure(cfg, tmp_path / variant / 'step_2.pth', tmp_path / 'test')
     assert measure(cfg, tmp_path / variant / 'vild.safetensors', tmp_path / 'again') == metrics
+    alone = Detector.from_pretrained(tmp_path / variant / 'step_2.pth', device='cpu').model
+    assert all(torch.equal(x, alone.state_dict()[name]) for name, x in runner.model.state_dict().items())
+    assert train(cfg, tmp_path / variant, resume=True, options={'train_cfg.max_steps': 3}).iter == 3
     assert {'all/AP50', 'base/AP50', 'novel/AP50'} <= metrics.keys()
     assert all(-1 <= value <= 1 for value in metrics.values())
 

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from clipdense.cli.app import app
+from clipdense.clip.checkpoint import load as load_clip
 from clipdense.engine import portable
+from clipdense.engine.checkpointing import write_checkpoint
 from clipdense.engine.launch import load_config
 from clipdense.inference.detector import Detector
 from clipdense.inference.results import Detections
@@ -113,13 +115,34 @@ def alone(files):
     return files / 'vild.safetensors', model, cfg.test_dataloader.dataset.transforms
 
 
-def test_one_file_is_the_detector_and_its_words(alone, files):
-    path, model, transforms = alone
-    expected = Detector(model, model.clip, transforms, cache=False)(files / 'a.png', ['cat', 'dog'])
-    found = Detector.from_pretrained(path, device='cpu', cache=False)(files / 'a.png', ['cat', 'dog'])
-    assert len(found) > 0
-    for name in ('boxes', 'scores', 'class_ids', 'masks'):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+@pytest.fixture(scope='module')
+def left(alone, files):
+    """A checkpoint of the run that exported ``alone``."""
+    _, model, _ = alone
+    meta = portable.meta(model, load_config(files / 'tiny_vild.py'))
+    write_checkpoint(files / 'best.pth', {'state_dict': portable.weights(model), 'meta': meta})
+    return files / 'best.pth'
+
+
+@pytest.mark.parametrize('file', ['alone', 'left'])
+def test_one_file_is_the_detector_and_its_words(request, file, alone, files):
+    found = request.getfixturevalue(file)
+    path, (_, model, transforms) = found[0] if isinstance(found, tuple) else found, alone
+    teacher = model.clip
+    expected = Detector(model, teacher, transforms, cache=False)(files / 'a.png', ['cat', 'dog'])
+    opened = [Detector.from_pretrained(path, device='cpu', cache=False)]
+    opened += [Detector.from_config(files / 'tiny_vild.py', path, clip=teacher, device='cpu', cache=False)]
+    for detector in opened:
+        found = detector(files / 'a.png', ['cat', 'dog'])
+        assert len(found) > 0
+        for name in ('boxes', 'scores', 'class_ids', 'masks'):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_detector_is_no_clip(left):
+    """Its file tells of the teacher's words alone."""
+    with pytest.raises(CheckpointError, match='a detector: `clipdense detect`'):
+        load_clip(left)
 
 
 def test_one_file_serves_a_test_by_its_recipe(alone):
