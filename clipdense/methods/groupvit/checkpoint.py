@@ -55,9 +55,7 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVi
         CheckpointError: no GroupViT; or tensors that are missing, left over or mis-shaped, by name.
         InputError: an override that is not known.
     """
-    unknown = [name for name in overrides if name not in _OVERRIDES]
-    if unknown:
-        raise InputError(f'GroupViT has no option {unknown[0]!r}.{nearest(unknown[0], _OVERRIDES)}')
+    _check_names(overrides)
     tensors = strip_wrappers(state_dict)
     layout = _layout(tensors)
     if layout is None:
@@ -74,10 +72,13 @@ def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: A
         weights: a file of NVlabs (``group_vit_gcc_yfcc_30e-879422e0.pth``), of Hugging Face or of ours, a
             training checkpoint, or a folder with ``config.json``.
         device: where the model goes.
-        overrides: as in ``from_official``.
+        overrides: as in ``from_official``; of our own files, which tell their sizes, only ``preprocess``
+            changes anything.
 
     Raises:
-        CheckpointError: damaged or unsafe, no GroupViT, or tensors that do not fit.
+        CheckpointError: damaged or unsafe, no GroupViT, tensors that do not fit, or an override that
+            contradicts what the file tells.
+        InputError: an override that is not known.
     """
     path = Path(weights).expanduser()
     file = read_weights(_in_folder(path) if path.is_dir() else path)
@@ -87,12 +88,15 @@ def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: A
 def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
     """A GroupViT in evaluation mode from a file that has been read; else as ``load``."""
     path = file.path
+    _check_names(overrides)
     meta = file.extra.get('meta')
     own = meta.get('clip') if isinstance(meta, dict) and isinstance(meta.get('clip'), dict) else file.metadata
     try:
         if own and own.get('format') == 'clipdense':
             size = GroupVitSize.from_dict(json.loads(own['size']))
-            preprocess = Preprocess.from_dict(json.loads(own['preprocess']))
+            _check_sizes(size, overrides)
+            preprocess = _preprocess(overrides.get('preprocess'), size.image.image_size)
+            preprocess = preprocess or Preprocess.from_dict(json.loads(own['preprocess']))
             model = _assemble(size, strip_wrappers(file.tensors), [], preprocess)
         else:
             model = from_official(file.tensors, **{**_beside(path), **overrides})
@@ -159,6 +163,31 @@ def _layout(keys: Iterable[str]) -> str | None:
     names = {name: name for name in keys}
     stripped = strip_wrappers(dict.fromkeys(names, torch.empty(0)))
     return next((layout for layout, mark in _MARKS.items() if mark in stripped), None)
+
+
+def _check_names(overrides: Mapping[str, Any]) -> None:
+    unknown = next((name for name in overrides if name not in _OVERRIDES), None)
+    if unknown is not None:
+        raise InputError(f'GroupViT has no option {unknown!r}.{nearest(unknown, _OVERRIDES)}')
+
+
+def _check_sizes(size: GroupVitSize, overrides: Mapping[str, Any]) -> None:
+    """A file of our own is complete: overrides may only repeat its sizes."""
+    stages = size.image.stages
+    told = {
+        'heads': [stage.heads for stage in stages],
+        'text_heads': size.text.heads,
+        'image_size': size.image.image_size,
+    }
+    asked = {name: overrides[name] for name in told if overrides.get(name) is not None}
+    if 'heads' in asked:
+        heads = asked['heads']
+        asked['heads'] = list(heads) if isinstance(heads, list | tuple) else [heads] * len(stages)
+    for name, value in asked.items():
+        if value != told[name]:
+            raise InputError(
+                f'the file records {name}={told[name]}, but {overrides[name]} was asked for: leave it out'
+            )
 
 
 def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> GroupVitSize:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from clipdense.clip.preprocess import STATISTICS
+from clipdense.clip.preprocess import STATISTICS, Preprocess
 from clipdense.engine.model_weights import load_strict
 from clipdense.methods.groupvit.checkpoint import (
     from_official,
@@ -90,6 +90,41 @@ def test_our_own_format(tiny, tmp_path):
     assert again.preprocess == model.preprocess
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(model.encode_image(images), again.encode_image(images))
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    [{'heads': 2}, {'heads': (2, 2, 2), 'text_heads': 2, 'image_size': 16}, {'heads': None}],
+    ids=str,
+)
+def test_our_own_format_may_be_told_what_it_tells(tiny, tmp_path, overrides):
+    save(tiny(), tmp_path / 'g.safetensors')
+    assert load(tmp_path / 'g.safetensors', **overrides).size == tiny().size
+
+
+def test_our_own_format_takes_another_preprocessing(tiny, tmp_path):
+    save(tiny(), tmp_path / 'g.safetensors')
+    assert load(tmp_path / 'g.safetensors', preprocess='clip').preprocess == Preprocess.named('openai', 16)
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        (
+            {'heads': 4},
+            r'g\.safetensors: the file records heads=\[2, 2, 2\], but 4 was asked for: leave it out',
+        ),
+        ({'heads': [2, 2]}, r'but \[2, 2\] was asked for'),
+        ({'text_heads': 1}, 'text_heads=2, but 1'),
+        ({'image_size': 17}, 'image_size=16, but 17'),
+        ({'head': 2}, "no option 'head'. Did you mean 'heads'"),
+    ],
+    ids=str,
+)
+def test_our_own_format_is_not_overruled(tiny, tmp_path, overrides, message):
+    save(tiny(), tmp_path / 'g.safetensors')
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / 'g.safetensors', **overrides)
 
 
 def test_a_training_checkpoint(tiny, tmp_path):
