@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clipdense.registry import EVALUATIONS, HOOKS, build
 from clipdense.utils.dist import is_main, world_size
 from clipdense.utils.errors import InputError
-from clipdense.utils.modules import evaluating
+from clipdense.utils.modules import evaluating, placed
 
 from .resume import random_state_kept
 from .train_step import unwrapped
@@ -159,6 +159,13 @@ class VocabularyHook(Hook):
 
         return embed_vocabulary(clip, vocabulary, templates=self.templates)
 
+    def _beside(self, model: nn.Module, clip: Any, vocabulary: Any) -> Any:
+        """``embed``, on the model's device also where the CLIP is a teacher that is kept outside it."""
+        if clip is None:
+            return self.embed(clip, vocabulary)
+        with placed(clip, next(model.parameters()).device):
+            return self.embed(clip, vocabulary)
+
     def _set(self, runner: Any, loader: Any) -> None:
         vocabulary = getattr(loader.dataset, 'vocabulary', None)
         if vocabulary is None:
@@ -168,7 +175,7 @@ class VocabularyHook(Hook):
         with paused(runner.model) as clip:
             embeddings = self._embedded.get(vocabulary.digest)
             if embeddings is None:
-                embeddings = self.embed(clip, vocabulary)
+                embeddings = self._beside(runner.model, clip, vocabulary)
             if not any(p.requires_grad for p in getattr(clip, 'text', clip).parameters()):
                 self._embedded[vocabulary.digest] = embeddings
             unwrapped(runner.model).set_vocabulary(vocabulary, embeddings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,36 @@ def test_words_are_embedded_again_while_the_text_tower_learns(embedded):
     hook.before_val(runner)
     hook.before_val(runner)
     assert len(embedded) == 2
+
+
+class Teacher(nn.Linear):
+    """Writes its moves down and does not make them: there may be one device here."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.moves: list[str] = []
+
+    def to(self, device):
+        self.moves.append(torch.device(device).type)
+        return self
+
+
+@pytest.mark.parametrize('fails', [False, True], ids=['', 'with an error'])
+def test_a_teacher_reads_words_where_the_model_is(monkeypatch, fails):
+    def embed(clip, vocabulary):
+        clip.moves.append('embeds')
+        if fails:
+            raise InputError('no')
+        return ClassEmbeddings(torch.eye(1), torch.arange(1), 1)
+
+    runner, hook = FakeRunner(train=Vocabulary(('cat',))), VocabularyHook()
+    monkeypatch.setattr(hook, 'embed', embed)
+    runner.model.weight = nn.Parameter(torch.empty(1, device='meta'))
+    del runner.model.clip
+    runner.model.__dict__['clip'] = teacher = Teacher()
+    with pytest.raises(InputError) if fails else nullcontext():
+        hook.before_train(runner)
+    assert teacher.moves == ['meta', 'embeds', 'cpu']
 
 
 def test_a_long_test_says_how_far_it_is(make_config, tiny, monkeypatch, capfd):
