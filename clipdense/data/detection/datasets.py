@@ -20,7 +20,7 @@ from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .coco import file_name, read_coco
-from .splits import choose
+from .splits import OV_COCO_WORDS, choose
 from .store import RegionStore
 from .transforms import PackDetection
 from .voc import read_voc
@@ -45,8 +45,8 @@ class CocoDetection(Dataset):
         annotations: the JSON file; checked by ``coco.check_coco``.
         images: folder of the pictures.
         classes: names that count, in the order of labels; or a word for them, see ``splits.choose``; all
-            categories where left out. Objects of other classes are left out, as are, in training, pictures
-            without objects.
+            categories where left out. Objects of other classes are left out, as are, in training and under
+            the protocol of OV-COCO, pictures without objects.
         novel: those of ``classes`` that no training showed, besides those that the word or the file names.
         transforms: mmdet's transforms, or their configs; packing comes by itself.
         regions: folder of a ``RegionStore``, whose embeddings then come with each picture.
@@ -90,6 +90,8 @@ class CocoDetection(Dataset):
         for one in data['images']:
             size = (int(one['height']), int(one['width']))
             self.pictures.append(Picture(one['id'], images / file_name(one), size, objects[one['id']]))
+        if classes in OV_COCO_WORDS:
+            self.pictures = [one for one in self.pictures if one.objects]
         self.ground_truth = data
 
     def _finish(

@@ -188,6 +188,26 @@ def test_ov_coco():
     assert choose(categories, 'ov_coco/base') == (tuple(n for n in names if n not in novel), frozenset())
 
 
+@pytest.mark.parametrize(
+    ('classes', 'kept'), [('ov_coco', [1, 2]), ('ov_coco/base', [1]), (None, [1, 2, 3, 4])], ids=str
+)
+@pytest.mark.parametrize('training', [False, True])
+def test_ov_coco_leaves_out_pictures_without_its_classes(folder, classes, kept, training):
+    """As published: 4,836 of the 5,000 pictures to test on.  Pictures: base, novel, neither, empty."""
+    data = json.loads((folder / 'a.json').read_text())
+    numbers = {name: number for number, name in enumerate(CLASS_NAMES['coco'], 1)}
+    data['categories'] = [{'id': number, 'name': name} for name, number in numbers.items()]
+    data['images'].append({'id': 4, 'file_name': '3.png', 'width': 64, 'height': 48})
+    shown = {1: 'person', 2: 'cat', 3: 'fire hydrant'}
+    data['annotations'] = [
+        {'id': image, 'image_id': image, 'category_id': numbers[name], 'bbox': BOX, 'iscrowd': 0}
+        for image, name in shown.items()
+    ]
+    (folder / 'a.json').write_text(json.dumps(data))
+    dataset = coco(folder, classes=classes, training=training)
+    assert [one.image_id for one in dataset.pictures] == kept[: 3 if training else 4]
+
+
 def test_lvis_frequencies():
     letters = {'a': 'r', 'b': 'c', 'c': 'f'}
     categories = [{'id': n, 'name': name, 'frequency': letters[name]} for n, name in enumerate('abc', 1)]
