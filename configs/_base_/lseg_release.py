@@ -1,5 +1,4 @@
 """How LSeg was released to train and be tested: SGD, poly by epoch, and a backbone 10 times slower.
-faster.
 
 The rate is 0.004 / 16 times the 4 pictures of a GPU.  Tested at six sizes and mirrored, in windows of 480.
 
