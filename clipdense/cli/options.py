@@ -73,8 +73,8 @@ def refuse_existing(paths: list[Path], overwrite: bool) -> None:
     """
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
-        more = f' and {len(there) - 1} more' if len(there) > 1 else ''
-        raise InputError(f'{there[0]}{more} is there already: choose another --out, or add --overwrite')
+        more = f' and {len(there) - 1} more are' if len(there) > 1 else ' is'
+        raise InputError(f'{there[0]}{more} there already: choose another --out, or add --overwrite')
 
 
 def weight_overrides(activation: str | None) -> dict[str, Any]:

@@ -52,12 +52,15 @@ Proxy = Annotated[
     str | None, typer.Option(help='Backbone of timm that proxyclip looks through: NAME, NAME=FILE or FILE.')
 ]
 Out = Annotated[Path, typer.Option('--out', '-o', help='Folder for the results.')]
-Threshold = Annotated[float | None, typer.Option(help='Score below which a pixel is background.')]
+Threshold = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help='Score below which a pixel is background.')
+]
 MinArea = Annotated[
-    float, typer.Option(help='Give up classes with no more than this share of what is not background.')
+    float,
+    typer.Option(min=0.0, max=1.0, help='Give up classes with no more than this share of the foreground.'),
 ]
 Refine = Annotated[bool, typer.Option('--refine', help='Let masks follow edges (PAMR).')]
-ShortSide = Annotated[int | None, typer.Option(help='Resize the shorter side to this first.')]
+ShortSide = Annotated[int | None, typer.Option(min=1, help='Resize the shorter side to this first.')]
 WindowSide = Annotated[int | None, typer.Option('--window', help='Side of sliding windows; 0 for none.')]
 Scales = Annotated[str, typer.Option(help="Sizes to average over: '0.75, 1, 1.25'.")]
 Flip = Annotated[bool, typer.Option('--flip', help='Average over mirrored pictures too.')]
@@ -106,6 +109,11 @@ def segment(
 
     paths = list_images(images)
     vocabulary = _with_background(read_vocabulary(classes, vocab, preset), background)
+    if vocabulary.background is None and (threshold is not None or min_area):
+        raise InputError(
+            '--threshold and --min-area give pixels to the background, and no class is it: '
+            'add --background NAME'
+        )
     stems = [out / stem for stem in output_stems(paths)]
     endings = ('_overlay.png', '_mask.png', '.json')
     refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], overwrite)
@@ -113,6 +121,8 @@ def segment(
     if config is not None:
         _refuse_beside_config(method, option, proxy, threshold, min_area, refine, activation)
         segmenter = Segmenter.from_config(config, weights, options=cfg_options or (), **common)
+    elif cfg_options:
+        raise InputError('--cfg-options changes a config: add --config, or leave it out')
     else:
         segmenter = Segmenter.from_pretrained(
             weights,

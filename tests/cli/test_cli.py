@@ -215,6 +215,24 @@ BAD = {
         ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '--proxy', 'p.pth', '-w', '{weights}'],
         'p.pth',
     ),
+    'a threshold without a background': (
+        ['segment', 'photo.png', '-c', 'a', '--threshold', '0.3', '-w', '{weights}'],
+        'add --background',
+    ),
+    'an area without a background': (
+        ['segment', 'photo.png', '-c', 'a', '--min-area', '0.3', '-w', '{weights}'],
+        'add --background',
+    ),
+    'a threshold above 1': (['segment', 'photo.png', '-c', 'a', '--threshold', '30'], 'less than or equal'),
+    'no size': (['segment', 'photo.png', '-c', 'a', '--short-side', '0'], 'greater than or equal'),
+    'options of no config': (
+        ['segment', 'photo.png', '-c', 'a', '--cfg-options', 'model.clip=x', '-w', '{weights}'],
+        'add --config',
+    ),
+    'a word for a number': (
+        ['segment', 'photo.png', '-c', 'a', '--method', 'naclip', '--option', 'std=x', '-w', '{weights}'],
+        'is like 5.0',
+    ),
     'no groups': (['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'], 'only a GroupViT'),
     'a method beside a config': (
         ['segment', 'photo.png', '-c', 'a', '--config', 'lseg/lseg_scenes', '--refine', '-w', '{weights}'],
