@@ -29,7 +29,7 @@ from .optimizer import PrecisionOptimWrapper
 from .runner import Runner
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_RECIPES = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')  # in the wheel, in a checkout
+_HOME = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent  # of configs: a wheel, a checkout
 _SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 _WORDS = {'true': True, 'false': False, 'none': None, 'null': None}
 _BUILDERS = {  # what takes the keys of a part that has no type
@@ -213,9 +213,8 @@ def _find_config(config: str | Path) -> Path:
         return path
     if path.is_file():
         raise InputError(f'{path} is not a config: those end in {", ".join(_SUFFIXES)}')
-    recipes = {
-        str(file.relative_to(folder)): file for folder in _RECIPES for file in sorted(folder.rglob('*.py'))
-    }
+    folder = _HOME / 'configs'
+    recipes = {str(file.relative_to(folder)): file for file in sorted(folder.rglob('*.py'))}
     recipes = {name: file for name, file in recipes.items() if not name.startswith('_')}
     known = {name.removesuffix('.py'): file for name, file in recipes.items()}
     wanted = str(config).removeprefix('configs/').removesuffix('.py')
@@ -250,11 +249,11 @@ def _read_config(path: Path) -> Config:
 def _recipes_by_name() -> Iterator[None]:
     """``from clipdense.configs.vild.vild_coco_r50 import *`` finds the recipe from anywhere.
 
-    MMEngine looks for it in the package, where it lies in the wheel, but not in a checkout.
+    MMEngine finds the package of such a base by a function that needs ``pkg_resources``, which setuptools
+    no longer has, and that knows no editable install; there is no other way in than the function's name.
     """
     find = mmengine_config.get_installed_path
-    home = next(folder.parent for folder in _RECIPES if folder.is_dir())
-    mmengine_config.get_installed_path = lambda name: str(home) if name == 'clipdense' else find(name)
+    mmengine_config.get_installed_path = lambda name: str(_HOME) if name == 'clipdense' else find(name)
     try:
         yield
     finally:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.config import config as mmengine_config
 from mmengine.dist import get_world_size
+from mmengine.utils import get_installed_path
 
 from clipdense.engine import launch
 from clipdense.engine.logs import config_text
@@ -144,6 +147,23 @@ def test_unknown_config(recipe, name, message):
 def test_recipes_are_found_by_name(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert Path(launch.load_config(name).filename).stem == 'clip_vit_b_32_openai'
+
+
+@pytest.mark.parametrize('layout', ['checkout', 'wheel'])
+def test_a_recipe_of_ones_own_builds_on_ours(layout, monkeypatch, tmp_path):
+    """From anywhere; in a wheel, ours lie in the package."""
+    ours = launch.load_config('contrastive/clip_scenes')
+    if layout == 'wheel':
+        shutil.copytree(launch._HOME / 'configs', tmp_path / 'site' / 'clipdense' / 'configs')
+        monkeypatch.setattr(launch, '_HOME', tmp_path / 'site' / 'clipdense')
+        assert launch.load_config('contrastive/clip_scenes').filename.startswith(str(tmp_path))
+    base = 'from mmengine.config import read_base\n\nwith read_base():\n    from {} import *\n'
+    (tmp_path / 'mine.py').write_text(base.format('clipdense.configs.contrastive.clip_scenes') + 'seed = 3\n')
+    (tmp_path / 'mine_too.py').write_text(base.format('.mine') + 'train_cfg = dict(max_steps=2)\n')
+    mine = launch.load_config(tmp_path / 'mine_too.py')
+    assert (mine.seed, mine.train_cfg) == (3, {'max_steps': 2})
+    assert mine.model == ours.model
+    assert mmengine_config.get_installed_path is get_installed_path, 'as it was'
 
 
 def test_config_text_can_be_read_again(recipe, tmp_path):
