@@ -12,7 +12,7 @@ from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip.model import CLIP
 from clipdense.clip.sizes import VitSize
 from clipdense.utils.errors import CheckpointError
-from clipdense.weights.formats import misfits
+from clipdense.weights.formats import first_names, misfits
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -23,11 +23,15 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Pat
     """
     state = _without_prefix(state)
     ours = model.state_dict()
+    kind = type(model).__name__
+    if state and not state.keys() & ours.keys():
+        raise CheckpointError(
+            f'{source} does not fit {kind}, of which it holds nothing '
+            f'(its tensors are {first_names(state, 3)}): give weights of {kind}'
+        )
     if told := misfits(ours, state):
         matched = sum(name in state and state[name].shape == ours[name].shape for name in ours)
-        raise CheckpointError(
-            f'{source} does not fit {type(model).__name__}: {matched} of {len(ours)} tensors match; {told}'
-        )
+        raise CheckpointError(f'{source} does not fit {kind}: {matched} of {len(ours)} tensors match; {told}')
     model.load_state_dict(state)
 
 

@@ -35,6 +35,8 @@ from .results import Detections
 
 Words = Vocabulary | str | list[str] | tuple[str, ...]
 
+_GIVE = "give what training a detector has left, such as vild.safetensors, or DetPro's weights"
+
 
 class Detector:
     """A ViLD detector and the text tower that gives it its words.
@@ -89,12 +91,14 @@ class Detector:
         elif detpro.recognise(file.tensors):
             model, transforms = detpro.from_official(file.tensors), detpro.TRANSFORMS
             teacher = detpro.TEACHER if clip is None else clip
+        elif not any(name.startswith('roi_head.') for name in file.tensors):
+            raise InputError(f'{weights} holds no detector: {_GIVE}')
         else:
             raise InputError(
                 f'{weights} does not tell its detector: give its config too (--config, Detector.from_config)'
             )
         if not isinstance(model, ViLD):
-            raise InputError(f'{weights} is a {type(model).__name__}, which detects nothing')
+            raise InputError(f'{weights} ({type(model).__name__}) is no detector: {_GIVE}')
         return cls._ready(model, teacher, transforms, templates, device, cache, weights)
 
     @classmethod

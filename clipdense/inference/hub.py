@@ -127,7 +127,8 @@ def load_segmenter(
     place = choose_device(device)
     model = weights if isinstance(weights, CLIP) else load(weights, **overrides)
     if not isinstance(model, CLIP | SegmentationModel):
-        raise InputError(f'{weights} is a {type(model).__name__}, which segments no pictures')
+        kind = type(model).__name__
+        raise InputError(f'{weights} ({kind}) segments no pictures: give a segmenter, or a CLIP')
     asked = {'method': method, 'options': options, 'proxy': proxy}
     given = next((name for name, value in asked.items() if value), None)
     if given and isinstance(model, LSeg | GroupVit):

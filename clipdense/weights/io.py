@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +165,7 @@ def _state_dict(value: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _head(path: Path) -> bytes:
     """The first bytes of a file that is there and is not empty."""
     if path.is_dir():
-        raise CheckpointError(f'{path} is a folder without a file name: name the weights file in it')
+        raise CheckpointError(f'{path} is a folder: name the weights file in it')
     if not path.exists():
         folder = path.parent
         near = nearest(path.name, (item.name for item in folder.iterdir())) if folder.is_dir() else ''
@@ -197,7 +198,9 @@ def _read_safetensors(path: Path) -> WeightsFile:
         if expected is not None and size < expected:
             detail = f'is truncated: {size} of {expected} bytes; copy or download it again'
         else:
-            detail = f'is a damaged safetensors file ({size} bytes): {_one_line(error)}'
+            detail = (
+                f'is a damaged safetensors file ({size} bytes; {_one_line(error)}): copy or download it again'
+            )
         raise CheckpointError(f'{path} {detail}') from error
 
 
@@ -239,7 +242,16 @@ def _looks(head: bytes) -> str:
         return 'a git-lfs pointer, not the weights themselves: run `git lfs pull` in its repository'
     if head[257:262] == b'ustar':
         return 'a tar archive: unpack it first (torch before 0.1.10 wrote such files; save them anew)'
-    return next((look for magic, look in _LOOKS.items() if head.startswith(magic)), '')
+    look = next((look for magic, look in _LOOKS.items() if head.startswith(magic)), '')
+    return look or ('text, not weights: copy or download the weights themselves' if _is_text(head) else '')
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = getincrementaldecoder('utf-8')().decode(head)  # which may end within a letter
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def _damaged(path: Path, head: bytes, error: BaseException) -> str:

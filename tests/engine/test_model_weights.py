@@ -34,8 +34,10 @@ MISMATCHES = {
     ),
     'other model': (
         {'a': torch.ones(1)},
-        r'0 of 2 .*2 missing \(weight, bias\); 1 without a place \(a\)',
+        r'file\.pth does not fit Linear, of which it holds nothing \(its tensors are a\): give',
     ),
+    'other sizes': (nn.Linear(3, 3).state_dict(), '0 of 2 tensors match; 2 of another shape'),
+    'nothing': ({}, r'0 of 2 tensors match; 2 missing \(weight, bias\)'),
 }
 
 

@@ -14,7 +14,9 @@ from clipdense.clip.checkpoint import load as load_clip
 from clipdense.engine import portable
 from clipdense.engine.checkpointing import write_checkpoint
 from clipdense.engine.launch import load_config
+from clipdense.engine.model_weights import model_meta
 from clipdense.inference.detector import Detector
+from clipdense.inference.hub import load_segmenter
 from clipdense.inference.results import Detections
 from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError, InputError
@@ -119,7 +121,7 @@ def alone(files):
 def left(alone, files):
     """A checkpoint of the run that exported ``alone``."""
     _, model, _ = alone
-    meta = portable.meta(model, load_config(files / 'tiny_vild.py'))
+    meta = model_meta(model) | portable.meta(model, load_config(files / 'tiny_vild.py'))
     write_checkpoint(files / 'best.pth', {'state_dict': portable.weights(model), 'meta': meta})
     return files / 'best.pth'
 
@@ -303,10 +305,21 @@ def test_unreadable_pictures(detector, files, tmp_path):
         ),
         (lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'none.pth'), 'none.pth'),
         (lambda files: Detector.from_pretrained(files / 'weights.pth'), 'give its config too'),
+        (
+            lambda files: Detector.from_pretrained(files / 'other.pth'),
+            'holds no detector: give what train',
+        ),
+        (
+            lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'other.pth'),
+            'does not fit ViLD, of which it holds nothing',
+        ),
+        (lambda files: Detector.from_pretrained(files), 'is a folder: name the weights file'),
+        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. segments no pictures: give a seg'),
     ],
-    ids=['not a detector', 'no weights', 'no config'],
+    ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a recipe', 'a folder', 'segment'],
 )
-def test_refusals(files, act, message):
+def test_refusals(files, alone, act, message):
+    torch.save({'state_dict': {'image.proj': torch.ones(2)}}, files / 'other.pth')
     with pytest.raises(InputError, match=message):
         act(files)
 

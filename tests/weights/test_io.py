@@ -235,6 +235,8 @@ BAD_FILES = {
     'html': (lambda _: b'\n<!DOCTYPE html><title>Log in</title>', r'37 bytes\) is a web page'),
     'lfs': (lambda _: b'version https://git-lfs.github.com/spec/v1\noid', 'git lfs pull'),
     'json': (lambda _: b'{"weight_map": {}}', 'JSON text'),
+    'text': (lambda _: b'To do:\r\n\t* buy bread\n', r'bytes\) is text, not weights: copy or download'),
+    'long text': (lambda _: b'a' + 'ü'.encode() * 999, 'is text, not weights'),
     'gzip': (lambda _: b'\x1f\x8b\x08\x00' + bytes(40), 'gzip archive: unpack'),
     'tar': (lambda _: bytes(257) + b'ustar' + bytes(300), 'tar archive'),
     'noise': (lambda _: bytes(range(7, 200)), 'no weights file|damaged safetensors'),
