@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdense.clip.checkpoint import describe, load
+from clipdense.clip.checkpoint import load
 from clipdense.clip.losses import contrastive_loss, multi_label_loss, sigmoid_loss, text_numbers
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
@@ -96,10 +96,6 @@ class ContrastivePretrainer(BaseModel):
         if mode == 'loss':
             return {'loss': self.loss(image_embeddings, text_embeddings)}
         return image_embeddings, text_embeddings
-
-    def checkpoint_meta(self) -> dict[str, Any]:
-        """What a training checkpoint has to say so that its CLIP can be loaded alone."""
-        return {'clip': describe(self.clip.size, self.clip.preprocess)}
 
     def loss(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """(B, D) unit embeddings of this process -> the loss over the batch of all processes."""

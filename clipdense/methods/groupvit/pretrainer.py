@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from clipdense.clip.checkpoint import load as load_clip
 from clipdense.clip.losses import contrastive_loss, multi_label_loss, text_numbers
-from clipdense.clip.official import describe
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import cached_step, split_batch
 from clipdense.layers.precision import at_least_fp32
@@ -118,10 +117,6 @@ class GroupVitPretrainer(BaseModel):
         if mode == 'loss':
             return self.loss(*embeddings, **self._numbers(data))
         return embeddings[0], embeddings[1][:, 0]
-
-    def checkpoint_meta(self) -> dict[str, Any]:
-        """What a training checkpoint has to say so that its GroupViT can be loaded alone."""
-        return {'clip': describe(self.clip.size, self.clip.preprocess)}  # type: ignore[arg-type]
 
     def loss(
         self,

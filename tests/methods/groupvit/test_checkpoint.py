@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.clip.preprocess import STATISTICS, Preprocess
-from clipdense.engine.model_weights import load_strict
+from clipdense.engine.model_weights import load_strict, model_meta
 from clipdense.methods.groupvit.checkpoint import (
     from_official,
     load,
@@ -129,7 +129,7 @@ def test_our_own_format_is_not_overruled(tiny, tmp_path, overrides, message):
 
 def test_a_training_checkpoint(tiny, tmp_path):
     trainer = GroupVitPretrainer(tiny())
-    meta = {'clip': trainer.checkpoint_meta()['clip'], 'step': 3}
+    meta = {**model_meta(trainer), 'step': 3}
     torch.save({'state_dict': trainer.state_dict(), 'meta': meta}, tmp_path / 'step_3.pth')
     assert_close(load(tmp_path / 'step_3.pth').state_dict(), trainer.clip.state_dict())
 

@@ -189,10 +189,6 @@ def test_what_is_compared(tiny):
     assert information.shape == (6,)
 
 
-def test_the_checkpoint_says_what_it_holds(tiny):
-    assert GroupVitPretrainer(tiny()).checkpoint_meta()['clip']['format'] == 'clipdense'
-
-
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
