@@ -25,6 +25,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from clipdense.layers.batch_norm import synchronise
 from clipdense.registry import RUNNERS
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError
@@ -60,7 +61,8 @@ class Runner(MMEngineRunner):
     What differs: ``train_cfg`` without ``type`` is a ``TrainLoop``; ``optim_wrapper`` is a
     ``PrecisionOptimWrapper`` with weight-decay groups unless it says otherwise; loaders default to
     ``ResumableSampler`` and to stacking batches; checkpoints are those of ``checkpointing``; weights must
-    fit; several processes train through ``DistributedModel``; the screen shows progress, the log file all.
+    fit; several processes train through ``DistributedModel``, and ``sync_bn=True`` lets batch norm see the
+    pictures of all of them, on the CPU as well; the screen shows progress, the log file all.
 
     ``resume=True`` continues from the newest good checkpoint of the work directory, if there is one, and with
     ``load_from`` from that file.  ``load_from`` alone reads the weights of any file ``weights.io`` knows.
@@ -129,11 +131,14 @@ class Runner(MMEngineRunner):
     # Building
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Move the model to its device; several processes keep it equal."""
+        """Move the model to its device; several processes keep it equal, with ``sync_bn`` batch norm too."""
         if is_model_wrapper(model) or model_wrapper_cfg is not None:
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
-        return DistributedModel(model) if self.distributed else model
+        if self.distributed:
+            synchronise(model, every=bool(self.cfg.get('sync_bn')))
+            model = DistributedModel(model)
+        return model
 
     @staticmethod
     def build_dataloader(

@@ -24,27 +24,71 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         Raises:
             ValueError: a single row in training, over all processes.
         """
-        rows = x.flatten(0, -2)  # (N, C)
         if not self.training or world_size() == 1:
-            return super().forward(rows).view_as(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return self._synced(at_least_fp32(rows)).to(x.dtype).view_as(x)
+            return super().forward(x.flatten(0, -2)).view_as(x)
+        return _over_processes(self, x)
 
-    def _synced(self, rows: Tensor) -> Tensor:
+
+class SyncedMapNorm(nn.SyncBatchNorm):
+    """torch's ``SyncBatchNorm`` of (B, C, ...), which also works on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape.
+
+        Raises:
+            ValueError: a single row in training, over all processes.
+        """
+        if x.is_cuda:
+            return super().forward(x)
+        if not self.training or world_size() == 1:
+            return super(nn.SyncBatchNorm, self).forward(x)  # torch's own asks for a GPU even then
+        return _over_processes(self, x.movedim(1, -1)).movedim(-1, 1)
+
+
+def synchronise(model: nn.Module, every: bool = False) -> None:
+    """Let batch norm see the pictures of all processes; weights, statistics and names stay.
+
+    Args:
+        model: changed in place, before an optimizer or a wrapper holds it.
+        every: all ``BatchNorm1d`` and ``2d``; otherwise those alone that are torch's ``SyncBatchNorm``, which
+            refuse the CPU.  Descendants with more inside, as timm's with an activation, stay as they are.
+    """
+    kinds = (nn.SyncBatchNorm, *((nn.BatchNorm1d, nn.BatchNorm2d) if every else ()))
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) in kinds:
+                setattr(parent, name, _synced(child))
+
+
+def _synced(norm: nn.Module) -> SyncedMapNorm:
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    synced = SyncedMapNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name, part in (*norm._parameters.items(), *norm._buffers.items()):
+        setattr(synced, name, part)
+    return synced.train(norm.training)
+
+
+def _over_processes(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """(..., C) -> the same, by the mean and variance of the rows of all processes."""
+    with torch.autocast(x.device.type, enabled=False):
+        rows = at_least_fp32(x.flatten(0, -2))  # (N, C)
         count = rows.new_full((1,), len(rows))
         total = gather_with_grad(torch.cat([rows.sum(0), count])[None]).sum(0)  # (C + 1)
         mean, number = total[:-1] / total[-1], total[-1].detach()
         if number <= 1:
             raise ValueError('batch norm needs more than one row in training')
         squares = gather_with_grad((rows - mean).square().sum(0)[None]).sum(0)  # (C,)
-        variance = squares / number
-        self._remember(mean.detach(), (squares / (number - 1)).detach())
-        return (rows - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        _remember(norm, mean.detach(), (squares / (number - 1)).detach())
+        normal = (rows - mean) * (squares / number + norm.eps).rsqrt()
+        if norm.affine:
+            normal = normal * norm.weight + norm.bias
+        return normal.to(x.dtype).view_as(x)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked += 1
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+
+def _remember(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked += 1
+    share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean, share)
+    norm.running_var.lerp_(variance, share)

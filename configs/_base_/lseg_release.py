@@ -23,6 +23,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [dict(type=PolyLR, power=0.9, by_epoch=True, begin=0, end=240)]
 train_cfg = dict(max_epochs=240)
+sync_bn = True
 test_cfg = dict()
 test_evaluator = dict(type=MeanIoU)
 custom_hooks = [dict(type=VocabularyHook, templates='name')]

@@ -6,7 +6,7 @@ Cost: not measured here (it needs GPUs and ADE20K); users of the release report 
 Score: not measured here.  The paper gives 46.28 mIoU and 82.46 pixel accuracy, and 47.25 and 82.78 with the
 words of RN50x16 (``-o model.clip=RN50x16/openai``), from memory of its table.
 
-Differs from the release: batch norm sees each process's own pictures, and words are embedded once.
+Differs from the release: words are embedded once.
 """
 
 from mmengine.config import read_base

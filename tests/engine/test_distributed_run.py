@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from torch import nn
 
 from clipdense.engine import CheckpointHook, Runner
 from clipdense.engine.checkpointing import read_checkpoint
@@ -89,3 +90,24 @@ def test_processes_with_unequal_streams_end_together(make_config, run_processes)
     assert [step for *_, step in results] == [5, 5]
     labels = [[batch[0] for batch in seen] for _, _, seen, _, _ in results]
     assert labels == [[0, 2, 4, 0, 2]] * 2
+
+
+@pytest.mark.parametrize('sync', [True, False])
+def test_batch_norm_over_both_processes(make_config, run_processes, tiny, sync):
+    """Statistics of each process's own pictures differ; those of all are one."""
+
+    class Normed(tiny.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(self.first, nn.BatchNorm1d(4))
+
+    config = make_config(size=12, batch_size=3, steps=2, sync_bn=sync)
+    found = run_processes(_statistics, {**config, 'model': {'type': Normed}})
+    assert (found[0] == found[1]) == sync
+
+
+def _statistics(rank, config):
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
+    runner = Runner.from_cfg({**config, 'launcher': 'pytorch'})
+    runner.train()
+    return runner.model.module.first[1].running_mean.tolist()

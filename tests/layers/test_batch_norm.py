@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing import assert_close
 
-from clipdense.layers.batch_norm import SyncedBatchNorm
+from clipdense.layers.batch_norm import SyncedBatchNorm, SyncedMapNorm, synchronise
 
 CHANNELS = 5
 
@@ -26,10 +26,24 @@ def layer() -> SyncedBatchNorm:
     return norm
 
 
-def answers(norm: SyncedBatchNorm, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def maps() -> SyncedMapNorm:
+    """The same layer, made out of torch's."""
+    model = nn.Sequential(nn.Sequential(nn.BatchNorm2d(CHANNELS)))
+    model.load_state_dict({f'0.0.{name}': value for name, value in layer().state_dict().items()})
+    synchronise(model, every=True)
+    return model[0][0]
+
+
+LAYERS = {'rows': layer, 'maps': maps}
+
+
+def answers(norm: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Outputs, gradients of a loss that is a sum over rows, running statistics."""
     x = x.clone().requires_grad_()
-    out = norm(x)
+    if isinstance(norm, SyncedBatchNorm):
+        out = norm(x)
+    else:  # contiguous: torch 2.15's own gradient is wrong for strides of channels_last (CPU)
+        out = norm(x.mT[None, :, :, None].contiguous())[0, :, :, 0].mT
     (out * torch.arange(1.0, CHANNELS + 1)).pow(3).sum().backward()
     return {
         'out': out.detach(),
@@ -41,22 +55,24 @@ def answers(norm: SyncedBatchNorm, x: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _one_of_two(rank, store, cut, queue):
+def _one_of_two(rank, store, cut, kind, queue):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
     part = rows()[:cut] if rank == 0 else rows()[cut:]
-    found = answers(layer(), part)
+    found = answers(LAYERS[kind](), part)
     queue.put((rank, {name: value.numpy() for name, value in found.items()}))
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize('kind', LAYERS)
 @pytest.mark.parametrize('cut', [11], ids=['unequal shares'])
-def test_two_processes_equal_one(tmp_path, cut):
+def test_two_processes_equal_one(tmp_path, cut, kind):
     """Spawned, as launchers do it."""
     context = multiprocessing.get_context('spawn')
     queue = context.Queue()
     workers = [
-        context.Process(target=_one_of_two, args=(rank, tmp_path / 'store', cut, queue)) for rank in range(2)
+        context.Process(target=_one_of_two, args=(rank, tmp_path / 'store', cut, kind, queue))
+        for rank in range(2)
     ]
     for worker in workers:
         worker.start()
@@ -81,3 +97,32 @@ def test_alone_it_is_torchs(shape, training):
     theirs.load_state_dict(ours.state_dict())
     assert_close(ours(rows().view(shape)).flatten(0, -2), theirs(rows()))
     assert_close(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_synchronised_maps_are_torchs_alone(training):
+    theirs = nn.BatchNorm2d(CHANNELS).train(training)
+    theirs.load_state_dict(layer().state_dict())
+    ours, x = maps().train(training), rows().mT.reshape(2, CHANNELS, 2, 3)
+    assert_close(ours(x), theirs(x))
+    assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_what_is_synchronised():
+    class WithActivation(nn.BatchNorm2d):
+        pass
+
+    def parts() -> nn.Sequential:
+        return nn.Sequential(
+            nn.SyncBatchNorm(3), nn.BatchNorm2d(3), nn.BatchNorm1d(3), WithActivation(3), SyncedBatchNorm(3)
+        ).eval()
+
+    asked, all_of_them = parts(), parts()
+    weights = [part.weight for part in all_of_them]
+    synchronise(asked)
+    synchronise(all_of_them, every=True)
+    kept = [nn.BatchNorm2d, nn.BatchNorm1d, WithActivation, SyncedBatchNorm]
+    assert [type(part) for part in asked] == [SyncedMapNorm, *kept]
+    assert [type(part) for part in all_of_them] == [SyncedMapNorm] * 3 + kept[2:]
+    assert all(part.weight is weight for part, weight in zip(all_of_them, weights, strict=True))
+    assert not any(part.training for part in all_of_them)
