@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from clipdense.clip.checkpoint import convert as convert_clip
 from clipdense.clip.checkpoint import open_weights
 from clipdense.engine import portable
 from clipdense.methods.groupvit import checkpoint as groupvit
+from clipdense.methods.groupvit.model import GroupVit
 from clipdense.methods.lseg import checkpoint as lseg
 from clipdense.utils.errors import InputError
 from clipdense.weights.io import write_weights
@@ -52,6 +54,8 @@ def convert(
     if to == 'openclip':
         raise InputError(f'{source} is a GroupViT, which open_clip does not know: nvlabs or huggingface')
     destination = Path(destination)
+    if to != 'huggingface' and destination.suffix != '.safetensors':
+        raise InputError(f'{destination} must name a .safetensors file, for that is what is written')
     there = destination / 'model.safetensors' if to == 'huggingface' else destination
     if there.exists() and not overwrite:
         raise InputError(f'{there} is there already: choose another destination, or add --overwrite')
@@ -62,4 +66,19 @@ def convert(
         write_weights(destination, groupvit.to_official(model, 'nvlabs'))
     else:
         groupvit.save(model, destination)
+    _warn_of_what_is_not_told(model, there)
     return there
+
+
+def _warn_of_what_is_not_told(model: GroupVit, written: Path) -> None:
+    """Official layouts have no place for heads and activations other than the released ones."""
+    before, after = _beyond_tensors(model), _beyond_tensors(groupvit.load(written))
+    lost = [f'{name}={value!r}' for name, value in before.items() if after[name] != value]
+    if lost:
+        warnings.warn(f'{written} does not tell {", ".join(lost)}: whoever reads it has to say so')
+
+
+def _beyond_tensors(model: GroupVit) -> dict[str, Any]:
+    image, text = model.size.image, model.size.text
+    heads = [stage.heads for stage in image.stages]
+    return {'heads': heads, 'text_heads': text.heads, 'text_activation': text.activation}

@@ -16,6 +16,7 @@ from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, St
 from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import tokenize
 
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not tell')
 TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8)
 HEADS = {'heads': 2, 'text_heads': 2}
 
@@ -47,6 +48,17 @@ def test_a_groupvit_comes_back(tmp_path, groupvit, to, name, overrides):
     with torch.no_grad():
         assert torch.equal(again.encode_image(images), model.encode_image(images))
         assert torch.equal(again.encode_text(words), model.encode_text(words))
+
+
+def test_what_a_layout_does_not_tell_is_said(tmp_path, groupvit):
+    """Two heads of width 8 where the released models have one of 64."""
+    with pytest.warns(UserWarning, match=r'does not tell heads=\[2, 2\], text_heads=2: whoever reads it'):
+        convert(groupvit[1], tmp_path / 'a.safetensors', 'nvlabs')
+
+
+def test_a_groupvit_is_written_as_safetensors(tmp_path, groupvit):
+    with pytest.raises(InputError, match=r'must name a \.safetensors file'):
+        convert(groupvit[1], tmp_path / 'a.pth', 'nvlabs')
 
 
 @pytest.mark.parametrize(
