@@ -109,11 +109,7 @@ def segment(
 
     paths = list_images(images)
     vocabulary = _with_background(read_vocabulary(classes, vocab, preset), background)
-    if vocabulary.background is None and (threshold is not None or min_area):
-        raise InputError(
-            '--threshold and --min-area give pixels to the background, and no class is it: '
-            'add --background NAME'
-        )
+    _refuse_without_effect(vocabulary, config, cfg_options, threshold, min_area)
     stems = [out / stem for stem in output_stems(paths)]
     endings = ('_overlay.png', '_mask.png', '.json')
     refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], overwrite)
@@ -121,8 +117,6 @@ def segment(
     if config is not None:
         _refuse_beside_config(method, option, proxy, threshold, min_area, refine, activation)
         segmenter = Segmenter.from_config(config, weights, options=cfg_options or (), **common)
-    elif cfg_options:
-        raise InputError('--cfg-options changes a config: add --config, or leave it out')
     else:
         segmenter = Segmenter.from_pretrained(
             weights,
@@ -177,6 +171,27 @@ def _write_groups(segmenter: Segmenter, path: Path, stem: Path, opacity: float) 
     picture = read_image(path)
     for stage in segmenter.explain(picture):
         write_image(f'{stem}_groups_{stage.stage}.png', stage.draw(picture, opacity))
+
+
+def _refuse_without_effect(
+    vocabulary: Vocabulary,
+    config: str | None,
+    cfg_options: list[str] | None,
+    threshold: float | None,
+    min_area: float,
+) -> None:
+    """Options that would do nothing.
+
+    Raises:
+        InputError: one of these, with what is missing beside it.
+    """
+    if vocabulary.background is None and (threshold is not None or min_area):
+        raise InputError(
+            '--threshold and --min-area give pixels to the background, and no class is it: '
+            'add --background NAME'
+        )
+    if cfg_options and config is None:
+        raise InputError('--cfg-options changes a config: add --config, or leave it out')
 
 
 def _refuse_beside_config(*given: object) -> None:
