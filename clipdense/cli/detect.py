@@ -73,7 +73,8 @@ def detect(
     vocabulary = read_vocabulary(classes, vocab, preset)
     special = _thresholds(threshold_of or [], vocabulary)
     stems = [out / stem for stem in output_stems(paths)]
-    refuse_existing([Path(f'{stem}_boxes.png') for stem in stems] + [out / 'detections.json'], overwrite)
+    tables = [out / 'detections.json', out / 'names.json']
+    refuse_existing([Path(f'{stem}_boxes.png') for stem in stems] + tables, overwrite)
     common: dict[str, Any] = {'clip': clip, 'templates': templates, 'device': device, 'cache': cache}
     if config is None:
         detector = Detector.from_pretrained(weights, **common)
@@ -95,8 +96,8 @@ def detect(
         print(f'{stems[index]}_boxes.png: {result.summary()}')
     names = [{'id': number, 'name': name} for number, name in enumerate(vocabulary.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
-    write_json(out / 'detections.json', rows)
-    write_json(out / 'names.json', {'images': files, 'categories': names})
+    for table, content in zip(tables, (rows, {'images': files, 'categories': names}), strict=True):
+        write_json(table, content)
     if skipped:
         typer.echo(f'clipdense: {len(skipped)} of {len(paths)} pictures were skipped', err=True)
         raise typer.Exit(1)

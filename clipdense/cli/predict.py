@@ -93,11 +93,12 @@ def embed(
         return
     from clipdense.clip.text_embeddings import embed_vocabulary, save_embeddings
     from clipdense.inference.hub import load_clip
+    from clipdense.vocab.templates import get_templates
 
     vocabulary = read_vocabulary(classes, vocab, preset)
     refuse_existing([out], overwrite)
     clip = load_clip(weights, device, **weight_overrides(activation))
     embeddings = embed_vocabulary(clip, vocabulary, templates, cache=None)
-    save_embeddings(out, vocabulary, embeddings)
+    save_embeddings(out, vocabulary, embeddings, get_templates(templates))
     queries, width = embeddings.queries.shape
     print(f'{out}: {len(vocabulary)} classes, {queries} queries of {width} numbers')
