@@ -35,7 +35,8 @@ assigner = dict(type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_i
 model = dict(
     type=ViLD,
     clip=teacher,
-    data_preprocessor=dict(type=DetDataPreprocessor, mean=[127.5] * 3, std=[63.75] * 3, pad_size_divisor=16),
+    # Twice the coarsest stride: mmdet's RPN fails where a level is a single anchor.
+    data_preprocessor=dict(type=DetDataPreprocessor, mean=[127.5] * 3, std=[63.75] * 3, pad_size_divisor=32),
     backbone=dict(
         type=ResNet,
         depth=18,

@@ -24,6 +24,7 @@ data_root = 'data/bccd'
 small = dict(type=Resize, scale=(320, 240), keep_ratio=True)
 model.merge(
     dict(
+        data_preprocessor=dict(pad_size_divisor=16),
         rpn_head=dict(anchor_generator=dict(scales=[3, 6])),
         roi_head=dict(bbox_head=dict(variant='text')),
     )
