@@ -11,33 +11,14 @@ novel, 0.280, 0.348, 0.223 on unseen; oracle 0.55, 0.60, 0.53 on base, floor 0.2
 
 from mmengine.config import read_base
 
-from clipdense.data.scenes import SceneSegmentation
-from clipdense.engine.hooks import EvaluationHook
-from clipdense.methods.groupvit.evaluation import GroupSegmentation
-
 with read_base():
-    from .._base_.default_runtime import *
-    from .._base_.groupvit_scenes import *
-    from .._base_.scenes_evaluation import *
+    from .groupvit_scenes import *
 
 model['clip']['size']['background'] = True
 model['background_weight'] = 1.0
-custom_hooks = [
-    dict(type=EvaluationHook, interval=2000, evaluations=[*scene_evaluations]),
-    dict(  # at the end only
-        type=EvaluationHook,
-        evaluations=[
-            dict(
-                type=GroupSegmentation,
-                dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
-                threshold=threshold,
-                tuning=dict(type=SceneSegmentation, split='base', num_pictures=num_val, stream='tuning'),
-                slide=dict(),
-                templates=templates,
-                name=f'{name}/{split}',
-            )
-            for name, threshold in (('segmentation', 'shared'), ('automatic', 'automatic'), ('learned', None))
-            for split in splits
-        ],
-    ),
+# the background that was learned needs no threshold
+custom_hooks[1]['evaluations'] += [
+    {**evaluation, 'threshold': None, 'name': evaluation['name'].replace('automatic', 'learned')}
+    for evaluation in custom_hooks[1]['evaluations']
+    if evaluation['threshold'] == 'automatic'
 ]
