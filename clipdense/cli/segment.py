@@ -29,7 +29,6 @@ from .options import (
 from .pictures import each
 
 if TYPE_CHECKING:
-    from clipdense.inference.results import Segmentation
     from clipdense.inference.segmenter import Segmenter
     from clipdense.tasks.windows import Slide
     from clipdense.vocab.vocabulary import Vocabulary
@@ -105,14 +104,12 @@ def segment(
     """
     from clipdense.engine.launch import parse_options
     from clipdense.inference.segmenter import Segmenter
-    from clipdense.utils.image_files import list_images, output_stems
+    from clipdense.utils.image_files import list_images
 
     paths = list_images(images)
     vocabulary = _with_background(read_vocabulary(classes, vocab, preset), background)
     _refuse_without_effect(vocabulary, config, cfg_options, threshold, min_area)
-    stems = [out / stem for stem in output_stems(paths)]
-    endings = ('_overlay.png', '_mask.png', '.json')
-    refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], overwrite)
+    stems = _free_stems(paths, out, overwrite)
     common: dict[str, Any] = {'templates': templates, 'device': device, 'cache': cache}
     if config is not None:
         _refuse_beside_config(method, option, proxy, threshold, min_area, refine, activation)
@@ -136,11 +133,19 @@ def segment(
     segmenter.set_vocabulary(vocabulary)
 
     def one(index: int) -> str:
-        if explain:
-            _write_groups(segmenter, paths[index], stems[index], opacity)
-        return _write_segmentation(segmenter(paths[index]), paths[index], stems[index], opacity)
+        return _write(segmenter, paths[index], stems[index], opacity, explain)
 
     each(paths, one, 'segmenting')
+
+
+def _free_stems(paths: list[Path], out: Path, overwrite: bool) -> list[Path]:
+    """Where the files of each picture go, without their endings."""
+    from clipdense.utils.image_files import output_stems
+
+    stems = [out / stem for stem in output_stems(paths)]
+    endings = ('_overlay.png', '_mask.png', '.json')
+    refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], overwrite)
+    return stems
 
 
 def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
@@ -152,10 +157,13 @@ def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
     return vocabulary.with_background(name=name)
 
 
-def _write_segmentation(result: Segmentation, path: Path, stem: Path, opacity: float) -> str:
-    """Overlay, mask and JSON of one picture; a line about it."""
+def _write(segmenter: Segmenter, path: Path, stem: Path, opacity: float, explain: bool) -> str:
+    """Overlay, mask and JSON of one picture, and its groups where wanted; a line about it."""
     from clipdense.inference.results import write_image, write_json
 
+    if explain:
+        _write_groups(segmenter, path, stem, opacity)
+    result = segmenter(path)
     result.save(f'{stem}_mask.png')
     write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
     write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})
