@@ -1,6 +1,7 @@
 """GroupViT weights in and out: NVlabs' files, Hugging Face's, ours.
 
-Heads cannot be told from tensors: they are the width over 64, as in the released models, unless said.
+Heads and the text tower's activation cannot be told from tensors: they are the width over 64 and quick_gelu,
+as in the released models, unless said.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from clipdense.clip.official import describe
 from clipdense.clip.preprocess import Preprocess
-from clipdense.clip.sizes import TextSize
+from clipdense.clip.sizes import Activation, TextSize
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.utils.files import atomic_write
 from clipdense.weights.formats import first_names, misfits, strip_wrappers
@@ -28,7 +29,7 @@ from . import layouts as _layouts  # noqa: F401 (registers the tables)
 from .model import GroupVit, build_group_vit
 from .sizes import GroupVitImageSize, GroupVitSize, StageSize
 
-_OVERRIDES = ('heads', 'text_heads', 'image_size', 'preprocess')
+_OVERRIDES = ('heads', 'text_heads', 'text_activation', 'image_size', 'preprocess')
 _MARKS = {  # a name that only this layout has
     'clipdense': 'image.norm_patch.weight',
     'groupvit_nvlabs': 'img_encoder.patch_embed.proj.weight',
@@ -48,8 +49,8 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVi
     Args:
         state_dict: NVlabs', Hugging Face's or our names; wrappers such as ``module.`` are stripped.
         overrides: what tensors do not tell: ``heads`` of the image tower (one number, or one a stage),
-            ``text_heads``, ``image_size`` where the grid falls short of it by a rim, ``preprocess`` ('clip'
-            for the one of the Hugging Face files, or a ``Preprocess``).
+            ``text_heads``, ``text_activation``, ``image_size`` where the grid falls short of it by a rim,
+            ``preprocess`` ('clip' for the one of the Hugging Face files, or a ``Preprocess``).
 
     Raises:
         CheckpointError: no GroupViT; or tensors that are missing, left over or mis-shaped, by name.
@@ -177,6 +178,7 @@ def _check_sizes(size: GroupVitSize, overrides: Mapping[str, Any]) -> None:
     told = {
         'heads': [stage.heads for stage in stages],
         'text_heads': size.text.heads,
+        'text_activation': size.text.activation,
         'image_size': size.image.image_size,
     }
     asked = {name: overrides[name] for name in told if overrides.get(name) is not None}
@@ -208,7 +210,7 @@ def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Group
             projector_width=projector.shape[1],
             mlp_ratio=hidden / stages[0].width,
         )
-        text = _text(tensors, overrides.get('text_heads'))
+        text = _text(tensors, overrides.get('text_heads'), overrides.get('text_activation'))
         return GroupVitSize(image, text, 'multi_label_logit_scale' in tensors, 'background' in tensors)
     except KeyError as error:
         raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
@@ -237,7 +239,7 @@ def _stages(tensors: Mapping[str, Tensor], heads: int | list[int] | None) -> tup
     return tuple(stages)
 
 
-def _text(tensors: Mapping[str, Tensor], heads: int | None) -> TextSize:
+def _text(tensors: Mapping[str, Tensor], heads: int | None, activation: Activation | None) -> TextSize:
     vocab_size, width = tensors['text.token_embed.weight'].shape
     return TextSize(
         width=width,
@@ -247,6 +249,7 @@ def _text(tensors: Mapping[str, Tensor], heads: int | None) -> TextSize:
         embed_dim=len(tensors['text.projector.out.weight']),
         vocab_size=vocab_size,
         context_length=len(tensors['text.pos_embed']),
+        activation=activation or 'quick_gelu',
     )
 
 
@@ -290,7 +293,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _beside(path: Path) -> dict[str, Any]:
-    """Heads from the ``config.json`` of Hugging Face in the same folder."""
+    """Heads and activation from the ``config.json`` of Hugging Face in the same folder."""
     config = path.with_name('config.json')
     if not config.is_file():
         return {}
@@ -301,6 +304,7 @@ def _beside(path: Path) -> dict[str, Any]:
     return {
         'heads': vision.get('num_attention_heads', 6),  # transformers' defaults
         'text_heads': text.get('num_attention_heads', 4),
+        'text_activation': text.get('hidden_act', 'quick_gelu'),
         'image_size': vision.get('image_size', 224),
     }
 

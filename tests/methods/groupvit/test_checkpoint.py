@@ -82,6 +82,27 @@ def test_transformers_cannot_hold_other_counts_of_groups(tiny):
         to_official(model, 'timm')
 
 
+@pytest.mark.parametrize('activation', ['gelu', 'quick_gelu'])
+def test_the_activation_of_the_text_tower_comes_back(tiny, tmp_path, activation):
+    """Tensors do not tell it: Hugging Face's config does, for NVlabs' layout the caller has to."""
+    size = tiny().size
+    model = build_group_vit(replace(size, text=replace(size.text, activation=activation))).eval()
+    save_huggingface(model, tmp_path)
+    stated = from_official(to_official(model, 'nvlabs'), **HEADS, text_activation=activation)
+    words = torch.tensor([[48, 3, 49, 0, 0, 0, 0, 0], [48, 7, 5, 49, 0, 0, 0, 0]])
+    for again in (load(tmp_path), stated):
+        assert torch.equal(again.encode_text(words), model.encode_text(words))
+
+
+def test_an_activation_that_is_not_known(tiny, tmp_path):
+    save_huggingface(tiny(), tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['text_config']['hidden_act'] = 'relu'
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="unknown activation 'relu'"):
+        load(tmp_path)
+
+
 def test_our_own_format(tiny, tmp_path):
     model = tiny().eval()
     save(model, tmp_path / 'g.safetensors')
