@@ -46,6 +46,7 @@ _FREE = {
     'custom_imports',
     'log_processor',
     'model_wrapper_cfg',
+    'sync_bn',
     'randomness',
     'load_from',
     'resume',
