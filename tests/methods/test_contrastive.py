@@ -132,6 +132,7 @@ def test_phrases_meet_patches(match, patches):
     pooled = multi_label_loss(embedded, prompts, scale, phrases=data['phrases'] if match else None)
     expected = models[0].loss(*clip(images, data['token_ids'])) + 0.5 * pooled
     assert_close(outs[0]['loss'], expected.detach())
+    assert_close(models[0](**{**data, 'images': images}, mode='loss')['loss'], expected)  # as MMEngine asks
 
 
 def test_phrases_need_patches_and_prompts():

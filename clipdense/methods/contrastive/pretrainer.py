@@ -90,12 +90,24 @@ class ContrastivePretrainer(BaseModel):
             self.clip.image.eval()
         return self
 
-    def forward(self, images: Tensor, token_ids: Tensor, mode: str = 'tensor') -> Any:
-        """(B, 3, H, W) normalised, (B, L) -> losses (mode 'loss') or the two embeddings (B, D)."""
-        image_embeddings, text_embeddings = self.clip(images, token_ids)
-        if mode == 'loss':
-            return {'loss': self.loss(image_embeddings, text_embeddings)}
-        return image_embeddings, text_embeddings
+    def forward(
+        self,
+        images: Tensor,
+        token_ids: Tensor,
+        prompt_ids: Tensor | None = None,
+        phrases: Tensor | None = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """(B, 3, H, W) normalised, (B, L) -> losses (mode 'loss') or the two embeddings (B, D).
+
+        Phrases add (B, M, L) and (B, M), of which the losses alone make use.
+        """
+        if mode != 'loss':
+            return self.clip(images, token_ids)
+        data = {'images': images, 'token_ids': token_ids, 'prompt_ids': prompt_ids, 'phrases': phrases}
+        data = {name: tensor for name, tensor in data.items() if tensor is not None}
+        encode, loss = self._halves(data)
+        return {'loss': loss(*encode(data))}
 
     def loss(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """(B, D) unit embeddings of this process -> the loss over the batch of all processes."""
@@ -112,19 +124,22 @@ class ContrastivePretrainer(BaseModel):
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the optimiser; the scale is clamped after it."""
         data = self.data_preprocessor(data, training=True)
-        if self.phrase_weight and 'prompt_ids' not in data:
-            raise InputError('phrase_weight needs prompts: give the dataset tokenizer=dict(type=NounPrompts)')
+        encode, loss_of = self._halves(data)
         parts = split_batch(data, self.micro_batch or len(data['images']))
         with optim_wrapper.optim_context(self):
-            if self.phrase_weight:
-                encode, loss_of = self._encode_phrases, self._phrase_losses(data)
-            else:
-                encode, loss_of = self._encode, self.loss
             loss = cached_step(encode, loss_of, parts, optim_wrapper.backward)
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         self.clip.clamp_logit_scale()
         return {'loss': loss, 'logit_scale': torch.as_tensor(self.logit_scale).detach()}
+
+    def _halves(self, data: dict[str, Tensor]) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
+        """How a part of the batch is embedded, and the loss of all its embeddings."""
+        if not self.phrase_weight:
+            return self._encode, self.loss
+        if 'prompt_ids' not in data:
+            raise InputError('phrase_weight needs prompts: give the dataset tokenizer=dict(type=NounPrompts)')
+        return self._encode_phrases, self._phrase_losses(data)
 
     def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return self.clip(part['images'], part['token_ids'])
