@@ -25,6 +25,7 @@ from clipdense.weights.formats import first_names, misfits, strip_wrappers
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
 
+from . import huggingface
 from . import layouts as _layouts  # noqa: F401 (registers the tables)
 from .model import GroupVit, build_group_vit
 from .sizes import GroupVitImageSize, GroupVitSize, StageSize
@@ -100,7 +101,7 @@ def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
             preprocess = preprocess or Preprocess.from_dict(json.loads(own['preprocess']))
             model = _assemble(size, strip_wrappers(file.tensors), [], preprocess)
         else:
-            model = from_official(file.tensors, **{**_beside(path), **overrides})
+            model = from_official(file.tensors, **{**huggingface.read_beside(path), **overrides})
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise CheckpointError(f'{path}: {error}') from error
@@ -128,7 +129,7 @@ def to_official(model: GroupVit, layout: str = 'huggingface') -> dict[str, Tenso
     state = dict(model.state_dict())
     state.pop('background', None)  # ours alone
     if layout == 'huggingface':
-        _check_huggingface(model.size.image)
+        huggingface.check_fits(model.size.image)
         state.pop('multi_label_logit_scale', None)  # transformers has no such loss
     return from_ours(state, f'groupvit_{layout}')
 
@@ -145,17 +146,7 @@ def save_huggingface(model: GroupVit, folder: str | Path) -> None:
     except OSError as error:
         raise InputError(f'cannot write {folder}: {error.strerror or error}') from error
     write_weights(folder / 'model.safetensors', tensors, {'format': 'pt'})
-    preprocess = model.preprocess
-    side = preprocess.image_size
-    pictures = {
-        'image_processor_type': 'CLIPImageProcessor',
-        'size': {'shortest_edge': side},
-        'crop_size': {'height': side, 'width': side},
-        'image_mean': preprocess.mean,
-        'image_std': preprocess.std,
-        'resample': {'bilinear': 2, 'bicubic': 3}[preprocess.interpolation],
-    }
-    for name, values in {'config': _hf_config(model), 'preprocessor_config': pictures}.items():
+    for name, values in huggingface.configs(model).items():
         with atomic_write(folder / f'{name}.json', 'w') as file:
             json.dump(values, file, indent=2)
 
@@ -290,74 +281,3 @@ def _in_folder(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f'{folder} holds neither model.safetensors nor pytorch_model.bin; name the file')
-
-
-def _beside(path: Path) -> dict[str, Any]:
-    """Heads and activation from the ``config.json`` of Hugging Face in the same folder."""
-    config = path.with_name('config.json')
-    if not config.is_file():
-        return {}
-    values = json.loads(config.read_text('utf-8'))
-    if values.get('model_type') != 'groupvit':
-        return {}
-    vision, text = values.get('vision_config') or {}, values.get('text_config') or {}
-    return {
-        'heads': vision.get('num_attention_heads', 6),  # transformers' defaults
-        'text_heads': text.get('num_attention_heads', 4),
-        'text_activation': text.get('hidden_act', 'quick_gelu'),
-        'image_size': vision.get('image_size', 224),
-    }
-
-
-def _check_huggingface(size: GroupVitImageSize) -> None:
-    """Refuse what transformers' ``GroupViTModel`` has no place for."""
-    widths = {(stage.width, stage.heads) for stage in size.stages}
-    if len(widths) > 1:
-        raise InputError('transformers has one width and one number of heads for all stages of a GroupViT')
-    for before, now in zip(size.stages, size.stages[1:], strict=False):
-        if now.group_tokens and before.groups != before.group_tokens:
-            raise InputError(
-                f'transformers needs as many groups as group tokens before another grouping stage, '
-                f'not {before.groups} of {before.group_tokens}'
-            )
-
-
-def _hf_config(model: GroupVit) -> dict[str, Any]:
-    image, text = model.size.image, model.size.text
-    stages = image.stages
-    outputs = [stage.groups or stages[max(index - 1, 0)].groups for index, stage in enumerate(stages)]
-    shared = {'layer_norm_eps': 1e-5}
-    return {
-        'architectures': ['GroupViTModel'],
-        'model_type': 'groupvit',
-        'projection_dim': image.embed_dim,
-        'projection_intermediate_dim': image.projector_width,
-        'vision_config': {
-            'model_type': 'groupvit_vision_model',
-            'hidden_size': stages[0].width,
-            'intermediate_size': int(image.mlp_ratio * stages[0].width),
-            'depths': [stage.depth for stage in stages],
-            'num_hidden_layers': sum(stage.depth for stage in stages),
-            'num_group_tokens': [stage.group_tokens for stage in stages],
-            'num_output_groups': outputs,
-            'num_attention_heads': stages[0].heads,
-            'image_size': image.image_size,
-            'patch_size': image.patch_size,
-            'hidden_act': 'gelu',
-            **shared,
-        },
-        'text_config': {
-            'model_type': 'groupvit_text_model',
-            'vocab_size': text.vocab_size,
-            'hidden_size': text.width,
-            'intermediate_size': text.mlp_width,
-            'num_hidden_layers': text.layers,
-            'num_attention_heads': text.heads,
-            'max_position_embeddings': text.context_length,
-            'hidden_act': text.activation,
-            'bos_token_id': text.vocab_size - 2,
-            'eos_token_id': text.vocab_size - 1,
-            'pad_token_id': 0,
-            **shared,
-        },
-    }

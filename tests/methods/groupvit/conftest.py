@@ -30,10 +30,10 @@ def official(golden):
 def tiny():
     """``tiny(stages=...)``: 16 pixels, patch 4, D = 8, a vocabulary of 50 ids of which 49 ends a text."""
 
-    def build(stages=((1, 6, 6), (1, 3, 3), (1, 0, 0)), width=16, multi_label=True, **options):
+    def build(stages=((1, 6, 6), (1, 3, 3), (1, 0, 0)), width=16, multi_label=True, mlp_ratio=2, **options):
         torch.manual_seed(0)
         sizes = tuple(StageSize(depth, width, 2, tokens, groups) for depth, tokens, groups in stages)
-        image = GroupVitImageSize(16, 4, sizes, embed_dim=8, projector_width=12, mlp_ratio=2)
+        image = GroupVitImageSize(16, 4, sizes, embed_dim=8, projector_width=12, mlp_ratio=mlp_ratio)
         text = TextSize(16, 1, 2, 32, 8, vocab_size=50, context_length=8)
         return build_group_vit(GroupVitSize(image, text, multi_label), **options)
 

@@ -60,7 +60,7 @@ def test_others_are_not(golden, name):
 
 def test_stages_of_several_widths_there_and_back(tiny):
     """Embedding factors, which transformers has no place for."""
-    size = tiny().size
+    size = tiny(mlp_ratio=4).size
     stages = size.image.stages
     wider = (stages[0], replace(stages[1], width=32), replace(stages[2], width=48))
     model = build_group_vit(replace(size, image=replace(size.image, stages=wider))).eval()
@@ -74,18 +74,28 @@ def test_stages_of_several_widths_there_and_back(tiny):
         to_official(model, 'huggingface')
 
 
-def test_transformers_cannot_hold_other_counts_of_groups(tiny):
-    model = tiny(stages=((1, 6, 5), (1, 3, 3), (1, 0, 0)))
-    with pytest.raises(InputError, match='as many groups as group tokens'):
-        to_official(model)
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'mlp_ratio': 4, 'stages': ((1, 6, 5), (1, 3, 3), (1, 0, 0))}, 'as many groups as group tokens'),
+        ({'mlp_ratio': 2}, 'four times the width in a GroupViT, not 2'),
+    ],
+    ids=['groups', 'MLPs'],
+)
+def test_transformers_cannot_hold_it(tiny, options, message):
+    with pytest.raises(InputError, match=message):
+        to_official(tiny(**options))
+
+
+def test_unknown_layout(tiny):
     with pytest.raises(InputError, match='unknown layout'):
-        to_official(model, 'timm')
+        to_official(tiny(), 'timm')
 
 
 @pytest.mark.parametrize('activation', ['gelu', 'quick_gelu'])
 def test_the_activation_of_the_text_tower_comes_back(tiny, tmp_path, activation):
     """Tensors do not tell it: Hugging Face's config does, for NVlabs' layout the caller has to."""
-    size = tiny().size
+    size = tiny(mlp_ratio=4).size
     model = build_group_vit(replace(size, text=replace(size.text, activation=activation))).eval()
     save_huggingface(model, tmp_path)
     stated = from_official(to_official(model, 'nvlabs'), **HEADS, text_activation=activation)
@@ -95,7 +105,7 @@ def test_the_activation_of_the_text_tower_comes_back(tiny, tmp_path, activation)
 
 
 def test_an_activation_that_is_not_known(tiny, tmp_path):
-    save_huggingface(tiny(), tmp_path)
+    save_huggingface(tiny(mlp_ratio=4), tmp_path)
     config = json.loads((tmp_path / 'config.json').read_text())
     config['text_config']['hidden_act'] = 'relu'
     (tmp_path / 'config.json').write_text(json.dumps(config))

@@ -1,0 +1,113 @@
+"""What Hugging Face keeps beside the tensors of a GroupViT: ``config.json``, ``preprocessor_config.json``.
+
+Source: transformers ``GroupViTConfig`` and its defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clipdense.clip.preprocess import Preprocess
+from clipdense.utils.errors import InputError
+
+from .model import GroupVit
+from .sizes import GroupVitImageSize
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """What tensors do not tell, from the ``config.json`` in the folder of these weights; {} without one."""
+    config = path.with_name('config.json')
+    if not config.is_file():
+        return {}
+    values = json.loads(config.read_text('utf-8'))
+    if values.get('model_type') != 'groupvit':
+        return {}
+    vision, text = values.get('vision_config') or {}, values.get('text_config') or {}
+    return {
+        'heads': vision.get('num_attention_heads', 6),  # transformers' defaults
+        'text_heads': text.get('num_attention_heads', 4),
+        'text_activation': text.get('hidden_act', 'quick_gelu'),
+        'image_size': vision.get('image_size', 224),
+    }
+
+
+def check_fits(size: GroupVitImageSize) -> None:
+    """Refuse what transformers' ``GroupViTModel`` has no place for.
+
+    Raises:
+        InputError: stages that differ in width or heads, groups that are not the next stage's tokens, or
+            blocks with narrower or wider MLPs than the grouping's own, which are four times the width.
+    """
+    if size.mlp_ratio != 4:
+        raise InputError(
+            f'transformers has MLPs of four times the width in a GroupViT, not {size.mlp_ratio:g}'
+        )
+    widths = {(stage.width, stage.heads) for stage in size.stages}
+    if len(widths) > 1:
+        raise InputError('transformers has one width and one number of heads for all stages of a GroupViT')
+    for before, now in zip(size.stages, size.stages[1:], strict=False):
+        if now.group_tokens and before.groups != before.group_tokens:
+            raise InputError(
+                f'transformers needs as many groups as group tokens before another grouping stage, '
+                f'not {before.groups} of {before.group_tokens}'
+            )
+
+
+def configs(model: GroupVit) -> dict[str, dict[str, Any]]:
+    """The contents of both files, by name without ending."""
+    return {'config': _model(model), 'preprocessor_config': _pictures(model.preprocess)}
+
+
+def _model(model: GroupVit) -> dict[str, Any]:
+    image, text = model.size.image, model.size.text
+    stages = image.stages
+    outputs = [stage.groups or stages[max(index - 1, 0)].groups for index, stage in enumerate(stages)]
+    shared = {'layer_norm_eps': 1e-5}
+    return {
+        'architectures': ['GroupViTModel'],
+        'model_type': 'groupvit',
+        'projection_dim': image.embed_dim,
+        'projection_intermediate_dim': image.projector_width,
+        'vision_config': {
+            'model_type': 'groupvit_vision_model',
+            'hidden_size': stages[0].width,
+            'intermediate_size': int(image.mlp_ratio * stages[0].width),
+            'depths': [stage.depth for stage in stages],
+            'num_hidden_layers': sum(stage.depth for stage in stages),
+            'num_group_tokens': [stage.group_tokens for stage in stages],
+            'num_output_groups': outputs,
+            'num_attention_heads': stages[0].heads,
+            'image_size': image.image_size,
+            'patch_size': image.patch_size,
+            'hidden_act': 'gelu',
+            **shared,
+        },
+        'text_config': {
+            'model_type': 'groupvit_text_model',
+            'vocab_size': text.vocab_size,
+            'hidden_size': text.width,
+            'intermediate_size': text.mlp_width,
+            'num_hidden_layers': text.layers,
+            'num_attention_heads': text.heads,
+            'max_position_embeddings': text.context_length,
+            'hidden_act': text.activation,
+            'bos_token_id': text.vocab_size - 2,
+            'eos_token_id': text.vocab_size - 1,
+            'pad_token_id': 0,
+            **shared,
+        },
+    }
+
+
+def _pictures(preprocess: Preprocess) -> dict[str, Any]:
+    side = preprocess.image_size
+    return {
+        'image_processor_type': 'CLIPImageProcessor',
+        'size': {'shortest_edge': side},
+        'crop_size': {'height': side, 'width': side},
+        'image_mean': preprocess.mean,
+        'image_std': preprocess.std,
+        'resample': {'bilinear': 2, 'bicubic': 3}[preprocess.interpolation],
+    }
