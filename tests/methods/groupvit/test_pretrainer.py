@@ -219,6 +219,10 @@ def test_refusals(tiny, call, message):
         call(tiny)
 
 
+def _doubled(_, inputs):
+    return (inputs[0].double(),)
+
+
 def _one_of_two(rank, store, model, queue):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
@@ -232,18 +236,18 @@ def _one_of_two(rank, store, model, queue):
 
 @pytest.mark.parametrize('options', [{'equal_texts_match': True}, {'background_weight': 1.0}], ids=str)
 def test_two_processes_equal_one(tiny, tmp_path, options):
-    """Losses are gathered and batch norm is synchronised."""
+    """Losses are gathered and batch norm is synchronised.  Spawned, as launchers do it."""
 
     def model():
         clip = tiny(**SOFT)
         clip.background = torch.nn.Parameter(torch.ones(8))
         # A fresh tower sees almost the same in all pictures, and batch norm magnifies rounding.
-        clip.image.patch_embed.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        clip.image.patch_embed.register_forward_pre_hook(_doubled)
         return GroupVitPretrainer(clip.double(), **options).train()
 
     alone = model()
     whole = step(alone, batch())['loss'].item()
-    context = multiprocessing.get_context('fork')
+    context = multiprocessing.get_context('spawn')
     queue = context.Queue()
     workers = [
         context.Process(target=_one_of_two, args=(rank, tmp_path / 'store', model(), queue))
@@ -251,7 +255,7 @@ def test_two_processes_equal_one(tiny, tmp_path, options):
     ]
     for worker in workers:
         worker.start()
-    found = {rank: (loss, grads) for rank, loss, grads in (queue.get(timeout=60) for _ in workers)}
+    found = {rank: (loss, grads) for rank, loss, grads in (queue.get(timeout=120) for _ in workers)}
     for worker in workers:
         worker.join()
     assert (found[0][0] + found[1][0]) / 2 == pytest.approx(whole, rel=1e-9)
