@@ -96,7 +96,7 @@ def test_a_file_that_says_what_it_holds(saved):
         ('{folder}/broken.safetensors', r'broken.safetensors does not say properly which model'),
         ('{folder}/sly.safetensors', r'sly.safetensors does not say properly .*: arguments are numbers'),
         (f'{VIT}={{folder}}/proxy.safetensors', rf'proxy.safetensors has patches of 4 pixels, {VIT} of 16'),
-        ('resnet10t={folder}/proxy.safetensors', r'proxy.safetensors does not fit ResNet, of which it holds nothing'),
+        ('resnet10t={folder}/proxy.safetensors', r'does not fit ResNet, of which it holds nothing'),
     ],
     ids=['name', 'no file', 'no file of a name', 'silent', 'broken', 'sly', 'other patch', 'other model'],
 )
