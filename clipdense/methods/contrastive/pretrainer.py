@@ -104,8 +104,9 @@ class ContrastivePretrainer(BaseModel):
         """
         if mode != 'loss':
             return self.clip(images, token_ids)
-        data = {'images': images, 'token_ids': token_ids, 'prompt_ids': prompt_ids, 'phrases': phrases}
-        data = {name: tensor for name, tensor in data.items() if tensor is not None}
+        data = {'images': images, 'token_ids': token_ids}
+        data |= {} if prompt_ids is None else {'prompt_ids': prompt_ids}
+        data |= {} if phrases is None else {'phrases': phrases}
         encode, loss = self._halves(data)
         return {'loss': loss(*encode(data))}
 
