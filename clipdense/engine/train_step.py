@@ -85,6 +85,11 @@ def cached_step(
     return {k: v.detach() for k, v in losses.items()} if isinstance(losses, dict) else losses.detach()
 
 
+def as_batch(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """A batch of what was given: entries that are None are left out."""
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
 def split_batch(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
     """Cut a batch of equally long tensors and lists into micro-batches of like length, ``size`` at most.
 

@@ -16,7 +16,7 @@ from clipdense.clip.losses import contrastive_loss, multi_label_loss, sigmoid_lo
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import cached_step, split_batch
+from clipdense.engine.train_step import as_batch, cached_step, split_batch
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 
@@ -104,9 +104,7 @@ class ContrastivePretrainer(BaseModel):
         """
         if mode != 'loss':
             return self.clip(images, token_ids)
-        data = {'images': images, 'token_ids': token_ids}
-        data |= {} if prompt_ids is None else {'prompt_ids': prompt_ids}
-        data |= {} if phrases is None else {'phrases': phrases}
+        data = as_batch(images=images, token_ids=token_ids, prompt_ids=prompt_ids, phrases=phrases)
         encode, loss = self._halves(data)
         return {'loss': loss(*encode(data))}
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from clipdense.clip.checkpoint import load as load_clip
 from clipdense.clip.losses import contrastive_loss, multi_label_loss, text_numbers
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import cached_step, split_batch
+from clipdense.engine.train_step import as_batch, cached_step, split_batch
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.dist import world_size
@@ -109,9 +109,7 @@ class GroupVitPretrainer(BaseModel):
         mode: str = 'tensor',
     ) -> Any:
         """(B, 3, H, W) normalised, (B, L), (B, M, L), (B, M) -> losses (mode 'loss') or embeddings."""
-        data = {'images': images, 'token_ids': token_ids}
-        data |= {} if prompt_ids is None else {'prompt_ids': prompt_ids}
-        data |= {} if phrases is None else {'phrases': phrases}
+        data = as_batch(images=images, token_ids=token_ids, prompt_ids=prompt_ids, phrases=phrases)
         self._check(data)
         embeddings = self._encode(data)
         if mode == 'loss':
