@@ -73,8 +73,9 @@ def detect(
     vocabulary = read_vocabulary(classes, vocab, preset)
     special = _thresholds(threshold_of or [], vocabulary)
     stems = [out / stem for stem in output_stems(paths)]
-    tables = [out / 'detections.json', out / 'names.json']
-    refuse_existing([Path(f'{stem}_boxes.png') for stem in stems] + tables, overwrite)
+    boxes_file, names_file = out / 'detections.json', out / 'names.json'
+    drawn = [Path(f'{stem}_boxes.png') for stem in stems]
+    refuse_existing([*drawn, boxes_file, names_file], overwrite)
     common: dict[str, Any] = {'clip': clip, 'templates': templates, 'device': device, 'cache': cache}
     if config is None:
         detector = Detector.from_pretrained(weights, **common)
@@ -96,8 +97,8 @@ def detect(
         print(f'{stems[index]}_boxes.png: {result.summary()}')
     names = [{'id': number, 'name': name} for number, name in enumerate(vocabulary.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
-    for table, content in zip(tables, (rows, {'images': files, 'categories': names}), strict=True):
-        write_json(table, content)
+    write_json(boxes_file, rows)
+    write_json(names_file, {'images': files, 'categories': names})
     if skipped:
         typer.echo(f'clipdense: {len(skipped)} of {len(paths)} pictures were skipped', err=True)
         raise typer.Exit(1)
