@@ -3,7 +3,7 @@
 ``install()`` comes before the first import of mmdet; the packages that use mmdet call it in their
 ``__init__``.  Where mmcv brings its compiled module, nothing changes.
 
-N: boxes or regions, B: pictures, C: channels, K: classes.
+N: boxes or regions, B: images, C: channels, K: classes.
 """
 
 from __future__ import annotations

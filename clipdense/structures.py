@@ -64,10 +64,10 @@ class ClassEmbeddings:
 
 @dataclass
 class SegmentationSample:
-    """One picture of a segmentation dataset, with its label and, after prediction, its result.
+    """One image of a segmentation dataset, with its label and, after prediction, its result.
 
     Args:
-        image_path: where the picture came from; empty for pictures made in memory.
+        image_path: where the image came from; empty for images made in memory.
         size: (H, W) in pixels, as displayed (after EXIF rotation).
         mask: (H, W) class indices, with ``ignore_index`` where unlabelled.
         prediction: (H, W) predicted class indices.
@@ -82,6 +82,4 @@ class SegmentationSample:
         for name in ('mask', 'prediction'):
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != tuple(self.size):
-                raise ValueError(
-                    f'{name} of {self.image_path} is {tuple(value.shape)}, picture is {self.size}'
-                )
+                raise ValueError(f'{name} of {self.image_path} is {tuple(value.shape)}, image is {self.size}')

@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> tuple[str, Options]:
     )
     parser.add_argument('name', choices=BENCHMARKS, metavar='NAME')
     parser.add_argument('--model', default=Options.model, help='an open_clip name (%(default)s)')
-    parser.add_argument('--batch', type=int, default=Options.batch, help='pictures or texts (%(default)s)')
+    parser.add_argument('--batch', type=int, default=Options.batch, help='images or texts (%(default)s)')
     parser.add_argument('--repeats', type=int, default=Options.repeats, help='of each side (%(default)s)')
     parser.add_argument('--threads', type=int, help='of torch; its own choice where left out')
     parser.add_argument('--dtype', choices=['fp32', 'bf16'], default=Options.dtype, help='bf16: autocast')

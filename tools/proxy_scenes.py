@@ -1,12 +1,12 @@
-"""A backbone that learns from pictures alone: ``python tools/proxy_scenes.py --out proxy.safetensors``.
+"""A backbone that learns from images alone: ``python tools/proxy_scenes.py --out proxy.safetensors``.
 
-No text and no label is used.  A picture with hidden patches, turned and tinted, has to tell of each patch the
-cluster to which a slow copy of the network assigns that patch and its neighbours in the picture as it is
+No text and no label is used.  An image with hidden patches, turned and tinted, has to tell of each patch the
+cluster to which a slow copy of the network assigns that patch and its neighbours in the image as it is
 (iBOT, arXiv 2111.07832 section 3; neighbours as in SelfPatch, arXiv 2206.07990); the copy spreads the patches
 of a batch evenly over the clusters (SwAV, arXiv 2006.09882 section 3).  The file is a proxy of ProxyCLIP:
 ``clipdense segment PHOTO --method proxyclip --proxy FILE``.
 
-B: pictures, C: width, (h, w): patches, K: clusters, S: side of a picture.
+B: images, C: width, (h, w): patches, K: clusters, S: side of an image.
 """
 
 from __future__ import annotations
@@ -41,19 +41,17 @@ def main() -> None:
     """Train, then write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/proxy_scenes/proxy.safetensors'))
-    parser.add_argument('--pictures', type=int, default=16_000, help='to learn from (%(default)s)')
-    parser.add_argument('--steps', type=int, default=500, help='of 32 pictures (%(default)s)')
+    parser.add_argument('--images', type=int, default=16_000, help='to learn from (%(default)s)')
+    parser.add_argument('--steps', type=int, default=500, help='of 32 images (%(default)s)')
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     begin = time.process_time()
-    runner = train(
-        recipe(options.pictures, options.steps), options.out.parent, resume=True, seed=options.seed
-    )
+    runner = train(recipe(options.images, options.steps), options.out.parent, resume=True, seed=options.seed)
     save_backbone(options.out, runner.model.teacher, NAME, ARGUMENTS)
     print(json.dumps({'proxy': str(options.out), 'cpu_seconds': round(time.process_time() - begin)}))
 
 
-def recipe(pictures: int, steps: int) -> Config:
+def recipe(images: int, steps: int) -> Config:
     """The whole training."""
     return Config(
         {
@@ -61,7 +59,7 @@ def recipe(pictures: int, steps: int) -> Config:
             'train_dataloader': {
                 'batch_size': 32,
                 'num_workers': 0,
-                'dataset': {'type': Pictures, 'count': pictures},
+                'dataset': {'type': Images, 'count': images},
             },
             'train_cfg': {'max_steps': steps},
             'optim_wrapper': {
@@ -75,7 +73,7 @@ def recipe(pictures: int, steps: int) -> Config:
     )
 
 
-class Pictures(Dataset):
+class Images(Dataset):
     """Scenes of base and novel combinations, without anything that is known about them."""
 
     def __init__(self, count: int) -> None:
@@ -160,7 +158,7 @@ def _turn(maps: Tensor, quarters: int, mirror: int) -> Tensor:
 
 
 def _tint(images: Tensor) -> Tensor:
-    """Brighter or darker, more or less contrast, a little noise; each picture by itself."""
+    """Brighter or darker, more or less contrast, a little noise; each image by itself."""
     gain = 1 + 0.2 * (2 * torch.rand(len(images), 1, 1, 1) - 1)
     shift = 0.2 * (2 * torch.rand(len(images), 3, 1, 1) - 1)
     return images * gain.to(images) + shift.to(images) + 0.05 * torch.randn_like(images)

@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--teacher', required=True, help='CLIP pre-trained on captions of scenes')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/vild_scenes'))
-    parser.add_argument('--pictures', type=int, default=4000, help='to train on (%(default)s)')
+    parser.add_argument('--images', type=int, default=4000, help='to train on (%(default)s)')
     parser.add_argument('--steps', type=int, default=1000, help='of each training (%(default)s)')
     parser.add_argument('--regions', type=int, default=16, help='that the teacher sees (%(default)s)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
@@ -43,7 +43,7 @@ def main() -> None:
     begin = time.process_time()
     data = options.out / 'scenes'
     if not (data / 'scenes.json').is_file():
-        write_scenes(data, num_train=options.pictures, num_val=200, image_size=96)
+        write_scenes(data, num_train=options.images, num_val=200, image_size=96)
     rows = [row for task in options.tasks for row in run_task(task, data, options)]
     print(table(rows))
     print(json.dumps({'rows': rows, 'cpu_seconds': round(time.process_time() - begin)}))
@@ -98,9 +98,9 @@ def is_held_out(name: str) -> bool:
 def scores(cfg: Config, task: str, data: Path, weights: Path, place: Path) -> dict[str, float]:
     """AP50: of each split among its own names and among all; or of seen and new words, among all names."""
 
-    def measured(pictures: str, names: list[str]) -> dict[str, float]:
+    def measured(images: str, names: list[str]) -> dict[str, float]:
         dataset = cfg.test_dataloader.dataset
-        dataset.annotations = str(data / f'coco/annotations/instances_{pictures}.json')
+        dataset.annotations = str(data / f'coco/annotations/instances_{images}.json')
         dataset.classes, dataset.novel = names, [name for name in names if is_held_out(name)]
         return measure(cfg, weights, place / 'test')
 

@@ -29,7 +29,7 @@ Proxy = Annotated[
     str | None, typer.Option(help='Timm backbone of proxyclip: vit_base_patch8_224.dino, NAME=FILE or FILE.')
 ]
 Partial = Annotated[bool, typer.Option('--partial', help='Take datasets that are not complete.')]
-Limit = Annotated[int | None, typer.Option(min=1, help='Pictures of each dataset.')]
+Limit = Annotated[int | None, typer.Option(min=1, help='Images of each dataset.')]
 Workers = Annotated[int, typer.Option(min=0, help='Processes beside this one.')]
 Split = Annotated[str, typer.Option(help='Of folders in PASCAL VOC format.')]
 
@@ -40,7 +40,7 @@ def prepare(
     source: Annotated[
         Path | None, typer.Option(help='Where the labels lie, if not in their usual place.')
     ] = None,
-    train: Annotated[bool, typer.Option('--train', help='Convert training pictures too.')] = False,
+    train: Annotated[bool, typer.Option('--train', help='Convert training images too.')] = False,
     check: Annotated[bool, typer.Option('--check', help='Only say what is there and what is not.')] = False,
     workers: Workers = 0,
 ) -> None:
@@ -68,7 +68,7 @@ def prepare(
         for fault in found.faults:
             print(f'{benchmark.title}: {fault}')
         if not found.faults:
-            print(f'{benchmark.title}: complete, {len(found.images)} pictures in {place}')
+            print(f'{benchmark.title}: complete, {len(found.images)} images in {place}')
         failed = failed or bool(found.faults)
     if failed:
         raise typer.Exit(1)

@@ -54,14 +54,14 @@ def detect(
     agnostic: Annotated[
         bool, typer.Option('--agnostic', help='Boxes of different classes compete too.')
     ] = False,
-    most: Annotated[int, typer.Option('--max', min=1, help='Detections of a picture.')] = 100,
+    most: Annotated[int, typer.Option('--max', min=1, help='Detections of an image.')] = 100,
     templates: Annotated[str, typer.Option(help='Prompts: vild (63), imagenet (80), simple, name.')] = 'vild',
-    batch_size: Annotated[int, typer.Option(min=1, help='Pictures that go through together.')] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help='Images that go through together.')] = 1,
     device: Device = None,
     cache: Cache = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Detect what the words name: an overlay for each picture, and one COCO results file for all.
+    """Detect what the words name: an overlay for each image, and one COCO results file for all.
 
     Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """
@@ -100,16 +100,16 @@ def detect(
     write_json(boxes_file, rows)
     write_json(names_file, {'images': files, 'categories': names})
     if skipped:
-        typer.echo(f'clipdense: {len(skipped)} of {len(paths)} pictures were skipped', err=True)
+        typer.echo(f'clipdense: {len(skipped)} of {len(paths)} images were skipped', err=True)
         raise typer.Exit(1)
 
 
 def regions(
-    config: Annotated[str, typer.Argument(help='Recipe with the detector, its teacher and the pictures.')],
+    config: Annotated[str, typer.Argument(help='Recipe with the detector, its teacher and the images.')],
     checkpoint: Annotated[Path, typer.Argument(help='Weights of a detector trained on base classes.')],
     out: Annotated[Path, typer.Argument(help='Folder of the store, new or begun.')],
-    most: Annotated[int, typer.Option('--max', '--regions', min=1, help='Regions of a picture.')] = 300,
-    workers: Annotated[int, typer.Option(min=0, help='Processes that read and cut pictures.')] = 0,
+    most: Annotated[int, typer.Option('--max', '--regions', min=1, help='Regions of an image.')] = 300,
+    workers: Annotated[int, typer.Option(min=0, help='Processes that read and cut images.')] = 0,
     cfg_options: Annotated[
         list[str] | None, typer.Option('--cfg-options', '-o', help='Change a setting of the recipe.')
     ] = None,
@@ -125,7 +125,7 @@ def regions(
     store = embed_regions(
         config, checkpoint, out, cfg_options or (), most, workers=workers, device=choose_device(device)
     )
-    print(f'{out}: {len(store)} pictures, up to {store.facts.regions} regions of {store.facts.width} numbers')
+    print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} numbers')
 
 
 def _thresholds(texts: list[str], vocabulary) -> dict[str | int, float]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WEIGHTS = 'ViT-B-16/openai'
 
-Images = Annotated[list[str], typer.Argument(help='Pictures, folders or glob patterns.', show_default=False)]
+Images = Annotated[list[str], typer.Argument(help='Images, folders or glob patterns.', show_default=False)]
 Classes = Annotated[
     str | None, typer.Option('--classes', '-c', help="Names, separated by commas: 'car, road, tree'.")
 ]

@@ -1,4 +1,4 @@
-"""Verbs that say which words fit: a picture, or the words alone."""
+"""Verbs that say which words fit: an image, or the words alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .images import each
 from .options import (
     DEFAULT_WEIGHTS,
     Activation,
@@ -23,7 +24,6 @@ from .options import (
     refuse_existing,
     weight_overrides,
 )
-from .pictures import each
 
 
 def classify(
@@ -32,7 +32,7 @@ def classify(
     vocab: VocabFile = None,
     preset: NamedVocab = None,
     weights: Weights = DEFAULT_WEIGHTS,
-    top: Annotated[int, typer.Option(min=1, help='Classes to print for each picture.')] = 5,
+    top: Annotated[int, typer.Option(min=1, help='Classes to print for each image.')] = 5,
     out: Annotated[
         Path | None, typer.Option('--out', '-o', help='Write all results to this JSON file.')
     ] = None,
@@ -42,7 +42,7 @@ def classify(
     cache: Cache = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Say which of the words fits each picture best.
+    """Say which of the words fits each image best.
 
     Example: `clipdense classify photos/ --classes 'cat, dog, bird' --weights ViT-B-32/openai`
     """

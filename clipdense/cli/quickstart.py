@@ -20,14 +20,14 @@ CONFIG = 'contrastive/clip_scenes_quickstart'
 MASKS = 'lseg/lseg_scenes_quickstart'
 MASK_STEPS = 400  # of the recipe's, to stay within the ten minutes
 SPLITS = ('base', 'novel', 'unseen')
-TEMPLATES = ('a {}', 'a picture of a {}')
+TEMPLATES = ('a {}', 'an image of a {}')
 
 
 def quickstart(
     out: Annotated[Path, typer.Option('--out', '-o', help='Folder for everything.')] = Path('quickstart'),
     steps: Annotated[int | None, typer.Option(min=1, help='Train for so many steps instead.')] = None,
-    pictures: Annotated[int | None, typer.Option(min=64, help='Train on so many pictures instead.')] = None,
-    seed: Annotated[int, typer.Option(help='Of pictures, weights and order.')] = 0,
+    images: Annotated[int | None, typer.Option(min=64, help='Train on so many images instead.')] = None,
+    seed: Annotated[int, typer.Option(help='Of images, weights and order.')] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Write scenes, pre-train a small CLIP from their captions, then classify and segment with words.
@@ -49,7 +49,7 @@ def quickstart(
     refuse_existing([results], overwrite)
     begin, cores = time.monotonic(), os.cpu_count() or 1
     cfg = load_config(CONFIG)
-    count = pictures or cfg.num_pictures
+    count = images or cfg.num_images
     _say(begin, f'writing {count} scenes to {data}')
     write_scenes(data, cfg.difficulty, count, cfg.num_val, seed, overwrite=True, workers=cores)
 
@@ -90,7 +90,7 @@ def quickstart(
 def table(metrics: Mapping[str, float]) -> str:
     """The one table: each measure with chance beside it."""
     rows = [('', 'score', 'chance')]
-    for direction, name in (('image_to_text', 'picture to caption'), ('text_to_image', 'caption to picture')):
+    for direction, name in (('image_to_text', 'image to caption'), ('text_to_image', 'caption to image')):
         key = f'retrieval/{direction}'
         rows.append((f'retrieval, {name}, recall@1', *_pair(metrics, f'{key}/r1', f'{key}/chance_r1')))
     for split in SPLITS:
@@ -111,7 +111,7 @@ def _pair(metrics: Mapping[str, float], score: str, chance: str) -> tuple[str, s
 
 
 def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, columns: int = 6) -> None:
-    """A row for each split: pictures, and what the model says and segments with all names offered."""
+    """A row for each split: images, and what the model says and segments with all names offered."""
     from clipdense.data.segmentation import VOCSegmentation
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_image

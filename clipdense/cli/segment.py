@@ -11,6 +11,7 @@ import typer
 
 from clipdense.utils.errors import InputError
 
+from .images import each
 from .options import (
     DEFAULT_WEIGHTS,
     Activation,
@@ -26,7 +27,6 @@ from .options import (
     refuse_existing,
     weight_overrides,
 )
-from .pictures import each
 
 if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
@@ -62,7 +62,7 @@ Refine = Annotated[bool, typer.Option('--refine', help='Let masks follow edges (
 ShortSide = Annotated[int | None, typer.Option(min=1, help='Resize the shorter side to this first.')]
 WindowSide = Annotated[int | None, typer.Option('--window', help='Side of sliding windows; 0 for none.')]
 Scales = Annotated[str, typer.Option(help="Sizes to average over: '0.75, 1, 1.25'.")]
-Flip = Annotated[bool, typer.Option('--flip', help='Average over mirrored pictures too.')]
+Flip = Annotated[bool, typer.Option('--flip', help='Average over mirrored images too.')]
 Opacity = Annotated[float, typer.Option(min=0.0, max=1.0, help='Of the colours in the overlay.')]
 Explain = Annotated[bool, typer.Option('--explain', help='GroupViT: its groups of each stage, too.')]
 MethodTemplates = Annotated[
@@ -98,7 +98,7 @@ def segment(
     cache: Cache = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment pictures with words: an overlay, a palette mask and a JSON file for each.
+    """Segment images with words: an overlay, a palette mask and a JSON file for each.
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
@@ -139,7 +139,7 @@ def segment(
 
 
 def _free_stems(paths: list[Path], out: Path, overwrite: bool) -> list[Path]:
-    """Where the files of each picture go, without their endings."""
+    """Where the files of each image go, without their endings."""
     from clipdense.utils.image_files import output_stems
 
     stems = [out / stem for stem in output_stems(paths)]
@@ -158,7 +158,7 @@ def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
 
 
 def _write(segmenter: Segmenter, path: Path, stem: Path, opacity: float, explain: bool) -> str:
-    """Overlay, mask and JSON of one picture, and its groups where wanted; a line about it."""
+    """Overlay, mask and JSON of one image, and its groups where wanted; a line about it."""
     from clipdense.inference.results import write_image, write_json
 
     if explain:
@@ -172,13 +172,13 @@ def _write(segmenter: Segmenter, path: Path, stem: Path, opacity: float, explain
 
 
 def _write_groups(segmenter: Segmenter, path: Path, stem: Path, opacity: float) -> None:
-    """A picture for each stage of a GroupViT."""
+    """An image for each stage of a GroupViT."""
     from clipdense.inference.results import write_image
     from clipdense.utils.image_io import read_image
 
-    picture = read_image(path)
-    for stage in segmenter.explain(picture):
-        write_image(f'{stem}_groups_{stage.stage}.png', stage.draw(picture, opacity))
+    image = read_image(path)
+    for stage in segmenter.explain(image):
+        write_image(f'{stem}_groups_{stage.stage}.png', stage.draw(image, opacity))
 
 
 def _refuse_without_effect(

@@ -20,10 +20,10 @@ Config = Annotated[
 def scenes(
     out: Annotated[Path, typer.Argument(help='Folder to write to.')],
     difficulty: Annotated[str, typer.Option(help='easy, standard or hard.')] = 'standard',
-    train: Annotated[int, typer.Option(min=1, help='Pictures to train on.')] = 5000,
-    val: Annotated[int, typer.Option(min=1, help='Pictures to evaluate on, for each split.')] = 200,
-    seed: Annotated[int, typer.Option(help='The same seed draws the same pictures.')] = 0,
-    image_size: Annotated[int | None, typer.Option(help='Side of the pictures in pixels.')] = None,
+    train: Annotated[int, typer.Option(min=1, help='Images to train on.')] = 5000,
+    val: Annotated[int, typer.Option(min=1, help='Images to evaluate on, for each split.')] = 200,
+    seed: Annotated[int, typer.Option(help='The same seed draws the same images.')] = 0,
+    image_size: Annotated[int | None, typer.Option(help='Side of the images in pixels.')] = None,
     overwrite: Annotated[
         bool, typer.Option('--overwrite', help='Write into a folder that is there.')
     ] = False,
@@ -35,7 +35,7 @@ def scenes(
     from clipdense.data.scenes.writers import write_scenes
 
     write_scenes(out, difficulty, train, val, seed, image_size, overwrite, workers=os.cpu_count() or 1)
-    print(f'{out}: {train} training pictures and {val} for each split, as VOC, COCO and shards')
+    print(f'{out}: {train} training images and {val} for each split, as VOC, COCO and shards')
 
 
 def nouns(

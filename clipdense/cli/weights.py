@@ -15,7 +15,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help='Show names that contain this.')] = '',
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
-    """List the named weights: model, training data, licence, size of pictures, activation.
+    """List the named weights: model, training data, licence, size of images, activation.
 
     Example: `clipdense models ViT-B-16`
     """

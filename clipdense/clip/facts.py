@@ -1,4 +1,4 @@
-"""Facts that tensors do not tell: heads, activations, the size of pictures, and where each comes from."""
+"""Facts that tensors do not tell: heads, activations, the size of images, and where each comes from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Overrides:
         activation: of both towers: 'quick_gelu', 'gelu' or 'gelu_tanh'.
         text_activation: of the text tower, where it differs.
         num_heads, text_heads: attention heads of the image tower and of the text tower.
-        preprocess: how the weights want their pictures, or a name of ``Preprocess.named``; this one wins.
+        preprocess: how the weights want their images, or a name of ``Preprocess.named``; this one wins.
     """
 
     activation: Activation | None = None
@@ -52,7 +52,7 @@ def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
 
 
 def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
-    """Sizes from the tensors, with heads, activations and picture size from elsewhere.
+    """Sizes from the tensors, with heads, activations and image size from elsewhere.
 
     Raises:
         CheckpointError: the record is of other weights, contradicts an override, or nothing tells.
@@ -83,7 +83,7 @@ def _compare(tower: Mapping[str, Any], facts: TowerFacts, source: str) -> None:
         cell, side = tower.get('patch_size', 32), tower['image_size']
         if facts.image_size // cell != side // cell:
             raise CheckpointError(
-                f'{source} describes pictures of {facts.image_size} pixels, the tensors {side}'
+                f'{source} describes images of {facts.image_size} pixels, the tensors {side}'
             )
 
 
@@ -147,7 +147,7 @@ def _ask(tower: Mapping[str, Any], source: str) -> str:
 
 
 def default_preprocess(size: ClipSize) -> Preprocess:
-    """How weights of a flavour want their pictures where nothing says otherwise."""
+    """How weights of a flavour want their images where nothing says otherwise."""
     flavour = getattr(size.image, 'flavour', 'openai')
     if flavour == 'slip':  # torchvision's defaults (facebookresearch/SLIP main.py)
         return Preprocess(size.image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')

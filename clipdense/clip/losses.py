@@ -1,6 +1,6 @@
 """Contrastive losses as functions of tensors.
 
-B: pairs in this process, P: processes, D: joint space, N: patches, M: prompts of a picture.  Embeddings have
+B: pairs in this process, P: processes, D: joint space, N: patches, M: prompts of an image.  Embeddings have
 unit norm.
 """
 
@@ -43,7 +43,7 @@ def contrastive_loss(
 def sigmoid_loss(
     image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float
 ) -> Tensor:
-    """Every pair on its own: matching or not, summed and divided by the number of pictures of this process.
+    """Every pair on its own: matching or not, summed and divided by the number of images of this process.
 
     Args:
         image_embeddings, text_embeddings: (B, D).
@@ -72,16 +72,16 @@ def multi_label_loss(
     form: Literal['mean', 'sum'] = 'mean',
     phrases: Tensor | None = None,
 ) -> Tensor:
-    """Each picture against several prompts made of words of its caption, over the global batch.
+    """Each image against several prompts made of words of its caption, over the global batch.
 
-    Patches (B, N, D) in place of a picture's embedding meet a prompt by the log-sum-exp of their scaled
+    Patches (B, N, D) in place of an image's embedding meet a prompt by the log-sum-exp of their scaled
     similarities: a soft maximum, so that one patch is enough, and which one it is, is learned.
 
     Args:
         image_embeddings: (B, D), or (B, N, D) patches.
         prompt_embeddings: (B, M, D).
         logit_scale: the factor itself.
-        form: over the M prompts of a picture, 'mean' of log p (GroupViT's code), or the logarithm of their
+        form: over the M prompts of an image, 'mean' of log p (GroupViT's code), or the logarithm of their
             'sum' of p (its paper, equation 7, which is content with one of them).
         phrases: (B, M) int64, equal where prompts say the same.  Then a phrase that several captions of the
             batch have is right for all of them; without it the others' are wrong (as released).

@@ -37,7 +37,7 @@ class CLIP(nn.Module):
         logit_bias: added to the logits (SigLIP starts at -10); None where the loss has none.
 
     Attributes:
-        preprocess: how these weights want their pictures.
+        preprocess: how these weights want their images.
         tokenizer: texts -> (K, L) int64 token ids; belongs to the weights as well.
         unit_prompts: whether the prompts of a class have unit length before they are averaged.
     """
@@ -124,7 +124,7 @@ def build_clip(
 
     Args:
         size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
-        preprocess: how it will want its pictures; a name as in ``Preprocess.named`` will do.
+        preprocess: how it will want its images; a name as in ``Preprocess.named`` will do.
         image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
 
     Raises:

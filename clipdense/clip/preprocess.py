@@ -1,4 +1,4 @@
-"""How weights want their pictures.  It belongs to the weights and travels with them."""
+"""How weights want their images.  It belongs to the weights and travels with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATISTICS: dict[str, tuple[Triple, Triple]] = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop and normalise: a picture in, a tensor for the image tower out.
+    """Resize, crop and normalise: an image in, a tensor for the image tower out.
 
     Args:
         image_size: side of the square result, in pixels.
@@ -43,11 +43,11 @@ class Preprocess:
     resize: Literal['shortest', 'squash'] = 'shortest'
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A picture of any size -> (3, S, S), normalised."""
+        """An image of any size -> (3, S, S), normalised."""
         return self.normalise(self.crop(image))
 
     def crop(self, image: Image.Image) -> Tensor:
-        """A picture of any size -> (3, S, S) uint8."""
+        """An image of any size -> (3, S, S) uint8."""
         size, mode = self.image_size, InterpolationMode(self.interpolation)
         image = _without_far_ends(image) if self.resize == 'shortest' else image
         if self.resize == 'squash':
@@ -87,7 +87,7 @@ class Preprocess:
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle of a very long picture: scaled whole, its ends would fill the memory only to be cut off."""
+    """The middle of a very long image: scaled whole, its ends would fill the memory only to be cut off."""
     width, height = image.size
     longest = _LONGEST * min(image.size)
     if max(image.size) <= longest:

@@ -76,7 +76,7 @@ class AttentionPool(nn.Module):
 
 @MODELS.register_module()
 class ModifiedResNet(nn.Module):
-    """CLIP's ResNet for pictures of any size: the pool's position embeddings are resized at run time.
+    """CLIP's ResNet for images of any size: the pool's position embeddings are resized at run time.
 
     Args:
         size: widths and depths; a dict of ``ResNetSize``'s fields will do.
@@ -140,10 +140,10 @@ class ModifiedResNet(nn.Module):
         """(B, 3, H, W) -> (B, width, H / 4, W / 4).
 
         Raises:
-            ValueError: pictures smaller than one cell of the last stage.
+            ValueError: images smaller than one cell of the last stage.
         """
         if min(images.shape[-2:]) < 32:
-            raise ValueError(f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a cell of 32')
+            raise ValueError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a cell of 32')
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         return F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)

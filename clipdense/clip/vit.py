@@ -41,7 +41,7 @@ FLAVOURS = {
 
 @MODELS.register_module()
 class VisionTransformer(nn.Module):
-    """CLIP's ViT for pictures of any size: position embeddings are resized at run time.
+    """CLIP's ViT for images of any size: position embeddings are resized at run time.
 
     Args:
         size: widths and depths; a dict of ``VitSize``'s fields will do.
@@ -165,7 +165,7 @@ class VisionTransformer(nn.Module):
         """(B, 3, H, W) -> input of the first block (B, 1 + N, C), grid.  Rims short of a patch are cut.
 
         Raises:
-            InputError: pictures smaller than one patch.
+            InputError: images smaller than one patch.
         """
         x, grid = patch_tokens(images, self.patch_embed)  # (B, N, C)
         if self.class_token is not None:
@@ -207,7 +207,7 @@ class VisionTransformer(nn.Module):
         return run_blocks(blocks, x, rows=rows, checkpointing=self.gradient_checkpointing)
 
     def _drop_patches(self, x: Tensor) -> Tensor:
-        """Keep a random share of the patches of each picture, and the class token."""
+        """Keep a random share of the patches of each image, and the class token."""
         patches = x[:, self.prefix :]
         keep = max(1, round(patches.shape[1] * (1 - self.patch_dropout)))
         chosen = torch.rand(patches.shape[:2], device=x.device).argsort(dim=1)[:, :keep]

@@ -1,4 +1,4 @@
-"""Datasets, what is done to their pictures, and the preprocessor on the model's side.
+"""Datasets, what is done to their images, and the preprocessor on the model's side.
 
 Importing it registers everything, so that configs may use names.
 """

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.registry import TRANSFORMS
 
-from .transforms import Picture, TrainCrop
+from .transforms import ImageLike, TrainCrop
 
 _GREY = [124.0, 116.0, 104.0]  # ImageNet's mean: what comes into view at the rims
 _FULL = 10.0  # magnitudes are tenths
@@ -32,7 +32,7 @@ class StrongAugment:
 
     Args:
         size: S.
-        scale: least and largest share of the picture's area.
+        scale: least and largest share of the image's area.
         interpolation: of the crop, 'bilinear' or 'bicubic'.
         operations: how many are tried, each with probability one half.
         magnitude: of the operations, 0 to 10; each draws from a normal of this mean and deviation 0.5.
@@ -56,8 +56,8 @@ class StrongAugment:
         self.operations, self.magnitude = operations, magnitude
         self.flip, self.erase = flip, erase
 
-    def __call__(self, image: Picture, rng: random.Random) -> Tensor:
-        """A picture of any size -> (3, S, S) uint8."""
+    def __call__(self, image: ImageLike, rng: random.Random) -> Tensor:
+        """An image of any size -> (3, S, S) uint8."""
         pixels = self.crop(image, rng)
         if rng.random() < self.flip:
             pixels = pixels.flip(-1)

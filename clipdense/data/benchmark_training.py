@@ -12,10 +12,10 @@ from ..vocab.vocabulary import Vocabulary
 from .benchmarks import BenchmarkSegmentation, find_benchmark
 
 _TRAINING: dict[str, dict[str, Any]] = {  # by validation half: what differs from it
-    'ade20k': {'images': 'images/training', 'masks': 'annotations/training', 'pictures': 20_210},
-    'cityscapes': {'images': 'leftImg8bit/train', 'masks': 'gtFine/train', 'pictures': 2975},
-    'coco_stuff': {'images': 'images/train2017', 'masks': 'annotations/train2017', 'pictures': 118_287},
-    'voc21': {'split_list': 'ImageSets/Segmentation/train.txt', 'pictures': 1464},
+    'ade20k': {'images': 'images/training', 'masks': 'annotations/training', 'num_images': 20_210},
+    'cityscapes': {'images': 'leftImg8bit/train', 'masks': 'gtFine/train', 'num_images': 2975},
+    'coco_stuff': {'images': 'images/train2017', 'masks': 'annotations/train2017', 'num_images': 118_287},
+    'voc21': {'split_list': 'ImageSets/Segmentation/train.txt', 'num_images': 1464},
 }
 
 

@@ -1,6 +1,6 @@
-"""Pictures with one label each.  S: side of a picture, K: classes.
+"""Images with one label each.  S: side of an image, K: classes.
 
-A picture that cannot be read is counted and comes as a black one with the label -1, which evaluations leave
+An image that cannot be read is counted and comes as a black one with the label -1, which evaluations leave
 out.
 """
 
@@ -28,22 +28,22 @@ from clipdense.utils.image_io import read_image
 from .faults import FaultBudget
 from .transforms import sample_rng, to_tensor
 
-UNREADABLE = -1  # label of pictures that could not be read
+UNREADABLE = -1  # label of images that could not be read
 
 # What torchvision's datasets call their parts.
 _TRAIN_SPLITS = ('train', 'trainval', 'train-standard')
 _TEST_SPLITS = ('test', 'val', 'valid')
 
 
-class LabelledPictures(Dataset):
+class LabelledImages(Dataset):
     """What labelled datasets share.
 
     Args:
         class_names: K names.
-        transform: picture and generator -> (3, S, S) uint8.  None leaves pictures as they are; evaluations
+        transform: image and generator -> (3, S, S) uint8.  None leaves images as they are; evaluations
             then crop them as the model wants.
         seed: of random transforms.
-        max_bad_fraction: share of unreadable pictures that ends the run.
+        max_bad_fraction: share of unreadable images that ends the run.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class LabelledPictures(Dataset):
         self.class_names = tuple(class_names)
         self.transform = build(transform, TRANSFORMS)
         self.seed = seed
-        self.faults = FaultBudget('pictures', max_bad_fraction)
+        self.faults = FaultBudget('images', max_bad_fraction)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """One picture, RGB, and its label.
+        """One image, RGB, and its label.
 
         Raises:
-            InputError: the picture cannot be read.
+            InputError: the image cannot be read.
         """
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class LabelledPictures(Dataset):
         try:
             image, label = self.read(index)
         except InputError as error:
-            self.faults.lose('picture', str(error))
+            self.faults.lose('image', str(error))
             image, label = Image.new('RGB', (32, 32)), UNREADABLE
         rng = sample_rng(self.seed, int(self._epoch), index)
         return {'images': self._to_tensor(image, rng), 'labels': label}
@@ -88,8 +88,8 @@ class LabelledPictures(Dataset):
 
 
 @DATASETS.register_module()
-class LabelledFolder(LabelledPictures):
-    """A folder with one folder of pictures for each class, in alphabetical order (ImageNet's layout).
+class LabelledFolder(LabelledImages):
+    """A folder with one folder of images for each class, in alphabetical order (ImageNet's layout).
 
     Names come from ``class_names``, or from ``classes.txt`` in the folder: one name a line in the order of
     the folders, or ``FOLDER<tab>NAME`` in any order.  Otherwise folders name their classes, with spaces for
@@ -97,11 +97,11 @@ class LabelledFolder(LabelledPictures):
 
     Args:
         root: the folder.
-        transform, seed, max_bad_fraction: as in ``LabelledPictures``.
+        transform, seed, max_bad_fraction: as in ``LabelledImages``.
         class_names: names in the order of the folders, or a dict from folder to name.
 
     Raises:
-        InputError: no such folder, no pictures in it, or names that do not fit its folders.
+        InputError: no such folder, no images in it, or names that do not fit its folders.
     """
 
     def __init__(
@@ -114,40 +114,36 @@ class LabelledFolder(LabelledPictures):
     ) -> None:
         root = Path(root)
         if not root.is_dir():
-            raise InputError(
-                f'{root} is not a folder: give one that holds a folder of pictures for each class'
-            )
+            raise InputError(f'{root} is not a folder: give one that holds a folder of images for each class')
         folders = sorted(entry.name for entry in root.iterdir() if _is_shown(entry) and entry.is_dir())
         self.root, self.folders = root, tuple(folders)
         super().__init__(_names(root, folders, class_names), transform, seed, max_bad_fraction)
-        self.pictures = [
+        self.images = [
             (str(file.relative_to(root)), label)
             for label, folder in enumerate(folders)
             for file in sorted((root / folder).rglob('*'))
             if _is_shown(file) and file.suffix.lower() in IMAGE_SUFFIXES
         ]
-        if not self.pictures:
-            raise InputError(
-                f'no pictures in the folders of {root}: each class needs a folder with its pictures'
-            )
+        if not self.images:
+            raise InputError(f'no images in the folders of {root}: each class needs a folder with its images')
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self.pictures[index]
+        path, label = self.images[index]
         return read_image(self.root / path), label
 
 
 @DATASETS.register_module()
-class TorchvisionDataset(LabelledPictures):
+class TorchvisionDataset(LabelledImages):
     """Any classification dataset of torchvision that is on disk; nothing is downloaded.
 
     Args:
         name: a class of ``torchvision.datasets`` such as 'CIFAR100', 'Food101' or 'OxfordIIITPet'.
         root: the folder that torchvision would download to.
         train: the training part instead of the one for tests.
-        transform, seed: as in ``LabelledPictures``.
+        transform, seed: as in ``LabelledImages``.
         class_names: K names instead of the dataset's own, whose underscores become spaces.
         options: further arguments of the class, such as ``{'split': 'trainval'}``.
 
@@ -181,8 +177,8 @@ class TorchvisionDataset(LabelledPictures):
         try:
             image, label = self.dataset[index]
         except (OSError, SyntaxError) as error:  # what Pillow raises on broken files
-            raise InputError(f'picture {index} of {type(self.dataset).__name__}: {error}') from error
-        return read_image(image), _single_label(label, f'picture {index} of {type(self.dataset).__name__}')
+            raise InputError(f'image {index} of {type(self.dataset).__name__}: {error}') from error
+        return read_image(image), _single_label(label, f'image {index} of {type(self.dataset).__name__}')
 
 
 def _single_label(label: Any, where: str) -> int:

@@ -23,7 +23,7 @@ class FaultBudget:
     faults from ending it, and a small dataset from ending it at all over one broken file.
 
     Args:
-        noun: what is counted, in the plural: 'pictures', 'shards'.
+        noun: what is counted, in the plural: 'images', 'shards'.
         max_fraction: share that may be lost.
         grace: number that may be lost in any case.
     """

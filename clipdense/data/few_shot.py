@@ -1,6 +1,6 @@
-"""Episodes of zero-shot and few-shot segmentation: one picture, one class, and everything else is 'others'.
+"""Episodes of zero-shot and few-shot segmentation: one image, one class, and everything else is 'others'.
 
-(H, W): pixels.  The lists are those of HSNet's harness, which LSeg uses without support pictures.
+(H, W): pixels.  The lists are those of HSNet's harness, which LSeg uses without support images.
 
 Source: Shaban et al. (arXiv 1709.03410) for PASCAL-5i; Nguyen and Todorovic (arXiv 1909.13140) for COCO-20i;
 Li et al. (arXiv 1907.12347) for FSS-1000; isl-org/lang-seg ``fewshot_data``.
@@ -47,7 +47,7 @@ class EpisodeSample(SegmentationSample):
 
 
 class Episode(NamedTuple):
-    """A picture, its mask and the class that is asked for."""
+    """An image, its mask and the class that is asked for."""
 
     image: Path
     mask: Path
@@ -60,7 +60,7 @@ class Episodes(Dataset):
     Args:
         class_names: of all folds, so that a class has the same index everywhere.
         class_ids: the classes of this fold.
-        size: side of the square that pictures and masks are resized to, whatever their shape.
+        size: side of the square that images and masks are resized to, whatever their shape.
     """
 
     def __init__(self, class_names: Sequence[str], class_ids: Sequence[int], size: int = 480) -> None:
@@ -107,13 +107,13 @@ class PascalFold(Episodes):
         root: ``JPEGImages`` and ``SegmentationClassAug`` (VOC 2012 with the added masks of SBD).
         fold: 0 to 3.
         split: 'val' asks for the fold's classes, 'train' for the others.
-        lists: folder with ``SPLIT/foldF.txt``, lines such as ``2007_000033__01`` (picture, class from 1); in
+        lists: folder with ``SPLIT/foldF.txt``, lines such as ``2007_000033__01`` (image, class from 1); in
             'train' those of the other folds are joined.
         episodes: length; shorter lists repeat.  None for one of each pair.
         size: see ``Episodes``.
 
     Raises:
-        InputError: no such fold, list, picture or mask, or a line that is not of that form.
+        InputError: no such fold, list, image or mask, or a line that is not of that form.
     """
 
     def __init__(
@@ -155,11 +155,11 @@ class PascalFold(Episodes):
 class CocoFold(Episodes):
     """COCO-20i: fold f holds out the classes f, f + 4, f + 8, ... of COCO's eighty.
 
-    Episodes draw a class, then one of its pictures, both evenly: in 'val' from numpy's generator with seed 0,
+    Episodes draw a class, then one of its images, both evenly: in 'val' from numpy's generator with seed 0,
     as the harness does; in 'train' anew in each epoch.
 
     Args:
-        root: pictures and ``annotations``, PNG masks of class + 1 beside the same names.
+        root: images and ``annotations``, PNG masks of class + 1 beside the same names.
         fold: 0 to 3.
         split: 'val' asks for the fold's classes, 'train' for the others.
         lists: JSON, class index -> paths under ``root``; ``class_lists`` makes one.
@@ -168,7 +168,7 @@ class CocoFold(Episodes):
         size: see ``Episodes``.
 
     Raises:
-        InputError: no such fold, a list that is no such JSON, or a class without pictures.
+        InputError: no such fold, a list that is no such JSON, or a class without images.
     """
 
     def __init__(
@@ -183,10 +183,10 @@ class CocoFold(Episodes):
     ) -> None:
         super().__init__(_unspaced(CLASS_NAMES['coco']), fold_classes('coco', fold, split), size)
         self.root, self.split, self.seed = Path(root), split, seed
-        self._pictures = _read_class_lists(Path(lists), self.class_ids)
+        self._images = _read_class_lists(Path(lists), self.class_ids)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._length = episodes
-        self._drawn = draw_episodes(self.class_ids, self._pictures, episodes, seed) if split == 'val' else []
+        self._drawn = draw_episodes(self.class_ids, self._images, episodes, seed) if split == 'val' else []
 
     def __len__(self) -> int:
         return self._length
@@ -202,7 +202,7 @@ class CocoFold(Episodes):
         else:
             rng = sample_rng(self.seed, int(self._epoch), index)
             class_id = rng.choice(self.class_ids)
-            name = rng.choice(self._pictures[class_id])
+            name = rng.choice(self._images[class_id])
         mask = (self.root / 'annotations' / name).with_suffix('.png')
         return Episode(self.root / name, mask, class_id)
 
@@ -213,7 +213,7 @@ class CocoFold(Episodes):
 
 @DATASETS.register_module()
 class FSS1000(Episodes):
-    """FSS-1000: a thousand classes with ten pictures each, one folder a class, masks beside the pictures.
+    """FSS-1000: a thousand classes with ten images each, one folder a class, masks beside the images.
 
     Args:
         root: folder of the class folders, with ``1.jpg``, ``1.png`` and so on.
@@ -222,7 +222,7 @@ class FSS1000(Episodes):
         size: see ``Episodes``.
 
     Raises:
-        InputError: no such list, or a class without pictures.
+        InputError: no such list, or a class without images.
     """
 
     def __init__(
@@ -247,13 +247,13 @@ class FSS1000(Episodes):
         empty = set(shown) - {episode.class_id for episode in self._episodes}
         if empty:
             missing = ', '.join(self.class_names[at] for at in sorted(empty)[:10])
-            raise InputError(f'{len(empty)} of {len(shown)} classes have no pictures in {root}: {missing}')
+            raise InputError(f'{len(empty)} of {len(shown)} classes have no images in {root}: {missing}')
 
     def __len__(self) -> int:
         return len(self._episodes)
 
     def episode(self, index: int) -> Episode:
-        """Picture ``index``, class after class."""
+        """Image ``index``, class after class."""
         return self._episodes[index]
 
     def read_mask(self, episode: Episode) -> np.ndarray:
@@ -275,14 +275,14 @@ def fold_classes(benchmark: Literal['pascal', 'coco'], fold: int, split: Split) 
 
 
 def draw_episodes(
-    class_ids: Sequence[int], pictures: dict[int, list[str]], episodes: int, seed: int
+    class_ids: Sequence[int], images: dict[int, list[str]], episodes: int, seed: int
 ) -> list[tuple[int, str]]:
-    """Classes and pictures as numpy's legacy generator gives them, in the harness's order of calls."""
+    """Classes and images as numpy's legacy generator gives them, in the harness's order of calls."""
     generator = np.random.RandomState(seed)
     drawn = []
     for _ in range(episodes):
         class_id = int(generator.choice(list(class_ids), 1, replace=False)[0])
-        drawn.append((class_id, str(generator.choice(pictures[class_id], 1, replace=False)[0])))
+        drawn.append((class_id, str(generator.choice(images[class_id], 1, replace=False)[0])))
     return drawn
 
 
@@ -298,7 +298,7 @@ def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
     shown: dict[int, set[str]] = {at: set() for at in place.values()}
     for annotation in found['annotations']:
         shown[place[annotation['category_id']]].add(names[annotation['image_id']])
-    return {at: sorted(pictures) for at, pictures in shown.items()}
+    return {at: sorted(images) for at, images in shown.items()}
 
 
 def _unspaced(names: Sequence[str]) -> tuple[str, ...]:
@@ -319,12 +319,10 @@ def _read_pairs(path: Path, shown: Sequence[int]) -> list[tuple[str, int]]:
     for number, line in enumerate(_read_lines(path), 1):
         name, mark, label = line.rpartition('__')
         if not mark or not label.isdigit() or int(label) - 1 not in shown:
-            raise InputError(
-                f'{path}, line {number}: {line!r} is not PICTURE__CLASS with a class of this fold'
-            )
+            raise InputError(f'{path}, line {number}: {line!r} is not IMAGE__CLASS with a class of this fold')
         pairs.append((name, int(label) - 1))
     if not pairs:
-        raise InputError(f'{path} names no pictures')
+        raise InputError(f'{path} names no images')
     return pairs
 
 
@@ -332,7 +330,7 @@ def _check_files(episodes: Sequence[Episode]) -> None:
     missing = [path for episode in episodes for path in episode[:2] if not path.is_file()]
     if missing:
         first = ', '.join(map(str, missing[:10]))
-        raise InputError(f'{len(missing)} pictures and masks named in the lists are not there: {first}')
+        raise InputError(f'{len(missing)} images and masks named in the lists are not there: {first}')
 
 
 def _read_class_lists(path: Path, class_ids: Sequence[int]) -> dict[int, list[str]]:
@@ -343,8 +341,8 @@ def _read_class_lists(path: Path, class_ids: Sequence[int]) -> dict[int, list[st
     except OSError as error:
         raise InputError(f'cannot read the list {path}: {error.strerror}') from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f'{path} is not JSON of class index -> pictures: {error}') from error
+        raise InputError(f'{path} is not JSON of class index -> images: {error}') from error
     empty = [at for at in class_ids if not found.get(at)]
     if empty:
-        raise InputError(f'{path} has no pictures for the classes {empty[:10]}')
+        raise InputError(f'{path} has no images for the classes {empty[:10]}')
     return found

@@ -1,4 +1,4 @@
-"""Pictures with captions from a table or from COCO.  N: pictures, L: tokens, S: side of a picture."""
+"""Images with captions from a table or from COCO.  N: images, L: tokens, S: side of an image."""
 
 from __future__ import annotations
 
@@ -53,29 +53,29 @@ class PackedStrings:
 
 
 class ImageTextPairs(Dataset):
-    """N pictures on disk, each with one caption or several, of which each epoch shows one.
+    """N images on disk, each with one caption or several, of which each epoch shows one.
 
-    Crop and caption depend on (seed, epoch, index) alone.  A picture that cannot be read is replaced by the
+    Crop and caption depend on (seed, epoch, index) alone.  An image that cannot be read is replaced by the
     next one that can, and counted.
 
     Args:
-        pictures: N paths with their captions; gone through once.
-        transform: picture and generator -> (3, S, S) uint8; None leaves pictures as they are.
+        images: N paths with their captions; gone through once.
+        transform: image and generator -> (3, S, S) uint8; None leaves images as they are.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
         seed: of crops and captions.
-        max_bad_fraction: share of unreadable pictures that ends the run, see ``FaultBudget``.
+        max_bad_fraction: share of unreadable images that ends the run, see ``FaultBudget``.
     """
 
     def __init__(
         self,
-        pictures: Iterable[tuple[str, Sequence[str]]],
+        images: Iterable[tuple[str, Sequence[str]]],
         transform: Callable | dict | None = None,
         tokenizer: TokenizerLike | dict | None = None,
         seed: int = 0,
         max_bad_fraction: float = 0.01,
     ) -> None:
         self.paths, self._captions, self._first = PackedStrings(), PackedStrings(), array('q', [0])
-        for path, captions in pictures:
+        for path, captions in images:
             self.paths.append(path)
             for caption in captions:
                 self._captions.append(caption)
@@ -83,7 +83,7 @@ class ImageTextPairs(Dataset):
         self.transform = build(transform, TRANSFORMS)
         self.tokenizer = caption_tokenizer(tokenizer)
         self.seed = seed
-        self.faults = FaultBudget('pictures', max_bad_fraction)
+        self.faults = FaultBudget('images', max_bad_fraction)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
 
     def __len__(self) -> int:
@@ -93,27 +93,27 @@ class ImageTextPairs(Dataset):
         """``images`` (3, S, S) uint8, ``token_ids`` (L,) int64, and what the tokenizer adds.
 
         Raises:
-            InputError: too many pictures could not be read, or none could.
+            InputError: too many images could not be read, or none could.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f'picture {index} of {len(self)}')
+            raise IndexError(f'image {index} of {len(self)}')
         for shift in range(len(self)):
             at = (index + shift) % len(self)
             self.faults.saw()
             try:
                 image = read_image(self.paths[at])
             except InputError as error:
-                self.faults.lose('picture', str(error))
+                self.faults.lose('image', str(error))
                 continue
             rng = sample_rng(self.seed, int(self._epoch), at)
             captions = self.captions_of(at)
             texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
             images = to_tensor(image) if self.transform is None else self.transform(image, rng)
             return {'images': images, **texts}
-        raise InputError(f'none of the {len(self)} pictures can be read: check the folder')
+        raise InputError(f'none of the {len(self)} images can be read: check the folder')
 
     def captions_of(self, index: int) -> list[str]:
-        """All captions of a picture, for retrieval."""
+        """All captions of an image, for retrieval."""
         return [self._captions[at] for at in range(self._first[index], self._first[index + 1])]
 
     def set_epoch(self, epoch: int) -> None:
@@ -124,7 +124,7 @@ class ImageTextPairs(Dataset):
 
 @DATASETS.register_module()
 class CsvPairs(ImageTextPairs):
-    """A table with a picture's path and its caption in each row, as open_clip reads it.
+    """A table with an image's path and its caption in each row, as open_clip reads it.
 
     Args:
         path: a UTF-8 file with a header row.
@@ -135,7 +135,7 @@ class CsvPairs(ImageTextPairs):
             folder, and paths may lead anywhere.
         transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; rows without a path or a
             caption are left out and counted the same way.
-        group: rows with the same path are one picture with several captions.
+        group: rows with the same path are one image with several captions.
 
     Raises:
         InputError: a file that is no such table, an unknown column, a path outside ``root``, too many bad
@@ -159,35 +159,35 @@ class CsvPairs(ImageTextPairs):
         caption_keys = [caption_key] if isinstance(caption_key, str) else list(caption_key)
         budget = FaultBudget('rows', max_bad_fraction)
 
-        def pictures() -> Iterator[tuple[str, list[str]]]:
+        def images() -> Iterator[tuple[str, list[str]]]:
             for line, row in _rows(path, [image_key, *caption_keys], separator):
                 budget.saw()
                 name, captions = row[image_key], usable_captions(row[key] for key in caption_keys)
                 if name and captions:
                     yield _resolve(name, root, path.parent, f'{path}, line {line}'), captions
                 else:
-                    budget.lose('no picture or no caption', f'{path}, line {line}')
+                    budget.lose('no image or no caption', f'{path}, line {line}')
 
         super().__init__(
-            _grouped(pictures()) if group else pictures(), transform, tokenizer, seed, max_bad_fraction
+            _grouped(images()) if group else images(), transform, tokenizer, seed, max_bad_fraction
         )
         if not len(self):
-            raise InputError(f'{path} has no row with a picture and a caption')
+            raise InputError(f'{path} has no row with an image and a caption')
 
 
 @DATASETS.register_module()
 class CocoCaptions(ImageTextPairs):
-    """Captions in COCO's format, five or so for each picture.
+    """Captions in COCO's format, five or so for each image.
 
     Args:
         annotation_file: JSON with ``images`` (``id``, ``file_name``) and ``annotations`` (``image_id``,
             ``caption``).
-        image_folder: where the pictures are; no ``file_name`` may leave it.
-        transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; pictures that are missing or
-            have no caption, and captions of unknown pictures, are left out and counted the same way.
+        image_folder: where the images are; no ``file_name`` may leave it.
+        transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; images that are missing or
+            have no caption, and captions of unknown images, are left out and counted the same way.
 
     Raises:
-        InputError: not such a file, two pictures with one id, a ``file_name`` outside the folder, too many
+        InputError: not such a file, two images with one id, a ``file_name`` outside the folder, too many
             bad entries.
     """
 
@@ -201,12 +201,12 @@ class CocoCaptions(ImageTextPairs):
         max_bad_fraction: float = 0.01,
     ) -> None:
         names, captions = _coco_entries(Path(annotation_file))
-        budget = FaultBudget('pictures and captions', max_bad_fraction)
+        budget = FaultBudget('images and captions', max_bad_fraction)
         budget.saw(len(names) + sum(map(len, captions.values())))
         for unknown in captions.keys() - names.keys():
-            budget.lose('captions of an unknown picture', f'{annotation_file}, image_id {unknown}')
+            budget.lose('captions of an unknown image', f'{annotation_file}, image_id {unknown}')
 
-        def pictures() -> Iterator[tuple[str, list[str]]]:
+        def images() -> Iterator[tuple[str, list[str]]]:
             for image_id, name in names.items():
                 where = f'{annotation_file}, image {image_id}'
                 path = _resolve(name, image_folder, Path(image_folder), where)
@@ -214,13 +214,13 @@ class CocoCaptions(ImageTextPairs):
                 if not usable:
                     budget.lose('no caption', where)
                 elif not os.path.isfile(path):
-                    budget.lose('missing picture', path)
+                    budget.lose('missing image', path)
                 else:
                     yield path, usable
 
-        super().__init__(pictures(), transform, tokenizer, seed, max_bad_fraction)
+        super().__init__(images(), transform, tokenizer, seed, max_bad_fraction)
         if not len(self):
-            raise InputError(f'no picture of {annotation_file} is in {image_folder} and has a caption')
+            raise InputError(f'no image of {annotation_file} is in {image_folder} and has a caption')
 
 
 def caption_tokenizer(tokenizer: TokenizerLike | dict | None) -> TokenizerLike:
@@ -252,10 +252,10 @@ def usable_captions(candidates: Iterable[object]) -> list[str]:
     ]
 
 
-def _grouped(pictures: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[str, list[str]]]:
+def _grouped(images: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[str, list[str]]]:
     """One entry for each path, with all its captions."""
     groups: dict[str, list[str]] = {}
-    for path, captions in pictures:
+    for path, captions in images:
         groups.setdefault(path, []).extend(captions)
     return groups.items()
 
@@ -296,12 +296,12 @@ def _coco_entries(path: Path) -> tuple[dict[Any, str], dict[Any, list[object]]]:
         raise InputError(f'{path} is not in the format of COCO captions: {error} is missing') from error
     images = dict(pairs)
     if len(images) < len(pairs):
-        raise InputError(f'{path} has {len(pairs) - len(images)} pictures whose id is taken: make ids unique')
+        raise InputError(f'{path} has {len(pairs) - len(images)} images whose id is taken: make ids unique')
     return images, captions
 
 
 def _resolve(name: str, root: str | Path | None, base: Path, where: str) -> str:
-    """Path of a picture; with a ``root``, one that does not leave it."""
+    """Path of an image; with a ``root``, one that does not leave it."""
     if root is None:
         return os.path.join(base, name)
     relative = PurePosixPath(name.replace('\\', '/'))  # a separator elsewhere, and a way out

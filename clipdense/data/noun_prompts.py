@@ -119,7 +119,7 @@ def rules(extractor: NounExtractor) -> list[Any]:
 
 
 def noun_record(captions: Iterable[str], extractor: NounExtractor) -> dict[str, Any]:
-    """What a shard keeps beside a picture: the words of each caption, and the rules they were made by."""
+    """What a shard keeps beside an image: the words of each caption, and the rules they were made by."""
     return {'rules': rules(extractor), 'nouns': {caption: extractor(caption) for caption in captions}}
 
 
@@ -130,14 +130,14 @@ def add_nouns(
     captions: str | Sequence[str] = 'txt',
     max_bad_fraction: float = 0.01,
 ) -> list[Path]:
-    """Copy shards, with a member ``nouns.json`` for each sample that has a picture and a caption.
+    """Copy shards, with a member ``nouns.json`` for each sample that has an image and a caption.
 
     Args:
         urls: shards, as ``ImageTextShards`` takes them.
         folder: where the copies go, under the same names.
         extractor: finds the words.
         captions: where the captions are, as in ``ImageTextShards``.
-        max_bad_fraction: share of samples without picture or caption that ends the work.
+        max_bad_fraction: share of samples without image or caption that ends the work.
 
     Returns:
         The new shards.

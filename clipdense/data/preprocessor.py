@@ -1,4 +1,4 @@
-"""The model's side of the border: uint8 pictures arrive, normalised floats go in."""
+"""The model's side of the border: uint8 images arrive, normalised floats go in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEAN, _STD = 0, 1  # places in ``STATISTICS``
 
 @MODELS.register_module()
 class ImagePreprocessor(BaseDataPreprocessor):
-    """Moves a batch to the device and normalises its pictures.
+    """Moves a batch to the device and normalises its images.
 
     Values equal torchvision's ``ToTensor`` and ``Normalize`` to the last bit.
 
@@ -72,12 +72,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
         """(..., 3, H, W) uint8 -> float32.
 
         Raises:
-            ValueError: pictures that are not uint8, such as ones already normalised.
+            ValueError: images that are not uint8, such as ones already normalised.
         """
         if images.dtype != torch.uint8:
-            raise ValueError(
-                f'pictures must come as uint8, got {images.dtype}: leave normalising to the model'
-            )
+            raise ValueError(f'images must come as uint8, got {images.dtype}: leave normalising to the model')
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 

@@ -1,4 +1,4 @@
-"""Pixel labels in PASCAL VOC's layout.  (H, W): pixels of a picture, K: classes.
+"""Pixel labels in PASCAL VOC's layout.  (H, W): pixels of an image, K: classes.
 
 root/
   classes.txt                          one class a line: line n names mask value n (line 0 comes first)
@@ -34,19 +34,19 @@ from .transforms import to_tensor
 _UNKNOWN = -1
 
 
-class LabelledPictures(Dataset):
-    """Pictures of their original size with class indices for their pixels, from a list of each.
+class LabelledImages(Dataset):
+    """Images of their original size with class indices for their pixels, from a list of each.
 
     Args:
         root: folder that the dataset is named after in messages.
-        images, masks: files, one mask a picture.
+        images, masks: files, one mask an image.
         stored: the classes that the values in the masks stand for.
         vocabulary: the classes that are asked for; ``stored`` by default.  Classes are matched by name, and
             pixels of other classes are ignored; a vocabulary with other names but as many classes renames
             them in order.
         ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
         zero_is_unlabelled: 0 in the files is unlabelled too, and class 0 is 1 there ("reduce zero label").
-        max_pixels: larger pictures are refused.
+        max_pixels: larger images are refused.
 
     Raises:
         InputError: a vocabulary that does not fit, or an ``ignore_index`` that is a class.
@@ -84,7 +84,7 @@ class LabelledPictures(Dataset):
         """``images`` (3, H, W) uint8 and ``samples``, whose mask is (H, W) int64.
 
         Raises:
-            InputError: a broken picture or mask, a mask of another size, or a label that is no class.
+            InputError: a broken image or mask, a mask of another size, or a label that is no class.
         """
         image, mask = self._read(index)
         size = (image.height, image.width)
@@ -93,7 +93,7 @@ class LabelledPictures(Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every picture's name and size in bytes, and every mask's contents."""
+        """SHA-256 over every image's name and size in bytes, and every mask's contents."""
         parts = [str(len(self))]
         for image, mask in zip(self.images, self.masks, strict=True):
             parts += [image.name, str(image.stat().st_size), sha256(mask)]
@@ -114,14 +114,14 @@ class LabelledPictures(Dataset):
                     report.ignored += count
                 else:
                     report.pixels[self.vocabulary.class_names[value]] += count
-            report.pictures += 1
+            report.images += 1
         return report
 
     def _read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         image, mask = read_image(self.images[index], self.max_pixels), self._read_mask(index)
         if mask.shape != (image.height, image.width):
             raise InputError(
-                f'{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, its picture '
+                f'{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, its image '
                 f'{self.images[index].name} {image.width} x {image.height}: they must be equal'
             )
         return image, mask
@@ -153,21 +153,21 @@ class LabelledPictures(Dataset):
 
 
 @DATASETS.register_module()
-class VOCSegmentation(LabelledPictures):
+class VOCSegmentation(LabelledImages):
     """A folder in PASCAL VOC's layout.
 
     Args:
         root: the folder above.
         split: name of a list in ``ImageSets/Segmentation``.
-        vocabulary: the classes that are asked for, or a file of them, see ``LabelledPictures``; without one,
+        vocabulary: the classes that are asked for, or a file of them, see ``LabelledImages``; without one,
             those of the folder's ``vocabulary.json`` (as ``Vocabulary`` saves it) or ``classes.txt``, where a
             class called "background" is the background.
         ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
-        max_pixels: larger pictures are refused.
+        max_pixels: larger images are refused.
         mask_folder: where the masks lie.
 
     Raises:
-        InputError: no such folder or split, missing pictures or masks (the first ten are named), or a
+        InputError: no such folder or split, missing images or masks (the first ten are named), or a
             vocabulary that does not fit.
     """
 
@@ -197,10 +197,10 @@ class VOCSegmentation(LabelledPictures):
 
 @dataclass
 class CheckReport:
-    """What ``LabelledPictures.check`` found."""
+    """What ``LabelledImages.check`` found."""
 
     pixels: dict[str, int]  # of each class
-    pictures: int = 0  # without faults
+    images: int = 0  # without faults
     ignored: int = 0  # pixels
     faults: list[str] = field(default_factory=list)
 
@@ -208,7 +208,7 @@ class CheckReport:
         total = max(sum(self.pixels.values()) + self.ignored, 1)
         shares = [f'  {name}: {count / total:.2%}' for name, count in self.pixels.items()]
         faults = [f'  {fault}' for fault in self.faults]
-        head = f'{self.pictures} pictures in order, {len(self.faults)} with faults'
+        head = f'{self.images} images in order, {len(self.faults)} with faults'
         shares.append(f'  (ignored): {self.ignored / total:.2%}')
         return '\n'.join([head, *faults, 'share of pixels:', *shares])
 
@@ -227,7 +227,7 @@ def read_list(root: Path, lists: str, split: str) -> list[str]:
         raise InputError(f'{root} has no split {split!r}: {there}')
     names = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
     if not names:
-        raise InputError(f'{path} names no pictures')
+        raise InputError(f'{path} names no images')
     return names
 
 
@@ -239,7 +239,7 @@ def _find(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str
     missing = [name for name in names if name not in files]
     if missing:
         first = ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else '')
-        raise InputError(f'{len(missing)} of {len(names)} pictures {listed} are not in {folder}: {first}')
+        raise InputError(f'{len(missing)} of {len(names)} images {listed} are not in {folder}: {first}')
     return [files[name] for name in names]
 
 

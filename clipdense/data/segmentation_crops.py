@@ -1,6 +1,6 @@
-"""Labelled pictures to train a segmenter on: crops of one size, and classes that training must not see.
+"""Labelled images to train a segmenter on: crops of one size, and classes that training must not see.
 
-(H, W): pixels of a picture, S: side of a crop.
+(H, W): pixels of an image, S: side of a crop.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class _Wrapped(Dataset):
 
 @DATASETS.register_module()
 class SegmentationCrops(_Wrapped):
-    """Random parts of labelled pictures, scaled and mirrored at random.
+    """Random parts of labelled images, scaled and mirrored at random.
 
-    A crop depends on (seed, epoch, index) alone.  One that is larger than the picture keeps it whole, with
+    A crop depends on (seed, epoch, index) alone.  One that is larger than the image keeps it whole, with
     black pixels, which are ignored, to the right and below.
 
     Args:
         dataset: items ``images`` (3, H, W) uint8 and ``samples`` with masks; or its config.
         size: S.
-        long_side: of the picture before scaling, in pixels; None keeps the picture's own.
+        long_side: of the image before scaling, in pixels; None keeps the image's own.
         scale: least and largest factor on that.
         flip: probability of mirroring left and right.
         seed: of the crops.

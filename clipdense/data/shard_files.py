@@ -1,4 +1,4 @@
-"""Tar shards of pictures and captions: finding them, reading them, telling where one is damaged.
+"""Tar shards of images and captions: finding them, reading them, telling where one is damaged.
 
 Members that belong together lie side by side under one name: ``000017.jpg``, ``000017.txt`` and, or instead,
 ``000017.json`` (webdataset's convention, and what img2dataset writes).
@@ -38,7 +38,7 @@ class RawPair(NamedTuple):
     """A sample as it lies in a shard."""
 
     name: str  # shard and key
-    image: bytes  # an encoded picture
+    image: bytes  # an encoded image
     captions: list[str]  # at least one
     turn: int  # how often its shards had been gone through in the epoch
     nouns: dict[str, Any] | None = None  # words of the captions, where the shard keeps them
@@ -86,7 +86,7 @@ class MeteredStream:
 def read_pairs(
     stream: MeteredStream, captions: Sequence[str], faults: FaultBudget, turn: int = 0
 ) -> Iterator[RawPair]:
-    """The samples of one shard that have a picture and a caption; others are counted and left out.
+    """The samples of one shard that have an image and a caption; others are counted and left out.
 
     Args:
         stream: the shard.
@@ -118,7 +118,7 @@ def read_pairs(
         if key in seen:
             lose('duplicate key', f'sample {key}')
         elif image is None:
-            lose('no picture', f'sample {key}')
+            lose('no image', f'sample {key}')
         elif not texts:
             lose(cause, f'sample {key}')
         else:

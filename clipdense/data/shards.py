@@ -1,4 +1,4 @@
-"""Pictures with captions from tar shards.  B: batch size, L: tokens, S: side of a picture."""
+"""Images with captions from tar shards.  B: batch size, L: tokens, S: side of an image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .transforms import sample_rng, to_tensor
 
 @DATASETS.register_module()
 class ImageTextShards(IterableDataset):
-    """A stream of pictures and captions, in an order that depends on (seed, epoch, rank, worker) alone.
+    """A stream of images and captions, in an order that depends on (seed, epoch, rank, worker) alone.
 
     Each epoch shuffles the shards, deals them to ranks and workers, and shuffles samples within a buffer.
     With ``samples_per_epoch`` each rank gives exactly the same number of full batches, whatever its shards
@@ -49,7 +49,7 @@ class ImageTextShards(IterableDataset):
         urls: a path with braces (``shard-{00000..00099}.tar``) or wildcards, a folder, a URL, or a list of
             those.  A URL that begins with ``pipe:`` is run as a command.
         batch_size: B of the loader.
-        transform: picture and generator -> (3, S, S) uint8; None leaves pictures as they are.
+        transform: image and generator -> (3, S, S) uint8; None leaves images as they are.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
         caption: where captions are: 'txt' (the member ``.txt``), 'json:FIELD' (a text or a list of texts in
             the member ``.json``), or several of those.  Of several captions each epoch takes one.
@@ -149,7 +149,7 @@ class ImageTextShards(IterableDataset):
         return itertools.islice(items, max(left, 0) * self.batch_size)
 
     def _items(self, pairs: Iterable[RawPair], epoch: int) -> Iterator[dict[str, Tensor]]:
-        """One item for each pair; where the picture is broken, a copy of the next one.
+        """One item for each pair; where the image is broken, a copy of the next one.
 
         If broken ones were dropped, nobody could tell without decoding where an epoch goes on after a skip.
         """
@@ -159,7 +159,7 @@ class ImageTextShards(IterableDataset):
                 image = read_image(pair.image)
             except InputError as error:
                 owed += 1
-                self.faults.lose('picture', f'{pair.name}: {error}')
+                self.faults.lose('image', f'{pair.name}: {error}')
                 continue
             rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')
             caption = pair.captions[rng.randrange(len(pair.captions))]
@@ -180,7 +180,7 @@ class ImageTextShards(IterableDataset):
             first = next(pairs, None)
             if first is None:
                 raise InputError(
-                    f'no readable sample in {", ".join(shards[:3])}: one is a picture '
+                    f'no readable sample in {", ".join(shards[:3])}: one is an image '
                     f'({", ".join(IMAGE_MEMBERS)}) and a caption ({", ".join(self.captions)}) '
                     'of the same name, side by side'
                 )

@@ -1,6 +1,6 @@
-"""Pictures to square uint8 tensors, and items to batches.  (H, W): pixels, S: side of the result.
+"""Images to square uint8 tensors, and items to batches.  (H, W): pixels, S: side of the result.
 
-Pictures travel as uint8; the model's side normalises them (``data/preprocessor.py``).  Whatever is random is
+Images travel as uint8; the model's side normalises them (``data/preprocessor.py``).  Whatever is random is
 drawn from a generator that the dataset seeds with (seed, epoch, sample), so that a resumed run sees the same
 crops whatever the number of workers.
 """
@@ -23,8 +23,8 @@ from torchvision.transforms.v2 import functional as F
 from clipdense.clip.preprocess import Preprocess
 from clipdense.registry import TRANSFORMS
 
-Picture = Image.Image | Tensor
-Transform = Callable[[Picture, random.Random], Tensor]
+ImageLike = Image.Image | Tensor
+Transform = Callable[[ImageLike, random.Random], Tensor]
 
 _EXTREME_ASPECT = 8  # beyond it, scaling the shorter side to S would make the longer one huge
 
@@ -34,10 +34,10 @@ def sample_rng(seed: int, epoch: int, sample: int | str) -> random.Random:
     return random.Random(f'{seed}/{epoch}/{sample}')
 
 
-def to_tensor(image: Picture) -> Tensor:
-    """A picture -> (3, H, W) uint8.
+def to_tensor(image: ImageLike) -> Tensor:
+    """An image -> (3, H, W) uint8.
 
-    The pixels of a Pillow picture keep their order in memory, channels last; torch resizes that fastest.
+    The pixels of a Pillow image keep their order in memory, channels last; torch resizes that fastest.
     """
     if isinstance(image, Tensor):
         return image
@@ -46,13 +46,13 @@ def to_tensor(image: Picture) -> Tensor:
 
 @TRANSFORMS.register_module()
 class TrainCrop:
-    """A random part of the picture, scaled to (S, S): the RandomResizedCrop that open_clip trains with.
+    """A random part of the image, scaled to (S, S): the RandomResizedCrop that open_clip trains with.
 
     Resizing goes through torch's uint8 kernels: several times faster than Pillow's and within one grey level.
 
     Args:
         size: S.
-        scale: least and largest share of the picture's area.
+        scale: least and largest share of the image's area.
         ratio: least and largest width over height.
         interpolation: 'bicubic' or 'bilinear', antialiased.
     """
@@ -67,8 +67,8 @@ class TrainCrop:
         self.size, self.scale, self.ratio = size, scale, ratio
         self.interpolation = InterpolationMode(interpolation)
 
-    def __call__(self, image: Picture, rng: random.Random) -> Tensor:
-        """A picture of any size -> (3, S, S) uint8."""
+    def __call__(self, image: ImageLike, rng: random.Random) -> Tensor:
+        """An image of any size -> (3, S, S) uint8."""
         pixels = to_tensor(image)
         top, left, height, width = self.window(pixels.shape[-2], pixels.shape[-1], rng)
         return _resized_crop(pixels, top, left, height, width, self.size, self.interpolation)
@@ -89,7 +89,7 @@ class TrainCrop:
 
 @TRANSFORMS.register_module()
 class SquareCrop:
-    """A random square as large as the picture allows, scaled to (S, S): OpenAI's only augmentation.
+    """A random square as large as the image allows, scaled to (S, S): OpenAI's only augmentation.
 
     The square is cut before scaling, which spares the pixels that would be cut off.
 
@@ -102,8 +102,8 @@ class SquareCrop:
         self.size = size
         self.interpolation = InterpolationMode(interpolation)
 
-    def __call__(self, image: Picture, rng: random.Random) -> Tensor:
-        """A picture of any size -> (3, S, S) uint8."""
+    def __call__(self, image: ImageLike, rng: random.Random) -> Tensor:
+        """An image of any size -> (3, S, S) uint8."""
         pixels = to_tensor(image)
         height, width = pixels.shape[-2:]
         side = min(height, width)
@@ -113,7 +113,7 @@ class SquareCrop:
 
 @TRANSFORMS.register_module()
 class CentreCrop:
-    """The picture as it is evaluated: shorter side scaled to S, centre cut out, as ``clip.preprocess`` does.
+    """The image as it is evaluated: shorter side scaled to S, centre cut out, as ``clip.preprocess`` does.
 
     Args:
         size: S.
@@ -134,8 +134,8 @@ class CentreCrop:
         """The crop that a model's weights want."""
         return cls(preprocess.image_size, preprocess.interpolation, preprocess.resize)
 
-    def __call__(self, image: Picture, rng: random.Random | None = None) -> Tensor:
-        """A picture of any size -> (3, S, S) uint8; ``rng`` is not used."""
+    def __call__(self, image: ImageLike, rng: random.Random | None = None) -> Tensor:
+        """An image of any size -> (3, S, S) uint8; ``rng`` is not used."""
         if self.preprocess.resize == 'shortest':
             image = _without_far_ends(image)
         if isinstance(image, Image.Image):
@@ -170,8 +170,8 @@ def _resized_crop(
     return crop.contiguous()
 
 
-def _without_far_ends(image: Picture) -> Picture:
-    """Cut what a centre crop never sees off a very long picture: 1 x 5000 would become 224 x 1,120,000."""
+def _without_far_ends(image: ImageLike) -> ImageLike:
+    """Cut what a centre crop never sees off a very long image: 1 x 5000 would become 224 x 1,120,000."""
     height, width = F.get_size(image)
     short = min(height, width)
     if max(height, width) <= _EXTREME_ASPECT * short:

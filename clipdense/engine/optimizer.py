@@ -192,7 +192,7 @@ class PrecisionOptimWrapper(OptimWrapper):
         optimizer: a torch optimizer.
         precision: 'auto', 'fp32', 'bf16' or 'fp16'; see ``resolve_precision``.
         clip_grad: ``dict(max_norm=...)`` for ``clip_grad_norm_``.
-        accumulative_counts: plain accumulation, for losses that are means over pictures; contrastive losses
+        accumulative_counts: plain accumulation, for losses that are means over images; contrastive losses
             need ``cached_step``.
         max_skips: how many steps in a row may be left out because of non-finite gradients, before training
             stops; 0 stops at the first.  fp16 leaves out overflows by itself.

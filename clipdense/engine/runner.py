@@ -62,7 +62,7 @@ class Runner(MMEngineRunner):
     ``PrecisionOptimWrapper`` with weight-decay groups unless it says otherwise; loaders default to
     ``ResumableSampler`` and to stacking batches; checkpoints are those of ``checkpointing``; weights must
     fit; several processes train through ``DistributedModel``, and ``sync_bn=True`` lets batch norm see the
-    pictures of all of them, on the CPU as well; the screen shows progress, the log file all.
+    images of all of them, on the CPU as well; the screen shows progress, the log file all.
 
     ``resume=True`` continues from the newest good checkpoint of the work directory, if there is one, and with
     ``load_from`` from that file.  ``load_from`` alone reads the weights of any file ``weights.io`` knows.

@@ -1,4 +1,4 @@
-"""Training steps over many pictures: exact accumulation with cached embeddings, and many processes.
+"""Training steps over many images: exact accumulation with cached embeddings, and many processes.
 
 B: pairs in this process, b: pairs of a micro-batch, D: joint space, P: processes.
 """

@@ -1,6 +1,6 @@
-"""Zero-shot classification: which class name is nearest to a picture?
+"""Zero-shot classification: which class name is nearest to an image?
 
-B: pictures, K: classes, Q: queries (a class name, or one of its synonyms), D: joint space.
+B: images, K: classes, Q: queries (a class name, or one of its synonyms), D: joint space.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOP = (1, 5)
 
 @EVALUATIONS.register_module()
 class ZeroShotClassification:
-    """Accuracy on labelled pictures, with class names in place of training.
+    """Accuracy on labelled images, with class names in place of training.
 
     Source: Radford et al., arXiv 2103.00020, section 3.1; with the 'imagenet' templates it is the protocol of
     the published ImageNet numbers.
@@ -35,9 +35,9 @@ class ZeroShotClassification:
         dataset: items with ``images`` uint8 and ``labels``, -1 for those to leave out; or its config.
         templates: prompt templates, by name or as texts with ``{}``.
         class_names: K names or a vocabulary, instead of ``dataset.class_names``.
-        batch_size: pictures, and texts, at a time.
+        batch_size: images, and texts, at a time.
         name: what the numbers are filed under.
-        num_workers: processes that read pictures.
+        num_workers: processes that read images.
         splits: class names of each part (base, novel, ...) that is scored apart as well.
         per_class: report the accuracy of each class, and their mean.
 
@@ -72,13 +72,13 @@ class ZeroShotClassification:
         """Evaluate a model, and leave it as it was.
 
         Returns:
-            ``NAME/top1``, ``/top5``, ``/chance`` (of top 1) and ``/count`` (pictures).  With splits also
+            ``NAME/top1``, ``/top5``, ``/chance`` (of top 1) and ``/count`` (images).  With splits also
             ``NAME/SPLIT/top1`` among the names of the split, ``/generalised_top1`` among all names,
             ``/chance`` and ``/count``.  With ``per_class`` also ``NAME/mean_per_class`` and
             ``NAME/per_class/CLASS``.
 
         Raises:
-            InputError: a label that has no name, or no picture at all.
+            InputError: a label that has no name, or no image at all.
         """
         with evaluating(clip):
             classes = embed_vocabulary(clip, self.vocabulary, self.templates, self.batch_size)
@@ -101,7 +101,7 @@ class ZeroShotClassification:
                 shown, column = (labels[-1][:, None] == members).nonzero(as_tuple=True)
                 ranks[split].append(label_ranks(scores[shown][:, members], column))
         if not sum(map(len, labels)):
-            raise InputError(f'{self.name}: there is no picture to evaluate')
+            raise InputError(f'{self.name}: there is no image to evaluate')
         return torch.cat(labels), {part: torch.cat(values) for part, values in ranks.items()}
 
     def _checked(self, labels: Tensor) -> Tensor:

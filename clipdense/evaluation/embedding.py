@@ -1,4 +1,4 @@
-"""Datasets through the towers, without gradients.  B: pictures, D: joint space."""
+"""Datasets through the towers, without gradients.  B: images, D: joint space."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from clipdense.utils.progress import track
 def embedded_batches(
     clip: CLIP, dataset: Any, batch_size: int, num_workers: int, title: str
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """Unit embeddings (B, D) of a dataset's pictures, batch by batch, with the rest of each batch.
+    """Unit embeddings (B, D) of a dataset's images, batch by batch, with the rest of each batch.
 
-    Pictures of a dataset that has a transform are taken as they come; others are cropped as the model's
+    Images of a dataset that has a transform are taken as they come; others are cropped as the model's
     weights want.
 
     Args:
         clip: in evaluation mode.
         dataset: items with ``images`` (3, H, W) uint8.
         batch_size: B.
-        num_workers: processes that read pictures.
+        num_workers: processes that read images.
         title: of the progress bar.
     """
     crop = None if getattr(dataset, 'transform', None) is not None else CentreCrop.of(clip.preprocess)

@@ -84,7 +84,7 @@ class FoldIoU(BaseMetric):
             InputError: a sample without them, or of a class that the fold does not have.
         """
         for sample in data_samples:
-            name = sample.image_path or 'a picture'
+            name = sample.image_path or 'an image'
             if sample.mask is None or sample.prediction is None:
                 raise InputError(f'{name} has no mask or no prediction: episodes need both')
             if sample.class_id not in self.class_ids:

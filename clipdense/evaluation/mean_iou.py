@@ -1,6 +1,6 @@
 """Intersection over union of segmentations, over a whole dataset.  K: classes, (H, W): pixels.
 
-Intersections and unions are added up over all pictures before they are divided, as PASCAL VOC and its
+Intersections and unions are added up over all images before they are divided, as PASCAL VOC and its
 successors do.  A class that is in no label and in no prediction has no value: it is left out of the means.
 """
 
@@ -65,7 +65,7 @@ def confusion_matrix(
     if not (_within(prediction, num_classes - 1) and _within(target, highest)):
         raise InputError(_out_of_range(prediction, target, num_classes, ignore_index))
     # Where the ignored label comes behind the last class, its pixels are counted too, and cut off with the
-    # rows behind the last: that is cheaper than taking them out of the pictures.
+    # rows behind the last: that is cheaper than taking them out of the images.
     counts = torch.add(prediction, target, alpha=num_classes).bincount(minlength=(highest + 1) * num_classes)
     confusion = counts.view(highest + 1, num_classes)
     if confusion[num_classes:highest].any():
@@ -88,7 +88,7 @@ def mean_iou(confusion: Tensor) -> IouScores:
 class MeanIoU(BaseMetric):
     """mIoU, pixel accuracy and mean accuracy of a dataset, and mIoU of its groups of classes.
 
-    Every process keeps the few cells of each picture's matrix, not one sum, so that pictures that a
+    Every process keeps the few cells of each image's matrix, not one sum, so that images that a
     distributed sampler repeats for padding are counted once.
 
     Args:
@@ -135,14 +135,14 @@ class MeanIoU(BaseMetric):
             data_samples: with mask and prediction.
 
         Raises:
-            InputError: a sample without mask, or as ``confusion_matrix``, naming the picture.
+            InputError: a sample without mask, or as ``confusion_matrix``, naming the image.
         """
         size = len(self.vocabulary)
         for sample in data_samples:
-            name = sample.image_path or 'a picture'
+            name = sample.image_path or 'an image'
             if sample.mask is None or sample.prediction is None:
                 missing = 'mask' if sample.mask is None else 'prediction'
-                raise InputError(f'{name} has no {missing}: mIoU needs labelled and segmented pictures')
+                raise InputError(f'{name} has no {missing}: mIoU needs labelled and segmented images')
             try:
                 confusion = confusion_matrix(sample.prediction, sample.mask, size, self.ignore_index)
             except InputError as error:
@@ -152,7 +152,7 @@ class MeanIoU(BaseMetric):
             self.results.append((cells, counts[cells]))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Add the pictures up and score them; the table of classes goes to the log."""
+        """Add the images up and score them; the table of classes goes to the log."""
         size = len(self.vocabulary)
         total = torch.zeros(size * size, dtype=torch.int64)
         for cells, counts in results:

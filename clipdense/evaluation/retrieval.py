@@ -1,6 +1,6 @@
-"""Retrieval: which caption belongs to a picture, and which picture to a caption?
+"""Retrieval: which caption belongs to an image, and which image to a caption?
 
-N: pictures, M: captions, U: different texts among them, D: joint space.
+N: images, M: captions, U: different texts among them, D: joint space.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _SCORES_AT_ONCE = 1 << 22  # 16 MB, which caches can hold; 100,000 x 100,000 wou
 
 @EVALUATIONS.register_module()
 class Retrieval:
-    """Recall from picture to text and from text to picture.
+    """Recall from image to text and from text to image.
 
-    A picture counts as found its text when any of its captions is among the first k. Captions with the same
-    token ids are one text, that belongs to each picture it describes: no model could tell them apart.
+    An image counts as found its text when any of its captions is among the first k. Captions with the same
+    token ids are one text, that belongs to each image it describes: no model could tell them apart.
 
     Args:
-        dataset: pictures with ``token_ids``; all captions of a picture count where the dataset has
+        dataset: images with ``token_ids``; all captions of an image count where the dataset has
             ``captions_of(index)``, and are then tokenised as the model wants. Or its config.
-        batch_size: pictures, and texts, at a time.
+        batch_size: images, and texts, at a time.
         name: what the numbers are filed under.
-        num_workers: processes that read pictures.
+        num_workers: processes that read images.
         ks: numbers of results that are looked at.
     """
 
@@ -75,16 +75,16 @@ class Retrieval:
         """Unit embeddings (N, D) and the token ids (N, L) that came with them."""
         embeddings, tokens = [], []
         for batch_embeddings, batch in embedded_batches(
-            clip, self.dataset, self.batch_size, self.num_workers, f'{self.name}: pictures'
+            clip, self.dataset, self.batch_size, self.num_workers, f'{self.name}: images'
         ):
             embeddings.append(batch_embeddings)
             tokens.append(batch['token_ids'])
         if not embeddings:
-            raise InputError(f'{self.name}: there is no picture to evaluate')
+            raise InputError(f'{self.name}: there is no image to evaluate')
         return torch.cat(embeddings), torch.cat(tokens)
 
     def _all_captions(self, clip: CLIP, count: int) -> tuple[Tensor, Tensor]:
-        """Token ids (M, L) of every caption, and the pictures (M,) that they belong to."""
+        """Token ids (M, L) of every caption, and the images (M,) that they belong to."""
         captions, owners = [], []
         for index in range(count):
             found = self.dataset.captions_of(index)
@@ -115,7 +115,7 @@ def recall_at(
     Args:
         image_embeddings: (N, D), unit norm.
         text_embeddings: (U, D), unit norm.
-        image_of_text: (M,) picture of each caption.
+        image_of_text: (M,) image of each caption.
         ks: numbers of results that are looked at.
         text_ids: (M,) text of each caption; without it each caption is a text of its own, and M = U.
 
@@ -125,7 +125,7 @@ def recall_at(
         answer, counted from 1.
     """
     text_ids = torch.arange(len(text_embeddings)) if text_ids is None else text_ids
-    pairs = torch.stack([image_of_text.cpu(), text_ids.cpu()]).unique(dim=1)  # (2, P): picture, text
+    pairs = torch.stack([image_of_text.cpu(), text_ids.cpu()]).unique(dim=1)  # (2, P): image, text
     images, texts = image_embeddings.float(), text_embeddings.float()
     return {
         **_one_way('image_to_text', images, texts, pairs, ks),

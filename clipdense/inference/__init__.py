@@ -1,1 +1,1 @@
-"""Pictures in, checked results out."""
+"""Images in, checked results out."""

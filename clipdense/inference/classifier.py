@@ -1,4 +1,4 @@
-"""Classify pictures with words.  B: pictures, K: classes, D: joint space."""
+"""Classify images with words.  B: images, K: classes, D: joint space."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Classifier:
         return cls(load_clip(weights, device, **overrides), templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:
-        """Choose the words for the pictures to come; they are embedded once."""
+        """Choose the words for the images to come; they are embedded once."""
         vocabulary = as_vocabulary(words)
         if vocabulary != self.vocabulary:
             cache = 'default' if self.cache else None
@@ -61,17 +61,17 @@ class Classifier:
         return vocabulary
 
     def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Classification:
-        """Classify one picture; ``words`` as in ``Segmenter``."""
+        """Classify one image; ``words`` as in ``Segmenter``."""
         return next(self.many([image], words))
 
     @torch.no_grad()
     def many(
         self, images: Iterable[Any], words: Words | None = None, batch_size: int = 32
     ) -> Iterator[Classification]:
-        """Classify a stream of pictures in batches.
+        """Classify a stream of images in batches.
 
         Raises:
-            InputError: an unreadable picture, or no words at all.
+            InputError: an unreadable image, or no words at all.
         """
         if words is not None:
             self.set_vocabulary(words)

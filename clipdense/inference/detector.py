@@ -44,7 +44,7 @@ class Detector:
     Args:
         model: the detector.
         clip: the CLIP that it was taught by, or the text half of it.
-        transforms: mmdet's, such as a resize; what its recipe does to test pictures.
+        transforms: mmdet's, such as a resize; what its recipe does to test images.
         templates: 'vild', the name of another set of prompt templates, or the templates.
         cache: whether class embeddings are kept on disk.
     """
@@ -116,7 +116,7 @@ class Detector:
 
         Args:
             config: a file, the name of a recipe, or a config; its ``test_dataloader`` says what is done to
-                pictures.
+                images.
             weights: a training checkpoint, or any file of weights that fits.
             clip: the teacher, where it is not the one of the recipe.
             templates, cache: see the class.
@@ -157,7 +157,7 @@ class Detector:
         return cls(model.to(place), clip, transforms, templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:
-        """Choose the words for the pictures to come; they are embedded once."""
+        """Choose the words for the images to come; they are embedded once."""
         vocabulary = as_vocabulary(words)
         if vocabulary != self.model.vocabulary:
             cache = 'default' if self.cache else None
@@ -180,7 +180,7 @@ class Detector:
             special: other thresholds, by class name or index; they go when other words come.
             overlap: IoU above which the weaker of two boxes goes.
             agnostic: whether boxes of different classes compete.
-            most: detections of a picture.
+            most: detections of an image.
 
         Raises:
             InputError: numbers out of range; thresholds of classes before there are words, or of others than
@@ -218,14 +218,14 @@ class Detector:
         return found
 
     def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Detections:
-        """Detect in one picture.
+        """Detect in one image.
 
         Args:
             image: a file, a PIL image or an array (H, W, 3).
             words: class names; those of the last call where left out.
 
         Raises:
-            InputError: an unreadable picture, or no words at all.
+            InputError: an unreadable image, or no words at all.
         """
         return next(self.many([image], words))[1]
 
@@ -237,22 +237,22 @@ class Detector:
         batch_size: int = 1,
         skip: Callable[[InputError], None] | None = None,
     ) -> Iterator[tuple[int, Detections]]:
-        """Detect in a stream of pictures, in batches.
+        """Detect in a stream of images, in batches.
 
         Args:
             images: files, PIL images or arrays.
             words: class names; those of the last call where left out.
-            batch_size: pictures that go through together.
-            skip: is told of pictures that cannot be read, which are then left out.
+            batch_size: images that go through together.
+            skip: is told of images that cannot be read, which are then left out.
 
         Yields:
             Place in the stream, and what was found.
 
         Raises:
-            InputError: no words at all; an unreadable picture, or, with ``skip``, none that is readable.
+            InputError: no words at all; an unreadable image, or, with ``skip``, none that is readable.
         """
         if batch_size < 1:
-            raise InputError(f'batch_size counts pictures, got {batch_size}')
+            raise InputError(f'batch_size counts images, got {batch_size}')
         if words is not None:
             self.set_vocabulary(words)
         if self.model.vocabulary is None:
@@ -272,10 +272,10 @@ class Detector:
                 [index for index, _ in read], self._detect([image for _, image in read]), strict=True
             )
         if not seen:
-            raise InputError('none of the pictures could be read')
+            raise InputError('none of the images could be read')
 
     def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
-        """Pictures of one size go together: padding would change what is found in the smaller ones."""
+        """Images of one size go together: padding would change what is found in the smaller ones."""
         items = [self._prepared(image) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, item in enumerate(items):

@@ -114,7 +114,7 @@ def load_segmenter(
     Args:
         weights: as ``load`` takes them, or a model.
         method: name of a training-free recipe, 'maskclip' unless said.
-        slide: how pictures are brought before the tower; a number is the shorter side they are resized to.
+        slide: how images are brought before the tower; a number is the shorter side they are resized to.
         background_threshold: score below which a pixel is background; the method's own unless said.
         device: see ``choose_device``.
         options, proxy: of the training-free method, see ``DenseCLIP``.
@@ -128,7 +128,7 @@ def load_segmenter(
     model = weights if isinstance(weights, CLIP) else load(weights, **overrides)
     if not isinstance(model, CLIP | SegmentationModel):
         kind = type(model).__name__
-        raise InputError(f'{weights} ({kind}) segments no pictures: give a segmenter, or a CLIP')
+        raise InputError(f'{weights} ({kind}) segments no images: give a segmenter, or a CLIP')
     asked = {'method': method, 'options': options, 'proxy': proxy}
     given = next((name for name, value in asked.items() if value), None)
     if given and isinstance(model, LSeg | GroupVit):

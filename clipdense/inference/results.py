@@ -21,7 +21,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Classification:
-    """Probabilities of the classes for one picture.
+    """Probabilities of the classes for one image.
 
     Args:
         probabilities: (K,), summing to one.
@@ -53,7 +53,7 @@ class Segmentation:
         mask: (H, W) class indices.
         scores: (H, W) probability of that class among all.
         vocabulary: K classes.
-        image: the picture, as displayed; ``draw`` needs it.
+        image: the image, as displayed; ``draw`` needs it.
 
     Raises:
         ValueError: sizes that differ, or an index that no class has.
@@ -68,25 +68,25 @@ class Segmentation:
         if self.mask.ndim != 2 or self.scores.shape != self.mask.shape:
             raise ValueError(f'mask {self.mask.shape} and scores {self.scores.shape} must be one (H, W)')
         if self.image is not None and self.image.size[::-1] != self.mask.shape:
-            raise ValueError(f'picture {self.image.size[::-1]} and mask {self.mask.shape} differ in size')
+            raise ValueError(f'image {self.image.size[::-1]} and mask {self.mask.shape} differ in size')
         if self.mask.size and not 0 <= self.mask.min() <= self.mask.max() < len(self.vocabulary):
             raise ValueError(f'mask holds class {self.mask.max()} of {len(self.vocabulary)} classes')
 
     def shares(self) -> dict[str, float]:
-        """Share of the picture that each class covers, largest first; absent classes are left out."""
+        """Share of the image that each class covers, largest first; absent classes are left out."""
         counts = np.bincount(self.mask.ravel(), minlength=len(self.vocabulary)) / max(1, self.mask.size)
         order = np.argsort(-counts, kind='stable')
         return {self.vocabulary.class_names[index]: float(counts[index]) for index in order if counts[index]}
 
     def draw(self, image: Image.Image | None = None, opacity: float = 0.6) -> Image.Image:
-        """The picture with the mask over it and a legend.
+        """The image with the mask over it and a legend.
 
         Raises:
-            InputError: no picture is kept here and none is given.
+            InputError: no image is kept here and none is given.
         """
         image = image or self.image
         if image is None:
-            raise InputError('this result keeps no picture: pass it, result.draw(image)')
+            raise InputError('this result keeps no image: pass it, result.draw(image)')
         palette = voc_palette(len(self.vocabulary) + 1)[1:]  # black is no colour for a class
         return overlay(image, self.mask, self.vocabulary.class_names, palette, opacity)
 
@@ -146,12 +146,12 @@ class Detections:
     """Boxes with a class each, best first.
 
     Args:
-        boxes: (n, 4) x1, y1, x2, y2 in pixels of the picture as displayed.
+        boxes: (n, 4) x1, y1, x2, y2 in pixels of the image as displayed.
         scores: (n,).
         class_ids: (n,) indices into the vocabulary.
         vocabulary: K classes.
         masks: (n, H, W) bool, where the detector draws them.
-        image: the picture, as displayed; ``draw`` needs it.
+        image: the image, as displayed; ``draw`` needs it.
 
     Raises:
         ValueError: lengths that differ, an index that no class has, or a score that is not a number.
@@ -190,14 +190,14 @@ class Detections:
         return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing found'
 
     def draw(self, image: Image.Image | None = None, opacity: float = 0.4) -> Image.Image:
-        """The picture with boxes, names and scores, and masks where there are some.
+        """The image with boxes, names and scores, and masks where there are some.
 
         Raises:
-            InputError: no picture is kept here and none is given.
+            InputError: no image is kept here and none is given.
         """
         image = image or self.image
         if image is None:
-            raise InputError('this result keeps no picture: pass it, result.draw(image)')
+            raise InputError('this result keeps no image: pass it, result.draw(image)')
         labels = [f'{name} {score:.0%}' for name, score in zip(self.class_names, self.scores, strict=True)]
         return draw_boxes(image, self.boxes, labels, self.class_ids, self.masks, opacity)
 

@@ -1,4 +1,4 @@
-"""Segment pictures with words.  (H, W): pixels."""
+"""Segment images with words.  (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Segmenter:
         Args:
             weights, method, slide, background_threshold, device: see ``hub.load_segmenter``.
             area_threshold: see ``SegmentationModel``.
-            refine: let scores follow the edges of the picture: ``PAMR`` as published, or your own.
+            refine: let scores follow the edges of the image: ``PAMR`` as published, or your own.
             options, proxy, overrides: see ``hub.load_segmenter``.
             templates, cache: see the class.
         """
@@ -113,7 +113,7 @@ class Segmenter:
         return cls(model, model.clip, templates, cache)
 
     def set_vocabulary(self, words: Words) -> Vocabulary:
-        """Choose the words for the pictures to come; they are embedded once."""
+        """Choose the words for the images to come; they are embedded once."""
         vocabulary = as_vocabulary(words)
         if vocabulary != self.model.vocabulary:
             embeddings = embed_vocabulary(
@@ -123,27 +123,27 @@ class Segmenter:
         return vocabulary
 
     def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Segmentation:
-        """Segment one picture.
+        """Segment one image.
 
         Args:
             image: a file, a PIL image or an array (H, W, 3).
             words: class names; those of the last call where left out.
 
         Returns:
-            A mask of exactly the picture's size as displayed.
+            A mask of exactly the image's size as displayed.
 
         Raises:
-            InputError: an unreadable picture, or no words at all.
+            InputError: an unreadable image, or no words at all.
         """
         if words is not None:
             self.set_vocabulary(words)
-        picture = read_image(image)
+        loaded = read_image(image)
         device = next(self.model.parameters()).device
-        pixels = self.model.data_preprocessor.normalise(to_tensor(picture).to(device))
+        pixels = self.model.data_preprocessor.normalise(to_tensor(loaded).to(device))
         labels = self.model.segment(pixels)
         assert self.model.vocabulary is not None  # segment() has refused otherwise
         return Segmentation(
-            labels.classes.cpu().numpy(), labels.probability.cpu().numpy(), self.model.vocabulary, picture
+            labels.classes.cpu().numpy(), labels.probability.cpu().numpy(), self.model.vocabulary, loaded
         )
 
     @property
@@ -152,10 +152,10 @@ class Segmenter:
         return isinstance(self.model, GroupVitSegmenter)
 
     def explain(self, image: str | Path | Image.Image | Any) -> list[StageMap]:
-        """The groups that a GroupViT makes of a picture, stage by stage, each with its word.
+        """The groups that a GroupViT makes of an image, stage by stage, each with its word.
 
         Raises:
-            InputError: another method, an unreadable picture, or no words at all.
+            InputError: another method, an unreadable image, or no words at all.
         """
         if not isinstance(self.model, GroupVitSegmenter):
             raise InputError(

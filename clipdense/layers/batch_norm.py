@@ -46,7 +46,7 @@ class SyncedMapNorm(nn.SyncBatchNorm):
 
 
 def synchronise(model: nn.Module, every: bool = False) -> None:
-    """Let batch norm see the pictures of all processes; weights, statistics and names stay.
+    """Let batch norm see the images of all processes; weights, statistics and names stay.
 
     Args:
         model: changed in place, before an optimizer or a wrapper holds it.

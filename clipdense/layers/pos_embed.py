@@ -1,4 +1,4 @@
-"""Pictures as patches, and position embeddings resized to any grid of them.
+"""Images as patches, and position embeddings resized to any grid of them.
 
 B: images, N: patches, P: leading tokens without a place in the grid (class token), (h, w): patch grid,
 C: width.
@@ -23,11 +23,11 @@ def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[i
         projection: a convolution as wide as its stride.
 
     Raises:
-        InputError: pictures smaller than one patch.
+        InputError: images smaller than one patch.
     """
     patch = projection.kernel_size[0]
     if min(images.shape[-2:]) < patch:
-        raise InputError(f'pictures of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}')
+        raise InputError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}')
     x = projection(images)  # (B, C, h, w)
     return x.flatten(2).mT, (x.shape[-2], x.shape[-1])
 

@@ -76,7 +76,7 @@ def merge_windows(
     Args:
         logits: of each window.
         windows: where they lie.
-        size: of the resized picture.
+        size: of the resized image.
         result_size: (H, W).
 
     Source: mmsegmentation ``slide_inference``, which the SCLIP protocol uses.

@@ -1,4 +1,4 @@
-"""Masks that follow the edges of the picture.
+"""Masks that follow the edges of the image.
 
 q: classes, (H, W): pixels, P: neighbours of a pixel.
 """
@@ -22,7 +22,7 @@ _BLOCK = 1 << 20  # numbers of a block of classes: what the caches of a processo
 class PAMR(nn.Module):
     """Pixel-adaptive mask refinement: scores flow between neighbours of like colour.  It has no weights.
 
-    The flow depends on the picture alone and treats each class on its own, so classes may be refined in any
+    The flow depends on the image alone and treats each class on its own, so classes may be refined in any
     chunks: the result is that of all of them together.
 
     Args:

@@ -1,6 +1,6 @@
 """Segmentation with words given at run time.
 
-B: pictures or windows, (h, w): patch grid, (H, W): pixels, D: joint space, K: classes, Q: queries.
+B: images or windows, (h, w): patch grid, (H, W): pixels, D: joint space, K: classes, Q: queries.
 
 A segmenter writes ``encode_pixels`` and ``classify_pixels``; this page does the rest.
 """
@@ -32,7 +32,7 @@ _PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, u
 
 
 class PixelLabels(NamedTuple):
-    """The answer for one picture."""
+    """The answer for one image."""
 
     classes: Tensor  # (H, W) int64
     probability: Tensor  # (H, W) of that class among all
@@ -42,8 +42,8 @@ class SegmentationModel(BaseModel):
     """Base of all segmenters: windows, upsampling, vocabulary, background.
 
     Args:
-        mean, std: of the tower's pictures, on the 0 .. 1 scale.
-        slide: how pictures are brought before the tower.
+        mean, std: of the tower's images, on the 0 .. 1 scale.
+        slide: how images are brought before the tower.
         logit_scale: factor on the class scores before the softmax over classes.
         background_threshold: pixels whose best class is less probable than this become background, where the
             vocabulary has a background class.
@@ -51,17 +51,17 @@ class SegmentationModel(BaseModel):
             taken in chunks.
         area_threshold: classes that cover no more than this share of what is not background are given up, and
             their pixels go to the next best class; where the vocabulary has a background class.
-        refiner: moves class scores at full size, before the maximum, to the edges of the picture (``PAMR``).
+        refiner: moves class scores at full size, before the maximum, to the edges of the image (``PAMR``).
 
     Attributes:
         joint_over_classes: whether ``classify_pixels`` needs all classes together (softmax, top-k, maximum).
-        background: where the background rule applies: to the whole picture, to each window, or not at all.
-        patch_size: the smallest picture that the tower takes, in pixels.
+        background: where the background rule applies: to the whole image, to each window, or not at all.
+        patch_size: the smallest image that the tower takes, in pixels.
         templates: name of the prompt templates that the method was published with.
     """
 
     joint_over_classes: bool = False
-    background: Literal['window', 'picture', None] = 'picture'
+    background: Literal['window', 'image', None] = 'image'
     patch_size: int = 1
     templates: str = 'imagenet'
 
@@ -100,13 +100,13 @@ class SegmentationModel(BaseModel):
         """Features, (K, D) or (B, K, D) class embeddings -> (B, K, h, w)."""
 
     def finish(self, labels: PixelLabels, image: Tensor) -> PixelLabels:
-        """Rules for the whole picture.  Here: improbable pixels become background.
+        """Rules for the whole image.  Here: improbable pixels become background.
 
         Args:
             labels: (H, W) each.
             image: (3, h, w), resized and normalised.
         """
-        if self.background != 'picture' or self.background_index is None:
+        if self.background != 'image' or self.background_index is None:
             return labels
         improbable = labels.probability < self.background_threshold
         return labels._replace(classes=labels.classes.masked_fill(improbable, self.background_index))
@@ -161,12 +161,12 @@ class SegmentationModel(BaseModel):
 
     @torch.no_grad()
     def segment(self, image: Tensor, result_size: tuple[int, int] | None = None) -> PixelLabels:
-        """One normalised picture (3, H, W) of any size -> labels of its size, or of ``result_size``."""
-        kept = self.encode_picture(image)
-        return self.classify_picture(kept, result_size or (image.shape[-2], image.shape[-1]))
+        """One normalised image (3, H, W) of any size -> labels of its size, or of ``result_size``."""
+        kept = self.encode_image(image)
+        return self.classify_image(kept, result_size or (image.shape[-2], image.shape[-1]))
 
     @torch.no_grad()
-    def encode_picture(self, image: Tensor) -> EncodedPicture:
+    def encode_image(self, image: Tensor) -> EncodedImage:
         """The slow half: (3, H, W) through the tower.  Ask the result any number of vocabularies.
 
         Raises:
@@ -178,32 +178,28 @@ class SegmentationModel(BaseModel):
         for scale, mirrored in self.slide.views():
             seen = _resize(image, self.slide.resized(size, self.patch_size, scale))
             views.append(self._encode_view(seen, mirrored))
-        return EncodedPicture(_resize(image, self.slide.resized(size, self.patch_size)), views)
+        return EncodedImage(_resize(image, self.slide.resized(size, self.patch_size)), views)
 
     @torch.no_grad()
-    def classify_picture(self, picture: EncodedPicture, result_size: tuple[int, int]) -> PixelLabels:
-        """The fast half: an encoded picture and the vocabulary -> labels (H, W).
+    def classify_image(self, image: EncodedImage, result_size: tuple[int, int]) -> PixelLabels:
+        """The fast half: an encoded image and the vocabulary -> labels (H, W).
 
         Raises:
             InputError: no vocabulary yet, or scores that are NaN.
         """
-        full_logits = self._full_logits(picture, result_size)
-        pixels = max(
-            result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in picture.views)
-        )
-        planes = _PLANES + (len(picture.views) > 1) + (self.refiner is not None)
+        full_logits = self._full_logits(image, result_size)
+        pixels = max(result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in image.views))
+        planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
         chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
-        best = reduce_queries(
-            full_logits, torch.arange(len(self._text()), device=picture.image.device), chunk
-        )
+        best = reduce_queries(full_logits, torch.arange(len(self._text()), device=image.image.device), chunk)
         if best.normaliser.isnan().any():
             raise InputError(
-                'the scores of a picture are not numbers (NaN): the weights are damaged, or half precision '
+                'the scores of an image are not numbers (NaN): the weights are damaged, or half precision '
                 'is too coarse for them'
             )
         if self.area_threshold and self.background_index is not None:
             best = self._give_up_small(best, full_logits, chunk)
-        return self.finish(PixelLabels(self.query_class[best.query], best.probability), picture.image)
+        return self.finish(PixelLabels(self.query_class[best.query], best.probability), image.image)
 
     def window_bytes(self, height: int, width: int) -> int:
         """Roughly what ``encode_pixels`` takes for a window: 64 full-size feature maps of three channels."""
@@ -224,20 +220,20 @@ class SegmentationModel(BaseModel):
         ]
         return View(size, windows, features, mirrored)
 
-    def _full_logits(self, picture: EncodedPicture, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    def _full_logits(self, image: EncodedImage, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         """A function of queries (q,) that gives their logits (q, H, W): mean of the views, refined."""
         text = self._text()
         joint = None
         if self.joint_over_classes:
-            joint = [list(self._classify(view, text)) for view in picture.views]
+            joint = [list(self._classify(view, text)) for view in image.views]
         refine: Callable[[Tensor], Tensor] | None = None
         if self.refiner is not None:
-            affinity = self.refiner.affinity(_upsample(picture.image, size))
+            affinity = self.refiner.affinity(_upsample(image.image, size))
             refine = partial(self.refiner.refine, affinity=affinity)
 
         def full_logits(queries: Tensor) -> Tensor:
             total: Tensor | None = None
-            for index, view in enumerate(picture.views):
+            for index, view in enumerate(image.views):
                 if joint is None:
                     logits = list(self._classify(view, text[queries]))
                 else:
@@ -246,7 +242,7 @@ class SegmentationModel(BaseModel):
                 merged = merged.flip(-1) if view.mirrored else merged
                 total = merged if total is None else total.add_(merged)
             assert total is not None
-            total = total if len(picture.views) == 1 else total.div_(len(picture.views))
+            total = total if len(image.views) == 1 else total.div_(len(image.views))
             return total if refine is None else refine(total)
 
         return full_logits
@@ -282,7 +278,7 @@ class SegmentationModel(BaseModel):
 
 
 class View(NamedTuple):
-    """A picture at one scale after the tower, before any words."""
+    """An image at one scale after the tower, before any words."""
 
     size: tuple[int, int]  # (h, w) in pixels
     windows: list[Window]
@@ -290,8 +286,8 @@ class View(NamedTuple):
     mirrored: bool
 
 
-class EncodedPicture(NamedTuple):
-    """A picture as ``SegmentationModel.classify_picture`` takes it."""
+class EncodedImage(NamedTuple):
+    """An image as ``SegmentationModel.classify_image`` takes it."""
 
     image: Tensor  # (3, h, w) resized, normalised
     views: list[View]

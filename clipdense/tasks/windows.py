@@ -1,4 +1,4 @@
-"""Sizes and windows of a picture that is too large, too small or too long for the tower.
+"""Sizes and windows of an image that is too large, too small or too long for the tower.
 
 (H, W): pixels.
 """
@@ -14,7 +14,7 @@ from clipdense.utils.errors import InputError
 
 
 class Window(NamedTuple):
-    """A part of a picture, in pixels; bottom and right are exclusive."""
+    """A part of an image, in pixels; bottom and right are exclusive."""
 
     top: int
     left: int
@@ -24,15 +24,15 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Slide:
-    """How a picture is brought before the tower.
+    """How an image is brought before the tower.
 
     Args:
-        short_side: the picture is resized to this shorter side first, in pixels; None keeps its size.
-        long_side: bound on the longer side after that, for very long pictures.
-        window: side of the square windows; None shows the whole picture at once.
+        short_side: the image is resized to this shorter side first, in pixels; None keeps its size.
+        long_side: bound on the longer side after that, for very long images.
+        window: side of the square windows; None shows the whole image at once.
         stride: distance between windows, at most ``window``.
         batch: windows that go through the tower together; as many as the memory budget allows where left out.
-        scales: sizes, relative to the above, at which the picture is seen; their class scores are averaged.
+        scales: sizes, relative to the above, at which the image is seen; their class scores are averaged.
         flip: see each size mirrored too.
 
     Raises:
@@ -76,12 +76,12 @@ class Slide:
             )
 
     def views(self) -> Iterator[tuple[float, bool]]:
-        """Each scale, and whether the picture is mirrored."""
+        """Each scale, and whether the image is mirrored."""
         for scale in self.scales:
             yield from ((scale, mirrored) for mirrored in ((False, True) if self.flip else (False,)))
 
     def resized(self, size: tuple[int, int], smallest: int, scale: float = 1.0) -> tuple[int, int]:
-        """(H, W) that a picture is resized to; neither side falls below ``smallest`` (a patch)."""
+        """(H, W) that an image is resized to; neither side falls below ``smallest`` (a patch)."""
         height, width = size
         if self.short_side is not None:
             scale *= min(self.short_side / min(size), max(self.long_side, self.short_side) / max(size))

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of CLIP: errors, files, progress, processes, pictures."""
+"""Small helpers that know nothing of CLIP: errors, files, progress, processes, images."""

@@ -1,4 +1,4 @@
-"""Which pictures are meant, and what to call what is made from them."""
+"""Which images are meant, and what to call what is made from them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _UNSAFE = re.compile(r'[^\w .,+=@()\[\]-]|^\.')
 
 
 def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The picture files that paths, folders and glob patterns stand for.
+    """The image files that paths, folders and glob patterns stand for.
 
-    Folders are searched with all that is below them, hidden files apart, for files with a picture's ending; a
+    Folders are searched with all that is below them, hidden files apart, for files with an image's ending; a
     file that is named itself is taken whatever its ending, and whatever pattern its name looks like.
 
     Returns:
         paths in the order of the sources, sorted within each folder or pattern, each file once.
 
     Raises:
-        InputError: something named is not there, or there is no picture in it.
+        InputError: something named is not there, or there is no image in it.
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if not sources:
-        raise InputError('no pictures named: give files, folders or patterns')
+        raise InputError('no images named: give files, folders or patterns')
     found: dict[str, Path] = {}
     for source in sources:
         for path in _expand(source):
@@ -63,11 +63,9 @@ def output_stems(paths: Sequence[str | Path]) -> list[str]:
 def _expand(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
-        files = [file for file in path.rglob('*') if _is_picture(file, path)]
+        files = [file for file in path.rglob('*') if _is_image(file, path)]
         if not files:
-            raise InputError(
-                f'no pictures in {path} (endings looked for: {" ".join(sorted(IMAGE_SUFFIXES))})'
-            )
+            raise InputError(f'no images in {path} (endings looked for: {" ".join(sorted(IMAGE_SUFFIXES))})')
         return sorted(files)
     if path.exists():
         return [path]
@@ -81,7 +79,7 @@ def _expand(source: str | Path) -> list[Path]:
     raise InputError(f'{path}: no such file or folder.{nearest(path.name, siblings)}')
 
 
-def _is_picture(file: Path, root: Path) -> bool:
+def _is_image(file: Path, root: Path) -> bool:
     hidden = any(part.startswith('.') for part in file.relative_to(root).parts)
     return not hidden and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
 

@@ -1,6 +1,6 @@
-"""Reading and writing pictures and masks with Pillow, whatever is in them.  (H, W): pixels as displayed.
+"""Reading and writing images and masks with Pillow, whatever is in them.  (H, W): pixels as displayed.
 
-Policies, the same wherever a picture enters: EXIF orientation is applied; what is transparent shows white; of
+Policies, the same wherever an image enters: EXIF orientation is applied; what is transparent shows white; of
 an animation the first frame counts; 16-bit values are divided by 257, never clipped; colour profiles are
 ignored.
 """
@@ -42,19 +42,19 @@ _limit_lock = threading.Lock()
 
 
 def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read any picture as 8-bit RGB.
+    """Read any image as 8-bit RGB.
 
     Args:
         source: a path, encoded bytes, a binary file, a Pillow image, an array (H, W) or (H, W, 1 | 3 | 4), or
             a tensor (1 | 3 | 4, H, W).  Float values may be 0 ... 1, 0 ... 255 or 0 ... 65535, told apart by
             the largest; others are stretched from their least to their largest.
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded.
 
     Returns:
         an image of mode RGB without metadata, in displayed orientation.
 
     Raises:
-        InputError: no file, not a picture, damaged or cut short, too large, or of an unknown layout.
+        InputError: no file, not an image, damaged or cut short, too large, or of an unknown layout.
     """
     if hasattr(source, 'cpu'):  # a tensor, told without importing torch
         source = _channels_last(source)
@@ -68,7 +68,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         result = _to_rgb(image)
     except (ValueError, OSError) as error:
-        raise InputError(f'a picture of mode {image.mode} cannot be read as RGB: save it as RGB') from error
+        raise InputError(f'an image of mode {image.mode} cannot be read as RGB: save it as RGB') from error
     result = result.copy() if result is source or isinstance(result, ImageFile.ImageFile) else result
     result.info = {}
     return result
@@ -83,7 +83,7 @@ def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS
         (H, W) uint8, or int32 for files of more than 8 bits.
 
     Raises:
-        InputError: as ``read_image``; also for colour pictures and for JPEG, which alters labels.
+        InputError: as ``read_image``; also for colour images and for JPEG, which alters labels.
     """
     image, name = _open(path, max_pixels)
     if image.format == 'JPEG':
@@ -100,7 +100,7 @@ def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS
     colours = image.getcolors(maxcolors=1 << 16)
     count = len(colours) if colours else 'more than 65536'
     raise InputError(
-        f'{name} is a colour picture (mode {image.mode}, {count} colours), not a mask of class indices: '
+        f'{name} is a colour image (mode {image.mode}, {count} colours), not a mask of class indices: '
         'convert its colours to indices and save a palette or grey PNG'
     )
 
@@ -168,46 +168,46 @@ def _voc_palette() -> np.ndarray:
 def _open(source: Any, max_pixels: int) -> tuple[Image.Image, str]:
     """An image whose header is read and whose size is allowed, and a name for messages."""
     if isinstance(source, Image.Image):
-        _check_pixels(source.size, max_pixels, 'the picture')
-        return source, 'the picture'
+        _check_pixels(source.size, max_pixels, 'the image')
+        return source, 'the image'
     data, name = _read_bytes(source)
     try:
         with _no_pillow_limit():
             image = Image.open(io.BytesIO(data))
     except Exception as error:  # decoders raise anything on damaged files
-        raise InputError(_not_a_picture(data, name, error)) from error
+        raise InputError(_not_an_image(data, name, error)) from error
     _check_pixels(image.size, max_pixels, name)
     return image, name
 
 
 def _read_bytes(source: Any) -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source), 'the picture'
+        return bytes(source), 'the image'
     if hasattr(source, 'read'):
-        return source.read(), str(getattr(source, 'name', 'the picture'))
+        return source.read(), str(getattr(source, 'name', 'the image'))
     if not isinstance(source, (str, Path)):
         raise InputError(
-            f'a picture is a path, bytes, file, image, array or tensor, not {type(source).__name__}'
+            f'an image is a path, bytes, file, image, array or tensor, not {type(source).__name__}'
         )
     if str(source).startswith(('http://', 'https://')):
-        raise InputError(f'{source}: pictures are not fetched from the web; download it and give the file')
+        raise InputError(f'{source}: images are not fetched from the web; download it and give the file')
     try:
         return Path(source).read_bytes(), str(source)
     except FileNotFoundError as error:
         raise InputError(f'{source}: no such file') from error
     except (OSError, ValueError) as error:
         folder = isinstance(error, IsADirectoryError)
-        reason = 'is a folder, not a picture' if folder else f'cannot be read: {error}'
+        reason = 'is a folder, not an image' if folder else f'cannot be read: {error}'
         raise InputError(f'{source} {reason}') from error
 
 
-def _not_a_picture(data: bytes, name: str, error: Exception) -> str:
+def _not_an_image(data: bytes, name: str, error: Exception) -> str:
     if not data:
         return f'{name} is empty (0 bytes)'
     if data[:256].lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
-        return f'{name} is a web page or XML, not a picture: the download may have failed'
+        return f'{name} is a web page or XML, not an image: the download may have failed'
     if isinstance(error, UnidentifiedImageError):
-        return f'{name} is not a picture of a known format ({len(data)} bytes)'
+        return f'{name} is not an image of a known format ({len(data)} bytes)'
     return f'{name} is damaged: {error}'
 
 
@@ -241,7 +241,7 @@ def _no_pillow_limit() -> Iterator[None]:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; metadata that cannot be read is no reason to refuse the picture."""
+    """Apply the EXIF orientation; metadata that cannot be read is no reason to refuse the image."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # any error of any metadata parser
@@ -281,16 +281,16 @@ def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         hint = ' (channels come last)' if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ''
-        raise InputError(f'an array picture must be (H, W) or (H, W, 1 | 3 | 4), not {array.shape}{hint}')
+        raise InputError(f'an array image must be (H, W) or (H, W, 1 | 3 | 4), not {array.shape}{hint}')
     if array.dtype.kind not in 'biuf':
-        raise InputError(f'an array picture must hold numbers, not {array.dtype}')
+        raise InputError(f'an array image must hold numbers, not {array.dtype}')
     grey = array.ndim == 3 and channels == 1
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array[..., 0] if grey else array)))
 
 
 def _channels_last(tensor: Any) -> np.ndarray:
     if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
-        raise InputError(f'a tensor picture must be (1 | 3 | 4, H, W), not {tuple(tensor.shape)}')
+        raise InputError(f'a tensor image must be (1 | 3 | 4, H, W), not {tuple(tensor.shape)}')
     tensor = tensor.detach().cpu()
     array = (tensor.float() if tensor.dtype.is_floating_point else tensor).numpy()
     return array.transpose(1, 2, 0) if array.ndim == 3 else array

@@ -1,4 +1,4 @@
-"""Pictures to look at: masks over photographs with a legend, and galleries.  Pillow and NumPy only."""
+"""Images to look at: masks over photographs with a legend, and galleries.  Pillow and NumPy only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import InputError
 from .image_io import voc_palette
 
-_SMALLEST = 240  # pixels of the longer side; smaller pictures are enlarged, so that one sees something
+_SMALLEST = 240  # pixels of the longer side; smaller images are enlarged, so that one sees something
 _LEGEND_ENTRIES = 60
 _PAPER, _INK = (255, 255, 255), (24, 24, 24)
 
@@ -25,12 +25,12 @@ def overlay(
     opacity: float = 0.5,
     hidden: Collection[str] = ('background',),
 ) -> Image.Image:
-    """Colour a picture by class, with a legend below it.
+    """Colour an image by class, with a legend below it.
 
-    Pictures with a longer side under 240 pixels are enlarged by a whole factor.
+    Images with a longer side under 240 pixels are enlarged by a whole factor.
 
     Args:
-        image: the picture.
+        image: the image.
         mask: (H, W) class indices; other values (255 for unlabelled) stay uncoloured.
         class_names: K names.
         palette: (K or more, 3) uint8 colours; VOC's by default.
@@ -38,17 +38,15 @@ def overlay(
         hidden: classes that stay uncoloured and out of the legend.
 
     Returns:
-        RGB, the picture on top and the classes that occur below it, largest first, with their share of it.
+        RGB, the image on top and the classes that occur below it, largest first, with their share of it.
 
     Raises:
-        InputError: mask and picture differ in size, too few colours, or an opacity out of range.
+        InputError: mask and image differ in size, too few colours, or an opacity out of range.
     """
     mask = np.asarray(mask)
     colours = voc_palette(max(len(class_names), 1)) if palette is None else np.asarray(palette, np.uint8)
     if mask.shape != (image.height, image.width):
-        raise InputError(
-            f'the mask is {mask.shape}, its picture {(image.height, image.width)} (height, width)'
-        )
+        raise InputError(f'the mask is {mask.shape}, its image {(image.height, image.width)} (height, width)')
     if len(colours) < len(class_names):
         raise InputError(f'{len(colours)} colours for {len(class_names)} classes')
     if not 0 <= opacity <= 1:
@@ -57,13 +55,13 @@ def overlay(
     classes = np.where((mask >= 0) & (mask < none), mask, none)
     counts = np.bincount(classes.ravel(), minlength=none + 1)
     shown = np.array([name not in hidden for name in class_names] + [False])
-    picture = _enlarged(_coloured(image.convert('RGB'), classes, shown, colours, opacity))
+    image = _enlarged(_coloured(image.convert('RGB'), classes, shown, colours, opacity))
     entries = [
         (f'{class_names[at]}  {_share(counts[at] / mask.size)}', tuple(colours[at].tolist()))
         for at in np.argsort(-counts, kind='stable')
         if counts[at] and shown[at]
     ]
-    return _above(picture, _legend(entries, picture)) if entries else picture
+    return _above(image, _legend(entries, image)) if entries else image
 
 
 def draw_boxes(
@@ -74,16 +72,16 @@ def draw_boxes(
     masks: np.ndarray | None = None,
     opacity: float = 0.4,
 ) -> Image.Image:
-    """A picture with boxes, the worst first so that the best lie on top.
+    """An image with boxes, the worst first so that the best lie on top.
 
-    Pictures with a longer side under 240 pixels are enlarged by a whole factor.
+    Images with a longer side under 240 pixels are enlarged by a whole factor.
 
     Args:
-        image: the picture.
+        image: the image.
         boxes: (n, 4) x1, y1, x2, y2, best first.
         labels: what is written at each.
         class_ids: (n,) boxes of one class share a colour.
-        masks: (n, H, W) bool, laid over the picture in the colour of their box.
+        masks: (n, H, W) bool, laid over the image in the colour of their box.
         opacity: of the masks.
     """
     palette = distinct_palette(int(class_ids.max()) + 1 if len(class_ids) else 0)
@@ -109,18 +107,18 @@ def draw_boxes(
 def gallery(
     rows: Sequence[Sequence[tuple[Image.Image, str]]], tile: int = 192, title: str | None = None
 ) -> Image.Image:
-    """A contact sheet: rows of pictures, each with its caption below it.
+    """A contact sheet: rows of images, each with its caption below it.
 
     Args:
-        rows: pictures and captions; rows may differ in length.
-        tile: side of the square that each picture is fitted into, in pixels.
+        rows: images and captions; rows may differ in length.
+        tile: side of the square that each image is fitted into, in pixels.
         title: above everything.
 
     Raises:
-        InputError: there is no picture.
+        InputError: there is no image.
     """
     if not any(rows):
-        raise InputError('a gallery needs at least one picture')
+        raise InputError('a gallery needs at least one image')
     font, gap = _font(max(11, tile // 14)), max(6, tile // 24)
     width = gap + max(len(row) for row in rows) * (tile + gap)
     strips = [_gallery_row(row, tile, gap, width, font) for row in rows if row]
@@ -175,11 +173,11 @@ def _coloured(
     return Image.composite(Image.fromarray(table[classes]), image, Image.fromarray(alpha[classes]))
 
 
-def _legend(entries: Sequence[tuple[str, tuple[int, ...]]], picture: Image.Image) -> Image.Image:
-    """A white strip with a coloured square before each name, at least as wide as the picture."""
-    size = int(min(max(max(picture.size) / 36, 13), 160))
+def _legend(entries: Sequence[tuple[str, tuple[int, ...]]], image: Image.Image) -> Image.Image:
+    """A white strip with a coloured square before each name, at least as wide as the image."""
+    size = int(min(max(max(image.size) / 36, 13), 160))
     font, line, gap = _font(size), round(size * 1.6), round(size * 0.6)
-    width = max(picture.width, 20 * size)
+    width = max(image.width, 20 * size)
     if len(entries) > _LEGEND_ENTRIES:
         rest = len(entries) - _LEGEND_ENTRIES
         entries = [*entries[:_LEGEND_ENTRIES], (f'and {rest} more', _PAPER)]
@@ -227,10 +225,10 @@ def _text_block(text: str, width: int, gap: int, font: ImageFont.FreeTypeFont) -
     return strip
 
 
-def _above(picture: Image.Image, strip: Image.Image) -> Image.Image:
-    sheet = Image.new('RGB', (max(picture.width, strip.width), picture.height + strip.height), _PAPER)
-    sheet.paste(picture, (0, 0))
-    sheet.paste(strip, (0, picture.height))
+def _above(image: Image.Image, strip: Image.Image) -> Image.Image:
+    sheet = Image.new('RGB', (max(image.width, strip.width), image.height + strip.height), _PAPER)
+    sheet.paste(image, (0, 0))
+    sheet.paste(strip, (0, image.height))
     return sheet
 
 

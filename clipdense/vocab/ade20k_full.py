@@ -1,4 +1,4 @@
-"""The 847 classes of ADE20K's full annotation that occur in its training and its validation pictures.
+"""The 847 classes of ADE20K's full annotation that occur in its training and its validation images.
 
 Names and ids as MaskFormer lists them (datasets/prepare_ade20k_full_sem_seg.py), in the order of the labels.
 A name is the whole entry of ADE20K, commas included: "building, edifice" is one name, not two.

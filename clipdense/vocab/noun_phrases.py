@@ -1,4 +1,4 @@
-"""Words of a caption that a picture can show: nouns, nouns and verbs, or noun phrases.
+"""Words of a caption that an image can show: nouns, nouns and verbs, or noun phrases.
 
 Nothing is downloaded.  The default tagger looks words up in the dictionary that ``lemminflect`` carries and
 settles the rest by their neighbours; it takes tens of microseconds a caption.  HanTa, spaCy and nltk are used
@@ -42,7 +42,7 @@ _CLOSED = (
         'will would shall should may might must'
     )
 )
-# They name the picture, a place in it or an amount, and nothing that could be pointed at.
+# They name the image, a place in it or an amount, and nothing that could be pointed at.
 _EMPTY = _words(
     'photo photos photograph picture pictures image images drawing view views shot closeup close-up left '
     'right top bottom front side sides middle center centre lot lots couple bunch kind type part piece way '

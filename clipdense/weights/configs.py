@@ -1,6 +1,6 @@
 """What stands beside the tensors: the facts of a CLIP that its weights cannot tell.
 
-Heads, activations, picture size and preprocessing are read from Hugging Face's and open_clip's config files.
+Heads, activations, image size and preprocessing are read from Hugging Face's and open_clip's config files.
 Settings that our towers do not have are refused by name, for they would change the results without any sign.
 """
 
@@ -66,7 +66,7 @@ class TowerFacts:
     Args:
         activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
         heads: of attention.
-        image_size: side of the pictures, of the image tower only.
+        image_size: side of the images, of the image tower only.
         width, layers: for comparison with the tensors, lest a config of other weights be taken.
     """
 

@@ -1,4 +1,4 @@
-"""Named weights: where they are published, under which licence, and what they want of a picture.
+"""Named weights: where they are published, under which licence, and what they want of an image.
 
 OpenAI's nine are a table here; all others are read from open_clip's published list when they are asked for.
 Names are ``'<model>/<tag>'``, such as 'ViT-B-16/openai'.
@@ -91,7 +91,7 @@ class Entry:
         return _TOKENIZER_FILES if tokenizer else ()
 
     def recorded(self) -> Recorded:
-        """Activation, heads, picture size and preprocessing."""
+        """Activation, heads, image size and preprocessing."""
         return from_open_clip(self.config, f'the list of published weights ({self.name})')
 
 

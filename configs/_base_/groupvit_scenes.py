@@ -10,7 +10,7 @@ from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
 
 data_root = 'data/scenes_long'
-num_pictures = 60_000
+num_images = 60_000
 
 model = dict(
     type=GroupVitPretrainer,
@@ -42,8 +42,8 @@ train_dataloader = dict(
         type=ImageTextShards,
         urls=f'{data_root}/shards/train',
         batch_size=64,
-        tokenizer=dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'a picture of a {}']),
-        samples_per_epoch=num_pictures,
+        tokenizer=dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'an image of a {}']),
+        samples_per_epoch=num_images,
         shuffle=2000,
     ),
 )

@@ -1,6 +1,6 @@
 """How LSeg was released to train and be tested: SGD, poly by epoch, and a backbone 10 times slower.
 
-The rate is 0.004 / 16 times the 4 pictures of a GPU.  Tested at six sizes and mirrored, in windows of 480.
+The rate is 0.004 / 16 times the 4 images of a GPU.  Tested at six sizes and mirrored, in windows of 480.
 
 Source: isl-org/lang-seg ``modules/lsegmentation_module.py``, ``train.sh``, ``test_lseg.py``.
 """

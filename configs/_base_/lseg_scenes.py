@@ -1,4 +1,4 @@
-"""How a dense head learns the masks of scenes' base combinations: pictures, optimiser, schedule."""
+"""How a dense head learns the masks of scenes' base combinations: images, optimiser, schedule."""
 
 from torch.optim import AdamW
 
@@ -16,7 +16,7 @@ train_dataloader = dict(
             type=SceneSegmentation,
             split='base',
             unlabelled=('novel',),
-            num_pictures=40_000,
+            num_images=40_000,
             difficulty='standard',
             stream='train',
         ),

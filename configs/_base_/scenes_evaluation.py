@@ -8,15 +8,15 @@ from clipdense.evaluation.classification import ZeroShotClassification
 from clipdense.evaluation.retrieval import Retrieval
 
 difficulty = 'standard'
-num_val = 320  # pictures of each split that are written, and segmented
+num_val = 320  # images of each split that are written, and segmented
 splits = ('base', 'novel', 'unseen')
-templates = ('a {}', 'a picture of a {}')
+templates = ('a {}', 'an image of a {}')
 scene_evaluations = [
-    dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_pictures=1000, stream='val')),
+    dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_images=1000, stream='val')),
     *[
         dict(
             type=ZeroShotClassification,
-            dataset=dict(type=SceneLabels, split=split, num_pictures=2 * num_val, all_names=all_names),
+            dataset=dict(type=SceneLabels, split=split, num_images=2 * num_val, all_names=all_names),
             templates=templates,
             name=f'zero_shot{"_all" if all_names else ""}/{split}',
         )

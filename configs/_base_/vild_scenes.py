@@ -1,7 +1,7 @@
 """The small detector for scenes of 96 pixels, its data and how it is measured.
 
-A ResNet-18 of a quarter of the width up to stride 16, an FPN of 32 channels, 64 regions a picture.  Training
-labels base classes; novel ones stand in the pictures without a label, unseen ones nowhere.
+A ResNet-18 of a quarter of the width up to stride 16, an FPN of 32 channels, 64 regions an image.  Training
+labels base classes; novel ones stand in the images without a label, unseen ones nowhere.
 """
 
 from torch.optim import AdamW
@@ -27,7 +27,7 @@ from clipdense.methods.vild.roi_head import ViLDRoIHead
 
 data_root = 'data/scenes_detection'
 teacher = 'work_dirs/clip_scenes/clip.safetensors'
-templates = ('a {}', 'a picture of a {}')
+templates = ('a {}', 'an image of a {}')
 width, proposals = 32, 64
 nms = dict(type='nms', iou_threshold=0.7)
 assigner = dict(type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)

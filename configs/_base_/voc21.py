@@ -1,4 +1,4 @@
-"""VOC21: the 1,449 validation pictures of PASCAL VOC 2012, twenty classes and the background.
+"""VOC21: the 1,449 validation images of PASCAL VOC 2012, twenty classes and the background.
 
 ``data/VOCdevkit/VOC2012``, or another usual place below ``data``; ``-o test_dataloader.dataset.root=FOLDER``.
 """

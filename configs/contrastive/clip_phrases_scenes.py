@@ -1,12 +1,12 @@
 """A CLIP that goes on learning from captions, now with its patches: each phrase of a caption has to lie
-somewhere in the picture, by log-sum-exp over the value path of the last block.
+somewhere in the image, by log-sum-exp over the value path of the last block.
 
     clipdense train contrastive/clip_scenes
     clipdense train contrastive/clip_phrases_scenes
 
 Cost: 13 minutes in one thread, beside other jobs (load 7); 39 CPU-seconds for the first 90 steps.
 Score: seed 0, mIoU with background 0.346 / 0.459 / 0.351 on base / novel / unseen, own names (before:
-0.153 / 0.214 / 0.219), IoU of the background 0.88 / 0.87 / 0.84, the threshold chosen on base pictures of
+0.153 / 0.214 / 0.219), IoU of the background 0.88 / 0.87 / 0.84, the threshold chosen on base images of
 another stream; seeds 1 and 2 are within 0.01, and from two other CLIPs it has 0.321 and 0.324 on base.
 Zero-shot accuracy, own names: 0.828 / 0.863 / 0.803 (before: 0.842 / 0.864 / 0.841); unseen among all names
 falls from 0.562 to 0.473.  docs/learning_groupvit.md.
@@ -28,7 +28,7 @@ with read_base():
     from .._base_.scenes_evaluation import *
 
 data_root = 'data/scenes_long'
-num_pictures = 60_000
+num_images = 60_000
 
 model = dict(
     type=ContrastivePretrainer,
@@ -44,8 +44,8 @@ train_dataloader = dict(
         type=ImageTextShards,
         urls=f'{data_root}/shards/train',
         batch_size=64,
-        tokenizer=dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'a picture of a {}']),
-        samples_per_epoch=num_pictures,
+        tokenizer=dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'an image of a {}']),
+        samples_per_epoch=num_images,
         shuffle=2000,
     ),
 )
@@ -66,8 +66,8 @@ custom_hooks = [
             *[
                 dict(
                     type=PatchSegmentation,
-                    dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
-                    tuning=dict(type=SceneSegmentation, split='base', num_pictures=num_val, stream='tuning'),
+                    dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
+                    tuning=dict(type=SceneSegmentation, split='base', num_images=num_val, stream='tuning'),
                     templates=templates,
                     name=f'segmentation/{split}',
                 )

@@ -5,7 +5,7 @@
     clipdense train contrastive/clip_scenes
 
 Cost: 51 CPU-minutes in one thread, and a little of a second core for reading; 47 minutes by its first ten
-on a quiet AMD EPYC (AVX2, fp32, 320 pictures/s), 84 minutes as it ran, beside other jobs (load 2 to 6).
+on a quiet AMD EPYC (AVX2, fp32, 320 images/s), 84 minutes as it ran, beside other jobs (load 2 to 6).
 Score: seed 0, zero-shot accuracy on unseen combinations 0.841 among their own 16 names (chance 0.062),
 0.562 among all 64; base 0.842 / 0.736, novel 0.864 / 0.725; training-free mIoU of base / novel / unseen by
 maskclip 0.102 / 0.150 / 0.134 (chance 0.007 / 0.016 / 0.016).  Seeds 1 and 2: unseen 0.823 / 0.561 and
@@ -29,7 +29,7 @@ with read_base():
     from .._base_.scenes_evaluation import *
 
 data_root = 'data/scenes_long'
-num_pictures = 60_000
+num_images = 60_000
 
 model = dict(
     type=ContrastivePretrainer,
@@ -57,7 +57,7 @@ train_dataloader = dict(
         type=ImageTextShards,
         urls=f'{data_root}/shards/train',
         batch_size=64,
-        samples_per_epoch=num_pictures,
+        samples_per_epoch=num_images,
         shuffle=2000,
     ),
 )
@@ -81,7 +81,7 @@ custom_hooks = [
         evaluations=[
             dict(
                 type=ZeroShotSegmentation,
-                dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                 recipe=recipe,
                 slide=dict(),
                 templates=templates,

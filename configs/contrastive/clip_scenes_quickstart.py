@@ -8,7 +8,7 @@ Score: zero-shot accuracy on unseen combinations 0.886 among their own 16 names 
 all 64; base 0.769 / 0.691, novel 0.883 / 0.734; mIoU without masks 0.083 / 0.101 / 0.090, the background
 counted (seed 0).
 
-A convolutional tower, because it learns shapes from few pictures; ``clip_scenes`` trains a transformer for
+A convolutional tower, because it learns shapes from few images; ``clip_scenes`` trains a transformer for
 longer.
 """
 
@@ -27,7 +27,7 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.scenes_evaluation import *
 
-num_pictures = 20_000
+num_images = 20_000
 
 model = dict(
     type=ContrastivePretrainer,
@@ -46,7 +46,7 @@ train_dataloader = dict(
         type=ImageTextShards,
         urls='data/scenes/shards/train',
         batch_size=128,
-        samples_per_epoch=num_pictures,
+        samples_per_epoch=num_images,
         shuffle=2000,
     ),
 )
@@ -65,7 +65,7 @@ custom_hooks = [
             *[
                 dict(
                     type=ZeroShotSegmentation,
-                    dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                    dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                     slide=dict(),
                     templates=templates,
                     name=f'segmentation/{split}',

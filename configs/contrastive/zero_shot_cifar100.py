@@ -4,7 +4,7 @@
 
 Expects torchvision's folder data/cifar-100-python; nothing is downloaded.  Another place is
 ``custom_hooks.0.evaluations.0.dataset.root``.
-Cost: 10,000 pictures once through the image tower.
+Cost: 10,000 images once through the image tower.
 Score: not measured by us (no weights here).
 """
 

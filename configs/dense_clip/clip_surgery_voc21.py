@@ -1,8 +1,8 @@
-"""CLIPSurgery on VOC21, whole pictures of 512 pixels.
+"""CLIPSurgery on VOC21, whole images of 512 pixels.
 
     clipdense test dense_clip/clip_surgery_voc21 WEIGHTS
 
-Cost: no training; one pass of a picture.
+Cost: no training; one pass of an image.
 Score: not measured by us (no weights here).
 GEM's authors, OpenAI ViT-B/16: 41.2 mIoU; their rule for the background is not
 known to us, and none is applied.

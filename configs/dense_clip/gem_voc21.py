@@ -1,8 +1,8 @@
-"""GEM on VOC21, whole pictures and one prompt, as its package has it.
+"""GEM on VOC21, whole images and one prompt, as its package has it.
 
     clipdense test dense_clip/gem_voc21 WEIGHTS
 
-Cost: no training; one pass of a picture.
+Cost: no training; one pass of an image.
 Score: not measured by us (no weights here).
 The paper, OpenAI ViT-B/16: 46.2 mIoU; its rule for the background is not
 known to us, and none is applied.

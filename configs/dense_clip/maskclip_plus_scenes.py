@@ -7,7 +7,7 @@
 
 Cost: 0.3 CPU-seconds a step, 1,000 steps; 11 minutes in one thread beside four other jobs.
 Score: seed 0, mIoU 0.337 / 0.454 / 0.373 on base / novel / unseen (own names and the word "background", no
-threshold); the teacher 0.318 / 0.457 on base and novel (100 other pictures).  By its own labels for the last
+threshold); the teacher 0.318 / 0.457 on base and novel (100 other images).  By its own labels for the last
 200 steps (guided_steps=800) the student calls everything background: 0.022.
 """
 
@@ -45,7 +45,7 @@ train_dataloader = dict(
         split='base',
         unlabelled=('novel',),
         all_names=True,
-        num_pictures=20_000,
+        num_images=20_000,
         stream='train',
     ),
 )
@@ -59,7 +59,7 @@ param_scheduler = [dict(type=WarmupCosine, warmup=50)]
 test_dataloader = dict(
     batch_size=16,
     num_workers=0,
-    dataset=dict(type=SceneSegmentation, split='base', num_pictures=num_val),
+    dataset=dict(type=SceneSegmentation, split='base', num_images=num_val),
 )
 test_cfg = dict()
 test_evaluator = dict(type=MeanIoU)

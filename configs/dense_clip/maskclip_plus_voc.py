@@ -3,7 +3,7 @@
     clipdense train dense_clip/maskclip_plus_voc
     clipdense test dense_clip/maskclip_plus_voc work_dirs/maskclip_plus_voc/step_40000.pth
 
-The pictures of the folder and its class names are all that it needs: VOC 2012, PASCAL Context in this
+The images of the folder and its class names are all that it needs: VOC 2012, PASCAL Context in this
 format, or your own.  The paper starts from ImageNet's weights, which torchvision fetches where it is told
 ``-o model.student.weights_backbone=IMAGENET1K_V1``.
 Cost: not measured.  40,000 steps of 16 crops of 512 pixels want GPUs.

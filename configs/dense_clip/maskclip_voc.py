@@ -2,7 +2,7 @@
 
     clipdense test dense_clip/maskclip_voc WEIGHTS --cfg-options test_dataloader.dataset.root=/data/VOC2012
 
-Cost: no training; a 336 x 500 picture is about a dozen windows of ViT-B/16.
+Cost: no training; a 336 x 500 image is about a dozen windows of ViT-B/16.
 Score: docs/benchmarks.md has what was measured.  Re-run by SCLIP's authors with OpenAI's ViT-B/16 under their
 protocol: 43.4 mIoU on VOC21; ours is not measured (no weights here).
 """

@@ -1,8 +1,8 @@
-"""NACLIP on VOC21, as its authors ran it: whole pictures.
+"""NACLIP on VOC21, as its authors ran it: whole images.
 
     clipdense test dense_clip/naclip_voc21 WEIGHTS
 
-Cost: no training; one pass of a picture.
+Cost: no training; one pass of an image.
 Score: not measured by us (no weights here).
 The paper, OpenAI ViT-B/16: 58.9 mIoU; with ``refiner=dict(type=PAMR)``, its code's default: 64.07.
 ``clipdense reproduce naclip voc21`` also resizes position embeddings as the released code does.

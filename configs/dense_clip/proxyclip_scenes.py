@@ -1,10 +1,10 @@
-"""ProxyCLIP on scenes, through a small backbone that has seen nothing but their pictures.
+"""ProxyCLIP on scenes, through a small backbone that has seen nothing but their images.
 
     python tools/proxy_scenes.py --out work_dirs/proxy_scenes/proxy.safetensors
     clipdense test dense_clip/proxyclip_scenes WEIGHTS
 
 ``untrained`` is the same backbone as it was before its training, the control.
-Cost: 116 CPU-seconds for the backbone, 20 for both on the three splits of 320 pictures of 32 pixels.
+Cost: 116 CPU-seconds for the backbone, 20 for both on the three splits of 320 images of 32 pixels.
 Score: docs/dense_clip_scenes.md.
 """
 
@@ -28,7 +28,7 @@ custom_hooks = [
         evaluations=[
             dict(
                 type=ZeroShotSegmentation,
-                dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                 recipe='proxyclip',
                 proxy=dict(type=TimmProxy, name=proxy, weights=trained),
                 slide=dict(),

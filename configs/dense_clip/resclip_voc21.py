@@ -1,8 +1,8 @@
-"""ResCLIP on NACLIP on VOC21, as its authors ran it: whole pictures.
+"""ResCLIP on NACLIP on VOC21, as its authors ran it: whole images.
 
     clipdense test dense_clip/resclip_voc21 WEIGHTS
 
-Cost: no training; a pass of a picture, and the last block twice.
+Cost: no training; a pass of an image, and the last block twice.
 Score: not measured by us (no weights here).
 The paper, OpenAI ViT-B/16: 61.1 mIoU.
 ``clipdense reproduce resclip voc21`` also resizes position embeddings as the released code does.

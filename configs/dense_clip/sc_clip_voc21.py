@@ -2,7 +2,7 @@
 
     clipdense test dense_clip/sc_clip_voc21 WEIGHTS
 
-Cost: no training; a 336 x 500 picture is eight windows of ViT-B/16, and two passes of the last block.
+Cost: no training; a 336 x 500 image is eight windows of ViT-B/16, and two passes of the last block.
 Score: not measured by us (no weights here).
 The paper, OpenAI ViT-B/16: 64.6 mIoU.
 ``clipdense reproduce sc_clip voc21`` also resizes position embeddings as the released code does.

@@ -5,7 +5,7 @@
 Each split is segmented among its own names and the background, which is asked by its grounds ("sandy
 ground"), as published protocols ask it by words for stuff.  ``_plain`` keeps the last block's residual and
 feed-forward, ``_reduced`` drops them: the largest single effect that the literature reports.
-Cost: 5 to 9 CPU-seconds for each method on the three splits of 320 pictures of 32 pixels.
+Cost: 5 to 9 CPU-seconds for each method on the three splits of 320 images of 32 pixels.
 Score: docs/dense_clip_scenes.md.
 """
 
@@ -39,7 +39,7 @@ custom_hooks = [
         evaluations=[
             dict(
                 type=ZeroShotSegmentation,
-                dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                 slide=dict(),
                 templates=templates,
                 background_words=grounds,

@@ -2,7 +2,7 @@
 
     clipdense test dense_clip/sclip_voc21 WEIGHTS
 
-Cost: no training; a 336 x 500 picture is eight windows of ViT-B/16.
+Cost: no training; a 336 x 500 image is eight windows of ViT-B/16.
 Score: not measured by us (no weights here).
 The paper, OpenAI ViT-B/16: 59.1 mIoU; its README: 59.63.
 ``clipdense reproduce sclip voc21`` also resizes position embeddings as the released code does.

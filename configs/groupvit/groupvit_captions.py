@@ -1,10 +1,10 @@
-"""A GroupViT on pictures and captions of your own: a CLIP that learns to group, with a learned background.
+"""A GroupViT on images and captions of your own: a CLIP that learns to group, with a learned background.
 
     clipdense train groupvit/groupvit_captions -o train_dataloader.dataset.path=mine/captions.tsv
 
-The table has a header and two columns, filepath and title, parted by a tab; pictures are looked for from its
+The table has a header and two columns, filepath and title, parted by a tab; images are looked for from its
 folder on.  The tower is ViT-B/16 in two stages, of nine blocks with eight groups at their end, and of three;
-blocks, positions and the text tower are those of a published CLIP, so that captions of thousands of pictures
+blocks, positions and the text tower are those of a published CLIP, so that captions of thousands of images
 are worth trying, where the released recipe (groupvit_gcc_yfcc) reads 29 million from nothing.
 
 Cost: not measured.

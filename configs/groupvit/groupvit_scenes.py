@@ -33,9 +33,9 @@ custom_hooks = [
         evaluations=[
             dict(
                 type=GroupSegmentation,
-                dataset=dict(type=SceneSegmentation, split=split, num_pictures=num_val),
+                dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                 threshold=threshold,
-                tuning=dict(type=SceneSegmentation, split='base', num_pictures=num_val, stream='tuning'),
+                tuning=dict(type=SceneSegmentation, split='base', num_images=num_val, stream='tuning'),
                 slide=dict(),
                 templates=templates,
                 name=f'{name}/{split}',

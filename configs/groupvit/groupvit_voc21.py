@@ -4,7 +4,7 @@ Windows of 448 pixels, background below a score of 0.95.
 
     clipdense test groupvit/groupvit_voc21 group_vit_gcc_yfcc_30e-879422e0.pth
 
-Cost: no training; a 500 x 375 picture is two windows of 448.
+Cost: no training; a 500 x 375 image is two windows of 448.
 Score: not measured by us (no weights here).  The repository: 52.3 mIoU for CC3M+CC12M+YFCC14M, 50.8 for
 RedCaps12M in place of YFCC14M.
 """

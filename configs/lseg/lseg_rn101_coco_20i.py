@@ -10,7 +10,7 @@ follows a schedule of 240.
 Score: not measured here.  The release gives 22.1, 25.1, 24.9 and 21.5 mIoU by fold, 23.4 on average.  Users
 of the release did not reach these (isl-org/lang-seg issues 19, 36).
 
-The release trains on each episode's support picture too; this recipe sees the query alone.
+The release trains on each episode's support image too; this recipe sees the query alone.
 """
 
 from mmengine.config import read_base

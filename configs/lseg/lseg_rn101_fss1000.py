@@ -5,7 +5,7 @@
 Cost: not measured here (it needs a GPU and FSS-1000).
 Score: not measured here.  The release gives 84.7 mIoU, and 87.8 with ViT-L/16.
 
-The release trains on each episode's support picture too; this recipe sees the query alone.
+The release trains on each episode's support image too; this recipe sees the query alone.
 """
 
 from mmengine.config import read_base

@@ -10,7 +10,7 @@ rate still follows a schedule of 240.
 Score: not measured here.  The release gives 52.8, 53.8, 44.4 and 38.5 mIoU by fold, 47.4 on average.  Users
 of the release did not reach these (isl-org/lang-seg issues 19, 36).
 
-The release trains on each episode's support picture too; this recipe sees the query alone.
+The release trains on each episode's support image too; this recipe sees the query alone.
 """
 
 from mmengine.config import read_base

@@ -5,8 +5,8 @@
     clipdense train contrastive/clip_phrases_scenes --work-dir work_dirs/clip_phrases_scenes
     clipdense train lseg/lseg_scenes
 
-Cost: 800 steps, 6 minutes in one thread beside other jobs (80 pictures/s), after the CLIP's 64.
-Score: mIoU over the foreground of 320 pictures a split, among own names and among all 64, seed 0:
+Cost: 800 steps, 6 minutes in one thread beside other jobs (80 images/s), after the CLIP's 64.
+Score: mIoU over the foreground of 320 images a split, among own names and among all 64, seed 0:
 base 0.713 / 0.625, novel 0.519 / 0.393, unseen 0.500 / 0.471; seed 1: base 0.694 / 0.607, novel
 0.552 / 0.416, unseen 0.515 / 0.467.
 
@@ -44,6 +44,6 @@ custom_hooks = [
     dict(
         type=SegmenterEvaluationHook,
         interval=400,
-        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates=templates)],
+        evaluations=[dict(type=SceneSplits, num_images=num_val, templates=templates)],
     ),
 ]

@@ -3,7 +3,7 @@
     clipdense train lseg/lseg_scenes_closed
 
 Cost: 259 CPU-seconds, 13 minutes on one of two busy cores of an AMD EPYC (AVX2, fp32).
-Score: mIoU over the foreground of 320 pictures a split (seed 0): base 0.599 whatever names are offered, novel
+Score: mIoU over the foreground of 320 images a split (seed 0): base 0.599 whatever names are offered, novel
 and unseen 0.
 
 It cannot name novel classes: their words are never chosen.
@@ -68,6 +68,6 @@ custom_hooks = [
     dict(
         type=SegmenterEvaluationHook,
         interval=400,
-        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
+        evaluations=[dict(type=SceneSplits, num_images=num_val, templates='name')],
     ),
 ]

@@ -5,7 +5,7 @@
 
 Cost: 281 CPU-seconds, 12 minutes on one of two busy cores of an AMD EPYC (AVX2, fp32); 6 minutes with one of
 them idle.
-Score: mIoU over the foreground of 320 pictures a split, among own names and among all 64, seeds 0 and 1:
+Score: mIoU over the foreground of 320 images a split, among own names and among all 64, seeds 0 and 1:
 base 0.600 / 0.502 and 0.589 / 0.500, novel 0.405 / 0.186 and 0.350 / 0.131, unseen 0.326 / 0.234 and
 0.286 / 0.196.  The same CLIP without masks: 0.082 / 0.074, 0.107 / 0.089, 0.091 / 0.070.
 
@@ -37,6 +37,6 @@ custom_hooks = [
     dict(
         type=SegmenterEvaluationHook,
         interval=400,
-        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
+        evaluations=[dict(type=SceneSplits, num_images=num_val, templates='name')],
     ),
 ]

@@ -3,7 +3,7 @@
     clipdense test lseg/lseg_scenes_training_free quickstart/train/clip.safetensors
 
 Cost: no training.
-Score: mIoU over the foreground of 320 pictures a split, with the quickstart's CLIP (seed 0), among own names
+Score: mIoU over the foreground of 320 images a split, with the quickstart's CLIP (seed 0), among own names
 and among all 64: base 0.082 / 0.074, novel 0.107 / 0.089, unseen 0.091 / 0.070.
 """
 
@@ -25,6 +25,6 @@ model = dict(
 custom_hooks = [
     dict(
         type=SegmenterEvaluationHook,
-        evaluations=[dict(type=SceneSplits, num_pictures=num_val, templates='name')],
+        evaluations=[dict(type=SceneSplits, num_images=num_val, templates='name')],
     ),
 ]

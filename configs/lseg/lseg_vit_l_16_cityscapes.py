@@ -1,4 +1,4 @@
-"""LSeg's recipe on Cityscapes: crops of 768 from pictures of 2048 pixels.
+"""LSeg's recipe on Cityscapes: crops of 768 from images of 2048 pixels.
 
     clipdense prepare cityscapes data/cityscapes
     torchrun --nproc_per_node 8 tools/train.py configs/lseg/lseg_vit_l_16_cityscapes.py

@@ -4,7 +4,7 @@
     torchrun --nproc_per_node 8 tools/train.py configs/lseg/lseg_vit_l_16_coco_stuff.py
 
 Cost: not measured here (it needs GPUs and COCO).
-Score: not measured here; none was published.  30 epochs see as many pictures as 176 of ADE20K.
+Score: not measured here; none was published.  30 epochs see as many images as 176 of ADE20K.
 """
 
 from mmengine.config import read_base

@@ -10,7 +10,7 @@ rate still follows a schedule of 240.
 Score: not measured here.  The paper gives 61.3, 63.6, 43.1 and 41.0 mIoU by fold, 52.3 on average, and 67.0
 FB-IoU.  Users of the release did not reach these (isl-org/lang-seg issues 19, 36).
 
-The release trains on each episode's support picture too; this recipe sees the query alone.
+The release trains on each episode's support image too; this recipe sees the query alone.
 """
 
 from mmengine.config import read_base

@@ -3,11 +3,11 @@
     clipdense train vild/vild_bccd -o train_dataloader.dataset.root=/data/bccd -o model.clip=CLIP_WEIGHTS
     clipdense test vild/vild_bccd work_dirs/vild_bccd/step_400.pth
 
-The small detector of scenes, on pictures of 320 x 240, from scratch, taught by names alone: with weights of a
+The small detector of scenes, on images of 320 x 240, from scratch, taught by names alone: with weights of a
 CLIP that has read about platelets, `clipdense embed regions` and ``variant='vild'`` add the teacher.
 
 Cost: 3 minutes in one thread beside three other jobs.
-Score: AP50 on the 72 test pictures 0.853 for red and white cells, 0.0004 for platelets: the words came from a
+Score: AP50 on the 72 test images 0.853 for red and white cells, 0.0004 for platelets: the words came from a
 CLIP that has seen nothing but scenes.
 """
 

@@ -1,6 +1,6 @@
 r"""ViLD with a ResNet-50 on OV-COCO: 48 base classes, tested on all 65 (AP50 of boxes).
 
-Pictures that show none of them are left out, as in the published protocol: 107,761 train, 4,836 test.
+Images that show none of them are left out, as in the published protocol: 107,761 train, 4,836 test.
 
 The schedule is that of 20 epochs; the paper trains on COCO for longer.
 

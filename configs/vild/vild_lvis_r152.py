@@ -1,4 +1,4 @@
-r"""ViLD with a ResNet-152 on LVIS v1 as published: 180,000 steps of 256 pictures,
+r"""ViLD with a ResNet-152 on LVIS v1 as published: 180,000 steps of 256 images,
 large-scale jitter, weight 1.0 of distillation.
 
 Departure: regions of which less than half is left after cropping are not distilled.

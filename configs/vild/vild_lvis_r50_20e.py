@@ -1,6 +1,6 @@
-r"""ViLD with a ResNet-50 on LVIS v1 in 20 epochs, the schedule of DetPro's comparison: 16 pictures a step,
+r"""ViLD with a ResNet-50 on LVIS v1 in 20 epochs, the schedule of DetPro's comparison: 16 images a step,
 shorter side 640 to 800.  DetPro starts from SoCo weights, which ``model.backbone.init_cfg`` can name, and
-repeats pictures of infrequent classes; neither is done here.
+repeats images of infrequent classes; neither is done here.
 
     clipdense train vild/vild_lvis_r50_20e --work-dir work_dirs/rpn \
         -o model.roi_head.bbox_head.variant=text -o train_dataloader.dataset.regions=none

@@ -1,4 +1,4 @@
-r"""ViLD-ensemble with a ResNet-50 on LVIS v1 as published: 180,000 steps of 256 pictures,
+r"""ViLD-ensemble with a ResNet-50 on LVIS v1 as published: 180,000 steps of 256 images,
 large-scale jitter, weight 0.5 of distillation.
 
 Departure: regions of which less than half is left after cropping are not distilled.

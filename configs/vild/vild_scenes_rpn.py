@@ -4,7 +4,7 @@
     clipdense train contrastive/clip_scenes
     clipdense train vild/vild_scenes_rpn
 
-Cost: 5 minutes in one thread beside another job (30 pictures a second).
+Cost: 5 minutes in one thread beside another job (30 images a second).
 Score: not measured by itself; what stands on it is in docs/learning_vild.md.
 """
 

@@ -55,7 +55,7 @@ def own(tmp_path):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """One picture, as downloaded."""
+    """One image, as downloaded."""
     name = 'frankfurt/frankfurt_000000_000294'
     for path in (f'leftImg8bit/val/{name}_leftImg8bit.png', f'gtFine/val/{name}_gtFine_labelIds.png'):
         (tmp_path / 'data/cityscapes' / path).parent.mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_prepare(capsys, cityscapes):
     assert (status, 'make them with `clipdense prepare cityscapes' in out) == (1, True)
     status, out, _ = run(capsys, 'prepare', 'cityscapes', cityscapes)
     assert '1 files made, 0 were there already, 0 failed' in out
-    assert '1 of 500 pictures are there; get the others from' in out
+    assert '1 of 500 images are there; get the others from' in out
     assert status == 1
     assert list(Path('data').rglob('*_labelTrainIds.png'))
     assert '0 files made, 1 were there' in run(capsys, 'prepare', 'cityscapes', cityscapes)[1]
@@ -134,7 +134,7 @@ def test_real_streets_are_the_ninth_dataset(capsys, weights, real_data):
     )
     assert status == 0
     (cell,) = json.loads(Path('segmentation_benchmark/table.json').read_text())
-    assert (cell['data']['pictures'], len(cell['classes'])) == (2, 11)
+    assert (cell['data']['images'], len(cell['classes'])) == (2, 11)
 
 
 def test_reproduce_needs_weights_and_data(capsys):
@@ -157,11 +157,11 @@ def test_reproduce(capsys, cityscapes, weights):
     run(capsys, 'prepare', 'cityscapes', cityscapes)
     arguments = ('reproduce', 'maskclip', 'cityscapes', '-w', weights, '--preset', 'sclip', '--out', 'r.json')
     status, _, err = run(capsys, *arguments)
-    assert (status, '1 of 500 pictures' in err) == (2, True)
+    assert (status, '1 of 500 images' in err) == (2, True)
     status, out, _ = run(capsys, *arguments, '--partial')
     assert status == 0
     assert 'published  24.9 [V' in out
-    assert 'verdict    not comparable: 1 of 500 pictures' in out
+    assert 'verdict    not comparable: 1 of 500 images' in out
     assert json.loads(Path('r.json').read_text())['verdict'].startswith('not comparable')
     assert run(capsys, *arguments, '--partial')[0] == 2  # r.json is there
 

@@ -101,7 +101,7 @@ def test_segment_with_all_its_settings(capsys, weights):
     assert read_mask('segmented/photo_mask.png').shape == (30, 40)
 
 
-def test_segment_writes_three_files_of_the_picture_size(capsys, weights):
+def test_segment_writes_three_files_of_the_image_size(capsys, weights):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     photo('photo.jpg', (40, 30), exif=exif)
@@ -128,7 +128,7 @@ def test_segment_writes_three_files_of_the_picture_size(capsys, weights):
         ('line.png', 'RGB', (300, 1)),
     ],
 )
-def test_pictures_of_every_kind(capsys, weights, name, mode, size):
+def test_images_of_every_kind(capsys, weights, name, mode, size):
     photo(name, size, mode)
     assert run(capsys, 'segment', name, '-c', 'a,b', '-w', weights)[0] == 0
     assert read_mask(f'segmented/{name.split(".")[0]}_mask.png').shape == size[::-1]
@@ -145,7 +145,7 @@ def test_classify_prints_probabilities_and_writes_json(capsys, weights):
     assert sum(entry['probability'] for entry in rows[0]['classes']) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_broken_picture_is_skipped_and_counted(capsys, weights):
+def test_a_broken_image_is_skipped_and_counted(capsys, weights):
     photo('good.png')
     Path('bad.jpg').write_text('<html>not here</html>')
     status, out, err = run(capsys, 'segment', '.', '-c', 'a,b', '-w', weights)
@@ -187,8 +187,8 @@ BAD = {
     'two kinds of classes': (['segment', 'photo.png', '-c', 'a', '--preset', 'voc21'], 'say which classes'),
     'empty vocabulary': (['segment', 'photo.png', '-c', ' '], 'empty'),
     'repeated class': (['segment', 'photo.png', '-c', 'car, Car'], 'twice'),
-    'no such picture': (['segment', 'nothing.png', '-c', 'a'], 'nothing.png'),
-    'no picture in the folder': (['segment', 'empty', '-c', 'a'], 'empty'),
+    'no such image': (['segment', 'nothing.png', '-c', 'a'], 'nothing.png'),
+    'no image in the folder': (['segment', 'empty', '-c', 'a'], 'empty'),
     'no such method': (
         ['segment', 'photo.png', '-c', 'a', '--method', 'maskclop', '-w', '{weights}'],
         "mean 'maskclip'",
@@ -254,7 +254,7 @@ BAD = {
         ['segment', 'photo.png', '-c', 'a', '--device', 'cuda:7', '-w', '{weights}'],
         'cuda:7',
     ),
-    'broken picture': (['classify', 'broken.jpg', '-c', 'a', '-w', '{weights}'], 'broken.jpg'),
+    'broken image': (['classify', 'broken.jpg', '-c', 'a', '-w', '{weights}'], 'broken.jpg'),
     'other activation': (
         ['classify', 'photo.png', '-c', 'a', '-w', '{weights}', '--activation', 'gelu'],
         'activation',

@@ -14,10 +14,10 @@ from clipdense.cli.quickstart import SPLITS, table
 def tour(tmp_path_factory):
     out = tmp_path_factory.mktemp('tour') / 'quickstart'
     with pytest.MonkeyPatch.context() as patch:
-        # Twelve pictures of each split instead of hundreds: what is looked at is that everything runs.
+        # Twelve images of each split instead of hundreds: what is looked at is that everything runs.
         patch.setattr('clipdense.engine.launch.load_config', _small(patch))
         with pytest.raises(SystemExit) as left:
-            main(['quickstart', '--out', str(out), '--steps', '2', '--pictures', '128'])
+            main(['quickstart', '--out', str(out), '--steps', '2', '--images', '128'])
     return out, left.value.code
 
 
@@ -33,7 +33,7 @@ def _small(patch):
             for hook in cfg.custom_hooks:
                 for evaluation in hook.get('evaluations', ()):
                     part = evaluation.get('dataset', evaluation)
-                    part['num_pictures'] = 12
+                    part['num_images'] = 12
         return cfg
 
     return load_small

@@ -48,7 +48,7 @@ def test_distillation_loss_is_the_official_one(golden):
 def test_by_hand(scale):
     pairs = torch.eye(2)
     assert contrastive_loss(pairs, pairs, scale).item() == pytest.approx(log(1 + exp(-scale)), abs=1e-6)
-    # each picture: one match at scale + bias, one mismatch at bias
+    # each image: one match at scale + bias, one mismatch at bias
     bias = -2.0
     expected = log(1 + exp(-(scale + bias))) + log(1 + exp(bias))
     assert sigmoid_loss(pairs, pairs, scale, bias).item() == pytest.approx(expected, rel=1e-5)
@@ -59,7 +59,7 @@ def test_a_random_batch_costs_the_logarithm_of_its_size():
     assert contrastive_loss(same, same, 10.0).item() == pytest.approx(log(8), rel=1e-5)
 
 
-# Two pictures with two prompts each, all orthogonal but for the picture's own: matches at 1, others at 0.
+# Two images with two prompts each, all orthogonal but for the image's own: matches at 1, others at 0.
 OWN = torch.eye(2)[:, None].expand(2, 2, 2)
 
 
@@ -85,7 +85,7 @@ def test_one_prompt_is_the_contrastive_loss():
 
 
 def test_a_phrase_of_two_captions_is_right_for_both():
-    """Pictures and prompts all alike: every answer is as good, and with shared phrases all are right."""
+    """Images and prompts all alike: every answer is as good, and with shared phrases all are right."""
     images, prompts = torch.ones(4, 1), torch.ones(4, 2, 1)
     phrases = torch.zeros(4, 2, dtype=torch.int64)
     assert multi_label_loss(images, prompts, 5.0).item() == pytest.approx((log(8) + log(4)) / 2)

@@ -70,7 +70,7 @@ def test_intermediate_activations_match(golden):
 
 @pytest.mark.parametrize('kind', SIZES)
 @pytest.mark.parametrize(('height', 'width'), [(64, 64), (96, 64), (75, 131)])
-def test_any_picture_size(kind, height, width):
+def test_any_image_size(kind, height, width):
     model = build_clip(SIZES[kind]).eval()
     features = model.image_features(torch.randn(2, 3, height, width))
     cell = 8 if kind == 'vit' else 32
@@ -84,7 +84,7 @@ def test_any_picture_size(kind, height, width):
 
 
 @pytest.mark.parametrize('kind', SIZES)
-def test_pictures_smaller_than_a_cell_are_refused(kind):
+def test_images_smaller_than_a_cell_are_refused(kind):
     with pytest.raises(ValueError, match='smaller than'):
         build_clip(SIZES[kind]).encode_image(torch.randn(1, 3, 7, 40))
 

@@ -1,4 +1,4 @@
-"""Pictures for the tower, against the official transform."""
+"""Images for the tower, against the official transform."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def test_the_official_transform(golden, size):
 
 
 @pytest.mark.parametrize(
-    ('resize', 'expected'), [('shortest', 255), ('squash', 127)], ids=['centre of the picture', 'all of it']
+    ('resize', 'expected'), [('shortest', 255), ('squash', 127)], ids=['centre of the image', 'all of it']
 )
 def test_resize_rules(resize, expected):
-    """A white centre between black sides: a crop sees white, a squashed picture its average."""
+    """A white centre between black sides: a crop sees white, a squashed image its average."""
     image = Image.new('RGB', (300, 100), 'black')
     image.paste('white', (75, 0, 225, 100))
     pixels = Preprocess(100, resize=resize).crop(image)

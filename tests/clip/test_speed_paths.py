@@ -146,7 +146,7 @@ def test_no_texts_give_no_embeddings():
 
 
 def test_the_work_is_left_out():
-    """The last feed-forward sees one token a picture and one a text; the first, no padding."""
+    """The last feed-forward sees one token an image and one a text; the first, no padding."""
     clip, seen = model(), {}
     for name in ('image.blocks.0.mlp', 'image.blocks.2.mlp', 'text.blocks.0.mlp', 'text.blocks.2.mlp'):
         clip.get_submodule(name).register_forward_hook(

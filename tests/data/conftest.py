@@ -1,4 +1,4 @@
-"""Tar shards of numbered pictures, and the ways to read them."""
+"""Tar shards of numbered images, and the ways to read them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numbers(texts):
 
 
 @cache
-def picture(number, form='PNG'):
+def make_image(number, form='PNG'):
     file = io.BytesIO()
     Image.new('RGB', (5, 6), (number, 0, 0)).save(file, form)
     return file.getvalue()
@@ -34,7 +34,7 @@ def picture(number, form='PNG'):
 
 def sample(number, **members):
     """(name, bytes) of a sample; ``None`` leaves a member out."""
-    content = {'png': picture(number % 256), 'txt': str(number).encode(), **members}
+    content = {'png': make_image(number % 256), 'txt': str(number).encode(), **members}
     return [(f'{number:06d}.{kind}', data) for kind, data in content.items() if data is not None]
 
 
@@ -76,7 +76,7 @@ def stream(urls, batch_size=2, transform=CROP, **settings):
 
 
 def read(dataset):
-    """The numbers that a stream gives, whose pictures must be theirs."""
+    """The numbers that a stream gives, whose images must be theirs."""
     items = list(dataset)
     captions = [int(item['token_ids']) for item in items]
     assert [int(item['images'][0, 2, 2]) for item in items] == [number % 256 for number in captions]

@@ -10,11 +10,11 @@ from PIL import Image
 
 from clipdense.data.augment import OPERATIONS, StrongAugment, erase
 
-PICTURE = torch.randint(60, 200, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randint(60, 200, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize('size', [(40, 30), (5, 200), (1, 1)], ids=str)
-def test_any_picture_gives_a_square(size):
+def test_any_image_gives_a_square(size):
     augment = StrongAugment(16)
     for seed in range(20):
         pixels = augment(Image.new('RGB', size, 'red'), random.Random(seed))
@@ -24,34 +24,34 @@ def test_any_picture_gives_a_square(size):
 
 def test_it_depends_on_the_generator_alone():
     augment = StrongAugment(16, erase=1.0)
-    first, second = (augment(PICTURE, random.Random(3)) for _ in range(2))
+    first, second = (augment(IMAGE, random.Random(3)) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, augment(PICTURE, random.Random(4)))
+    assert not torch.equal(first, augment(IMAGE, random.Random(4)))
 
 
 @pytest.mark.parametrize('name', OPERATIONS)
 @pytest.mark.parametrize('strength', [0.0, 0.9, 1.0])
 def test_operations(name, strength):
-    before = PICTURE.clone()
+    before = IMAGE.clone()
     changed = OPERATIONS[name](before, strength, random.Random(1))
-    assert changed.shape == PICTURE.shape
+    assert changed.shape == IMAGE.shape
     assert changed.dtype == torch.uint8
-    assert torch.equal(before, PICTURE), 'the picture that came is left alone'
+    assert torch.equal(before, IMAGE), 'the image that came is left alone'
     if strength:
-        assert not torch.equal(changed, PICTURE)
+        assert not torch.equal(changed, IMAGE)
 
 
 @pytest.mark.parametrize('seed', range(5))
 def test_one_rectangle_is_erased(seed):
-    erased = (erase(PICTURE, random.Random(seed)) != PICTURE).any(dim=0)
+    erased = (erase(IMAGE, random.Random(seed)) != IMAGE).any(dim=0)
     rows, columns = erased.any(dim=1), erased.any(dim=0)
     area = rows.sum() * columns.sum() / 24**2
     assert 0.01 < area < 0.4
     assert erased[rows][:, columns].float().mean() > 0.9, 'a full rectangle'
 
 
-def test_pictures_can_be_left_unmirrored():
+def test_images_can_be_left_unmirrored():
     augment = StrongAugment(24, scale=(1.0, 1.0), operations=0, flip=0.0, erase=0.0)
-    assert any(torch.equal(augment(PICTURE, random.Random(seed)), PICTURE) for seed in range(30))
+    assert any(torch.equal(augment(IMAGE, random.Random(seed)), IMAGE) for seed in range(30))
     mirrored = StrongAugment(24, scale=(1.0, 1.0), operations=0, flip=1.0, erase=0.0)
-    assert any(torch.equal(mirrored(PICTURE, random.Random(seed)), PICTURE.flip(-1)) for seed in range(30))
+    assert any(torch.equal(mirrored(IMAGE, random.Random(seed)), IMAGE.flip(-1)) for seed in range(30))

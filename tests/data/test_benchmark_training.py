@@ -25,7 +25,7 @@ from clipdense.utils.errors import InputError
         ('voc21', 'JPEGImages/2007_1.jpg', 'SegmentationClass/2007_1.png', 20, 20),
     ],
 )
-def test_pictures_are_found(tmp_path, name, image, mask, label, expected):
+def test_images_are_found(tmp_path, name, image, mask, label, expected):
     for path, mode in ((image, 'RGB'), (mask, 'L')):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4, 3) if mode == 'RGB' else (4, 4), label, np.uint8)).save(

@@ -1,4 +1,4 @@
-"""Labelled pictures in folders and in torchvision's formats."""
+"""Labelled images in folders and in torchvision's formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipdense.utils.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes, cats in red and hot dogs in green, and things that are neither class nor picture."""
+    """Two classes, cats in red and hot dogs in green, and things that are neither class nor image."""
     files = {
         'cat/1.png': 'red',
         'cat/below/2.JPG': 'red',
@@ -44,7 +44,7 @@ class TestLabelledFolder:
         assert all((item['images'].shape, item['images'].dtype) == ((3, 4, 4), torch.uint8) for item in items)
         assert [int(item['images'][0, 2, 2]) > 240 for item in items] == [True, True, False, False]
 
-    def test_without_a_transform_pictures_keep_their_size(self, folder):
+    def test_without_a_transform_images_keep_their_size(self, folder):
         assert LabelledFolder(folder)[0]['images'].shape == (3, 8, 10)
 
     @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ class TestLabelledFolder:
             root.mkdir()
         if make == 'empty classes':
             (root / 'cat').mkdir()
-        with pytest.raises(InputError, match=r'folder of pictures for each class|no pictures in'):
+        with pytest.raises(InputError, match=r'folder of images for each class|no images in'):
             LabelledFolder(root)
 
-    def test_unreadable_pictures_have_no_label(self, folder):
+    def test_unreadable_images_have_no_label(self, folder):
         (folder / 'cat' / '1.png').write_bytes(b'<html>')
         dataset = LabelledFolder(folder, CentreCrop(4))
         items = [dataset[index] for index in range(4)]
@@ -100,11 +100,11 @@ class TestLabelledFolder:
         assert items[0]['images'].shape == (3, 4, 4)
         assert (dataset.faults.seen, dataset.faults.lost) == (4, 1)
 
-    def test_too_many_unreadable_pictures(self, folder):
+    def test_too_many_unreadable_images(self, folder):
         for index in range(20):
             (folder / 'cat' / f'{index}.png').write_bytes(b'')
         dataset = LabelledFolder(folder)
-        with pytest.raises(InputError, match='11 of 11 pictures could not be used'):
+        with pytest.raises(InputError, match='11 of 11 images could not be used'):
             [dataset[index] for index in range(20)]
 
     def test_random_crops_depend_on_epoch_and_index(self, folder):

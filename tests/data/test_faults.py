@@ -26,12 +26,12 @@ def log(monkeypatch):
     [(0.01, 10, 0, 10), (0.01, 10, 1000, 20), (0.0, 0, 1000, 0), (0.5, 1, 4, 3), (1.0, 0, 7, 7)],
 )
 def test_stops_after_what_is_allowed(fraction, grace, seen, allowed):
-    budget = FaultBudget('pictures', fraction, grace)
+    budget = FaultBudget('images', fraction, grace)
     budget.saw(seen)
     for _ in range(allowed):
-        budget.lose('picture', 'a.jpg')
-    with pytest.raises(InputError, match=f'{allowed + 1} of {seen} pictures .*b.jpg.*max_bad_fraction'):
-        budget.lose('picture', 'b.jpg')
+        budget.lose('image', 'a.jpg')
+    with pytest.raises(InputError, match=f'{allowed + 1} of {seen} images .*b.jpg.*max_bad_fraction'):
+        budget.lose('image', 'b.jpg')
 
 
 def test_each_epoch_starts_anew_and_sums_up_the_last(log):
@@ -72,30 +72,30 @@ class Faulty(Dataset):
 
 @pytest.mark.parametrize('workers', [0, 3])
 def test_all_workers_count_together(workers):
-    budget = FaultBudget('pictures', 1)
+    budget = FaultBudget('images', 1)
     list(DataLoader(Faulty(budget), 5, num_workers=workers))
     assert (budget.seen, budget.lost) == (40, 10)
 
 
 def test_the_error_of_a_worker_arrives():
-    budget = FaultBudget('pictures', 0, grace=0)
+    budget = FaultBudget('images', 0, grace=0)
     try:
-        budget.lose('picture', 'a.jpg')
+        budget.lose('image', 'a.jpg')
     except InputError:
         carried = ExceptionWrapper(where='in a worker')  # what a loader sends to the main process
-    with pytest.raises(InputError, match='1 of 0 pictures could not be used'):
+    with pytest.raises(InputError, match='1 of 0 images could not be used'):
         carried.reraise()
 
 
 def test_can_be_sent_to_a_process():
-    budget = FaultBudget('pictures')
+    budget = FaultBudget('images')
     budget.saw(3)
     copy = pickle.loads(pickle.dumps(budget))
-    copy.lose('picture', 'a')
+    copy.lose('image', 'a')
     assert (copy.seen, copy.lost) == (3, 1)
 
 
 @pytest.mark.parametrize('fraction', [-0.1, 1.1, torch.nan])
 def test_refuses_what_is_no_share(fraction):
     with pytest.raises(InputError, match='between 0 and 1'):
-        FaultBudget('pictures', fraction)
+        FaultBudget('images', fraction)

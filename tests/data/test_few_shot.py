@@ -46,7 +46,7 @@ def test_other_folds_are_refused(fold, split):
 
 @pytest.fixture
 def voc(tmp_path):
-    """Two pictures; in the first, class 5 (bottle, index 4) is on the left and void in a corner."""
+    """Two images; in the first, class 5 (bottle, index 4) is on the left and void in a corner."""
     mask = np.zeros((4, 6))
     mask[:, :3], mask[0, 5], mask[3, 4] = 5, 255, 7
     for name in ('2007_000033', '2007_000061'):
@@ -88,10 +88,10 @@ def test_pascal_trains_on_the_other_folds(voc):
 @pytest.mark.parametrize(
     ('lines', 'message'),
     [
-        ('2007_000033__06\n', r"line 1: '2007_000033__06' is not PICTURE__CLASS with a class of this fold"),
-        ('2007_000033\n', 'is not PICTURE__CLASS'),
-        ('\n', 'names no pictures'),
-        ('2007_000099__05\n', r'2 pictures and masks named in the lists are not there: .*2007_000099\.jpg'),
+        ('2007_000033__06\n', r"line 1: '2007_000033__06' is not IMAGE__CLASS with a class of this fold"),
+        ('2007_000033\n', 'is not IMAGE__CLASS'),
+        ('\n', 'names no images'),
+        ('2007_000099__05\n', r'2 images and masks named in the lists are not there: .*2007_000099\.jpg'),
         (None, 'cannot read the list'),
     ],
     ids=['class', 'form', 'empty', 'missing', 'no file'],
@@ -105,13 +105,13 @@ def test_bad_lists_are_refused(voc, lines, message):
 
 def test_the_draws_are_those_of_the_harness():
     """Its order of calls on numpy's global generator, written out."""
-    pictures = {at: [f'{at}_{number}.jpg' for number in range(5 + at)] for at in (0, 4, 8)}
+    images = {at: [f'{at}_{number}.jpg' for number in range(5 + at)] for at in (0, 4, 8)}
     np.random.seed(0)  # noqa: NPY002
     expected = []
     for _ in range(20):
         class_id = np.random.choice([0, 4, 8], 1, replace=False)[0]  # noqa: NPY002
-        expected.append((class_id, np.random.choice(pictures[class_id], 1, replace=False)[0]))  # noqa: NPY002
-    assert draw_episodes((0, 4, 8), pictures, 20, seed=0) == expected
+        expected.append((class_id, np.random.choice(images[class_id], 1, replace=False)[0]))  # noqa: NPY002
+    assert draw_episodes((0, 4, 8), images, 20, seed=0) == expected
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_coco_training_draws_anew_each_epoch(coco):
     ('text', 'message'),
     [
         ('[1]', 'is not JSON of class'),
-        ('{"1": []}', r'no pictures for the classes \[1, 5'),
+        ('{"1": []}', r'no images for the classes \[1, 5'),
         ('{', 'is not JSON'),
     ],
 )
@@ -160,7 +160,7 @@ def test_coco_lists_that_are_none(coco, text, message):
 
 
 def test_class_lists_come_from_annotations(tmp_path):
-    """Category ids have gaps; a picture is listed once a class, in the order of names."""
+    """Category ids have gaps; an image is listed once a class, in the order of names."""
     instances = {
         'categories': [{'id': 7, 'name': 'train'}, {'id': 1, 'name': 'person'}],
         'images': [{'id': 5, 'file_name': 'b.jpg'}, {'id': 6, 'file_name': 'a.jpg'}],
@@ -187,21 +187,21 @@ def fss(tmp_path):
     return tmp_path
 
 
-def test_fss_shows_all_pictures_of_its_classes(fss):
-    pictures = FSS1000(fss, lists=fss, size=4)
-    assert pictures.class_names == ('ant', 'bus', 'cat', 'dog', 'egg')
-    assert [pictures.episode(at).class_id for at in range(len(pictures))] == [3, 3, 3, 4, 4, 4]
-    assert [pictures.episode(at).image.stem for at in range(3)] == ['1', '10', '2']
-    assert pictures[0]['samples'].mask[0].tolist() == [0, 1, 1, 0]
+def test_fss_shows_all_images_of_its_classes(fss):
+    images = FSS1000(fss, lists=fss, size=4)
+    assert images.class_names == ('ant', 'bus', 'cat', 'dog', 'egg')
+    assert [images.episode(at).class_id for at in range(len(images))] == [3, 3, 3, 4, 4, 4]
+    assert [images.episode(at).image.stem for at in range(3)] == ['1', '10', '2']
+    assert images[0]['samples'].mask[0].tolist() == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
     ('split', 'message'),
     [
-        ('train', '2 of 2 classes have no pictures in .*: ant, bus'),
+        ('train', '2 of 2 classes have no images in .*: ant, bus'),
         ('dev', "'train', 'val' and 'test', got 'dev'"),
     ],
 )
-def test_fss_without_pictures_is_refused(fss, split, message):
+def test_fss_without_images_is_refused(fss, split, message):
     with pytest.raises(InputError, match=message):
         FSS1000(fss, split, fss)

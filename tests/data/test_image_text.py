@@ -1,4 +1,4 @@
-"""Pictures with captions from tables and from COCO's files."""
+"""Images with captions from tables and from COCO's files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = {'red': (250, 0, 0), 'green': (0, 250, 0), 'blue': (0, 0, 250), 'grey'
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a PNG of each colour, a broken picture, and a table of the colours."""
+    """A folder with a PNG of each colour, a broken image, and a table of the colours."""
     for name, colour in COLOURS.items():
         Image.new('RGB', (12, 10), colour).save(tmp_path / f'{name}.png')
     (tmp_path / 'broken.png').write_bytes((tmp_path / 'red.png').read_bytes()[:40])
@@ -49,7 +49,7 @@ def write(path, rows, separator='\t', encoding='utf-8'):
 
 
 def colour_of(item):
-    """Name of the colour that fills a picture."""
+    """Name of the colour that fills an image."""
     middle = item['images'][:, 4, 4].tolist()
     return next(name for name, colour in COLOURS.items() if np.allclose(middle, colour, atol=2))
 
@@ -69,7 +69,7 @@ class TestCsvPairs:
             assert (item['token_ids'].shape, item['token_ids'].dtype) == ((77,), torch.int64)
             assert (colour_of(item), caption_of(item)) == (name, f'a {name} box')
 
-    def test_without_a_transform_pictures_keep_their_size(self, folder):
+    def test_without_a_transform_images_keep_their_size(self, folder):
         assert CsvPairs(folder / 'pairs.tsv')[0]['images'].shape == (3, 10, 12)
 
     def test_from_a_config_with_another_tokenizer(self, folder):
@@ -111,7 +111,7 @@ class TestCsvPairs:
                 seen[index].add(caption_of(dataset[index]))
         assert seen == [{'one', 'two'}, {'three'}]
 
-    def test_rows_of_one_picture_are_grouped_on_demand(self, folder):
+    def test_rows_of_one_image_are_grouped_on_demand(self, folder):
         rows = [['f', 't'], ['red.png', 'one'], ['blue.png', 'two'], ['red.png', 'three']]
         path = write(folder / 'x', rows)
         assert len(CsvPairs(path, 'f', 't')) == 3
@@ -142,7 +142,7 @@ class TestCsvPairs:
             ('filepath,title\nred.png,x\n', "no column 'filepath'.*another separator"),
             ('filepath\tcaption\tTitle\nred.png\tx\ty\n', "no column 'title'.*Did you mean 'Title'"),
             ('', "no column 'filepath'"),
-            ('filepath\ttitle\n', 'no row with a picture and a caption'),
+            ('filepath\ttitle\n', 'no row with an image and a caption'),
             ('filepath\ttitle\n' + 'red.png\t\n' * 12, '11 of 11 rows could not be used'),
             ('filepath\ttitle\n' + 'x' * 200_000 + '\ty\n', 'no table with separator'),
         ],
@@ -186,7 +186,7 @@ def test_without_a_root_paths_may_be_absolute(folder, tmp_path_factory):
     assert colour_of(CsvPairs(table, 'f', 't', transform=CROP)[0]) == 'blue'
 
 
-class TestBrokenPictures:
+class TestBrokenImages:
     def table(self, folder, names):
         return write(folder / 'x', [['f', 't'], *([name, name] for name in names)])
 
@@ -203,12 +203,12 @@ class TestBrokenPictures:
 
     def test_too_many_end_the_run(self, folder):
         dataset = CsvPairs(self.table(folder, ['red.png'] + ['broken.png'] * 20), 'f', 't', transform=CROP)
-        with pytest.raises(InputError, match=r'pictures could not be used.*broken\.png'):
+        with pytest.raises(InputError, match=r'images could not be used.*broken\.png'):
             dataset[1]
 
     def test_none_is_good(self, folder):
         dataset = CsvPairs(self.table(folder, ['broken.png'] * 3), 'f', 't', transform=CROP)
-        with pytest.raises(InputError, match='none of the 3 pictures'):
+        with pytest.raises(InputError, match='none of the 3 images'):
             dataset[0]
 
     def test_a_new_epoch_has_a_new_budget(self, folder):
@@ -300,7 +300,7 @@ class TestCocoCaptions:
             ('[]', 'not JSON in the format of COCO'),
             ('{"images": []}', "'annotations' is missing"),
             ('{"images": [{"id": 1}], "annotations": []}', "'file_name' is missing"),
-            ('{"images": [], "annotations": []}', 'no picture of'),
+            ('{"images": [], "annotations": []}', 'no image of'),
             (
                 json.dumps({'images': [{'id': 1, 'file_name': 'red.png'}] * 2, 'annotations': []}),
                 'id is taken',
@@ -312,10 +312,10 @@ class TestCocoCaptions:
         with pytest.raises(InputError, match=message):
             CocoCaptions(folder / 'x.json', folder)
 
-    def test_too_many_missing_pictures_end_it_before_training(self, folder):
+    def test_too_many_missing_images_end_it_before_training(self, folder):
         images = {key: f'{key}.png' for key in range(20)}
         path = coco(folder, images, [(key, 'x') for key in images])
-        with pytest.raises(InputError, match='missing picture'):
+        with pytest.raises(InputError, match='missing image'):
             CocoCaptions(path, folder)
 
 

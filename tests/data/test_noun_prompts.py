@@ -90,12 +90,12 @@ def test_pairs_carry_prompts(tmp_path):
 def shard(tmp_path):
     folder = tmp_path / 'raw'
     folder.mkdir()
-    picture = io.BytesIO()
-    Image.new('RGB', (6, 6)).save(picture, 'PNG')
+    image = io.BytesIO()
+    Image.new('RGB', (6, 6)).save(image, 'PNG')
     with tarfile.open(folder / '000.tar', 'w') as tar:
         for number, caption in enumerate(['a red star', 'a dog', 'quietly', '']):
             members = {
-                'png': picture.getvalue(),
+                'png': image.getvalue(),
                 'txt': caption.encode(),
                 'json': json.dumps({'alt': [caption, 'a cat']}).encode(),
             }

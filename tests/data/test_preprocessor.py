@@ -37,7 +37,7 @@ def test_equals_the_preprocessing_of_the_weights():
     assert torch.equal(found, Preprocess.named('openai', 16).normalise(EVERY_LEVEL))
 
 
-def test_pictures_of_several_sizes_stay_a_list():
+def test_images_of_several_sizes_stay_a_list():
     images = [torch.zeros(3, 4, 5, dtype=torch.uint8), torch.full((3, 2, 2), 255, dtype=torch.uint8)]
     found = ImagePreprocessor('half')({'images': images})['images']
     assert [image.shape for image in found] == [(3, 4, 5), (3, 2, 2)]
@@ -62,7 +62,7 @@ def test_other_entries_pass():
     assert torch.equal(data['images'], EVERY_LEVEL)  # the batch itself is untouched
 
 
-def test_batches_without_pictures_pass():
+def test_batches_without_images_pass():
     assert ImagePreprocessor()({'labels': torch.ones(2)})['labels'].tolist() == [1, 1]
 
 
@@ -90,6 +90,6 @@ def test_refuses(settings, message):
         ImagePreprocessor(**settings)
 
 
-def test_refuses_pictures_that_are_normalised_already():
+def test_refuses_images_that_are_normalised_already():
     with pytest.raises(ValueError, match='uint8'):
         ImagePreprocessor()({'images': torch.zeros(1, 3, 2, 2)})

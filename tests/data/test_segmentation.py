@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipdense.data.segmentation import LabelledPictures, VOCSegmentation
+from clipdense.data.segmentation import LabelledImages, VOCSegmentation
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import write_mask
@@ -23,9 +23,9 @@ ENDINGS = {'one': '.jpg', 'two': '.PNG'}
 
 def make(root, masks=MASKS, classes=CLASSES, split='val'):
     for name, mask in masks.items():
-        picture = root / 'JPEGImages' / f'{name}{ENDINGS.get(name, ".jpg")}'
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', mask.shape[::-1], (10, 200, 30)).save(picture)
+        image = root / 'JPEGImages' / f'{name}{ENDINGS.get(name, ".jpg")}'
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', mask.shape[::-1], (10, 200, 30)).save(image)
         write_mask(root / 'SegmentationClass' / f'{name}.png', mask)
     lists = root / 'ImageSets' / 'Segmentation'
     lists.mkdir(parents=True, exist_ok=True)
@@ -129,14 +129,14 @@ def remove(path):
         (
             lambda root: remove(root / 'JPEGImages/one.jpg'),
             {},
-            '1 of 2 pictures .*val.txt are not in .*JPEGImages: one',
+            '1 of 2 images .*val.txt are not in .*JPEGImages: one',
         ),
         (
             lambda root: remove(root / 'SegmentationClass/two.png'),
             {},
             '1 of 2 .* are not in .*SegmentationClass: two',
         ),
-        (lambda root: (root / 'ImageSets/Segmentation/val.txt').write_text(' \n'), {}, 'names no pictures'),
+        (lambda root: (root / 'ImageSets/Segmentation/val.txt').write_text(' \n'), {}, 'names no images'),
         (lambda root: remove(root / 'ImageSets/Segmentation/val.txt'), {}, 'has no lists'),
         (lambda root: (root / 'JPEGImages').rename(root / 'Images'), {}, 'JPEGImages: no such folder'),
         (lambda root: root.rename(root.with_name('moved')), {}, 'voc: no such folder'),
@@ -148,7 +148,7 @@ def test_folders_that_do_not_fit(folder, break_it, options, message):
         VOCSegmentation(folder, **options)
 
 
-def test_the_first_ten_missing_pictures_are_named(folder):
+def test_the_first_ten_missing_images_are_named(folder):
     names = [f'p{number}' for number in range(15)]
     (folder / 'ImageSets/Segmentation/val.txt').write_text('\n'.join(names))
     with pytest.raises(InputError, match=r'15 of 15 .*: p0, p1, .* p9, \.\.\.$'):
@@ -162,7 +162,7 @@ def rgb_mask(root):
 BROKEN = {
     'size': (
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.zeros((5, 4), int)),
-        r'one.png is 4 x 5, its picture one.jpg 3 x 2',
+        r'one.png is 4 x 5, its image one.jpg 3 x 2',
     ),
     'label': (
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.array([[37, 37, 0], [4, 255, 1]])),
@@ -172,8 +172,8 @@ BROKEN = {
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.array([[500, 0, 0], [0, 0, 0]])),
         'by label are 500: 1, 0: 5',
     ),
-    'colours': (rgb_mask, 'one.png is a colour picture'),
-    'picture': (lambda root: (root / 'JPEGImages/one.jpg').write_bytes(b'<html>'), 'one.jpg is a web page'),
+    'colours': (rgb_mask, 'one.png is a colour image'),
+    'image': (lambda root: (root / 'JPEGImages/one.jpg').write_bytes(b'<html>'), 'one.jpg is a web page'),
     'mask': (lambda root: (root / 'SegmentationClass/one.png').write_bytes(b''), 'one.png is empty'),
 }
 
@@ -185,15 +185,15 @@ def test_broken_files_are_named_and_counted(folder, break_it, message):
     with pytest.raises(InputError, match=message):
         dataset[0]
     report = dataset.check()
-    assert (report.pictures, len(report.faults)) == (1, 1)
-    assert '1 pictures in order, 1 with faults' in str(report)
+    assert (report.images, len(report.faults)) == (1, 1)
+    assert '1 images in order, 1 with faults' in str(report)
     assert report.faults[0] in str(report)
 
 
 def test_check_counts_pixels(folder):
     report = VOCSegmentation(folder).check()
     assert report.pixels == {'background': 3, 'cat': 3, 'traffic light': 3, 'sky': 2}
-    assert (report.pictures, report.ignored, report.faults) == (2, 1, [])
+    assert (report.images, report.ignored, report.faults) == (2, 1, [])
     assert '  cat: 25.00%' in str(report)
 
 
@@ -243,11 +243,11 @@ def test_zero_may_be_unlabelled(folder, vocabulary, expected):
     """Then the first class is 1 in the files."""
     images, masks = [folder / 'JPEGImages/one.jpg'], [folder / 'SegmentationClass/one.png']
     stored = Vocabulary(('cat', 'traffic light', 'sky'))
-    dataset = LabelledPictures(folder, images, masks, stored, vocabulary, zero_is_unlabelled=True)
+    dataset = LabelledImages(folder, images, masks, stored, vocabulary, zero_is_unlabelled=True)
     np.testing.assert_array_equal(dataset[0]['samples'].mask, expected)
 
 
-def test_digest_is_of_masks_and_pictures(folder):
+def test_digest_is_of_masks_and_images(folder):
     before = VOCSegmentation(folder).digest
     assert VOCSegmentation(folder, vocabulary=['sky', 'cat']).digest == before  # words are not its matter
     (folder / 'JPEGImages/one.jpg').write_bytes((folder / 'JPEGImages/one.jpg').read_bytes() + b'\0')

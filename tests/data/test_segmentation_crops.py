@@ -1,4 +1,4 @@
-"""Crops of labelled pictures, and classes that training must not see."""
+"""Crops of labelled images, and classes that training must not see."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
 
-class Pictures:
-    """One picture whose red channel is its mask, times ten."""
+class Images:
+    """One image whose red channel is its mask, times ten."""
 
     ignore_index = 255
 
@@ -38,8 +38,8 @@ RAMP = torch.arange(12).view(3, 4) % 3
 @pytest.mark.parametrize('scale', [(1.0, 1.0), (0.3, 3.0)])
 @pytest.mark.parametrize('long_side', [None, 9])
 @pytest.mark.parametrize('size', [2, 5, 30])
-def test_crops_have_one_size_whatever_the_picture(size, long_side, scale):
-    crops = SegmentationCrops(Pictures(RAMP), size, long_side, scale)
+def test_crops_have_one_size_whatever_the_image(size, long_side, scale):
+    crops = SegmentationCrops(Images(RAMP), size, long_side, scale)
     for epoch in range(5):
         crops.set_epoch(epoch)
         item = crops[epoch % 3]
@@ -49,17 +49,17 @@ def test_crops_have_one_size_whatever_the_picture(size, long_side, scale):
         assert set(item['samples'].mask.unique().tolist()) <= {0, 1, 2, 255}
 
 
-def test_picture_and_mask_stay_together():
+def test_image_and_mask_stay_together():
     """Without scaling, a pixel's colour still tells its label, mirrored or not."""
-    crops = SegmentationCrops(Pictures(RAMP), 2, None, (1.0, 1.0), flip=0.5)
+    crops = SegmentationCrops(Images(RAMP), 2, None, (1.0, 1.0), flip=0.5)
     for epoch in range(20):
         crops.set_epoch(epoch)
         item = crops[0]
         assert torch.equal(item['images'][0].long(), item['samples'].mask * 10)
 
 
-def test_a_crop_larger_than_the_picture_keeps_it_whole():
-    item = SegmentationCrops(Pictures(RAMP), 6, None, (1.0, 1.0), flip=0.0)[0]
+def test_a_crop_larger_than_the_image_keeps_it_whole():
+    item = SegmentationCrops(Images(RAMP), 6, None, (1.0, 1.0), flip=0.0)[0]
     mask = item['samples'].mask
     assert torch.equal(mask[:3, :4], RAMP)
     assert (mask[3:] == 255).all()
@@ -69,7 +69,7 @@ def test_a_crop_larger_than_the_picture_keeps_it_whole():
 
 def test_a_crop_depends_on_seed_epoch_and_index_alone():
     def crop(seed, epoch, index):
-        crops = SegmentationCrops(Pictures(torch.arange(400).view(20, 20) % 251), 6, None, seed=seed)
+        crops = SegmentationCrops(Images(torch.arange(400).view(20, 20) % 251), 6, None, seed=seed)
         crops.set_epoch(epoch)
         return crops[index]['samples'].mask
 
@@ -79,9 +79,9 @@ def test_a_crop_depends_on_seed_epoch_and_index_alone():
 
 
 def test_the_epoch_reaches_the_dataset_inside():
-    pictures = Pictures(RAMP)
-    SegmentationCrops(ZeroShotSplit(pictures, ['c'])).set_epoch(4)
-    assert pictures.epoch == 4
+    images = Images(RAMP)
+    SegmentationCrops(ZeroShotSplit(images, ['c'])).set_epoch(4)
+    assert images.epoch == 4
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_epoch_reaches_the_dataset_inside():
 )
 def test_crops_that_cannot_be_are_refused(size, scale, flip):
     with pytest.raises(InputError, match='crops need size'):
-        SegmentationCrops(Pictures(RAMP), size, None, scale, flip)
+        SegmentationCrops(Images(RAMP), size, None, scale, flip)
 
 
 WORDS = Vocabulary(('background', 'car', 'tree', 'sky'), {'car': ('auto',)}, 'background')
@@ -107,7 +107,7 @@ MASK = [[0, 1, 2, 3, 255]]
     ids=['ignore', 'background', 'keep', 'some seen'],
 )
 def test_unseen_pixels_do_what_was_asked(options, names, mask):
-    split = ZeroShotSplit(Pictures(MASK, WORDS), ['Tree'], **options)
+    split = ZeroShotSplit(Images(MASK, WORDS), ['Tree'], **options)
     assert split.vocabulary.class_names == names
     assert split[0]['samples'].mask[0].tolist() == mask
     assert split.vocabulary.background == 'background'
@@ -115,10 +115,10 @@ def test_unseen_pixels_do_what_was_asked(options, names, mask):
 
 
 def test_kept_unseen_classes_count_as_novel():
-    split = ZeroShotSplit(Pictures(MASK, WORDS), ['tree'], pixels='keep')
+    split = ZeroShotSplit(Images(MASK, WORDS), ['tree'], pixels='keep')
     assert split.vocabulary.novel == {'tree'}
     assert split.vocabulary.synonyms == {'car': ('auto',)}
-    assert ZeroShotSplit(Pictures(MASK, WORDS), ['tree']).vocabulary.novel == frozenset()
+    assert ZeroShotSplit(Images(MASK, WORDS), ['tree']).vocabulary.novel == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -134,4 +134,4 @@ def test_kept_unseen_classes_count_as_novel():
 )
 def test_splits_that_make_no_sense_are_refused(words, options, message):
     with pytest.raises(InputError, match=message):
-        ZeroShotSplit(Pictures(MASK, words), **options)
+        ZeroShotSplit(Images(MASK, words), **options)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipdense.utils.errors import InputError
 
-from .conftest import ALL, load, pack, picture, play, read, sample, samples, stream
+from .conftest import ALL, load, make_image, pack, play, read, sample, samples, stream
 
 BLOCK = 512
 
@@ -29,21 +29,21 @@ class TestDamage:
     @pytest.mark.parametrize(
         ('members', 'cause'),
         [
-            ({'png': None}, 'no picture'),
+            ({'png': None}, 'no image'),
             ({'txt': None}, 'no caption'),
             ({'txt': b'  \n'}, 'no caption'),
             ({'txt': b'caf\xe9'}, 'caption is not UTF-8'),
-            ({'png': picture(9)[:50]}, 'picture'),
-            ({'png': b''}, 'picture'),
-            ({'png': b'<html>404</html>'}, 'picture'),
+            ({'png': make_image(9)[:50]}, 'image'),
+            ({'png': b''}, 'image'),
+            ({'png': b'<html>404</html>'}, 'image'),
         ],
-        ids=['no picture', 'no caption', 'blank', 'latin-1', 'cut', 'empty', 'html'],
+        ids=['no image', 'no caption', 'blank', 'latin-1', 'cut', 'empty', 'html'],
     )
     def test_bad_samples_are_counted_and_named(self, tmp_path, log, members, cause):
         (tmp_path / 'a.tar').write_bytes(pack(samples(0, 3) + sample(3, **members) + samples(4, 3)))
         dataset = stream(tmp_path, shuffle=0)
         found = read(dataset)
-        assert found == ([0, 1, 2, 4, 4, 5, 6] if cause == 'picture' else [0, 1, 2, 4, 5, 6])
+        assert found == ([0, 1, 2, 4, 4, 5, 6] if cause == 'image' else [0, 1, 2, 4, 5, 6])
         assert (dataset.faults.causes, dataset.faults.seen) == ({cause: 1}, 7)
         assert len(log) == 1
         assert log[0].startswith(f'left out ({cause}): ')
@@ -110,7 +110,7 @@ class TestDamage:
         assert (f'after sample a.tar/{kept - 1:06d}' in line) is (kept > 0)
 
     def test_halves_of_different_shards_are_never_paired(self, tmp_path, log):
-        # Both have a sample 000000: the cut one's picture must not meet the whole one's caption.
+        # Both have a sample 000000: the cut one's image must not meet the whole one's caption.
         data = pack(sample(0))
         (tmp_path / 'a.tar').write_bytes(data[: members_end(data, 1)])
         (tmp_path / 'b.tar').write_bytes(pack(sample(0, png=None) + sample(1)))

@@ -19,7 +19,7 @@ from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 
-from .conftest import ALL, as_rank, load, pack, picture, play, read, sample, samples, stream
+from .conftest import ALL, as_rank, load, make_image, pack, play, read, sample, samples, stream
 
 
 class TestReading:
@@ -42,9 +42,9 @@ class TestReading:
         assert sorted(itertools.chain(*batches)) == ALL
 
     @pytest.mark.parametrize('kind', ['jpg', 'jpeg', 'JPG', 'png', 'webp'])
-    def test_picture_formats(self, tmp_path, kind):
+    def test_image_formats(self, tmp_path, kind):
         form = {'jpg': 'JPEG', 'jpeg': 'JPEG', 'JPG': 'JPEG', 'png': 'PNG', 'webp': 'WEBP'}[kind]
-        (tmp_path / 'a.tar').write_bytes(pack(sample(7, **{'png': None, kind: picture(200, form)})))
+        (tmp_path / 'a.tar').write_bytes(pack(sample(7, **{'png': None, kind: make_image(200, form)})))
         (item,) = stream(tmp_path, shuffle=0)
         assert abs(int(item['images'][0, 2, 2]) - 200) < 4
 
@@ -202,7 +202,7 @@ class TestResuming:
         assert len(decoded) == 4
 
     @pytest.mark.parametrize('broken', [[3], [0, 1], [4, 5, 6, 7], [19], [5, 6, 30]])
-    def test_broken_pictures_do_not_move_the_place(self, tmp_path, broken, log):
+    def test_broken_images_do_not_move_the_place(self, tmp_path, broken, log):
         for shard in range(2):
             numbers_here = range(20 * shard, 20 * shard + 20)
             content = [sample(n, png=b'nonsense') if n in broken else sample(n) for n in numbers_here]

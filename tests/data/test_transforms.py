@@ -16,8 +16,8 @@ from clipdense.data.transforms import CentreCrop, SquareCrop, TrainCrop, collate
 from clipdense.registry import TRANSFORMS
 
 
-def picture(width: int, height: int) -> Image.Image:
-    """A smooth picture: resizers may differ, but not by much."""
+def make_image(width: int, height: int) -> Image.Image:
+    """A smooth image: resizers may differ, but not by much."""
     coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -78,7 +78,7 @@ class TestTrainCrop:
     @pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
     @pytest.mark.parametrize(('width', 'height'), [(90, 70), (20, 31)])
     def test_pixels_are_those_of_torchvision(self, width, height, interpolation):
-        image, crop = picture(width, height), TrainCrop(32, interpolation=interpolation)
+        image, crop = make_image(width, height), TrainCrop(32, interpolation=interpolation)
         window = crop.window(height, width, random.Random(3))
         mode = InterpolationMode(interpolation)
         found = crop(image, random.Random(3))
@@ -115,12 +115,12 @@ class TestCentreCrop:
     @pytest.mark.parametrize('resize', ['shortest', 'squash'])
     def test_equals_the_preprocessing_of_the_weights(self, width, height, resize):
         preprocess = Preprocess(32, resize=resize)
-        found = CentreCrop.of(preprocess)(picture(width, height))
-        assert torch.equal(preprocess.normalise(found), preprocess(picture(width, height)))
+        found = CentreCrop.of(preprocess)(make_image(width, height))
+        assert torch.equal(preprocess.normalise(found), preprocess(make_image(width, height)))
 
     @pytest.mark.parametrize('resize', ['shortest', 'squash'])
     def test_tensors_are_cropped_alike(self, resize):
-        image, crop = picture(70, 50), CentreCrop(32, resize=resize)
+        image, crop = make_image(70, 50), CentreCrop(32, resize=resize)
         difference = crop(to_tensor(image)).int() - crop(image).int()
         assert difference.abs().max() <= 1
 
@@ -150,7 +150,7 @@ def test_every_crop_gives_a_contiguous_square(transform, size, mode):
 
 
 def test_to_tensor_keeps_pixels_and_copies():
-    image = picture(5, 3)
+    image = make_image(5, 3)
     pixels = to_tensor(image)
     assert torch.equal(pixels, F.pil_to_tensor(image))
     pixels.zero_()

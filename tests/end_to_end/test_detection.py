@@ -13,8 +13,8 @@ from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.detection.datasets import CocoDetection
-from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
-from clipdense.data.scenes import PictureSet, Scenes, write_coco
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
+from clipdense.data.scenes import ImageSet, Scenes, write_coco
 from clipdense.engine.launch import load_config, train
 from clipdense.engine.launch import test as measure
 from clipdense.inference.detector import Detector
@@ -27,15 +27,15 @@ HELD_OUT = ('yellow', 'star')  # words of novel classes
 
 
 def write(folder, count):
-    """Pictures of base and novel classes, all of them labelled: recipes choose what they see."""
+    """Images of base and novel classes, all of them labelled: recipes choose what they see."""
     both = ('base', 'novel')
-    sets = [PictureSet('train', count, both, both), PictureSet('val', max(count // 8, 4), both, both)]
+    sets = [ImageSet('train', count, both, both), ImageSet('val', max(count // 8, 4), both, both)]
     write_coco(Scenes('standard', image_size=96), folder, sets)
     return folder
 
 
 def recipe(folder, name, variant, **options):
-    """A recipe of scenes on the pictures of ``folder``."""
+    """A recipe of scenes on the images of ``folder``."""
     return load_config(
         f'vild/{name}',
         {
@@ -107,11 +107,11 @@ def perfect_store(folder, path):
     """The teacher sees every object, novel ones too, and names it rightly."""
     dataset = CocoDetection(folder / 'annotations/instances_train.json', folder / 'images')
     vectors = class_vectors(dataset.vocabulary.class_names).numpy().astype(np.float16)
-    pictures = [(one.image_id, *one.size[::-1]) for one in dataset.pictures]
-    facts = StoreFacts('', '', (1.0,), pictures_digest(pictures), 4, WIDTH)
-    store = RegionStore.create(path, facts, [one.image_id for one in dataset.pictures])
+    images = [(one.image_id, *one.size[::-1]) for one in dataset.images]
+    facts = StoreFacts('', '', (1.0,), images_digest(images), 4, WIDTH)
+    store = RegionStore.create(path, facts, [one.image_id for one in dataset.images])
     found = {}
-    for one in dataset.pictures:
+    for one in dataset.images:
         boxes = np.array([item['bbox'] for item in one.objects], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = [item['label'] for item in one.objects]

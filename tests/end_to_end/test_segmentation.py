@@ -31,7 +31,7 @@ def weights(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 400), (600, 400)])
-def test_masks_have_the_size_of_the_picture(weights, size):
+def test_masks_have_the_size_of_the_image(weights, size):
     segmenter = clipdense.Segmenter.from_pretrained(weights, slide=Slide(short_side=32, window=32, stride=16))
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     result = segmenter(Image.fromarray(noise), ['car', 'road', 'tree'])
@@ -41,13 +41,13 @@ def test_masks_have_the_size_of_the_picture(weights, size):
 
 
 @pytest.mark.slow
-def test_a_picture_of_24_million_pixels(weights):
+def test_an_image_of_24_million_pixels(weights):
     segmenter = clipdense.Segmenter.from_pretrained(weights)
     result = segmenter(Image.new('RGB', (6000, 4000), 'grey'), ['car', 'road'])
     assert result.mask.shape == (4000, 6000)
 
 
-def test_words_can_be_changed_between_pictures(weights):
+def test_words_can_be_changed_between_images(weights):
     segmenter = clipdense.Segmenter.from_pretrained(weights)
     image = Image.effect_noise((40, 40), 60)
     first = segmenter(image, ['car', 'road'])

@@ -94,7 +94,7 @@ def test_processes_with_unequal_streams_end_together(make_config, run_processes)
 
 @pytest.mark.parametrize('sync', [True, False])
 def test_batch_norm_over_both_processes(make_config, run_processes, tiny, sync):
-    """Statistics of each process's own pictures differ; those of all are one."""
+    """Statistics of each process's own images differ; those of all are one."""
 
     class Normed(tiny.Model):
         def __init__(self) -> None:

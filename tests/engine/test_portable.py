@@ -93,9 +93,9 @@ def test_the_file_alone_is_the_model(tmp_path, run, image, entries):
     assert torch.equal(same, ids)
     text = model.clip.encode_text(ids, normalize=True)
     assert torch.equal(found.clip.encode_text(ids, normalize=True), text)
-    pictures = torch.randn(1, 3, 40, 33)
+    images = torch.randn(1, 3, 40, 33)
     with torch.no_grad():
-        assert torch.equal(found.pixel_logits(pictures, text), model.pixel_logits(pictures, text))
+        assert torch.equal(found.pixel_logits(images, text), model.pixel_logits(images, text))
 
 
 def test_a_training_checkpoint_alone_is_the_model(tmp_path, run):

@@ -175,7 +175,7 @@ def test_two_processes_give_the_whole_batch_gradient(kind, loss, run_processes):
     model, data = kind(loss=loss).double(), make_data()
     if loss == 'softmax':
         expected_loss = model.loss(*model.encode(data))
-    else:  # the sum over all pairs, divided by the number of pictures
+    else:  # the sum over all pairs, divided by the number of images
         images, texts = model.encode(data)
         logits = model.logit_scale.exp() * images @ texts.T + model.logit_bias
         expected_loss = -F.logsigmoid((2 * torch.eye(12) - 1) * logits).sum() / 12

@@ -70,7 +70,7 @@ COLOURS = {
 
 
 class ColourClip(nn.Module):
-    """Knows colours: a picture is its mean RGB, a text is a row of a table."""
+    """Knows colours: an image is its mean RGB, a text is a row of a table."""
 
     unit_prompts = True
 
@@ -94,27 +94,27 @@ class ColourClip(nn.Module):
 
 
 class Colours(Dataset):
-    """Pictures of one colour with labels."""
+    """Images of one colour with labels."""
 
-    def __init__(self, pictures, class_names=('red', 'green', 'blue'), size=4):
-        self.pictures, self.class_names, self.size = pictures, class_names, size
+    def __init__(self, images, class_names=('red', 'green', 'blue'), size=4):
+        self.images, self.class_names, self.size = images, class_names, size
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
-        rgb, label = self.pictures[index]
+        rgb, label = self.images[index]
         images = torch.tensor(rgb, dtype=torch.uint8).view(3, 1, 1).expand(3, self.size, self.size)
         return {'images': images, 'labels': label}
 
 
 RED, GREEN, BLUE, GREY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
-PICTURES = [(RED, 0), (RED, 0), (GREEN, 1), (RED, 1), (BLUE, 2), (GREY, 0), (BLUE, -1)]
+IMAGES = [(RED, 0), (RED, 0), (GREEN, 1), (RED, 1), (BLUE, 2), (GREY, 0), (BLUE, -1)]
 
 
-def evaluate(pictures=PICTURES, clip=None, **settings):
+def evaluate(images=IMAGES, clip=None, **settings):
     settings = {'templates': 'name', 'batch_size': 2, **settings}
-    return ZeroShotClassification(Colours(pictures), **settings)(clip or ColourClip())
+    return ZeroShotClassification(Colours(images), **settings)(clip or ColourClip())
 
 
 def test_numbers_by_hand():
@@ -131,7 +131,7 @@ def test_each_class_and_the_mean_of_classes():
     assert report['x/mean_per_class'] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
-def test_classes_without_pictures_do_not_count_in_the_mean():
+def test_classes_without_images_do_not_count_in_the_mean():
     report = evaluate([(RED, 0), (RED, 1)], per_class=True)
     assert report['zero_shot/mean_per_class'] == 0.5
     assert 'zero_shot/per_class/blue' not in report
@@ -139,7 +139,7 @@ def test_classes_without_pictures_do_not_count_in_the_mean():
 
 def test_splits_are_scored_among_their_own_names_and_among_all():
     report = evaluate(splits={'base': ['green', 'red'], 'novel': ['blue']})
-    # Of the five red and green pictures three are right, whether blue is offered or not.
+    # Of the five red and green images three are right, whether blue is offered or not.
     assert report['zero_shot/base/top1'] == report['zero_shot/base/generalised_top1'] == 3 / 5
     assert report['zero_shot/novel/top1'] == report['zero_shot/novel/generalised_top1'] == 1
     assert [report[f'zero_shot/{split}/chance'] for split in ('base', 'novel')] == [1 / 2, 1]
@@ -178,7 +178,7 @@ def test_the_model_is_left_as_it_was():
     assert torch.is_grad_enabled()
 
 
-class TestPictureSizes:
+class TestImageSizes:
     def sizes(self, dataset):
         clip = ColourClip()
         ZeroShotClassification(dataset, templates='name', class_names=['red', 'green'])(clip)
@@ -198,20 +198,20 @@ class TestPictureSizes:
 
 
 @pytest.mark.parametrize(
-    ('settings', 'pictures', 'message'),
+    ('settings', 'images', 'message'),
     [
-        ({'class_names': ['red', 'green']}, PICTURES, 'label 2 in the data, but 2 class names'),
-        ({}, [(RED, -1)], 'no picture to evaluate'),
-        ({}, [], 'no picture to evaluate'),
-        ({'class_names': []}, PICTURES, 'vocabulary is empty'),
-        ({'splits': {'novel': ['gren']}}, PICTURES, "Did you mean 'green'"),
-        ({'splits': {'novel': []}}, PICTURES, 'at least one class'),
-        ({'splits': {'novel': ['red', 'Red']}}, PICTURES, 'listed twice'),
+        ({'class_names': ['red', 'green']}, IMAGES, 'label 2 in the data, but 2 class names'),
+        ({}, [(RED, -1)], 'no image to evaluate'),
+        ({}, [], 'no image to evaluate'),
+        ({'class_names': []}, IMAGES, 'vocabulary is empty'),
+        ({'splits': {'novel': ['gren']}}, IMAGES, "Did you mean 'green'"),
+        ({'splits': {'novel': []}}, IMAGES, 'at least one class'),
+        ({'splits': {'novel': ['red', 'Red']}}, IMAGES, 'listed twice'),
     ],
 )
-def test_refuses(settings, pictures, message):
+def test_refuses(settings, images, message):
     with pytest.raises(InputError, match=message):
-        evaluate(pictures, **settings)
+        evaluate(images, **settings)
 
 
 def test_refuses_a_dataset_without_names():
@@ -235,7 +235,7 @@ TINY = {
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_scenes_with_a_real_model_from_a_config(workers):
-    scenes = {'type': 'SceneLabels', 'split': 'unseen', 'num_pictures': 24, 'difficulty': 'easy'}
+    scenes = {'type': 'SceneLabels', 'split': 'unseen', 'num_images': 24, 'difficulty': 'easy'}
     config = {'type': 'ZeroShotClassification', 'dataset': scenes, 'templates': 'name', 'batch_size': 10}
     report = EVALUATIONS.build({**config, 'num_workers': workers})(build_clip(TINY))
     classes = len(SceneLabels('unseen', 1, 'easy').class_names)

@@ -151,14 +151,14 @@ def test_scores_by_hand():
     assert '1 of 4 are in no label and no prediction (n/a)' in metric.table()
 
 
-def test_pictures_are_added_up_before_dividing():
-    """One picture all right with 1 pixel, one all wrong with 3: 1 / 4 of a class, not the mean of 1 and 0."""
-    pictures = [
+def test_images_are_added_up_before_dividing():
+    """One image all right with 1 pixel, one all wrong with 3: 1 / 4 of a class, not the mean of 1 and 0."""
+    images = [
         sample(torch.tensor([[0]]), torch.tensor([[0]])),
         sample(torch.tensor([[1, 1, 1]]), torch.zeros(1, 3)),
     ]
-    pictures[1].mask = pictures[1].mask.long()
-    assert evaluate(MeanIoU(vocabulary=VOCABULARY), *pictures)['mIoU'] == pytest.approx(1 / 4 / 2)
+    images[1].mask = images[1].mask.long()
+    assert evaluate(MeanIoU(vocabulary=VOCABULARY), *images)['mIoU'] == pytest.approx(1 / 4 / 2)
 
 
 def test_vocabulary_and_groups():
@@ -199,13 +199,13 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(('metric', 'picture', 'message'), REFUSALS.values(), ids=REFUSALS)
-def test_refusals(metric, picture, message):
+@pytest.mark.parametrize(('metric', 'image', 'message'), REFUSALS.values(), ids=REFUSALS)
+def test_refusals(metric, image, message):
     with pytest.raises(InputError, match=message):
-        evaluate(metric, picture)
+        evaluate(metric, image)
 
 
-def pictures(count):
+def make_images(count):
     generator = torch.Generator().manual_seed(1)
     return [sample(*torch.randint(4, (2, 5, 5), generator=generator)) for _ in range(count)]
 
@@ -215,8 +215,8 @@ def _in_process(rank, port, folder):
     os.chdir(folder)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
     metric = MeanIoU(vocabulary=VOCABULARY)
-    everything = pictures(5)
-    for index in (0, 2, 4) if rank == 0 else (1, 3, 0):  # the sampler repeats the first picture to fill up
+    everything = make_images(5)
+    for index in (0, 2, 4) if rank == 0 else (1, 3, 0):  # the sampler repeats the first image to fill up
         metric.process({}, [everything[index]])
     metrics = metric.evaluate(5)
     torch.save(metrics, f'{rank}.pt')
@@ -228,6 +228,6 @@ def test_two_processes_equal_one(tmp_path):
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     multiprocessing.start_processes(_in_process, (port, str(tmp_path)), nprocs=2, start_method='fork')
-    expected = evaluate(LABELLED, *pictures(5))
+    expected = evaluate(LABELLED, *make_images(5))
     for rank in range(2):
         assert torch.load(tmp_path / f'{rank}.pt') == expected

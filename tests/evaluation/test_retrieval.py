@@ -44,32 +44,32 @@ def angles(*degrees):
 class TestRecall:
     def test_by_hand(self):
         images = angles(0, 20, 40, 80)
-        texts = angles(5, 36, 79, 24)  # of pictures 0, 1, 2, 3
+        texts = angles(5, 36, 79, 24)  # of images 0, 1, 2, 3
         report = recall_at(images, texts, torch.arange(4), ks=(1, 2, 3))
-        # Texts that come before a picture's own: none; 24 and 5; 36, 24 and 5; 79 and 36.
+        # Texts that come before an image's own: none; 24 and 5; 36, 24 and 5; 79 and 36.
         assert [report[f'image_to_text/r{k}'] for k in (1, 2, 3)] == [1 / 4, 1 / 4, 3 / 4]
         assert report['image_to_text/median_rank'] == 3
-        # Pictures that come before a text's own: none; 40; 80; 20, 40 and 0.
+        # Images that come before a text's own: none; 40; 80; 20, 40 and 0.
         assert [report[f'text_to_image/r{k}'] for k in (1, 2, 3)] == [1 / 4, 3 / 4, 3 / 4]
         assert report['text_to_image/median_rank'] == 2
         for way in WAYS:
             chances = [report[f'{way}/chance_r{k}'] for k in (1, 2, 3)]
             assert chances == pytest.approx([1 / 4, 1 / 2, 3 / 4])
 
-    def test_several_captions_of_a_picture(self):
-        # Picture 0 at 0 has captions at 50 and 10, picture 1 at 90 has one at 30.
+    def test_several_captions_of_an_image(self):
+        # Image 0 at 0 has captions at 50 and 10, image 1 at 90 has one at 30.
         report = recall_at(angles(0, 90), angles(50, 10, 30), torch.tensor([0, 0, 1]), ks=(1, 2))
-        # Picture 0 finds its caption at 10 first.  Picture 1 has 50 before its own 30, but not 10.
+        # Image 0 finds its caption at 10 first.  Image 1 has 50 before its own 30, but not 10.
         assert [report[f'image_to_text/r{k}'] for k in (1, 2)] == [1 / 2, 1]
-        # The caption at 50 is nearer to picture 1, that at 30 to picture 0.
+        # The caption at 50 is nearer to image 1, that at 30 to image 0.
         assert [report[f'text_to_image/r{k}'] for k in (1, 2)] == [1 / 3, 1]
-        # By chance: 2 of 3 and 1 of 3 answers are right for the pictures; for two places 1 - 1/3 * 0 and 2/3.
+        # By chance: 2 of 3 and 1 of 3 answers are right for the images; for two places 1 - 1/3 * 0 and 2/3.
         assert report['image_to_text/chance_r1'] == pytest.approx((2 / 3 + 1 / 3) / 2)
         assert report['image_to_text/chance_r2'] == pytest.approx((1 + 2 / 3) / 2)
         assert report['text_to_image/chance_r1'] == pytest.approx(1 / 2)
 
     def test_equal_captions_are_one_text(self):
-        # Three pictures; 0 and 1 have the same caption, at 0; 2 has one at 90.  A perfect model must get 1.
+        # Three images; 0 and 1 have the same caption, at 0; 2 has one at 90.  A perfect model must get 1.
         images, texts = angles(0, 0, 90), angles(0, 90)
         owners, text_ids = torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1])
         report = recall_at(images, texts, owners, (1,), text_ids)
@@ -80,7 +80,7 @@ class TestRecall:
         apart = recall_at(images, texts[text_ids], owners, (1,))
         assert (apart['image_to_text/r1'], apart['text_to_image/r1']) == (1 / 3, 1 / 3)
 
-    def test_a_caption_listed_twice_for_one_picture_counts_once(self):
+    def test_a_caption_listed_twice_for_one_image_counts_once(self):
         owners, text_ids = torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1])
         report = recall_at(angles(0, 90), angles(5, 85), owners, (1,), text_ids)
         assert report['text_to_image/chance_r1'] == 1 / 2
@@ -93,10 +93,10 @@ class TestRecall:
         assert [report[f'{way}/r{k}'] for way in WAYS for k in (1, 5)] == [0] * 4
         assert report['image_to_text/median_rank'] == 6
 
-    def test_pictures_without_a_caption_are_only_in_the_way(self):
+    def test_images_without_a_caption_are_only_in_the_way(self):
         report = recall_at(angles(0, 40, 90), angles(30, 80), torch.tensor([0, 2]), (1,))
         assert report['image_to_text/r1'] == 1
-        assert report['text_to_image/r1'] == 1 / 2  # the one at 30 finds the uncaptioned picture at 40
+        assert report['text_to_image/r1'] == 1 / 2  # the one at 30 finds the uncaptioned image at 40
 
     def test_fewer_answers_than_places(self):
         report = recall_at(angles(0, 90), angles(0, 90), torch.arange(2), (1, 5, 10))
@@ -140,7 +140,7 @@ def test_unique_rows():
 class TestEvaluation:
     @pytest.mark.parametrize('workers', [0, 2])
     def test_scenes_from_a_config(self, workers):
-        scenes = {'type': 'SceneCaptions', 'num_pictures': 30, 'difficulty': 'easy', 'splits': ['unseen']}
+        scenes = {'type': 'SceneCaptions', 'num_images': 30, 'difficulty': 'easy', 'splits': ['unseen']}
         config = {'type': 'Retrieval', 'dataset': scenes, 'batch_size': 8, 'num_workers': workers}
         clip = build_clip(TINY).train()
         report = EVALUATIONS.build(config)(clip)
@@ -168,7 +168,7 @@ class TestEvaluation:
         clip = ByName(build_clip(TINY))
         report = Retrieval(CocoCaptions(tmp_path / 'captions.json', tmp_path), 2, name='coco', ks=(1,))(clip)
         assert (report['coco/images'], report['coco/texts']) == (3, 4)
-        # Each picture finds a caption of its own.  "lime" is like no picture more than another: not found.
+        # Each image finds a caption of its own.  "lime" is like no image more than another: not found.
         assert report['coco/image_to_text/r1'] == 1
         assert report['coco/text_to_image/r1'] == 3 / 4
 
@@ -185,12 +185,12 @@ class TestEvaluation:
         assert Retrieval(Stream(), 2)(clip) == Retrieval([scenes[index] for index in range(5)], 2)(clip)
 
     def test_refuses_an_empty_dataset(self):
-        with pytest.raises(InputError, match='no picture to evaluate'):
+        with pytest.raises(InputError, match='no image to evaluate'):
             Retrieval([])(build_clip(TINY))
 
 
 class ByName(torch.nn.Module):
-    """Sees the strongest colour of a picture, and reads the names of the three colours."""
+    """Sees the strongest colour of an image, and reads the names of the three colours."""
 
     def __init__(self, clip):
         super().__init__()

@@ -90,7 +90,7 @@ test_dataloader = dict(
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """A recipe, weights that fit it, and two pictures."""
+    """A recipe, weights that fit it, and two images."""
     folder = tmp_path_factory.mktemp('detector')
     (folder / 'tiny_vild.py').write_text(RECIPE)
     torch.manual_seed(0)
@@ -163,13 +163,13 @@ def test_a_file_cannot_name_code(alone, tmp_path):
         Detector.from_pretrained(tmp_path / 'bad.safetensors')
 
 
-def test_boxes_and_masks_lie_in_the_picture(detector, files):
+def test_boxes_and_masks_lie_in_the_image(detector, files):
     found = detector(files / 'a.png', ['cat', 'dog', 'red car'])
     assert 0 < len(found) <= 10
     assert found.masks.shape == (len(found), 90, 120)
     assert (found.boxes >= 0).all()
     assert (found.boxes[:, 2:] <= [120, 90]).all()
-    assert found.boxes[:, 2].max() > 64  # the detector saw the picture smaller
+    assert found.boxes[:, 2].max() > 64  # the detector saw the image smaller
     assert set(found.class_names) <= {'cat', 'dog', 'red car'}
 
 
@@ -183,7 +183,7 @@ def test_the_config_that_a_run_has_left(detector, files, tmp_path):
     np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
-def test_a_batch_is_its_pictures(detector, files):
+def test_a_batch_is_its_images(detector, files):
     detector.set_vocabulary('cat, dog')
     paths = [files / 'a.png', files / 'b.png', files / 'a.png']
     apart = [detector(path) for path in paths]
@@ -275,7 +275,7 @@ MODES = {
 
 
 @pytest.mark.parametrize('name', MODES)
-def test_pictures_of_any_kind(detector, tmp_path, name):
+def test_images_of_any_kind(detector, tmp_path, name):
     mode, size = MODES[name]
     Image.new(mode, size).save(tmp_path / 'a.png')
     found = detector(tmp_path / 'a.png', ['cat'])
@@ -283,8 +283,8 @@ def test_pictures_of_any_kind(detector, tmp_path, name):
     assert (found.boxes <= [*size, *size]).all()
 
 
-def test_unreadable_pictures(detector, files, tmp_path):
-    (tmp_path / 'bad.png').write_bytes(b'no picture')
+def test_unreadable_images(detector, files, tmp_path):
+    (tmp_path / 'bad.png').write_bytes(b'no image')
     detector.set_vocabulary('cat')
     with pytest.raises(InputError, match=r'bad\.png'):
         detector(tmp_path / 'bad.png')
@@ -292,7 +292,7 @@ def test_unreadable_pictures(detector, files, tmp_path):
     found = dict(detector.many([tmp_path / 'bad.png', files / 'a.png'], skip=told.append))
     assert list(found) == [1]
     assert len(told) == 1
-    with pytest.raises(InputError, match='none of the pictures'):
+    with pytest.raises(InputError, match='none of the images'):
         list(detector.many([tmp_path / 'bad.png'], skip=told.append))
 
 
@@ -314,7 +314,7 @@ def test_unreadable_pictures(detector, files, tmp_path):
             'does not fit ViLD, of which it holds nothing',
         ),
         (lambda files: Detector.from_pretrained(files), 'is a folder: name the weights file'),
-        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. segments no pictures: give a seg'),
+        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. segments no images: give a seg'),
     ],
     ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a recipe', 'a folder', 'segment'],
 )
@@ -404,10 +404,10 @@ def run(*arguments):
 def test_command_line(files, tmp_path):
     common = ['--config', files / 'tiny_vild.py', '--weights', files / 'weights.pth', '--device', 'cpu']
     out = tmp_path / 'out'
-    pictures = [files / 'a.png', files / 'b.png']
+    images = [files / 'a.png', files / 'b.png']
     call = [
         'detect',
-        *pictures,
+        *images,
         '--classes',
         'cat, dog',
         '--threshold',
@@ -433,10 +433,10 @@ def test_command_line(files, tmp_path):
     for text in ('dog', 'dog=x', 'dog=7', 'dog=-0.1', '=0.5'):
         bad = run(*call, '--overwrite', '--threshold-of', text)
         assert 'no threshold of a class' in str(bad.exception)
-    (tmp_path / 'bad.png').write_bytes(b'no picture')
+    (tmp_path / 'bad.png').write_bytes(b'no image')
     some = run(*call, tmp_path / 'bad.png', '--overwrite', '--threshold-of', 'dog=1e-3')
     assert some.exit_code == 1
-    assert '1 of 3 pictures were skipped' in some.output
+    assert '1 of 3 images were skipped' in some.output
     bad = run(*call, '--overwrite', '--threshold-of', 'cow=0.3')
     assert "'cow' is not in the vocabulary" in str(bad.exception)
 

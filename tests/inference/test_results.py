@@ -47,7 +47,7 @@ def test_coco_masks_decode_to_the_mask():
         assert np.array_equal(decoded, result['category_id'] - 1 == MASK)
 
 
-def test_drawing_needs_a_picture():
+def test_drawing_needs_an_image():
     assert segmentation().draw().width >= 4
     with pytest.raises(InputError, match='pass it'):
         segmentation(image=None).draw()
@@ -62,7 +62,7 @@ def test_drawing_needs_a_picture():
         ({'mask': MASK - 1}, 'class 1 of 3'),
         ({'image': Image.new('RGB', (2, 4))}, 'differ in size'),
     ],
-    ids=['other sizes', 'class out of range', 'negative class', 'picture on its side'],
+    ids=['other sizes', 'class out of range', 'negative class', 'image on its side'],
 )
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -146,7 +146,7 @@ def test_phrases_need_patches_and_prompts():
 
 
 class Halves:
-    """Pictures whose left half is red and right half grey, labelled 'left' and background."""
+    """Images whose left half is red and right half grey, labelled 'left' and background."""
 
     vocabulary = Vocabulary(('background', 'left', 'right'), background='background')
 

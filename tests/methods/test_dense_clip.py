@@ -87,7 +87,7 @@ def test_pixel_embeddings_match_the_official_ones(official, image, recipe, optio
     model.image.position_mode = 'bicubic' if recipe == 'gem' else 'dino'
     got = find_recipe(recipe, options).embed(model.image, golden[f'input.{image}']).flatten(2).mT
     expected = golden[f'output.{image}.{output}'][:, -got.shape[1] :]  # some keep the class token in front
-    assert_close(got[: len(expected)], expected, **TOLERANCE)  # some were run for one picture
+    assert_close(got[: len(expected)], expected, **TOLERANCE)  # some were run for one image
 
 
 @pytest.mark.parametrize('image', ['image', 'image_rect'])
@@ -116,7 +116,7 @@ def test_attention_and_positions_match_the_official_ones(official):
 
 
 def test_proxyclip_matches_the_official_one(official):
-    """The official code takes the mean over its batch, ours over each picture: beta makes up for it."""
+    """The official code takes the mean over its batch, ours over each image: beta makes up for it."""
     model, golden, _ = official
     features = golden['input.proxy_feats']
     means = cosine_map(features.flatten(2).mT).mean(dim=(1, 2))
@@ -134,7 +134,7 @@ def test_sliding_and_synonyms_match_the_official_code(official):
     dense = DenseCLIP(model, 'sclip', Slide(window=64, stride=32), logit_scale=40)
     image, size = golden['input.slide.image'][0], (100, 130)
     with_words(dense, ['a', 'b', 'c'], query_class, 'a', golden['input.slide.query'])
-    logits = dense._full_logits(dense.encode_picture(image), size)(torch.arange(6))
+    logits = dense._full_logits(dense.encode_image(image), size)(torch.arange(6))
     assert_close(logits[None] / 40, golden['output.slide.logits'], **TOLERANCE)
     labels = dense.segment(image, size)
     assert_close(labels.probability, golden['output.slide.class_prob'].amax(dim=0), **TOLERANCE)
@@ -155,7 +155,7 @@ def with_words(model: DenseCLIP, names, query_class=None, background=None, queri
 
 @pytest.mark.parametrize('image', [VIT, RESNET], ids=['vit', 'resnet'])
 @pytest.mark.parametrize('size', [(64, 64), (1, 1), (5, 300), (90, 121)])
-def test_the_mask_has_the_size_of_the_picture(image, size):
+def test_the_mask_has_the_size_of_the_image(image, size):
     slide = Slide(short_side=64, long_side=160, window=64, stride=32)
     model = with_words(DenseCLIP(clip(image), slide=slide), ['a', 'b', 'c'])
     labels = model.segment(torch.randn(3, *size))
@@ -167,11 +167,11 @@ def test_chunks_and_batches_change_nothing():
     names = [f'class {index}' for index in range(50)]
     queries = normalize(torch.randn(50, 32), dim=-1)
     slide = {'short_side': 96, 'window': 64, 'stride': 32}
-    picture = torch.randn(3, 96, 130)
+    image = torch.randn(3, 96, 130)
     results = []
     for budget, batch in [(1 << 30, 8), (1, 1), (1 << 20, 3)]:
         model = DenseCLIP(clip(), slide=Slide(**slide, batch=batch), memory_budget=budget)
-        results.append(with_words(model, names, queries=queries).segment(picture))
+        results.append(with_words(model, names, queries=queries).segment(image))
     for other in results[1:]:
         assert torch.equal(results[0].classes, other.classes)
         assert_close(results[0].probability, other.probability)
@@ -233,11 +233,11 @@ def test_predict_mode_fills_the_samples():
 
 def test_encode_once_ask_many(monkeypatch):
     model = with_words(DenseCLIP(clip()), ['a', 'b'])
-    kept = model.encode_picture(torch.randn(3, 64, 64))
-    first = model.classify_picture(kept, (64, 64))
+    kept = model.encode_image(torch.randn(3, 64, 64))
+    first = model.classify_image(kept, (64, 64))
     monkeypatch.setattr(model, 'encode_pixels', None)
     with_words(model, ['c', 'd', 'e'])
-    assert model.classify_picture(kept, (64, 64)).classes.shape == first.classes.shape
+    assert model.classify_image(kept, (64, 64)).classes.shape == first.classes.shape
 
 
 class Proxy(torch.nn.Module):
@@ -270,7 +270,7 @@ def test_every_method_on_every_tower(tower, recipe, size):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_a_plain_picture_is_no_trouble(recipe):
+def test_a_plain_image_is_no_trouble(recipe):
     """Every patch is like every other: nothing is below the mean, no patch is an outlier."""
     tower = clip()
     torch.nn.init.zeros_(tower.image.pos_embed)
@@ -280,7 +280,7 @@ def test_a_plain_picture_is_no_trouble(recipe):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_pictures_of_a_batch_do_not_see_each_other(recipe):
+def test_images_of_a_batch_do_not_see_each_other(recipe):
     model = with_words(DenseCLIP(clip(), recipe, proxy=Proxy()), list('abcde'))
     images = torch.randn(3, 3, 40, 64)
     with torch.no_grad():

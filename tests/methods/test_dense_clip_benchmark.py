@@ -64,17 +64,17 @@ def own(tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """The folder of the published datasets, with two pictures of VOC."""
+    """The folder of the published datasets, with two images of VOC."""
     make_voc(tmp_path / 'data/VOCdevkit/VOC2012', classes=())
     return tmp_path / 'data'
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A VOC of two pictures is complete."""
+    """A VOC of two images is complete."""
     for name in ('voc21', 'voc20'):
         facts = find_benchmark(name)
-        monkeypatch.setitem(BENCHMARKS, name, type(facts)(**{**vars(facts), 'pictures': 2}))
+        monkeypatch.setitem(BENCHMARKS, name, type(facts)(**{**vars(facts), 'num_images': 2}))
 
 
 def run(tmp_path, methods, datasets, source=None, **options):
@@ -90,13 +90,13 @@ def test_the_grid(tmp_path, own, data):
     ]  # fmt: skip
     for cell in cells:
         assert 0 <= cell['miou'] <= 100
-        assert cell['pictures_per_second'] > 0
+        assert cell['images_per_second'] > 0
     stored = json.loads((tmp_path / 'out/cells' / f'{cells[3]["key"]}.json').read_text())
     assert stored['preset']['name'] == 'native'
     assert stored['weights']['name'] == 'tiny'
     assert len(stored['weights']['digest']) == 64
     assert stored['weights']['size']['image']['activation'] == 'quick_gelu'
-    assert stored['data']['pictures'] == 2
+    assert stored['data']['images'] == 2
     assert list(stored['classes']) == ['sky', 'road', 'tree']
     assert stored['miou'] == pytest.approx(np.mean(list(stored['classes'].values())), abs=1e-3)
     assert stored['versions']['torch'] == torch.__version__
@@ -108,7 +108,7 @@ def test_splits_of_a_folder_are_datasets_of_their_own(tmp_path, own):
     (own / 'ImageSets/Segmentation/some.txt').write_text('b')
     cells = run(tmp_path, ['vanilla'], [str(own), f'{own}:some', f'{own}:none'])
     assert [cell['dataset'] for cell in cells] == ['own', 'own:some', 'own:none']
-    assert [cell['data']['pictures'] for cell in cells[:2]] == [2, 1]
+    assert [cell['data']['images'] for cell in cells[:2]] == [2, 1]
     assert "no split 'none'" in cells[2]['failure']
 
 
@@ -230,18 +230,18 @@ def test_errors_of_any_kind_are_recorded(tmp_path, own, monkeypatch):
 def test_broken_masks_fail_with_their_name(tmp_path, own):
     Image.new('RGB', (40, 30)).save(own / 'SegmentationClass/b.png')
     (cell,) = run(tmp_path, ['vanilla'], [str(own)])
-    assert 'b.png is a colour picture' in cell['failure']
+    assert 'b.png is a colour image' in cell['failure']
 
 
-def fake(method, dataset, miou, complete=True, preset=None, pictures=2, published_pictures=2):
+def fake(method, dataset, miou, complete=True, preset=None, images=2, published_images=2):
     return {
         'method': method,
         'dataset': dataset,
         'preset': preset_of(method, dataset, preset).to_dict(),
         'miou': miou,
         'pixel_accuracy': 50.0,
-        'data': {'pictures': pictures, 'published_pictures': published_pictures, 'complete': complete},
-        'pictures_per_second': 2.0,
+        'data': {'images': images, 'published_images': published_images, 'complete': complete},
+        'images_per_second': 2.0,
         'seconds': 1.0,
         'weights': {'name': 'ViT-B-16/openai', 'digest': 'abc'},
         'versions': {'clipdense': '0.1.0', 'torch': '2.15'},
@@ -254,7 +254,7 @@ def fake(method, dataset, miou, complete=True, preset=None, pictures=2, publishe
 def test_markdown_stands_beside_published_numbers():
     cells = [
         fake('sclip', 'voc21', 59.0),
-        fake('naclip', 'voc21', 12.344, complete=False, published_pictures=1449),
+        fake('naclip', 'voc21', 12.344, complete=False, published_images=1449),
         fake('sclip', 'context59', None),
         fake('naclip', 'context59', 35.0, preset='naclip_pamr'),
     ]
@@ -303,9 +303,9 @@ VERDICTS = {  # cell, weights are those of the number: words
     'unknown weights': (fake('sclip', 'voc21', 59.63), None, 'reproduced .* cannot be told from the file'),
     'other weights': (fake('sclip', 'voc21', 59.63), False, '^not comparable: the number is for ViT-B-16/'),
     'incomplete': (
-        fake('sclip', 'voc21', 59.63, False, published_pictures=1449),
+        fake('sclip', 'voc21', 59.63, False, published_images=1449),
         True,
-        '^not comparable: 2 of 1449 pictures$',
+        '^not comparable: 2 of 1449 images$',
     ),
     'not verified': (fake('vanilla', 'voc21', 18.8), True, 'reproduced .* number itself is not verified'),
     'nothing published': (fake('maskclip_no_residual', 'voc21', 1.0), None, 'no number was published'),

@@ -102,13 +102,13 @@ def test_every_preset_can_be_used(family, dataset):
         (
             'naclip_pamr',
             'voc20',
-            'words voc20_sclip, templates imagenet, short side 336, whole pictures, scale 40, '
+            'words voc20_sclip, templates imagenet, short side 336, whole images, scale 40, '
             'PAMR 10 at (8, 16)',
         ),
         (
             'native',
             '',
-            "words of the dataset, templates imagenet, in proportion to the tower's pictures, scale 40",
+            "words of the dataset, templates imagenet, in proportion to the tower's images, scale 40",
         ),
     ],
 )

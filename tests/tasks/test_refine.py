@@ -60,7 +60,7 @@ def test_classes_are_refined_apart():
     assert_close(affinity.sum(dim=0), torch.ones(12, 10))
 
 
-def test_a_plain_picture_smooths_and_invents_nothing():
+def test_a_plain_image_smooths_and_invents_nothing():
     scores = torch.randn(2, 8, 8)
     got = PAMR(5, (1,))(torch.full((3, 8, 8), 0.5), scores)
     assert got.isfinite().all()

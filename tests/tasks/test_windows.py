@@ -1,4 +1,4 @@
-"""Windows cover every pixel, never leave the picture, and stand where mmsegmentation puts them."""
+"""Windows cover every pixel, never leave the image, and stand where mmsegmentation puts them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_places(size, expected):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (30, 500), (63, 64)])
-def test_a_picture_narrower_than_a_window_is_taken_as_it_is(size):
+def test_an_image_narrower_than_a_window_is_taken_as_it_is(size):
     windows = Slide(window=64, stride=32).windows(size)
     assert {window.bottom - window.top for window in windows} == {min(64, size[0])}
     assert windows[-1].right == size[1]
 
 
-def test_no_window_shows_the_whole_picture():
+def test_no_window_shows_the_whole_image():
     assert Slide().windows((700, 30)) == [Window(0, 0, 700, 30)]
 
 

@@ -63,8 +63,8 @@ def test_sources(folder, sources, expected):
 @pytest.mark.parametrize(
     ('sources', 'message'),
     [
-        ([], 'no pictures named'),
-        (['empty'], 'no pictures in empty'),
+        ([], 'no images named'),
+        (['empty'], 'no images in empty'),
         (['b/*.gif'], r'nothing matches b/\*\.gif'),
         (['b/22.jpg'], r"no such file or folder. Did you mean '2.jpg'"),
         (['nowhere/2.jpg'], 'no such file or folder'),

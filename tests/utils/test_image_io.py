@@ -1,4 +1,4 @@
-"""Every layout of picture and mask that turns up, and every way in which a file is none."""
+"""Every layout of image and mask that turns up, and every way in which a file is none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def png(header: bytes, body: bytes = b'') -> bytes:
     return b'\x89PNG\r\n\x1a\n' + b''.join(parts)
 
 
-def palette_picture(transparent: int | None = None) -> bytes:
+def palette_image(transparent: int | None = None) -> bytes:
     image = Image.new('P', (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -90,9 +90,9 @@ MODES = {
     'RGB': (encode(Image.new('RGB', (2, 1), RED)), RED),
     'L': (encode(Image.new('L', (2, 1), 77)), (77, 77, 77)),
     '1-bit': (encode(Image.new('1', (2, 1), 1)), WHITE),
-    'palette': (palette_picture(), RED),
-    'palette, transparent': (palette_picture(transparent=0), WHITE),
-    'palette, other transparent': (palette_picture(transparent=1), RED),
+    'palette': (palette_image(), RED),
+    'palette, transparent': (palette_image(transparent=0), WHITE),
+    'palette, other transparent': (palette_image(transparent=1), RED),
     'RGBA, opaque': (encode(Image.new('RGBA', (2, 1), (*RED, 255))), RED),
     'RGBA, clear': (encode(Image.new('RGBA', (2, 1), (*RED, 0))), WHITE),
     'RGBA, half': (encode(Image.new('RGBA', (2, 1), (255, 0, 0, 51))), (255, 204, 204)),
@@ -193,12 +193,12 @@ PNG = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 
 BAD = {
     'empty': (b'', r'is empty \(0 bytes\)'),
     'web page': (b'\n<!DOCTYPE html><html>404</html>', 'web page'),
-    'noise': (b'\x00\x01\x02' * 50, 'not a picture of a known format'),
-    'text': (b'hello', 'not a picture of a known format'),
+    'noise': (b'\x00\x01\x02' * 50, 'not an image of a known format'),
+    'text': (b'hello', 'not an image of a known format'),
     'JPEG cut short': (JPEG[: len(JPEG) // 2], 'damaged or cut short'),
     'PNG cut short': (PNG[: len(PNG) // 2], 'damaged or cut short'),
-    'JPEG header alone': (JPEG[:20], 'not a picture|damaged'),
-    'PNG with a wrong checksum': (PNG[:40] + b'\xff' + PNG[41:], 'damaged|not a picture'),
+    'JPEG header alone': (JPEG[:20], 'not an image|damaged'),
+    'PNG with a wrong checksum': (PNG[:40] + b'\xff' + PNG[41:], 'damaged|not an image'),
     'bomb': (
         png(struct.pack('>IIBBBBB', 30_000, 30_000, 8, 2, 0, 0, 0)),
         '30000 x 30000, over the limit of 178956970',
@@ -304,11 +304,11 @@ def test_masks_are_read_as_stored_indices(data, expected):
 
 
 BAD_MASKS = {
-    'colours': (encode(Image.new('RGB', (2, 2), RED)), r'colour picture \(mode RGB, 1 colours\).*indices'),
-    'RGBA': (encode(Image.new('RGBA', (2, 2))), 'colour picture'),
+    'colours': (encode(Image.new('RGB', (2, 2), RED)), r'colour image \(mode RGB, 1 colours\).*indices'),
+    'RGBA': (encode(Image.new('RGBA', (2, 2))), 'colour image'),
     'JPEG': (encode(Image.fromarray(INDICES), 'JPEG'), 'alters labels'),
     'empty': (b'', 'is empty'),
-    'cut short': (encode(Image.fromarray(QUADRANTS))[:60], 'damaged|not a picture'),
+    'cut short': (encode(Image.fromarray(QUADRANTS))[:60], 'damaged|not an image'),
 }
 
 

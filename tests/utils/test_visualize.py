@@ -1,4 +1,4 @@
-"""Overlays keep the picture where nothing is shown; nothing is too small, too large or too long to draw."""
+"""Overlays keep the image where nothing is shown; nothing is too small, too large or too long to draw."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_legend_names_what_occurs_largest_first():
 
 
 @pytest.mark.parametrize('value', [0, 255, -1])
-def test_nothing_to_show_is_the_picture_alone(value):
+def test_nothing_to_show_is_the_image_alone(value):
     drawn = overlay(Image.new('RGB', (300, 250), GREY), np.full((250, 300), value), NAMES, COLOURS)
     assert (drawn.size, colours_of(drawn)) == ((300, 250), {GREY})
 
@@ -55,14 +55,14 @@ def test_nothing_to_show_is_the_picture_alone(value):
     ('size', 'expected'),
     [((1, 1), (260, 240)), ((32, 32), (260, 256)), ((1, 3000), (1660, 3000)), ((3000, 1), (3000, 1))],
 )
-def test_pictures_of_any_size(size, expected):
+def test_images_of_any_size(size, expected):
     drawn = overlay(Image.new('RGB', size), np.ones(size[::-1], np.uint8), NAMES, COLOURS)
     assert drawn.width == expected[0]
     assert drawn.height > expected[1]
 
 
 @pytest.mark.slow
-def test_a_very_large_picture():
+def test_a_very_large_image():
     drawn = overlay(Image.new('RGB', (6000, 4000)), np.ones((4000, 6000), np.uint8), NAMES, COLOURS)
     assert drawn.width == 6000
 
@@ -78,7 +78,7 @@ def test_many_long_names():
 @pytest.mark.parametrize(
     ('mask', 'names', 'palette', 'opacity', 'message'),
     [
-        (np.zeros((3, 4)), NAMES, COLOURS, 0.5, r'mask is \(3, 4\), its picture \(4, 3\)'),
+        (np.zeros((3, 4)), NAMES, COLOURS, 0.5, r'mask is \(3, 4\), its image \(4, 3\)'),
         (np.zeros((4, 3)), NAMES, COLOURS[:2], 0.5, '2 colours for 3 classes'),
         (np.zeros((4, 3)), NAMES, COLOURS, 1.5, 'between 0 and 1'),
     ],
@@ -89,7 +89,7 @@ def test_refusals(mask, names, palette, opacity, message):
         overlay(Image.new('RGB', (3, 4)), mask, names, palette, opacity)
 
 
-def test_gallery_holds_every_picture():
+def test_gallery_holds_every_image():
     fills = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     sizes = [(9, 9), (900, 3), (1, 1)]
     red, green, blue = (Image.new('RGB', *look) for look in zip(sizes, fills, strict=True))
@@ -99,7 +99,7 @@ def test_gallery_holds_every_picture():
 
 
 def test_an_empty_gallery_is_refused():
-    with pytest.raises(InputError, match='at least one picture'):
+    with pytest.raises(InputError, match='at least one image'):
         gallery([[], []])
 
 

@@ -1,4 +1,4 @@
-"""Embedding pictures and texts: forward passes without gradients."""
+"""Embedding images and texts: forward passes without gradients."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from clipdense.vocab.class_names import CLASS_NAMES
 from clipdense.vocab.templates import TEMPLATES, fill
 
-from .clip_pair import captions, check_equal, clip_pair, pictures, token_ids
+from .clip_pair import captions, check_equal, clip_pair, make_images, token_ids
 from .harness import Found, Options, Row, Times, interleave, rate_rows
 
 
 def clip_image(options: Options) -> Found:
-    """Image tower, forward, pictures a second."""
+    """Image tower, forward, images a second."""
     ours, peer = (model.eval() for model in clip_pair(options))
-    images = pictures(options, ours.image.size.image_size).float() / 255
-    rows, difference = _compare('pictures', 'img', ours.encode_image, peer.encode_image, images, options)
+    images = make_images(options, ours.image.size.image_size).float() / 255
+    rows, difference = _compare('images', 'img', ours.encode_image, peer.encode_image, images, options)
     return rows, {'largest difference': difference}
 
 

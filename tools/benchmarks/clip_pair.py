@@ -38,7 +38,7 @@ def clip_pair(options: Options) -> tuple[CLIP, Any]:
     return ours.to(options.device), peer.to(options.device)
 
 
-def pictures(options: Options, side: int) -> Tensor:
+def make_images(options: Options, side: int) -> Tensor:
     """(B, 3, side, side) uint8."""
     generator = torch.Generator().manual_seed(0)
     size = (options.batch, 3, side, side)

@@ -15,7 +15,7 @@ from clipdense.clip.model import CLIP
 from clipdense.engine.optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 
-from .clip_pair import captions, check_equal, clip_pair, pictures, token_ids
+from .clip_pair import captions, check_equal, clip_pair, make_images, token_ids
 from .harness import Found, Options, interleave, machine, matrix_rate, rate_rows, steady_clock
 
 ADAMW = {
@@ -27,9 +27,9 @@ ADAMW = {
 
 
 def clip_train(options: Options) -> Found:
-    """A training step, optimiser included; captions of 10 to 20 words, pictures a second."""
+    """A training step, optimiser included; captions of 10 to 20 words, images a second."""
     ours, peer = clip_pair(options)
-    images = pictures(options, ours.image.size.image_size)
+    images = make_images(options, ours.image.size.image_size)
     ids = token_ids(captions(options.batch), options)
     our_step, peer_step = our_training(ours, images, ids, options), peer_training(peer, images, ids, options)
 
@@ -49,11 +49,11 @@ def clip_train(options: Options) -> Found:
     }
     if options.dtype == 'bf16' and not machine(options)['native_bf16']:
         notes['bf16'] = 'this processor has no bf16 units and emulates them: slower than fp32'
-    return rate_rows('pictures', options.batch, 'img', times, options.device), notes
+    return rate_rows('images', options.batch, 'img', times, options.device), notes
 
 
 def our_training(clip: CLIP, images: Tensor, ids: Tensor, options: Options) -> Callable[[], Tensor]:
-    """The step that ``clipdense train`` takes, from uint8 pictures on."""
+    """The step that ``clipdense train`` takes, from uint8 images on."""
     model = ContrastivePretrainer(clip).train().to(options.device)
     wrapper = {
         'type': PrecisionOptimWrapper,

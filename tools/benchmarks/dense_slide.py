@@ -22,7 +22,7 @@ NAME = 'ViT-B-16'
 
 
 def dense_slide(options: Options) -> Found:
-    """A 336 x 500 picture in windows of 224, stride 112, 150 classes, ViT-B/16, against window by window."""
+    """A 336 x 500 image in windows of 224, stride 112, 150 classes, ViT-B/16, against window by window."""
     torch.manual_seed(0)
     model = (
         DenseCLIP(build_clip(NAME), 'sclip', Slide(window=WINDOW, stride=STRIDE)).eval().to(options.device)
@@ -37,12 +37,12 @@ def dense_slide(options: Options) -> Found:
     if same < 0.9999:  # products of batches round otherwise than those of one window
         raise SystemExit(f'the masks differ at {1 - same:.2%} of the pixels')
     times = interleave(lambda: model.segment(image), lambda: window_by_window(model, image), options)
-    rows = [Row('a picture', median(times[0].wall), median(times[1].wall), 's')]
+    rows = [Row('an image', median(times[0].wall), median(times[1].wall), 's')]
     if options.device == 'cpu':
-        rows.append(Row('a picture, CPU time', median(times[0].cpu), median(times[1].cpu), 'CPU-s'))
+        rows.append(Row('an image, CPU time', median(times[0].cpu), median(times[1].cpu), 'CPU-s'))
     return rows, {
         'model': NAME,
-        'picture': f'{SIZE[0]} x {SIZE[1]}, windows of {WINDOW}, stride {STRIDE}, {CLASSES} classes',
+        'image': f'{SIZE[0]} x {SIZE[1]}, windows of {WINDOW}, stride {STRIDE}, {CLASSES} classes',
         'pixels with the same class': same,
     }
 
@@ -51,7 +51,7 @@ def dense_slide(options: Options) -> Found:
 def window_by_window(model: DenseCLIP, image: Tensor) -> Tensor:
     """As mmsegmentation's ``slide_inference`` and the dense CLIP programs after it do: (3, H, W) -> (H, W).
 
-    Each window goes through the tower alone, its logits of all classes are padded to the whole picture and
+    Each window goes through the tower alone, its logits of all classes are padded to the whole image and
     added; sums are divided by counts, and the softmax is taken over all classes at full size.
     """
     height, width = image.shape[-2:]

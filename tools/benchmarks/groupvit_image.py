@@ -18,19 +18,19 @@ _OTHER_SIZES = {'448': (448, 448), '224 x 336': (224, 336)}  # which transformer
 
 
 def groupvit_image(options: Options) -> Found:
-    """GroupViT's image tower, forward, pictures a second (peer: transformers)."""
+    """GroupViT's image tower, forward, images a second (peer: transformers)."""
     ours, peer = groupvit_pair(options)
-    images = _pictures(options, (224, 224))
+    images = _images(options, (224, 224))
     autocast = torch.autocast(options.device.split(':')[0], torch.bfloat16, enabled=options.dtype == 'bf16')
     with torch.no_grad(), autocast:
         tolerance = 0.1 if options.dtype == 'bf16' else 1e-4
         theirs = peer.vision_model(images).pooler_output
-        difference = check_equal('pictures', ours.image.pooled(images), theirs, tolerance)
+        difference = check_equal('images', ours.image.pooled(images), theirs, tolerance)
         times = interleave(lambda: ours.image.pooled(images), lambda: peer.vision_model(images), options)
         rows = rate_rows('224', len(images), 'img', times, options.device)
         notes: dict[str, Any] = {'largest difference': difference}
         for label, size in _OTHER_SIZES.items():
-            others = _pictures(options, size)
+            others = _images(options, size)
             alone, _ = interleave(lambda others=others: ours.image.pooled(others), lambda: None, options)
             seconds = median(getattr(alone, steady_clock(options.device)))
             unit = 'img/CPU-s' if options.device == 'cpu' else 'img/s'
@@ -47,6 +47,6 @@ def groupvit_pair(options: Options) -> tuple[GroupVit, Any]:
     return from_official(peer.state_dict()).to(options.device), peer.to(options.device)
 
 
-def _pictures(options: Options, size: tuple[int, int]) -> Tensor:
+def _images(options: Options, size: tuple[int, int]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(options.batch, 3, *size, generator=generator).to(options.device)

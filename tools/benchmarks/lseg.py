@@ -33,7 +33,7 @@ def lseg(options: Options) -> Found:
     sizes = {
         side: f'{_parameters(build(150)):.1f} M' for side, build in (('ours', _segmenter), ('peer', _closed))
     }
-    return rows, {'parameters': sizes, 'pictures together': _together(options)} | _cache(options)
+    return rows, {'parameters': sizes, 'images together': _together(options)} | _cache(options)
 
 
 def _compare(classes: int, options: Options) -> list[Row]:
@@ -45,7 +45,7 @@ def _compare(classes: int, options: Options) -> list[Row]:
 
 
 def _together(options: Options) -> int:
-    """A picture of 1,000 classes has 590 MB of logits."""
+    """An image of 1,000 classes has 590 MB of logits."""
     return options.batch if options.device != 'cpu' else 1
 
 
@@ -87,7 +87,7 @@ def _closed(classes: int) -> nn.Module:
 
 
 def _cache(options: Options) -> dict[str, Any]:
-    """What embedding 150 words costs, which the release pays at every picture and a kept vocabulary once."""
+    """What embedding 150 words costs, which the release pays at every image and a kept vocabulary once."""
     clip = build_clip('ViT-B-32').to(options.device).eval()
     vocabulary = Vocabulary(tuple(f'class {index}' for index in range(150)))
     model = _segmenter(150).to(options.device)
@@ -102,7 +102,7 @@ def _cache(options: Options) -> dict[str, Any]:
     seconds = [sorted(times.cpu if options.device == 'cpu' else times.wall) for times in (kept, again)]
     once, each = (found[len(found) // 2] for found in seconds)
     return {
-        'words embedded at every picture take': f'{each / once:.2f} times as long as words kept (150 words)'
+        'words embedded at every image take': f'{each / once:.2f} times as long as words kept (150 words)'
     }
 
 

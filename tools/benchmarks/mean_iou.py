@@ -12,12 +12,12 @@ from clipdense.evaluation.mean_iou import mean_iou as scores_of
 
 from .harness import Found, Options, Row, interleave
 
-CLASSES, SIDE, PICTURES, IGNORED = 150, 512, 16, 255
+CLASSES, SIDE, IMAGES, IGNORED = 150, 512, 16, 255
 
 
 def mean_iou(options: Options) -> Found:
     """Intersections and unions of 150 classes on 512 x 512 pixels, against a loop over classes in numpy."""
-    pairs = [labelled(seed) for seed in range(PICTURES)]
+    pairs = [labelled(seed) for seed in range(IMAGES)]
     tensors = [
         (torch.from_numpy(a).to(options.device), torch.from_numpy(b).to(options.device)) for a, b in pairs
     ]
@@ -36,8 +36,8 @@ def mean_iou(options: Options) -> Found:
     times = interleave(ours, peer, options)
     clock = 'cpu' if options.device == 'cpu' else 'wall'
     rows = [
-        Row(f'a picture, {clock}', *(median(getattr(side, clock)) / PICTURES for side in times), 's'),
-        Row('a picture, wall', *(median(side.wall) / PICTURES for side in times), 's'),
+        Row(f'an image, {clock}', *(median(getattr(side, clock)) / IMAGES for side in times), 's'),
+        Row('an image, wall', *(median(side.wall) / IMAGES for side in times), 's'),
     ]
     return rows, {'classes': CLASSES, 'pixels': f'{SIDE} x {SIDE}', 'IoUs': 'the same'}
 
@@ -52,7 +52,7 @@ def labelled(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loop_over_classes(prediction: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Comparisons of the whole picture for each class: (K,) intersections, (K,) unions."""
+    """Comparisons of the whole image for each class: (K,) intersections, (K,) unions."""
     kept = mask != IGNORED
     prediction, mask = prediction[kept], mask[kept]
     inter, union = np.zeros(CLASSES, np.int64), np.zeros(CLASSES, np.int64)

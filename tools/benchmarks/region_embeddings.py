@@ -20,7 +20,7 @@ FACTORS = (1.0, 1.5)
 
 
 def region_embeddings(options: Options) -> Found:
-    """Crops of the regions of a picture, twice each, for CLIP, against a plain loop over PIL crops."""
+    """Crops of the regions of an image, twice each, for CLIP, against a plain loop over PIL crops."""
     torch.manual_seed(0)
     clip = build_clip(options.model).eval().to(options.device)
     image, boxes = photograph(), proposals(options.batch)
@@ -48,7 +48,7 @@ def region_embeddings(options: Options) -> Found:
             'with CLIP', len(boxes), 'region', interleave(ours_whole, peer_whole, options), options.device
         ),
     ]
-    return rows, {'least cosine': round(cosine, 6), 'picture': f'{WIDTH} x {HEIGHT}', 'factors': FACTORS}
+    return rows, {'least cosine': round(cosine, 6), 'image': f'{WIDTH} x {HEIGHT}', 'factors': FACTORS}
 
 
 def plain_crops(clip: CLIP, image: Image.Image, boxes: np.ndarray) -> Tensor:

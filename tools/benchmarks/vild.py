@@ -104,7 +104,7 @@ def peaked_alike(model: Any, image: Tensor) -> None:
 
 
 def run(model: Any, image: Tensor) -> Callable[[], Any]:
-    """One picture through the model, to the detections."""
+    """One image through the model, to the detections."""
     from mmdet.structures import DetDataSample
 
     meta = {'img_shape': (SIDE, SIDE), 'ori_shape': (SIDE, SIDE), 'scale_factor': (1.0, 1.0)}

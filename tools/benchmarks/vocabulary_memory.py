@@ -1,4 +1,4 @@
-"""Thousands of classes on one picture: what it takes above the model, and whether the mask is the same."""
+"""Thousands of classes on one image: what it takes above the model, and whether the mask is the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STATUS, _RESET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
 
 class Outcome(NamedTuple):
-    """One picture, one fresh process."""
+    """One image, one fresh process."""
 
     peak: int  # bytes above the model
     seconds: float
@@ -74,7 +74,7 @@ def segment_once(chunked: bool, options: Options) -> Outcome:
 def plain_mask(model: DenseCLIP, image: Tensor) -> Tensor:
     """All class logits at full size, then their maximum."""
     size = (image.shape[-2], image.shape[-1])
-    (view,) = model.encode_picture(image).views
+    (view,) = model.encode_image(image).views
     logits = [
         part for features in view.features for part in model.classify_pixels(features, model.queries).split(1)
     ]

@@ -25,7 +25,7 @@ from clipdense.utils.progress import track
 from . import labels
 
 _CHUNK = 8  # files handed to a process together
-_SHORT_SIDE = 512  # pixels, of ADE20K's pictures with 847 classes
+_SHORT_SIDE = 512  # pixels, of ADE20K's images with 847 classes
 
 
 class Job(NamedTuple):
@@ -130,10 +130,10 @@ def convert_mat(source: Path, keys: Sequence[str], table: np.ndarray | None = No
 def convert_annotations(
     name: str, size: tuple[int, int], annotations: Sequence[Mapping[str, Any]], table: np.ndarray
 ) -> bytes:
-    """Run-length masks of one picture painted over each other in their order, as PNG.
+    """Run-length masks of one image painted over each other in their order, as PNG.
 
     Args:
-        name: of the picture, for messages.
+        name: of the image, for messages.
         size: (H, W).
         annotations: each with a ``category_id`` and a ``segmentation`` in COCO's compressed run lengths.
         table: from category to label; what no mask covers has category 0.
@@ -147,7 +147,7 @@ def convert_annotations(
     for annotation in annotations:
         part = run_lengths.decode(annotation['segmentation']).astype(bool)
         if part.shape != size:
-            raise InputError(f'{name} has a mask of {part.shape}, the picture is {size} (height, width)')
+            raise InputError(f'{name} has a mask of {part.shape}, the image is {size} (height, width)')
         values[part] = annotation['category_id']
     return encode_mask(_relabelled(Path(name), values, table))
 
@@ -168,8 +168,8 @@ def convert_ade20k_mask(source: Path) -> bytes:
     return _encode(Image.fromarray(classes), 'TIFF')
 
 
-def shrink_ade20k_picture(source: Path) -> bytes:
-    """A picture of ADE20K with the shorter side at most 512 pixels, as JPEG."""
+def shrink_ade20k_image(source: Path) -> bytes:
+    """An image of ADE20K with the shorter side at most 512 pixels, as JPEG."""
     import cv2
 
     pixels = np.asarray(read_image(source))

@@ -26,7 +26,7 @@ from .conversion import (
     convert_mat,
     copy_file,
     run_jobs,
-    shrink_ade20k_picture,
+    shrink_ade20k_image,
 )
 from .reader import find_root
 from .table import BENCHMARKS, find_benchmark
@@ -48,7 +48,7 @@ def prepare(
             COCO-Stuff, ``gtFine`` of Cityscapes or ``images/ADE`` of ADE20K; of 'context'
             ``trainval_merged.json`` or the folder of the .mat files of the first release; of 'voc_aug' the
             folder of the Semantic Boundaries Dataset with ``cls``, ``train.txt`` and ``val.txt``.
-        train: convert the training pictures too, not those for validation alone.
+        train: convert the training images too, not those for validation alone.
         workers: processes beside this one.
 
     Raises:
@@ -146,7 +146,7 @@ def _context_json(path: Path) -> tuple[dict[str, list[str]], Callable[[str], Cal
 
 
 def _voc_aug(root: Path, source: Path | None, train: bool, workers: int) -> Report:
-    """VOC's own masks and, for other pictures, those of the Semantic Boundaries Dataset, in one folder."""
+    """VOC's own masks and, for other images, those of the Semantic Boundaries Dataset, in one folder."""
     root = find_root(BENCHMARKS['voc21'], root)
     source = source or root.parent / 'VOCaug' / 'dataset'
     if not (source / 'cls').is_dir():
@@ -194,7 +194,7 @@ def _ade20k_full(root: Path, source: Path | None, train: bool, workers: int) -> 
                 ),
                 Job(
                     root / 'images_detectron2' / split / f'{name}.jpg',
-                    partial(shrink_ade20k_picture, mask.with_name(f'{name}.jpg')),
+                    partial(shrink_ade20k_image, mask.with_name(f'{name}.jpg')),
                 ),
             ]
     return run_jobs(jobs, 'labels of ADE20K-847', workers)

@@ -12,7 +12,7 @@ from clipdense.utils.image_io import MAX_PIXELS
 from clipdense.vocab.class_names import named_vocabulary
 from clipdense.vocab.vocabulary import Vocabulary
 
-from ..segmentation import LabelledPictures, read_list
+from ..segmentation import LabelledImages, read_list
 from .table import Benchmark, find_benchmark
 
 _NAMED = 10  # missing files that a message lists
@@ -23,25 +23,25 @@ class Found:
     """Files of a dataset on this machine."""
 
     images: list[Path] = field(default_factory=list)  # that have a mask
-    masks: list[Path] = field(default_factory=list)  # of these pictures
+    masks: list[Path] = field(default_factory=list)  # of these images
     faults: list[str] = field(default_factory=list)  # what is missing, and where to get it
 
 
 @DATASETS.register_module()
-class BenchmarkSegmentation(LabelledPictures):
-    """A published dataset, its pictures in the order of its list or of their names.
+class BenchmarkSegmentation(LabelledImages):
+    """A published dataset, its images in the order of its list or of their names.
 
     Args:
         benchmark: a name in ``BENCHMARKS``.
         root: its own folder, or the folder of all datasets.
         vocabulary: the words to ask, or the name of a vocabulary; the dataset's own by default.
         partial: take what is there of a dataset that is not complete.
-        limit: take only so many pictures.
-        max_pixels: larger pictures are refused.
+        limit: take only so many images.
+        max_pixels: larger images are refused.
 
     Attributes:
         benchmark: its facts.
-        complete: whether all published pictures are used.
+        complete: whether all published images are used.
 
     Raises:
         InputError: an unknown dataset, or files that are missing: which, and where to get them.
@@ -99,7 +99,7 @@ def find_root(benchmark: Benchmark, root: str | Path) -> Path:
 
 
 def find_files(benchmark: Benchmark, root: Path) -> Found:
-    """Pictures with their masks, and what is missing."""
+    """Images with their masks, and what is missing."""
     found = Found()
     images = _by_stem(root / benchmark.images, benchmark.image_suffix)
     masks = _by_stem(root / benchmark.masks, benchmark.mask_suffix)
@@ -125,9 +125,9 @@ def find_files(benchmark: Benchmark, root: Path) -> Found:
             f'{_list_missing(missing, len(names), benchmark.masks, benchmark.mask_suffix)}; '
             f'{_remedy(benchmark, root)}'
         )
-    if not found.faults and len(whole) < benchmark.pictures:
+    if not found.faults and len(whole) < benchmark.num_images:
         found.faults.append(
-            f'{len(whole)} of {benchmark.pictures} pictures are there; get the others from {benchmark.source}'
+            f'{len(whole)} of {benchmark.num_images} images are there; get the others from {benchmark.source}'
         )
     return found
 

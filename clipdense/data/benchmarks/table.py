@@ -22,11 +22,11 @@ class Benchmark:
         title: what tables call it.
         vocabulary: name of the vocabulary whose order its labels have.
         folders: where it may lie below the folder of all datasets, the usual one first.
-        images, masks: folders of the pictures and of their masks, below its own.
+        images, masks: folders of the images and of their masks, below its own.
         image_suffix, mask_suffix: ends of file names; what comes before is the same for both.
-        pictures: how many there are.
+        num_images: how many there are.
         source: where to get it.
-        split_list: file that names the pictures; where left out, those in the folders count.
+        split_list: file that names the images; where left out, those in the folders count.
         zero_is_unlabelled: label 0 does not count and class 0 is 1 in the files ("reduce zero label").
         ignore_index: label of pixels that do not count.
         prepare: the conversion that makes its masks, for ``clipdense prepare``; empty where none is needed.
@@ -40,7 +40,7 @@ class Benchmark:
     masks: str
     image_suffix: str
     mask_suffix: str
-    pictures: int
+    num_images: int
     source: str
     split_list: str = ''
     zero_is_unlabelled: bool = False
@@ -61,7 +61,7 @@ _VOC21 = Benchmark(
     masks='SegmentationClass',
     image_suffix='.jpg',
     mask_suffix='.png',
-    pictures=1449,
+    num_images=1449,
     source='http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar',
     split_list='ImageSets/Segmentation/val.txt',
 )
@@ -74,7 +74,7 @@ _CONTEXT60 = Benchmark(
     masks='SegmentationClassContext',
     image_suffix='.jpg',
     mask_suffix='.png',
-    pictures=5105,
+    num_images=5105,
     source='http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar and '
     'https://codalabuser.blob.core.windows.net/public/trainval_merged.json (labels)',
     split_list='ImageSets/SegmentationContext/val.txt',
@@ -89,7 +89,7 @@ _COCO_STUFF = Benchmark(
     masks='annotations/val2017',
     image_suffix='.jpg',
     mask_suffix='_labelTrainIds.png',
-    pictures=5000,
+    num_images=5000,
     source='http://images.cocodataset.org/zips/val2017.zip (to images/) and http://calvin.inf.ed.ac.uk/'
     'wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip (to annotations/)',
     prepare='coco_stuff',
@@ -113,7 +113,7 @@ _ADE20K = Benchmark(
     masks='annotations/validation',
     image_suffix='.jpg',
     mask_suffix='.png',
-    pictures=2000,
+    num_images=2000,
     source='http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
     zero_is_unlabelled=True,
 )
@@ -126,7 +126,7 @@ _ADE20K_FULL = Benchmark(
     masks='annotations_detectron2/validation',
     image_suffix='.jpg',
     mask_suffix='.tif',
-    pictures=2000,
+    num_images=2000,
     source='https://groups.csail.mit.edu/vision/datasets/ADE20K/ (after registration)',
     ignore_index=65535,
     prepare='ade20k_full',
@@ -140,7 +140,7 @@ _CITYSCAPES = Benchmark(
     masks='gtFine/val',
     image_suffix='_leftImg8bit.png',
     mask_suffix='_gtFine_labelTrainIds.png',
-    pictures=500,
+    num_images=500,
     source='https://www.cityscapes-dataset.com/downloads/ (after registration): '
     'leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip',
     prepare='cityscapes',

@@ -1,4 +1,4 @@
-"""Pictures with boxes: COCO, LVIS and PASCAL VOC, with the teacher's region embeddings beside them."""
+"""Images with boxes: COCO, LVIS and PASCAL VOC, with the teacher's region embeddings beside them."""
 
 from clipdense.mmcv_ops import install
 

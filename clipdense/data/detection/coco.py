@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 
 from clipdense.utils.errors import InputError
 
-_SHARE_OF_CORNERS = 0.05  # of boxes beyond their picture's border, from which on they are taken for corners
+_SHARE_OF_CORNERS = 0.05  # of boxes beyond their image's border, from which on they are taken for corners
 _POLYGON = 6  # numbers of the smallest one
 
 
@@ -28,7 +28,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> dict[str, A
 
     Args:
         path: JSON in COCO's or LVIS's layout.
-        images: folder of the pictures, to look whether they are there.
+        images: folder of the images, to look whether they are there.
 
     Returns:
         'images', 'annotations' and 'categories'; see ``check_coco``.
@@ -45,7 +45,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> dict[str, A
         raise InputError(f'{path} is not JSON: {error}') from error
     data = check_coco(data, str(path))
     if images is not None:
-        check_pictures(data['images'], Path(images))
+        check_images(data['images'], Path(images))
     return data
 
 
@@ -62,7 +62,7 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
 
     Raises:
         InputError: missing lists; duplicate ids; categories without a name or with the same; annotations of
-            pictures or categories that are not there; boxes that are no four numbers, negative, or look like
+            images or categories that are not there; boxes that are no four numbers, negative, or look like
             corners instead of width and height; areas, ``iscrowd`` or masks that cannot be read.
     """
     if not isinstance(data, Mapping):
@@ -79,8 +79,8 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
     return {**kept, 'images': data['images'], 'annotations': annotations, 'categories': data['categories']}
 
 
-def check_pictures(images: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Every picture lies in the folder.
+def check_images(images: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Every image lies in the folder.
 
     Raises:
         InputError: some are missing, or a name points out of the folder.
@@ -88,17 +88,17 @@ def check_pictures(images: Sequence[Mapping[str, Any]], folder: Path) -> None:
     names = [file_name(image) for image in images]
     for name in names:
         if Path(name).is_absolute() or '..' in Path(name).parts:
-            raise InputError(f'picture {name!r} lies outside {folder}: names must be relative to it')
+            raise InputError(f'image {name!r} lies outside {folder}: names must be relative to it')
     listed = {parent: _list(folder / parent) for parent in {str(Path(name).parent) for name in names}}
     missing = [name for name in names if Path(name).name not in listed[str(Path(name).parent)]]
     if missing:
         raise InputError(
-            f'{len(missing)} of {len(names)} pictures are missing in {folder}, the first is {missing[0]!r}'
+            f'{len(missing)} of {len(names)} images are missing in {folder}, the first is {missing[0]!r}'
         )
 
 
 def file_name(image: Mapping[str, Any]) -> str:
-    """Where a picture lies below its folder; LVIS only gives the address at COCO's.
+    """Where an image lies below its folder; LVIS only gives the address at COCO's.
 
     Raises:
         InputError: it does not say.
@@ -107,7 +107,7 @@ def file_name(image: Mapping[str, Any]) -> str:
         return str(image['file_name'])
     address = str(image.get('coco_url', ''))
     if '/' not in address:
-        raise InputError(f'picture {image["id"]} has no file_name')
+        raise InputError(f'image {image["id"]} has no file_name')
     return '/'.join(address.split('/')[-2:])
 
 
@@ -117,7 +117,7 @@ def check_results(
     """Detections in COCO's results layout that can be scored.
 
     Raises:
-        InputError: not a list; pictures or categories that the ground truth does not have; scores that are
+        InputError: not a list; images or categories that the ground truth does not have; scores that are
             not finite; boxes that are no four numbers or negative; neither box nor mask.
     """
     if not isinstance(results, list):
@@ -170,7 +170,7 @@ def _size_of(image: Mapping[str, Any], source: str) -> tuple[float, float]:
     """Width and height."""
     size = (image.get('width'), image.get('height'))
     if not all(_is_number(side) and side > 0 for side in size):
-        raise InputError(f'{source}: picture {image["id"]} has width and height {size}')
+        raise InputError(f'{source}: image {image["id"]} has width and height {size}')
     return size  # type: ignore[return-value]
 
 
@@ -185,7 +185,7 @@ def _check_annotations(
     for annotation in annotations:
         where = f'{source}: annotation {annotation["id"]}'
         if not _among(annotation.get('image_id'), sizes):
-            raise InputError(f'{where} is of picture {annotation.get("image_id")!r}, which is not listed')
+            raise InputError(f'{where} is of image {annotation.get("image_id")!r}, which is not listed')
         if not _among(annotation.get('category_id'), categories):
             raise InputError(f'{where} is of category {annotation.get("category_id")!r}, which is not listed')
         left, top, width, height = _check_box(annotation.get('bbox'), where)
@@ -203,7 +203,7 @@ def _check_annotations(
         kept.append(filled)
     if beyond > _SHARE_OF_CORNERS * len(annotations) and _all_corners(annotations, sizes):
         raise InputError(
-            f'{source}: {beyond} of {len(annotations)} boxes end beyond their picture, and all would fit as '
+            f'{source}: {beyond} of {len(annotations)} boxes end beyond their image, and all would fit as '
             'x1, y1, x2, y2: COCO wants x, y, width, height'
         )
     for count, what in (
@@ -216,7 +216,7 @@ def _check_annotations(
 
 
 def _inside(box: tuple[float, float, float, float], across: float, down: float) -> list[float]:
-    """The part of x, y, width, height in the picture; up to a pixel beyond the border is rounding."""
+    """The part of x, y, width, height in the image; up to a pixel beyond the border is rounding."""
     left, top, width, height = box
     right, bottom = left + width, top + height
     if min(left, top) >= -1 and right <= across + 1 and bottom <= down + 1:
@@ -244,7 +244,7 @@ def _check_box(box: Any, where: str) -> tuple[float, float, float, float]:
 
 
 def _check_segmentation(segmentation: Any, where: str, size: tuple[float, float] | None = None) -> None:
-    """What pycocotools would crash on; run lengths must be of a picture of ``size`` (H, W)."""
+    """What pycocotools would crash on; run lengths must be of an image of ``size`` (H, W)."""
     if isinstance(segmentation, list):
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) < _POLYGON or len(polygon) % 2:

@@ -1,4 +1,4 @@
-"""Detection datasets: COCO, LVIS and PASCAL VOC files as pictures with boxes.  n: objects, R: regions."""
+"""Detection datasets: COCO, LVIS and PASCAL VOC files as images with boxes.  n: objects, R: regions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .voc import read_voc
 _TRIES = 10  # of a random crop that shows no object
 
 
-class Picture(NamedTuple):
+class ImageRecord(NamedTuple):
     """One entry."""
 
     image_id: int
@@ -39,21 +39,21 @@ class Picture(NamedTuple):
 
 @DATASETS.register_module()
 class CocoDetection(Dataset):
-    """Pictures with boxes from a file in COCO's or LVIS's layout.
+    """Images with boxes from a file in COCO's or LVIS's layout.
 
     Args:
         annotations: the JSON file; checked by ``coco.check_coco``.
-        images: folder of the pictures.
+        images: folder of the images.
         classes: names that count, in the order of labels; or a word for them, see ``splits.choose``; all
             categories where left out. Objects of other classes are left out, as are, in training and under
-            the protocol of OV-COCO, pictures without objects.
+            the protocol of OV-COCO, images without objects.
         novel: those of ``classes`` that no training showed, besides those that the word or the file names.
         transforms: mmdet's transforms, or their configs; packing comes by itself.
-        regions: folder of a ``RegionStore``, whose embeddings then come with each picture.
+        regions: folder of a ``RegionStore``, whose embeddings then come with each image.
         pack: how regions that are cropped away are dropped.
-        training: leave out pictures without objects that also have no regions.
+        training: leave out images without objects that also have no regions.
         masks: read masks as well.
-        seed: of whatever is random, together with the epoch and the picture.
+        seed: of whatever is random, together with the epoch and the image.
 
     Raises:
         InputError: an unknown class, or files that cannot be used.
@@ -86,12 +86,12 @@ class CocoDetection(Dataset):
         for one in data['annotations']:
             if one['category_id'] in label_of:
                 objects[one['image_id']].append({**one, 'label': label_of[one['category_id']]})
-        self.pictures = []
+        self.images = []
         for one in data['images']:
             size = (int(one['height']), int(one['width']))
-            self.pictures.append(Picture(one['id'], images / file_name(one), size, objects[one['id']]))
+            self.images.append(ImageRecord(one['id'], images / file_name(one), size, objects[one['id']]))
         if classes in OV_COCO_WORDS:
-            self.pictures = [one for one in self.pictures if one.objects]
+            self.images = [one for one in self.images if one.objects]
         self.ground_truth = data
 
     def _finish(
@@ -109,11 +109,11 @@ class CocoDetection(Dataset):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
         self.regions = RegionStore(regions) if regions is not None else None
         if self.regions is not None:
-            self.regions.check_pictures((one.image_id, *one.size[::-1]) for one in self.pictures)
+            self.regions.check_images((one.image_id, *one.size[::-1]) for one in self.images)
         if training and self.regions is None:
-            self.pictures = [one for one in self.pictures if one.objects]
-        if not self.pictures:
-            raise InputError('no picture shows an object of the classes')
+            self.images = [one for one in self.images if one.objects]
+        if not self.images:
+            raise InputError('no image shows an object of the classes')
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -129,43 +129,43 @@ class CocoDetection(Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``inputs`` (3, H, W) uint8 RGB and ``data_samples``."""
-        picture = self.pictures[index]
-        image = np.asarray(read_image(picture.path))
-        if image.shape[:2] != picture.size:
+        record = self.images[index]
+        image = np.asarray(read_image(record.path))
+        if image.shape[:2] != record.size:
             raise InputError(
-                f'{picture.path} is {image.shape[1]} x {image.shape[0]}, '
-                f'the annotations say {picture.size[1]} x {picture.size[0]}'
+                f'{record.path} is {image.shape[1]} x {image.shape[0]}, '
+                f'the annotations say {record.size[1]} x {record.size[0]}'
             )
         for attempt in range(_TRIES):
-            results = self._transformed(self._loaded(picture, image), index, attempt)
+            results = self._transformed(self._loaded(record, image), index, attempt)
             if results is not None:
                 return self.pack(results)
-        return self.pack(self._loaded(picture, image))  # the whole picture
+        return self.pack(self._loaded(record, image))  # the whole image
 
-    def _loaded(self, picture: Picture, image: np.ndarray) -> dict[str, Any]:
-        objects = picture.objects
+    def _loaded(self, record: ImageRecord, image: np.ndarray) -> dict[str, Any]:
+        objects = record.objects
         boxes = np.array([one['bbox'] for one in objects], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         results = {
             'img': image,
-            'img_id': picture.image_id,
-            'img_path': str(picture.path),
-            'ori_shape': picture.size,
-            'img_shape': picture.size,
+            'img_id': record.image_id,
+            'img_path': str(record.path),
+            'ori_shape': record.size,
+            'img_shape': record.size,
             'gt_bboxes': HorizontalBoxes(boxes),
             'gt_bboxes_labels': np.array([one['label'] for one in objects], np.int64),
             'gt_ignore_flags': np.array([bool(one['iscrowd']) for one in objects], bool),
         }
         if self.masks:
             results['gt_masks'] = BitmapMasks(
-                [_mask(one.get('segmentation'), picture) for one in objects], *picture.size
+                [_mask(one.get('segmentation'), record) for one in objects], *record.size
             )
         if self.regions is not None:
-            results['regions'] = self.regions[picture.image_id]
+            results['regions'] = self.regions[record.image_id]
         return results
 
     def _transformed(self, results: dict[str, Any], index: int, attempt: int) -> dict[str, Any] | None:
@@ -185,7 +185,7 @@ class CocoDetection(Dataset):
 
 @DATASETS.register_module()
 class VOCDetection(CocoDetection):
-    """Pictures with boxes from a folder in PASCAL VOC's layout; ids count from 1 in the order of the list.
+    """Images with boxes from a folder in PASCAL VOC's layout; ids count from 1 in the order of the list.
 
     Args:
         root: folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``.
@@ -214,13 +214,13 @@ class VOCDetection(CocoDetection):
         self._finish(transforms, regions, pack, training, False, seed)
 
 
-def _mask(segmentation: Any, picture: Picture) -> np.ndarray:
+def _mask(segmentation: Any, image: ImageRecord) -> np.ndarray:
     """(H, W) uint8 of polygons or run lengths; nothing where there are none."""
     from pycocotools import mask as coco_mask
 
-    height, width = picture.size
+    height, width = image.size
     if not segmentation:
-        return np.zeros(picture.size, np.uint8)
+        return np.zeros(image.size, np.uint8)
     if isinstance(segmentation, list):
         coded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation['counts'], list):

@@ -25,7 +25,7 @@ OV_COCO = {
     ),
 }
 _BASE_FREQUENCIES = ('c', 'f')  # OV-LVIS: common and frequent classes are base, rare ones novel
-# These name the protocol of Zareian et al. (arXiv 2011.10678): pictures that show none of the classes are
+# These name the protocol of Zareian et al. (arXiv 2011.10678): images that show none of the classes are
 # left out, of 5,000 to test on 4,836 stay, of 118,287 to train on 107,761.  The others would only add false
 # alarms to the one, and novel objects that are seen if not named to the other.
 OV_COCO_WORDS = ('ov_coco', 'ov_coco/base')

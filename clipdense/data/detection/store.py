@@ -1,11 +1,11 @@
 """Teacher embeddings of regions on disk, one store for a dataset, larger than the memory.
 
-N: pictures, R: regions of a picture at most, D: joint space.
+N: images, R: regions of an image at most, D: joint space.
 
 A folder with ``boxes.npy`` (N, R, 4) fp32 in original pixels, ``embeddings.npy`` (N, R, D) fp16,
-``count.npy`` (N,) int32, -1 where a picture is not done yet, and ``store.json``, which says what they belong
+``count.npy`` (N,) int32, -1 where an image is not done yet, and ``store.json``, which says what they belong
 to.  The files are mapped, never read whole.  A count is written after what it counts has reached the disk, so
-that an interruption at any point costs a few pictures and nothing else.
+that an interruption at any point costs a few images and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNDONE = -1
 
 
 class Regions(NamedTuple):
-    """What is known of one picture."""
+    """What is known of one image."""
 
     boxes: NDArray[np.float32]  # (r, 4) x1, y1, x2, y2 in original pixels, r <= R
     embeddings: NDArray[np.float16]  # (r, D) unit rows
@@ -45,7 +45,7 @@ class StoreFacts:
         teacher: digest of the image tower's weights and its preprocessing.
         proposals: digest of the detector that proposed the boxes.
         crops: how much larger than their box the crops were.
-        pictures: digest of the pictures' ids and sizes.
+        images: digest of the images' ids and sizes.
         regions: R.
         width: D.
     """
@@ -53,14 +53,14 @@ class StoreFacts:
     teacher: str
     proposals: str
     crops: tuple[float, ...]
-    pictures: str
+    images: str
     regions: int
     width: int
 
 
-def pictures_digest(pictures: Iterable[tuple[int, int, int]]) -> str:
+def images_digest(images: Iterable[tuple[int, int, int]]) -> str:
     """Of ids, widths and heights, whatever their order."""
-    return digest('pictures', *(json.dumps(one) for one in sorted(pictures)))
+    return digest('images', *(json.dumps(one) for one in sorted(images)))
 
 
 class RegionStore:
@@ -117,11 +117,11 @@ class RegionStore:
 
     @property
     def unfinished(self) -> list[int]:
-        """Ids of pictures that are not done yet."""
+        """Ids of images that are not done yet."""
         return [self.image_ids[place] for place in np.flatnonzero(self._count == _UNDONE)]
 
     def write(self, found: Mapping[int, Regions]) -> None:
-        """Add some pictures; they count once they are on disk."""
+        """Add some images; they count once they are on disk."""
         for image_id, regions in found.items():
             place, kept = self._place[image_id], min(len(regions.boxes), self.facts.regions)
             self._boxes[place, :kept] = regions.boxes[:kept]
@@ -133,14 +133,14 @@ class RegionStore:
         self._count.flush()
 
     def __getitem__(self, image_id: int) -> Regions:
-        """The regions of a picture, as views of the files.
+        """The regions of an image, as views of the files.
 
         Raises:
-            InputError: a picture that the store does not know, or that is not done yet.
+            InputError: an image that the store does not know, or that is not done yet.
         """
         place = self._place.get(image_id)
         if place is None:
-            raise InputError(f'{self.folder} has no regions of picture {image_id}: it is of other pictures')
+            raise InputError(f'{self.folder} has no regions of image {image_id}: it is of other images')
         count = int(self._count[place])
         if count == _UNDONE:
             raise InputError(f'{self.folder} is not finished: run `clipdense embed regions` again')
@@ -156,33 +156,33 @@ class RegionStore:
             'teacher': 'another teacher (or preprocessing)',
             'proposals': 'proposals of another detector',
             'crops': 'other crops',
-            'pictures': 'other pictures',
-            'regions': f'{self.facts.regions} regions a picture',
+            'images': 'other images',
+            'regions': f'{self.facts.regions} regions an image',
             'width': f'{self.facts.width} numbers a region',
         }
         for name, what in says.items():
             if getattr(self.facts, name) != getattr(facts, name):
                 raise InputError(f'{self.folder} holds embeddings for {what}: name a new folder')
 
-    def check_pictures(self, pictures: Iterable[tuple[int, int, int]]) -> None:
-        """Every picture is there and done.
+    def check_images(self, images: Iterable[tuple[int, int, int]]) -> None:
+        """Every image is there and done.
 
         Args:
-            pictures: id, width and height of those that will be asked for.
+            images: id, width and height of those that will be asked for.
 
         Raises:
-            InputError: other pictures, or unfinished ones.
+            InputError: other images, or unfinished ones.
         """
-        pictures = list(pictures)
-        strangers = [image_id for image_id, *_ in pictures if image_id not in self._place]
-        if strangers or (len(pictures) == len(self) and pictures_digest(pictures) != self.facts.pictures):
+        images = list(images)
+        strangers = [image_id for image_id, *_ in images if image_id not in self._place]
+        if strangers or (len(images) == len(self) and images_digest(images) != self.facts.images):
             raise InputError(
-                f'{self.folder} is of other pictures ({len(strangers)} of {len(pictures)} unknown to it): '
+                f'{self.folder} is of other images ({len(strangers)} of {len(images)} unknown to it): '
                 'make embeddings for these with `clipdense embed regions`'
             )
         if self.unfinished:
             raise InputError(
-                f'{self.folder} lacks {len(self.unfinished)} of {len(self)} pictures: '
+                f'{self.folder} lacks {len(self.unfinished)} of {len(self)} images: '
                 'run `clipdense embed regions` again, it goes on where it was'
             )
 
@@ -207,22 +207,22 @@ class RegionStore:
         self._open()
 
 
-def _check_room(folder: Path, facts: StoreFacts, pictures: int) -> None:
+def _check_room(folder: Path, facts: StoreFacts, images: int) -> None:
     """A mapped file that finds the disk full later would end the process without a word."""
-    sizes = [prod(shape) * np.dtype(kind).itemsize for kind, shape in _layout(facts, pictures).values()]
+    sizes = [prod(shape) * np.dtype(kind).itemsize for kind, shape in _layout(facts, images).values()]
     free = shutil.disk_usage(folder).free
     if sum(sizes) > free:
         raise InputError(
-            f'no room for {folder}: {pictures} pictures of {facts.regions} regions take '
+            f'no room for {folder}: {images} images of {facts.regions} regions take '
             f'{sum(sizes) / 1e9:.1f} GB, {free / 1e9:.1f} are free'
         )
 
 
-def _layout(facts: StoreFacts, pictures: int) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+def _layout(facts: StoreFacts, images: int) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
     return {
-        'boxes': (np.float32, (pictures, facts.regions, 4)),
-        'embeddings': (np.float16, (pictures, facts.regions, facts.width)),
-        'count': (np.int32, (pictures,)),
+        'boxes': (np.float32, (images, facts.regions, 4)),
+        'embeddings': (np.float16, (images, facts.regions, facts.width)),
+        'count': (np.int32, (images,)),
     }
 
 

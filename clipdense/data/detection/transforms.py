@@ -1,4 +1,4 @@
-"""From a picture with boxes to what a detector takes.  n: objects, R: regions.
+"""From an image with boxes to what a detector takes.  n: objects, R: regions.
 
 Flips, resizes and crops are mmdet's.  They leave behind the 3 x 3 matrix that they amount to, through which
 regions follow: exactly, and still beside their embeddings.
@@ -30,12 +30,12 @@ _META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip')
 def follow(
     boxes: NDArray[np.floating], matrix: NDArray[np.floating], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes in original pixels -> where they are in the transformed picture.
+    """Boxes in original pixels -> where they are in the transformed image.
 
     Args:
         boxes: (R, 4) x1, y1, x2, y2.
         matrix: (3, 3), of points as columns.
-        size: (H, W) of the transformed picture.
+        size: (H, W) of the transformed image.
 
     Returns:
         (R, 4) boxes cut at the border, and (R,) the share of each that is left.
@@ -54,7 +54,7 @@ def follow(
 
 @TRANSFORMS.register_module()
 class Resize(MmdetResize):
-    """mmdet's, in which a very long picture keeps a height or width of at least a pixel."""
+    """mmdet's, in which a very long image keeps a height or width of at least a pixel."""
 
     def _resize_img(self, results: dict[str, Any]) -> None:
         height, width = results['img'].shape[:2]
@@ -105,7 +105,7 @@ class PackDetection(BaseTransform):
         self.visible, self.smallest = visible, smallest
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """One picture, after all other transforms."""
+        """One image, after all other transforms."""
         image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
         meta = {key: results[key] for key in _META if key in results}
         meta.setdefault('scale_factor', (1.0, 1.0))

@@ -9,13 +9,13 @@ from typing import Any
 
 from clipdense.utils.errors import InputError
 
-from .coco import check_coco, check_pictures
+from .coco import check_coco, check_images
 
 _ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG')
 
 
 def read_voc(root: str | Path, split: str) -> dict[str, Any]:
-    """The boxes of one list of pictures.
+    """The boxes of one list of images.
 
     VOC counts pixels from 1 and both ends in: 1, 1, 10, 10 becomes 0, 0 and a width of 10.  Difficult objects
     are marked ``iscrowd``: they neither count nor harm.
@@ -25,10 +25,10 @@ def read_voc(root: str | Path, split: str) -> dict[str, Any]:
         split: 'train', 'val', ...
 
     Returns:
-        Checked annotations; picture ids count from 1 in the order of the list, categories are sorted.
+        Checked annotations; image ids count from 1 in the order of the list, categories are sorted.
 
     Raises:
-        InputError: a list, annotation or picture is missing or cannot be read.
+        InputError: a list, annotation or image is missing or cannot be read.
     """
     root = Path(root)
     names = _listed(root / 'ImageSets' / 'Main' / f'{split}.txt')
@@ -36,7 +36,7 @@ def read_voc(root: str | Path, split: str) -> dict[str, Any]:
     for number, name in enumerate(names, 1):
         path = root / 'Annotations' / f'{name}.xml'
         tree = _parse(path)
-        images.append({'id': number, 'file_name': _picture(root, name), **_size(tree, path)})
+        images.append({'id': number, 'file_name': _image(root, name), **_size(tree, path)})
         found += [{'image_id': number, **one} for one in _objects(tree, path)]
     categories = sorted({one['name'] for one in found})
     ids = {name: number for number, name in enumerate(categories, 1)}
@@ -49,7 +49,7 @@ def read_voc(root: str | Path, split: str) -> dict[str, Any]:
         'categories': [{'id': number, 'name': name} for name, number in ids.items()],
     }
     checked = check_coco(data, f'{root} ({split})')
-    check_pictures(checked['images'], root / 'JPEGImages')
+    check_images(checked['images'], root / 'JPEGImages')
     return checked
 
 
@@ -60,7 +60,7 @@ def _listed(path: Path) -> list[str]:
         raise InputError(f'cannot read the list {path}: {error.strerror}') from error
     names = [line.split()[0] for line in lines if line.strip()]
     if not names:
-        raise InputError(f'{path} names no pictures')
+        raise InputError(f'{path} names no images')
     return names
 
 
@@ -73,7 +73,7 @@ def _parse(path: Path) -> Xml.Element:
         raise InputError(f'{path} is not XML: {error}') from error
 
 
-def _picture(root: Path, name: str) -> str:
+def _image(root: Path, name: str) -> str:
     there = (f'{name}{ending}' for ending in _ENDINGS if (root / 'JPEGImages' / f'{name}{ending}').is_file())
     return next(there, f'{name}.jpg')
 
@@ -82,7 +82,7 @@ def _size(tree: Xml.Element, path: Path) -> dict[str, int]:
     try:
         return {key: int(tree.findtext(f'size/{key}', '')) for key in ('width', 'height')}
     except ValueError as error:
-        raise InputError(f'{path} does not say how large the picture is') from error
+        raise InputError(f'{path} does not say how large the image is') from error
 
 
 def _objects(tree: Xml.Element, path: Path) -> Iterator[dict[str, Any]]:

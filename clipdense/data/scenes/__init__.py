@@ -1,20 +1,20 @@
-"""The embedded data: pictures of coloured, textured shapes on textured grounds, drawn from a seed.
+"""The embedded data: images of coloured, textured shapes on textured grounds, drawn from a seed.
 
 A class is a phrase such as "red striped star".  The combinations are split in three: **base** (captions,
-masks, boxes), **novel** (in training captions and, unlabelled, in pictures, but in no mask or box) and
+masks, boxes), **novel** (in training captions and, unlabelled, in images, but in no mask or box) and
 **unseen** (nowhere in any training).
 """
 
 from .combinations import DIFFICULTIES, SPLITS, Difficulty
 from .datasets import SceneCaptions, SceneLabels, SceneSegmentation
 from .scene import Scene, Scenes
-from .writers import PictureSet, standard_sets, write_coco, write_scenes, write_shards, write_voc
+from .writers import ImageSet, standard_sets, write_coco, write_scenes, write_shards, write_voc
 
 __all__ = [
     'DIFFICULTIES',
     'SPLITS',
     'Difficulty',
-    'PictureSet',
+    'ImageSet',
     'Scene',
     'SceneCaptions',
     'SceneLabels',

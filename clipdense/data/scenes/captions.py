@@ -20,7 +20,7 @@ def with_article(phrase: str) -> str:
 
 
 def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, dice: Dice) -> str:
-    """Describe a picture, or a part of it.
+    """Describe an image, or a part of it.
 
     Objects come in random order; one time in four only some of them are named, one time in three the ground
     is named, and two objects that lie clearly apart are at times told apart by where they are.

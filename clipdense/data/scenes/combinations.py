@@ -10,14 +10,14 @@ SPLITS = ('base', 'novel', 'unseen')
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What a picture of this difficulty looks like.
+    """What an image of this difficulty looks like.
 
-    Lengths are shares of the picture's side, so that pictures of another size show the same scenes.
+    Lengths are shares of the image's side, so that images of another size show the same scenes.
 
     Args:
         colours, textures, shapes: the factors whose product are the classes.
-        image_size: side of the picture in pixels, unless overridden.
-        objects: least and largest number of objects in a picture.
+        image_size: side of the image in pixels, unless overridden.
+        objects: least and largest number of objects in an image.
         radius: least and largest radius of a lone object; objects in company are a little smaller.
         overlap: how far two objects may cover each other, as a share of the sum of their radii.
         clutter: least and largest number of grey things that belong to no class.

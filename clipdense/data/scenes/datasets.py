@@ -1,4 +1,4 @@
-"""Scenes as datasets, drawn when asked for.  S: side of a picture, N: pictures, L: tokens."""
+"""Scenes as datasets, drawn when asked for.  S: side of an image, N: images, L: tokens."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _GROUNDS = tuple(GROUNDS)
 
 
-class _Pictures:
-    """The N pictures of one stream, each drawn once, by whichever process needs it first.
+class _Images:
+    """The N images of one stream, each drawn once, by whichever process needs it first.
 
     They are kept in anonymous shared memory, which workers made by fork share and which the system hands out
     page by page.  A process made by spawn starts with nothing kept.
@@ -78,21 +78,21 @@ class _Pictures:
 
 @DATASETS.register_module()
 class SceneCaptions(Dataset):
-    """Pictures with captions, for pre-training.
+    """Images with captions, for pre-training.
 
     Args:
-        num_pictures: N.
+        num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
         splits: which classes occur; the default never shows an unseen one.
         tokenizer: texts -> (K, L) token ids, or its config; OpenAI's with 77 tokens by default.
-        stream: pictures of different streams have nothing in common.
-        keep: keep drawn pictures in memory, N x S x S x 4 bytes.
+        stream: images of different streams have nothing in common.
+        keep: keep drawn images in memory, N x S x S x 4 bytes.
         vary_captions: word each caption anew in each epoch.
     """
 
     def __init__(
         self,
-        num_pictures: int,
+        num_images: int,
         difficulty: str = 'standard',
         seed: int = 0,
         splits: Sequence[str] = ('base', 'novel'),
@@ -103,28 +103,28 @@ class SceneCaptions(Dataset):
         vary_captions: bool = True,
     ) -> None:
         self.scenes = Scenes(difficulty, seed, image_size)
-        self.num_pictures, self.splits, self.stream = num_pictures, tuple(splits), stream
+        self.num_images, self.splits, self.stream = num_images, tuple(splits), stream
         self.vary_captions = vary_captions
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
         self.tokenizer = caption_tokenizer(tokenizer)
-        self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep)
+        self._images = _Images(self._draw, num_images, self.scenes, keep)
 
     def __len__(self) -> int:
-        return self.num_pictures
+        return self.num_images
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """``images`` (3, S, S) uint8 and ``token_ids`` (L,) int64."""
         token_ids = encode(self.tokenizer, self.caption(index))
-        return {'images': _chw(self._pictures[_checked(index, self)]), 'token_ids': token_ids}
+        return {'images': _chw(self._images[_checked(index, self)]), 'token_ids': token_ids}
 
     def caption(self, index: int) -> str:
         """What ``token_ids`` says in this epoch."""
-        scene = self._pictures[_checked(index, self)]
+        scene = self._images[_checked(index, self)]
         variant = int(self._epoch) if self.vary_captions else 0
         return self.scenes.caption(index, scene.class_ids, scene.boxes, scene.ground, self.stream, variant)
 
     def captions_of(self, index: int) -> list[str]:
-        """The one caption of a picture, for retrieval."""
+        """The one caption of an image, for retrieval."""
         return [self.caption(index)]
 
     def set_epoch(self, epoch: int) -> None:
@@ -137,21 +137,21 @@ class SceneCaptions(Dataset):
 
 @DATASETS.register_module()
 class SceneLabels(Dataset):
-    """Pictures of one object each, the same number for each class of a split, for classification.
+    """Images of one object each, the same number for each class of a split, for classification.
 
     Args:
         split: whose classes are shown.
-        num_pictures: N.
+        num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
         all_names: ``class_names`` and labels are over all classes instead of the split's own.
-        stream: pictures of different streams have nothing in common.
-        keep: keep drawn pictures in memory.
+        stream: images of different streams have nothing in common.
+        keep: keep drawn images in memory.
     """
 
     def __init__(
         self,
         split: str,
-        num_pictures: int,
+        num_images: int,
         difficulty: str = 'standard',
         seed: int = 0,
         image_size: int | None = None,
@@ -160,19 +160,19 @@ class SceneLabels(Dataset):
         keep: bool = True,
     ) -> None:
         self.scenes = Scenes(difficulty, seed, image_size)
-        self.num_pictures, self.stream = num_pictures, f'{stream}/{split}/labels'
+        self.num_images, self.stream = num_images, f'{stream}/{split}/labels'
         self._shown = self.scenes.indices([split])
         offered = range(len(self.scenes.class_names)) if all_names else self._shown
         self.class_names = tuple(self.scenes.class_names[at] for at in offered)
         self._label = {at: label for label, at in enumerate(offered)}
-        self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep)
+        self._images = _Images(self._draw, num_images, self.scenes, keep)
 
     def __len__(self) -> int:
-        return self.num_pictures
+        return self.num_images
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """``images`` (3, S, S) uint8 and ``labels``, an index into ``class_names``."""
-        scene = self._pictures[_checked(index, self)]
+        scene = self._images[_checked(index, self)]
         return {'images': _chw(scene), 'labels': self._label[int(scene.class_ids[0])]}
 
     def _draw(self, index: int) -> Scene:
@@ -182,23 +182,23 @@ class SceneLabels(Dataset):
 
 @DATASETS.register_module()
 class SceneSegmentation(Dataset):
-    """Pictures with pixel labels.
+    """Images with pixel labels.
 
     Args:
         split: whose classes are shown.
-        num_pictures: N.
+        num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
         all_names: ``vocabulary`` and labels are over all classes instead of the split's own.
         unlabelled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are
             to a model trained on the masks of base classes.
-        stream: pictures of different streams have nothing in common.
+        stream: images of different streams have nothing in common.
         ignore_index: label of pixels that do not count.
     """
 
     def __init__(
         self,
         split: str,
-        num_pictures: int,
+        num_images: int,
         difficulty: str = 'standard',
         seed: int = 0,
         image_size: int | None = None,
@@ -208,7 +208,7 @@ class SceneSegmentation(Dataset):
         ignore_index: int = 255,
     ) -> None:
         self.scenes = Scenes(difficulty, seed, image_size)
-        self.num_pictures, self.stream = num_pictures, f'{stream}/{split}/masks'
+        self.num_images, self.stream = num_images, f'{stream}/{split}/masks'
         self.ignore_index = ignore_index
         self.splits = (split, *unlabelled)
         self.vocabulary: Vocabulary = self.scenes.vocabulary(SPLITS if all_names else [split])
@@ -217,7 +217,7 @@ class SceneSegmentation(Dataset):
         self._labels[0] = 0
         self._labels[[at + 1 for at in offered]] = np.arange(1, len(offered) + 1)
         self._labels[[at + 1 for at in self.scenes.indices(unlabelled)] if unlabelled else []] = ignore_index
-        self._pictures = _Pictures(self._draw, num_pictures, self.scenes, keep=True)
+        self._images = _Images(self._draw, num_images, self.scenes, keep=True)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -225,11 +225,11 @@ class SceneSegmentation(Dataset):
         return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
 
     def __len__(self) -> int:
-        return self.num_pictures
+        return self.num_images
 
     def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
         """``images`` (3, S, S) uint8 and ``samples``, whose mask indexes ``vocabulary``."""
-        scene = self._pictures[_checked(index, self)]
+        scene = self._images[_checked(index, self)]
         size = (self.scenes.image_size, self.scenes.image_size)
         mask = torch.from_numpy(self._labels[scene.mask])
         return {'images': _chw(scene), 'samples': SegmentationSample('', size, mask)}
@@ -245,5 +245,5 @@ def _chw(scene: Scene) -> Tensor:
 
 def _checked(index: int, dataset: Any) -> int:
     if not 0 <= index < len(dataset):
-        raise IndexError(f'picture {index} of {len(dataset)}')
+        raise IndexError(f'image {index} of {len(dataset)}')
     return index

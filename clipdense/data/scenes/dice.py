@@ -15,7 +15,7 @@ _BUFFER = 64
 
 
 class Dice:
-    """One picture's random numbers.
+    """One image's random numbers.
 
     Philox is counter-based, so that a generator for any index costs microseconds, and its raw stream is one
     of the things that NumPy promises to keep.  Everything is made from plain uniform numbers, because NumPy

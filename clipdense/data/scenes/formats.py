@@ -1,4 +1,4 @@
-"""How pictures lie on disk in the three layouts."""
+"""How images lie on disk in the three layouts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from xml.sax.saxutils import escape
 
 from .scene import Scenes
 
-_SHARD_SIZE = 1000  # pictures
+_SHARD_SIZE = 1000  # images
 
 
-class Picture(NamedTuple):
-    """One picture, encoded."""
+class ImageRecord(NamedTuple):
+    """One image, encoded."""
 
     set_name: str  # 'train', 'val_base', ...
     name: str
@@ -31,11 +31,11 @@ class Picture(NamedTuple):
 
 
 class Writer:
-    """Takes pictures one by one and writes them below ``folder``.
+    """Takes images one by one and writes them below ``folder``.
 
     Args:
         folder: is there.
-        scenes: what the pictures are from.
+        scenes: what the images are from.
         twins: where another writer has put the same JPEG files, which are then linked instead of copied.
     """
 
@@ -43,8 +43,8 @@ class Writer:
         self.folder, self.scenes, self.twins = folder, scenes, twins
         self._folders: set[Path] = set()
 
-    def add(self, picture: Picture) -> None:
-        """Write a picture."""
+    def add(self, image: ImageRecord) -> None:
+        """Write an image."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -54,13 +54,13 @@ class Writer:
     def _put(self, name: str, data: bytes | str) -> None:
         self._path(name).write_bytes(data.encode() if isinstance(data, str) else data)
 
-    def _put_picture(self, folder: str, picture: Picture) -> None:
-        path = self._path(f'{folder}/{picture.name}.jpg')
+    def _put_image(self, folder: str, image: ImageRecord) -> None:
+        path = self._path(f'{folder}/{image.name}.jpg')
         if self.twins is not None:
             with contextlib.suppress(OSError):  # file systems without links
                 os.link(self.twins / path.name, path)
                 return
-        path.write_bytes(picture.jpeg)
+        path.write_bytes(image.jpeg)
 
     def _path(self, name: str) -> Path:
         path = self.folder / name
@@ -78,19 +78,19 @@ class VocWriter(Writer):
     each set, and ``val`` for all whose names begin so, in ``ImageSets/Segmentation`` and ``ImageSets/Main``.
     """
 
-    pictures = 'JPEGImages'
+    images = 'JPEGImages'
 
     def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
         super().__init__(folder, scenes, twins)
         self._names: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, picture: Picture) -> None:
-        """Write picture, mask and boxes."""
-        self._put_picture(self.pictures, picture)
-        self._put(f'SegmentationClass/{picture.name}.png', picture.mask)
-        self._put(f'Annotations/{picture.name}.xml', self._annotation(picture))
-        for set_name in _lists(picture.set_name):
-            self._names[set_name].append(picture.name)
+    def add(self, image: ImageRecord) -> None:
+        """Write image, mask and boxes."""
+        self._put_image(self.images, image)
+        self._put(f'SegmentationClass/{image.name}.png', image.mask)
+        self._put(f'Annotations/{image.name}.xml', self._annotation(image))
+        for set_name in _lists(image.set_name):
+            self._names[set_name].append(image.name)
 
     def finish(self) -> None:
         """Write lists and classes."""
@@ -101,11 +101,11 @@ class VocWriter(Writer):
         self._put('classes.txt', '\n'.join(vocabulary.class_names) + '\n')
         vocabulary.save(self.folder / 'vocabulary.json')
 
-    def _annotation(self, picture: Picture) -> str:
-        objects = ''.join(map(self._object, picture.objects))
-        size = f'<width>{picture.size}</width><height>{picture.size}</height><depth>3</depth>'
+    def _annotation(self, image: ImageRecord) -> str:
+        objects = ''.join(map(self._object, image.objects))
+        size = f'<width>{image.size}</width><height>{image.size}</height><depth>3</depth>'
         return (
-            f'<annotation>\n  <folder>VOC</folder>\n  <filename>{picture.name}.jpg</filename>\n'
+            f'<annotation>\n  <folder>VOC</folder>\n  <filename>{image.name}.jpg</filename>\n'
             f'  <size>{size}</size>\n  <segmented>1</segmented>\n{objects}</annotation>\n'
         )
 
@@ -127,28 +127,28 @@ class CocoWriter(Writer):
 
     def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
         super().__init__(folder, scenes, twins)
-        self._pictures: dict[str, list[Picture]] = defaultdict(list)
+        self._images: dict[str, list[ImageRecord]] = defaultdict(list)
 
-    def add(self, picture: Picture) -> None:
-        """Write the picture, and keep what is known about it."""
-        self._put_picture('images', picture)
-        for set_name in _lists(picture.set_name):
-            self._pictures[set_name].append(picture._replace(jpeg=b'', mask=b''))
+    def add(self, image: ImageRecord) -> None:
+        """Write the image, and keep what is known about it."""
+        self._put_image('images', image)
+        for set_name in _lists(image.set_name):
+            self._images[set_name].append(image._replace(jpeg=b'', mask=b''))
 
     def finish(self) -> None:
         """Write the annotations."""
-        for set_name, pictures in self._pictures.items():
+        for set_name, records in self._images.items():
             images = [
                 {'id': number, 'file_name': f'{one.name}.jpg', 'width': one.size, 'height': one.size}
-                for number, one in enumerate(pictures, 1)
+                for number, one in enumerate(records, 1)
             ]
             captions = [
                 {'id': number, 'image_id': number, 'caption': one.caption}
-                for number, one in enumerate(pictures, 1)
+                for number, one in enumerate(records, 1)
             ]
             boxes = [
                 self._annotation(item, image_id, one.size)
-                for image_id, one in enumerate(pictures, 1)
+                for image_id, one in enumerate(records, 1)
                 for item in one.objects
             ]
             for number, box in enumerate(boxes, 1):
@@ -186,25 +186,25 @@ class CocoWriter(Writer):
 
 
 class ShardWriter(Writer):
-    """webdataset: ``SET/000000.tar`` and so on, with ``.jpg``, ``.txt`` and ``.json`` for each picture."""
+    """webdataset: ``SET/000000.tar`` and so on, with ``.jpg``, ``.txt`` and ``.json`` for each image."""
 
     def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
         super().__init__(folder, scenes, twins)
         self._counts: dict[str, int] = defaultdict(int)
         self._tar: tarfile.TarFile | None = None
 
-    def add(self, picture: Picture) -> None:
+    def add(self, image: ImageRecord) -> None:
         """Append to the set's last shard, or begin the next."""
-        number = self._counts[picture.set_name]
-        self._counts[picture.set_name] += 1
+        number = self._counts[image.set_name]
+        self._counts[image.set_name] += 1
         if number % _SHARD_SIZE == 0:
             self.finish()
-            path = self._path(f'{picture.set_name}/{number // _SHARD_SIZE:06d}.tar')
+            path = self._path(f'{image.set_name}/{number // _SHARD_SIZE:06d}.tar')
             self._tar = tarfile.open(path, 'w', format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed in finish)
-        facts = {'caption': picture.caption, 'class_names': picture.class_names}
-        self._append(f'{picture.name}.jpg', picture.jpeg)
-        self._append(f'{picture.name}.txt', picture.caption.encode())
-        self._append(f'{picture.name}.json', _json(facts).encode())
+        facts = {'caption': image.caption, 'class_names': image.class_names}
+        self._append(f'{image.name}.jpg', image.jpeg)
+        self._append(f'{image.name}.txt', image.caption.encode())
+        self._append(f'{image.name}.json', _json(facts).encode())
 
     def finish(self) -> None:
         """Close the last shard."""
@@ -220,7 +220,7 @@ class ShardWriter(Writer):
 
 
 def _lists(set_name: str) -> list[str]:
-    """The lists that a picture is in: 'val_base' is a part of 'val'."""
+    """The lists that an image is in: 'val_base' is a part of 'val'."""
     return list(dict.fromkeys([set_name, set_name.split('_')[0]]))
 
 

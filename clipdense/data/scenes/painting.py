@@ -1,7 +1,7 @@
 """Shapes, textures and grounds on a float32 canvas.
 
 Only sums, products, quotients, square roots and comparisons are used, whose results IEEE 754 fixes to the
-last bit: a picture is the same on every platform.  S: side of the canvas, (h, w): an object's window.
+last bit: an image is the same on every platform.  S: side of the canvas, (h, w): an object's window.
 """
 
 from __future__ import annotations

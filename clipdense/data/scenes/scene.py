@@ -1,4 +1,4 @@
-"""Drawing scenes.  S: side of a picture in pixels, n: objects in it."""
+"""Drawing scenes.  S: side of an image in pixels, n: objects in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TILT = 0.18  # tangent of half the largest rotation, about 20 degrees
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with everything that is known about it.
+    """An image with everything that is known about it.
 
     Args:
         image: (S, S, 3) uint8 RGB.
@@ -49,15 +49,15 @@ class _Placed(NamedTuple):
 
 
 class Scenes:
-    """Draws pictures of coloured, textured shapes; each depends on (seed, stream, index) and on nothing else.
+    """Draws images of coloured, textured shapes; each depends on (seed, stream, index) and on nothing else.
 
     Args:
         difficulty: a name in ``DIFFICULTIES``.
-        seed: of all the pictures; the split into base, novel and unseen classes does not depend on it.
+        seed: of all the images; the split into base, novel and unseen classes does not depend on it.
         image_size: side in pixels instead of the difficulty's; the scenes stay the same.
 
     Raises:
-        InputError: an unknown difficulty, or pictures under 16 pixels, too small for a texture.
+        InputError: an unknown difficulty, or images under 16 pixels, too small for a texture.
     """
 
     def __init__(self, difficulty: str = 'standard', seed: int = 0, image_size: int | None = None) -> None:
@@ -98,14 +98,14 @@ class Scenes:
         num_objects: int | None = None,
         stream: str = 'train',
     ) -> Scene:
-        """Draw one picture.
+        """Draw one image.
 
         Args:
-            index: which picture of the stream.
+            index: which image of the stream.
             allowed: names of splits or classes that may occur.
             num_objects: how many to draw, or None for as many as the difficulty says; objects that others
-                would hide are left out, so a picture may hold fewer, though never none.
-            stream: pictures of different streams have nothing in common.
+                would hide are left out, so an image may hold fewer, though never none.
+            stream: images of different streams have nothing in common.
         """
         classes = self.indices(allowed)
         dice = Dice(self.seed, stream, index)
@@ -127,7 +127,7 @@ class Scenes:
     def caption(
         self, index: int, class_ids: np.ndarray, boxes: np.ndarray, ground: str, stream: str, variant: int = 0
     ) -> str:
-        """A caption of a picture drawn before; each ``variant`` is worded anew."""
+        """A caption of an image drawn before; each ``variant`` is worded anew."""
         dice = Dice(self.seed, f'{stream}/caption {variant}', index)
         return write_caption([self.class_names[at] for at in class_ids], boxes, ground, dice)
 

@@ -25,17 +25,17 @@ from ...utils.files import atomic_write
 from ...utils.image_io import mask_to_image
 from ...utils.progress import track
 from .combinations import SPLITS
-from .formats import CocoWriter, Picture, ShardWriter, VocWriter, Writer
+from .formats import CocoWriter, ImageRecord, ShardWriter, VocWriter, Writer
 from .scene import Scenes
 
 IGNORED = 255
 _MARKER = 'scenes.json'  # only a folder that has it is ever overwritten
-_CHUNK = 64  # pictures that a worker draws at a time
+_CHUNK = 64  # images that a worker draws at a time
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Some pictures that belong together."""
+class ImageSet:
+    """Some images that belong together."""
 
     name: str  # of their list; their own names begin with it
     count: int
@@ -43,10 +43,10 @@ class PictureSet:
     labelled: tuple[str, ...]  # splits with masks and boxes; pixels of the others are ignored
 
 
-def standard_sets(num_train: int, num_val: int) -> list[PictureSet]:
+def standard_sets(num_train: int, num_val: int) -> list[ImageSet]:
     """Training shows base and novel classes and labels base alone; validation has a set for each split."""
-    train = PictureSet('train', num_train, ('base', 'novel'), ('base',))
-    return [train, *(PictureSet(f'val_{split}', num_val, (split,), (split,)) for split in SPLITS)]
+    train = ImageSet('train', num_train, ('base', 'novel'), ('base',))
+    return [train, *(ImageSet(f'val_{split}', num_val, (split,), (split,)) for split in SPLITS)]
 
 
 def write_scenes(
@@ -64,8 +64,8 @@ def write_scenes(
     Args:
         out: folder.
         difficulty, seed, image_size: as in ``Scenes``.
-        num_train: training pictures.
-        num_val: validation pictures for each split.
+        num_train: training images.
+        num_val: validation images for each split.
         overwrite: replace scenes that were written there before.
         workers: processes that draw; 0 draws in this one.
 
@@ -79,30 +79,30 @@ def write_scenes(
         if not overwrite:
             raise InputError(f'{out} holds scenes already: name a new folder, or overwrite them')
     facts: dict[str, Any] = {'difficulty': difficulty, 'seed': seed, 'image_size': scenes.image_size}
-    facts |= {'pictures': {one.name: one.count for one in sets}, 'classes': scenes.splits}
+    facts |= {'images': {one.name: one.count for one in sets}, 'classes': scenes.splits}
     writers = {out / 'voc': VocWriter, out / 'coco': CocoWriter, out / 'shards': ShardWriter}
     _write(scenes, sets, writers, workers)
     with atomic_write(out / _MARKER, 'w') as file:
         file.write(json.dumps(facts, indent=1) + '\n')
 
 
-def write_voc(scenes: Scenes, folder: str | Path, sets: Sequence[PictureSet], workers: int = 0) -> None:
+def write_voc(scenes: Scenes, folder: str | Path, sets: Sequence[ImageSet], workers: int = 0) -> None:
     """Write PASCAL VOC: see ``VocWriter``."""
     _write(scenes, sets, {Path(folder): VocWriter}, workers)
 
 
-def write_coco(scenes: Scenes, folder: str | Path, sets: Sequence[PictureSet], workers: int = 0) -> None:
+def write_coco(scenes: Scenes, folder: str | Path, sets: Sequence[ImageSet], workers: int = 0) -> None:
     """Write COCO: see ``CocoWriter``."""
     _write(scenes, sets, {Path(folder): CocoWriter}, workers)
 
 
-def write_shards(scenes: Scenes, folder: str | Path, sets: Sequence[PictureSet], workers: int = 0) -> None:
+def write_shards(scenes: Scenes, folder: str | Path, sets: Sequence[ImageSet], workers: int = 0) -> None:
     """Write webdataset shards: see ``ShardWriter``."""
     _write(scenes, sets, {Path(folder): ShardWriter}, workers)
 
 
-def encode_picture(scenes: Scenes, task: tuple[PictureSet, int]) -> Picture:
-    """Draw and encode one picture of a set."""
+def encode_image(scenes: Scenes, task: tuple[ImageSet, int]) -> ImageRecord:
+    """Draw and encode one image of a set."""
     one, index = task
     scene = scenes.draw(index, one.shown, stream=one.name)
     known = set(scenes.indices(one.labelled))
@@ -112,7 +112,7 @@ def encode_picture(scenes: Scenes, task: tuple[PictureSet, int]) -> Picture:
         for class_id, box in zip(scene.class_ids, scene.boxes, strict=True)
         if class_id in known
     ]
-    return Picture(
+    return ImageRecord(
         set_name=one.name,
         name=f'{one.name}_{index:06d}',
         size=scenes.image_size,
@@ -141,23 +141,23 @@ def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     return file.getvalue()
 
 
-def _write(scenes: Scenes, sets: Sequence[PictureSet], kinds: dict[Path, type[Writer]], workers: int) -> None:
-    """Draw each picture once and hand it to every writer, each of which works in a folder of its own."""
+def _write(scenes: Scenes, sets: Sequence[ImageSet], kinds: dict[Path, type[Writer]], workers: int) -> None:
+    """Draw each image once and hand it to every writer, each of which works in a folder of its own."""
     tasks = [(one, index) for one in sets for index in range(one.count)]
     with ExitStack() as stack:
         writers: list[Writer] = []
         for folder, kind in kinds.items():
-            twins = next((one.folder / one.pictures for one in writers if isinstance(one, VocWriter)), None)
+            twins = next((one.folder / one.images for one in writers if isinstance(one, VocWriter)), None)
             writers.append(kind(stack.enter_context(_staged(folder)), scenes, twins))
-        encode = partial(encode_picture, scenes)
+        encode = partial(encode_image, scenes)
         if workers:
             pool = stack.enter_context(ProcessPoolExecutor(workers))
-            pictures: Any = pool.map(encode, tasks, chunksize=_CHUNK)
+            images: Any = pool.map(encode, tasks, chunksize=_CHUNK)
         else:
-            pictures = map(encode, tasks)
-        for picture in track(pictures, 'writing scenes', total=len(tasks)):
+            images = map(encode, tasks)
+        for image in track(images, 'writing scenes', total=len(tasks)):
             for writer in writers:
-                writer.add(picture)
+                writer.add(image)
         for writer in writers:
             writer.finish()
 

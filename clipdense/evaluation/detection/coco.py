@@ -18,7 +18,7 @@ from clipdense.data.detection.coco import check_coco, check_results
 from clipdense.utils.errors import InputError
 
 Kind = Literal['bbox', 'segm']
-LVIS_DETECTIONS = 300  # of a picture, all classes together
+LVIS_DETECTIONS = 300  # of an image, all classes together
 _FREQUENCIES = {'r': 'rare', 'c': 'common', 'f': 'frequent'}
 _AREAS = ('', 's', 'm', 'l')
 
@@ -91,9 +91,9 @@ def lvis_precision(
     kind: Kind = 'segm',
     max_detections: int = LVIS_DETECTIONS,
 ) -> Precision:
-    """The same for LVIS, whose pictures name only some of the classes that they do not show.
+    """The same for LVIS, whose images name only some of the classes that they do not show.
 
-    The best ``max_detections`` of each picture count, over all its classes together.  A mask's area is its
+    The best ``max_detections`` of each image count, over all its classes together.  A mask's area is its
     own, also where the result has a box.
 
     Raises:
@@ -110,7 +110,7 @@ def lvis_precision(
     def evaluator(gt: Any, dt: Any, iou_type: str) -> Any:
         return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)
 
-    best = _best_of_each_picture(results, max_detections)
+    best = _best_of_each_image(results, max_detections)
     return _evaluate(COCO, evaluator, truth, best, kind, None, (max_detections,))
 
 
@@ -168,7 +168,7 @@ def _only(kind: Kind, result: Mapping[str, Any]) -> dict[str, Any]:
     """
     what = 'bbox' if kind == 'bbox' else 'segmentation'
     if what not in result:
-        raise InputError(f'a detection of picture {result["image_id"]} has no {what}')
+        raise InputError(f'a detection of image {result["image_id"]} has no {what}')
     value = result[what]
     value = dict(value) if isinstance(value, Mapping) else list(value)
     return {**{key: result[key] for key in ('image_id', 'category_id', 'score')}, what: value}
@@ -184,7 +184,7 @@ def _nothing_found(
     return Precision(tuple(name for _, name in wanted), precision, precision[:, 0], max_detections)
 
 
-def _best_of_each_picture(results: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+def _best_of_each_image(results: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
     """Of equal scores, those that come first."""
     by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:

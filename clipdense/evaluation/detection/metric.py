@@ -1,4 +1,4 @@
-"""Average precision as MMEngine's metric.  n: detections of a picture."""
+"""Average precision as MMEngine's metric.  n: detections of an image."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DetectionAP(BaseMetric):
         ids = {one['name']: one['id'] for one in truth['categories']}
         found = [
             {**one, 'category_id': ids[vocabulary.class_names[one['category_id']]]}
-            for _, listed in dict(results).items()  # a picture that was repeated for padding counts once
+            for _, listed in dict(results).items()  # an image that was repeated for padding counts once
             for one in listed
         ]
         if self.results_file is not None:
@@ -101,7 +101,7 @@ class DetectionAP(BaseMetric):
 
 
 def to_coco(image_id: int, found: Any) -> list[dict[str, Any]]:
-    """Detections of a picture in COCO's results layout; ``category_id`` is the label."""
+    """Detections of an image in COCO's results layout; ``category_id`` is the label."""
     boxes = _get(found, 'bboxes').detach().cpu().double().numpy()
     scores = _get(found, 'scores').detach().cpu().double().tolist()
     labels = _get(found, 'labels').cpu().tolist()

@@ -39,7 +39,7 @@ class PatchSegmentation:
 
     Args:
         dataset: items ``{'images', 'samples'}`` and a ``vocabulary`` with a background, or its config.
-        tuning: another one, or its config; all pictures of each dataset are of one size.
+        tuning: another one, or its config; all images of each dataset are of one size.
         patches: 'values' or 'last', see ``embed_patches``.
         templates: prompt templates.
         name: first part of the names of the results.

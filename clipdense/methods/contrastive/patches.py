@@ -14,7 +14,7 @@ from clipdense.utils.errors import InputError
 def embed_patches(
     tower: VisionTransformer | ModifiedResNet, images: Tensor, kind: Literal['values', 'last'] = 'values'
 ) -> tuple[Tensor, Tensor]:
-    """Pictures -> their features (B, C) and the embeddings of their patches (B, D, h, w), of any norm.
+    """Images -> their features (B, C) and the embeddings of their patches (B, D, h, w), of any norm.
 
     Args:
         tower: the image tower.

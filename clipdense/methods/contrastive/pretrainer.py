@@ -25,7 +25,7 @@ from .patches import embed_patches
 
 @MODELS.register_module()
 class ContrastivePretrainer(BaseModel):
-    """Matches the pictures of a batch with its texts.
+    """Matches the images of a batch with its texts.
 
     Args:
         clip: the model to train, its config, or weights as ``clipdense.load`` takes them.
@@ -35,13 +35,13 @@ class ContrastivePretrainer(BaseModel):
             gradient is that of the whole batch.  Batch norm sees micro-batches.  None takes all at once.
         lock_image: keep the image tower as it is (LiT).
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
-        phrase_weight: of a multi-label loss between the patches of a picture, pooled by log-sum-exp, and the
+        phrase_weight: of a multi-label loss between the patches of an image, pooled by log-sum-exp, and the
             phrases of its caption; the data has ``NounPrompts`` for its tokenizer.
         phrase_patches: what a patch is: 'values', what it would give a token that attends to it alone in the
             last block, or 'last', as that block leaves it.  The recipes 'maskclip_no_residual' and 'vanilla'
             of ``dense_clip`` segment with these.
         equal_texts_match: phrases that several captions of the batch have are right for all of them; without
-            it they are so for their own picture alone.
+            it they are so for their own image alone.
 
     Raises:
         InputError: a sigmoid loss without ``logit_bias``, or phrases without a transformer.
@@ -144,7 +144,7 @@ class ContrastivePretrainer(BaseModel):
         return self.clip(part['images'], part['token_ids'])
 
     def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Unit embeddings of pictures (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
+        """Unit embeddings of images (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
         ids = torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
         pooled, patches = embed_patches(self.clip.image, part['images'], self.phrase_patches)
         images = F.normalize(self.clip.image.project(pooled), dim=-1)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary, module_digest
 from clipdense.data.benchmarks import BenchmarkSegmentation, find_benchmark
-from clipdense.data.segmentation import LabelledPictures, VOCSegmentation
+from clipdense.data.segmentation import LabelledImages, VOCSegmentation
 from clipdense.evaluation.mean_iou import IouScores, confusion_matrix, mean_iou
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import digest
@@ -57,7 +57,7 @@ class Source:
         root: folder of all published datasets.
         split: of folders in PASCAL VOC format, where ``FOLDER:SPLIT`` does not name one.
         partial: take published datasets that are not complete as they are.
-        limit: pictures of each dataset; all by default.
+        limit: images of each dataset; all by default.
         workers: processes that read.
     """
 
@@ -67,7 +67,7 @@ class Source:
     limit: int | None = None
     workers: int = 0
 
-    def open(self, dataset: str, words: str = '') -> LabelledPictures:
+    def open(self, dataset: str, words: str = '') -> LabelledImages:
         """A published dataset by its name, or a folder in PASCAL VOC format, ``FOLDER`` or ``FOLDER:SPLIT``.
 
         Raises:
@@ -131,7 +131,7 @@ def build_segmenter(
 def evaluate(
     weights: Weights,
     method: str,
-    data: LabelledPictures,
+    data: LabelledImages,
     preset: Preset,
     proxy: nn.Module | dict | str | None = None,
     workers: int = 0,
@@ -139,7 +139,7 @@ def evaluate(
     """Scores over a dataset, and the seconds that reading and segmenting took.
 
     Raises:
-        InputError: a broken picture or mask, or settings that do not fit the weights.
+        InputError: a broken image or mask, or settings that do not fit the weights.
     """
     with evaluating(weights.clip), resizing_positions(weights.clip, preset.position_mode):
         model = build_segmenter(weights.clip, method, preset, proxy)
@@ -163,7 +163,7 @@ def conditions(
     weights: Weights,
     method: str,
     dataset: str,
-    data: LabelledPictures,
+    data: LabelledImages,
     preset: Preset,
     proxy: str | None = None,
 ) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def conditions(
         'templates': list(get_templates(preset.templates)),
         'vocabulary': {'digest': data.vocabulary.digest, 'words': len(data.vocabulary.queries)},
         'weights': weights.to_dict(),
-        'data': {'digest': data.digest, 'pictures': len(data)},
+        'data': {'digest': data.digest, 'images': len(data)},
         'version': version('clipdense'),
     }
 
@@ -190,7 +190,7 @@ def key_of(conditions: Mapping[str, Any]) -> str:
 def record(
     conditions: Mapping[str, Any],
     weights: Weights,
-    data: LabelledPictures,
+    data: LabelledImages,
     scores: IouScores,
     seconds: float,
 ) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def record(
         'data': {
             **conditions['data'],
             'root': str(data.root),
-            'published_pictures': facts.pictures if facts else None,
+            'published_images': facts.num_images if facts else None,
             'complete': data.complete if isinstance(data, BenchmarkSegmentation) else None,
         },
         'miou': _percent(scores.mean_iou),
@@ -212,7 +212,7 @@ def record(
         'mean_accuracy': _percent(scores.mean_accuracy),
         'classes': {name: _percent(iou) for name, iou in zip(names, scores.iou.tolist(), strict=True)},
         'seconds': round(seconds, 2),
-        'pictures_per_second': round(len(data) / seconds, 3) if seconds else None,
+        'images_per_second': round(len(data) / seconds, 3) if seconds else None,
         'device': str(next(weights.clip.parameters()).device),
         'versions': {
             'clipdense': version('clipdense'),

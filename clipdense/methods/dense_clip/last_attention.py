@@ -58,7 +58,7 @@ class LastAttention:
         return x
 
     def pooled(self) -> Tensor:
-        """(B, D): the picture's embedding, as the tower was trained to give it."""
+        """(B, D): the image's embedding, as the tower was trained to give it."""
         return self.vit.project(self.vit.pool_tokens(self.vit.blocks[-1](self.x)))
 
 
@@ -122,7 +122,7 @@ def cosine_map(x: Tensor) -> Tensor:
 def attend_to_alike(alike: Tensor, beta: float, gamma: float) -> Tensor:
     """Cosines (B, N, N) -> attention (B, N, N): those under beta times the mean are shut out, but the best.
 
-    The mean is each picture's own; the released codes, of ProxyCLIP and SC-CLIP, see one picture at a time.
+    The mean is each image's own; the released codes, of ProxyCLIP and SC-CLIP, see one image at a time.
     """
     logits = (alike - beta * alike.mean(dim=(1, 2), keepdim=True)) * gamma
     lowest = logits.amax(dim=-1, keepdim=True).clamp(max=0)  # where all are alike, none is above the mean

@@ -1,6 +1,6 @@
-"""MaskCLIP+: any segmentation network, taught by what a training-free segmenter says of unlabelled pictures.
+"""MaskCLIP+: any segmentation network, taught by what a training-free segmenter says of unlabelled images.
 
-B: pictures, (H, W): pixels, (h, w): grid of the student, D: joint space, K: classes, Q: queries.
+B: images, (H, W): pixels, (h, w): grid of the student, D: joint space, K: classes, Q: queries.
 
 Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022 (arXiv 2112.01071) section 3.3.  The student's
 last layer is CLIP's class embeddings, so it answers to new words as its teacher does.

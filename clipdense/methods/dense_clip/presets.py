@@ -30,10 +30,10 @@ class Preset:
         name: of the family.
         words: name of the vocabulary; empty for the dataset's own words.
         templates: name of the prompt templates.
-        short_side: pixels that the shorter side of a picture is resized to; None brings pictures and windows
-            before the tower in proportion to its own picture size.
+        short_side: pixels that the shorter side of an image is resized to; None brings images and windows
+            before the tower in proportion to its own image size.
         long_side: bound on the longer side after that.
-        window, stride: of the sliding window, in pixels; a window of None shows whole pictures.
+        window, stride: of the sliding window, in pixels; a window of None shows whole images.
         logit_scale: of the softmax over classes.
         background_threshold: probability below which a pixel is background.
         area_threshold: share of the foreground up to which a class is given up.
@@ -60,7 +60,7 @@ class Preset:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def slide(self, clip: CLIP) -> Slide:
-        """How pictures are brought before this tower."""
+        """How images are brought before this tower."""
         if self.short_side is None:
             return default_slide(clip)
         return Slide(self.short_side, self.long_side, self.window, self.stride)
@@ -74,8 +74,8 @@ class Preset:
         return asdict(self)
 
     def __str__(self) -> str:
-        size = f'short side {self.short_side}' if self.short_side else "in proportion to the tower's pictures"
-        windows = f', windows {self.window} / {self.stride}' if self.window else ', whole pictures'
+        size = f'short side {self.short_side}' if self.short_side else "in proportion to the tower's images"
+        windows = f', windows {self.window} / {self.stride}' if self.window else ', whole images'
         parts = [
             f'words {self.words or "of the dataset"}, templates {self.templates}',
             size + (windows if self.short_side else ''),
@@ -224,7 +224,7 @@ FAMILIES: dict[str, Family] = {
     'maskclip_paper': Family(
         'maskclip',
         'maskclip',
-        'chongzhou96/MaskCLIP: whole pictures, 85 prompts',
+        'chongzhou96/MaskCLIP: whole images, 85 prompts',
         common={
             'templates': 'imagenet_scene',
             'short_side': 512,
@@ -234,7 +234,7 @@ FAMILIES: dict[str, Family] = {
             'position_mode': 'bicubic',
         },
         datasets={'context59': {'short_side': 520, 'long_side': 520}},
-        note="the released code gives CLIP pictures with ImageNet's mean and deviation, exact GELU and "
+        note="the released code gives CLIP images with ImageNet's mean and deviation, exact GELU and "
         'another epsilon, which is not done here; its numbers are for Context59 and COCO-Stuff',
     ),
     'gem': Family(
@@ -254,7 +254,7 @@ FAMILIES: dict[str, Family] = {
     'clip_surgery': Family(
         'clip_surgery',
         'clearclip',
-        'xmed-lab/CLIP_Surgery: whole pictures of 512 pixels',
+        'xmed-lab/CLIP_Surgery: whole images of 512 pixels',
         common={
             'templates': 'imagenet_scene',
             'short_side': 512,
@@ -262,13 +262,13 @@ FAMILIES: dict[str, Family] = {
             'stride': None,
             'position_mode': 'bicubic',
         },
-        note='the released code squeezes pictures into squares; its words, scale and rule for the background '
+        note='the released code squeezes images into squares; its words, scale and rule for the background '
         'were not to be had: no threshold, plain names',
     ),
     'native': Family(
         '',
         '',
-        "ours: the dataset's own words, pictures and windows in proportion to the tower's size",
+        "ours: the dataset's own words, images and windows in proportion to the tower's size",
         common={'short_side': None, 'window': None, 'stride': None, 'position_mode': ''},
     ),
 }

@@ -63,7 +63,7 @@ class TimmProxy(nn.Module):
         own_mean, own_std, given_mean, given_std = (
             torch.tensor(values).view(3, 1, 1) for values in (own['mean'], own['std'], mean, std)
         )
-        # x * std + mean is the picture; the backbone wants it less its own mean, by its own std.
+        # x * std + mean is the image; the backbone wants it less its own mean, by its own std.
         self.register_buffer('factor', given_std / own_std, persistent=False)
         self.register_buffer('offset', (given_mean - own_mean) / own_std, persistent=False)
         self.patch_size = self.backbone.feature_info[-1]['reduction']
@@ -104,7 +104,7 @@ def save_backbone(path: str | Path, backbone: nn.Module, name: str, arguments: M
 
 
 def create_backbone(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
-    """The timm model without its classifier.  Transformers are told to take pictures of any size.
+    """The timm model without its classifier.  Transformers are told to take images of any size.
 
     Raises:
         InputError: an unknown name, or arguments or weights that cannot be had.

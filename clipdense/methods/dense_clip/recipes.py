@@ -118,7 +118,7 @@ def gem(tower: VisionTransformer, images: Tensor, *, blocks: int = 6, residual: 
 def _without_redundancy(
     tower: Tower, features: tuple[Tensor, Tensor], text: Tensor, *, temperature: float = 2.0
 ) -> Tensor:
-    """Classes weighted by how much the whole picture looks like them, less what all classes share.
+    """Classes weighted by how much the whole image looks like them, less what all classes share.
 
     What is shared is one number for each pixel: it changes the maps, not which class wins.
     """
@@ -133,7 +133,7 @@ def _without_redundancy(
 def clip_surgery(tower: Tower, images: Tensor, *, blocks: int = 6) -> tuple[Tensor, Tensor]:
     """Beside the last six blocks, a stream in which values attend to like values; then feature surgery.
 
-    Returns pixel embeddings and the picture's (B, D).  A ResNet's stream is its pool, eight times as sharp.
+    Returns pixel embeddings and the image's (B, D).  A ResNet's stream is its pool, eight times as sharp.
     The maps are not stretched from 0 to 1 for each class, as the released demonstration does: a class that is
     not there would reach 1 as well.
 
@@ -175,7 +175,7 @@ def _smooth_and_denoise(
 
 @recipe(read=_smooth_and_denoise)
 def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) -> tuple[Tensor, Tensor]:
-    """MaskCLIP with key smoothing and prompt denoising; made for whole pictures.
+    """MaskCLIP with key smoothing and prompt denoising; made for whole images.
 
     Returns pixel embeddings and keys (B, N, C), which the released code normalises over patches, by
     oversight, and we over their width, as the paper has it.
@@ -204,7 +204,7 @@ def sc_clip(
     """Outlying patches repaired, patches averaged with those alike in middle layers, layers 3 to 9 added.
 
     Layers are the paper's, of twelve; of a deeper tower those at the same depth.  The released code mixes up
-    rows and columns of pictures that are not square; here every shape is right.
+    rows and columns of images that are not square; here every shape is right.
 
     Bai et al., Self-Calibrated CLIP (arXiv 2411.15869).
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdense.data.segmentation import LabelledPictures
+from clipdense.data.segmentation import LabelledImages
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import sha256
 from clipdense.weights import zoo
@@ -34,7 +34,7 @@ class Run:
     dataset: str
     preset: Preset
     weights: Weights
-    data: LabelledPictures
+    data: LabelledImages
     target: Published | None  # the number to meet
     same_weights: bool | None  # as the number's; None where that cannot be told
     proxy: str | None = None
@@ -62,7 +62,7 @@ class Verdict:
             lines.append(
                 f'published  {target.miou:g} [{target.status}: {STATUSES[target.status]}] {target.source}'
             )
-        lines.append(f'ours       {ours} ({self.cell["data"]["pictures"]} pictures, {self.cell["device"]})')
+        lines.append(f'ours       {ours} ({self.cell["data"]["images"]} images, {self.cell["device"]})')
         if self.target is not None:
             lines.append(f'tolerance  {self.target.tolerance:g} points')
         return '\n'.join([*lines, f'verdict    {self.text}'])
@@ -136,7 +136,7 @@ def judge(cell: Cell, target: Published | None, same: bool | None) -> str:
     if cell['miou'] is None:
         return 'not comparable: no class occurs'
     if data['complete'] is False:
-        return f'not comparable: {data["pictures"]} of {data["published_pictures"]} pictures'
+        return f'not comparable: {data["images"]} of {data["published_images"]} images'
     if same is False:
         return f'not comparable: the number is for {target.weights}'
     distance = cell['miou'] - target.miou

@@ -49,7 +49,7 @@ def value_attention(query: Tensor, key: Tensor, value: Tensor, normed: Tensor) -
 def gem_attention(query: Tensor, key: Tensor, value: Tensor, normed: Tensor) -> Tensor:
     """GEM: queries, keys and values each attend to themselves, twice; the mean of the three.
 
-    The temperature is the mean length of the picture's tokens.
+    The temperature is the mean length of the image's tokens.
     """
     sharpness = (
         normed.norm(dim=-1).mean(dim=-1)[:, None, None, None] * query.shape[-1] ** -0.5

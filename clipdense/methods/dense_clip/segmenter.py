@@ -15,7 +15,7 @@ from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.registry import MODELS, build_module
-from clipdense.tasks.segmentation import EncodedPicture, SegmentationModel
+from clipdense.tasks.segmentation import EncodedImage, SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 
@@ -76,10 +76,10 @@ class DenseCLIP(SegmentationModel):
         self.proxy = self._build_proxy(proxy)
         self._check_windows()
 
-    def encode_picture(self, image: Tensor) -> EncodedPicture:
+    def encode_image(self, image: Tensor) -> EncodedImage:
         """As ``SegmentationModel``; windows that were chosen since then are checked anew."""
         self._check_windows()
-        return super().encode_picture(image)
+        return super().encode_image(image)
 
     def encode_pixels(self, images: Tensor) -> Any:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the recipe's second half reads."""

@@ -27,9 +27,9 @@ _COLUMNS = (
     'published_weights',
     'difference',
     'pixel_accuracy',
-    'pictures',
-    'published_pictures',
-    'pictures_per_second',
+    'images',
+    'published_images',
+    'images_per_second',
     'failure',
     'key',
 )
@@ -62,8 +62,8 @@ def comma_separated(cells: Sequence[Cell]) -> str:
         number = beside(cell)
         data = cell.get('data', {})
         row = {name: cell.get(name) for name in _COLUMNS}
-        row |= {'preset': cell['preset']['name'], 'pictures': data.get('pictures')}
-        row['published_pictures'] = data.get('published_pictures')
+        row |= {'preset': cell['preset']['name'], 'images': data.get('images')}
+        row['published_images'] = data.get('published_images')
         if number is not None:
             row |= {'published': number.miou, 'status': number.status, 'source': number.source}
             row['published_weights'] = number.weights
@@ -102,7 +102,7 @@ def _place(cell: Cell | None) -> str:
         return f'failed{theirs}'
     ours = 'n/a' if cell['miou'] is None else f'{cell["miou"]:.2f}'
     data = cell['data']
-    part = f' on {data["pictures"]} of {data["published_pictures"]}' if data['complete'] is False else ''
+    part = f' on {data["images"]} of {data["published_images"]}' if data['complete'] is False else ''
     return f'{ours}{part}{theirs}'
 
 
@@ -139,13 +139,13 @@ def _legend(cells: Sequence[Cell]) -> list[str]:
 
 
 def _speed(cells: Sequence[Cell]) -> list[str]:
-    done = [cell for cell in cells if cell.get('pictures_per_second')]
+    done = [cell for cell in cells if cell.get('images_per_second')]
     if not done:
         return []
-    head = ['| method | dataset | pictures | seconds | pictures / s |', '|---|---|---|---|---|']
+    head = ['| method | dataset | images | seconds | images / s |', '|---|---|---|---|---|']
     return head + [
-        f'| {cell["method"]} | {cell["dataset"]} | {cell["data"]["pictures"]} | {cell["seconds"]:.1f} | '
-        f'{cell["pictures_per_second"]:.2f} |'
+        f'| {cell["method"]} | {cell["dataset"]} | {cell["data"]["images"]} | {cell["seconds"]:.1f} | '
+        f'{cell["images_per_second"]:.2f} |'
         for cell in done
     ]
 

@@ -1,6 +1,6 @@
 """A place for what no caption names: a training constraint of ours, not of the paper.
 
-B: pictures, G: groups, M: prompts of a picture, P: processes, T: prompts of all pictures (P * B * M),
+B: images, G: groups, M: prompts of an image, P: processes, T: prompts of all images (P * B * M),
 D: joint space.
 """
 
@@ -26,11 +26,11 @@ def background_loss(
     The sum of three parts, of which each is wrong alone:
 
     * rejected: each group prefers one of its caption's phrases, or the background, to the phrases of the
-      other pictures.  Background everywhere would do.
+      other images.  Background everywhere would do.
     * found: for each phrase some group prefers it to all phrases of others *and to the background*, which
       can therefore not take everything.
     * told apart: the multi-label loss over groups pooled by log-sum-exp, so that a phrase also prefers the
-      groups of its own picture to those of the others.
+      groups of its own image to those of the others.
 
     Args:
         groups: (B, G, D), unit norm.
@@ -55,7 +55,7 @@ def _same(prompts: Tensor, everyone: Tensor, phrases: Tensor | None) -> Tensor:
     if phrases is not None:
         return phrases[..., None] == gather_with_grad(phrases).flatten()
     own = (prompts.flatten(1)[:, None] == everyone.flatten(1)).all(dim=-1)  # (B, P * B)
-    each = torch.eye(prompts.shape[1], dtype=torch.bool, device=own.device)  # prompts of one picture differ
+    each = torch.eye(prompts.shape[1], dtype=torch.bool, device=own.device)  # prompts of one image differ
     return (own[:, None, :, None] & each[:, None]).flatten(2)
 
 

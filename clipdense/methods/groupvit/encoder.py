@@ -1,6 +1,6 @@
 """The image tower: a transformer whose tokens gather into groups, stage by stage.
 
-B: pictures, N: tokens of a picture, (h, w): patch grid, T: group tokens, G: groups, C: width, D: joint space.
+B: images, N: tokens of an image, (h, w): patch grid, T: group tokens, G: groups, C: width, D: joint space.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StageOutput(NamedTuple):
 
 
 class GroupFeatures(NamedTuple):
-    """What the tower sees in pictures."""
+    """What the tower sees in images."""
 
     pooled: Tensor  # (B, C) mean over the groups
     groups: Tensor  # (B, G, C) after the last stage
@@ -39,7 +39,7 @@ class GroupFeatures(NamedTuple):
 
 
 class DropBlock(Block):
-    """A block whose two branches are at times left out in training, for whole pictures (stochastic depth)."""
+    """A block whose two branches are at times left out in training, for whole images (stochastic depth)."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, drop: float) -> None:
         super().__init__(width, heads, mlp_width, 'gelu')
@@ -83,7 +83,7 @@ class WideningProjector(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks over the picture's tokens and the group tokens together, then the grouping.
+    """Blocks over the image's tokens and the group tokens together, then the grouping.
 
     Args:
         size: of this stage.
@@ -146,7 +146,7 @@ class Projector(nn.Module):
 
 @MODELS.register_module()
 class GroupVitEncoder(nn.Module):
-    """GroupViT's image tower for pictures of any size: position embeddings are resized at run time.
+    """GroupViT's image tower for images of any size: position embeddings are resized at run time.
 
     Args:
         size: a ``GroupVitImageSize`` or a dict of its fields.
@@ -202,7 +202,7 @@ class GroupVitEncoder(nn.Module):
         """Group tokens of unit variance, and choices of unit variance (ours).
 
         The released start makes every choice nearly uniform, the more so the narrower the tower: a hard one
-        is then its noise alone and groups are random samples of the picture until the logits have grown.
+        is then its noise alone and groups are random samples of the image until the logits have grown.
         """
         for stage in self.stages:
             if stage.grouping is not None:
@@ -226,7 +226,7 @@ class GroupVitEncoder(nn.Module):
         """(B, 3, H, W) -> tokens of the first stage (B, N, C), grid.  Rims short of a patch are cut.
 
         Raises:
-            InputError: pictures smaller than one patch.
+            InputError: images smaller than one patch.
         """
         x, grid = patch_tokens(images, self.patch_embed)  # (B, N, C)
         positions = resize_positions(self.pos_embed, grid, prefix=0, antialias=False)

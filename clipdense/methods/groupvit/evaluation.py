@@ -28,13 +28,13 @@ class GroupSegmentation:
     """mIoU on a labelled dataset, with what its errors are made of.
 
     ``oracle`` gives each group its best class by the labels, which leaves the errors of the masks; ``floor``
-    does the same with the groups of the picture before, which have likely sizes and places but know nothing;
+    does the same with the groups of the image before, which have likely sizes and places but know nothing;
     ``chance`` draws each pixel's class.
 
     Args:
         dataset: items ``{'images', 'samples'}`` and a ``vocabulary``, or its config.
         threshold: see ``GroupVitSegmenter``; or how to find it: 'shared' or 'by class' from the labels of
-            ``tuning``, 'automatic' from its pictures alone.
+            ``tuning``, 'automatic' from its images alone.
         tuning: another dataset, or its config; its classes may be others (base classes for novel ones), and
             thresholds 'by class' then serve the classes of the same name.
         slide: see ``SegmentationModel``.
@@ -109,7 +109,7 @@ class GroupSegmentation:
     def _groups(
         self, clip: GroupVit, model: GroupVitSegmenter, image: Tensor, mask: Tensor
     ) -> tuple[Tensor, int]:
-        """Each pixel's group (H, W) with the whole picture in one window, and G."""
+        """Each pixel's group (H, W) with the whole image in one window, and G."""
         size = model.slide.resized((image.shape[-2], image.shape[-1]), model.patch_size)
         image = torch.nn.functional.interpolate(image[None], size, mode='bilinear', antialias=True)
         embedded = clip.encode_groups(image)
@@ -121,8 +121,8 @@ class GroupSegmentation:
             return self.threshold
         model = self._model(clip, 0.0, self.tuning.vocabulary)
         if self.threshold == 'automatic':
-            pictures = (self.tuning[index]['images'] for index in range(len(self.tuning)))
-            return automatic_threshold(model, pictures)
+            images = (self.tuning[index]['images'] for index in range(len(self.tuning)))
+            return automatic_threshold(model, images)
         by_class = self.threshold == 'by class'
         return learn_thresholds(model, self.tuning, by_class, ignore_index=self.ignore_index)
 

@@ -1,4 +1,4 @@
-"""What a GroupViT sees: the groups of each stage on the picture, and the word of each.
+"""What a GroupViT sees: the groups of each stage on the image, and the word of each.
 
 G: groups of a stage, (H, W): pixels.
 """
@@ -36,7 +36,7 @@ class StageMap:
     words: tuple[tuple[str, float], ...]
 
     def draw(self, image: Image.Image, opacity: float = 0.6) -> Image.Image:
-        """The picture coloured by group, with the words in a legend."""
+        """The image coloured by group, with the words in a legend."""
         names = [f'{index}: {word} {score:.2f}' for index, (word, score) in enumerate(self.words)]
         colours = voc_palette(len(names) + 1)[1:]  # the first one is black
         return overlay(image, self.owner, names, colours, opacity, hidden=())
@@ -44,11 +44,11 @@ class StageMap:
 
 @torch.no_grad()
 def explain(model: GroupVitSegmenter, image: Image.Image) -> list[StageMap]:
-    """The maps of all grouping stages, the first one first, with the whole picture in one window.
+    """The maps of all grouping stages, the first one first, with the whole image in one window.
 
     Args:
         model: with its words chosen.
-        image: a picture of any size.
+        image: an image of any size.
 
     Raises:
         InputError: no vocabulary yet.

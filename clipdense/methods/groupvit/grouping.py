@@ -1,4 +1,4 @@
-"""The grouping block.  B: pictures, N: tokens of the picture, T: group tokens, G: groups, C: width."""
+"""The grouping block.  B: images, N: tokens of the image, T: group tokens, G: groups, C: width."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TokenMixer(Mlp):
 
 
 class CrossBlock(nn.Module):
-    """Groups look at the picture: attention and MLP, both residual, one norm at the end."""
+    """Groups look at the image: attention and MLP, both residual, one norm at the end."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class CrossBlock(nn.Module):
 
 
 class AssignBlock(nn.Module):
-    """Each token of the picture chooses one group, and a group gathers the values of those that chose it.
+    """Each token of the image chooses one group, and a group gathers the values of those that chose it.
 
     A group's sum is divided by its number of tokens plus one: an empty group gathers zeros, and n tokens
     count n / (n + 1) of their mean.
@@ -103,7 +103,7 @@ class AssignBlock(nn.Module):
 
 
 class GroupingBlock(nn.Module):
-    """Group tokens and the picture's tokens in, groups out.
+    """Group tokens and the image's tokens in, groups out.
 
     Args:
         width: C.

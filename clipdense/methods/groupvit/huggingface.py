@@ -57,7 +57,7 @@ def check_fits(size: GroupVitImageSize) -> None:
 
 def configs(model: GroupVit) -> dict[str, dict[str, Any]]:
     """The contents of both files, by name without ending."""
-    return {'config': _model(model), 'preprocessor_config': _pictures(model.preprocess)}
+    return {'config': _model(model), 'preprocessor_config': _images(model.preprocess)}
 
 
 def _model(model: GroupVit) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _model(model: GroupVit) -> dict[str, Any]:
     }
 
 
-def _pictures(preprocess: Preprocess) -> dict[str, Any]:
+def _images(preprocess: Preprocess) -> dict[str, Any]:
     side = preprocess.image_size
     return {
         'image_processor_type': 'CLIPImageProcessor',

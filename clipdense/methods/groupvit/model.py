@@ -1,6 +1,6 @@
 """GroupViT: both towers, their projectors, and the scales of their similarity.
 
-B: pictures, K: texts, G: groups, C: width, D: joint space.
+B: images, K: texts, G: groups, C: width, D: joint space.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sizes import GroupVitSize
 
 
 class GroupEmbeddings(NamedTuple):
-    """Pictures and their groups in the joint space, all of unit norm."""
+    """Images and their groups in the joint space, all of unit norm."""
 
     image: Tensor  # (B, D)
     groups: Tensor  # (B, G, D)
@@ -107,7 +107,7 @@ class GroupVit(CLIP):
         return ImageFeatures(features.pooled, shares.mT @ features.groups, features.grid)
 
     def encode_groups(self, images: Tensor) -> GroupEmbeddings:
-        """(B, 3, H, W), any H and W -> the embeddings of each picture and of each of its groups."""
+        """(B, 3, H, W), any H and W -> the embeddings of each image and of each of its groups."""
         features = self.image(images)
         image, groups = self.image.project(features.pooled), self.image.project(features.groups)
         unit_groups = F.normalize(groups, dim=-1)

@@ -1,4 +1,4 @@
-"""GroupViT under training.  B: pairs, L: tokens, M: prompts of a picture, G: groups, D: joint space."""
+"""GroupViT under training.  B: pairs, L: tokens, M: prompts of an image, G: groups, D: joint space."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from .start import start_from_clip
 
 @MODELS.register_module()
 class GroupVitPretrainer(BaseModel):
-    """Matches the pictures of a batch with their captions, and with prompts made of the captions' nouns.
+    """Matches the images of a batch with their captions, and with prompts made of the captions' nouns.
 
     Equal captions or phrases within a batch are false negatives.  As released, each is right for its own
-    picture alone, and B equal captions cost at least log B; ``equal_texts_match`` makes them right for all.
+    image alone, and B equal captions cost at least log B; ``equal_texts_match`` makes them right for all.
 
     Args:
         clip: the GroupViT to train, its config, or weights as ``checkpoint.load`` takes them.
@@ -42,7 +42,7 @@ class GroupVitPretrainer(BaseModel):
         form: 'mean' (released code) or 'sum' (paper), see ``multi_label_loss``.
         equal_texts_match: see above.
         background_weight: of ``background_loss``; above 0 the model learns a background embedding.
-        balance_weight: of a term of ours against collapse, where one group takes whole pictures: minus the
+        balance_weight: of a term of ours against collapse, where one group takes whole images: minus the
             mutual information of tokens and groups, see ``assignment_information``.
         start: weights of a CLIP that the GroupViT starts from, see ``start_from_clip``.
         micro_batch: pairs that go through the towers together; the gradient is that of the whole batch but
@@ -172,7 +172,7 @@ class GroupVitPretrainer(BaseModel):
         return {'loss': total, **losses, 'logit_scale': self.clip.logit_scale.exp().detach()}
 
     def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Unit embeddings of pictures (B, D), texts (B, 1 + M, D) and groups (B, G, D); information (B,)."""
+        """Unit embeddings of images (B, D), texts (B, 1 + M, D) and groups (B, G, D); information (B,)."""
         ids = part['token_ids'][:, None]  # (B, 1, L)
         if self.needs_prompts:
             ids = torch.cat([ids, part['prompt_ids']], dim=1)
@@ -199,7 +199,7 @@ class GroupVitPretrainer(BaseModel):
     def _check(self, data: dict[str, Tensor]) -> None:
         images, texts = len(data['images']), len(data['token_ids'])
         if images != texts:
-            raise InputError(f'{images} pictures came with {texts} captions: each picture needs one')
+            raise InputError(f'{images} images came with {texts} captions: each image needs one')
         if self.training and world_size() == 1:
             parts = split_batch(data, self.micro_batch or max(images, 1))
             if min((len(part['images']) for part in parts), default=0) < 2:

@@ -42,7 +42,7 @@ class GroupVitImageSize:
     """The image tower.
 
     Args:
-        image_size, patch_size: in pixels; other pictures are taken as they come.
+        image_size, patch_size: in pixels; other images are taken as they come.
         stages: one after another; the first one's width is that of the patch embedding.
         embed_dim: D.
         projector_width: hidden width of the projector into the joint space.

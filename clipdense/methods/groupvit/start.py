@@ -24,7 +24,7 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
 
     Args:
         model: changed in place.
-        clip: a transformer of the same width, patch and picture size, with no fewer blocks.
+        clip: a transformer of the same width, patch and image size, with no fewer blocks.
 
     Returns:
         The names that were copied.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdense.tasks.segmentation import EncodedPicture
+from clipdense.tasks.segmentation import EncodedImage
 from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
@@ -118,7 +118,7 @@ def learn_thresholds(
         model: with its words chosen; they have a background.
         dataset: items ``{'images', 'samples'}`` whose masks count in the model's vocabulary.
         by_class: one for each class that was seen; else one for all.
-        limit: pictures that are looked at.
+        limit: images that are looked at.
         ignore_index: label that is not counted.
 
     Returns:
@@ -138,8 +138,8 @@ def learn_thresholds(
             item = dataset[index]
             labels = item['samples'].mask.clone()
             labels[torch.isin(labels, novel) | (labels == ignore_index)] = -1
-            picture = _encode(model, item['images'])
-            for scores, owner, window in group_windows(model, picture):
+            image = _encode(model, item['images'])
+            for scores, owner, window in group_windows(model, image):
                 view = resize_labels(labels, window[0])
                 top, left, bottom, right = window[1]
                 statistics.add(scores.cpu(), owner.cpu(), view[top:bottom, left:right])
@@ -156,24 +156,24 @@ def learn_thresholds(
     return own | {_SHARED: shared}
 
 
-def automatic_threshold(model: GroupVitSegmenter, pictures: Iterable[Tensor]) -> float:
+def automatic_threshold(model: GroupVitSegmenter, images: Iterable[Tensor]) -> float:
     """A threshold that needs no labels: the one that parts the groups' best scores in two (Otsu's method).
 
-    It supposes that the pictures show both, something of the vocabulary and something else.
+    It supposes that the images show both, something of the vocabulary and something else.
 
     Args:
         model: with its words chosen.
-        pictures: (3, H, W) uint8 each, of any size; gone through once.
+        images: (3, H, W) uint8 each, of any size; gone through once.
 
     Raises:
-        InputError: no pictures.
+        InputError: no images.
 
     Source: Otsu, A Threshold Selection Method from Gray-Level Histograms, 1979.
     """
     histogram = torch.zeros(_BINS, dtype=torch.float64)
     background = model.background_index
     with evaluating(model):
-        for image in track(pictures, 'looking at pictures'):
+        for image in track(images, 'looking at images'):
             for scores, owner, _ in group_windows(model, _encode(model, image)):
                 if background is not None:
                     scores = scores.clone()
@@ -182,7 +182,7 @@ def automatic_threshold(model: GroupVitSegmenter, pictures: Iterable[Tensor]) ->
                 bins = (scores.amax(dim=1) * _BINS).long().clamp(0, _BINS - 1).cpu()
                 histogram.index_add_(0, bins, pixels)
     if not histogram.any():
-        raise InputError('an automatic threshold needs pictures')
+        raise InputError('an automatic threshold needs images')
     return otsu(histogram) / _BINS
 
 
@@ -201,11 +201,11 @@ def otsu(histogram: Tensor) -> float:
 
 
 def group_windows(
-    model: GroupVitSegmenter, picture: EncodedPicture
+    model: GroupVitSegmenter, encoded: EncodedImage
 ) -> list[tuple[Tensor, Tensor, tuple[tuple[int, int], tuple[int, int, int, int]]]]:
     """Scores of the groups (G, K), each pixel's group (H, W), size of the view and place of the window."""
     found = []
-    for view in picture.views:
+    for view in encoded.views:
         windows = iter(view.windows)
         for image, groups, owner in view.features:
             scores = model.class_scores(image, groups, model.queries)  # (B, G, K)
@@ -218,9 +218,9 @@ def group_windows(
     return found
 
 
-def _encode(model: GroupVitSegmenter, image: Tensor) -> EncodedPicture:
+def _encode(model: GroupVitSegmenter, image: Tensor) -> EncodedImage:
     device = next(model.parameters()).device
-    return model.encode_picture(model.data_preprocessor.normalise(image.to(device)))
+    return model.encode_image(model.data_preprocessor.normalise(image.to(device)))
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

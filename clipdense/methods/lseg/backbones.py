@@ -1,7 +1,7 @@
-"""Image networks as four maps of falling resolution.  B: pictures, N: patches, C: width, (h, w): grid.
+"""Image networks as four maps of falling resolution.  B: images, N: patches, C: width, (h, w): grid.
 
 A pyramid has ``channels``, of its four maps, and ``stride``, pixels of a cell of its last and coarsest map:
-pictures come in multiples of it.
+images come in multiples of it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class TransformerPyramid(nn.Module):
         return outputs, grid
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """timm's embedding for pictures of any size; positions are resized as DPT does."""
+        """timm's embedding for images of any size; positions are resized as DPT does."""
         vit = self.vit
         x, grid = patch_tokens(images, vit.patch_embed.proj)  # (B, N, C)
         x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, C)
@@ -146,7 +146,7 @@ class ResNetPyramid(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> list[Tensor]:
-        """The four maps of a small picture, to learn their channels."""
+        """The four maps of a small image, to learn their channels."""
         training = self.training
         device = next(self.resnet.parameters()).device
         maps = self.eval()(torch.zeros(1, 3, self.stride, self.stride, device=device))

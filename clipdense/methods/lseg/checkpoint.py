@@ -87,7 +87,7 @@ def from_official(
         block, depth, activation: the regularisation, of which the tensors tell only that there is one; where
             they do, ``block`` and ``depth`` have to be said.  'none' ignores the kernel.
         network: an empty ResNet of the right sizes, where it is not torchvision's.
-        statistics: of the pictures; 'half' for transformers and 'imagenet' for ResNets by default.
+        statistics: of the images; 'half' for transformers and 'imagenet' for ResNets by default.
 
     Raises:
         CheckpointError: keys that are missing or have no place, or a kernel whose block nothing tells.

@@ -1,6 +1,6 @@
 """What LSeg is compared with: the same network with a classifier that learned its classes.
 
-B: pictures, (h, w): cells of the pixel map, K: classes that were learned, Q: queries.
+B: images, (h, w): cells of the pixel map, K: classes that were learned, Q: queries.
 """
 
 from __future__ import annotations

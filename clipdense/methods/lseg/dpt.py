@@ -1,4 +1,4 @@
-"""The decoder of dense prediction transformers.  B: pictures, N: patches, (h, w): grid, C: channels.
+"""The decoder of dense prediction transformers.  B: images, N: patches, (h, w): grid, C: channels.
 
 Source: DPT (arXiv 2103.13413), section 3.1; isl-org/lang-seg ``modules/models/lseg_blocks.py``.
 """

@@ -1,4 +1,4 @@
-"""One class against 'others': the model of the few-shot protocols.  B: pictures, D: joint space."""
+"""One class against 'others': the model of the few-shot protocols.  B: images, D: joint space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .segmenter import LSeg
 
 @MODELS.register_module()
 class EpisodeLSeg(LSeg):
-    """LSeg with two words for each picture: 'others' and the class that its episode asks for.
+    """LSeg with two words for each image: 'others' and the class that its episode asks for.
 
     The vocabulary is 'others' and all classes (``data.few_shot``); samples carry a ``class_id``.
 
@@ -45,7 +45,7 @@ class EpisodeLSeg(LSeg):
         class_id = getattr(sample, 'class_id', None)
         if class_id is None:
             raise InputError(
-                f'{sample.image_path or "a picture"} asks for no class: give a dataset of episodes'
+                f'{sample.image_path or "an image"} asks for no class: give a dataset of episodes'
             )
         return self._text()[[0, 1 + class_id]]
 

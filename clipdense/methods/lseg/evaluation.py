@@ -28,22 +28,22 @@ from clipdense.utils.modules import evaluating
 class SceneSplits:
     """mIoU over the foreground of base, novel and unseen scenes, among own names and among all.
 
-    The mean is over the classes that the pictures show, so that names that are offered and nowhere to be seen
+    The mean is over the classes that the images show, so that names that are offered and nowhere to be seen
     cost what they draw away and no more.  Both ways end in the harmonic mean of base and novel.
 
     Args:
         splits: of the scenes.
-        num_pictures: of each split.
+        num_images: of each split.
         difficulty: of the scenes.
         templates: prompt templates.
         name: first part of the names of the results.
-        batch_size: pictures that go through the model together.
+        batch_size: images that go through the model together.
     """
 
     def __init__(
         self,
         splits: Sequence[str] = ('base', 'novel', 'unseen'),
-        num_pictures: int = 320,
+        num_images: int = 320,
         difficulty: str = 'standard',
         templates: str | Sequence[str] = 'name',
         name: str = 'scenes',
@@ -51,7 +51,7 @@ class SceneSplits:
     ) -> None:
         self.templates, self.name, self.batch_size = templates, name, batch_size
         self.datasets: Mapping[tuple[str, str], SceneSegmentation] = {
-            (offered, split): SceneSegmentation(split, num_pictures, difficulty, all_names=offered == 'all')
+            (offered, split): SceneSegmentation(split, num_images, difficulty, all_names=offered == 'all')
             for offered in ('own', 'all')
             for split in splits
         }

@@ -1,6 +1,6 @@
 """From decoder features to cosines with words, without ever making the embeddings where they are wider.
 
-B: pictures, C: width of the decoder, (h, w): cells of the pixel map, D: joint space, K: classes.
+B: images, C: width of the decoder, (h, w): cells of the pixel map, D: joint space, K: classes.
 
 The embedding of a pixel is e = W x + b, D numbers from the C of its feature x; with y = (x, 1) it is
 e = V y.  A cosine needs t . e / |e| = (t V) y / |V y|, and |V y| = |R y| where R'R = V'V and R has C + 1

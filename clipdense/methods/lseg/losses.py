@@ -1,4 +1,4 @@
-"""Pixel losses as functions of tensors.  B: pictures, K: classes, (H, W): pixels."""
+"""Pixel losses as functions of tensors.  B: images, K: classes, (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int, source: st
     """Refuse labels that are no class before the loss reads past its classes.
 
     Raises:
-        InputError: naming the picture, the labels and the classes there are.
+        InputError: naming the image, the labels and the classes there are.
     """
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if wrong.any():
         found = labels[wrong].unique().tolist()[:10]
         raise InputError(
-            f'{source or "a picture"} has labels {found} that are no class: the vocabulary has classes 0 to '
+            f'{source or "an image"} has labels {found} that are no class: the vocabulary has classes 0 to '
             f'{num_classes - 1}, and {ignore_index} is ignored'
         )
 

@@ -1,4 +1,4 @@
-"""Spatial regularisation of class logits.  B: pictures, K: classes, (h, w): pixels.
+"""Spatial regularisation of class logits.  B: images, K: classes, (h, w): pixels.
 
 The blocks know nothing of classes: one 3 x 3 kernel for all of them, so that any vocabulary goes through.
 Source: LSeg (arXiv 2201.03546), section 4.3; isl-org/lang-seg ``modules/models/lseg_net.py``.

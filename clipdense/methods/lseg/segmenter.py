@@ -1,6 +1,6 @@
 """Words for pixels.
 
-B: pictures, (H, W): pixels, (h, w): cells of the pixel map, D: joint space, K: classes, Q: queries.
+B: images, (H, W): pixels, (h, w): cells of the pixel map, D: joint space, K: classes, Q: queries.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .head import CosineHead
 from .losses import check_labels, pixel_cross_entropy
 from .regularize import RegularizationBlock
 
-PixelMap = tuple[Tensor, Tensor]  # what the head keeps (B, ., h, w), (B, 2) sizes of the pictures in pixels
+PixelMap = tuple[Tensor, Tensor]  # what the head keeps (B, ., h, w), (B, 2) sizes of the images in pixels
 
 
 @MODELS.register_module()
@@ -48,7 +48,7 @@ class LSeg(SegmentationModel):
         block: spatial regularisation of the logits, see ``regularize``; None for none.
         temperature: divisor of the cosines; fixed, as in the release.
         loss: arguments of ``pixel_cross_entropy``: ``dict(ignore_index=255, balance=0.0)``.
-        statistics: 'half', 'imagenet' or 'openai': what the backbone wants of its pictures.
+        statistics: 'half', 'imagenet' or 'openai': what the backbone wants of its images.
         slide: see ``SegmentationModel``.
         lock_backbone: train the decoder alone.
 
@@ -58,7 +58,7 @@ class LSeg(SegmentationModel):
 
     portable_name = 'lseg'
     portable_types: Mapping[str, Any] = {}  # nothing but ours
-    patch_size = 1  # smaller pictures are padded
+    patch_size = 1  # smaller images are padded
     templates = 'name'
 
     def __init__(
@@ -116,18 +116,18 @@ class LSeg(SegmentationModel):
         return self
 
     def encode_pixels(self, images: Tensor) -> PixelMap:
-        """(B, 3, H, W) of any size -> maps of the padded pictures, and the sizes of the pictures."""
+        """(B, 3, H, W) of any size -> maps of the padded images, and the sizes of the images."""
         size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
         maps = self.backbone(pad_to_multiple(images, self.backbone.stride))
         features = self.decoder(maps)  # (B, C, h, w)
         return self.project.keep(features), size
 
     def embed_pixels(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded pictures, a cell for 2 x 2 pixels."""
+        """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded images, a cell for 2 x 2 pixels."""
         return self.project.embeddings(self.encode_pixels(images)[0])
 
     def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
-        """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the pictures without their padding."""
+        """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the images without their padding."""
         kept, sizes = features
         logits = self.project.logits(kept, text / self.temperature)  # (B, K, h, w)
         if self.block is not None:
@@ -140,10 +140,10 @@ class LSeg(SegmentationModel):
     def loss(
         self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]
     ) -> dict[str, Tensor]:
-        """Pictures of one size and their masks -> ``{'loss': cross entropy}``.
+        """Images of one size and their masks -> ``{'loss': cross entropy}``.
 
         Raises:
-            InputError: pictures of several sizes, samples without a mask, or labels that are no class.
+            InputError: images of several sizes, samples without a mask, or labels that are no class.
         """
         images, labels = self.training_batch(images, samples)
         logits = self.merge_queries(self.pixel_logits(images, self._text()))
@@ -152,13 +152,13 @@ class LSeg(SegmentationModel):
     def training_batch(
         self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]
     ) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W) and checked labels (B, H, W), on the pictures' device."""
+        """Images (B, 3, H, W) and checked labels (B, H, W), on the images' device."""
         if not isinstance(images, Tensor):
-            raise InputError('pictures of a training batch differ in size: crop them (SegmentationCrops)')
+            raise InputError('images of a training batch differ in size: crop them (SegmentationCrops)')
         masks = []
         for sample in samples:
             if sample.mask is None:
-                raise InputError(f'{sample.image_path or "a picture"} has no mask to learn from')
+                raise InputError(f'{sample.image_path or "an image"} has no mask to learn from')
             check_labels(sample.mask, self.num_labels, self.ignore_index, sample.image_path)
             masks.append(sample.mask)
         return images, torch.stack(masks).to(images.device)
@@ -201,7 +201,7 @@ def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Zeros, the mean of normalised pictures, to the right and below."""
+    """Zeros, the mean of normalised images, to the right and below."""
     height, width = images.shape[-2:]
     bottom, right = padded_size((height, width), multiple)
     return (

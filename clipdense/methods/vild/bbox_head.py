@@ -162,7 +162,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         rescale: bool = False,
         rcnn_test_cfg: Any = None,
     ) -> InstanceData:
-        """Probabilities (R, K) and deltas (R, 4) of one picture -> its detections."""
+        """Probabilities (R, K) and deltas (R, 4) of one image -> its detections."""
         boxes = self.bbox_coder.decode(roi[:, 1:], bbox_pred, max_shape=img_meta['img_shape'])  # (R, 4)
         if rescale:
             boxes = scale_boxes(boxes, [1 / factor for factor in img_meta['scale_factor']])

@@ -33,7 +33,7 @@ _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _NORMED = ('neck.', 'bbox_head.', 'mask_head.')
 _TEST_TEMPERATURE = 0.007
 TEACHER = 'ViT-B-32/openai'  # whose text tower reads the words
-TRANSFORMS = ({'type': Resize, 'scale': (1333, 800), 'keep_ratio': True},)  # of pictures to detect in
+TRANSFORMS = ({'type': Resize, 'scale': (1333, 800), 'keep_ratio': True},)  # of images to detect in
 
 
 def recognise(keys: Iterable[str]) -> bool:

@@ -1,6 +1,6 @@
-"""Regions of a picture as the teacher wants them.  R: regions, S: side of the teacher's input.
+"""Regions of an image as the teacher wants them.  R: regions, S: side of the teacher's input.
 
-A picture is decoded once; each region is cut and scaled as uint8, whole batches are normalised together.
+An image is decoded once; each region is cut and scaled as uint8, whole batches are normalised together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def grown(boxes: NDArray[np.floating], factor: float, size: tuple[int, int]) -> 
     Args:
         boxes: (R, 4) x1, y1, x2, y2.
         factor: 1.5 for the teacher's second look.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Returns:
         (R, 4) whole pixels; x2 and y2 are one past the last.
@@ -45,19 +45,19 @@ def crop_regions(
     crop: CentreCrop,
     factors: Sequence[float] = (1.0, 1.5),
 ) -> Tensor:
-    """Every region of a picture, once for each factor.
+    """Every region of an image, once for each factor.
 
     Args:
         image: decoded, RGB; or (3, H, W) uint8.
         boxes: (R, 4) x1, y1, x2, y2 in its pixels.
-        crop: what the teacher does to a picture.
+        crop: what the teacher does to an image.
         factors: how much larger than the box each crop is.
 
     Returns:
         (factors, R, 3, S, S) uint8.
     """
     pixels = pil_to_tensor(image) if isinstance(image, Image.Image) else image  # (3, H, W)
-    # Torch scales uint8 pictures fastest where the channels of a pixel lie together.
+    # Torch scales uint8 images fastest where the channels of a pixel lie together.
     pixels = pixels[None].contiguous(memory_format=torch.channels_last)[0]
     side = crop.preprocess.image_size
     found = torch.empty(len(factors), len(boxes), 3, side, side, dtype=torch.uint8)

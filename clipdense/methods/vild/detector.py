@@ -1,6 +1,6 @@
 """The detector: mmdet's two stages, words given at run time.
 
-B: pictures, (H, W): pixels of the network's input, K: classes.
+B: images, (H, W): pixels of the network's input, K: classes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ViLD(TwoStageDetector):
         self.__dict__['clip'] = None if clip is None else _teacher(clip).eval().requires_grad_(False)
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the config of a run: the detector without what training needs, and what test pictures meet."""
+        """Of the config of a run: the detector without what training needs, and what test images meet."""
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         model = {**cfg['model'], 'train_cfg': None, 'start': None}
         return {'model': model, 'transforms': dataset.get('transforms') or []}
@@ -143,7 +143,7 @@ class ViLD(TwoStageDetector):
             return super().extract_feat(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Any]:
-        """Normalised pictures and what is on them -> losses."""
+        """Normalised images and what is on them -> losses."""
         self._check_labels(batch_data_samples)
         features = self.extract_feat(batch_inputs)
         settings = self.train_cfg.rpn_proposal
@@ -161,7 +161,7 @@ class ViLD(TwoStageDetector):
     def propose(
         self, features: Sequence[Tensor], samples: Sequence[DetDataSample], settings: Any = None
     ) -> list[InstanceData]:
-        """Class-agnostic boxes with scores, of each picture, in the pixels of the network's input."""
+        """Class-agnostic boxes with scores, of each image, in the pixels of the network's input."""
         metas = [one.metainfo for one in samples]
         return self.rpn_head.predict_by_feat(
             *self._rpn(features), batch_img_metas=metas, cfg=settings or self.test_cfg.rpn, rescale=False

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-_CANDIDATES = 10_000  # pairs of box and class, the best of a picture, that suppression looks at
+_CANDIDATES = 10_000  # pairs of box and class, the best of an image, that suppression looks at
 
 
 class Found(NamedTuple):
-    """Detections of a picture, best first."""
+    """Detections of an image, best first."""
 
     boxes: Tensor  # (n, 4)
     scores: Tensor  # (n,)

@@ -1,6 +1,6 @@
 """What the teacher sees in each region, once and for all: ``clipdense embed regions``.
 
-B: pictures, R: regions of a picture, S: side of the teacher's input, D: joint space.
+B: images, R: regions of an image, S: side of the teacher's input, D: joint space.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import module_digest
 from clipdense.data.detection.datasets import CocoDetection
-from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.data.transforms import CentreCrop
 from clipdense.engine.launch import load_config
 from clipdense.registry import DATASETS, build, build_module
@@ -35,11 +35,11 @@ from clipdense.utils.progress import track
 from .crops import crop_regions
 from .detector import PROPOSER, ViLD
 
-_FLUSH = 32  # pictures that are written together
+_FLUSH = 32  # images that are written together
 
 
 class Proposed(NamedTuple):
-    """A picture's regions before the teacher has seen them."""
+    """An image's regions before the teacher has seen them."""
 
     image_id: int
     boxes: NDArray[np.float32]  # (R, 4), original pixels
@@ -66,7 +66,7 @@ def embed_crops(clip: CLIP, crops: Tensor, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def propose(model: ViLD, dataset: CocoDetection, index: int, most: int) -> NDArray[np.float32]:
-    """(R, 4) boxes of a picture in original pixels, best first; R <= ``most``."""
+    """(R, 4) boxes of an image in original pixels, best first; R <= ``most``."""
     item = dataset[index]
     data = model.data_preprocessor({'inputs': [item['inputs']], 'data_samples': [item['data_samples']]})
     sample: DetDataSample = data['data_samples'][0]
@@ -79,7 +79,7 @@ def propose(model: ViLD, dataset: CocoDetection, index: int, most: int) -> NDArr
 
 
 class _Crops(Dataset):
-    """Pictures whose boxes are known, read and cut by the loader's workers."""
+    """Images whose boxes are known, read and cut by the loader's workers."""
 
     def __init__(
         self, dataset: CocoDetection, boxes: dict[int, NDArray[np.float32]], crop: CentreCrop, factors: Any
@@ -92,15 +92,15 @@ class _Crops(Dataset):
 
     def __getitem__(self, at: int) -> Proposed:
         index = self.indices[at]
-        picture = self.dataset.pictures[index]
+        image = self.dataset.images[index]
         boxes = self.boxes[index]
         return Proposed(
-            picture.image_id, boxes, crop_regions(read_image(picture.path), boxes, self.crop, self.factors)
+            image.image_id, boxes, crop_regions(read_image(image.path), boxes, self.crop, self.factors)
         )
 
 
 def teacher_digest(clip: CLIP) -> str:
-    """Of the image tower's weights and of how it wants its pictures."""
+    """Of the image tower's weights and of how it wants its images."""
     return digest(module_digest(clip.image), repr(clip.preprocess))
 
 
@@ -113,15 +113,15 @@ def embed_dataset(
     workers: int = 0,
     batch: int = 256,
 ) -> RegionStore:
-    """Propose, cut and embed the regions of every picture that the store does not have yet.
+    """Propose, cut and embed the regions of every image that the store does not have yet.
 
-    The processes of a group share the pictures.
+    The processes of a group share the images.
 
     Args:
         model: proposes with its RPN; its ``clip`` is the teacher.
-        dataset: pictures and how the detector wants them; without random transforms.
+        dataset: images and how the detector wants them; without random transforms.
         folder: of the store, new or begun.
-        regions: of a picture, at most.
+        regions: of an image, at most.
         factors: how much larger than their box the crops are.
         workers: processes that read and cut; 0 does it in this one.
         batch: crops that go through the teacher together.
@@ -133,22 +133,22 @@ def embed_dataset(
         raise InputError('the detector has no teacher: give model.clip in the config')
     model.eval()
     clip = model.clip
-    pictures = dataset.pictures
+    images = dataset.images
     facts = StoreFacts(
         teacher=teacher_digest(clip),
         proposals=digest(*(module_digest(getattr(model, part)) for part in PROPOSER)),
         crops=tuple(map(float, factors)),
-        pictures=pictures_digest((one.image_id, *one.size[::-1]) for one in pictures),
+        images=images_digest((one.image_id, *one.size[::-1]) for one in images),
         regions=regions,
         width=clip.embed_dim,
     )
     if is_main():
-        RegionStore.create(folder, facts, [one.image_id for one in pictures])
+        RegionStore.create(folder, facts, [one.image_id for one in images])
     if world_size() > 1:
         dist.barrier()
     store = RegionStore.create(folder, facts, [])
     left = set(store.unfinished)
-    mine = [at for at in range(rank(), len(pictures), world_size()) if pictures[at].image_id in left]
+    mine = [at for at in range(rank(), len(images), world_size()) if images[at].image_id in left]
     crop = CentreCrop.of(clip.preprocess)
     for first in track(range(0, len(mine), _FLUSH), 'embedding regions'):
         boxes = {at: propose(model, dataset, at, regions) for at in mine[first : first + _FLUSH]}
@@ -180,7 +180,7 @@ def embed_regions(
 ) -> RegionStore:
     """What the command line calls: the model of a config proposes on its ``proposal_dataset``.
 
-    Started by torchrun, the processes share the pictures.
+    Started by torchrun, the processes share the images.
 
     Args:
         config: a file, a recipe's name or a config, with ``model`` and ``proposal_dataset``.
@@ -195,7 +195,7 @@ def embed_regions(
     """
     cfg = load_config(config, options)
     if cfg.get('proposal_dataset') is None:
-        raise InputError(f'{config} says no proposal_dataset: the pictures without random transforms')
+        raise InputError(f'{config} says no proposal_dataset: the images without random transforms')
     model = build_module(cfg.model)
     if not isinstance(model, ViLD):
         raise InputError(f'{config} is no recipe for a detector')

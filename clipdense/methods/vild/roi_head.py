@@ -1,6 +1,6 @@
 """ViLD's second stage: regions from the RPN are named, regions of the store follow the teacher.
 
-B: pictures, R: sampled regions, S: regions with a teacher embedding, C: channels, D: joint space.
+B: images, R: sampled regions, S: regions with a teacher embedding, C: channels, D: joint space.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .functional import distillation_loss, valid_regions
 class ViLDRoIHead(StandardRoIHead):
     """mmdet's RoI head with distillation.
 
-    Pictures carry their regions as ``data_sample.regions`` with ``bboxes`` (S, 4) in the pixels of the
+    Images carry their regions as ``data_sample.regions`` with ``bboxes`` (S, 4) in the pixels of the
     network's input and ``embeddings`` (S, D).
 
     Args:
@@ -52,7 +52,7 @@ class ViLDRoIHead(StandardRoIHead):
         """
         x = [at_least_fp32(level) for level in x]
         truths, ignored, _ = unpack_gt_instances(batch_data_samples)
-        sampled = [self._sample(*picture) for picture in zip(rpn_results_list, truths, ignored, strict=True)]
+        sampled = [self._sample(*image) for image in zip(rpn_results_list, truths, ignored, strict=True)]
         rois = bbox2roi([one.priors for one in sampled])  # (R, 5)
         stored, teacher = self._stored(batch_data_samples, rois)  # (S, 5), (S, D)
         features = self.bbox_roi_extractor(
@@ -71,7 +71,7 @@ class ViLDRoIHead(StandardRoIHead):
         rcnn_test_cfg: Any,
         rescale: bool = False,
     ) -> list[InstanceData]:
-        """Detections of each picture.
+        """Detections of each image.
 
         Without a background, the image head alone cannot tell things from nothing: its scores are the
         geometric mean with the proposal's objectness.
@@ -98,13 +98,13 @@ class ViLDRoIHead(StandardRoIHead):
         )
 
     def _sample(self, proposals: InstanceData, truth: InstanceData, ignored: InstanceData) -> SamplingResult:
-        """Choose regions of one picture, a quarter of them objects, and what each should be."""
+        """Choose regions of one image, a quarter of them objects, and what each should be."""
         priors = InstanceData(priors=proposals.bboxes)
         assigned = self.bbox_assigner.assign(priors, truth, ignored)
         return self.bbox_sampler.sample(assigned, priors, truth)
 
     def _stored(self, samples: Sequence[DetDataSample], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, 5) and (S, D) of all pictures; empty where nothing is distilled.
+        """(S, 5) and (S, D) of all images; empty where nothing is distilled.
 
         The ensemble's image branch sees these regions alone, and batch norm cannot take a single one.
         """

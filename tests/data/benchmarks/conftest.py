@@ -13,7 +13,7 @@ from PIL import Image
 from clipdense.utils.image_io import mask_to_image
 
 
-def picture(path: Path, size: tuple[int, int]) -> None:
+def make_image(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.effect_noise(size[::-1], 80).convert('RGB').save(path)
 
@@ -35,7 +35,7 @@ def listed(path: Path, *names: str) -> None:
 
 def voc(root: Path) -> None:
     for name in ('2007_000033', '2007_000042', '2007_000061'):
-        picture(root / f'JPEGImages/{name}.jpg', (2, 3))
+        make_image(root / f'JPEGImages/{name}.jpg', (2, 3))
     palette(root / 'SegmentationClass/2007_000033.png', [[0, 1, 255], [20, 15, 0]])
     palette(root / 'SegmentationClass/2007_000042.png', [[8, 8, 8], [0, 0, 12]])
     listed(root / 'ImageSets/Segmentation/val.txt', '2007_000033')
@@ -45,7 +45,7 @@ def voc(root: Path) -> None:
 def context(root: Path) -> None:
     from pycocotools import mask as run_lengths
 
-    picture(root / 'JPEGImages/2008_000002.jpg', (2, 3))
+    make_image(root / 'JPEGImages/2008_000002.jpg', (2, 3))
     parts = [  # category, mask; later ones lie on top
         (2, [[1, 1, 1], [0, 0, 0]]),
         (284, [[0, 0, 1], [0, 0, 0]]),
@@ -69,26 +69,26 @@ def coco(root: Path) -> None:
         '000000000139': [[0, 10, 12], [24, 255, 181]],
         '000000000285': [[89, 91, 64], [91, 91, 66]],
     }.items():
-        picture(root / f'images/val2017/{name}.jpg', (2, 3))
+        make_image(root / f'images/val2017/{name}.jpg', (2, 3))
         grey(root / f'annotations/val2017/{name}.png', values)
 
 
 def cityscapes(root: Path) -> None:
     name = 'frankfurt/frankfurt_000000_000294'
-    picture(root / f'leftImg8bit/val/{name}_leftImg8bit.png', (2, 3))
+    make_image(root / f'leftImg8bit/val/{name}_leftImg8bit.png', (2, 3))
     grey(root / f'gtFine/val/{name}_gtFine_labelIds.png', [[7, 0, 33], [26, 4, 24]])
     grey(root / f'gtFine/val/{name}_gtFine_instanceIds.png', [[7, 0, 33], [26, 4, 24]])
 
 
 def ade20k(root: Path) -> None:
-    picture(root / 'images/validation/ADE_val_00000001.jpg', (2, 3))
+    make_image(root / 'images/validation/ADE_val_00000001.jpg', (2, 3))
     grey(root / 'annotations/validation/ADE_val_00000001.png', [[0, 1, 150], [2, 2, 13]])
 
 
 def ade20k_full(root: Path) -> None:
     folder = root / 'images/ADE/validation/urban/street'
     for number, size in ((1, (2, 3)), (2, (600, 1000))):
-        picture(folder / f'ADE_val_0000000{number}.jpg', size)
+        make_image(folder / f'ADE_val_0000000{number}.jpg', size)
         colours = np.zeros((*size, 3), np.uint8)
         colours[:] = 110, 162, 7  # 11 * 256 + 162 = 2978: wall; blue numbers objects
         colours[0, 0] = 10, 56, 0  # 312: building

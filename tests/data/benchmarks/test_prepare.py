@@ -68,7 +68,7 @@ def test_masks(data, dataset, workers):
     [('coco_object', 'coco_stuff164k/annotations'), ('cityscapes', 'cityscapes/gtFine')],
 )
 def test_labels_from_elsewhere(data, tmp_path, dataset, labels):
-    """They are converted to where the pictures are, and nothing is written beside them."""
+    """They are converted to where the images are, and nothing is written beside them."""
     elsewhere = tmp_path / 'elsewhere'
     (data / labels).rename(elsewhere)
     before = contents(elsewhere)
@@ -117,7 +117,7 @@ def test_context_from_matlab_files(data):
 
 
 def test_augmented_voc(data):
-    """VOC's own masks where it has them, the added ones elsewhere; validation pictures are not trained on."""
+    """VOC's own masks where it has them, the added ones elsewhere; validation images are not trained on."""
     root, boundaries = data / 'VOCdevkit/VOC2012', data / 'VOCdevkit/VOCaug/dataset'
     (boundaries / 'cls').mkdir(parents=True)
     for name, mask in {'2007_000042': [[1, 1]], '2007_000061': [[0, 15]], '2007_000033': [[2, 2]]}.items():
@@ -134,7 +134,7 @@ def test_augmented_voc(data):
     assert (root / 'ImageSets/Segmentation/trainaug.txt').read_text() == '2007_000042\n2007_000061\n'
 
 
-def test_large_pictures_of_ade20k_are_shrunk(data):
+def test_large_images_of_ade20k_are_shrunk(data):
     prepare('ade20k_full', data)
     root = data / 'ADE20K_2021_17_01'
     sizes = [

@@ -74,9 +74,9 @@ def test_limit_and_digest(data):
 
 
 def test_complete(data, monkeypatch):
-    """What complete means is the published number of pictures."""
+    """What complete means is the published number of images."""
     facts = find_benchmark('ADE20K')
-    monkeypatch.setitem(BENCHMARKS, 'ade20k', type(facts)(**{**vars(facts), 'pictures': 1}))
+    monkeypatch.setitem(BENCHMARKS, 'ade20k', type(facts)(**{**vars(facts), 'num_images': 1}))
     assert BenchmarkSegmentation('ade20k', data).complete
     assert not BenchmarkSegmentation('ade20k', data, limit=0).complete
 
@@ -110,7 +110,7 @@ MISSING = {
         without('VOCdevkit/VOC2012/SegmentationClass/2007_000033.png'),
         r'1 of 1 files are not in SegmentationClass: 2007_000033.png; get them from http.*tar$',
     ),
-    'one picture': (
+    'one image': (
         'coco_stuff',
         without('coco_stuff164k/images/val2017/000000000285.jpg'),
         r'1 of 2 files are not in images/val2017: 000000000285.jpg; get them from .*val2017.zip',
@@ -134,7 +134,7 @@ MISSING = {
     'half of the archive': (
         'cityscapes',
         lambda data: None,
-        '1 of 500 pictures are there; get the others from https://www.cityscapes',
+        '1 of 500 images are there; get the others from https://www.cityscapes',
     ),
 }  # fmt: skip
 
@@ -151,11 +151,11 @@ def test_what_is_missing_is_named(data, name, spoil, message):
 @pytest.mark.parametrize(
     ('name', 'path', 'message'),
     [
-        ('voc21', 'VOCdevkit/VOC2012/SegmentationClass/2007_000033.png', 'is a colour picture'),
+        ('voc21', 'VOCdevkit/VOC2012/SegmentationClass/2007_000033.png', 'is a colour image'),
         (
             'ade20k',
             'ade/ADEChallengeData2016/annotations/validation/ADE_val_00000001.png',
-            'is a colour picture',
+            'is a colour image',
         ),
     ],
 )

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from clipdense.data.detection.coco import check_coco, check_pictures, file_name, read_coco
+from clipdense.data.detection.coco import check_coco, check_images, file_name, read_coco
 from clipdense.utils.errors import InputError
 
 GOOD = {
@@ -54,13 +54,13 @@ def test_what_is_missing_is_filled_in_and_ids_begin_at_one():
         (broken('categories', 1, name=' '), 'category 6 has no name'),
         (without('categories', 1, 'name'), 'category 6 has no name'),
         (broken('categories', 1, name='cat'), "two categories are called 'cat'"),
-        (broken('annotations', 0, image_id=5), 'annotation 11 is of picture 5'),
+        (broken('annotations', 0, image_id=5), 'annotation 11 is of image 5'),
         (broken('annotations', 0, category_id=5), 'annotation 11 is of category 5'),
         (broken('annotations', 0, bbox=[0, 0, -3, 3]), r'annotation 11: its bbox \[0, 0, -3, 3\] has a neg'),
         (broken('annotations', 0, bbox=[0, 0, 3]), 'not four numbers'),
         (broken('annotations', 0, bbox=[0, math.nan, 3, 3]), 'not a finite number'),
         (without('annotations', 0, 'bbox'), 'its bbox is None'),
-        (without('images', 0, 'width'), 'picture 1 has width and height'),
+        (without('images', 0, 'width'), 'image 1 has width and height'),
         (broken('annotations', 0, segmentation=[[1, 2, 3, 4]]), 'a polygon needs at least three points'),
         (broken('annotations', 0, segmentation='abc'), 'neither polygons nor run lengths'),
         (broken('annotations', 0, segmentation=[[1, 2, 3, 4, math.nan, 6]]), 'not a finite number'),
@@ -69,8 +69,8 @@ def test_what_is_missing_is_filled_in_and_ids_begin_at_one():
         (broken('annotations', 0, area='12'), "its area is '12'"),
         (broken('annotations', 0, area=math.nan), 'its area is nan'),
         (broken('annotations', 0, iscrowd='no'), "its iscrowd 'no'"),
-        (broken('annotations', 0, image_id=[1]), r'is of picture \[1\]'),
-        (broken('images', 0, width=math.inf), 'picture 1 has width and height'),
+        (broken('annotations', 0, image_id=[1]), r'is of image \[1\]'),
+        (broken('images', 0, width=math.inf), 'image 1 has width and height'),
         (broken('annotations', 0, bbox=[60, 40, 90, 70]), 'COCO wants x, y, width, height'),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else '',
@@ -106,7 +106,7 @@ def test_files(tmp_path):
     path = tmp_path / 'instances.json'
     path.write_text(json.dumps(GOOD))
     assert len(read_coco(path)['images']) == 2
-    with pytest.raises(InputError, match=r"2 of 2 pictures are missing .* first is 'a.jpg'"):
+    with pytest.raises(InputError, match=r"2 of 2 images are missing .* first is 'a.jpg'"):
         read_coco(path, tmp_path / 'images')
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'a.jpg').touch()
@@ -122,13 +122,13 @@ def test_files(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['../secret.jpg', '/etc/passwd'])
-def test_pictures_stay_in_their_folder(tmp_path, name):
+def test_images_stay_in_their_folder(tmp_path, name):
     with pytest.raises(InputError, match='outside'):
-        check_pictures([{'id': 1, 'file_name': name}], tmp_path)
+        check_images([{'id': 1, 'file_name': name}], tmp_path)
 
 
 def test_names_of_lvis():
     image = {'id': 4, 'coco_url': 'http://images.cocodataset.org/train2017/000000000004.jpg'}
     assert file_name(image) == 'train2017/000000000004.jpg'
-    with pytest.raises(InputError, match='picture 4 has no file_name'):
+    with pytest.raises(InputError, match='image 4 has no file_name'):
         file_name({'id': 4})

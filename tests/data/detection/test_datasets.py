@@ -1,4 +1,4 @@
-"""Pictures with boxes, and regions that follow every transform."""
+"""Images with boxes, and regions that follow every transform."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from clipdense.data.detection.datasets import CocoDetection, VOCDetection
 from clipdense.data.detection.splits import OV_COCO, choose
-from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.data.detection.transforms import (
     PackDetection,
     RandomCrop,
@@ -29,7 +29,7 @@ BOX = [10, 20, 30, 15]  # x, y, width, height
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three pictures of 64 x 48: two objects, one object, none."""
+    """Three images of 64 x 48: two objects, one object, none."""
     images = [{'id': n, 'file_name': f'{n}.png', 'width': 64, 'height': 48} for n in (1, 2, 3)]
     objects = [(1, 1, BOX, 0), (1, 2, [0, 0, 20, 20], 1), (2, 2, [30, 10, 20, 30], 0)]
     data = {
@@ -59,7 +59,7 @@ def coco(folder, **options):
 
 def with_regions(folder):
     """A store whose first region is the cat, and whose second is far from it."""
-    facts = StoreFacts('', '', (1.0,), pictures_digest((n, 64, 48) for n in (1, 2, 3)), 2, 4)
+    facts = StoreFacts('', '', (1.0,), images_digest((n, 64, 48) for n in (1, 2, 3)), 2, 4)
     store = RegionStore.create(folder / 'regions', facts, [1, 2, 3])
     boxes = np.array([[10, 20, 40, 35], [50, 36, 64, 48]], np.float32)
     embeddings = np.eye(4, dtype=np.float16)[:2]
@@ -67,7 +67,7 @@ def with_regions(folder):
     return folder / 'regions'
 
 
-def test_a_picture(folder):
+def test_an_image(folder):
     item = coco(folder, masks=True)[0]
     sample = item['data_samples']
     assert item['inputs'].shape == (3, 48, 64)
@@ -92,7 +92,7 @@ def test_classes(folder, classes, names, novel):
     assert vocabulary.novel == novel
 
 
-def test_training_leaves_out_pictures_without_objects(folder):
+def test_training_leaves_out_images_without_objects(folder):
     assert len(coco(folder)) == 3
     assert len(coco(folder, training=True)) == 2
     assert len(coco(folder, training=True, classes='base')) == 1
@@ -192,8 +192,8 @@ def test_ov_coco():
     ('classes', 'kept'), [('ov_coco', [1, 2]), ('ov_coco/base', [1]), (None, [1, 2, 3, 4])], ids=str
 )
 @pytest.mark.parametrize('training', [False, True])
-def test_ov_coco_leaves_out_pictures_without_its_classes(folder, classes, kept, training):
-    """As published: 4,836 of the 5,000 pictures to test on.  Pictures: base, novel, neither, empty."""
+def test_ov_coco_leaves_out_images_without_its_classes(folder, classes, kept, training):
+    """As published: 4,836 of the 5,000 images to test on.  Images: base, novel, neither, empty."""
     data = json.loads((folder / 'a.json').read_text())
     numbers = {name: number for number, name in enumerate(CLASS_NAMES['coco'], 1)}
     data['categories'] = [{'id': number, 'name': name} for name, number in numbers.items()]
@@ -205,7 +205,7 @@ def test_ov_coco_leaves_out_pictures_without_its_classes(folder, classes, kept, 
     ]
     (folder / 'a.json').write_text(json.dumps(data))
     dataset = coco(folder, classes=classes, training=training)
-    assert [one.image_id for one in dataset.pictures] == kept[: 3 if training else 4]
+    assert [one.image_id for one in dataset.images] == kept[: 3 if training else 4]
 
 
 def test_lvis_frequencies():
@@ -230,7 +230,7 @@ def test_refusals(folder, options, message):
         coco(folder, **options)
 
 
-def test_a_picture_of_another_size_is_named(folder):
+def test_an_image_of_another_size_is_named(folder):
     Image.new('RGB', (10, 10)).save(folder / '1.png')
     with pytest.raises(InputError, match=r'1\.png is 10 x 10, the annotations say 64 x 48'):
         coco(folder)[0]
@@ -268,11 +268,11 @@ def test_voc(voc):
         (lambda root: (root / 'Annotations/one.xml').unlink(), 'cannot read'),
         (lambda root: (root / 'Annotations/one.xml').write_text('<annotation>'), 'is not XML'),
         (lambda root: (root / 'Annotations/one.xml').write_text('<annotation/>'), 'how large'),
-        (lambda root: (root / 'JPEGImages/one.jpg').unlink(), '1 of 1 pictures are missing'),
-        (lambda root: (root / 'ImageSets/Main/train.txt').write_text(''), 'names no pictures'),
+        (lambda root: (root / 'JPEGImages/one.jpg').unlink(), '1 of 1 images are missing'),
+        (lambda root: (root / 'ImageSets/Main/train.txt').write_text(''), 'names no images'),
         (lambda root: (root / 'ImageSets/Main/train.txt').unlink(), 'cannot read the list'),
     ],
-    ids=['no xml', 'broken xml', 'no size', 'no picture', 'empty list', 'no list'],
+    ids=['no xml', 'broken xml', 'no size', 'no image', 'empty list', 'no list'],
 )
 def test_voc_that_cannot_be_read(voc, damage, message):
     damage(voc)

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, pictures_digest
+from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.utils.errors import InputError
 
-PICTURES = [(4, 100, 80), (9, 50, 60), (7, 30, 30)]
-FACTS = StoreFacts('teacher', 'detector', (1.0, 1.5), pictures_digest(PICTURES), regions=3, width=5)
-IDS = [one[0] for one in PICTURES]
+IMAGES = [(4, 100, 80), (9, 50, 60), (7, 30, 30)]
+FACTS = StoreFacts('teacher', 'detector', (1.0, 1.5), images_digest(IMAGES), regions=3, width=5)
+IDS = [one[0] for one in IMAGES]
 
 
 def some(count: int, seed: int = 0) -> Regions:
@@ -37,8 +37,8 @@ def test_what_is_written_is_read(tmp_path):
         found, expected = store[image_id], some(count, image_id)
         assert np.array_equal(found.boxes, expected.boxes)
         assert np.array_equal(found.embeddings, expected.embeddings)
-    store.check_pictures(PICTURES)
-    store.check_pictures(PICTURES[:2])
+    store.check_images(IMAGES)
+    store.check_images(IMAGES[:2])
 
 
 def test_more_regions_than_there_is_room_for_are_cut(tmp_path):
@@ -56,11 +56,11 @@ def test_it_goes_on_where_it_was(tmp_path):
     assert len(again[9].boxes) == 1
     with pytest.raises(InputError, match='is not finished'):
         again[4]
-    with pytest.raises(InputError, match='lacks 2 of 3 pictures'):
-        again.check_pictures(PICTURES)
+    with pytest.raises(InputError, match='lacks 2 of 3 images'):
+        again.check_images(IMAGES)
 
 
-def test_an_interruption_before_the_count_leaves_the_picture_undone(tmp_path, monkeypatch):
+def test_an_interruption_before_the_count_leaves_the_image_undone(tmp_path, monkeypatch):
     """As after a kill between the embeddings and their count."""
     store = RegionStore.create(tmp_path / 'store', FACTS, IDS)
     monkeypatch.setattr(store._embeddings, 'flush', lambda: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -75,8 +75,8 @@ def test_an_interruption_before_the_count_leaves_the_picture_undone(tmp_path, mo
         ({'teacher': 'x'}, 'another teacher'),
         ({'proposals': 'x'}, 'proposals of another detector'),
         ({'crops': (1.0,)}, 'other crops'),
-        ({'pictures': 'x'}, 'other pictures'),
-        ({'regions': 4}, '3 regions a picture'),
+        ({'images': 'x'}, 'other images'),
+        ({'regions': 4}, '3 regions an image'),
         ({'width': 6}, '5 numbers a region'),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
@@ -88,11 +88,11 @@ def test_a_store_of_something_else_is_refused(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    'pictures', [[(5, 100, 80)], [(4, 99, 80), *PICTURES[1:]]], ids=['strange id', 'another size']
+    'images', [[(5, 100, 80)], [(4, 99, 80), *IMAGES[1:]]], ids=['strange id', 'another size']
 )
-def test_proposals_for_other_pictures_are_refused(tmp_path, pictures):
-    with pytest.raises(InputError, match='is of other pictures'):
-        filled(tmp_path / 'store').check_pictures(pictures)
+def test_proposals_for_other_images_are_refused(tmp_path, images):
+    with pytest.raises(InputError, match='is of other images'):
+        filled(tmp_path / 'store').check_images(images)
 
 
 def cut(path):
@@ -120,10 +120,10 @@ def test_damage_is_named(tmp_path, damage, message):
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    """30 GB of 3 pictures: a mapped file would only find out when the process dies."""
+    """30 GB of 3 images: a mapped file would only find out when the process dies."""
     facts = replace(FACTS, regions=300, width=10**7)
     monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(InputError, match=r'3 pictures of 300 regions take 18\.0 GB, 1\.0 are free'):
+    with pytest.raises(InputError, match=r'3 images of 300 regions take 18\.0 GB, 1\.0 are free'):
         RegionStore.create(tmp_path / 'store', facts, IDS)
     assert list((tmp_path / 'store').iterdir()) == []
 

@@ -78,7 +78,7 @@ def test_workers_and_memory_change_nothing(keep, workers):
         assert torch.equal(images, torch.from_numpy(expected).permute(0, 3, 1, 2))
 
 
-def test_pictures_are_drawn_once(monkeypatch):
+def test_images_are_drawn_once(monkeypatch):
     dataset = SceneCaptions(4, tokenizer=words)
     drawn = []
     draw = dataset.scenes.draw
@@ -140,7 +140,7 @@ def test_segmentation(all_names, unlabelled):
 
 @pytest.mark.parametrize('index', [-1, 3])
 def test_indices_out_of_range(index):
-    with pytest.raises(IndexError, match=f'picture {index} of 3'):
+    with pytest.raises(IndexError, match=f'image {index} of 3'):
         SceneCaptions(3, tokenizer=words)[index]
 
 
@@ -152,5 +152,5 @@ def test_unknown_split():
 
 @pytest.mark.parametrize('name', ['SceneCaptions', 'SceneLabels', 'SceneSegmentation'])
 def test_configs_may_name_them(name):
-    options = {'num_pictures': 2, **({} if name == 'SceneCaptions' else {'split': 'base'})}
+    options = {'num_images': 2, **({} if name == 'SceneCaptions' else {'split': 'base'})}
     assert len(DATASETS.build({'type': name, **options})) == 2

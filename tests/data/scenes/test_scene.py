@@ -1,4 +1,4 @@
-"""Pictures: reproducible, exactly labelled, and showing what they say."""
+"""Images: reproducible, exactly labelled, and showing what they say."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_types_and_exact_labels(difficulty, image_size):
 
 
 # Whoever changes what scenes look like changes every published number: change this digest knowingly.
-def test_pictures_are_the_same_on_every_platform():
+def test_images_are_the_same_on_every_platform():
     scenes = Scenes(seed=7, image_size=48)
     drawn = [scenes.draw(index, CLASSES, stream='pinned') for index in range(40)]
     digest = hashlib.sha256(b''.join(scene.image.tobytes() + scene.boxes.tobytes() for scene in drawn))
@@ -50,7 +50,7 @@ def test_pictures_are_the_same_on_every_platform():
     assert (digest.hexdigest()[:16], captions.hexdigest()[:16]) == ('b65c8b70a590b124', '905680d1982c552e')
 
 
-def test_pictures_do_not_depend_on_order_or_process():
+def test_images_do_not_depend_on_order_or_process():
     forwards, backwards = Scenes(), Scenes()
     drawn = [forwards.draw(index) for index in range(6)]
     again = [backwards.draw(index) for index in reversed(range(6))][::-1]
@@ -64,7 +64,7 @@ def test_pictures_do_not_depend_on_order_or_process():
     [(1, 0, 'train'), (0, 1, 'train'), (0, 0, 'val')],
     ids=['seed', 'index', 'stream'],
 )
-def test_what_makes_another_picture(seed, index, stream):
+def test_what_makes_another_image(seed, index, stream):
     assert not same(Scenes().draw(0), Scenes(seed=seed).draw(index, stream=stream))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from clipdense.data.scenes import (
-    PictureSet,
+    ImageSet,
     Scenes,
     formats,
     standard_sets,
@@ -44,19 +44,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-def drawn(one: PictureSet):
+def drawn(one: ImageSet):
     return [SCENES.draw(index, one.shown, stream=one.name) for index in range(one.count)]
 
 
 @pytest.mark.parametrize('one', SETS, ids=lambda one: one.name)
-def test_voc_masks_and_pictures(written, one):
+def test_voc_masks_and_images(written, one):
     known = {SCENES.class_names.index(name) + 1 for split in one.labelled for name in SCENES.splits[split]}
     for index, scene in enumerate(drawn(one)):
         name = f'{one.name}_{index:06d}'
         expected = np.where(np.isin(scene.mask, [0, *known]), scene.mask, 255)
         np.testing.assert_array_equal(read_mask(written / f'voc/SegmentationClass/{name}.png'), expected)
-        picture = np.asarray(Image.open(written / f'voc/JPEGImages/{name}.jpg'), int)
-        assert np.abs(picture - scene.image).mean() < 8  # JPEG
+        image = np.asarray(Image.open(written / f'voc/JPEGImages/{name}.jpg'), int)
+        assert np.abs(image - scene.image).mean() < 8  # JPEG
 
 
 @pytest.mark.parametrize('one', SETS, ids=lambda one: one.name)
@@ -98,7 +98,7 @@ def test_training_labels_never_tell_of_novel_or_unseen(tmp_path):
 def test_our_reader_reads_voc(written, split, count):
     dataset = VOCSegmentation(written / 'voc', split)
     report = dataset.check()
-    assert (len(dataset), report.pictures, report.faults) == (count, count, [])
+    assert (len(dataset), report.images, report.faults) == (count, count, [])
     assert dataset.vocabulary == SCENES.vocabulary()
     assert Vocabulary.from_file(written / 'voc/classes.txt').class_names == dataset.vocabulary.class_names
     lists = [(written / f'voc/ImageSets/{kind}/{split}.txt').read_text() for kind in ('Segmentation', 'Main')]
@@ -209,7 +209,7 @@ def test_a_run_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
     write_scenes(out, num_train=2, num_val=1)
     before = contents(out)
 
-    def fail(self, picture):
+    def fail(self, image):
         raise error
 
     monkeypatch.setattr(writers.ShardWriter, 'add', fail)

@@ -126,7 +126,7 @@ def test_an_annotation_with_id_0_counts():
         ({'image_id': [1]}, r'image_id \[1\] is not'),
         ({'segmentation': 'abc'}, 'neither polygons nor run lengths'),
     ],
-    ids=['nan', 'no score', 'other picture', 'other category', 'negative', 'three numbers', 'list', 'mask'],
+    ids=['nan', 'no score', 'other image', 'other category', 'negative', 'three numbers', 'list', 'mask'],
 )
 @pytest.mark.parametrize('score', [coco_precision, voc_average_precision], ids=['coco', 'voc'])
 def test_results_that_cannot_be_scored(change, message, score):

@@ -49,10 +49,10 @@ def test_a_proxy_reaches_the_segmenter(clip, dataset):
 
 
 def test_what_the_dataset_does_not_label_is_not_counted(clip):
-    pictures = SceneSegmentation('base', 3)
-    counted = measure(clip, pictures)['segmentation/chance']
-    pictures.ignore_index = 0  # the background
-    assert measure(clip, pictures)['segmentation/chance'] != counted
+    images = SceneSegmentation('base', 3)
+    counted = measure(clip, images)['segmentation/chance']
+    images.ignore_index = 0  # the background
+    assert measure(clip, images)['segmentation/chance'] != counted
 
 
 def test_the_background_is_asked_by_the_words_given(clip, dataset):

@@ -36,7 +36,7 @@ def test_few_patches_have_fewer_neighbours(count):
 
 @pytest.mark.parametrize('grid', [(4, 7), (7, 4), (1, 5)], ids=str)
 def test_repair(grid):
-    """On pictures that are not square too, where the official code mixes up rows and columns."""
+    """On images that are not square too, where the official code mixes up rows and columns."""
     height, width = grid
     tokens = torch.randn(1, height * width, 3)
     outliers = torch.rand(1, height * width) < 0.4

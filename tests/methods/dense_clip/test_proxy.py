@@ -38,16 +38,16 @@ def test_features(name, patch, size, grid):
     assert not proxy.train().backbone.training
 
 
-def test_pictures_are_normalised_as_the_backbone_wants_them():
+def test_images_are_normalised_as_the_backbone_wants_them():
     proxy = TimmProxy('resnet10t', mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), weights=False)
     seen = []
     proxy.backbone.forward_intermediates = lambda images, **_: seen.append(images) or [images]
-    picture = torch.rand(1, 3, 32, 32)
+    image = torch.rand(1, 3, 32, 32)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
-    proxy((picture - mean) / std)
+    proxy((image - mean) / std)
     own = proxy.backbone.pretrained_cfg
     mean, std = (torch.tensor(own[part]).view(3, 1, 1) for part in ('mean', 'std'))
-    assert_close(seen[0], (picture - mean) / std)
+    assert_close(seen[0], (image - mean) / std)
 
 
 def test_weights_from_a_file(tmp_path):
@@ -123,7 +123,7 @@ def script(monkeypatch):
 
 def test_the_script_that_trains_one(script, tmp_path, monkeypatch, capsys):
     path = tmp_path / 'proxy.safetensors'
-    monkeypatch.setattr(sys, 'argv', ['proxy_scenes', '--out', str(path), '--pictures', '64', '--steps', '2'])
+    monkeypatch.setattr(sys, 'argv', ['proxy_scenes', '--out', str(path), '--images', '64', '--steps', '2'])
     script.main()
     assert json.loads(capsys.readouterr().out.splitlines()[-1])['proxy'] == str(path)
     assert TimmProxy(str(path))(torch.randn(1, 3, 32, 32)).shape == (1, 96, 8, 8)

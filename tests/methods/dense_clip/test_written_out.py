@@ -1,6 +1,6 @@
-"""Methods without official outputs, against their papers' formulas, one picture and one head at a time.
+"""Methods without official outputs, against their papers' formulas, one image and one head at a time.
 
-The tower has twelve blocks, for which the papers name their layers; pictures are square and not.
+The tower has twelve blocks, for which the papers name their layers; images are square and not.
 """
 
 from __future__ import annotations

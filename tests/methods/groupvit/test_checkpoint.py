@@ -231,7 +231,7 @@ def test_published_sizes():
 
 
 def test_transformers_in_full_size(tmp_path):
-    """A random GroupViTModel of the released size, converted: pictures, texts, maps and logits are equal."""
+    """A random GroupViTModel of the released size, converted: images, texts, maps and logits are equal."""
     from transformers import GroupViTConfig, GroupViTModel
 
     torch.manual_seed(0)
@@ -243,9 +243,9 @@ def test_transformers_in_full_size(tmp_path):
     ids[:, 15] = 49407
     with torch.no_grad():
         expected = theirs(input_ids=ids, pixel_values=images, output_segmentation=True)
-        pictures, texts = ours(images, ids)
+        embeddings, texts = ours(images, ids)
         embedded = ours.encode_groups(images)
-    assert_close(pictures, expected.image_embeds, atol=1e-5, rtol=1e-4)
+    assert_close(embeddings, expected.image_embeds, atol=1e-5, rtol=1e-4)
     assert_close(texts, expected.text_embeds, atol=1e-5, rtol=1e-4)
     shares = patch_shares(embedded.assignments).unflatten(-1, embedded.grid)  # (B, G, h, w)
     scale = ours.logit_scale.exp()

@@ -1,4 +1,4 @@
-"""The image tower: grouping by hand, any number of stages and groups, any picture."""
+"""The image tower: grouping by hand, any number of stages and groups, any image."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_noise_is_for_training_alone(tiny):
     ],
 )
 @pytest.mark.parametrize('size', [(16, 16), (4, 4), (9, 30), (40, 12)], ids=str)
-def test_any_stages_any_pictures(tiny, stages, groups, size):
+def test_any_stages_any_images(tiny, stages, groups, size):
     model = tiny(stages).eval()
     features = model.image(torch.randn(2, 3, *size))
     h, w = (side // 4 for side in size)
@@ -100,7 +100,7 @@ def test_groups_that_differ_are_chosen_from_the_first_step(tiny, spread, lowest,
     assert lowest < soft.max(dim=1).values.mean() < highest
 
 
-def test_pictures_smaller_than_a_patch_are_refused(tiny):
+def test_images_smaller_than_a_patch_are_refused(tiny):
     with pytest.raises(ValueError, match='smaller than a patch of 4'):
         tiny().encode_image(torch.randn(1, 3, 3, 16))
 
@@ -140,7 +140,7 @@ def test_a_patch_is_a_mixture_of_groups(tiny):
     assert ((features.patch_tokens >= low - 1e-5) & (features.patch_tokens <= high + 1e-5)).all()
 
 
-def test_stochastic_depth_drops_branches_of_whole_pictures():
+def test_stochastic_depth_drops_branches_of_whole_images():
     block, x = DropBlock(8, 2, 16, drop=0.5), torch.randn(64, 3, 8)
     assert_close(block.eval()(x), block.eval()(x))
     changed = (block.train()(x) != x).flatten(1).any(dim=1).float().mean()

@@ -33,11 +33,11 @@ def gradients(model):
     return from_ours(grads, 'groupvit_nvlabs')
 
 
-@pytest.mark.parametrize(('picture', 'prefix'), [('image', ''), ('image_rect', 'rect_')])
+@pytest.mark.parametrize(('image', 'prefix'), [('image', ''), ('image_rect', 'rect_')])
 @torch.no_grad()
-def test_every_stage_is_the_official_one(official, picture, prefix):
+def test_every_stage_is_the_official_one(official, image, prefix):
     model, golden, _ = official(NAME, heads=2)
-    x, grid = model.image.embed(golden[f'input.{picture}'])
+    x, grid = model.image.embed(golden[f'input.{image}'])
     positions = resize_positions(model.image.pos_embed, grid, prefix=0, antialias=False)
     assert_close(x - positions, golden[f'{prefix}patch_embed'], **TOLERANCE)
     tokens = None
@@ -50,16 +50,16 @@ def test_every_stage_is_the_official_one(official, picture, prefix):
             assert_close(assignment.used, golden[f'{prefix}stage{index}.attn_hard'][:, 0], **TOLERANCE)
 
 
-@pytest.mark.parametrize(('picture', 'prefix'), [('image', ''), ('image_rect', 'rect_')])
+@pytest.mark.parametrize(('image', 'prefix'), [('image', ''), ('image_rect', 'rect_')])
 @torch.no_grad()
-def test_pictures_are_embedded_as_officially(official, picture, prefix):
+def test_images_are_embedded_as_officially(official, image, prefix):
     model, golden, _ = official(NAME, heads=2)
-    features = model.image(golden[f'input.{picture}'])
+    features = model.image(golden[f'input.{image}'])
     assert_close(features.pooled, golden[f'{prefix}img_encoder.x'], **TOLERANCE)
     assert_close(features.groups, golden[f'{prefix}img_encoder.feat'], **TOLERANCE)
     assert_close(model.image.project(features.pooled), golden[f'{prefix}image_x'], **TOLERANCE)
     assert_close(model.image.project(features.groups), golden[f'{prefix}image_feat'], **TOLERANCE)
-    embedded = model.encode_groups(golden[f'input.{picture}'])
+    embedded = model.encode_groups(golden[f'input.{image}'])
     assert_close(embedded.image, normalize(golden[f'{prefix}image_x'], dim=-1), **TOLERANCE)
     assert_close(embedded.groups, normalize(golden[f'{prefix}image_feat'], dim=-1), **TOLERANCE)
 

@@ -101,7 +101,7 @@ def test_equal_captions_are_wrong_for_each_other_as_released(tiny):
     images = normalize(torch.randn(6, 8), dim=-1)
     numbers = text_numbers(data['token_ids'])
     assert len(numbers.unique()) == 1
-    # All six are right, so that no text is to be preferred; only the pictures may be told apart.
+    # All six are right, so that no text is to be preferred; only the images may be told apart.
     nothing = torch.zeros(6, 0, 8), torch.zeros(6)
     alike = matched.loss(images[:1].expand(6, -1), texts, *nothing, captions=numbers)['contrastive_loss']
     assert alike.item() == pytest.approx(log(6), rel=1e-4)
@@ -129,7 +129,7 @@ def test_scales_are_clamped(tiny):
 
 @pytest.mark.parametrize('same', [False, True], ids=['each its own', 'shared phrases'])
 def test_background_loss_by_hand(same):
-    """Two pictures with one phrase each; group 0 shows the phrase, group 1 the background."""
+    """Two images with one phrase each; group 0 shows the phrase, group 1 the background."""
     axes = torch.eye(3)
     groups = torch.stack([torch.stack([axes[0], axes[2]]), torch.stack([axes[1], axes[2]])])  # (2, 2, 3)
     prompts = axes[:2, None]
@@ -143,15 +143,15 @@ def test_background_loss_by_hand(same):
 @pytest.mark.parametrize(
     ('shown', 'rejected', 'found', 'told_apart'),
     [
-        # Nothing is refused, but each phrase loses to the background, and the pictures are alike.
+        # Nothing is refused, but each phrase loses to the background, and the images are alike.
         ('background', 0, 20 - log(2), log(2)),
-        # Two choices 20 below are allowed; two groups have the phrase, 20 below; the pictures are swapped.
+        # Two choices 20 below are allowed; two groups have the phrase, 20 below; the images are swapped.
         ('the other', 20 - log(2), 20 - log(2), 20),
     ],
     ids=['background', 'the other'],
 )
-def test_background_loss_of_pictures_that_show_one_thing(shown, rejected, found, told_apart):
-    """Two pictures with one phrase each, axes 0 and 1; both groups show axis 2, or the other's phrase."""
+def test_background_loss_of_images_that_show_one_thing(shown, rejected, found, told_apart):
+    """Two images with one phrase each, axes 0 and 1; both groups show axis 2, or the other's phrase."""
     axes = torch.eye(3)
     groups = axes[[2, 2]] if shown == 'background' else axes[[1, 0]]
     groups = groups[:, None].expand(-1, 2, -1)  # (2, 2, 3)
@@ -175,7 +175,7 @@ def test_information_by_hand(soft, expected):
 
 
 def test_what_is_compared(tiny):
-    """Pictures, captions before prompts, and groups, as the model itself embeds them."""
+    """Images, captions before prompts, and groups, as the model itself embeds them."""
     clip = tiny().eval()
     clip.background = torch.nn.Parameter(torch.randn(8))
     model, data = GroupVitPretrainer(clip, background_weight=1.0).eval(), batch()
@@ -198,7 +198,7 @@ def test_what_is_compared(tiny):
         (lambda tiny: GroupVitPretrainer(tiny(), form='max'), "'mean' or 'sum'"),
         (
             lambda tiny: step(GroupVitPretrainer(tiny()), {**batch(), 'token_ids': batch()['token_ids'][:4]}),
-            '6 pictures came with 4 captions',
+            '6 images came with 4 captions',
         ),
         (
             lambda tiny: step(
@@ -241,7 +241,7 @@ def test_two_processes_equal_one(tiny, tmp_path, options):
     def model():
         clip = tiny(**SOFT)
         clip.background = torch.nn.Parameter(torch.ones(8))
-        # A fresh tower sees almost the same in all pictures, and batch norm magnifies rounding.
+        # A fresh tower sees almost the same in all images, and batch norm magnifies rounding.
         clip.image.patch_embed.register_forward_pre_hook(_doubled)
         return GroupVitPretrainer(clip.double(), **options).train()
 

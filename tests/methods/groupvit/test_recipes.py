@@ -63,7 +63,7 @@ def test_train_stop_go_on_and_segment(recipe, tmp_path, model):
     cfg = load_config('groupvit/groupvit_voc21')
     cfg.test_dataloader = {
         'batch_size': 2,
-        'dataset': {'type': SceneSegmentation, 'split': 'novel', 'num_pictures': 3},
+        'dataset': {'type': SceneSegmentation, 'split': 'novel', 'num_images': 3},
     }
     cfg.model.update(slide={}, background_threshold=None if model else 0.2)
     metrics = evaluate(cfg, weights, work_dir=tmp_path / 'work')
@@ -74,7 +74,7 @@ def test_the_evaluations_of_the_recipe_run(recipe, tmp_path):
     cfg = recipe(1)
     hooks = load_config('groupvit/groupvit_scenes').custom_hooks
     evaluations = hooks[-1].evaluations[:1]
-    evaluations[0].dataset.num_pictures = evaluations[0].tuning.num_pictures = 2
+    evaluations[0].dataset.num_images = evaluations[0].tuning.num_images = 2
     cfg.custom_hooks = [{**hooks[-1], 'evaluations': evaluations}]
     runner = train(cfg, work_dir=tmp_path / 'run')
     assert runner.message_hub.get_scalar('val/segmentation/base/oracle').current() > 0

@@ -40,9 +40,9 @@ def with_words(model, text, background=False, query_class=None):
 
 
 def segment_logits(model, image):
-    """The scores of all classes at the size of the picture."""
-    picture = model.encode_picture(image)
-    return model._full_logits(picture, image.shape[-2:])(torch.arange(len(model.queries)))
+    """The scores of all classes at the size of the image."""
+    encoded = model.encode_image(image)
+    return model._full_logits(encoded, image.shape[-2:])(torch.arange(len(model.queries)))
 
 
 WHOLE, WINDOWS = Slide(), Slide(window=32, stride=16)
@@ -103,7 +103,7 @@ def test_scores_by_hand():
     to_image, to_groups = torch.tensor([[1.0, 0.0, -5.0]]), torch.tensor([[[0.0, 0.0, 0.0], [1.0, 1.0, 9.0]]])
     scores = group_scores(to_image, to_groups, top=2)
     assert_close(scores[0, 0], torch.tensor([1 / 6, 1 / 6, 0.0]))
-    assert scores[0, 1, 2] == 0, 'the third class does not fit the picture, whatever the group says'
+    assert scores[0, 1, 2] == 0, 'the third class does not fit the image, whatever the group says'
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_fewer_classes_than_the_five_best(tiny, count):
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 50), (16, 16), (37, 90)], ids=str)
 @pytest.mark.parametrize('slide', [None, WHOLE, Slide(window=8, stride=4)], ids=['default', 'whole', 'small'])
-def test_pictures_of_any_size(tiny, size, slide):
+def test_images_of_any_size(tiny, size, slide):
     model = with_words(GroupVitSegmenter(tiny(), slide), normalize(torch.randn(7, 8), dim=-1))
     assert model.segment(torch.randn(3, *size)).classes.shape == size
 
@@ -150,7 +150,7 @@ def test_synonyms_speak_for_their_class(tiny):
     merged = with_words(model, text, query_class=[0, 1, 1]).segment(image).classes
     assert set(merged.unique().tolist()) <= {0, 1}
     scale = model.clip.logit_scale.exp()
-    embedded = model.clip.encode_groups(model.encode_picture(image).image[None])
+    embedded = model.clip.encode_groups(model.encode_image(image).image[None])
     by_class = torch.stack([text[:1] @ embedded.groups[0].T, (text[1:] @ embedded.groups[0].T).amax(0)[None]])
     expected = (scale * by_class[:, 0].T).softmax(-1).square()
     got = model.class_scores(embedded.image, embedded.groups, text)[0]
@@ -181,16 +181,16 @@ def test_a_learned_background_is_a_class_of_its_own(tiny):
     model = with_words(GroupVitSegmenter(clip, background_threshold=None, top_classes=2), text, True)
     embedded = clip.encode_groups(torch.randn(2, 3, 16, 16))
     scores = model.class_scores(embedded.image, embedded.groups, model.queries)
-    assert (scores[:, :, 0] > 0).all(), 'never dropped with the classes that do not fit the picture'
+    assert (scores[:, :, 0] > 0).all(), 'never dropped with the classes that do not fit the image'
     assert ((scores[:, :, 1:] > 0).sum(-1) == 2).all()
 
 
 def test_encode_once_ask_many(tiny, monkeypatch):
     model = with_words(GroupVitSegmenter(tiny()), normalize(torch.randn(6, 8), dim=-1))
-    kept = model.encode_picture(torch.randn(3, 20, 20))
+    kept = model.encode_image(torch.randn(3, 20, 20))
     monkeypatch.setattr(model, 'encode_pixels', None)
     with_words(model, normalize(torch.randn(3, 8), dim=-1))
-    assert model.classify_picture(kept, (20, 20)).classes.max() < 3
+    assert model.classify_image(kept, (20, 20)).classes.max() < 3
 
 
 def test_thresholds_go_where_the_model_goes(tiny):

@@ -1,4 +1,4 @@
-"""Thresholds, the oracle, the evaluation that puts them together, and pictures of groups."""
+"""Thresholds, the oracle, the evaluation that puts them together, and images of groups."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_thresholds_are_those_of_the_definition(num_classes, background, groups)
 
 
 class Labelled:
-    """Pictures of noise with labels of all classes."""
+    """Images of noise with labels of all classes."""
 
     vocabulary = WORDS
 
@@ -200,9 +200,9 @@ def test_otsu_cuts_the_gap(histogram, low, high):
 
 def test_an_automatic_threshold_needs_no_labels(tiny):
     model = segmenter(tiny())
-    pictures = [torch.randint(0, 256, (3, 20, 16), dtype=torch.uint8) for _ in range(3)]
-    assert 0 < automatic_threshold(model, iter(pictures)) < 1
-    with pytest.raises(InputError, match='needs pictures'):
+    images = [torch.randint(0, 256, (3, 20, 16), dtype=torch.uint8) for _ in range(3)]
+    assert 0 < automatic_threshold(model, iter(images)) < 1
+    with pytest.raises(InputError, match='needs images'):
         automatic_threshold(model, [])
 
 
@@ -252,7 +252,7 @@ def test_the_evaluation_refuses(threshold, message):
         GroupSegmentation(SceneSegmentation('base', 1), threshold)
 
 
-def test_groups_as_pictures(tiny):
+def test_groups_as_images(tiny):
     """Two stages, 6 and 3 groups; early groups have the word of the group that they go to."""
     model = segmenter(tiny())
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8))

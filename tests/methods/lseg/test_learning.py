@@ -1,4 +1,4 @@
-"""A few pictures can be learned by heart, and words can be swapped afterwards."""
+"""A few images can be learned by heart, and words can be swapped afterwards."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def words(vocabulary):
 
 
 @pytest.mark.slow
-def test_eight_pictures_are_learned_by_heart():
+def test_eight_images_are_learned_by_heart():
     torch.manual_seed(0)
     backbone = ResNetPyramid(ModifiedResNet(ResNetSize(32, 8, (1, 1, 1, 1), 4, 32)))
     model = LSeg(backbone, embed_dim=32, width=32, temperature=0.03, statistics='openai').train()
-    pictures = SceneSegmentation('base', 8, 'easy')
-    items = [pictures[index] for index in range(8)]
+    dataset = SceneSegmentation('base', 8, 'easy')
+    items = [dataset[index] for index in range(8)]
     images = model.data_preprocessor.normalise(torch.stack([item['images'] for item in items]))
     samples = [item['samples'] for item in items]
-    model.set_vocabulary(pictures.vocabulary, words(pictures.vocabulary))
+    model.set_vocabulary(dataset.vocabulary, words(dataset.vocabulary))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(200):
         loss = model(images, samples, mode='loss')['loss']
@@ -41,14 +41,14 @@ def test_eight_pictures_are_learned_by_heart():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-    with torch.no_grad():  # batch statistics: eight pictures have not settled the running ones
+    with torch.no_grad():  # batch statistics: eight images have not settled the running ones
         found = model.pixel_logits(images, model.queries).argmax(1)
     assert (found == torch.stack([sample.mask for sample in samples])).float().mean() > 0.98
 
 
 def test_evaluation_leaves_the_vocabulary_as_it_was(make_lseg, make_clip, make_backbone):
     model = LSeg(make_backbone('clip resnet'), make_clip(), width=16).eval()
-    evaluation = SceneSplits(num_pictures=1, difficulty='easy')
+    evaluation = SceneSplits(num_images=1, difficulty='easy')
     evaluation(model)  # without words before
     assert model.queries is None
     vocabulary = SceneSegmentation('novel', 1, 'easy').vocabulary

@@ -154,7 +154,7 @@ class TinyResNet(nn.Module):
 
 
 def test_few_shot_network(official):
-    """Two logits a picture: 'others' and the class that the episode asks for."""
+    """Two logits an image: 'others' and the class that the episode asks for."""
     model = from_official(part(official, 'state_zs_rn.'), network=TinyResNet())
     names = words(official, 'input.zs.text_features')  # 'others', then the classes
     asked = torch.stack([names[[0, at + 1]] for at in official['input.zs.class_id'].tolist()])

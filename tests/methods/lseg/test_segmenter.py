@@ -23,7 +23,7 @@ KINDS = ['timm vit', 'clip vit', 'timm resnet', 'clip resnet']
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('size', [(32, 32), (1, 1), (33, 70)])
-def test_logits_have_the_size_of_the_picture(make_lseg, kind, size):
+def test_logits_have_the_size_of_the_image(make_lseg, kind, size):
     model = make_lseg(kind)
     with torch.no_grad():
         logits = model(torch.randn(2, 3, *size))
@@ -33,7 +33,7 @@ def test_logits_have_the_size_of_the_picture(make_lseg, kind, size):
 
 
 def test_padding_lies_to_the_right_and_below(make_lseg):
-    """A picture padded by hand gives the same logits, cut."""
+    """An image padded by hand gives the same logits, cut."""
     model, image = make_lseg(), torch.randn(1, 3, 40, 70)
     with torch.no_grad():
         whole = model(F.pad(image, (0, 96 - 70, 0, 64 - 40)))
@@ -124,7 +124,7 @@ def test_balance_weighs_classes(balance, weights):
 
 @pytest.mark.parametrize('balance', [0.0, 0.5, 1.0])
 @pytest.mark.parametrize('block', [None, BottleneckBlock(2)], ids=['plain', 'bottleneck'])
-def test_a_picture_without_labels_teaches_nothing(make_lseg, balance, block):
+def test_an_image_without_labels_teaches_nothing(make_lseg, balance, block):
     model = make_lseg(block=block, loss={'balance': balance}).train()
     loss = model.loss(torch.randn(1, 3, 64, 64), [sample(torch.full((64, 64), 255))])['loss']
     loss.backward()
@@ -270,7 +270,7 @@ def test_a_closed_head_never_names_what_it_did_not_learn(make_backbone):
 
 
 def test_episodes_ask_for_one_class(make_lseg):
-    """Prediction and loss see 'others' and the class of each picture, by hand."""
+    """Prediction and loss see 'others' and the class of each image, by hand."""
     from clipdense.data.few_shot import EpisodeSample
 
     model = make_lseg(words=('others', 'cat', 'dog'), cls=EpisodeLSeg)

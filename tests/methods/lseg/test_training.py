@@ -109,7 +109,7 @@ def test_rows_of_an_array_are_named_by(tmp_path, form):
 
 
 def scenes(split, **options):
-    return dict(type=SceneSegmentation, split=split, num_pictures=16, difficulty='easy', **options)
+    return dict(type=SceneSegmentation, split=split, num_images=16, difficulty='easy', **options)
 
 
 def config(model, hook, tmp_path, **options):
@@ -137,7 +137,7 @@ def config(model, hook, tmp_path, **options):
                 hook,
                 dict(
                     type=SegmenterEvaluationHook,
-                    evaluations=[dict(type=SceneSplits, num_pictures=4, difficulty='easy')],
+                    evaluations=[dict(type=SceneSplits, num_images=4, difficulty='easy')],
                 ),
             ],
             'work_dir': str(tmp_path / 'run'),

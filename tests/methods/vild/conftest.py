@@ -1,4 +1,4 @@
-"""A small detector: 64-pixel pictures, 16 channels, 8 numbers a region."""
+"""A small detector: 64-pixel images, 16 channels, 8 numbers a region."""
 
 from __future__ import annotations
 

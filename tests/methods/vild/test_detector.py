@@ -1,4 +1,4 @@
-"""The whole detector on small random pictures."""
+"""The whole detector on small random images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIANTS = ['text', 'image', 'vild', 'ensemble']
 
 
 def sample(objects=2, regions=3, masks=False, scale=1.0):
-    """A picture and what is on it; ``scale`` is how much the network sees it enlarged."""
+    """An image and what is on it; ``scale`` is how much the network sees it enlarged."""
     original = (round(SIZE[0] / scale), round(SIZE[1] / scale))
     meta = {'img_shape': SIZE, 'ori_shape': original, 'scale_factor': (scale, scale)}
     one = DetDataSample(metainfo=meta)
@@ -152,7 +152,7 @@ def test_novel_classes_take_no_part_in_training(tiny):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 @pytest.mark.parametrize(('objects', 'regions'), [(0, 3), (2, 0), (0, 0)])
-def test_pictures_without_objects_or_regions(tiny, variant, objects, regions):
+def test_images_without_objects_or_regions(tiny, variant, objects, regions):
     model = tiny.build(variant, masks=True)
     losses = losses_of(model, sample(objects, regions, masks=True))
     total, _ = model.parse_losses(losses)
@@ -169,8 +169,8 @@ def test_a_single_region_is_too_few_for_the_batch_norm_of_the_ensemble(tiny):
     assert losses_of(model, sample(regions=2))['loss_distill'] > 0
 
 
-def test_regions_stay_with_their_picture(tiny):
-    """Also where another picture of the batch has none at all."""
+def test_regions_stay_with_their_image(tiny):
+    """Also where another image of the batch has none at all."""
     model, samples = tiny.build('vild').eval(), [sample(), sample(regions=2)]
     rois = torch.zeros(1, 5)
     both = model.roi_head._stored(samples, rois)

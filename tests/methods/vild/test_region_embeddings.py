@@ -29,7 +29,7 @@ def teacher(seed=0):
     return build_clip(SIZE).eval()
 
 
-def picture(seed=0, size=(90, 120)):
+def make_image(seed=0, size=(90, 120)):
     """Smooth colours: what photographs are like, on the scale of a crop."""
     small = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC)
@@ -59,7 +59,7 @@ def test_a_box_is_never_thinner_than_a_pixel():
 
 def test_embeddings_equal_those_of_a_plain_loop():
     """PIL crops one by one, both sizes, embeddings added and normalised."""
-    clip, image = teacher(), picture()
+    clip, image = teacher(), make_image()
     found = embed_crops(clip, crop_regions(image, BOXES, CentreCrop.of(clip.preprocess)))
     for row, box in enumerate(BOXES):
         total = 0
@@ -73,16 +73,16 @@ def test_embeddings_equal_those_of_a_plain_loop():
 
 def test_no_regions_no_embeddings():
     clip = teacher()
-    crops = crop_regions(picture(), BOXES[:0], CentreCrop.of(clip.preprocess))
+    crops = crop_regions(make_image(), BOXES[:0], CentreCrop.of(clip.preprocess))
     assert embed_crops(clip, crops).shape == (0, 8)
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three pictures; the detector sees them at half their size."""
+    """Three images; the detector sees them at half their size."""
     images = [{'id': n, 'file_name': f'{n}.png', 'width': 120, 'height': 90} for n in (3, 5, 8)]
     for one in images:
-        picture(one['id']).save(tmp_path / one['file_name'])
+        make_image(one['id']).save(tmp_path / one['file_name'])
     data = {'images': images, 'annotations': [], 'categories': [{'id': 1, 'name': 'cat'}]}
     (tmp_path / 'a.json').write_text(json.dumps(data))
     return CocoDetection(tmp_path / 'a.json', tmp_path, transforms=[Resize(scale=(60, 45))])
@@ -98,14 +98,14 @@ def detector(tiny, seed=0):
 def test_a_dataset(tiny, dataset, tmp_path, workers):
     store = embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6, workers=workers)
     assert store.unfinished == []
-    for one in dataset.pictures:
+    for one in dataset.images:
         found = store[one.image_id]
         assert 0 < len(found.boxes) <= 6
         assert found.boxes[:, 2].max() > 60  # original pixels, not the detector's
         assert (found.boxes[:, 2:] <= [120, 90]).all()
         clip = teacher()
         expected = embed_crops(
-            clip, crop_regions(picture(one.image_id), found.boxes, CentreCrop.of(clip.preprocess))
+            clip, crop_regions(make_image(one.image_id), found.boxes, CentreCrop.of(clip.preprocess))
         )
         assert np.abs(expected.numpy() - found.embeddings).max() < 1e-3
 
@@ -129,11 +129,11 @@ def test_an_interrupted_run_goes_on(tiny, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(region_embeddings, 'embed_crops', lambda *a: (seen.append(1), embed_crops(*a))[1])
     store = embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6)
     assert len(seen) == 1
-    for one in dataset.pictures:
+    for one in dataset.images:
         assert np.array_equal(store[one.image_id].embeddings, whole[one.image_id].embeddings)
 
 
-def test_processes_share_the_pictures(tiny, dataset, tmp_path, monkeypatch):
+def test_processes_share_the_images(tiny, dataset, tmp_path, monkeypatch):
     """Each takes its own, even where another has already begun."""
     monkeypatch.setattr(region_embeddings, 'world_size', lambda: 2)
     monkeypatch.setattr(region_embeddings.dist, 'barrier', lambda: None)

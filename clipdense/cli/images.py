@@ -1,4 +1,4 @@
-"""One picture after another."""
+"""One image after another."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from clipdense.utils.errors import InputError
 
 
 def each(paths: list[Path], work: Callable[[int], str], doing: str) -> None:
-    """Do the work for each picture; a bad picture is reported and the rest goes on.
+    """Do the work for each image; a bad image is reported and the rest goes on.
 
     Raises:
-        InputError: the only picture, or every one, is bad.
+        InputError: the only image, or every one, is bad.
         typer.Exit: with status 1 where some are bad.
     """
     from clipdense.utils.progress import track
@@ -28,7 +28,7 @@ def each(paths: list[Path], work: Callable[[int], str], doing: str) -> None:
             if len(paths) > 1:
                 typer.echo(f'clipdense: skipped: {error}', err=True)
     if failed and len(failed) == len(paths):
-        raise InputError(failed[0] if len(paths) == 1 else f'none of {len(paths)} pictures could be read')
+        raise InputError(failed[0] if len(paths) == 1 else f'none of {len(paths)} images could be read')
     if failed:
-        typer.echo(f'clipdense: {len(failed)} of {len(paths)} pictures were skipped', err=True)
+        typer.echo(f'clipdense: {len(failed)} of {len(paths)} images were skipped', err=True)
         raise typer.Exit(1)
