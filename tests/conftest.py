@@ -1,4 +1,4 @@
-"""Fixtures for material outside the repository; tests that need it are skipped where it is absent."""
+"""Fixtures that all tests share: official outputs, and photographs that only some machines have."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
-_SHARED = Path(__file__).resolve().parents[2] / 'shared'
+_GOLDEN = Path(__file__).with_name('golden')
+_DATA = Path(os.environ.get('CLIPDENSE_DATA') or Path(__file__).parents[1] / 'data').resolve()
 
 
-def _folder(variable: str, default: Path) -> Path:
-    folder = Path(os.environ.get(variable) or default)
-    if not folder.is_dir():
-        pytest.skip(f'{folder} is absent: set {variable} to the folder that holds it')
-    return folder
-
-
-@pytest.fixture
+@pytest.fixture(scope='session')
 def golden_path():
-    """``golden_path('name.pt') -> Path`` of an official output file."""
+    """``golden_path('name.pt') -> Path`` of an official output; tests/golden/README.md describes them."""
 
     def find(name: str) -> Path:
-        path = _folder('CLIPDENSE_GOLDEN', _SHARED / 'golden') / name
-        if not path.is_file():
-            pytest.skip(f'{path} is absent')
+        path = _GOLDEN / name
+        assert path.is_file(), f'{path} is missing: copy it there, see tests/golden/README.md'
         return path
 
     return find
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def golden(golden_path):
     """``golden('clip_aux') -> (tensors, meta)``: an official run on a tiny random model."""
     from safetensors.torch import load_file
@@ -46,15 +39,22 @@ def golden(golden_path):
 
 @pytest.fixture
 def real_data():
-    """``real_data('camvid') -> Path`` of a small real dataset."""
+    """``real_data('camvid') -> Path`` of a dataset of photographs, in ``$CLIPDENSE_DATA`` or ``./data``."""
 
     def find(name: str) -> Path:
-        folder = _folder('CLIPDENSE_TEST_DATA', _SHARED / 'data') / name
+        folder = _DATA / name
         if not folder.is_dir():
-            pytest.skip(f'{folder} is absent')
+            pytest.skip(f'{folder} does not exist; `clipdense prepare {name}` says where to get it')
         return folder
 
     return find
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use ``real_data``, so that ``-m "not real_data"`` leaves them out."""
+    for item in items:
+        if 'real_data' in getattr(item, 'fixturenames', ()):
+            item.add_marker(pytest.mark.real_data)
 
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
@@ -63,3 +63,9 @@ torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(monkeypatch):
+    """What commands take as their default is ./data, whatever the environment says."""
+    monkeypatch.delenv('CLIPDENSE_DATA', raising=False)

@@ -332,18 +332,6 @@ def test_npy(tmp_path):
     assert embeddings.query_class.tolist() == [0, 1]
 
 
-def test_real_npy(real_data):
-    from clipdense.vocab.class_names import named_vocabulary
-
-    coco = named_vocabulary('coco')
-    embeddings, _ = load_embeddings(real_data('clip_text_embeddings') / 'coco_clip_a_cname.npy', coco)
-    assert embeddings.queries.shape == (80, 512)
-    similar = (embeddings.queries @ embeddings.queries.T).fill_diagonal_(0)
-    pairs = [('fork', 'spoon'), ('couch', 'bed'), ('cow', 'sheep'), ('skis', 'snowboard')]
-    for name, other in pairs:  # the rows are in the order of the names
-        assert other in [coco.class_names[index] for index in similar[coco.index(name)].topk(5).indices]
-
-
 @pytest.mark.parametrize(
     ('name', 'make', 'vocabulary', 'message'),
     [
