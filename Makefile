@@ -1,12 +1,22 @@
-# Needs Python 3.10 or newer; everything else goes into .venv.
-#   make quickstart   the whole tour: scenes, pre-training, classification, segmentation, gallery
-#   make test         all tests but the slow ones
+# Needs Python 3.10 or newer. Everything is installed into .venv. `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test processes: auto is one for each core, at most eight; 0 runs the tests in pytest's own process.
+WORKERS ?= auto
 
-.PHONY: install quickstart test test-slow lint format clean
+.PHONY: help install quickstart test test-slow coverage lint format clean
+
+help:
+	@echo 'make install     create .venv and install clipdense with everything the tests need'
+	@echo 'make quickstart  generate images, pre-train a small CLIP, classify, segment, and write a gallery'
+	@echo 'make test        run all tests except the slow ones; WORKERS=0 uses one process'
+	@echo 'make test-slow   run the slow tests, most of which train a model'
+	@echo 'make coverage    run the tests of make test and print the lines that no test runs'
+	@echo 'make lint        check style and types'
+	@echo 'make format      fix style where that can be done automatically'
+	@echo 'make clean       delete .venv and all caches'
 
 install: $(STAMP)
 
@@ -21,10 +31,13 @@ quickstart: install
 	$(BIN)/clipdense quickstart
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+coverage: install
+	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8 --cov=clipdense --cov-report=term:skip-covered
 
 lint: install
 	$(BIN)/ruff check .
@@ -36,4 +49,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

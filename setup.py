@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+HOME = 'https://example.org/clipdense'  # a placeholder: the address of the repository
 
 REQUIRES = [
     'torch>=2.4',
@@ -30,12 +31,11 @@ REQUIRES = [
 ]
 
 EXTRAS = {
-    'demo': ['gradio>=5'],
-    'onnx': ['onnx>=1.16', 'onnxruntime>=1.18', 'onnxscript>=0.1'],
-    'viz': ['supervision>=0.25'],
-    'nouns': ['HanTa>=1.1'],
+    'viz': ['supervision>=0.25'],  # results as supervision.Detections
+    'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'test': [
         'pytest>=8',
+        'pytest-cov>=5',
         'pytest-xdist>=3.5',
         'hypothesis>=6.100',
         'transformers>=4.45',
@@ -47,7 +47,7 @@ EXTRAS = {
 
 
 def config_packages() -> list[str]:
-    """The recipes lie in configs/ and travel in the wheel as clipdense.configs."""
+    """The folders of configs/, which the wheel holds as packages below ``clipdense.configs``."""
     folders = [path for path in (ROOT / 'configs').rglob('*') if path.is_dir() and any(path.glob('*.py'))]
     names = ['.'.join(path.relative_to(ROOT).parts) for path in folders]
     return [f'clipdense.{name}' for name in sorted(['configs', *names])]
@@ -59,9 +59,32 @@ setup(
     description='Open-vocabulary dense prediction on CLIP: pre-train, segment, detect, evaluate',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='The clipdense authors',
+    url=HOME,
+    project_urls={
+        'Documentation': f'{HOME}/tree/main/docs',
+        'Changelog': f'{HOME}/blob/main/CHANGELOG.md',
+        'Issues': f'{HOME}/issues',
+    },
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3 :: Only',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
+    ],
+    keywords='clip open-vocabulary zero-shot segmentation detection pytorch',
     python_requires='>=3.10',
     packages=find_packages(include=['clipdense', 'clipdense.*']) + config_packages(),
     package_dir={'clipdense.configs': 'configs'},
+    package_data={'clipdense': ['py.typed']},
+    include_package_data=False,  # what is in the wheel is named above; nothing depends on MANIFEST.in or git
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['clipdense = clipdense.cli:main']},
