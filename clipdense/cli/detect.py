@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from .options import (
     read_vocabulary,
     refuse_existing,
 )
+
+if TYPE_CHECKING:
+    from clipdense.vocab.vocabulary import Vocabulary
 
 Recipe = Annotated[
     str | None,
@@ -128,7 +131,7 @@ def regions(
     print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} numbers')
 
 
-def _thresholds(texts: list[str], vocabulary) -> dict[str | int, float]:
+def _thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, float]:
     """``['cat=0.5']`` -> thresholds by class index."""
     found: dict[str | int, float] = {}
     for text in texts:

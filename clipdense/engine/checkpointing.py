@@ -20,7 +20,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -281,7 +281,7 @@ class CheckpointHook(Hook):
             self._saved.pop(0).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _failures(self, runner: Any):
+    def _failures(self, runner: Any) -> Iterator[None]:
         try:
             yield
         except InputError as error:
