@@ -20,6 +20,7 @@ CONFIG = 'contrastive/clip_scenes_quickstart'
 MASKS = 'lseg/lseg_scenes_quickstart'
 MASK_STEPS = 400  # of the recipe's, to stay within the ten minutes
 SPLITS = ('base', 'novel', 'unseen')
+TILE = 224  # pixels of each image in the gallery
 TEMPLATES = ('a {}', 'an image of a {}')
 
 
@@ -110,12 +111,12 @@ def _pair(metrics: Mapping[str, float], score: str, chance: str) -> tuple[str, s
     return tuple(f'{metrics[key]:.3f}' if key in metrics else '' for key in (score, chance))  # type: ignore[return-value]
 
 
-def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, columns: int = 6) -> None:
+def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, columns: int = 3) -> None:
     """A row for each split: images, and what the model says and segments with all names offered."""
     from clipdense.data.segmentation import VOCSegmentation
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_image
-    from clipdense.utils.visualize import gallery
+    from clipdense.utils.drawing import gallery
 
     classifier = Classifier.from_pretrained(weights, templates=TEMPLATES, cache=False)
     rows = []
@@ -128,10 +129,10 @@ def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, c
             image = Image.open(dataset.images[index]).convert('RGB')
             result = segmenter(image, words)
             best, probability = classifier(image, named).top(1)[0]
-            row.append((image, f'{split}: {best}? {probability:.0%}'))
-            row.append((result.draw(), 'segmented'))
+            row.append((image, f'{split}: {best} {probability:.0%}'))
+            row.append((result.draw(side=TILE), ''))
         rows.append(row)
-    write_image(file, gallery(rows, tile=128, title='Held-out scenes, all 64 names offered'))
+    write_image(file, gallery(rows, tile=TILE, title='Held-out scenes, all 64 names offered'))
 
 
 def _say(begin: float, text: str) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipdense.utils.drawing import draw_boxes, overlay
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
-from clipdense.utils.image_io import voc_palette, write_mask
-from clipdense.utils.visualize import draw_boxes, overlay
+from clipdense.utils.image_io import write_mask
+from clipdense.utils.palette import class_palette
 from clipdense.vocab.vocabulary import Vocabulary
 
 
@@ -78,22 +79,35 @@ class Segmentation:
         order = np.argsort(-counts, kind='stable')
         return {self.vocabulary.class_names[index]: float(counts[index]) for index in order if counts[index]}
 
-    def draw(self, image: Image.Image | None = None, opacity: float = 0.6) -> Image.Image:
-        """The image with the mask over it and a legend.
+    def draw(
+        self, image: Image.Image | None = None, opacity: float = 0.6, legend: bool = True, side: int = 512
+    ) -> Image.Image:
+        """The image with the mask over it, an outline around each segment, and a legend.
+
+        Args:
+            image: needed where this result keeps none.
+            opacity: of the class colors, 0 to 1; the background has no color.
+            legend: whether to list the classes below the image.
+            side: images at most half as large are enlarged, by a whole factor, up to this longer side.
 
         Raises:
             InputError: no image is kept here and none is given.
         """
-        image = image or self.image
-        if image is None:
-            raise InputError('this result keeps no image: pass it, result.draw(image)')
-        palette = voc_palette(len(self.vocabulary) + 1)[1:]  # black is no colour for a class
-        return overlay(image, self.mask, self.vocabulary.class_names, palette, opacity)
+        names = self.vocabulary.class_names
+        hidden = () if self._background is None else (names[self._background],)
+        image = _needed(image or self.image)
+        return overlay(image, self.mask, names, None, opacity, hidden, legend, side)
 
     def save(self, path: str | Path) -> Path:
-        """Write the mask as a palette PNG whose indices are the classes."""
-        write_mask(path, self.mask)
+        """Write the mask as a palette PNG whose indices are the classes, in the colors of ``draw``."""
+        write_mask(path, self.mask, class_palette(len(self.vocabulary), self._background))
         return Path(path)
+
+    @property
+    def _background(self) -> int | None:
+        """The index of the class without a color, if there is one."""
+        name = self.vocabulary.background or 'background'
+        return self.vocabulary.class_names.index(name) if name in self.vocabulary.class_names else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: size, classes, shares and mean score of each class that occurs."""
@@ -189,17 +203,22 @@ class Detections:
         counts = Counter(self.class_names)
         return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing found'
 
-    def draw(self, image: Image.Image | None = None, opacity: float = 0.4) -> Image.Image:
+    def draw(self, image: Image.Image | None = None, opacity: float = 0.4, side: int = 512) -> Image.Image:
         """The image with boxes, names and scores, and masks where there are some.
+
+        Args:
+            image: needed where this result keeps none.
+            opacity: of the masks, 0 to 1.
+            side: images at most half as large are enlarged, by a whole factor, up to this longer side.
 
         Raises:
             InputError: no image is kept here and none is given.
         """
-        image = image or self.image
-        if image is None:
-            raise InputError('this result keeps no image: pass it, result.draw(image)')
-        labels = [f'{name} {score:.0%}' for name, score in zip(self.class_names, self.scores, strict=True)]
-        return draw_boxes(image, self.boxes, labels, self.class_ids, self.masks, opacity)
+        image = _needed(image or self.image)
+        notes = [f'{score:.0%}' for score in self.scores]
+        return draw_boxes(
+            image, self.boxes, self.class_names, self.class_ids, self.masks, opacity, notes, side
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write ``to_dict`` as JSON."""
@@ -252,6 +271,12 @@ class Detections:
             mask=self.masks,
             data={'class_name': np.array(self.class_names)},
         )
+
+
+def _needed(image: Image.Image | None) -> Image.Image:
+    if image is None:
+        raise InputError('this result keeps no image: pass it, result.draw(image)')
+    return image
 
 
 def _run_lengths(mask: NDArray) -> dict[str, Any]:

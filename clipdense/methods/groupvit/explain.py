@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdense.data.transforms import to_tensor
-from clipdense.utils.image_io import voc_palette
+from clipdense.utils.drawing import overlay
 from clipdense.utils.modules import evaluating
-from clipdense.utils.visualize import overlay
 
 from .segmenter import GroupVitSegmenter, pixel_groups
 
@@ -36,10 +35,9 @@ class StageMap:
     words: tuple[tuple[str, float], ...]
 
     def draw(self, image: Image.Image, opacity: float = 0.6) -> Image.Image:
-        """The image coloured by group, with the words in a legend."""
+        """The image colored by group, with the words in a legend."""
         names = [f'{index}: {word} {score:.2f}' for index, (word, score) in enumerate(self.words)]
-        colours = voc_palette(len(names) + 1)[1:]  # the first one is black
-        return overlay(image, self.owner, names, colours, opacity, hidden=())
+        return overlay(image, self.owner, names, opacity=opacity, hidden=())
 
 
 @torch.no_grad()

@@ -1,0 +1,337 @@
+"""Drawings to look at: masks and boxes over images, with labels or a legend, and galleries.
+
+Pillow and NumPy only.  Line widths and text grow with the image.  (H, W): pixels, K: classes, n: boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .errors import InputError
+from .palette import class_palette, text_color
+from .text_layout import fit, font_for, wrap
+
+_SIDE = 512  # smaller images are enlarged up to this, in pixels of the longer side
+_LEGEND_ENTRIES = 60
+_PAPER, _INK, _RULE = (255, 255, 255), (24, 24, 24), (128, 128, 128)
+
+Color = tuple[int, ...]
+Box = tuple[float, float, float, float]
+
+
+class _Entry(NamedTuple):
+    """A line of a legend."""
+
+    name: str
+    value: str
+    color: Color | None
+
+
+class _Label(NamedTuple):
+    """Two texts, each with its font, on a colored rectangle: the ``room``."""
+
+    name: str
+    note: str
+    fonts: tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]
+    pad: int
+    color: Color
+    room: Box
+
+
+def overlay(
+    image: Image.Image,
+    mask: np.ndarray,
+    class_names: Sequence[str],
+    palette: np.ndarray | None = None,
+    opacity: float = 0.5,
+    hidden: Collection[str] = ('background',),
+    legend: bool = True,
+    side: int = _SIDE,
+) -> Image.Image:
+    """Color an image by class, with an outline around each segment and a legend below.
+
+    Args:
+        image: the image.
+        mask: (H, W) class indices; other values (255 for unlabelled) stay uncolored.
+        class_names: K names.
+        palette: (K or more, 3) uint8 colors; ``class_palette`` by default.
+        opacity: of the colors, 0 to 1.
+        hidden: classes that stay uncolored and out of the legend.
+        legend: whether to list the classes that occur, largest first, with their fraction of the image.
+        side: small images are enlarged, by a whole factor, as far as their longer side stays within it.
+
+    Returns:
+        RGB, as large as the image (enlarged), plus the legend.
+
+    Raises:
+        InputError: mask and image differ in size, too few colors, or an opacity out of range.
+    """
+    mask = np.asarray(mask)
+    colors = class_palette(len(class_names)) if palette is None else np.asarray(palette, np.uint8)
+    if mask.shape != (image.height, image.width):
+        raise InputError(f'the mask is {mask.shape}, its image {(image.height, image.width)} (height, width)')
+    if len(colors) < len(class_names):
+        raise InputError(f'{len(colors)} colors for {len(class_names)} classes')
+    if not 0 <= opacity <= 1:
+        raise InputError(f'opacity is between 0 and 1, not {opacity}')
+    none = len(class_names)  # the index of whatever is not colored
+    classes = np.where((mask >= 0) & (mask < none), mask, none).astype(np.int32)
+    counts = np.bincount(classes.ravel(), minlength=none + 1)
+    shown = np.array([name not in hidden for name in class_names] + [False])
+    factor = _enlargement(image, side)
+    classes = classes.repeat(factor, axis=0).repeat(factor, axis=1)
+    drawn = _colored(_enlarged(image.convert('RGB'), factor), classes, shown, colors, opacity)
+    entries = [
+        _Entry(class_names[at], _percent(counts[at] / mask.size), tuple(colors[at].tolist()))
+        for at in np.argsort(-counts, kind='stable')
+        if counts[at] and shown[at]
+    ]
+    return _above(drawn, _legend(entries, drawn)) if legend and entries else drawn
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    class_ids: np.ndarray,
+    masks: np.ndarray | None = None,
+    opacity: float = 0.4,
+    notes: Sequence[str] | None = None,
+    side: int = _SIDE,
+) -> Image.Image:
+    """An image with labelled boxes; the best lie on top, and no label leaves the image.
+
+    Args:
+        image: the image.
+        boxes: (n, 4) x1, y1, x2, y2, best first.
+        labels: n names; long ones are shortened.
+        class_ids: (n,) boxes of one class share a color, that of ``class_palette``.
+        masks: (n, H, W) bool, laid over the image in the color of their box.
+        opacity: of the masks.
+        notes: n texts after the labels that are never shortened, such as scores.
+        side: see ``overlay``.
+
+    Returns:
+        RGB, as large as the image (enlarged).
+    """
+    palette = class_palette(int(class_ids.max()) + 1 if len(class_ids) else 0)
+    colors = [tuple(palette[class_id].tolist()) for class_id in class_ids]
+    factor = _enlargement(image, side)
+    sheet = _enlarged(image.convert('RGB'), factor)
+    for place in reversed(range(len(boxes) if masks is not None else 0)):
+        covered = (masks[place] != 0).astype(np.int32)  # type: ignore[index]
+        covered = 1 - covered.repeat(factor, axis=0).repeat(factor, axis=1)
+        sheet = _colored(sheet, covered, np.array([True, False]), np.array([colors[place]]), opacity)
+    draw, line = ImageDraw.Draw(sheet), max(2, round(max(sheet.size) / 280))
+    scaled = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (boxes.astype(float) * factor).tolist()]
+    for (x1, y1, x2, y2), color in reversed(list(zip(scaled, colors, strict=True))):
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
+    written: list[_Label] = []
+    for place, box in enumerate(scaled):
+        note = notes[place] if notes is not None else ''
+        written.append(_placed(sheet.size, box, labels[place], note, colors[place], written))
+    for label in reversed(written):
+        _write(draw, label)
+    return sheet
+
+
+def gallery(
+    rows: Sequence[Sequence[tuple[Image.Image, str]]], tile: int = 192, title: str | None = None
+) -> Image.Image:
+    """A contact sheet: rows of images, each with its caption below it.
+
+    Args:
+        rows: images and captions; rows may differ in length.
+        tile: the width that each image is scaled to, in pixels; its height is at most twice that.
+        title: above everything.
+
+    Raises:
+        InputError: there is no image.
+    """
+    if not any(rows):
+        raise InputError('a gallery needs at least one image')
+    size, gap = max(13, tile // 14), max(6, tile // 16)
+    width = gap + max(len(row) for row in rows) * (tile + gap)
+    strips = [_gallery_row(row, tile, gap, width, size) for row in rows if row]
+    if title:
+        strips.insert(0, _text_block(title, width, gap, round(size * 1.4)))
+    sheet = Image.new('RGB', (width, sum(strip.height for strip in strips) + gap), _PAPER)
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    return sheet
+
+
+def _colored(
+    image: Image.Image, classes: np.ndarray, shown: np.ndarray, colors: np.ndarray, opacity: float
+) -> Image.Image:
+    """Blend the colors of the classes, and draw their outlines; the last of ``shown`` has no color."""
+    table = np.zeros((len(shown), 3), np.uint8)
+    table[:-1] = colors[: len(shown) - 1]
+    alpha = np.where(shown, round(255 * opacity), 0).astype(np.uint8)[classes]
+    if opacity:
+        alpha[_edges(classes, max(1, round(max(image.size) / 400))) & shown[classes]] = 255
+    return Image.composite(Image.fromarray(table[classes]), image, Image.fromarray(alpha))
+
+
+def _edges(classes: np.ndarray, width: int) -> np.ndarray:
+    """(H, W) bool: pixels at most ``width`` from a pixel of another class."""
+    edges = np.zeros(classes.shape, bool)
+    for axis in (0, 1):
+        ahead, behind = _shifted(classes, axis)
+        differs = ahead != behind
+        for part in _shifted(edges, axis):
+            part |= differs
+    for _ in range(width - 1):
+        before = edges.copy()
+        for axis in (0, 1):
+            (ahead, behind), (old_ahead, old_behind) = _shifted(edges, axis), _shifted(before, axis)
+            ahead |= old_behind
+            behind |= old_ahead
+    return edges
+
+
+def _shifted(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views without the first and without the last row (or column)."""
+    return (array[1:], array[:-1]) if axis == 0 else (array[:, 1:], array[:, :-1])
+
+
+def _legend(entries: Sequence[_Entry], image: Image.Image) -> Image.Image:
+    """A white strip in columns, at least as wide as the image: swatch, name, value."""
+    largest = int(min(max(max(image.size) / 34, 14), 160))
+    if len(entries) > _LEGEND_ENTRIES:
+        rest = len(entries) - _LEGEND_ENTRIES
+        entries = [*entries[:_LEGEND_ENTRIES], _Entry(f'and {rest} more', '', None)]
+    for size in range(largest, min(13, largest) - 1, -1):  # smaller text where the list would be too large
+        width, gap, line = max(image.width, 10 * size), round(size * 0.5), round(size * 1.5)
+        column = _column_width(entries, size, gap, width)
+        rows = -(-len(entries) // max(1, (width - gap) // column))
+        fits = rows * line < 0.6 * image.height and column < width - gap
+        if fits or size < 0.75 * largest:
+            break
+    strip = Image.new('RGB', (width, rows * line + 2 * gap), _PAPER)
+    for at, entry in enumerate(entries):
+        place = gap + at // rows * column, gap + at % rows * line + line // 2
+        _legend_entry(ImageDraw.Draw(strip), place, entry, size, column - 3 * gap)
+    return strip
+
+
+def _column_width(entries: Sequence[_Entry], size: int, gap: int, width: int) -> int:
+    names = max(font_for(entry.name, size).getlength(entry.name) for entry in entries)
+    values = max(font_for(entry.value, size).getlength(entry.value) for entry in entries)
+    return int(min(min(names, 16 * size) + size + 5 * gap + values + 1, width - gap))
+
+
+def _legend_entry(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: _Entry, size: int, width: int
+) -> None:
+    """Swatch, name and value at ``place``, the middle of the left end; a long name is shortened."""
+    (left, middle), gap = place, round(size * 0.5)
+    if entry.color is not None:
+        square = (left, middle - size // 2, left + size, middle + size // 2)
+        draw.rectangle(square, fill=entry.color, outline=_RULE, width=max(1, size // 16))
+    font, plain = font_for(entry.name, size), font_for(entry.value, size)
+    name = fit(entry.name, width - size - 2 * gap - plain.getlength(entry.value), font)
+    draw.text((left + size + gap, middle), name, fill=_INK, font=font, anchor='lm')
+    draw.text((left + width, middle), entry.value, fill=_INK, font=plain, anchor='rm')
+
+
+def _placed(
+    size: tuple[int, int], box: Box, name: str, note: str, color: Color, others: Sequence[_Label]
+) -> _Label:
+    """A label at a box, inside the image and, where there is room, clear of the others."""
+    height_of_text = int(min(max(max(size) / 42, 13), 120))
+    fonts, pad = (font_for(name, height_of_text), font_for(note, height_of_text)), height_of_text // 4
+    note_width = fonts[1].getlength(note) + pad if note else 0
+    name = fit(name, max(min(size[0] - 2 * pad - note_width, 20 * height_of_text), 0), fonts[0])
+    width, height = fonts[0].getlength(name) + note_width + 2 * pad, round(height_of_text * 1.3)
+    x = max(0, min(box[0], size[0] - width))
+    tops = (box[1] - height, box[1], box[3] - height, box[3])
+    places = [(x, min(max(top, 0), max(size[1] - height, 0))) for top in tops]
+    rooms = [(left, top, left + width, top + height) for left, top in places]
+    free = [room for room in rooms if not any(_overlap(room, other.room) for other in others)]
+    return _Label(name, note, fonts, pad, color, free[0] if free else rooms[0])
+
+
+def _write(draw: ImageDraw.ImageDraw, label: _Label) -> None:
+    left, top, right, bottom = label.room
+    draw.rectangle(label.room, fill=label.color)
+    ink, middle = text_color(label.color), (top + bottom) / 2
+    draw.text((left + label.pad, middle), label.name, fill=ink, font=label.fonts[0], anchor='lm')
+    draw.text((right - label.pad, middle), label.note, fill=ink, font=label.fonts[1], anchor='rm')
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _gallery_row(
+    row: Sequence[tuple[Image.Image, str]], tile: int, gap: int, width: int, size: int
+) -> Image.Image:
+    line = round(size * 1.3)
+    images = [_fitted(image.convert('RGB'), tile) for image, _ in row]
+    fonts = [font_for(caption, size) for _, caption in row]
+    captions = [wrap(caption, tile, font) for (_, caption), font in zip(row, fonts, strict=True)]
+    ends = [image.height + len(lines) * line for image, lines in zip(images, captions, strict=True)]
+    height = gap + max(ends) + gap // 2
+    strip = Image.new('RGB', (width, height), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for at, (image, lines, font) in enumerate(zip(images, captions, fonts, strict=True)):
+        left = gap + at * (tile + gap)
+        strip.paste(image, (left + (tile - image.width) // 2, gap))
+        _lines(draw, (left, gap + image.height + gap // 2), lines, font, line)
+    return strip
+
+
+def _text_block(text: str, width: int, gap: int, size: int) -> Image.Image:
+    font, line = font_for(text, size), round(size * 1.3)
+    lines = wrap(text, width - 2 * gap, font)
+    strip = Image.new('RGB', (width, gap + len(lines) * line), _PAPER)
+    _lines(ImageDraw.Draw(strip), (gap, gap), lines, font, line)
+    return strip
+
+
+def _lines(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    height: int,
+) -> None:
+    for number, text in enumerate(lines):
+        draw.text((place[0], place[1] + (number + 0.5) * height), text, fill=_INK, font=font, anchor='lm')
+
+
+def _above(image: Image.Image, strip: Image.Image) -> Image.Image:
+    sheet = Image.new('RGB', (max(image.width, strip.width), image.height + strip.height), _PAPER)
+    sheet.paste(image, (0, 0))
+    sheet.paste(strip, (0, image.height))
+    return sheet
+
+
+def _enlargement(image: Image.Image, side: int) -> int:
+    return max(1, side // max(image.size))
+
+
+def _enlarged(image: Image.Image, factor: int) -> Image.Image:
+    if factor == 1:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _fitted(image: Image.Image, width: int) -> Image.Image:
+    """Scaled to the width, at most twice as high; enlarged without smoothing, so that pixels stay visible."""
+    scale = min(width / image.width, 2 * width / image.height)
+    if scale == 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _percent(fraction: float) -> str:
+    return f'{fraction:.0%}' if fraction >= 0.01 else '<1%'
