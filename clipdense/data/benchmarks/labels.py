@@ -23,6 +23,8 @@ _COCO_VALUES = 182
 _CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _CITYSCAPES_VALUES = 34
 
+_CAMVID_CLASSES = 11
+
 # The 59 frequent classes among PASCAL-Context's 459, in the order of their names.
 # Source: Mottaghi et al. 2014; mmsegmentation, tools/dataset_converters/pascal_context.py.
 _CONTEXT = (
@@ -52,6 +54,14 @@ def coco_object() -> np.ndarray:
     things[things != UNKNOWN] += 1
     stuff = table[_COCO_LAST_THING + 1 :]
     stuff[stuff != UNKNOWN] = 0
+    return table
+
+
+def camvid() -> np.ndarray:
+    """(256,) the masks of SegNet's tutorial -> 11 classes in the same order; its 12th value is unlabelled."""
+    table = np.full(256, UNKNOWN, np.int64)
+    table[:_CAMVID_CLASSES] = range(_CAMVID_CLASSES)
+    table[_CAMVID_CLASSES] = IGNORED
     return table
 
 
