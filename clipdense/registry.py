@@ -5,11 +5,14 @@ Configs name classes themselves (``type=CLIP``); names as strings work as well, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from torch import nn
+
+from clipdense.utils.errors import InputError
 
 
 def _child(name: str, parent: Registry | None, locations: list[str]) -> Registry:
@@ -38,3 +41,26 @@ def build(part: Any, registry: Registry) -> Any:
 def build_module(part: nn.Module | dict) -> Any:
     """Accept a module or its config, so that code and configs use one constructor."""
     return build(part, MODELS)
+
+
+def entries(parts: Mapping[str, Any] | Sequence[Any], where: str) -> list[Any]:
+    """The parts of a named collection, in its order; a part that is None is left out.
+
+    Configs give such parts names (``dict(evaluation=dict(type=EvaluationHook), ...)``), so that one of them
+    can be changed or removed on the command line.  A plain sequence works as well: it is what MMEngine and
+    Python code pass.
+
+    Args:
+        parts: objects or configs, by name or in a sequence.
+        where: what the collection is called, for the message.
+
+    Raises:
+        InputError: a single config in place of a collection.
+    """
+    if isinstance(parts, Mapping):
+        if 'type' in parts:
+            raise InputError(
+                f'{where} holds a single config; give it a name: {where}=dict(NAME=dict(type=...))'
+            )
+        parts = list(parts.values())
+    return [part for part in parts if part is not None]

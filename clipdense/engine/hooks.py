@@ -15,7 +15,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
-from clipdense.registry import EVALUATIONS, HOOKS, build
+from clipdense.registry import EVALUATIONS, HOOKS, build, entries
 from clipdense.utils.dist import is_main, world_size
 from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating, placed
@@ -39,7 +39,8 @@ class EvaluationHook(Hook):
     the evaluations.
 
     Args:
-        evaluations: objects or configs of ``EVALUATIONS``.
+        evaluations: objects or configs of ``EVALUATIONS``, by name; None in place of one removes it.  A list
+            works as well.
         interval: steps between measurements; None only at the end.
         at_end: also after the last step.
         at_start: also before the first.
@@ -49,14 +50,14 @@ class EvaluationHook(Hook):
 
     def __init__(
         self,
-        evaluations: Sequence[Any],
+        evaluations: Mapping[str, Any] | Sequence[Any],
         interval: int | None = None,
         at_end: bool = True,
         at_start: bool = False,
     ) -> None:
         if interval is not None and interval < 1:
             raise InputError(f'EvaluationHook needs interval >= 1 or None, got {interval}')
-        self.evaluations = [build(evaluation, EVALUATIONS) for evaluation in evaluations]
+        self.evaluations = [build(part, EVALUATIONS) for part in entries(evaluations, 'evaluations')]
         self.interval, self.at_end, self.at_start = interval, at_end, at_start
 
     def before_train(self, runner: Any) -> None:

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from clipdense.layers.batch_norm import synchronise
-from clipdense.registry import RUNNERS
+from clipdense.registry import RUNNERS, entries
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError
 from clipdense.utils.files import atomic_write
@@ -162,6 +162,15 @@ class Runner(MMEngineRunner):
             if hook is not None:
                 self.register_hook(hook)
 
+    def register_custom_hooks(self, hooks: Mapping[str, Any] | Sequence[Any]) -> None:
+        """Hooks by name, where None removes one, or a list of them as in MMEngine.
+
+        Raises:
+            InputError: a single hook without a name.
+        """
+        for hook in entries(hooks, 'custom_hooks'):
+            self.register_hook(hook)
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """``TrainLoop`` unless the config says otherwise."""
         if isinstance(loop, dict) and 'type' not in loop:
@@ -176,8 +185,13 @@ class Runner(MMEngineRunner):
         return super().build_optim_wrapper(optim_wrapper)
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: OptimWrapper) -> list[_ParamScheduler]:
-        """As in MMEngine, for data without a length as well; schedules per step get the length of the run."""
-        schedulers = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
+        """As in MMEngine, for data without a length as well; schedules per step get the length of the run.
+
+        Several schedules may have names, as hooks have.
+        """
+        named = isinstance(scheduler, Mapping) and 'type' not in scheduler
+        several = named or isinstance(scheduler, (list, tuple))
+        schedulers = entries(scheduler, 'param_scheduler') if several else [scheduler]
         built = []
         for item in schedulers:
             if isinstance(item, dict) and getattr(item['type'], 'per_step', False):

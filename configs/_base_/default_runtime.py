@@ -1,4 +1,4 @@
-"""What all recipes share: a line every 50 steps, a checkpoint every 1000, the two newest kept, the trained
+"""What all configs share: a line every 50 steps, a checkpoint every 1000, the two newest kept, the trained
 model as a file of its own, a fixed seed.
 
 Left out: TensorBoard and the like, which write more files.  To have one::
@@ -10,7 +10,7 @@ from clipdense.engine.checkpointing import CheckpointHook
 from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import ProgressHook
 
-default_scope = None  # recipes name classes, not strings
+default_scope = None  # configs name classes, not strings
 default_hooks = dict(
     logger=dict(type=ProgressHook, interval=50),
     checkpoint=dict(type=CheckpointHook, interval=1000, max_keep=2),

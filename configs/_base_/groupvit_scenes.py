@@ -1,16 +1,10 @@
 """A small GroupViT for scenes: one grouping stage, eight groups, on three blocks of the CLIP of clip_scenes,
 whose weights it starts from."""
 
-from torch.optim import AdamW
-
-from clipdense.data.noun_prompts import NounPrompts
-from clipdense.data.shards import ImageTextShards
-from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
+from clipdense.data.scenes import SceneSegmentation
+from clipdense.methods.groupvit.evaluation import GroupSegmentation
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
-
-data_root = 'data/scenes_long'
-num_images = 60_000
 
 model = dict(
     type=GroupVitPretrainer,
@@ -35,23 +29,23 @@ model = dict(
     start='work_dirs/clip_scenes/clip.safetensors',
     equal_texts_match=True,  # 48 phrases: each is in many captions of a batch
 )
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    dataset=dict(
-        type=ImageTextShards,
-        urls=f'{data_root}/shards/train',
-        batch_size=64,
-        tokenizer=dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'an image of a {}']),
-        samples_per_epoch=num_images,
-        shuffle=2000,
-    ),
-)
 train_cfg = dict(max_steps=600)
-optim_wrapper = dict(
-    type=PrecisionOptimWrapper,
-    precision='auto',
-    optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0),
-)
-param_scheduler = [dict(type=WarmupCosine, warmup=100)]
+group_evaluations, learned_evaluations = [
+    {
+        f'{name}/{split}': dict(
+            type=GroupSegmentation,
+            dataset=dict(type=SceneSegmentation, split=split, num_images=320),
+            threshold=threshold,
+            tuning=dict(type=SceneSegmentation, split='base', num_images=320, stream='tuning'),
+            slide=dict(),
+            templates=('a {}', 'an image of a {}'),
+            name=f'{name}/{split}',
+        )
+        for name, threshold in thresholds.items()
+        for split in ('base', 'novel', 'unseen')
+    }
+    for thresholds in (
+        {'segmentation': 'shared', 'automatic': 'automatic'},
+        {'learned': None},  # a background that was learned needs no threshold
+    )
+]

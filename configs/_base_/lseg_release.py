@@ -21,17 +21,9 @@ optim_wrapper = dict(
     optimizer=dict(type=SGD, lr=1e-3, momentum=0.9, weight_decay=1e-4),
     paramwise_cfg=dict(scratch_lr=10.0, decay_all=True),
 )
-param_scheduler = [dict(type=PolyLR, power=0.9, by_epoch=True, begin=0, end=240)]
+param_scheduler = dict(type=PolyLR, power=0.9, by_epoch=True, begin=0, end=240)
 train_cfg = dict(max_epochs=240)
 sync_bn = True
 test_cfg = dict()
 test_evaluator = dict(type=MeanIoU)
-custom_hooks = [dict(type=VocabularyHook, templates='name')]
-test_slide = dict(
-    short_side=520,
-    long_side=520,
-    window=480,
-    stride=320,
-    scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
-    flip=True,
-)
+custom_hooks = dict(vocabulary=dict(type=VocabularyHook, templates='name'))

@@ -1,4 +1,4 @@
-"""How a dense head learns the masks of scenes' base combinations: images, optimiser, schedule."""
+"""How a dense head learns the masks of scenes' base combinations: images, optimizer, schedule."""
 
 from torch.optim import AdamW
 
@@ -32,4 +32,4 @@ optim_wrapper = dict(
     optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.98), weight_decay=0.05),
     paramwise_cfg=dict(scratch_lr=10.0),
 )
-param_scheduler = [dict(type=WarmupCosine, warmup=100)]
+param_scheduler = dict(type=WarmupCosine, warmup=100)

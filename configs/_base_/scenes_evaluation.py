@@ -11,16 +11,16 @@ difficulty = 'standard'
 num_val = 320  # images of each split that are written, and segmented
 splits = ('base', 'novel', 'unseen')
 templates = ('a {}', 'an image of a {}')
-scene_evaluations = [
-    dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_images=1000, stream='val')),
-    *[
-        dict(
+scene_evaluations = {
+    'retrieval': dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_images=1000, stream='val')),
+    **{
+        f'{name}/{split}': dict(
             type=ZeroShotClassification,
             dataset=dict(type=SceneLabels, split=split, num_images=2 * num_val, all_names=all_names),
             templates=templates,
-            name=f'zero_shot{"_all" if all_names else ""}/{split}',
+            name=f'{name}/{split}',
         )
         for split in splits
-        for all_names in (False, True)
-    ],
-]
+        for name, all_names in (('zero_shot', False), ('zero_shot_all', True))
+    },
+}

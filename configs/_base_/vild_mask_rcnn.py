@@ -1,5 +1,5 @@
 """The published detector: Mask R-CNN with FPN, 4 convolutions and 2 layers in the box head, boxes and masks
-for all classes alike, synchronised batch norm.  Recipes choose the backbone, the data and the schedule.
+for all classes alike, synchronised batch norm.  Configs choose the backbone, the data and the schedule.
 """
 
 from clipdense.methods.vild.bbox_head import ViLDBBoxHead
@@ -99,4 +99,4 @@ model = dict(
         ),
     ),
 )
-custom_hooks = [dict(type=DetectionVocabularyHook, templates='vild')]
+custom_hooks = dict(vocabulary=dict(type=DetectionVocabularyHook, templates='vild'))

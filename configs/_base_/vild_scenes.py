@@ -114,7 +114,7 @@ optim_wrapper = dict(
     optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10.0),
 )
-param_scheduler = [dict(type=WarmupCosine, warmup=100)]
+param_scheduler = dict(type=WarmupCosine, warmup=100)
 test_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -126,4 +126,4 @@ test_dataloader = dict(
 )
 test_cfg = dict()
 test_evaluator = dict(type=DetectionAP)
-custom_hooks = [dict(type=DetectionVocabularyHook, templates=templates)]
+custom_hooks = dict(vocabulary=dict(type=DetectionVocabularyHook, templates=templates))

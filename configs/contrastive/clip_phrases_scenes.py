@@ -13,22 +13,16 @@ falls from 0.562 to 0.473.  docs/learning_groupvit.md.
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 
-from clipdense.data.noun_prompts import NounPrompts
 from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.shards import ImageTextShards
 from clipdense.engine.hooks import EvaluationHook
-from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.contrastive.evaluation import PatchSegmentation
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.scenes_captions import *
     from .._base_.scenes_evaluation import *
-
-data_root = 'data/scenes_long'
-num_images = 60_000
 
 model = dict(
     type=ContrastivePretrainer,
@@ -37,34 +31,18 @@ model = dict(
     phrase_patches='values',
     equal_texts_match=True,  # 48 phrases: each is in many captions of a batch
 )
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    dataset=dict(
-        type=ImageTextShards,
-        urls=f'{data_root}/shards/train',
-        batch_size=64,
-        tokenizer=dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'an image of a {}']),
-        samples_per_epoch=num_images,
-        shuffle=2000,
-    ),
-)
+train_dataloader['dataset'].update(tokenizer=noun_prompts)
 train_cfg = dict(max_steps=600)
-optim_wrapper = dict(
-    type=PrecisionOptimWrapper,
-    precision='auto',
-    optimizer=dict(type=AdamW, lr=3e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
-)
-param_scheduler = [dict(type=WarmupCosine, warmup=50)]
-custom_hooks = [
-    dict(
+optim_wrapper['optimizer'].update(lr=3e-4)
+custom_hooks = dict(
+    evaluation=dict(
         type=EvaluationHook,
         interval=300,
         at_start=True,
-        evaluations=[
-            *scene_evaluations,
-            *[
-                dict(
+        evaluations={
+            **scene_evaluations,
+            **{
+                f'segmentation/{split}': dict(
                     type=PatchSegmentation,
                     dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                     tuning=dict(type=SceneSegmentation, split='base', num_images=num_val, stream='tuning'),
@@ -72,7 +50,7 @@ custom_hooks = [
                     name=f'segmentation/{split}',
                 )
                 for split in splits
-            ],
-        ],
+            },
+        },
     ),
-]
+)

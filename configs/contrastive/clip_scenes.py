@@ -14,22 +14,17 @@ maskclip 0.102 / 0.150 / 0.134 (chance 0.007 / 0.016 / 0.016).  Seeds 1 and 2: u
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 
 from clipdense.clip.model import build_clip
 from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.shards import ImageTextShards
 from clipdense.engine.hooks import EvaluationHook
-from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.dense_clip.evaluation import ZeroShotSegmentation
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.scenes_captions import *
     from .._base_.scenes_evaluation import *
-
-data_root = 'data/scenes_long'
-num_images = 60_000
 
 model = dict(
     type=ContrastivePretrainer,
@@ -50,45 +45,23 @@ model = dict(
         ),
     ),
 )
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    dataset=dict(
-        type=ImageTextShards,
-        urls=f'{data_root}/shards/train',
-        batch_size=64,
-        samples_per_epoch=num_images,
-        shuffle=2000,
-    ),
-)
 train_cfg = dict(max_steps=14_000)
-optim_wrapper = dict(
-    type=PrecisionOptimWrapper,
-    precision='auto',
-    optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
-)
-param_scheduler = [dict(type=WarmupCosine, warmup=300)]
-custom_hooks = [
-    dict(
+param_scheduler.update(warmup=300)
+custom_hooks = dict(
+    evaluation=dict(type=EvaluationHook, interval=2000, evaluations=scene_evaluations),
+    segmentation=dict(  # at the end only
         type=EvaluationHook,
-        interval=2000,
-        evaluations=[
-            *scene_evaluations,
-        ],
-    ),
-    dict(  # at the end only
-        type=EvaluationHook,
-        evaluations=[
-            dict(
+        evaluations={
+            f'{method}/{split}': dict(
                 type=ZeroShotSegmentation,
                 dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
-                recipe=recipe,
+                recipe=method,
                 slide=dict(),
                 templates=templates,
-                name=f'segmentation_{recipe}/{split}',
+                name=f'segmentation_{method}/{split}',
             )
-            for recipe in ('vanilla', 'maskclip', 'maskclip_no_residual')
+            for method in ('vanilla', 'maskclip', 'maskclip_no_residual')
             for split in splits
-        ],
+        },
     ),
-]
+)

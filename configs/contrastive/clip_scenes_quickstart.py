@@ -13,18 +13,16 @@ longer.
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 
 from clipdense.clip.model import build_clip
 from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.shards import ImageTextShards
 from clipdense.engine.hooks import EvaluationHook
-from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.dense_clip.evaluation import ZeroShotSegmentation
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.scenes_captions import *
     from .._base_.scenes_evaluation import *
 
 num_images = 20_000
@@ -39,31 +37,19 @@ model = dict(
         ),
     ),
 )
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=1,
-    dataset=dict(
-        type=ImageTextShards,
-        urls='data/scenes/shards/train',
-        batch_size=128,
-        samples_per_epoch=num_images,
-        shuffle=2000,
-    ),
+train_dataloader.update(batch_size=128)
+train_dataloader['dataset'].update(
+    urls='data/scenes/shards/train', batch_size=128, samples_per_epoch=num_images
 )
 train_cfg = dict(max_steps=1500)
-optim_wrapper = dict(
-    type=PrecisionOptimWrapper,
-    precision='auto',
-    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
-)
-param_scheduler = [dict(type=WarmupCosine, warmup=50)]
-custom_hooks = [
-    dict(
+optim_wrapper['optimizer'].update(lr=2e-3)
+custom_hooks = dict(
+    evaluation=dict(
         type=EvaluationHook,
-        evaluations=[
-            *scene_evaluations,
-            *[
-                dict(
+        evaluations={
+            **scene_evaluations,
+            **{
+                f'segmentation/{split}': dict(
                     type=ZeroShotSegmentation,
                     dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                     slide=dict(),
@@ -71,7 +57,7 @@ custom_hooks = [
                     name=f'segmentation/{split}',
                 )
                 for split in splits
-            ],
-        ],
+            },
+        },
     ),
-]
+)

@@ -3,9 +3,9 @@
     clipdense test contrastive/zero_shot_cifar100 WEIGHTS
 
 Expects torchvision's folder data/cifar-100-python; nothing is downloaded.  Another place is
-``custom_hooks.0.evaluations.0.dataset.root``.
+``-o custom_hooks.evaluation.evaluations.cifar100.dataset.root=FOLDER``.
 Cost: 10,000 images once through the image tower.
-Score: not measured by us (no weights here).
+Not run here: needs the weights of a published CLIP and CIFAR-100.
 """
 
 from mmengine.config import read_base
@@ -19,16 +19,16 @@ with read_base():
     from .._base_.default_runtime import *
 
 model = dict(type=ContrastivePretrainer, clip='ViT-B-32/openai')  # replaced by WEIGHTS
-custom_hooks = [
-    dict(
+custom_hooks = dict(
+    evaluation=dict(
         type=EvaluationHook,
-        evaluations=[
-            dict(
+        evaluations=dict(
+            cifar100=dict(
                 type=ZeroShotClassification,
                 dataset=dict(type=TorchvisionDataset, name='CIFAR100', root='data', train=False),
                 templates='cifar',
                 name='cifar100',
-            )
-        ],
-    )
-]
+            ),
+        ),
+    ),
+)

@@ -55,7 +55,7 @@ optim_wrapper = dict(
     precision='auto',
     optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05),
 )
-param_scheduler = [dict(type=WarmupCosine, warmup=50)]
+param_scheduler = dict(type=WarmupCosine, warmup=50)
 test_dataloader = dict(
     batch_size=16,
     num_workers=0,
@@ -63,4 +63,4 @@ test_dataloader = dict(
 )
 test_cfg = dict()
 test_evaluator = dict(type=MeanIoU)
-custom_hooks = [dict(type=VocabularyHook, templates=templates)]
+custom_hooks = dict(vocabulary=dict(type=VocabularyHook, templates=templates))

@@ -22,11 +22,11 @@ with read_base():
 
 model = dict(type=DenseCLIP, clip='clip.safetensors')  # replaced by WEIGHTS
 proxy = 'work_dirs/proxy_scenes/proxy.safetensors'
-custom_hooks = [
-    dict(
+custom_hooks = dict(
+    evaluation=dict(
         type=EvaluationHook,
-        evaluations=[
-            dict(
+        evaluations={
+            f'{name}/{split}': dict(
                 type=ZeroShotSegmentation,
                 dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                 recipe='proxyclip',
@@ -36,10 +36,10 @@ custom_hooks = [
                 background_words=[
                     f'{ground} ground' for ground in ('plain', 'sandy', 'rough', 'cloudy', 'woven')
                 ],
-                name=f'{"proxyclip" if trained else "untrained"}/{split}',
+                name=f'{name}/{split}',
             )
-            for trained in (True, False)
+            for name, trained in (('proxyclip', True), ('untrained', False))
             for split in splits
-        ],
-    )
-]
+        },
+    ),
+)

@@ -24,20 +24,20 @@ model = dict(type=DenseCLIP, clip='clip.safetensors')  # replaced by WEIGHTS
 grounds = [f'{ground} ground' for ground in ('plain', 'sandy', 'rough', 'cloudy', 'woven')]
 methods = {
     **{
-        f'{recipe}_{flavour}': dict(recipe=recipe, options=dict(residual=flavour == 'plain'))
-        for recipe in ('vanilla', 'maskclip', 'sclip', 'clearclip', 'naclip')
-        for flavour in ('plain', 'reduced')
+        f'{method}_{flavor}': dict(recipe=method, options=dict(residual=flavor == 'plain'))
+        for method in ('vanilla', 'maskclip', 'sclip', 'clearclip', 'naclip')
+        for flavor in ('plain', 'reduced')
     },
     **{
-        recipe: dict(recipe=recipe)
-        for recipe in ('maskclip_denoised', 'gem', 'clip_surgery', 'sc_clip', 'resclip')
+        method: dict(recipe=method)
+        for method in ('maskclip_denoised', 'gem', 'clip_surgery', 'sc_clip', 'resclip')
     },
 }
-custom_hooks = [
-    dict(
+custom_hooks = dict(
+    evaluation=dict(
         type=EvaluationHook,
-        evaluations=[
-            dict(
+        evaluations={
+            f'{method}/{split}': dict(
                 type=ZeroShotSegmentation,
                 dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
                 slide=dict(),
@@ -48,6 +48,6 @@ custom_hooks = [
             )
             for method, settings in methods.items()
             for split in splits
-        ],
-    )
-]
+        },
+    ),
+)

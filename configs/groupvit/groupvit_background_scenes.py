@@ -12,14 +12,21 @@ times the mIoU of the CLIP itself on base, 1.7 on novel, 1.5 on unseen.  docs/le
 
 from mmengine.config import read_base
 
-with read_base():
-    from .groupvit_scenes import *
+from clipdense.engine.hooks import EvaluationHook
 
-model['clip']['size']['background'] = True
-model['background_weight'] = 1.0
-# the background that was learned needs no threshold
-custom_hooks[1]['evaluations'] += [
-    {**evaluation, 'threshold': None, 'name': evaluation['name'].replace('automatic', 'learned')}
-    for evaluation in custom_hooks[1]['evaluations']
-    if evaluation['threshold'] == 'automatic'
-]
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.groupvit_scenes import *
+    from .._base_.scenes_captions import *
+    from .._base_.scenes_evaluation import *
+
+model['clip']['size'].update(background=True)
+model.update(background_weight=1.0)
+train_dataloader['dataset'].update(tokenizer=noun_prompts)
+optim_wrapper.update(clip_grad=dict(max_norm=5.0))
+optim_wrapper['optimizer'].update(weight_decay=0.05)
+param_scheduler.update(warmup=100)
+custom_hooks = dict(
+    evaluation=dict(type=EvaluationHook, interval=2000, evaluations=scene_evaluations),
+    segmentation=dict(type=EvaluationHook, evaluations={**group_evaluations, **learned_evaluations}),  # at the end only
+)

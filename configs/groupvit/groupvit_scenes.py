@@ -17,31 +17,19 @@ docs/learning_groupvit.md.
 
 from mmengine.config import read_base
 
-from clipdense.data.scenes import SceneSegmentation
 from clipdense.engine.hooks import EvaluationHook
-from clipdense.methods.groupvit.evaluation import GroupSegmentation
 
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.groupvit_scenes import *
+    from .._base_.scenes_captions import *
     from .._base_.scenes_evaluation import *
 
-custom_hooks = [
-    dict(type=EvaluationHook, interval=2000, evaluations=[*scene_evaluations]),
-    dict(  # at the end only
-        type=EvaluationHook,
-        evaluations=[
-            dict(
-                type=GroupSegmentation,
-                dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
-                threshold=threshold,
-                tuning=dict(type=SceneSegmentation, split='base', num_images=num_val, stream='tuning'),
-                slide=dict(),
-                templates=templates,
-                name=f'{name}/{split}',
-            )
-            for name, threshold in (('segmentation', 'shared'), ('automatic', 'automatic'))
-            for split in splits
-        ],
-    ),
-]
+train_dataloader['dataset'].update(tokenizer=noun_prompts)
+optim_wrapper.update(clip_grad=dict(max_norm=5.0))
+optim_wrapper['optimizer'].update(weight_decay=0.05)
+param_scheduler.update(warmup=100)
+custom_hooks = dict(
+    evaluation=dict(type=EvaluationHook, interval=2000, evaluations=scene_evaluations),
+    segmentation=dict(type=EvaluationHook, evaluations=group_evaluations),  # at the end only
+)

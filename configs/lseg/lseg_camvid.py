@@ -82,9 +82,9 @@ optim_wrapper = dict(
     optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
     paramwise_cfg=dict(scratch_lr=1.0),
 )
-param_scheduler = [dict(type=WarmupCosine, warmup=50)]
-custom_hooks = [
-    dict(
+param_scheduler = dict(type=WarmupCosine, warmup=50)
+custom_hooks = dict(
+    vocabulary=dict(
         type=PrecomputedVocabularyHook,
         embeddings=f'{text_root}/lvis_v1_clip_a_cname.npy',
         words=f'{text_root}/lvis_v1_train_cat_info.json',
@@ -101,4 +101,4 @@ custom_hooks = [
             bicyclist='bicycle',
         ),
     ),
-]
+)

@@ -2,41 +2,23 @@
 
     clipdense train lseg/lseg_rn101_fss1000
 
-Cost: not measured here (it needs a GPU and FSS-1000).
-Score: not measured here.  The release gives 84.7 mIoU, and 87.8 with ViT-L/16.
-
-The release trains on each episode's support image too; this recipe sees the query alone.
+The release trains on each episode's support image too; here the model sees the query alone.
+Cost: 4 epochs of FSS-1000.
+Score: the release gives 84.7 mIoU, and 87.8 with ViT-L/16.
+Not run here: needs FSS-1000 and a GPU.
 """
 
 from mmengine.config import read_base
 
 from clipdense.data.few_shot import FSS1000
 from clipdense.evaluation.few_shot import FoldIoU
-from clipdense.methods.lseg.backbones import ResNetPyramid, timm_network
-from clipdense.methods.lseg.episodes import EpisodeLSeg
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.lseg_episodes import *
     from .._base_.lseg_release import *
 
-model = dict(
-    type=EpisodeLSeg,
-    backbone=dict(
-        type=ResNetPyramid,
-        resnet=dict(type=timm_network, name='resnet101.tv_in1k', pretrained=True),
-    ),
-    clip='ViT-B-32/openai',
-    statistics='imagenet',
-)
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=8,
-    dataset=dict(type=FSS1000, root='data/FSS-1000', split='train'),
-)
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    dataset=dict(type=FSS1000, root='data/FSS-1000', split='test'),
-)
+train_dataloader.update(dataset=dict(type=FSS1000, root='data/FSS-1000', split='train'))
+test_dataloader.update(dataset=dict(type=FSS1000, root='data/FSS-1000', split='test'))
 test_evaluator.update(type=FoldIoU)
 train_cfg.update(max_epochs=4)

@@ -39,11 +39,11 @@ model = dict(
     statistics='openai',
 )
 train_cfg = dict(max_steps=800)
-custom_hooks = [
-    dict(type=VocabularyHook, templates=templates),
-    dict(
+custom_hooks = dict(
+    vocabulary=dict(type=VocabularyHook, templates=templates),
+    evaluation=dict(
         type=SegmenterEvaluationHook,
         interval=400,
-        evaluations=[dict(type=SceneSplits, num_images=num_val, templates=templates)],
+        evaluations=dict(scenes=dict(type=SceneSplits, num_images=num_val, templates=templates)),
     ),
-]
+)

@@ -63,11 +63,11 @@ model = dict(
     statistics='openai',
 )
 train_cfg = dict(max_steps=1200)
-custom_hooks = [
-    dict(type=ClosedVocabularyHook),
-    dict(
+custom_hooks = dict(
+    vocabulary=dict(type=ClosedVocabularyHook),
+    evaluation=dict(
         type=SegmenterEvaluationHook,
         interval=400,
-        evaluations=[dict(type=SceneSplits, num_images=num_val, templates='name')],
+        evaluations=dict(scenes=dict(type=SceneSplits, num_images=num_val, templates='name')),
     ),
-]
+)

@@ -32,11 +32,11 @@ model = dict(
     statistics='openai',
 )
 train_cfg = dict(max_steps=1200)
-custom_hooks = [
-    dict(type=VocabularyHook, templates='name'),
-    dict(
+custom_hooks = dict(
+    vocabulary=dict(type=VocabularyHook, templates='name'),
+    evaluation=dict(
         type=SegmenterEvaluationHook,
         interval=400,
-        evaluations=[dict(type=SceneSplits, num_images=num_val, templates='name')],
+        evaluations=dict(scenes=dict(type=SceneSplits, num_images=num_val, templates='name')),
     ),
-]
+)

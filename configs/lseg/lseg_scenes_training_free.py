@@ -22,9 +22,9 @@ model = dict(
     recipe='maskclip',
     slide=dict(),
 )
-custom_hooks = [
-    dict(
+custom_hooks = dict(
+    evaluation=dict(
         type=SegmenterEvaluationHook,
-        evaluations=[dict(type=SceneSplits, num_images=num_val, templates='name')],
+        evaluations=dict(scenes=dict(type=SceneSplits, num_images=num_val, templates='name')),
     ),
-]
+)

@@ -1,12 +1,13 @@
-"""A detector trained on LVIS asked for VOC's 20 classes, without further training: only the words change.
+"""A detector trained on LVIS asked for VOC's 20 classes, without further training: only the class names change.
 
     clipdense test vild/vild_transfer_voc07 WEIGHTS -o test_dataloader.dataset.root=/data/VOC2007
 
-Any other set goes the same way; Objects365, for example, with ``vild_lvis_r50`` itself and
+Any other set goes the same way; Objects365, for example, with ``vild_lvis`` itself and
 ``test_dataloader.dataset.annotations`` and ``.images`` of Objects365.
 
 Cost: no training.
-Score: the paper's ViLD with a ResNet-50 has AP50 72.2; ours is not measured.
+Score: the paper's ViLD with a ResNet-50 has AP50 72.2.
+Not run here: needs weights of a ViLD that was trained on LVIS.
 """
 
 from mmengine.config import read_base

@@ -19,6 +19,7 @@ from clipdense.data.benchmarks import BENCHMARKS, find_benchmark
 from clipdense.methods.dense_clip import grid as grid_module
 from clipdense.methods.dense_clip.benchmark import Source, Weights, build_segmenter, preset_of
 from clipdense.methods.dense_clip.grid import Grid, check_names
+from clipdense.methods.dense_clip.preset_evaluation import PresetSegmentation
 from clipdense.methods.dense_clip.published import published
 from clipdense.methods.dense_clip.reproduce import NotReady, gather, judge, reproduce, same_weights
 from clipdense.methods.dense_clip.tables import comma_separated, markdown
@@ -137,6 +138,16 @@ def test_miou_is_that_of_the_masks(tmp_path, own):
             hits[index] += ((found == index) & (mask == index)).sum()
             unions[index] += ((found == index) | (mask == index)).sum()
     assert cell['miou'] == pytest.approx(100 * (hits / unions).mean(), abs=1e-3)
+
+
+def test_a_config_measures_the_same(own):
+    """``dense_clip/voc21`` and ``clipdense reproduce`` give one number."""
+    weights, method = tiny(), 'sclip'
+    run = gather(method, str(own), '', lambda name: weights, Source(), 'sclip')
+    expected = reproduce(run).cell
+    found = PresetSegmentation(method, str(own), preset='sclip')(weights.clip)
+    for name in ('miou', 'pixel_accuracy', 'mean_accuracy'):
+        assert round(100 * found[f'own/sclip/{name}'], 4) == expected[name]
 
 
 @pytest.mark.usefixtures('small')

@@ -1,15 +1,4 @@
-"""LSeg's recipe on PASCAL VOC 2012: 20 classes and the background.
-
-    torchrun --nproc_per_node 8 tools/train.py configs/lseg/lseg_vit_l_16_voc.py
-
-Any folder in VOC's layout trains the same way: take ``VOCSegmentation`` for ``BenchmarkTraining`` and
-``BenchmarkSegmentation``, as ``lseg_camvid`` does.
-
-Cost: not measured here (it needs GPUs and VOC).
-Score: not measured here; none was published.
-"""
-
-from mmengine.config import read_base
+"""LSeg's model and data as released: ViT-L/16, class names by CLIP ViT-B/32, crops of 480 pixels of ADE20K."""
 
 from clipdense.data.benchmark_training import BenchmarkTraining
 from clipdense.data.benchmarks import BenchmarkSegmentation
@@ -17,11 +6,7 @@ from clipdense.data.segmentation_crops import SegmentationCrops
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
 
-with read_base():
-    from .._base_.default_runtime import *
-    from .._base_.lseg_release import *
-
-data_root = 'data/VOCdevkit/VOC2012'
+data_root = 'data/ADEChallengeData2016'
 
 model = dict(
     type=LSeg,
@@ -31,14 +16,21 @@ model = dict(
         channels=(256, 512, 1024, 1024),
     ),
     clip='ViT-B-32/openai',
-    slide=test_slide,
+    slide=dict(
+        short_side=520,
+        long_side=520,
+        window=480,
+        stride=320,
+        scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+        flip=True,
+    ),
 )
 train_dataloader = dict(
     batch_size=4,
     num_workers=8,
     dataset=dict(
         type=SegmentationCrops,
-        dataset=dict(type=BenchmarkTraining, benchmark='voc21', root=data_root),
+        dataset=dict(type=BenchmarkTraining, benchmark='ade20k', root=data_root),
         size=480,
         long_side=520,
         scale=(0.5, 2.0),
@@ -47,5 +39,5 @@ train_dataloader = dict(
 test_dataloader = dict(
     batch_size=1,
     num_workers=4,
-    dataset=dict(type=BenchmarkSegmentation, benchmark='voc21', root=data_root),
+    dataset=dict(type=BenchmarkSegmentation, benchmark='ade20k', root=data_root),
 )
