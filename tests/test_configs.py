@@ -1,4 +1,4 @@
-"""Every recipe can be read and its model built; on the meta device, the largest is 10 GB."""
+"""Every config can be read and its model built; on the meta device, the largest is 10 GB."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.engine.launch import load_config
+from clipdense.engine.logs import config_text
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / 'configs'
-RECIPES = sorted(path for path in FOLDER.rglob('*.py') if not path.parent.name.startswith('_'))
+CONFIGS = sorted(path for path in FOLDER.rglob('*.py') if not path.parent.name.startswith('_'))
 TINY = ClipSize(VitSize(32, 8, 32, 4, 1, 32, 16), TextSize(32, 1, 1, 32, 16))
 
 
@@ -24,7 +25,7 @@ def name(path: Path) -> str:
     return str(path.relative_to(FOLDER).with_suffix(''))
 
 
-@pytest.mark.parametrize('path', RECIPES, ids=name)
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
 def test_the_model_is_built(path):
     cfg = load_config(path)
     model = cfg.model
@@ -38,15 +39,45 @@ def test_the_model_is_built(path):
         assert sum(parameter.numel() for parameter in build_module(model).parameters()) > 0
 
 
-@pytest.mark.parametrize('path', RECIPES, ids=name)
-def test_the_recipe_says_what_it_costs_and_gives(path):
-    """A docstring with the command, the cost and the score."""
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_the_docstring_says_what_it_costs_and_gives(path):
+    """The command, the cost, and the measured score or, in one line, what a run needs that is not here."""
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring is not None
-    assert any(word in docstring for word in ('tools/train.py', 'clipdense train', 'clipdense test'))
-    assert 'Cost:' in docstring
-    assert 'Score:' in docstring
-    assert path.stem in docstring, 'the command must name this recipe'
+    assert re.search(rf'(tools/train\.py|clipdense (train|test)) \S*{path.stem}\b', docstring), 'no command'
+    lines = docstring.splitlines()
+    assert sum(line.startswith('Cost: ') for line in lines) == 1
+    obstacles = [line for line in lines if re.match('not run', line, re.IGNORECASE)]
+    assert all(re.fullmatch(r'Not run here: needs .+\.', line) for line in obstacles)
+    assert any(line.startswith('Score: ') for line in lines) or obstacles
+    assert len(obstacles) <= 1
+    assert not re.search(r'not (measured|run) (here|by us)|recipe', docstring.replace('Not run here:', ''))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_parts_that_people_change_have_names(path):
+    """Not positions: ``-o custom_hooks.evaluation.interval=100``."""
+    cfg = load_config(path)
+    hooks = cfg.get('custom_hooks', {})
+    assert isinstance(hooks, dict)
+    assert all(isinstance(hook.get('evaluations', {}), dict) for hook in hooks.values())
+    assert isinstance(cfg.get('param_scheduler') or {}, dict)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_options_of_the_docstring_fit(path):
+    """Every ``-o NAME=VALUE`` that the docstring shows is accepted."""
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    options = re.findall(r"(?:-o|--cfg-options) ('[^']+'|[^\s`)]+)", docstring.replace('\\\n', ' '))
+    load_config(path, [option.strip("'") for option in options])
+
+
+def test_a_config_left_by_a_run_reads_the_same(tmp_path):
+    """Names of evaluations hold a slash: 'zero_shot/base'."""
+    cfg = load_config('contrastive/clip_scenes_quickstart')
+    (tmp_path / 'left.py').write_text(config_text(cfg))
+    hooks = load_config(tmp_path / 'left.py').custom_hooks
+    assert list(hooks.evaluation.evaluations) == list(cfg.custom_hooks.evaluation.evaluations)
 
 
 @pytest.mark.parametrize('path', sorted((FOLDER / '_base_').glob('*.py')), ids=name)
@@ -59,19 +90,19 @@ PAGES = [path for path in sorted(DOCS.glob('*.md')) if 'read_base' in path.read_
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
-def test_a_config_of_one_s_own_begins_with_a_recipe(tmp_path, page):
+def test_a_config_of_one_s_own_begins_with_one_of_ours(tmp_path, page):
     """As the documentation shows it, wherever it lies, in a checkout as well as with the wheel."""
     shown = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
     (text,) = (block for block in shown if 'read_base' in block)
     (tmp_path / 'own.py').write_text(text)
-    recipe = re.search(r'from clipdense\.configs\.(\S+) import', text)[1].replace('.', '/')
-    cfg, base = load_config(tmp_path / 'own.py'), load_config(recipe)
+    ours = re.search(r'from clipdense\.configs\.(\S+) import', text)[1].replace('.', '/')
+    cfg, base = load_config(tmp_path / 'own.py'), load_config(ours)
     assert (cfg.model, cfg.default_hooks) == (base.model, base.default_hooks)
     assert cfg.train_dataloader.dataset != base.train_dataloader.dataset
     assert 'mine' in str(cfg.train_dataloader.dataset)
 
 
-def test_a_copied_recipe_is_told_how_to_name_its_bases(tmp_path):
+def test_a_copied_config_is_told_how_to_name_its_bases(tmp_path):
     (tmp_path / 'copied.py').write_text((FOLDER / 'groupvit' / 'groupvit_gcc_yfcc.py').read_text())
     with pytest.raises(InputError, match=r'says `from clipdense\.configs\.FOLDER\.NAME import \*`'):
         load_config(tmp_path / 'copied.py')

@@ -46,12 +46,12 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     begin = time.process_time()
-    runner = train(recipe(options.images, options.steps), options.out.parent, resume=True, seed=options.seed)
+    runner = train(config(options.images, options.steps), options.out.parent, resume=True, seed=options.seed)
     save_backbone(options.out, runner.model.teacher, NAME, ARGUMENTS)
     print(json.dumps({'proxy': str(options.out), 'cpu_seconds': round(time.process_time() - begin)}))
 
 
-def recipe(images: int, steps: int) -> Config:
+def config(images: int, steps: int) -> Config:
     """The whole training."""
     return Config(
         {

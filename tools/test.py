@@ -16,10 +16,18 @@ from clipdense.utils.errors import InputError
 def main() -> int:
     """Exit code: 0, or 2 for bad input; metrics go to stdout as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', help='a config file, or the name of a recipe')
+    parser.add_argument('config', help='a config file, or the name of one of ours')
     parser.add_argument('checkpoint', help='weights, in any format that is read')
     parser.add_argument('--work-dir', help='for logs and results; work_dirs/<name of the config> by default')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='replace entries')
+    parser.add_argument(
+        '--cfg-options',
+        '-o',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='replace entries',
+    )
     parser.add_argument('--verbose', action='store_true', help='show where an error comes from')
     args = parser.parse_args()
     try:

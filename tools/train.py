@@ -15,7 +15,7 @@ from clipdense.utils.errors import InputError
 def main() -> int:
     """Exit code: 0, 2 for bad input, 143 or 130 where a signal stopped the run after a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', help='a config file, or the name of a recipe')
+    parser.add_argument('config', help='a config file, or the name of one of ours')
     parser.add_argument(
         '--work-dir', help='for logs and checkpoints; work_dirs/<name of the config> by default'
     )
@@ -31,7 +31,15 @@ def main() -> int:
         '--resume-strict', action='store_true', help='refuse to fall back to an older checkpoint'
     )
     parser.add_argument('--seed', type=int, help='of weights, order and augmentation')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='replace entries')
+    parser.add_argument(
+        '--cfg-options',
+        '-o',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='replace entries',
+    )
     parser.add_argument('--verbose', action='store_true', help='show where an error comes from')
     args = parser.parse_args()
     resume = args.resume or args.resume_strict

@@ -56,14 +56,14 @@ def run_task(task: str, data: Path, options: argparse.Namespace) -> Iterator[dic
     folder = options.out / task
     proposer = folder / 'rpn' / f'step_{options.steps}.pth'
     if not proposer.is_file():
-        train(recipe('vild/vild_scenes_rpn', task, data, common), folder / 'rpn', resume=True, seed=0)
+        train(config('vild/vild_scenes_rpn', task, data, common), folder / 'rpn', resume=True, seed=0)
     common |= {'model.start': str(proposer), 'train_dataloader.dataset.regions': str(folder / 'regions')}
     embed_regions(
-        recipe('vild/vild_scenes', task, data, common), proposer, folder / 'regions', regions=options.regions
+        config('vild/vild_scenes', task, data, common), proposer, folder / 'regions', regions=options.regions
     )
     for variant in options.variants:
         for seed in options.seeds:
-            cfg = recipe('vild/vild_scenes', task, data, common)
+            cfg = config('vild/vild_scenes', task, data, common)
             cfg.model.roi_head.bbox_head.variant = variant
             place = folder / f'{variant}_{seed}'
             weights = place / f'step_{options.steps}.pth'
@@ -72,8 +72,8 @@ def run_task(task: str, data: Path, options: argparse.Namespace) -> Iterator[dic
             yield {'task': task, 'variant': variant, 'seed': seed, **scores(cfg, task, data, weights, place)}
 
 
-def recipe(name: str, task: str, data: Path, options: dict[str, Any]) -> Config:
-    """A recipe on these data."""
+def config(name: str, task: str, data: Path, options: dict[str, Any]) -> Config:
+    """A config on these data."""
     cfg = load_config(name, options)
     for dataset in (cfg.train_dataloader.dataset, cfg.proposal_dataset):
         dataset.images = str(data / 'coco/images')

@@ -24,10 +24,10 @@ from .options import (
 if TYPE_CHECKING:
     from clipdense.vocab.vocabulary import Vocabulary
 
-Recipe = Annotated[
+DetectorConfig = Annotated[
     str | None,
     typer.Option(
-        '--config', help='Recipe of the detector, where its weights do not tell: a file, or vild/vild_scenes.'
+        '--config', help='Config of the detector, where its weights do not tell: a file, or vild/vild_scenes.'
     ),
 ]
 Checkpoint = Annotated[
@@ -41,7 +41,7 @@ Teacher = Annotated[
 def detect(
     images: Images,
     weights: Checkpoint,
-    config: Recipe = None,
+    config: DetectorConfig = None,
     classes: Classes = None,
     vocab: VocabFile = None,
     preset: NamedVocab = None,
@@ -108,13 +108,13 @@ def detect(
 
 
 def regions(
-    config: Annotated[str, typer.Argument(help='Recipe with the detector, its teacher and the images.')],
+    config: Annotated[str, typer.Argument(help='Config with the detector, its teacher and the images.')],
     checkpoint: Annotated[Path, typer.Argument(help='Weights of a detector trained on base classes.')],
     out: Annotated[Path, typer.Argument(help='Folder of the store, new or begun.')],
     most: Annotated[int, typer.Option('--max', '--regions', min=1, help='Regions of an image.')] = 300,
     workers: Annotated[int, typer.Option(min=0, help='Processes that read and cut images.')] = 0,
     cfg_options: Annotated[
-        list[str] | None, typer.Option('--cfg-options', '-o', help='Change a setting of the recipe.')
+        list[str] | None, typer.Option('--cfg-options', '-o', help='Change a setting of the config.')
     ] = None,
     device: Device = None,
 ) -> None:

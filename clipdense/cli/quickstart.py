@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONFIG = 'contrastive/clip_scenes_quickstart'
 MASKS = 'lseg/lseg_scenes_quickstart'
-MASK_STEPS = 400  # of the recipe's, to stay within the ten minutes
+MASK_STEPS = 400  # of the config's, to stay within the ten minutes
 SPLITS = ('base', 'novel', 'unseen')
 TILE = 224  # pixels of each image in the gallery
 TEMPLATES = ('a {}', 'an image of a {}')
@@ -59,11 +59,11 @@ def quickstart(
     options: dict[str, Any] = {
         'train_dataloader.dataset.urls': str(data / 'shards' / 'train'),
         'train_dataloader.dataset.samples_per_epoch': count,
-        'custom_hooks.0.at_end': False,  # the test below measures the same
+        'custom_hooks.evaluation.at_end': False,  # the test below measures the same
     }
     if steps:
         options['train_cfg.max_steps'] = steps
-        options['param_scheduler.0.warmup'] = min(cfg.param_scheduler[0].warmup, steps - 1)
+        options['param_scheduler.warmup'] = min(cfg.param_scheduler.warmup, steps - 1)
     train(CONFIG, work_dir=weights.parent, seed=seed, options=options)
 
     _say(begin, 'classifying and segmenting held-out scenes')
@@ -73,9 +73,9 @@ def quickstart(
     options = {
         'model.clip': str(weights),
         'train_cfg.max_steps': min(steps or MASK_STEPS, MASK_STEPS),
-        'param_scheduler.0.warmup': min((steps or MASK_STEPS) - 1, MASK_STEPS // 10),
-        'custom_hooks.1.interval': None,  # at the end only
-        'custom_hooks.1.at_end': False,  # and by the test
+        'param_scheduler.warmup': min((steps or MASK_STEPS) - 1, MASK_STEPS // 10),
+        'custom_hooks.evaluation.interval': None,  # at the end only
+        'custom_hooks.evaluation.at_end': False,  # and by the test
     }
     train(MASKS, work_dir=masks.parent, seed=seed, options=options)
     metrics |= test(MASKS, masks, work_dir=out / 'lseg_test', options=options)

@@ -28,7 +28,7 @@ Op = Callable[[Tensor, float, random.Random], Tensor]
 
 @TRANSFORMS.register_module()
 class StrongAugment:
-    """Random crop, mirror, two random operations, and at times an erased rectangle: DeiT's recipe.
+    """Random crop, mirror, two random operations, and at times an erased rectangle: DeiT's augmentation.
 
     Args:
         size: S.

@@ -77,6 +77,8 @@ class Runner(MMEngineRunner):
         """Build a runner from a config, which needs ``model`` and ``work_dir`` only."""
         cfg = cfg.copy() if isinstance(cfg, Config) else Config(cfg)
         cfg.setdefault('default_scope', None)  # configs name classes, not strings
+        if isinstance(cfg.get('param_scheduler'), Mapping):  # MMEngine refuses the None of a removed one
+            cfg.param_scheduler = {k: v for k, v in cfg.param_scheduler.items() if v is not None}
         object.__setattr__(cfg, '_format_python_code', False)  # see logs.config_text
         return super().from_cfg(cfg)
 

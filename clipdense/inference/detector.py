@@ -44,7 +44,7 @@ class Detector:
     Args:
         model: the detector.
         clip: the CLIP that it was taught by, or the text half of it.
-        transforms: mmdet's, such as a resize; what its recipe does to test images.
+        transforms: mmdet's, such as a resize; what its config does to test images.
         templates: 'vild', the name of another set of prompt templates, or the templates.
         cache: whether class embeddings are kept on disk.
     """
@@ -112,22 +112,22 @@ class Detector:
         device: str | None = None,
         cache: bool = True,
     ) -> Detector:
-        """A detector out of its recipe and its weights.
+        """A detector out of its config and its weights.
 
         Args:
-            config: a file, the name of a recipe, or a config; its ``test_dataloader`` says what is done to
-                images.
+            config: a file, the name of a config, or a config object; its ``test_dataloader`` says what is
+                done to images.
             weights: a training checkpoint, or any file of weights that fits.
-            clip: the teacher, where it is not the one of the recipe.
+            clip: the teacher, where it is not the one of the config.
             templates, cache: see the class.
             device: see ``hub.choose_device``.
 
         Raises:
-            InputError: no recipe for a detector, or weights that do not fit or are not finite.
+            InputError: no config of a detector, or weights that do not fit or are not finite.
         """
         cfg = load_config(config)
         if part_class(cfg.get('model')) is not ViLD:
-            raise InputError(f'{config} is no recipe for a detector')
+            raise InputError(f'{config} is not the config of a detector')
         teacher = clip if clip is not None else cfg.model.get('clip')
         if teacher is None:
             raise InputError(f'{config} names no teacher: give clip, the CLIP that the detector learned from')

@@ -113,7 +113,7 @@ def load_segmenter(
 
     Args:
         weights: as ``load`` takes them, or a model.
-        method: name of a training-free recipe, 'maskclip' unless said.
+        method: name of a training-free method, 'maskclip' unless said.
         slide: how images are brought before the tower; a number is the shorter side they are resized to.
         background_threshold: score below which a pixel is background; the method's own unless said.
         device: see ``choose_device``.
@@ -156,7 +156,7 @@ def load_trained(
     """A segmenter as a config describes it, with the weights that training left.
 
     Args:
-        config: a file, or the name of a recipe.
+        config: a file, or the name of a config.
         weights: a checkpoint whose names and shapes fit; for a training-free model those of its CLIP.
         device: see ``choose_device``.
         options: ``['key.of.entry=value', ...]`` or a dict, replacing entries of the config.

@@ -1,4 +1,4 @@
-"""LSeg's model and data as released: ViT-L/16, class names by CLIP ViT-B/32, crops of 480 pixels of ADE20K."""
+"""LSeg's model and data as released: ViT-L/16, the text tower of CLIP ViT-B/32, crops of ADE20K."""
 
 from clipdense.data.benchmark_training import BenchmarkTraining
 from clipdense.data.benchmarks import BenchmarkSegmentation

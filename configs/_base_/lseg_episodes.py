@@ -1,7 +1,7 @@
 """LSeg with a ResNet-101 on one class against the others.  Configs name the episodes.
 
-The release trains on each episode's support image too; here the model sees the query alone.  The release stops
-after 3 epochs; its rate still follows a schedule of 240.
+The release trains on each episode's support image too; here the model sees the query alone.  The release
+stops after 3 epochs; its rate still follows a schedule of 240.
 """
 
 from clipdense.methods.lseg.backbones import ResNetPyramid, timm_network

@@ -28,5 +28,7 @@ optim_wrapper['optimizer'].update(weight_decay=0.05)
 param_scheduler.update(warmup=100)
 custom_hooks = dict(
     evaluation=dict(type=EvaluationHook, interval=2000, evaluations=scene_evaluations),
-    segmentation=dict(type=EvaluationHook, evaluations={**group_evaluations, **learned_evaluations}),  # at the end only
+    segmentation=dict(
+        type=EvaluationHook, evaluations={**group_evaluations, **learned_evaluations}
+    ),  # at the end only
 )

@@ -16,7 +16,6 @@ and 50.8 / 23.7 / 27.5 with RedCaps12M in place of YFCC14M.
 Not run here: needs the released weights and the data sets.
 """
 
-
 from mmengine.config import read_base
 
 from clipdense.data.benchmarks.reader import BenchmarkSegmentation

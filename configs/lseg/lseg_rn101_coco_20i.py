@@ -7,8 +7,8 @@
 
 The release trains on each episode's support image too; here the model sees the query alone.
 Cost: 4 epochs of 40,000 episodes for each fold.
-Score: the release gives 22.1, 25.1, 24.9 and 21.5 mIoU by fold, 23.4 on average.  Users of the release did not
-reach these (isl-org/lang-seg issues 19, 36).
+Score: the release gives 22.1, 25.1, 24.9 and 21.5 mIoU by fold, 23.4 on average.  Users of the release did
+not reach these (isl-org/lang-seg issues 19, 36).
 Not run here: needs COCO 2014 and a GPU.
 """
 

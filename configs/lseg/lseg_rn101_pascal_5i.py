@@ -7,8 +7,8 @@
 
 The release trains on each episode's support image too; here the model sees the query alone.
 Cost: 4 epochs of PASCAL-5i for each fold.
-Score: the release gives 52.8, 53.8, 44.4 and 38.5 mIoU by fold, 47.4 on average.  Users of the release did not
-reach these (isl-org/lang-seg issues 19, 36).
+Score: the release gives 52.8, 53.8, 44.4 and 38.5 mIoU by fold, 47.4 on average.  Users of the release did
+not reach these (isl-org/lang-seg issues 19, 36).
 Not run here: needs VOC with the masks of SBD and a GPU.
 """
 

@@ -9,8 +9,10 @@ The published variants, each by its options, with the paper's mask APr / APc / A
 
     R50            16.1 / 20.0 / 28.3 / 22.5
     R50 ensemble   16.6 / 24.6 / 30.3 / 25.5  -o model.roi_head.bbox_head.variant=ensemble
-    R152           19.6 / 21.6 / 28.5 / 24.0  -o model.backbone.depth=152 -o model.roi_head.distill_weight=1.0
-    R152 ensemble  19.2 / 24.8 / 30.8 / 26.2  -o model.backbone.depth=152 -o model.roi_head.distill_weight=2.0 \
+    R152           19.6 / 21.6 / 28.5 / 24.0  -o model.backbone.depth=152 \
+                                              -o model.roi_head.distill_weight=1.0
+    R152 ensemble  19.2 / 24.8 / 30.8 / 26.2  -o model.backbone.depth=152 \
+                                              -o model.roi_head.distill_weight=2.0 \
                                               -o model.roi_head.bbox_head.variant=ensemble
 
 Departure: regions of which less than half is left after cropping are not distilled.

@@ -1,4 +1,4 @@
-"""A detector trained on LVIS asked for VOC's 20 classes, without further training: only the class names change.
+"""A detector that was trained on LVIS, tested on VOC's 20 classes without further training.
 
     clipdense test vild/vild_transfer_voc07 WEIGHTS -o test_dataloader.dataset.root=/data/VOC2007
 

@@ -30,8 +30,8 @@ def _small(patch):
         cfg = load(config, options)
         if 'num_val' in cfg:
             cfg.num_val = 12
-            for hook in cfg.custom_hooks:
-                for evaluation in hook.get('evaluations', ()):
+            for hook in cfg.custom_hooks.values():
+                for evaluation in hook.get('evaluations', {}).values():
                     part = evaluation.get('dataset', evaluation)
                     part['num_images'] = 12
         return cfg

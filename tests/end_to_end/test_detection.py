@@ -1,4 +1,4 @@
-"""Recipes of ViLD from scenes on disk to scores, and whether the teacher helps."""
+"""Configs of ViLD from scenes on disk to scores, and whether the teacher helps."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ HELD_OUT = ('yellow', 'star')  # words of novel classes
 
 
 def write(folder, count):
-    """Images of base and novel classes, all of them labelled: recipes choose what they see."""
+    """Images of base and novel classes, all of them labelled: configs choose what they see."""
     both = ('base', 'novel')
     sets = [ImageSet('train', count, both, both), ImageSet('val', max(count // 8, 4), both, both)]
     write_coco(Scenes('standard', image_size=96), folder, sets)
     return folder
 
 
-def recipe(folder, name, variant, **options):
-    """A recipe of scenes on the images of ``folder``."""
+def make_config(folder, name, variant, **options):
+    """A config of scenes on the images of ``folder``."""
     return load_config(
         f'vild/{name}',
         {
@@ -59,14 +59,14 @@ def untrained_clip(folder):
 
 @pytest.mark.parametrize('variant', ['vild', 'ensemble'])
 def test_the_whole_way(tmp_path, variant):
-    """Proposer, teacher's embeddings, detector, scores; each by its recipe, two steps long."""
+    """Proposer, teacher's embeddings, detector, scores; each by its config, two steps long."""
     folder = write(tmp_path / 'scenes', 8)
     common = {'model.clip': untrained_clip(tmp_path), 'train_cfg.max_steps': 2}
     common['train_dataloader.batch_size'] = 2
-    train(recipe(folder, 'vild_scenes_rpn', 'text', **common), tmp_path / 'rpn')
+    train(make_config(folder, 'vild_scenes_rpn', 'text', **common), tmp_path / 'rpn')
     proposer = tmp_path / 'rpn/step_2.pth'
     regions = tmp_path / 'regions'
-    cfg = recipe(
+    cfg = make_config(
         folder,
         'vild_scenes',
         variant,
@@ -130,10 +130,10 @@ def test_the_teacher_teaches_words_that_no_box_names(tmp_path):
     scores = {}
     for variant in ('text', 'vild'):
         options = {'model.clip': untrained_clip(tmp_path), 'train_cfg.max_steps': 400}
-        cfg = recipe(folder, 'vild_scenes_rpn', variant, **options)
+        cfg = make_config(folder, 'vild_scenes_rpn', variant, **options)
         cfg.train_dataloader.dataset.update(classes=seen, regions=str(tmp_path / 'regions'))
         cfg.test_dataloader.dataset.update(classes=names, novel=[name for name in names if name not in seen])
-        cfg.custom_hooks = [dict(type=WordVectors)]
+        cfg.custom_hooks = dict(vocabulary=dict(type=WordVectors))
         train(cfg, tmp_path / variant)
         scores[variant] = measure(cfg, tmp_path / variant / 'step_400.pth', tmp_path / 'test')
     assert scores['text']['base/AP50'] > 0.2

@@ -31,7 +31,8 @@ model = dict(type=nn.Linear, in_features=size, out_features=2)
 train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(type='Absent'))
 train_cfg = dict(type=TrainLoop, max_steps=3)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=0.1))
-param_scheduler = [dict(type=WarmupCosine, warmup=1)]
+param_scheduler = dict(type=WarmupCosine, warmup=1)
+transforms = [dict(size=1)]
 """
 
 
@@ -75,7 +76,7 @@ def test_parse_options_refuses(text):
         ('optim_wrapper.max_skips=0.5', lambda cfg: cfg.optim_wrapper.max_skips),
         ('train_dataloader.prefetch_factor=0.5', lambda cfg: cfg.train_dataloader.prefetch_factor),
         ('train_cfg.val_interval=0.5', lambda cfg: cfg.train_cfg.val_interval),
-        ('param_scheduler.0.final=0.5', lambda cfg: cfg.param_scheduler[0].final),
+        ('param_scheduler.final=0.5', lambda cfg: cfg.param_scheduler.final),
         ('load_from=0.5', lambda cfg: cfg.load_from),
         ('env_cfg=0.5', lambda cfg: cfg.env_cfg),
         ('sync_bn=0.5', lambda cfg: cfg.sync_bn),
@@ -92,7 +93,7 @@ UNFIT = {
     'parent': ('optim_wraper.optimizer.lr=1', "no 'optim_wraper'. Did you mean 'optim_wrapper'"),
     'top': ('load_form=x', "'load_form' is not known there. Did you mean 'load_from'"),
     'loader': ('train_dataloader.batchsize=1', "Did you mean 'batch_size'"),
-    'list': ('param_scheduler.3.warmup=1', "no 'param_scheduler.3'"),
+    'list': ('transforms.3.size=1', "no 'transforms.3'"),
     'inside a number': ('size.x=1', "'x' is not known there"),
 }
 
@@ -126,7 +127,7 @@ def test_mistakes_in_a_config(tmp_path, extra, message):
     [
         ('tiny_recipy.py', "Did you mean '.*tiny_recipe.py'"),
         ('notes.txt', 'not a config'),
-        ('contrastive/clip_vit_b_32_opnai', "Did you mean 'contrastive/clip_vit_b_32_openai'"),
+        ('contrastive/clip_opnai', "Did you mean 'contrastive/clip_openai'"),
     ],
 )
 def test_unknown_config(recipe, name, message):
@@ -139,15 +140,15 @@ def test_unknown_config(recipe, name, message):
 @pytest.mark.parametrize(
     'name',
     [
-        'contrastive/clip_vit_b_32_openai',
-        'clip_vit_b_32_openai',
-        'clip_vit_b_32_openai.py',
-        'configs/contrastive/clip_vit_b_32_openai.py',
+        'contrastive/clip_openai',
+        'clip_openai',
+        'clip_openai.py',
+        'configs/contrastive/clip_openai.py',
     ],
 )
 def test_recipes_are_found_by_name(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert Path(launch.load_config(name).filename).stem == 'clip_vit_b_32_openai'
+    assert Path(launch.load_config(name).filename).stem == 'clip_openai'
 
 
 @pytest.mark.parametrize('layout', ['checkout', 'wheel'])

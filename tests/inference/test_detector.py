@@ -301,7 +301,7 @@ def test_unreadable_images(detector, files, tmp_path):
     [
         (
             lambda files: Detector.from_config('contrastive/clip_scenes', files / 'weights.pth'),
-            'is no recipe for a detector',
+            'is not the config of a detector',
         ),
         (lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'none.pth'), 'none.pth'),
         (lambda files: Detector.from_pretrained(files / 'weights.pth'), 'give its config too'),

@@ -51,8 +51,8 @@ def vild(options: Options) -> Found:
 
 
 def detector(count: int, options: Options) -> ViLD:
-    """The published ResNet-50 recipe with random weights and words."""
-    cfg = load_config('vild/vild_lvis_r50').model
+    """The published ResNet-50 detector with random weights and words."""
+    cfg = load_config('vild/vild_lvis').model
     cfg.clip = None
     shared_settings(cfg)
     model = build_module(cfg)
@@ -67,7 +67,7 @@ def mask_rcnn(count: int, options: Options, head: str) -> Any:
     from mmdet.models import ConvFCBBoxHead, MaskRCNN, Shared2FCBBoxHead, StandardRoIHead
     from mmdet.registry import MODELS
 
-    cfg = load_config('vild/vild_lvis_r50').model
+    cfg = load_config('vild/vild_lvis').model
     shared_settings(cfg)
     cfg.pop('clip')
     cfg.type, cfg.roi_head.type = MaskRCNN, StandardRoIHead

@@ -38,7 +38,7 @@ class ContrastivePretrainer(BaseModel):
         phrase_weight: of a multi-label loss between the patches of an image, pooled by log-sum-exp, and the
             phrases of its caption; the data has ``NounPrompts`` for its tokenizer.
         phrase_patches: what a patch is: 'values', what it would give a token that attends to it alone in the
-            last block, or 'last', as that block leaves it.  The recipes 'maskclip_no_residual' and 'vanilla'
+            last block, or 'last', as that block leaves it.  The methods 'maskclip_no_residual' and 'vanilla'
             of ``dense_clip`` segment with these.
         equal_texts_match: phrases that several captions of the batch have are right for all of them; without
             it they are so for their own image alone.
@@ -48,7 +48,7 @@ class ContrastivePretrainer(BaseModel):
     """
 
     clip: CLIP
-    weights_argument = 'clip'  # a test takes weights of any size, whatever the recipe would train
+    weights_argument = 'clip'  # a test takes weights of any size, whatever the config would train
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Any:
     """The detector that the weights are of."""
-    cfg = load_config('vild/vild_lvis_r50').model
+    cfg = load_config('vild/vild_lvis').model
     cfg.clip = None
     blocks = tuple(
         len({name.split('.')[2] for name in state if name.startswith(f'backbone.layer{stage}.')})

@@ -1,4 +1,4 @@
-"""The parts of mmdet that recipes are made of, imported behind the stand-in for compiled mmcv."""
+"""The parts of mmdet that configs are made of, imported behind the stand-in for compiled mmcv."""
 
 from mmdet.models import (
     FPN,

@@ -183,7 +183,7 @@ def embed_regions(
     Started by torchrun, the processes share the images.
 
     Args:
-        config: a file, a recipe's name or a config, with ``model`` and ``proposal_dataset``.
+        config: a file, the name of a config or a config object, with ``model`` and ``proposal_dataset``.
         checkpoint: weights of the detector; only backbone, neck and RPN are used.
         out: folder of the store.
         options: ``key.of.entry=value``, replacing entries of the config.
@@ -198,7 +198,7 @@ def embed_regions(
         raise InputError(f'{config} says no proposal_dataset: the images without random transforms')
     model = build_module(cfg.model)
     if not isinstance(model, ViLD):
-        raise InputError(f'{config} is no recipe for a detector')
+        raise InputError(f'{config} is not the config of a detector')
     model.take_proposer(checkpoint)
     dataset = build(cfg.proposal_dataset, DATASETS)
     with processes_of_torchrun():

@@ -29,7 +29,7 @@ OFFICIAL = {
 def official(variant):
     """Random weights of a ResNet-50 under DetPro's names; the background as a layer of one input."""
     torch.manual_seed(0)
-    cfg = load_config('vild/vild_lvis_r50').model
+    cfg = load_config('vild/vild_lvis').model
     cfg.clip = None
     cfg.rpn_head.num_convs = 1
     cfg.roi_head.bbox_head.update(fc_norm=False, variant=variant, fc_out_channels=1024)

@@ -1,4 +1,4 @@
-"""The recipes, in small: train from shards, go on after a stop, load what was written, segment with it."""
+"""The config in small: train from shards, go on after a stop, load what was written, segment with it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture
-def recipe(shards):
-    """``recipe(steps) -> Config`` of groupvit_scenes, tiny and without its evaluations."""
+def make_config(shards):
+    """``make_config(steps) -> Config`` of groupvit_scenes, tiny and without its evaluations."""
 
     def make(steps, **model):
         cfg = load_config('groupvit/groupvit_scenes', {'model.start': None})
@@ -38,16 +38,16 @@ def recipe(shards):
         cfg.train_dataloader.dataset.update(urls=str(shards), batch_size=4, samples_per_epoch=8, shuffle=0)
         cfg.train_cfg.max_steps = steps
         cfg.default_hooks.checkpoint.interval = 2
-        cfg.custom_hooks = []
+        cfg.custom_hooks = {}
         return cfg
 
     return make
 
 
 @pytest.mark.parametrize('model', [{}, {'background_weight': 0.5}], ids=['released', 'with background'])
-def test_train_stop_go_on_and_segment(recipe, tmp_path, model):
+def test_train_stop_go_on_and_segment(make_config, tmp_path, model):
     def cut(steps, folder, resume=False):
-        cfg = recipe(steps, **model)
+        cfg = make_config(steps, **model)
         cfg.model.clip.size.background = bool(model)
         return train(cfg, work_dir=tmp_path / folder, resume=resume)
 
@@ -70,11 +70,11 @@ def test_train_stop_go_on_and_segment(recipe, tmp_path, model):
     assert 0 <= metrics['mIoU'] <= 1
 
 
-def test_the_evaluations_of_the_recipe_run(recipe, tmp_path):
-    cfg = recipe(1)
-    hooks = load_config('groupvit/groupvit_scenes').custom_hooks
-    evaluations = hooks[-1].evaluations[:1]
-    evaluations[0].dataset.num_images = evaluations[0].tuning.num_images = 2
-    cfg.custom_hooks = [{**hooks[-1], 'evaluations': evaluations}]
+def test_the_evaluations_of_the_config_run(make_config, tmp_path):
+    cfg = make_config(1)
+    hook = load_config('groupvit/groupvit_scenes').custom_hooks.segmentation
+    evaluation = hook.evaluations['segmentation/base']
+    evaluation.dataset.num_images = evaluation.tuning.num_images = 2
+    cfg.custom_hooks = {'segmentation': {**hook, 'evaluations': {'base': evaluation}}}
     runner = train(cfg, work_dir=tmp_path / 'run')
     assert runner.message_hub.get_scalar('val/segmentation/base/oracle').current() > 0
