@@ -19,18 +19,37 @@ def _child(name: str, parent: Registry | None, locations: list[str]) -> Registry
     return Registry(name, parent=parent, scope='clipdense', locations=locations)
 
 
+# Modules that register something: imported when a config names a part by a string.
+_DATA = [
+    f'clipdense.data.{name}'
+    for name in (
+        'augment',
+        'classification.datasets',
+        'image_text.datasets',
+        'image_text.noun_prompts',
+        'image_text.shards',
+        'scenes',
+        'segmentation.crops',
+        'segmentation.datasets',
+        'segmentation.few_shot',
+        'segmentation.published',
+        'transforms',
+    )
+]
+_EVALUATION = [f'clipdense.evaluation.{name}' for name in ('classification', 'mean_iou', 'retrieval')]
+
 MODELS = _child(
     'model',
     mmengine_registry.MODELS,
     ['clipdense.clip.model', 'clipdense.data.preprocessor', 'clipdense.methods'],
 )
-DATASETS = _child('dataset', mmengine_registry.DATASETS, ['clipdense.data'])
-TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, ['clipdense.data'])
-METRICS = _child('metric', mmengine_registry.METRICS, ['clipdense.evaluation'])
+DATASETS = _child('dataset', mmengine_registry.DATASETS, _DATA)
+TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, _DATA)
+METRICS = _child('metric', mmengine_registry.METRICS, _EVALUATION)
 HOOKS = _child('hook', mmengine_registry.HOOKS, ['clipdense.engine'])
 RUNNERS = _child('runner', mmengine_registry.RUNNERS, ['clipdense.engine'])
 LOOPS = _child('loop', mmengine_registry.LOOPS, ['clipdense.engine'])
-EVALUATIONS = _child('evaluation', None, ['clipdense.evaluation'])
+EVALUATIONS = _child('evaluation', None, _EVALUATION)
 
 
 def build(part: Any, registry: Registry) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.engine.launch import load_config
+from clipdense.config import load_config
 from clipdense.engine.logs import config_text
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError

@@ -17,9 +17,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from clipdense.config import load_config, parse_options
 from clipdense.data.scenes import SPLITS, write_scenes
-from clipdense.engine.launch import load_config, parse_options, train
 from clipdense.engine.launch import test as measure
+from clipdense.engine.launch import train
 from clipdense.methods.vild.region_embeddings import embed_regions
 
 VARIANTS = ('text', 'image', 'vild', 'ensemble')

@@ -13,7 +13,7 @@ import typer
 from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, refuse_existing, weight_overrides
 
 if TYPE_CHECKING:
-    from clipdense.data.benchmarks.voc_folders import VocFolder
+    from clipdense.data.segmentation.published.voc_folders import VocFolder
     from clipdense.methods.dense_clip.benchmark import Source
     from clipdense.methods.dense_clip.benchmark import Weights as NamedWeights
 
@@ -52,10 +52,10 @@ def prepare(
 
     Example: `clipdense prepare coco_stuff data/coco_stuff164k --workers 4`
     """
-    from clipdense.data.benchmarks import BENCHMARKS, find_benchmark, find_files, find_root
-    from clipdense.data.benchmarks.prepare import CONVERSIONS
-    from clipdense.data.benchmarks.prepare import prepare as convert
-    from clipdense.data.benchmarks.voc_folders import VOC_FOLDERS
+    from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark, find_files, find_root
+    from clipdense.data.segmentation.published.prepare import CONVERSIONS
+    from clipdense.data.segmentation.published.prepare import prepare as convert
+    from clipdense.data.segmentation.published.voc_folders import VOC_FOLDERS
 
     if dataset.lower() in VOC_FOLDERS:
         _prepare_voc_folder(VOC_FOLDERS[dataset.lower()], root, None if check else source, workers)
@@ -83,7 +83,7 @@ def prepare(
 
 
 def _prepare_voc_folder(dataset: VocFolder, root: Path, source: Path | None, workers: int) -> None:
-    from clipdense.data.benchmarks.voc_folders import describe_folder, prepare_folder
+    from clipdense.data.segmentation.published.voc_folders import describe_folder, prepare_folder
 
     report = prepare_folder(dataset, root, source, workers) if source else None
     if report:
@@ -164,7 +164,7 @@ def bench_segmentation(
 
     Example: `clipdense bench-segmentation --methods vanilla,sclip --datasets voc21,data/my_voc`
     """
-    from clipdense.data.benchmarks import BENCHMARKS
+    from clipdense.data.segmentation.published import BENCHMARKS
     from clipdense.methods.dense_clip.grid import Grid, check_names
     from clipdense.methods.dense_clip.recipes import RECIPES
 

@@ -40,8 +40,9 @@ def quickstart(
     """
     import torch
 
+    from clipdense.config import load_config
     from clipdense.data.scenes.writers import write_scenes
-    from clipdense.engine.launch import load_config, test, train
+    from clipdense.engine.launch import test, train
     from clipdense.inference.results import write_json
     from clipdense.inference.segmenter import Segmenter
 
@@ -113,7 +114,7 @@ def _pair(metrics: Mapping[str, float], score: str, chance: str) -> tuple[str, s
 
 def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, columns: int = 3) -> None:
     """A row for each split: images, and what the model says and segments with all names offered."""
-    from clipdense.data.segmentation import VOCSegmentation
+    from clipdense.data.segmentation.datasets import VOCSegmentation
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_image
     from clipdense.utils.drawing import gallery

@@ -102,7 +102,7 @@ def segment(
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
-    from clipdense.engine.launch import parse_options
+    from clipdense.config import parse_options
     from clipdense.inference.segmenter import Segmenter
     from clipdense.utils.image_files import list_images
 

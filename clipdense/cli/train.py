@@ -49,7 +49,7 @@ def nouns(
 
     Example: `clipdense nouns data/cc3m data/cc3m_nouns`
     """
-    from clipdense.data.noun_prompts import add_nouns
+    from clipdense.data.image_text.noun_prompts import add_nouns
     from clipdense.vocab.noun_phrases import Kind, NounExtractor
 
     written = add_nouns(shards, out, NounExtractor(cast(Kind, kind), tagger), captions)

@@ -2,7 +2,7 @@
 
 from .checkpointing import CheckpointHook
 from .hooks import EvaluationHook, ProgressHook, VocabularyHook
-from .launch import load_config, parse_options, test, train
+from .launch import test, train
 from .loops import TrainLoop
 from .optimizer import (
     DecayGroupsConstructor,
@@ -30,9 +30,7 @@ __all__ = [
     'WarmupCosine',
     'average_gradients',
     'cached_step',
-    'load_config',
     'parameter_groups',
-    'parse_options',
     'random_state_kept',
     'resolve_precision',
     'split_batch',

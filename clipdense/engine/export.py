@@ -8,12 +8,12 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from clipdense.clip import checkpoint
+from clipdense.clip import self_describing as portable
 from clipdense.clip.model import CLIP
 from clipdense.registry import HOOKS
 from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError
 
-from . import portable
 from .train_step import unwrapped
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-from collections.abc import Mapping
 from pprint import pformat
-from typing import Any
 
 import mmengine
 import torch
 from mmengine.config import Config
 
-from clipdense.utils.errors import InputError
+from clipdense.config import plain_config
 
 _WIDTH = 110
 _NOISE = 'has no metainfo'  # MMEngine warns of datasets without it, which need none
@@ -55,29 +53,6 @@ def config_text(config: Config) -> str:
         )
         + '\n'
     )
-
-
-def plain_config(value: Any, strict: bool = False) -> Any:
-    """Entries of a config as plain data, classes and functions as dotted names.
-
-    Args:
-        value: a config, or a part of one.
-        strict: refuse objects, instead of leaving a note in their place.
-
-    Raises:
-        InputError: with ``strict``, an object.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain_config(item, strict) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain_config(item, strict) for item in value)
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if hasattr(value, '__qualname__'):
-        return f'{value.__module__}.{value.__qualname__}'
-    if strict:
-        raise InputError(f'the config holds a {type(value).__name__}, which is no plain data')
-    return f'<{type(value).__name__}>'
 
 
 def _screens(logger: logging.Logger) -> list[logging.StreamHandler]:

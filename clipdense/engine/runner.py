@@ -25,14 +25,15 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from clipdense.clip import self_describing as portable
 from clipdense.layers.batch_norm import synchronise
 from clipdense.registry import RUNNERS, entries
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError
 from clipdense.utils.files import atomic_write
 from clipdense.weights.io import read_weights
+from clipdense.weights.strict import load_strict
 
-from . import portable
 from .checkpointing import (
     CheckpointHook,
     hub_state,
@@ -44,7 +45,7 @@ from .checkpointing import (
 from .hooks import ProgressHook
 from .logs import config_text, environment, make_plain, set_screen_level
 from .loops import TrainLoop, build_loader
-from .model_weights import clip_weights, is_clip_alone, load_strict, model_meta
+from .model_weights import clip_weights, is_clip_alone, model_meta
 from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
 from .resume import Position, random_state
 from .train_step import DistributedModel, unwrapped

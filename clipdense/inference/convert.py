@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from clipdense.clip import self_describing as portable
 from clipdense.clip.checkpoint import convert as convert_clip
 from clipdense.clip.checkpoint import open_weights
-from clipdense.engine import portable
 from clipdense.methods.groupvit import checkpoint as groupvit
 from clipdense.methods.groupvit.model import GroupVit
 from clipdense.methods.lseg import checkpoint as lseg

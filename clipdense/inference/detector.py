@@ -14,12 +14,11 @@ from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
+from clipdense.clip import self_describing as portable
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
+from clipdense.config import load_config, part_class
 from clipdense.data.detection.transforms import PackDetection
-from clipdense.engine import portable
-from clipdense.engine.launch import load_config, part_class
-from clipdense.engine.model_weights import load_strict
 from clipdense.methods.vild import checkpoint as detpro
 from clipdense.methods.vild.detector import ViLD
 from clipdense.methods.vild.postprocess import threshold_of_each_class
@@ -29,6 +28,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
+from clipdense.weights.strict import load_strict
 
 from .hub import as_vocabulary, choose_device, load_clip
 from .results import Detections

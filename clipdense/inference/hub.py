@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from clipdense.clip import checkpoint as clip_checkpoint
+from clipdense.clip import self_describing as portable
 from clipdense.clip.model import CLIP
-from clipdense.engine import portable
-from clipdense.engine.launch import load_config, part_class
-from clipdense.engine.model_weights import load_strict
+from clipdense.config import load_config, part_class
 from clipdense.methods.dense_clip.segmenter import DenseCLIP, default_slide
 from clipdense.methods.groupvit import checkpoint as groupvit_checkpoint
 from clipdense.methods.groupvit.model import GroupVit
@@ -27,6 +26,7 @@ from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
+from clipdense.weights.strict import load_strict
 
 
 def load(

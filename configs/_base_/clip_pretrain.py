@@ -3,7 +3,7 @@
 from torch.optim import AdamW
 
 from clipdense.clip.model import build_clip
-from clipdense.data.shards import ImageTextShards
+from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.data.transforms import SquareCrop
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer

@@ -3,8 +3,8 @@
 from torch.optim import AdamW
 
 from clipdense.data.augment import StrongAugment
-from clipdense.data.noun_prompts import NounPrompts
-from clipdense.data.shards import ImageTextShards
+from clipdense.data.image_text.noun_prompts import NounPrompts
+from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer

@@ -1,8 +1,8 @@
 """LSeg's model and data as released: ViT-L/16, the text tower of CLIP ViT-B/32, crops of ADE20K."""
 
-from clipdense.data.benchmark_training import BenchmarkTraining
-from clipdense.data.benchmarks import BenchmarkSegmentation
-from clipdense.data.segmentation_crops import SegmentationCrops
+from clipdense.data.segmentation.crops import SegmentationCrops
+from clipdense.data.segmentation.published import BenchmarkSegmentation
+from clipdense.data.segmentation.published.training import BenchmarkTraining
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
 

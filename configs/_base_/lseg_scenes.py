@@ -3,7 +3,7 @@
 from torch.optim import AdamW
 
 from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.segmentation_crops import SegmentationCrops
+from clipdense.data.segmentation.crops import SegmentationCrops
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.lseg.training import ScratchFaster
 

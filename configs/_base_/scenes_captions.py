@@ -2,8 +2,8 @@
 
 from torch.optim import AdamW
 
-from clipdense.data.noun_prompts import NounPrompts
-from clipdense.data.shards import ImageTextShards
+from clipdense.data.image_text.noun_prompts import NounPrompts
+from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 
 data_root = 'data/scenes_long'

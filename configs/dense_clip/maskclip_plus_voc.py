@@ -16,8 +16,8 @@ from mmengine.config import read_base
 from torch.optim import SGD
 from torchvision.models.segmentation import deeplabv3_resnet101
 
-from clipdense.data.segmentation import VOCSegmentation
-from clipdense.data.segmentation_crops import SegmentationCrops
+from clipdense.data.segmentation.crops import SegmentationCrops
+from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.mean_iou import MeanIoU

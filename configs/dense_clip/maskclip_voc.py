@@ -9,7 +9,7 @@ protocol: 43.4 mIoU on VOC21.
 
 from mmengine.config import read_base
 
-from clipdense.data.segmentation import VOCSegmentation
+from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.evaluation.mean_iou import MeanIoU
 from clipdense.methods.dense_clip.segmenter import DenseCLIP

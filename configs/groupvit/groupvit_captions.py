@@ -16,8 +16,8 @@ from mmengine.config import read_base
 from torch.optim import AdamW
 
 from clipdense.data.augment import StrongAugment
-from clipdense.data.image_text import CsvPairs
-from clipdense.data.noun_prompts import NounPrompts
+from clipdense.data.image_text.datasets import CsvPairs
+from clipdense.data.image_text.noun_prompts import NounPrompts
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer

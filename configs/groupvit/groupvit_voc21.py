@@ -18,7 +18,7 @@ Not run here: needs the released weights and the data sets.
 
 from mmengine.config import read_base
 
-from clipdense.data.benchmarks.reader import BenchmarkSegmentation
+from clipdense.data.segmentation.published.reader import BenchmarkSegmentation
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.evaluation.mean_iou import MeanIoU
 from clipdense.methods.groupvit.model import build_group_vit

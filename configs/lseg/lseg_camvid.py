@@ -17,8 +17,8 @@ from mmengine.config import read_base
 from torch.optim import AdamW
 
 from clipdense.clip.resnet import ModifiedResNet
-from clipdense.data.segmentation import VOCSegmentation
-from clipdense.data.segmentation_crops import SegmentationCrops, ZeroShotSplit
+from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
+from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.mean_iou import MeanIoU
 from clipdense.methods.lseg.backbones import ResNetPyramid

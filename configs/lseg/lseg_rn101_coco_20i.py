@@ -14,7 +14,7 @@ Not run here: needs COCO 2014 and a GPU.
 
 from mmengine.config import read_base
 
-from clipdense.data.few_shot import CocoFold
+from clipdense.data.segmentation.few_shot import CocoFold
 from clipdense.evaluation.few_shot import FoldIoU
 
 with read_base():

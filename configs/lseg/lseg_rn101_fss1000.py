@@ -10,7 +10,7 @@ Not run here: needs FSS-1000 and a GPU.
 
 from mmengine.config import read_base
 
-from clipdense.data.few_shot import FSS1000
+from clipdense.data.segmentation.few_shot import FSS1000
 from clipdense.evaluation.few_shot import FoldIoU
 
 with read_base():

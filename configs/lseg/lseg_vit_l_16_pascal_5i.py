@@ -14,7 +14,7 @@ Not run here: needs VOC with the masks of SBD and a GPU.
 
 from mmengine.config import read_base
 
-from clipdense.data.few_shot import PascalFold
+from clipdense.data.segmentation.few_shot import PascalFold
 from clipdense.evaluation.few_shot import FoldIoU
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 

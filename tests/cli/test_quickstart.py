@@ -26,8 +26,8 @@ def _small(patch):
 
     load = launch.load_config
 
-    def load_small(config, options=()):
-        cfg = load(config, options)
+    def load_small(config, *how):
+        cfg = load(config, *how)
         if 'num_val' in cfg:
             cfg.num_val = 12
             for hook in cfg.custom_hooks.values():

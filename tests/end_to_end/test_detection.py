@@ -12,11 +12,12 @@ from torch.nn.functional import normalize
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.config import load_config
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.data.scenes import ImageSet, Scenes, write_coco
-from clipdense.engine.launch import load_config, train
 from clipdense.engine.launch import test as measure
+from clipdense.engine.launch import train
 from clipdense.inference.detector import Detector
 from clipdense.methods.vild.prompts import DetectionVocabularyHook
 from clipdense.methods.vild.region_embeddings import embed_regions

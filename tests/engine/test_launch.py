@@ -14,6 +14,8 @@ from mmengine.config import config as mmengine_config
 from mmengine.dist import get_world_size
 from mmengine.utils import get_installed_path
 
+from clipdense import config as config_module
+from clipdense.config import load_config, parse_options
 from clipdense.engine import launch
 from clipdense.engine.logs import config_text
 from clipdense.utils.errors import CheckpointError, InputError
@@ -59,13 +61,13 @@ OPTIONS = {
 
 @pytest.mark.parametrize(('text', 'expected'), OPTIONS.values(), ids=OPTIONS)
 def test_parse_options(text, expected):
-    assert launch.parse_options([text]) == expected
+    assert parse_options([text]) == expected
 
 
 @pytest.mark.parametrize('text', ['lr', '=3', ' =3'])
 def test_parse_options_refuses(text):
     with pytest.raises(InputError, match=r'name=value'):
-        launch.parse_options([text])
+        parse_options([text])
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_parse_options_refuses(text):
     ids=lambda value: value if isinstance(value, str) else '',
 )
 def test_options_that_fit(recipe, option, read):
-    assert read(launch.load_config(recipe, [option])) == 0.5
+    assert read(launch.read_config(recipe, [option])) == 0.5
 
 
 UNFIT = {
@@ -101,7 +103,7 @@ UNFIT = {
 @pytest.mark.parametrize(('option', 'message'), UNFIT.values(), ids=UNFIT)
 def test_options_that_do_not_fit(recipe, option, message):
     with pytest.raises(InputError, match=message):
-        launch.load_config(recipe, [option])
+        launch.read_config(recipe, [option])
 
 
 MISTAKES = {
@@ -117,7 +119,7 @@ def test_mistakes_in_a_config(tmp_path, extra, message):
     path = tmp_path / 'bad.py'
     path.write_text(RECIPE.format(extra=extra))
     with pytest.raises(InputError, match=message) as error:
-        launch.load_config(path)
+        load_config(path)
     assert '\n' not in str(error.value)
     assert str(path) in str(error.value)
 
@@ -134,7 +136,7 @@ def test_unknown_config(recipe, name, message):
     (recipe.parent / 'notes.txt').touch()
     path = name if '/' in name else recipe.parent / name
     with pytest.raises(InputError, match=message):
-        launch.load_config(path)
+        load_config(path)
 
 
 @pytest.mark.parametrize(
@@ -148,28 +150,28 @@ def test_unknown_config(recipe, name, message):
 )
 def test_recipes_are_found_by_name(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert Path(launch.load_config(name).filename).stem == 'clip_openai'
+    assert Path(load_config(name).filename).stem == 'clip_openai'
 
 
 @pytest.mark.parametrize('layout', ['checkout', 'wheel'])
 def test_a_recipe_of_ones_own_builds_on_ours(layout, monkeypatch, tmp_path):
     """From anywhere; in a wheel, ours lie in the package."""
-    ours = launch.load_config('contrastive/clip_scenes')
+    ours = load_config('contrastive/clip_scenes')
     if layout == 'wheel':
-        shutil.copytree(launch._HOME / 'configs', tmp_path / 'site' / 'clipdense' / 'configs')
-        monkeypatch.setattr(launch, '_HOME', tmp_path / 'site' / 'clipdense')
-        assert launch.load_config('contrastive/clip_scenes').filename.startswith(str(tmp_path))
+        shutil.copytree(config_module._HOME / 'configs', tmp_path / 'site' / 'clipdense' / 'configs')
+        monkeypatch.setattr(config_module, '_HOME', tmp_path / 'site' / 'clipdense')
+        assert load_config('contrastive/clip_scenes').filename.startswith(str(tmp_path))
     base = 'from mmengine.config import read_base\n\nwith read_base():\n    from {} import *\n'
     (tmp_path / 'mine.py').write_text(base.format('clipdense.configs.contrastive.clip_scenes') + 'seed = 3\n')
     (tmp_path / 'mine_too.py').write_text(base.format('.mine') + 'train_cfg = dict(max_steps=2)\n')
-    mine = launch.load_config(tmp_path / 'mine_too.py')
+    mine = load_config(tmp_path / 'mine_too.py')
     assert (mine.seed, mine.train_cfg) == (3, {'max_steps': 2})
     assert mine.model == ours.model
     assert mmengine_config.get_installed_path is get_installed_path, 'as it was'
 
 
 def test_config_text_can_be_read_again(recipe, tmp_path):
-    text = config_text(launch.load_config(recipe))
+    text = config_text(load_config(recipe))
     (tmp_path / 'again.py').write_text(text)
     again = Config.fromfile(tmp_path / 'again.py')
     assert again.optim_wrapper.optimizer.type == 'torch.optim.adamw.AdamW' or 'AdamW' in text

@@ -12,9 +12,10 @@ from clipdense.clip.checkpoint import load, save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.engine.checkpointing import write_checkpoint
-from clipdense.engine.model_weights import clip_weights, is_clip_alone, load_strict, model_meta
+from clipdense.engine.model_weights import clip_weights, is_clip_alone, model_meta
 from clipdense.utils.errors import CheckpointError
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.strict import load_strict
 
 SIZE = ClipSize(VitSize(16, 8, 16, 1, 2, 32, 8), TextSize(16, 1, 2, 32, 8, vocab_size=50, context_length=7))
 

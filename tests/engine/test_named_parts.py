@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import ConstantLR, MultiStepLR
 
+from clipdense.config import load_config
 from clipdense.engine import EvaluationHook, Runner
-from clipdense.engine.launch import load_config
 from clipdense.registry import EVALUATIONS, HOOKS, entries
 from clipdense.utils.errors import InputError
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.preprocess import Preprocess
-from clipdense.data.classification import LabelledFolder
+from clipdense.data.classification.datasets import LabelledFolder
 from clipdense.data.scenes import SceneLabels
 from clipdense.data.transforms import CentreCrop
 from clipdense.evaluation.classification import ZeroShotClassification, accuracy, class_scores, label_ranks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from clipdense.data.few_shot import EpisodeSample
+from clipdense.data.segmentation.few_shot import EpisodeSample
 from clipdense.evaluation.few_shot import FoldIoU, fold_scores
 from clipdense.utils.errors import InputError
 

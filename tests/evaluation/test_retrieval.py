@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from clipdense.clip.model import build_clip
-from clipdense.data.image_text import CocoCaptions
+from clipdense.data.image_text.datasets import CocoCaptions
 from clipdense.data.scenes import SceneCaptions
 from clipdense.evaluation import retrieval
 from clipdense.evaluation.retrieval import Retrieval, best_ranks, recall_at, unique_rows

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from clipdense.cli.app import app
+from clipdense.clip import self_describing as portable
 from clipdense.clip.checkpoint import load as load_clip
-from clipdense.engine import portable
+from clipdense.config import load_config
 from clipdense.engine.checkpointing import write_checkpoint
-from clipdense.engine.launch import load_config
 from clipdense.engine.model_weights import model_meta
 from clipdense.inference.detector import Detector
 from clipdense.inference.hub import load_segmenter

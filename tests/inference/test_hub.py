@@ -9,10 +9,10 @@ from PIL import Image
 
 import clipdense
 import clipdense.inference.hub
+from clipdense.clip import self_describing as portable
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.engine import portable
 from clipdense.inference.convert import convert
 from clipdense.inference.hub import as_vocabulary, load_clip, load_segmenter
 from clipdense.methods.dense_clip.segmenter import DenseCLIP

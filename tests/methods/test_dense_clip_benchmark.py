@@ -15,7 +15,7 @@ from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.clip.text_embeddings import embed_vocabulary
-from clipdense.data.benchmarks import BENCHMARKS, find_benchmark
+from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark
 from clipdense.methods.dense_clip import grid as grid_module
 from clipdense.methods.dense_clip.benchmark import Source, Weights, build_segmenter, preset_of
 from clipdense.methods.dense_clip.grid import Grid, check_names

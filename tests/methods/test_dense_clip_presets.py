@@ -6,7 +6,7 @@ import pytest
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.data.benchmarks import BENCHMARKS
+from clipdense.data.segmentation.published import BENCHMARKS
 from clipdense.methods.dense_clip.presets import (
     FAMILIES,
     default_preset,

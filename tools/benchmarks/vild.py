@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdense.engine.launch import load_config
+from clipdense.config import load_config
 from clipdense.methods.vild.bbox_head import ViLDBBoxHead
 from clipdense.methods.vild.detector import ViLD
 from clipdense.registry import build_module

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ...registry import DATASETS
 from ...structures import SegmentationSample
-from ..image_text import TokenizerLike, caption_tokenizer, encode
+from ..image_text.datasets import TokenizerLike, caption_tokenizer, encode
 from .combinations import SPLITS
 from .painting import GROUNDS
 from .scene import Scene, Scenes

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary, module_digest
-from clipdense.data.benchmarks import BenchmarkSegmentation, find_benchmark
-from clipdense.data.segmentation import LabelledImages, VOCSegmentation
+from clipdense.data.segmentation.datasets import LabelledImages, VOCSegmentation
+from clipdense.data.segmentation.published import BenchmarkSegmentation, find_benchmark
 from clipdense.evaluation.mean_iou import IouScores, confusion_matrix, mean_iou
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import digest

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipdense.data.segmentation import LabelledImages
+from clipdense.data.segmentation.datasets import LabelledImages
 from clipdense.utils.errors import InputError, one_line
 
 from .benchmark import (

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clipdense.clip.model import CLIP
-from clipdense.data.benchmarks import BENCHMARKS
+from clipdense.data.segmentation.published import BENCHMARKS
 from clipdense.tasks.refine import PAMR
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError, nearest

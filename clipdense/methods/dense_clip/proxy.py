@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdense.engine.model_weights import load_strict
 from clipdense.registry import MODELS
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.weights.io import read_weights, write_weights
+from clipdense.weights.strict import load_strict
 
 _METADATA = 'timm'  # under this name a file says which backbone it holds
 _PATCHES = 'patch_embed.proj.weight'  # of timm's transformers

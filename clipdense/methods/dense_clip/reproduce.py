@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdense.data.segmentation import LabelledImages
+from clipdense.data.segmentation.datasets import LabelledImages
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import sha256
 from clipdense.weights import zoo

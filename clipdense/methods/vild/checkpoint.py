@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from clipdense.config import load_config
 from clipdense.data.detection.transforms import Resize
-from clipdense.engine.launch import load_config
-from clipdense.engine.model_weights import load_strict
 from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError
+from clipdense.weights.strict import load_strict
 
 from .detector import ViLD
 

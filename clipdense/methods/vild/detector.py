@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
-from clipdense.engine.model_weights import load_strict
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
+from clipdense.weights.strict import load_strict
 
 from . import parts
 

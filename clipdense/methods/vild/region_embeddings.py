@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import module_digest
+from clipdense.config import load_config
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.data.transforms import CentreCrop
-from clipdense.engine.launch import load_config
 from clipdense.registry import DATASETS, build, build_module
 from clipdense.utils.dist import is_main, processes_of_torchrun, rank, world_size
 from clipdense.utils.errors import InputError

@@ -24,7 +24,7 @@ from clipdense.data.scenes import (
     write_voc,
     writers,
 )
-from clipdense.data.segmentation import VOCSegmentation
+from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_mask
 from clipdense.vocab.vocabulary import Vocabulary

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.clip.preprocess import STATISTICS, Preprocess
-from clipdense.engine.model_weights import load_strict, model_meta
+from clipdense.engine.model_weights import model_meta
 from clipdense.methods.groupvit.checkpoint import (
     from_official,
     load,
@@ -25,6 +25,7 @@ from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
 from clipdense.methods.groupvit.sizes import PUBLISHED, GroupVitSize
 from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.weights.strict import load_strict
 
 NAMES = {'nvlabs': 'groupvit_nv_tiny', 'huggingface': 'groupvit_hf_tiny'}
 HEADS = {'heads': 2, 'text_heads': 2}

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from clipdense.config import load_config
 from clipdense.data.scenes import SceneSegmentation, write_scenes
-from clipdense.engine.launch import load_config, train
 from clipdense.engine.launch import test as evaluate
+from clipdense.engine.launch import train
 from clipdense.methods.groupvit.checkpoint import load
 
 STAGES = [

@@ -271,7 +271,7 @@ def test_a_closed_head_never_names_what_it_did_not_learn(make_backbone):
 
 def test_episodes_ask_for_one_class(make_lseg):
     """Prediction and loss see 'others' and the class of each image, by hand."""
-    from clipdense.data.few_shot import EpisodeSample
+    from clipdense.data.segmentation.few_shot import EpisodeSample
 
     model = make_lseg(words=('others', 'cat', 'dog'), cls=EpisodeLSeg)
     images, mask = torch.randn(2, 3, 32, 32), torch.randint(0, 2, (32, 32))

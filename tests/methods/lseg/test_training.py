@@ -13,7 +13,7 @@ from mmengine.optim import PolyLR
 from clipdense.clip.checkpoint import save as save_clip
 from clipdense.clip.text_embeddings import save_embeddings
 from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.segmentation_crops import SegmentationCrops, ZeroShotSplit
+from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
 from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import train

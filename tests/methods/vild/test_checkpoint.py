@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.engine.launch import load_config
+from clipdense.config import load_config
 from clipdense.inference.detector import Detector
 from clipdense.inference.hub import load
 from clipdense.methods.vild.checkpoint import from_official, recognise

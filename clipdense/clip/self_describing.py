@@ -1,0 +1,194 @@
+"""A trained model in one file: its weights, and the config that builds it without any other file.
+
+The config is plain data beside the tensors.  It may name what is registered here and what the model's class
+lists; a file that names anything else is refused, so that reading one never runs foreign code.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmengine.config import Config
+from mmengine.utils import get_object_from_string
+from torch import Tensor
+
+from clipdense.config import plain_config
+from clipdense.registry import MODELS, TRANSFORMS, build_module
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.weights.io import WeightsFile, write_weights
+from clipdense.weights.strict import load_strict
+
+from .frozen_text import FrozenText
+from .tokenizers import copy_tokenizer, find_tokenizer
+
+FORMAT = 'clipdense-model'
+WORDS = 'clip.'  # before the names of the text tower's tensors
+
+
+class Portable(Protocol):
+    """A model that one file can hold.
+
+    Attributes:
+        portable_name: of the file, without its ending.
+        portable_types: names that its config may have as ``type`` beside those of our registered classes and
+            functions, and what they mean.
+        clip: reads the words; of a whole CLIP the text half goes into the file.
+    """
+
+    portable_name: str
+    portable_types: Mapping[str, Any]
+    clip: Any
+
+    def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the config of a run, ``model`` without any file in it, and what else inference needs."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def is_portable(model: Any) -> bool:
+    """Whether one file can hold the model, which needs a text tower for that."""
+    return hasattr(model, 'portable_config') and getattr(model, 'clip', None) is not None
+
+
+def describe(model: Portable, cfg: Config) -> dict[str, str]:
+    """What stands beside the tensors; in a training checkpoint as ``meta['portable']``.
+
+    Args:
+        model: as the config of its run built it.
+        cfg: that config.
+
+    Raises:
+        InputError: a model that no config describes, or one that is no plain data or names what no file may.
+    """
+    if not isinstance(cfg.get('model'), Mapping):
+        raise InputError('its model was built in code, and no config describes it')
+    config = model.portable_config(cfg.to_dict())
+    config['model'] = {**config['model'], 'clip': FrozenText.of(model.clip).config}
+    text = repr(plain_config(config, strict=True))
+    _parse(text)
+    return {'format': FORMAT, 'version': '1', 'config': text}
+
+
+def meta(model: Any, cfg: Config) -> dict[str, Any]:
+    """What lets a training checkpoint be opened alone, which then holds ``weights`` of the model."""
+    if not is_portable(model):
+        return {}
+    try:
+        return {'portable': describe(model, cfg)}
+    except InputError:  # it then needs its config
+        return {}
+
+
+def weights(model: Portable) -> dict[str, Tensor]:
+    """The tensors of a model, its words included, which a detector keeps outside its own."""
+    words = FrozenText.of(model.clip).state_dict()
+    return {**model.state_dict(), **{f'{WORDS}{name}': tensor for name, tensor in words.items()}}
+
+
+def save(model: Portable, path: str | Path, cfg: Config) -> None:
+    """Write a model, its words included, and the config of its run into one safetensors file.
+
+    A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
+
+    Raises:
+        InputError: as ``describe``; no room, or no permission.
+    """
+    path = Path(path)
+    write_weights(path, weights(model), describe(model, cfg))
+    copy_tokenizer(model.clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
+
+
+def read_config(file: WeightsFile) -> dict[str, Any] | None:
+    """The config that a file brings with its weights; None where it brings none.
+
+    Raises:
+        CheckpointError: a damaged one, or one that asks for what no file may name.
+    """
+    meta = file.extra.get('meta')
+    own = meta.get('portable') if isinstance(meta, dict) else file.metadata
+    if not isinstance(own, dict) or own.get('format') != FORMAT:
+        return None
+    try:
+        return _parse(own['config'])
+    except (InputError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{file.path}: its config cannot be used ({error})') from error
+
+
+def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
+    """The model of a file, in evaluation mode.
+
+    Args:
+        file: weights and words.
+        config: what ``read_config`` found in it.
+
+    Raises:
+        CheckpointError: no model can be built so, or the weights do not fit it.
+    """
+    try:
+        model = build_module(dict(config['model']))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise CheckpointError(f'{file.path}: {error}') from error
+        raise CheckpointError(f'{file.path} describes an impossible model: {error}') from error
+    words = {
+        name.removeprefix(WORDS): tensor for name, tensor in file.tensors.items() if name.startswith(WORDS)
+    }
+    load_strict(model.clip, words, f'{file.path} (words)')
+    load_strict(model, own_tensors(model, file.tensors), file.path)
+    tokenizer = find_tokenizer(model.clip.text.size, file.path)
+    if tokenizer is not None:
+        model.clip.tokenizer = tokenizer
+    return model.eval()
+
+
+def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the words, where a portable model keeps them outside its weights."""
+    if not hasattr(model, 'portable_config'):
+        return dict(tensors)
+    own = model.state_dict()
+    return {name: x for name, x in tensors.items() if name in own or not name.startswith(WORDS)}
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The config that a text is, with what it names in place of the names.
+
+    Raises:
+        InputError: no plain data with a model in it, or a ``type`` that is not allowed.
+    """
+    try:
+        config = ast.literal_eval(text)
+        kind = config['model']['type']
+    except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        raise InputError('it is no plain data that describes a model') from None
+    return _resolved(config, getattr(_known(kind, {}), 'portable_types', {}))
+
+
+def _resolved(value: Any, allowed: Mapping[str, Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_resolved(item, allowed) for item in value)
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _known(item, allowed) if key == 'type' else _resolved(item, allowed)
+        for key, item in value.items()
+    }
+
+
+def _known(kind: Any, allowed: Mapping[str, Any]) -> Any:
+    """What a name means that a file may use.
+
+    Raises:
+        InputError: another one.
+    """
+    if not isinstance(kind, str):
+        raise InputError(f'its type {kind!r} is no name')
+    if kind in allowed:
+        return allowed[kind]
+    found = get_object_from_string(kind) if kind.startswith('clipdense.') else None
+    ours = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *allowed.values())
+    if found is None or not any(found is one for one in ours):
+        raise InputError(f'it asks for {kind!r}, which is no part of clipdense')
+    return found

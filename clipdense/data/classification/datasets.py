@@ -1,0 +1,272 @@
+"""Images with one label each.  S: side of an image, K: classes.
+
+An image that cannot be read is counted and comes as a black one with the label -1, which evaluations leave
+out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from clipdense.data.faults import FaultBudget
+from clipdense.data.transforms import sample_rng, to_tensor
+from clipdense.registry import DATASETS, TRANSFORMS, build
+from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.image_files import IMAGE_SUFFIXES
+from clipdense.utils.image_io import read_image
+
+UNREADABLE = -1  # label of images that could not be read
+
+# What torchvision's datasets call their parts.
+_TRAIN_SPLITS = ('train', 'trainval', 'train-standard')
+_TEST_SPLITS = ('test', 'val', 'valid')
+
+
+class LabelledImages(Dataset):
+    """What labelled datasets share.
+
+    Args:
+        class_names: K names.
+        transform: image and generator -> (3, S, S) uint8.  None leaves images as they are; evaluations
+            then crop them as the model wants.
+        seed: of random transforms.
+        max_bad_fraction: share of unreadable images that ends the run.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        transform: Callable | dict | None = None,
+        seed: int = 0,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        self.class_names = tuple(class_names)
+        self.transform = build(transform, TRANSFORMS)
+        self.seed = seed
+        self.faults = FaultBudget('images', max_bad_fraction)
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """One image, RGB, and its label.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """``images`` (3, S, S) uint8 and ``labels``, an index into ``class_names`` or -1."""
+        self.faults.saw()
+        try:
+            image, label = self.read(index)
+        except InputError as error:
+            self.faults.lose('image', str(error))
+            image, label = Image.new('RGB', (32, 32)), UNREADABLE
+        rng = sample_rng(self.seed, int(self._epoch), index)
+        return {'images': self._to_tensor(image, rng), 'labels': label}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the crops of this epoch."""
+        self._epoch.fill_(epoch)
+        self.faults.reset()
+
+    def _to_tensor(self, image: Image.Image, rng: Random) -> Tensor:
+        return to_tensor(image) if self.transform is None else self.transform(image, rng)
+
+
+@DATASETS.register_module()
+class LabelledFolder(LabelledImages):
+    """A folder with one folder of images for each class, in alphabetical order (ImageNet's layout).
+
+    Names come from ``class_names``, or from ``classes.txt`` in the folder: one name a line in the order of
+    the folders, or ``FOLDER<tab>NAME`` in any order.  Otherwise folders name their classes, with spaces for
+    underscores.
+
+    Args:
+        root: the folder.
+        transform, seed, max_bad_fraction: as in ``LabelledImages``.
+        class_names: names in the order of the folders, or a dict from folder to name.
+
+    Raises:
+        InputError: no such folder, no images in it, or names that do not fit its folders.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        transform: Callable | dict | None = None,
+        class_names: Sequence[str] | Mapping[str, str] | None = None,
+        seed: int = 0,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise InputError(f'{root} is not a folder: give one that holds a folder of images for each class')
+        folders = sorted(entry.name for entry in root.iterdir() if _is_shown(entry) and entry.is_dir())
+        self.root, self.folders = root, tuple(folders)
+        super().__init__(_names(root, folders, class_names), transform, seed, max_bad_fraction)
+        self.images = [
+            (str(file.relative_to(root)), label)
+            for label, folder in enumerate(folders)
+            for file in sorted((root / folder).rglob('*'))
+            if _is_shown(file) and file.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not self.images:
+            raise InputError(f'no images in the folders of {root}: each class needs a folder with its images')
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.images[index]
+        return read_image(self.root / path), label
+
+
+@DATASETS.register_module()
+class TorchvisionDataset(LabelledImages):
+    """Any classification dataset of torchvision that is on disk; nothing is downloaded.
+
+    Args:
+        name: a class of ``torchvision.datasets`` such as 'CIFAR100', 'Food101' or 'OxfordIIITPet'.
+        root: the folder that torchvision would download to.
+        train: the training part instead of the one for tests.
+        transform, seed: as in ``LabelledImages``.
+        class_names: K names instead of the dataset's own, whose underscores become spaces.
+        options: further arguments of the class, such as ``{'split': 'trainval'}``.
+
+    Raises:
+        InputError: an unknown name, missing or damaged files, or a dataset that does not name its classes.
+    """
+
+    def __init__(
+        self,
+        name: str = 'CIFAR100',
+        root: str | Path = 'data',
+        train: bool = False,
+        transform: Callable | dict | None = None,
+        class_names: Sequence[str] | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dataset = _open_torchvision(name, Path(root), train, dict(options or {}))
+        own = getattr(self.dataset, 'classes', None)
+        if class_names is None and not own:
+            raise InputError(f'torchvision does not know the class names of {name}: give class_names')
+        names = [_spoken(str(name)) for name in own or ()] if class_names is None else class_names
+        if own and len(names) != len(own):
+            raise InputError(f'{name} has {len(own)} classes, class_names has {len(names)}')
+        super().__init__(names, transform, seed)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        try:
+            image, label = self.dataset[index]
+        except (OSError, SyntaxError) as error:  # what Pillow raises on broken files
+            raise InputError(f'image {index} of {type(self.dataset).__name__}: {error}') from error
+        return read_image(image), _single_label(label, f'image {index} of {type(self.dataset).__name__}')
+
+
+def _single_label(label: Any, where: str) -> int:
+    try:
+        return operator.index(label)
+    except TypeError as error:
+        raise InputError(f'{where} has no single label but {label!r:.60}') from error
+
+
+def _names(root: Path, folders: list[str], given: Sequence[str] | Mapping[str, str] | None) -> list[str]:
+    """A name for each folder."""
+    where = 'class_names'
+    if given is None and (root / 'classes.txt').is_file():
+        where, given = str(root / 'classes.txt'), _read_names(root / 'classes.txt')
+    if given is None:
+        names = [_spoken(folder) for folder in folders]
+    elif isinstance(given, Mapping):
+        for folder in folders:
+            if folder not in given:
+                raise InputError(f'{where} has no name for the folder {folder!r}.{nearest(folder, given)}')
+        names = [given[folder] for folder in folders]
+    elif len(given) != len(folders):
+        raise InputError(f'{where} has {len(given)} names, {root} has {len(folders)} folders')
+    else:
+        names = list(given)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f'two folders of {root} have the same class name: {repeated}')
+    return names
+
+
+def _read_names(path: Path) -> list[str] | dict[str, str]:
+    """Lines of ``classes.txt``: names, or folders with names."""
+    try:
+        lines = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path} is not UTF-8 text') from error
+    if lines and all('\t' in line for line in lines):
+        return dict(line.split('\t', 1) for line in lines)
+    return lines
+
+
+def _spoken(name: str) -> str:
+    return name.replace('_', ' ').strip()
+
+
+def _is_shown(path: Path) -> bool:
+    return not path.name.startswith('.')
+
+
+def _open_torchvision(name: str, root: Path, train: bool, options: dict[str, Any]) -> Any:
+    """The dataset, opened without downloading."""
+    from torchvision import datasets
+
+    if name not in datasets.__all__:
+        raise InputError(f'torchvision has no dataset {name!r}.{nearest(name, datasets.__all__)}')
+    dataset_class = getattr(datasets, name)
+    known = inspect.signature(dataset_class).parameters
+    splits: Sequence[str] = ()
+    if 'train' in known:
+        options.setdefault('train', train)
+    elif 'split' in known and 'split' not in options:
+        splits = _TRAIN_SPLITS if train else _TEST_SPLITS
+    for split in splits or (None,):
+        given = options if split is None else {**options, 'split': split}
+        try:
+            return dataset_class(root, **given)
+        except ValueError as error:  # torchvision's answer to a split that it does not have
+            if split is None or split == splits[-1]:
+                raise InputError(f'{name}: {error}') from error
+        except TypeError as error:
+            raise InputError(f'{name} does not take these options: {error}') from error
+        except (RuntimeError, OSError) as error:
+            raise InputError(_missing(dataset_class, root, error)) from error
+    raise AssertionError('unreachable')
+
+
+def _missing(dataset_class: Any, root: Path, error: Exception) -> str:
+    """What to put where, as far as torchvision lets it be known."""
+    folder = root / getattr(dataset_class, 'base_folder', '')
+    listed = [*getattr(dataset_class, 'train_list', ()), *getattr(dataset_class, 'test_list', ())]
+    files = [entry[0] for entry in listed]
+    if files and isinstance(getattr(dataset_class, 'meta', None), dict):
+        files.append(dataset_class.meta['filename'])
+    absent = [name for name in files if not os.path.isfile(folder / name)]
+    if absent:
+        what = f'{", ".join(absent)} missing in {folder}'
+    elif files:
+        what = f'one of {", ".join(files)} in {folder} is damaged'
+    else:
+        what = f'{root}: {str(error).splitlines()[0]}'
+    return f'{dataset_class.__name__} is not complete: {what}. Put the files there; nothing is downloaded'

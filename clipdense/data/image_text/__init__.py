@@ -1,0 +1,1 @@
+"""Image-text pairs: tables, webdataset shards, COCO captions, and nouns of captions."""

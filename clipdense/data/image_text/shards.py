@@ -1,0 +1,212 @@
+"""Images with captions from tar shards.  B: batch size, L: tokens, S: side of an image."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+import webdataset
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from clipdense.data.faults import FaultBudget
+from clipdense.data.transforms import sample_rng, to_tensor
+from clipdense.registry import DATASETS, TRANSFORMS, build
+from clipdense.utils import dist
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import read_image
+
+from .datasets import TokenizerLike, caption_tokenizer, text_items
+from .shard_files import IMAGE_MEMBERS, UNREADABLE, MeteredStream, RawPair, list_shards, read_pairs, reason
+
+
+@DATASETS.register_module()
+class ImageTextShards(IterableDataset):
+    """A stream of images and captions, in an order that depends on (seed, epoch, rank, worker) alone.
+
+    Each epoch shuffles the shards, deals them to ranks and workers, and shuffles samples within a buffer.
+    With ``samples_per_epoch`` each rank gives exactly the same number of full batches, whatever its shards
+    hold: a worker that runs out goes through the shards again.  Without it an epoch is one pass, ranks may
+    differ in length, and the last batch of each worker may be smaller.
+
+    To go on in the middle of an epoch, call ``set_epoch`` and then ``skip_batches``: what was given before is
+    read past without decoding.  With as many workers and ranks as before, what follows is the same to the
+    last bit.  The loader must make batches of ``batch_size`` and ask its workers in turn, as torch's does.
+
+    Args:
+        urls: a path with braces (``shard-{00000..00099}.tar``) or wildcards, a folder, a URL, or a list of
+            those.  A URL that begins with ``pipe:`` is run as a command.
+        batch_size: B of the loader.
+        transform: image and generator -> (3, S, S) uint8; None leaves images as they are.
+        tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
+        caption: where captions are: 'txt' (the member ``.txt``), 'json:FIELD' (a text or a list of texts in
+            the member ``.json``), or several of those.  Of several captions each epoch takes one.
+        shuffle: samples in the buffer of each worker; 0 keeps the order of shards and samples.
+        samples_per_epoch: over all ranks.
+        resampled: draw shards with replacement; any number of workers may share few shards.
+        seed: of order, crops and captions.
+        max_bad_fraction: share of lost samples, and of lost shards, that ends the run, see ``FaultBudget``.
+
+    Raises:
+        InputError: no shards, a local shard that is not there, fewer shards than ranks, ``resampled`` without
+            ``samples_per_epoch``, or too few samples for one batch per rank.
+    """
+
+    def __init__(
+        self,
+        urls: str | Path | Sequence[str | Path],
+        batch_size: int,
+        transform: Callable | dict | None = None,
+        tokenizer: TokenizerLike | dict | None = None,
+        caption: str | Sequence[str] = 'txt',
+        shuffle: int = 1000,
+        samples_per_epoch: int | None = None,
+        resampled: bool = False,
+        seed: int = 0,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        self.shards = list_shards(urls)
+        self.batch_size, self.shuffle, self.resampled, self.seed = batch_size, shuffle, resampled, seed
+        self.transform = build(transform, TRANSFORMS)
+        self.tokenizer = caption_tokenizer(tokenizer)
+        self.captions = [caption] if isinstance(caption, str) else list(caption)
+        self.samples_per_epoch = samples_per_epoch
+        self.faults = FaultBudget('samples', max_bad_fraction)
+        self.shard_faults = FaultBudget('shards', max_bad_fraction, grace=1)
+        self.rank, self.world_size = dist.rank(), dist.world_size()
+        self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, skipped batches
+        if resampled and samples_per_epoch is None:
+            raise InputError('resampled shards never end: give samples_per_epoch')
+        if self.batches_per_epoch == 0:
+            raise InputError(
+                f'samples_per_epoch {samples_per_epoch} is less than one batch of {batch_size} '
+                f'for each of {self.world_size} ranks'
+            )
+        self.check_workers(0)
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Batches of each rank in an epoch; None where the shards decide."""
+        if self.samples_per_epoch is None:
+            return None
+        return self.samples_per_epoch // (self.batch_size * self.world_size)
+
+    def __len__(self) -> int:
+        """Samples of each rank in an epoch; only with ``samples_per_epoch``."""
+        if self.batches_per_epoch is None:
+            raise TypeError('a stream of shards has no length without samples_per_epoch')
+        return self.batches_per_epoch * self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch from its beginning; call it before the loader is iterated."""
+        self.rank, self.world_size = dist.rank(), dist.world_size()
+        self._state.copy_(torch.tensor([epoch, 0]))
+        self.faults.reset()
+        self.shard_faults.reset()
+
+    def skip_batches(self, count: int) -> None:
+        """Leave out the first batches of this rank in this epoch; call it after ``set_epoch``."""
+        self._state[1] = count
+
+    def check_workers(self, num_workers: int) -> None:
+        """Refuse a loader with more workers than this rank has shards.
+
+        Raises:
+            InputError: says how many would do.
+        """
+        shards, workers = len(self.shards), max(num_workers, 1)
+        if not self.resampled and shards < self.world_size * workers:
+            raise InputError(
+                f'{shards} shards are too few for {self.world_size} ranks with {workers} workers each: use '
+                f'{shards // self.world_size} workers at most, write more shards, or set resampled=True'
+            )
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        epoch, skipped = self._state.tolist()
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        self.check_workers(workers)
+        # The loader asks worker 0 first: let it play the worker whose turn it was.
+        role = (worker + skipped) % workers
+        given = len(range(role, skipped, workers))  # batches that this role gave before
+        raw = self._raw_pairs(epoch, self.rank * workers + role, self.world_size * workers)
+        items = self._items(itertools.islice(raw, given * self.batch_size, None), epoch)
+        if self.batches_per_epoch is None:
+            return items
+        left = len(range(role, self.batches_per_epoch, workers)) - given
+        return itertools.islice(items, max(left, 0) * self.batch_size)
+
+    def _items(self, pairs: Iterable[RawPair], epoch: int) -> Iterator[dict[str, Tensor]]:
+        """One item for each pair; where the image is broken, a copy of the next one.
+
+        If broken ones were dropped, nobody could tell without decoding where an epoch goes on after a skip.
+        """
+        owed = 1
+        for pair in pairs:
+            try:
+                image = read_image(pair.image)
+            except InputError as error:
+                owed += 1
+                self.faults.lose('image', f'{pair.name}: {error}')
+                continue
+            rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')
+            caption = pair.captions[rng.randrange(len(pair.captions))]
+            texts = text_items(self.tokenizer, caption, rng, pair.nouns)
+            images = to_tensor(image) if self.transform is None else self.transform(image, rng)
+            for _ in range(owed):
+                yield {'images': images, **texts}
+            owed = 1
+
+    def _raw_pairs(self, epoch: int, place: int, places: int) -> Iterator[RawPair]:
+        """The stream of one worker of one rank, undecoded; endless where an epoch has a fixed size."""
+        for turn in itertools.count():
+            shards = self._deal(epoch, turn, place, places)
+            pairs = self._read(shards, turn)
+            if self.shuffle:
+                rng = Random(f'{self.seed}/{epoch}/{turn}/{place}/samples')
+                pairs = webdataset.shuffle(self.shuffle, rng=rng)(pairs)
+            first = next(pairs, None)
+            if first is None:
+                raise InputError(
+                    f'no readable sample in {", ".join(shards[:3])}: one is an image '
+                    f'({", ".join(IMAGE_MEMBERS)}) and a caption ({", ".join(self.captions)}) '
+                    'of the same name, side by side'
+                )
+            yield first
+            yield from pairs
+            if self.samples_per_epoch is None:
+                return
+
+    def _deal(self, epoch: int, turn: int, place: int, places: int) -> list[str]:
+        """The shards of one of all places; all places shuffle alike, so that none is dealt twice."""
+        if self.resampled:
+            rng = Random(f'{self.seed}/{epoch}/{turn}/{place}/shards')
+            return rng.choices(self.shards, k=len(self.shards))
+        order = list(self.shards)
+        if self.shuffle:
+            Random(f'{self.seed}/{epoch}/{turn}').shuffle(order)
+        return order[place::places]
+
+    def _read(self, shards: Iterable[str], turn: int) -> Iterator[RawPair]:
+        """The samples of some shards; what breaks one shard ends that shard alone."""
+        for url in shards:
+            self.shard_faults.saw()
+            stream, last = None, None
+            try:
+                stream = MeteredStream(webdataset.gopen(url), url)
+                for pair in read_pairs(stream, self.captions, self.faults, turn):
+                    last = pair.name
+                    yield pair
+                stream.check_end()
+            except UNREADABLE as error:
+                where = 'it cannot be opened' if stream is None else f'damaged at byte {stream.position}'
+                after = f', after sample {last}' if last else ''
+                self.shard_faults.lose('shard', f'{url}: {where}{after}: {reason(error)}')
+            finally:
+                with contextlib.suppress(OSError):  # a command or download that failed has been counted
+                    if stream is not None:
+                        stream.close()

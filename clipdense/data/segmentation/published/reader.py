@@ -1,0 +1,150 @@
+"""Reading a published dataset from where it was unpacked, and saying what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipdense.registry import DATASETS
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import MAX_PIXELS
+from clipdense.vocab.class_names import named_vocabulary
+from clipdense.vocab.vocabulary import Vocabulary
+
+from ..datasets import LabelledImages, read_list
+from .table import Benchmark, find_benchmark
+
+_NAMED = 10  # missing files that a message lists
+
+
+@dataclass
+class Found:
+    """Files of a dataset on this machine."""
+
+    images: list[Path] = field(default_factory=list)  # that have a mask
+    masks: list[Path] = field(default_factory=list)  # of these images
+    faults: list[str] = field(default_factory=list)  # what is missing, and where to get it
+
+
+@DATASETS.register_module()
+class BenchmarkSegmentation(LabelledImages):
+    """A published dataset, its images in the order of its list or of their names.
+
+    Args:
+        benchmark: a name in ``BENCHMARKS``.
+        root: its own folder, or the folder of all datasets.
+        vocabulary: the words to ask, or the name of a vocabulary; the dataset's own by default.
+        partial: take what is there of a dataset that is not complete.
+        limit: take only so many images.
+        max_pixels: larger images are refused.
+
+    Attributes:
+        benchmark: its facts.
+        complete: whether all published images are used.
+
+    Raises:
+        InputError: an unknown dataset, or files that are missing: which, and where to get them.
+    """
+
+    def __init__(
+        self,
+        benchmark: str | Benchmark,
+        root: str | Path,
+        vocabulary: Vocabulary | str | None = None,
+        partial: bool = False,
+        limit: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        facts = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+        root = find_root(facts, root)
+        found = find_files(facts, root)
+        if found.faults and not (partial and found.images):
+            raise InputError(f'{facts.title} in {root} is not complete: {"; ".join(found.faults)}')
+        self.benchmark = facts
+        self.complete = not found.faults and (limit is None or limit >= len(found.images))
+        words = named_vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
+        super().__init__(
+            root,
+            found.images[:limit],
+            found.masks[:limit],
+            facts.classes(),
+            words,
+            facts.ignore_index,
+            facts.zero_is_unlabelled,
+            max_pixels,
+        )
+
+
+def find_root(benchmark: Benchmark, root: str | Path) -> Path:
+    """The dataset's own folder: ``root``, or one of its usual places below it.
+
+    Raises:
+        InputError: it is in none of them.
+    """
+    root = Path(root)
+    places = [root, *(root / folder for folder in benchmark.folders)]
+    there = [place for place in places if (place / benchmark.images).is_dir()]
+    if not there:  # an empty folder under its usual name: what is missing can be told in detail
+        there = [place for place in places[1:] if place.is_dir()]
+    if not there:
+        raise InputError(
+            f'{benchmark.title} is not in {root}: neither {benchmark.images} nor '
+            f'{" nor ".join(benchmark.folders)} is there; get it from {benchmark.source}'
+        )
+    converted = (
+        place for place in there if any((place / benchmark.masks).rglob(f'*{benchmark.mask_suffix}'))
+    )
+    return next(converted, there[0])
+
+
+def find_files(benchmark: Benchmark, root: Path) -> Found:
+    """Images with their masks, and what is missing."""
+    found = Found()
+    images = _by_stem(root / benchmark.images, benchmark.image_suffix)
+    masks = _by_stem(root / benchmark.masks, benchmark.mask_suffix)
+    names = sorted({*images, *masks})
+    if benchmark.split_list:
+        path = root / benchmark.split_list
+        try:
+            names = read_list(root, str(Path(benchmark.split_list).parent), path.stem)
+        except InputError as error:
+            found.faults.append(f'{error}; {_remedy(benchmark, root)}')
+            return found
+    whole = [name for name in names if name in images and name in masks]
+    found.images, found.masks = [images[name] for name in whole], [masks[name] for name in whole]
+    missing = [name for name in names if name not in images]
+    if missing:
+        found.faults.append(
+            f'{_list_missing(missing, len(names), benchmark.images, benchmark.image_suffix)}; '
+            f'get them from {benchmark.source}'
+        )
+    missing = [name for name in names if name not in masks]
+    if missing:
+        found.faults.append(
+            f'{_list_missing(missing, len(names), benchmark.masks, benchmark.mask_suffix)}; '
+            f'{_remedy(benchmark, root)}'
+        )
+    if not found.faults and len(whole) < benchmark.num_images:
+        found.faults.append(
+            f'{len(whole)} of {benchmark.num_images} images are there; get the others from {benchmark.source}'
+        )
+    return found
+
+
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """What files of a folder, and of those below it, are called without the suffix."""
+    files = sorted(folder.rglob(f'*{suffix}')) if folder.is_dir() else []
+    return {file.relative_to(folder).as_posix().removesuffix(suffix): file for file in files}
+
+
+def _list_missing(names: Sequence[str], total: int, folder: str, suffix: str) -> str:
+    first = ', '.join(f'{name}{suffix}' for name in names[:_NAMED])
+    more = ', ...' if len(names) > _NAMED else ''
+    return f'{len(names)} of {total} files are not in {folder}: {first}{more}'
+
+
+def _remedy(benchmark: Benchmark, root: Path) -> str:
+    if benchmark.prepare:
+        return f'make them with `clipdense prepare {benchmark.prepare} {root}`'
+    return f'get them from {benchmark.source}'

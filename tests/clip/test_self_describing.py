@@ -1,0 +1,208 @@
+"""A trained model in one file: built again it is the same, and no file makes anything else run."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from clipdense.clip import self_describing as portable
+from clipdense.clip.checkpoint import save as save_clip
+from clipdense.clip.model import build_clip
+from clipdense.clip.resnet import ModifiedResNet
+from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.engine.checkpointing import write_checkpoint
+from clipdense.methods.lseg.backbones import ResNetPyramid, TransformerPyramid, timm_network
+from clipdense.methods.lseg.closed_set import ClosedSetDPT
+from clipdense.methods.lseg.regularize import BottleneckBlock
+from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.registry import MODELS
+from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.weights.io import WeightsFile, read_weights, write_weights
+
+TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8)
+VIT = VitSize(image_size=16, patch_size=4, width=16, layers=6, heads=2, mlp_width=16, embed_dim=8)
+RESNET = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=8)
+PYRAMID = {'type': TransformerPyramid, 'channels': (8, 8, 8, 8), 'scales': (4, 2, 1, 0.5)}
+TIMM = {'img_size': 32, 'patch_size': 16, 'embed_dim': 16, 'depth': 4, 'num_heads': 2, 'pretrained': True}
+
+CONFIGS = {  # image tower of the CLIP, entries of the model
+    'the tower of the CLIP': (VIT, {'backbone': PYRAMID}),
+    'a tower cut short': (VIT, {'backbone': {**PYRAMID, 'hooks': (0, 1, 2, 3), 'readout': 'add'}}),
+    'the ResNet of the CLIP': (RESNET, {}),
+    'a block, and windows': (
+        RESNET,
+        {'block': {'type': BottleneckBlock, 'depth': 2}, 'slide': {'window': 32, 'scales': [1.0, 2.0]}},
+    ),
+    'a network of timm': (
+        VIT,
+        {
+            'backbone': {
+                'type': TransformerPyramid,
+                'vit': {'type': timm_network, 'name': 'vit_tiny_patch16_224', **TIMM},
+                'channels': (8, 8, 8, 8),
+            }
+        },
+    ),
+    'a network of its own': (
+        VIT,
+        {
+            'backbone': {
+                'type': ResNetPyramid,
+                'resnet': {'type': ModifiedResNet, 'size': {**vars(RESNET), 'width': 4}},
+            }
+        },
+    ),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(image, entries)``: the config of a run, and the model that it built."""
+
+    def make(image=VIT, entries=None):
+        torch.manual_seed(0)
+        save_clip(build_clip(ClipSize(image, TEXT)), tmp_path / 'clip.safetensors')
+        part = {'type': LSeg, 'clip': str(tmp_path / 'clip.safetensors'), 'width': 8, **(entries or {})}
+        cfg = Config({'model': part, 'train_dataloader': {'dataset': object()}})
+        model = MODELS.build(cfg.model)
+        (tmp_path / 'clip.safetensors').unlink()  # nothing but the one file is there afterwards
+        for parameter in model.parameters():  # norms and biases as training leaves them: not at one and zero
+            torch.nn.init.normal_(parameter.data, std=0.3)
+        return cfg, model.eval()
+
+    return make
+
+
+def open_file(path):
+    file = read_weights(path)
+    return portable.build(file, portable.read_config(file))
+
+
+@pytest.mark.parametrize(('image', 'entries'), CONFIGS.values(), ids=CONFIGS)
+def test_the_file_alone_is_the_model(tmp_path, run, image, entries):
+    cfg, model = run(image, entries)
+    portable.save(model, tmp_path / 'lseg.safetensors', cfg)
+    found = open_file(tmp_path / 'lseg.safetensors')
+    assert not found.training
+    assert found.slide == model.slide
+    ids, same = (torch.from_numpy(one.clip.tokenizer(['a cat', 'sky'])) for one in (model, found))
+    assert torch.equal(same, ids)
+    text = model.clip.encode_text(ids, normalize=True)
+    assert torch.equal(found.clip.encode_text(ids, normalize=True), text)
+    images = torch.randn(1, 3, 40, 33)
+    with torch.no_grad():
+        assert torch.equal(found.pixel_logits(images, text), model.pixel_logits(images, text))
+
+
+def test_a_training_checkpoint_alone_is_the_model(tmp_path, run):
+    cfg, model = run(RESNET)
+    meta = {'step': 3, **portable.meta(model, cfg)}
+    write_checkpoint(tmp_path / 'step_3.pth', {'state_dict': model.state_dict(), 'meta': meta})
+    found = open_file(tmp_path / 'step_3.pth')
+    assert all(torch.equal(x, found.state_dict()[name]) for name, x in model.state_dict().items())
+
+
+def test_the_tokenizer_comes_along(tmp_path, run):
+    """Weights with ids of their own bring the files that make them."""
+    from clipdense.clip.tokenizers import FolderTokenizer
+
+    cfg, model = run(RESNET)
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own' / 'tokenizer.json').write_text('{}')
+    model.clip.tokenizer = FolderTokenizer(tmp_path / 'own', 77)
+    portable.save(model, tmp_path / 'lseg.safetensors', cfg)
+    assert (tmp_path / 'lseg-tokenizer' / 'tokenizer.json').read_text() == '{}'
+
+
+@pytest.mark.parametrize(
+    ('entries', 'message'),
+    [
+        ({'slide': Slide(window=32)}, 'holds a Slide'),
+        ({'loss': {'type': dict}}, "asks for 'builtins.dict'"),
+    ],
+    ids=['object', 'foreign class'],
+)
+def test_what_no_file_can_say_is_refused_when_it_is_written(tmp_path, run, entries, message):
+    cfg, model = run(RESNET)
+    cfg.model.update(entries)
+    with pytest.raises(InputError, match=message):
+        portable.save(model, tmp_path / 'lseg.safetensors', cfg)
+    assert portable.meta(model, cfg) == {}
+    assert not (tmp_path / 'lseg.safetensors').exists()
+
+
+def test_a_model_built_in_code_has_no_config(run):
+    _, model = run(RESNET)
+    with pytest.raises(InputError, match='built in code'):
+        portable.describe(model, Config({'model': model}))
+
+
+def test_models_without_words_stay_as_they_are(run):
+    closed = ClosedSetDPT(('a', 'b'), ResNetPyramid(ModifiedResNet(RESNET)), width=8)
+    assert not portable.is_portable(closed)
+    assert not portable.is_portable(build_clip(ClipSize(VIT, TEXT)))
+    assert portable.is_portable(run(RESNET)[1])
+
+
+HOSTILE = {
+    'code': ("__import__('os').getcwd()", 'no plain data'),
+    'no model': ("{'type': 'LSeg'}", 'no plain data that describes a model'),
+    'no text': ('{', 'no plain data'),
+    'deep': ('(' * 5000, 'no plain data'),
+    'a class of others': ("{'model': {'type': 'subprocess.Popen', 'args': 'true'}}", "'subprocess.Popen'"),
+    'a name without a home': ("{'model': {'type': 'LSeg'}}", "'LSeg', which is no part"),
+    'what a module has imported': (
+        "{'model': {'type': 'clipdense.clip.tokenizers.shutil.rmtree'}}",
+        'asks for .*rmtree',
+    ),
+    'our own, not registered': (
+        "{'model': {'type': 'clipdense.utils.files.atomic_write'}}",
+        'asks for .*atomic_write',
+    ),
+    'further inside': (
+        "{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg', 'backbone': [{'type': 'os.system'}]}}",
+        r'asks for .os\.system',
+    ),
+    'another type': ("{'model': {'type': ['a']}}", 'no name'),
+    'parts that do not fit': (
+        "{'model': {'type': 'clipdense.clip.vit.VisionTransformer'}}",
+        'impossible model',
+    ),
+    'no words': ("{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg'}}", 'names no network'),
+}
+
+
+@pytest.mark.parametrize(('text', 'message'), HOSTILE.values(), ids=HOSTILE)
+def test_configs_that_are_refused(tmp_path, text, message):
+    metadata = {'format': portable.FORMAT, 'version': '1', 'config': text}
+    write_weights(tmp_path / 'bad.safetensors', {'a': torch.ones(1)}, metadata)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_file(tmp_path / 'bad.safetensors')
+    assert 'bad.safetensors' in str(caught.value)
+
+
+@pytest.mark.parametrize('lost', ['project.bias', 'clip.text.proj'])
+def test_weights_that_do_not_fit_are_named(tmp_path, run, lost):
+    cfg, model = run(RESNET)
+    portable.save(model, tmp_path / 'lseg.safetensors', cfg)
+    file = read_weights(tmp_path / 'lseg.safetensors')
+    del file.tensors[lost]
+    with pytest.raises(CheckpointError, match=rf'1 missing \({lost.removeprefix("clip.")}\)'):
+        portable.build(file, portable.read_config(file))
+
+
+@pytest.mark.parametrize('meta', [None, 'text', {'clip': {}}, {'portable': 'text'}], ids=str)
+def test_other_files_bring_no_config(tmp_path, meta):
+    file = WeightsFile(tmp_path / 'a.pth', 'torch', {}, extra={'meta': meta})
+    assert portable.read_config(file) is None
+
+
+def test_the_config_names_no_file(run):
+    cfg, model = run(VIT, {'backbone': PYRAMID})
+    described = portable.describe(model, cfg)
+    assert 'clip.safetensors' not in described['config']
+    assert ast.literal_eval(described['config']).keys() == {'model'}

@@ -1,0 +1,171 @@
+"""Prompts made of nouns, drawn from captions and kept in shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from clipdense.data.image_text.datasets import ImageTextPairs
+from clipdense.data.image_text.noun_prompts import NounPrompts, add_nouns, phrase_number
+from clipdense.data.image_text.shards import ImageTextShards
+from clipdense.data.transforms import CentreCrop, collate
+from clipdense.utils.errors import InputError
+from clipdense.vocab.noun_phrases import NounExtractor
+
+
+class Spelling:
+    """A tokenizer that remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, texts):
+        self.asked += texts
+        return np.array([[len(text), 49] for text in texts])
+
+
+def prompts(**options):
+    return NounPrompts(
+        **{'templates': ['a {}', 'the {}'], 'kind': 'phrase', 'tokenizer': Spelling(), **options}
+    )
+
+
+@pytest.mark.parametrize(
+    ('caption', 'expected'),
+    [
+        ('a red star and a dog', {'red star', 'dog'}),
+        ('a dog, a cat, a bird, a horse', {'dog', 'cat', 'bird', 'horse'}),
+        ('quietly', set()),
+    ],
+)
+def test_prompts_are_drawn_and_gaps_filled_with_the_caption(caption, expected):
+    maker = prompts()
+    items = maker.caption_items(caption, random.Random(0))
+    assert items['prompt_ids'].shape == (3, 2)
+    assert items['phrases'].shape == (3,)
+    asked = maker.tokenizer.asked
+    drawn = [text for text in asked if text != caption]
+    assert len(drawn) == min(3, len(expected))
+    assert {text.partition(' ')[2] for text in drawn} <= expected
+    assert asked.count(caption) == 3 - len(drawn)
+
+
+def test_a_phrase_has_one_number_whatever_its_template():
+    maker = prompts(count=2)
+    first = maker.caption_items('a dog', random.Random(0))['phrases']
+    second = maker.caption_items('the dog', random.Random(5))['phrases']
+    assert first[0] == second[0] == phrase_number('dog')
+    assert first[1] != second[1], 'the captions differ'
+
+
+def test_it_depends_on_the_generator_alone():
+    def draw(seed):
+        maker = prompts(count=1)
+        maker.caption_items('a dog, a cat, a bird, a horse', random.Random(seed))
+        return maker.tokenizer.asked
+
+    assert draw(3) == draw(3)
+    assert len({tuple(draw(seed)) for seed in range(20)}) > 3
+
+
+def test_pairs_carry_prompts(tmp_path):
+    path = str(tmp_path / 'a.png')
+    Image.new('RGB', (6, 6)).save(path)
+    data = ImageTextPairs([(path, ['a dog and a cat'])] * 4, CentreCrop(4), NounPrompts(count=2))
+    batch = next(iter(DataLoader(data, 4, collate_fn=collate)))
+    assert batch['prompt_ids'].shape == (4, 2, 77)
+    assert batch['phrases'].dtype == torch.int64
+    assert set(batch['phrases'].flatten().tolist()) == {phrase_number('dog'), phrase_number('cat')}
+
+
+@pytest.fixture
+def shard(tmp_path):
+    folder = tmp_path / 'raw'
+    folder.mkdir()
+    image = io.BytesIO()
+    Image.new('RGB', (6, 6)).save(image, 'PNG')
+    with tarfile.open(folder / '000.tar', 'w') as tar:
+        for number, caption in enumerate(['a red star', 'a dog', 'quietly', '']):
+            members = {
+                'png': image.getvalue(),
+                'txt': caption.encode(),
+                'json': json.dumps({'alt': [caption, 'a cat']}).encode(),
+            }
+            for kind, content in members.items():
+                info = tarfile.TarInfo(f'{number:03d}.{kind}')
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def stream(urls, maker):
+    return ImageTextShards(str(urls), 1, CentreCrop(4), maker, shuffle=0, max_bad_fraction=0.5)
+
+
+def test_shards_keep_the_nouns(shard, tmp_path, monkeypatch):
+    kept = add_nouns(str(shard), tmp_path / 'nouns', NounExtractor('phrase'), max_bad_fraction=0.5)
+    plain = list(stream(shard, prompts()))
+    maker = prompts()
+    monkeypatch.setattr(maker, 'extract', RulesOnly())
+    cached = list(stream(kept[0].parent, maker))
+    assert len(plain) == len(cached) == 3, 'the blank caption is left out, as without nouns'
+    for first, second in zip(plain, cached, strict=True):
+        assert torch.equal(first['phrases'], second['phrases'])
+        assert torch.equal(first['prompt_ids'], second['prompt_ids'])
+    again = add_nouns(str(kept[0].parent), tmp_path / 'twice', NounExtractor('phrase'), max_bad_fraction=0.5)
+    with tarfile.open(again[0]) as tar:
+        names = tar.getnames()
+    assert len(names) == len(set(names)), 'nouns that were there are replaced'
+
+
+class RulesOnly:
+    """An extractor that must not be asked."""
+
+    kind, tagger, ignore = 'phrase', 'lemminflect', NounExtractor().ignore
+
+    def __call__(self, caption):
+        raise AssertionError(f'{caption} was looked up again')
+
+
+def test_nouns_by_other_rules_are_not_used(shard, tmp_path, monkeypatch):
+    kept = add_nouns(
+        str(shard), tmp_path / 'nouns', NounExtractor('phrase'), 'json:alt', max_bad_fraction=0.5
+    )
+    told = []
+    monkeypatch.setattr(
+        'clipdense.data.image_text.noun_prompts.print_log', lambda text, **_: told.append(text)
+    )
+    words = [item['phrases'][0].item() for item in stream(kept[0].parent, prompts(kind='noun', count=1))]
+    assert words[0] == phrase_number('star')
+    (line,) = told
+    assert '`clipdense nouns --kind noun`' in line
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda shard: NounPrompts(count=0), 'at least one prompt'),
+        (lambda shard: add_nouns(str(shard), shard, NounExtractor()), 'over itself'),
+        (lambda shard: add_nouns([str(shard), str(shard)], shard / 'x', NounExtractor()), 'one name'),
+        (lambda shard: add_nouns(str(shard / 'none.tar'), shard / 'x', NounExtractor()), 'not there'),
+        (lambda shard: add_nouns(str(shard), shard / '000.tar' / 'x', NounExtractor()), 'cannot write'),
+    ],
+)
+def test_refusals(shard, call, message):
+    with pytest.raises(InputError, match=message):
+        call(shard)
+
+
+def test_a_damaged_shard_is_named(shard, tmp_path):
+    path = shard / '000.tar'
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match=r'000\.tar'):
+        add_nouns(str(shard), tmp_path / 'nouns', NounExtractor())
