@@ -167,7 +167,8 @@ def _write(segmenter: Segmenter, path: Path, stem: Path, opacity: float, explain
     result.save(f'{stem}_mask.png')
     write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
     write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})
-    top = ', '.join(f'{name} {share:.0%}' for name, share in list(result.shares().items())[:3])
+    fractions = list(result.class_fractions().items())[:3]
+    top = ', '.join(f'{name} {fraction:.0%}' for name, fraction in fractions)
     return f'{stem}_overlay.png: {top}'
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from clipdense.utils.image_io import write_mask
 from clipdense.utils.palette import class_palette
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .result_checks import check_boxes, check_finite, check_indices, check_masks, count_classes, listed
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Classification:
     """Probabilities of the classes for one image.
 
@@ -29,7 +33,7 @@ class Classification:
         vocabulary: K classes.
 
     Raises:
-        ValueError: as many probabilities as classes are needed.
+        InputError: another number of probabilities than of classes, or some that are not finite.
     """
 
     probabilities: NDArray[np.floating]
@@ -37,8 +41,16 @@ class Classification:
 
     def __post_init__(self) -> None:
         if self.probabilities.shape != (len(self.vocabulary),):
-            shape = self.probabilities.shape
-            raise ValueError(f'probabilities {shape} for a vocabulary of {len(self.vocabulary)} classes')
+            raise InputError(
+                f'the probabilities have shape {self.probabilities.shape}, but the vocabulary has '
+                f'{len(self.vocabulary)} classes: give one probability for each class'
+            )
+        check_finite('probabilities', self.probabilities)
+
+    def __repr__(self) -> str:
+        """``Classification(3 classes: cat 70%, dog 20%, cow 10%)``."""
+        count = len(self.vocabulary)
+        return f'Classification({count_classes(count)}: {listed(dict(self.top(count)))})'
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, best first."""
@@ -46,7 +58,7 @@ class Classification:
         return [(self.vocabulary.class_names[index], float(self.probabilities[index])) for index in order]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """One class for each pixel.
 
@@ -57,24 +69,36 @@ class Segmentation:
         image: the image, as displayed; ``draw`` needs it.
 
     Raises:
-        ValueError: sizes that differ, or an index that no class has.
+        InputError: sizes that differ, an index that no class has, or scores that are not finite.
     """
 
     mask: NDArray[np.integer]
     scores: NDArray[np.floating]
     vocabulary: Vocabulary
-    image: Image.Image | None = field(default=None, repr=False)
+    image: Image.Image | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.scores.shape != self.mask.shape:
-            raise ValueError(f'mask {self.mask.shape} and scores {self.scores.shape} must be one (H, W)')
+            raise InputError(
+                f'mask and scores must have the same shape (H, W), got {self.mask.shape} and '
+                f'{self.scores.shape}'
+            )
         if self.image is not None and self.image.size[::-1] != self.mask.shape:
-            raise ValueError(f'image {self.image.size[::-1]} and mask {self.mask.shape} differ in size')
-        if self.mask.size and not 0 <= self.mask.min() <= self.mask.max() < len(self.vocabulary):
-            raise ValueError(f'mask holds class {self.mask.max()} of {len(self.vocabulary)} classes')
+            raise InputError(
+                f'the mask is {self.mask.shape}, its image {self.image.size[::-1]} (height, width): '
+                'resize the mask to the image'
+            )
+        check_indices('the mask', self.mask, self.vocabulary)
+        check_finite('scores', self.scores)
 
-    def shares(self) -> dict[str, float]:
-        """Share of the image that each class covers, largest first; absent classes are left out."""
+    def __repr__(self) -> str:
+        """``Segmentation(640 x 480, 3 of 12 classes: road 50%, sky 38%, car 12%)``, width first."""
+        found, (height, width) = self.class_fractions(), self.mask.shape
+        count = f'{len(found)} of {count_classes(len(self.vocabulary))}'
+        return f'Segmentation({width} x {height}, {count}: {listed(found)})'
+
+    def class_fractions(self) -> dict[str, float]:
+        """Fraction of the image that each class covers, largest first; absent classes are left out."""
         counts = np.bincount(self.mask.ravel(), minlength=len(self.vocabulary)) / max(1, self.mask.size)
         order = np.argsort(-counts, kind='stable')
         return {self.vocabulary.class_names[index]: float(counts[index]) for index in order if counts[index]}
@@ -98,6 +122,12 @@ class Segmentation:
         image = _needed(image or self.image)
         return overlay(image, self.mask, names, None, opacity, hidden, legend, side)
 
+    def plot(
+        self, image: Image.Image | None = None, opacity: float = 0.6, legend: bool = True, side: int = 512
+    ) -> NDArray[np.uint8]:
+        """``draw`` as an array: (H, W, 3) uint8 RGB, with the legend's rows unless ``legend=False``."""
+        return np.array(self.draw(image, opacity, legend, side))
+
     def save(self, path: str | Path) -> Path:
         """Write the mask as a palette PNG whose indices are the classes, in the colors of ``draw``."""
         write_mask(path, self.mask, class_palette(len(self.vocabulary), self._background))
@@ -110,7 +140,7 @@ class Segmentation:
         return self.vocabulary.class_names.index(name) if name in self.vocabulary.class_names else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: size, classes, shares and mean score of each class that occurs."""
+        """Plain values for JSON: size, classes, fraction and mean score of each class that occurs."""
         return {
             'height': self.mask.shape[0],
             'width': self.mask.shape[1],
@@ -119,10 +149,10 @@ class Segmentation:
                 {
                     'class': name,
                     'class_index': self.vocabulary.index(name),
-                    'share': round(share, 6),
+                    'fraction': round(fraction, 6),
                     'score': round(float(self.scores[self.mask == self.vocabulary.index(name)].mean()), 4),
                 }
-                for name, share in self.shares().items()
+                for name, fraction in self.class_fractions().items()
             ],
         }
 
@@ -142,9 +172,12 @@ class Segmentation:
         return results
 
     def to_supervision(self) -> Any:
-        """``supervision.Detections`` with one mask for each class that occurs (extra ``viz``)."""
-        import supervision
+        """``supervision.Detections`` with one mask for each class that occurs (extra ``viz``).
 
+        Raises:
+            InputError: supervision is not installed.
+        """
+        supervision = _supervision()
         present = np.unique(self.mask)
         masks = self.mask[None] == present[:, None, None]
         return supervision.Detections(
@@ -155,43 +188,50 @@ class Segmentation:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections:
-    """Boxes with a class each, best first.
+    """Boxes with a class each, best first; the fields have the names of ``supervision.Detections``.
 
     Args:
-        boxes: (n, 4) x1, y1, x2, y2 in pixels of the image as displayed.
-        scores: (n,).
+        xyxy: (n, 4) boxes: x1, y1, x2, y2 in pixels of the image as displayed.
+        confidence: (n,) scores.
         class_ids: (n,) indices into the vocabulary.
         vocabulary: K classes.
         masks: (n, H, W) bool, where the detector draws them.
         image: the image, as displayed; ``draw`` needs it.
 
     Raises:
-        ValueError: lengths that differ, an index that no class has, or a score that is not a number.
+        InputError: lengths that differ, an index that no class has, masks of another size than the image, or
+            numbers that are not finite.
     """
 
-    boxes: NDArray[np.floating]
-    scores: NDArray[np.floating]
+    xyxy: NDArray[np.floating]
+    confidence: NDArray[np.floating]
     class_ids: NDArray[np.integer]
     vocabulary: Vocabulary
-    masks: NDArray[np.bool_] | None = field(default=None, repr=False)
-    image: Image.Image | None = field(default=None, repr=False)
+    masks: NDArray[np.bool_] | None = None
+    image: Image.Image | None = None
 
     def __post_init__(self) -> None:
-        count = len(self.scores)
-        if self.boxes.shape != (count, 4) or self.scores.shape != self.class_ids.shape:
-            shapes = (self.boxes.shape, self.scores.shape, self.class_ids.shape)
-            raise ValueError(f'boxes, scores and class_ids must be (n, 4), (n,) and (n,), got {shapes}')
-        if not np.isfinite(self.scores).all():
-            raise ValueError('a score is not a finite number')
-        if count and not 0 <= self.class_ids.min() <= self.class_ids.max() < len(self.vocabulary):
-            raise ValueError(f'class {self.class_ids.max()} of {len(self.vocabulary)} classes')
-        if self.masks is not None and len(self.masks) != count:
-            raise ValueError(f'{len(self.masks)} masks for {count} boxes')
+        shapes = self.xyxy.shape, self.confidence.shape, self.class_ids.shape
+        count = len(self.confidence) if self.confidence.ndim else 0
+        if shapes != ((count, 4), (count,), (count,)):
+            raise InputError(
+                'xyxy, confidence and class_ids must have the shapes (n, 4), (n,) and (n,), got '
+                f'{shapes[0]}, {shapes[1]} and {shapes[2]}'
+            )
+        check_boxes(self.xyxy)
+        check_finite('confidence', self.confidence)
+        check_indices('class_ids', self.class_ids, self.vocabulary)
+        if self.masks is not None:
+            check_masks(self.masks, count, self.image)
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.confidence)
+
+    def __repr__(self) -> str:
+        """``Detections(3: 2 cat, 1 dog)``."""
+        return f'Detections({len(self)}: {self.summary()})' if len(self) else 'Detections(0)'
 
     @property
     def class_names(self) -> list[str]:
@@ -215,10 +255,16 @@ class Detections:
             InputError: no image is kept here and none is given.
         """
         image = _needed(image or self.image)
-        notes = [f'{score:.0%}' for score in self.scores]
+        notes = [f'{score:.0%}' for score in self.confidence]
         return draw_boxes(
-            image, self.boxes, self.class_names, self.class_ids, self.masks, opacity, notes, side
+            image, self.xyxy, self.class_names, self.class_ids, self.masks, opacity, notes, side
         )
+
+    def plot(
+        self, image: Image.Image | None = None, opacity: float = 0.4, side: int = 512
+    ) -> NDArray[np.uint8]:
+        """``draw`` as an array: (H, W, 3) uint8 RGB."""
+        return np.array(self.draw(image, opacity, side))
 
     def save(self, path: str | Path) -> Path:
         """Write ``to_dict`` as JSON."""
@@ -237,7 +283,7 @@ class Detections:
                     'box': [round(float(value), 2) for value in box],
                 }
                 for name, index, score, box in zip(
-                    self.class_names, self.class_ids, self.scores, self.boxes, strict=True
+                    self.class_names, self.class_ids, self.confidence, self.xyxy, strict=True
                 )
             ],
         }
@@ -246,7 +292,7 @@ class Detections:
         """COCO results, with run-length masks where there are some; category ids count from 1."""
         results = []
         for place, (box, score, index) in enumerate(
-            zip(self.boxes.astype(float), self.scores, self.class_ids, strict=True)
+            zip(self.xyxy.astype(float), self.confidence, self.class_ids, strict=True)
         ):
             x1, y1, x2, y2 = (round(value, 3) for value in box.tolist())
             result: dict[str, Any] = {
@@ -261,16 +307,26 @@ class Detections:
         return results
 
     def to_supervision(self) -> Any:
-        """``supervision.Detections`` (extra ``viz``)."""
-        import supervision
+        """``supervision.Detections`` (extra ``viz``).
 
+        Raises:
+            InputError: supervision is not installed.
+        """
+        supervision = _supervision()
         return supervision.Detections(
-            xyxy=self.boxes.astype(np.float32),
-            confidence=self.scores.astype(np.float32),
+            xyxy=self.xyxy.astype(np.float32),
+            confidence=self.confidence.astype(np.float32),
             class_id=self.class_ids.astype(int),
             mask=self.masks,
             data={'class_name': np.array(self.class_names)},
         )
+
+
+def _supervision() -> ModuleType:
+    try:
+        return import_module('supervision')
+    except ImportError as error:
+        raise InputError('to_supervision() needs supervision: pip install "clipdense[viz]"') from error
 
 
 def _needed(image: Image.Image | None) -> Image.Image:

@@ -114,7 +114,7 @@ def test_segment_writes_three_files_of_the_image_size(capsys, weights):
     values = json.loads(Path('segmented/photo.json').read_text())
     assert (values['height'], values['width']) == (40, 30)
     assert values['classes'] == ['car', 'traffic light']
-    assert sum(segment['share'] for segment in values['segments']) == pytest.approx(1, abs=1e-4)
+    assert sum(segment['fraction'] for segment in values['segments']) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(

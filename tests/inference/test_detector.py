@@ -17,10 +17,8 @@ from clipdense.engine.checkpointing import write_checkpoint
 from clipdense.engine.model_weights import model_meta
 from clipdense.inference.detector import Detector
 from clipdense.inference.hub import load_segmenter
-from clipdense.inference.results import Detections
 from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError, InputError
-from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights, write_weights
 
 RECIPE = """
@@ -137,7 +135,7 @@ def test_one_file_is_the_detector_and_its_words(request, file, alone, files):
     for detector in opened:
         found = detector(files / 'a.png', ['cat', 'dog'])
         assert len(found) > 0
-        for name in ('boxes', 'scores', 'class_ids', 'masks'):
+        for name in ('xyxy', 'confidence', 'class_ids', 'masks'):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
@@ -167,9 +165,9 @@ def test_boxes_and_masks_lie_in_the_image(detector, files):
     found = detector(files / 'a.png', ['cat', 'dog', 'red car'])
     assert 0 < len(found) <= 10
     assert found.masks.shape == (len(found), 90, 120)
-    assert (found.boxes >= 0).all()
-    assert (found.boxes[:, 2:] <= [120, 90]).all()
-    assert found.boxes[:, 2].max() > 64  # the detector saw the image smaller
+    assert (found.xyxy >= 0).all()
+    assert (found.xyxy[:, 2:] <= [120, 90]).all()
+    assert found.xyxy[:, 2].max() > 64  # the detector saw the image smaller
     assert set(found.class_names) <= {'cat', 'dog', 'red car'}
 
 
@@ -180,7 +178,7 @@ def test_the_config_that_a_run_has_left(detector, files, tmp_path):
         tmp_path / 'left.py', files / 'weights.pth', clip=detector.clip, device='cpu', cache=False
     )
     one, other = (model(files / 'a.png', ['cat', 'dog']) for model in (detector, again))
-    np.testing.assert_array_equal(one.boxes, other.boxes)
+    np.testing.assert_array_equal(one.xyxy, other.xyxy)
 
 
 def test_a_batch_is_its_images(detector, files):
@@ -191,8 +189,8 @@ def test_a_batch_is_its_images(detector, files):
         together = dict(detector.many(paths, batch_size=batch_size))
         assert sorted(together) == [0, 1, 2]
         for index, one in enumerate(apart):
-            np.testing.assert_allclose(together[index].scores, one.scores, atol=1e-5)
-            np.testing.assert_allclose(together[index].boxes, one.boxes, atol=1e-3)
+            np.testing.assert_allclose(together[index].confidence, one.confidence, atol=1e-5)
+            np.testing.assert_allclose(together[index].xyxy, one.xyxy, atol=1e-3)
 
 
 def test_other_words_other_answers(detector, files):
@@ -203,15 +201,15 @@ def test_other_words_other_answers(detector, files):
 def test_rules(detector, files):
     detector.set_vocabulary('cat, dog')
     every = detector(files / 'a.png')
-    middle = float(np.median(every.scores))
+    middle = float(np.median(every.confidence))
     detector.set_rules(threshold=middle)
-    assert (detector(files / 'a.png').scores > middle).all()
+    assert (detector(files / 'a.png').confidence > middle).all()
     detector.set_rules(threshold=0.0, special={0: 1.0})
     assert set(detector(files / 'a.png').class_names) == {'dog'}
     detector.set_rules(threshold=0.0, most=2)
     assert len(detector(files / 'a.png')) == 2
     detector.set_rules(most=10, agnostic=True)
-    boxes = torch.from_numpy(detector(files / 'a.png').boxes)
+    boxes = torch.from_numpy(detector(files / 'a.png').xyxy)
     from torchvision.ops import box_iou
 
     assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.5
@@ -280,7 +278,7 @@ def test_images_of_any_kind(detector, tmp_path, name):
     Image.new(mode, size).save(tmp_path / 'a.png')
     found = detector(tmp_path / 'a.png', ['cat'])
     assert found.masks.shape[1:] == size[::-1]
-    assert (found.boxes <= [*size, *size]).all()
+    assert (found.xyxy <= [*size, *size]).all()
 
 
 def test_unreadable_images(detector, files, tmp_path):
@@ -329,67 +327,6 @@ def test_no_words(detector, files):
         detector(files / 'a.png')
     with pytest.raises(InputError, match='need words'):
         detector.set_rules(special={0: 0.5})
-
-
-# Results
-
-
-def detections(**changes):
-    values = {
-        'boxes': np.array([[1.0, 2, 11, 22], [0, 0, 5, 5]]),
-        'scores': np.array([0.9, 0.4]),
-        'class_ids': np.array([1, 0]),
-        'vocabulary': Vocabulary(('cat', 'dog')),
-        'image': Image.new('RGB', (40, 30)),
-    }
-    return Detections(**(values | changes))
-
-
-def test_what_a_result_gives():
-    masks = np.zeros((2, 30, 40), bool)
-    masks[0, 2:22, 1:11] = True
-    found = detections(masks=masks)
-    first = found.to_coco(7)[0]
-    assert (first['image_id'], first['category_id'], first['bbox'], first['score']) == (
-        7,
-        2,
-        [1, 2, 10, 20],
-        0.9,
-    )
-    assert first['segmentation']['size'] == [30, 40]
-    json.dumps(found.to_coco())
-    assert found.to_dict()['detections'][1] == {
-        'class': 'cat',
-        'class_index': 0,
-        'score': 0.4,
-        'box': [0, 0, 5, 5],
-    }
-    assert found.summary() == '1 dog, 1 cat'
-    drawn = np.asarray(found.draw())
-    assert drawn.any()
-
-
-def test_nothing_found_is_a_result(tmp_path):
-    found = detections(boxes=np.zeros((0, 4)), scores=np.zeros(0), class_ids=np.zeros(0, int))
-    assert found.to_coco() == []
-    assert found.summary() == 'nothing found'
-    assert found.draw().size[0] >= 40
-    assert json.loads(found.save(tmp_path / 'a.json').read_text())['detections'] == []
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'boxes': np.zeros((3, 4))}, 'must be'),
-        ({'scores': np.array([0.9, np.nan])}, 'finite'),
-        ({'class_ids': np.array([0, 2])}, 'class 2 of 2'),
-        ({'masks': np.zeros((1, 3, 3), bool)}, '1 masks for 2'),
-    ],
-    ids=['lengths', 'nan', 'class', 'masks'],
-)
-def test_results_that_cannot_be(changes, message):
-    with pytest.raises(ValueError, match=message):
-        detections(**changes)
 
 
 # Command line

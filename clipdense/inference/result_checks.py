@@ -1,0 +1,79 @@
+"""Checks of results when they are made, and the short texts by which they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+_SHOWN = 3  # classes that a short text names
+
+
+def check_finite(name: str, values: NDArray) -> None:
+    """Refuse NaN and infinite values.
+
+    Raises:
+        InputError: there are some.
+    """
+    if not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise InputError(f'{name} must be finite numbers, but {count} of {values.size} are NaN or infinite')
+
+
+def check_indices(name: str, indices: NDArray, vocabulary: Vocabulary) -> None:
+    """Refuse what is no index of a class.
+
+    Raises:
+        InputError: another type than integers, or an index out of range.
+    """
+    if indices.dtype.kind not in 'iu':
+        raise InputError(f'{name} must hold class indices, which are integers, got {indices.dtype}')
+    low, high = (int(indices.min()), int(indices.max())) if indices.size else (0, 0)
+    if low < 0 or high >= len(vocabulary):
+        wrong = low if low < 0 else high
+        raise InputError(
+            f'{name} holds the class index {wrong}, but the vocabulary has {count_classes(len(vocabulary))}: '
+            f'indices run from 0 to {len(vocabulary) - 1}'
+        )
+
+
+def check_boxes(xyxy: NDArray) -> None:
+    """(n, 4) x1, y1, x2, y2.
+
+    Raises:
+        InputError: numbers that are not finite, or a box that ends before it begins.
+    """
+    check_finite('xyxy', xyxy)
+    if (xyxy[:, :2] > xyxy[:, 2:]).any():
+        raise InputError('a box in xyxy ends before it begins: give x1, y1, x2, y2, not x, y, width, height')
+
+
+def check_masks(masks: NDArray, count: int, image: Image.Image | None) -> None:
+    """(count, H, W) bool, of the image's size where there is one.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    size = None if image is None else (image.height, image.width)
+    if masks.ndim != 3 or len(masks) != count or (size is not None and masks.shape[1:] != size):
+        expected = f'({count}, H, W)' if size is None else (count, *size)
+        raise InputError(f'masks must have the shape {expected}, one for each box, got {masks.shape}')
+    if masks.dtype != bool:
+        raise InputError(f'masks must be bool, got {masks.dtype}: pass masks != 0')
+
+
+def count_classes(count: int) -> str:
+    """``'1 class'``, ``'2 classes'``."""
+    return '1 class' if count == 1 else f'{count} classes'
+
+
+def listed(fractions: Mapping[str, float]) -> str:
+    """``'cat 70%, dog 20%'`` of the first few."""
+    shown = [f'{name} {fraction:.0%}' for name, fraction in islice(fractions.items(), _SHOWN)]
+    return ', '.join([*shown, '...'] if len(fractions) > _SHOWN else shown)
