@@ -21,7 +21,7 @@ MASKS = 'lseg/lseg_scenes_quickstart'
 MASK_STEPS = 400  # of the config's, to stay within the ten minutes
 SPLITS = ('base', 'novel', 'unseen')
 TILE = 224  # pixels of each image in the gallery
-TEMPLATES = ('a {}', 'an image of a {}')
+TEMPLATES = ('a {}', 'a picture of a {}')
 
 
 def quickstart(

@@ -38,7 +38,7 @@ group_evaluations, learned_evaluations = [
             threshold=threshold,
             tuning=dict(type=SceneSegmentation, split='base', num_images=320, stream='tuning'),
             slide=dict(),
-            templates=('a {}', 'an image of a {}'),
+            templates=('a {}', 'a picture of a {}'),
             name=f'{name}/{split}',
         )
         for name, threshold in thresholds.items()

@@ -8,7 +8,7 @@ from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 
 data_root = 'data/scenes_long'
 num_images = 60_000
-noun_prompts = dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'an image of a {}'])
+noun_prompts = dict(type=NounPrompts, count=3, kind='phrase', templates=['a {}', 'a picture of a {}'])
 
 train_dataloader = dict(
     batch_size=64,

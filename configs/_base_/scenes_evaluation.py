@@ -10,7 +10,7 @@ from clipdense.evaluation.retrieval import Retrieval
 difficulty = 'standard'
 num_val = 320  # images of each split that are written, and segmented
 splits = ('base', 'novel', 'unseen')
-templates = ('a {}', 'an image of a {}')
+templates = ('a {}', 'a picture of a {}')
 scene_evaluations = {
     'retrieval': dict(type=Retrieval, dataset=dict(type=SceneCaptions, num_images=1000, stream='val')),
     **{

@@ -27,7 +27,7 @@ from clipdense.methods.vild.roi_head import ViLDRoIHead
 
 data_root = 'data/scenes_detection'
 teacher = 'work_dirs/clip_scenes/clip.safetensors'
-templates = ('a {}', 'an image of a {}')
+templates = ('a {}', 'a picture of a {}')
 width, proposals = 32, 64
 nms = dict(type='nms', iou_threshold=0.7)
 assigner = dict(type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)
