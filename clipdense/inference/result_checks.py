@@ -68,6 +68,17 @@ def check_masks(masks: NDArray, count: int, image: Image.Image | None) -> None:
         raise InputError(f'masks must be bool, got {masks.dtype}: pass masks != 0')
 
 
+def needed_image(image: Image.Image | None) -> Image.Image:
+    """The image to draw on.
+
+    Raises:
+        InputError: there is none.
+    """
+    if image is None:
+        raise InputError('this result keeps no image: pass it, result.draw(image)')
+    return image
+
+
 def count_classes(count: int) -> str:
     """``'1 class'``, ``'2 classes'``."""
     return '1 class' if count == 1 else f'{count} classes'

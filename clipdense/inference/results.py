@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,15 @@ from clipdense.utils.image_io import write_mask
 from clipdense.utils.palette import class_palette
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .result_checks import check_boxes, check_finite, check_indices, check_masks, count_classes, listed
+from .result_checks import (
+    check_boxes,
+    check_finite,
+    check_indices,
+    check_masks,
+    count_classes,
+    listed,
+    needed_image,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,10 +85,8 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.scores.shape != self.mask.shape:
-            raise InputError(
-                f'mask and scores must have the same shape (H, W), got {self.mask.shape} and '
-                f'{self.scores.shape}'
-            )
+            shapes = f'{self.mask.shape} and {self.scores.shape}'
+            raise InputError(f'mask and scores must have the same shape (H, W), got {shapes}')
         if self.image is not None and self.image.size[::-1] != self.mask.shape:
             raise InputError(
                 f'the mask is {self.mask.shape}, its image {self.image.size[::-1]} (height, width): '
@@ -119,7 +123,7 @@ class Segmentation:
         """
         names = self.vocabulary.class_names
         hidden = () if self._background is None else (names[self._background],)
-        image = _needed(image or self.image)
+        image = needed_image(image or self.image)
         return overlay(image, self.mask, names, None, opacity, hidden, legend, side)
 
     def plot(
@@ -158,18 +162,15 @@ class Segmentation:
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """One COCO result with a run-length mask for each class that occurs; category ids count from 1."""
-        results = []
-        for segment in self.to_dict()['segments']:
-            index = segment['class_index']
-            results.append(
-                {
-                    'image_id': image_id,
-                    'category_id': index + 1,
-                    'segmentation': _run_lengths(self.mask == index),
-                    'score': segment['score'],
-                }
-            )
-        return results
+        return [
+            {
+                'image_id': image_id,
+                'category_id': segment['class_index'] + 1,
+                'segmentation': _run_lengths(self.mask == segment['class_index']),
+                'score': segment['score'],
+            }
+            for segment in self.to_dict()['segments']
+        ]
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` with one mask for each class that occurs (extra ``viz``).
@@ -254,7 +255,7 @@ class Detections:
         Raises:
             InputError: no image is kept here and none is given.
         """
-        image = _needed(image or self.image)
+        image = needed_image(image or self.image)
         notes = [f'{score:.0%}' for score in self.confidence]
         return draw_boxes(
             image, self.xyxy, self.class_names, self.class_ids, self.masks, opacity, notes, side
@@ -291,15 +292,13 @@ class Detections:
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """COCO results, with run-length masks where there are some; category ids count from 1."""
         results = []
-        for place, (box, score, index) in enumerate(
-            zip(self.xyxy.astype(float), self.confidence, self.class_ids, strict=True)
-        ):
-            x1, y1, x2, y2 = (round(value, 3) for value in box.tolist())
+        for place, box in enumerate(self.xyxy.astype(float).tolist()):
+            x1, y1, x2, y2 = (round(value, 3) for value in box)
             result: dict[str, Any] = {
                 'image_id': image_id,
-                'category_id': int(index) + 1,
+                'category_id': int(self.class_ids[place]) + 1,
                 'bbox': [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
-                'score': round(float(score), 6),
+                'score': round(float(self.confidence[place]), 6),
             }
             if self.masks is not None:
                 result['segmentation'] = _run_lengths(self.masks[place])
@@ -318,21 +317,18 @@ class Detections:
             confidence=self.confidence.astype(np.float32),
             class_id=self.class_ids.astype(int),
             mask=self.masks,
-            data={'class_name': np.array(self.class_names)},
+            data={'class_name': np.array(self.class_names, dtype=str)},
         )
 
 
-def _supervision() -> ModuleType:
+def _supervision() -> Any:
     try:
-        return import_module('supervision')
+        import supervision
     except ImportError as error:
-        raise InputError('to_supervision() needs supervision: pip install "clipdense[viz]"') from error
-
-
-def _needed(image: Image.Image | None) -> Image.Image:
-    if image is None:
-        raise InputError('this result keeps no image: pass it, result.draw(image)')
-    return image
+        raise InputError(
+            f'to_supervision() needs supervision ({error}): pip install "clipdense[viz]"'
+        ) from error
+    return supervision
 
 
 def _run_lengths(mask: NDArray) -> dict[str, Any]:

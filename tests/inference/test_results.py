@@ -224,6 +224,7 @@ def test_supervision_gets_what_it_names(monkeypatch):
     assert boxes.xyxy.tolist() == XYXY.tolist()
     np.testing.assert_allclose(boxes.confidence, [0.9, 0.4])
     assert (boxes.class_id.tolist(), boxes.data['class_name'].tolist()) == ([1, 0], ['dog', 'cat'])
+    assert detections(**NOTHING).to_supervision().data['class_name'].dtype.kind == 'U'
     segments = segmentation().to_supervision()
     assert segments.mask.shape == (3, 2, 4)
     assert segments.data['class_name'].tolist() == ['sky', 'road', 'car']
