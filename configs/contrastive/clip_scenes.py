@@ -55,7 +55,7 @@ custom_hooks = dict(
             f'{method}/{split}': dict(
                 type=ZeroShotSegmentation,
                 dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
-                recipe=method,
+                method=method,
                 slide=dict(),
                 templates=templates,
                 name=f'segmentation_{method}/{split}',

@@ -31,7 +31,7 @@ model = dict(
     teacher=dict(
         type=DenseCLIP,
         clip='work_dirs/clip_phrases_scenes/clip.safetensors',
-        recipe='maskclip_no_residual',
+        method='maskclip_no_residual',
         slide=dict(),
     ),
     student=dict(type=PyramidStudent, name='resnet10t', embed_dim=96),

@@ -31,7 +31,7 @@ data_root = 'data/VOC2012'
 default_hooks.update(export=None)  # the CLIP is its teacher's
 model = dict(
     type=MaskCLIPPlus,
-    teacher=dict(type=DenseCLIP, clip='ViT-B-16/openai', recipe='maskclip_denoised', logit_scale=40.0),
+    teacher=dict(type=DenseCLIP, clip='ViT-B-16/openai', method='maskclip_denoised', logit_scale=40.0),
     student=dict(type=deeplabv3_resnet101, num_classes=512, weights_backbone=None),
     guided_steps=4000,
 )

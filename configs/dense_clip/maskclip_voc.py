@@ -20,7 +20,7 @@ with read_base():
 model = dict(
     type=DenseCLIP,
     clip='ViT-B-16/openai',  # replaced by the WEIGHTS of the command line
-    recipe='maskclip',
+    method='maskclip',
     logit_scale=40.0,
     background_threshold=0.0,
 )

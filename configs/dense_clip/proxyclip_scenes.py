@@ -29,7 +29,7 @@ custom_hooks = dict(
             f'{name}/{split}': dict(
                 type=ZeroShotSegmentation,
                 dataset=dict(type=SceneSegmentation, split=split, num_images=num_val),
-                recipe='proxyclip',
+                method='proxyclip',
                 proxy=dict(type=TimmProxy, name=proxy, weights=trained),
                 slide=dict(),
                 templates=templates,

@@ -24,12 +24,12 @@ model = dict(type=DenseCLIP, clip='clip.safetensors')  # replaced by WEIGHTS
 grounds = [f'{ground} ground' for ground in ('plain', 'sandy', 'rough', 'cloudy', 'woven')]
 methods = {
     **{
-        f'{method}_{flavor}': dict(recipe=method, options=dict(residual=flavor == 'plain'))
+        f'{method}_{flavor}': dict(method=method, options=dict(residual=flavor == 'plain'))
         for method in ('vanilla', 'maskclip', 'sclip', 'clearclip', 'naclip')
         for flavor in ('plain', 'reduced')
     },
     **{
-        method: dict(recipe=method)
+        method: dict(method=method)
         for method in ('maskclip_denoised', 'gem', 'clip_surgery', 'sc_clip', 'resclip')
     },
 }

@@ -19,7 +19,7 @@ with read_base():
 model = dict(
     type=DenseCLIP,
     clip='quickstart/train/clip.safetensors',  # replaced by the WEIGHTS of the command line
-    recipe='maskclip',
+    method='maskclip',
     slide=dict(),
 )
 custom_hooks = dict(

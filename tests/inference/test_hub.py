@@ -180,10 +180,10 @@ def test_a_training_free_config_is_built_around_its_weights(tmp_path, clip_file,
     config = tmp_path / 'dense.py'
     config.write_text(
         'from clipdense.methods.dense_clip.segmenter import DenseCLIP\n'
-        "model = dict(type=DenseCLIP, clip=None, recipe='naclip')\n"
+        "model = dict(type=DenseCLIP, clip=None, method='naclip')\n"
     )
     segmenter = clipdense.Segmenter.from_config(config, clip_file, cache=False)
-    assert segmenter.model.recipe.name == 'naclip'
+    assert segmenter.model.method.name == 'naclip'
     assert segmenter(photo, WORDS).mask.shape == (21, 34)
 
 

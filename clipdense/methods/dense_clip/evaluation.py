@@ -28,7 +28,7 @@ class ZeroShotSegmentation:
 
     Args:
         dataset: items ``{'images', 'samples'}``, a ``vocabulary`` and an ``ignore_index``, or its config.
-        recipe, slide, background_threshold, options, refiner, proxy: see ``DenseCLIP``.
+        method, slide, background_threshold, options, refiner, proxy: see ``DenseCLIP``.
         templates: prompt templates.
         name: first part of the names of the results.
         background_words: what the background is asked by; what the vocabulary says where left out.
@@ -37,7 +37,7 @@ class ZeroShotSegmentation:
     def __init__(
         self,
         dataset: Any,
-        recipe: str = 'maskclip',
+        method: str = 'maskclip',
         slide: Slide | dict | None = None,
         background_threshold: float = 0.0,
         templates: str | Sequence[str] = 'imagenet',
@@ -49,7 +49,7 @@ class ZeroShotSegmentation:
     ) -> None:
         self.dataset = build(dataset, DATASETS)
         self.settings: dict[str, Any] = {
-            'recipe': recipe,
+            'method': method,
             'slide': slide,
             'background_threshold': background_threshold,
             'options': options,

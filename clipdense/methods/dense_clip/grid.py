@@ -33,7 +33,7 @@ class Grid:
 
     Args:
         weights: the CLIP.
-        methods: names of recipes, the rows of the table; ``METHOD:PRESET`` chooses a row's own family.
+        methods: training-free methods, the rows of the table; ``METHOD:PRESET`` chooses a row's own family.
         datasets: names in ``BENCHMARKS``, or folders in PASCAL VOC format.
         out: folder of the results.
         source: where the datasets come from.

@@ -96,7 +96,7 @@ class Family:
     """The settings of one paper for all datasets.
 
     Args:
-        method: recipe that they were published for.
+        method: the method that they were published for.
         files: whose class files it uses: the end of their names in ``vocab.class_names``.
         source: where the values are from.
         common: what differs from ``Preset``'s defaults on every dataset.

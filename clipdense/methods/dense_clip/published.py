@@ -36,7 +36,7 @@ class Published:
     """One number.
 
     Args:
-        method: name of the recipe; of a method that is not here, its name in the paper.
+        method: its name; of a method that is not here, its name in the paper.
         dataset: name in ``BENCHMARKS``.
         miou: in percent.
         status: how it was verified, see ``STATUSES``.
@@ -140,7 +140,7 @@ def published(method: str, dataset: str, preset: str | None = None) -> tuple[Pub
     """The numbers of a method on a dataset, the best verified first.
 
     Args:
-        method: a recipe.
+        method: name of a training-free method.
         dataset: a name in ``BENCHMARKS``.
         preset: only what was measured under this family's settings.
     """

@@ -265,7 +265,7 @@ def resclip(
     """Another method's attention, mixed with that of the middle layers; a second round after a first answer.
 
     Options: ``base``: sclip, clearclip or naclip; ``std`` in patches; ``cross`` and ``feedback``: share and
-    gain of the middle layers' attention and of the first answer (defaults: the released VOC21 recipe).  The
+    gain of the middle layers' attention and of the first answer (defaults: the released VOC21 settings).  The
     first answer is taken patch by patch; the released code refines it with PAMR.  Returns pixel embeddings,
     the input of the last block (B, T, C) and the middle attention (B, heads, T, T).
 

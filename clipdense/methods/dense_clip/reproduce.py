@@ -80,7 +80,7 @@ def gather(
     """Everything that a run needs.
 
     Args:
-        method: name of a recipe.
+        method: name of a training-free method.
         dataset: a name in ``BENCHMARKS``, or a folder in PASCAL VOC format.
         weights: a name in the zoo, or a file.
         load: reads the weights.

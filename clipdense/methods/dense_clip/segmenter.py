@@ -27,20 +27,20 @@ _CELL = 32  # pixels of a ResNet's last stage
 
 @MODELS.register_module()
 class DenseCLIP(SegmentationModel):
-    """Cosine of each patch with each class embedding; the recipe says what a patch's embedding is.
+    """Cosine of each patch with each class embedding; the method says what a patch's embedding is.
 
     Args:
         clip: any CLIP, its config, or weights as ``clipdense.load`` takes them.
-        recipe: a name in ``recipes.RECIPES``.
+        method: a name in ``recipes.RECIPES``.
         slide: see ``SegmentationModel``; ``default_slide`` where left out.
         logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
         area_threshold, refiner: see ``SegmentationModel``.
-        options: of the recipe: what stands after ``*`` in its function, such as ``{'std': 5.0}`` of naclip.
+        options: of the method: what stands after ``*`` in its function, such as ``{'std': 5.0}`` of naclip.
         proxy: the backbone that proxyclip looks through: a name or file as ``TimmProxy`` takes them, a module
             (B, 3, H, W) -> (B, C', h', w'), or its config.
 
     Raises:
-        InputError: a recipe or option that is unknown, a recipe that needs a transformer or a proxy, or
+        InputError: a method or option that is unknown, a method that needs a transformer or a proxy, or
             windows that the patches of tower or proxy do not fit.
     """
 
@@ -50,7 +50,7 @@ class DenseCLIP(SegmentationModel):
     def __init__(
         self,
         clip: nn.Module | dict | str,
-        recipe: str = 'maskclip',
+        method: str = 'maskclip',
         slide: Slide | dict | None = None,
         logit_scale: float = 40.0,
         background_threshold: float = 0.0,
@@ -67,11 +67,11 @@ class DenseCLIP(SegmentationModel):
             mean, std, slide, logit_scale, background_threshold, memory_budget, area_threshold, refiner
         )
         self.clip = clip
-        self.recipe = find_recipe(recipe, options)
-        self.joint_over_classes = self.joint_over_classes or self.recipe.read is not None
-        if self.recipe.needs_transformer and not isinstance(clip.image, VisionTransformer):
+        self.method = find_recipe(method, options)
+        self.joint_over_classes = self.joint_over_classes or self.method.read is not None
+        if self.method.needs_transformer and not isinstance(clip.image, VisionTransformer):
             able = sorted(name for name, known in RECIPES.items() if not known.needs_transformer)
-            raise InputError(f'method {recipe!r} needs a transformer; a ResNet can use {", ".join(able)}')
+            raise InputError(f'method {method!r} needs a transformer; a ResNet can use {", ".join(able)}')
         self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
         self.proxy = self._build_proxy(proxy)
         self._check_windows()
@@ -82,19 +82,19 @@ class DenseCLIP(SegmentationModel):
         return super().encode_image(image)
 
     def encode_pixels(self, images: Tensor) -> Any:
-        """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the recipe's second half reads."""
-        proxy = {'proxy': self.proxy} if self.recipe.needs_proxy else {}
-        found = self.recipe.embed(self.clip.image, images, **proxy)
-        if self.recipe.read is None:
+        """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the method's second half reads."""
+        proxy = {'proxy': self.proxy} if self.method.needs_proxy else {}
+        found = self.method.embed(self.clip.image, images, **proxy)
+        if self.method.read is None:
             return F.normalize(found, dim=1)
         embeddings, *others = found
         return F.normalize(embeddings, dim=1), *others
 
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
         """What ``encode_pixels`` gave, (K, D) or (B, K, D) -> class scores (B, K, h, w), cosines mostly."""
-        if self.recipe.read is None:
+        if self.method.read is None:
             return cosines(features, text)
-        return self.recipe.read(self.clip.image, features, text)
+        return self.method.read(self.clip.image, features, text)
 
     def window_bytes(self, height: int, width: int) -> int:
         """Roughly what a window takes in a transformer: its widest tokens, and three maps of attention."""
@@ -105,9 +105,9 @@ class DenseCLIP(SegmentationModel):
         return 4 * tokens * (2 * size.mlp_width + 8 * size.width + 3 * size.heads * tokens)
 
     def _build_proxy(self, proxy: nn.Module | dict | str | None) -> nn.Module | None:
-        if proxy is None and self.recipe.needs_proxy:
+        if proxy is None and self.method.needs_proxy:
             raise InputError(
-                f'method {self.recipe.name!r} needs a proxy: name a timm backbone, '
+                f'method {self.method.name!r} needs a proxy: name a timm backbone, '
                 "such as proxy='vit_base_patch8_224.dino' (--proxy)"
             )
         if isinstance(proxy, str):

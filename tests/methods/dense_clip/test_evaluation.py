@@ -36,16 +36,16 @@ def test_names_and_range(clip, dataset):
 
 
 def test_settings_reach_the_segmenter(clip, dataset):
-    assert measure(clip, dataset, recipe='naclip') != measure(
-        clip, dataset, recipe='naclip', options={'std': 0.5}
+    assert measure(clip, dataset, method='naclip') != measure(
+        clip, dataset, method='naclip', options={'std': 0.5}
     )
 
 
 def test_a_proxy_reaches_the_segmenter(clip, dataset):
     looks = nn.AvgPool2d(8)  # patches are alike that have the colour in common
     looks.patch_size = 8
-    found = measure(clip, dataset, recipe='proxyclip', proxy=looks)
-    assert found != measure(clip, dataset, recipe='maskclip_no_residual')
+    found = measure(clip, dataset, method='proxyclip', proxy=looks)
+    assert found != measure(clip, dataset, method='maskclip_no_residual')
 
 
 def test_what_the_dataset_does_not_label_is_not_counted(clip):

@@ -45,8 +45,8 @@ print(peak_memory('cpu') - before)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
-    [{'recipe': name} for name in RECIPES]
-    + [{'recipe': 'maskclip', more: value} for more, value in MORE.items()],
+    [{'method': name} for name in RECIPES]
+    + [{'method': 'maskclip', more: value} for more, value in MORE.items()],
     ids=lambda settings: '-'.join(map(str, settings.values())),
 )
 def test_peak(settings):
