@@ -128,15 +128,14 @@ def _find_config(config: str | Path) -> Path:
     if path.is_file():
         raise InputError(f'{path} is not a config: those end in {", ".join(_SUFFIXES)}')
     folder = _HOME / 'configs'
-    recipes = {str(file.relative_to(folder)): file for file in sorted(folder.rglob('*.py'))}
-    recipes = {name: file for name, file in recipes.items() if not name.startswith('_')}
-    known = {name.removesuffix('.py'): file for name, file in recipes.items()}
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob('*.py'))}
+    known = {name.removesuffix('.py'): file for name, file in files.items() if not name.startswith('_')}
     wanted = str(config).removeprefix('configs/').removesuffix('.py')
     ends = [name for name in known if name == wanted or name.endswith(f'/{wanted}')]
     if len(ends) == 1:
         return known[ends[0]]
     if ends:
-        raise InputError(f'several recipes are called {wanted!r}: {", ".join(ends)}')
+        raise InputError(f'several configs are called {wanted!r}: {", ".join(ends)}')
     beside = {file.stem: file for file in path.parent.glob('*') if file.suffix in _SUFFIXES}
     close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.7)
     hint = f' Did you mean {str(beside[close[0]])!r}?' if close else nearest(wanted, known)
@@ -145,7 +144,7 @@ def _find_config(config: str | Path) -> Path:
 
 def _read_config(path: Path) -> Config:
     try:
-        with _recipes_by_name():
+        with _configs_by_name():
             cfg = Config.fromfile(path)
         for _ in _entries(cfg):  # imports what it names
             pass
@@ -153,15 +152,15 @@ def _read_config(path: Path) -> Config:
         raise InputError(f'{path}, line {error.lineno}: {error.msg}') from error
     except Exception as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
-        if 'from ..' in reason:  # a copy of a recipe, away from its bases
+        if 'from ..' in reason:  # a copy of a config, away from its bases
             reason += '; a config of your own says `from clipdense.configs.FOLDER.NAME import *` there'
         raise InputError(f'{path} cannot be read as a config: {reason}') from error
     return cfg
 
 
 @contextmanager
-def _recipes_by_name() -> Iterator[None]:
-    """``from clipdense.configs.vild.vild_coco_r50 import *`` finds the recipe from anywhere.
+def _configs_by_name() -> Iterator[None]:
+    """``from clipdense.configs.vild.vild_coco import *`` finds the config from anywhere.
 
     MMEngine finds the package of such a base by a function that needs ``pkg_resources``, which setuptools
     no longer has, and that knows no editable install; there is no other way in than the function's name.

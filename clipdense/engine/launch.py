@@ -56,7 +56,7 @@ def train(
     """Train by a config, alone or as one of the processes that torchrun started.
 
     Args:
-        config: a file, the name of a recipe (``contrastive/quickstart``), or a config.
+        config: a file, the name of one of ours (``contrastive/clip_scenes``), or a config.
         work_dir: for logs and checkpoints; ``work_dirs/<name of the config>`` by default.
         resume: True continues from the newest good checkpoint in ``work_dir``, if any; a path from that.
         seed: of weights, order and augmentation.

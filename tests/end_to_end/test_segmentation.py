@@ -65,7 +65,7 @@ def test_classifier_and_batches_agree(weights):
     assert np.allclose(np.sum(together, axis=1), 1)
 
 
-def test_camvid_through_the_recipe(weights, real_data, tmp_path):
+def test_camvid_through_the_config(weights, real_data, tmp_path):
     """Real photographs in VOC format, end to end; random weights know nothing, but every class is counted."""
     options = {
         'test_dataloader.dataset.root': str(real_data('camvid')),

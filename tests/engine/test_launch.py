@@ -21,7 +21,7 @@ from clipdense.engine.logs import config_text
 from clipdense.utils.errors import CheckpointError, InputError
 
 TOOLS = Path(__file__).parents[2] / 'tools'
-RECIPE = """
+TINY = """
 from torch.optim import AdamW
 from torch import nn
 
@@ -39,9 +39,9 @@ transforms = [dict(size=1)]
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / 'tiny_recipe.py'
-    path.write_text(RECIPE.format(extra=''))
+def tiny_file(tmp_path):
+    path = tmp_path / 'tiny_config.py'
+    path.write_text(TINY.format(extra=''))
     return path
 
 
@@ -86,8 +86,8 @@ def test_parse_options_refuses(text):
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_options_that_fit(recipe, option, read):
-    assert read(launch.read_config(recipe, [option])) == 0.5
+def test_options_that_fit(tiny_file, option, read):
+    assert read(launch.read_config(tiny_file, [option])) == 0.5
 
 
 UNFIT = {
@@ -101,9 +101,9 @@ UNFIT = {
 
 
 @pytest.mark.parametrize(('option', 'message'), UNFIT.values(), ids=UNFIT)
-def test_options_that_do_not_fit(recipe, option, message):
+def test_options_that_do_not_fit(tiny_file, option, message):
     with pytest.raises(InputError, match=message):
-        launch.read_config(recipe, [option])
+        launch.read_config(tiny_file, [option])
 
 
 MISTAKES = {
@@ -117,7 +117,7 @@ MISTAKES = {
 @pytest.mark.parametrize(('extra', 'message'), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_in_a_config(tmp_path, extra, message):
     path = tmp_path / 'bad.py'
-    path.write_text(RECIPE.format(extra=extra))
+    path.write_text(TINY.format(extra=extra))
     with pytest.raises(InputError, match=message) as error:
         load_config(path)
     assert '\n' not in str(error.value)
@@ -127,14 +127,14 @@ def test_mistakes_in_a_config(tmp_path, extra, message):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('tiny_recipy.py', "Did you mean '.*tiny_recipe.py'"),
+        ('tiny_confg.py', "Did you mean '.*tiny_config.py'"),
         ('notes.txt', 'not a config'),
         ('contrastive/clip_opnai', "Did you mean 'contrastive/clip_openai'"),
     ],
 )
-def test_unknown_config(recipe, name, message):
-    (recipe.parent / 'notes.txt').touch()
-    path = name if '/' in name else recipe.parent / name
+def test_unknown_config(tiny_file, name, message):
+    (tiny_file.parent / 'notes.txt').touch()
+    path = name if '/' in name else tiny_file.parent / name
     with pytest.raises(InputError, match=message):
         load_config(path)
 
@@ -148,13 +148,13 @@ def test_unknown_config(recipe, name, message):
         'configs/contrastive/clip_openai.py',
     ],
 )
-def test_recipes_are_found_by_name(name, monkeypatch, tmp_path):
+def test_configs_are_found_by_name(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert Path(load_config(name).filename).stem == 'clip_openai'
 
 
 @pytest.mark.parametrize('layout', ['checkout', 'wheel'])
-def test_a_recipe_of_ones_own_builds_on_ours(layout, monkeypatch, tmp_path):
+def test_a_config_of_ones_own_builds_on_ours(layout, monkeypatch, tmp_path):
     """From anywhere; in a wheel, ours lie in the package."""
     ours = load_config('contrastive/clip_scenes')
     if layout == 'wheel':
@@ -170,8 +170,8 @@ def test_a_recipe_of_ones_own_builds_on_ours(layout, monkeypatch, tmp_path):
     assert mmengine_config.get_installed_path is get_installed_path, 'as it was'
 
 
-def test_config_text_can_be_read_again(recipe, tmp_path):
-    text = config_text(load_config(recipe))
+def test_config_text_can_be_read_again(tiny_file, tmp_path):
+    text = config_text(load_config(tiny_file))
     (tmp_path / 'again.py').write_text(text)
     again = Config.fromfile(tmp_path / 'again.py')
     assert again.optim_wrapper.optimizer.type == 'torch.optim.adamw.AdamW' or 'AdamW' in text
@@ -272,7 +272,7 @@ def test_training_free_models_take_weights_as_an_argument(make_config, tiny, tmp
 
     evaluation = {'type': EvaluationHook, 'evaluations': [lambda model: {'length': len(model.weights)}]}
     config = Config(
-        make_config(model={'type': Around, 'weights': 'of the recipe'}, custom_hooks=[evaluation])
+        make_config(model={'type': Around, 'weights': 'of the config'}, custom_hooks=[evaluation])
     )
     assert launch.test(config, Path('ViT-B-16/openai'), tmp_path) == {'length': 15.0}
 

@@ -21,7 +21,7 @@ from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import read_weights, write_weights
 
-RECIPE = """
+CONFIG = """
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.detection.datasets import CocoDetection
@@ -88,9 +88,9 @@ test_dataloader = dict(
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """A recipe, weights that fit it, and two images."""
+    """A config, weights that fit it, and two images."""
     folder = tmp_path_factory.mktemp('detector')
-    (folder / 'tiny_vild.py').write_text(RECIPE)
+    (folder / 'tiny_vild.py').write_text(CONFIG)
     torch.manual_seed(0)
     model = build_module(load_config(folder / 'tiny_vild.py').model)
     torch.save({'state_dict': model.state_dict()}, folder / 'weights.pth')
@@ -145,7 +145,7 @@ def test_a_detector_is_no_clip(left):
         load_clip(left)
 
 
-def test_one_file_serves_a_test_by_its_recipe(alone):
+def test_one_file_serves_a_test_by_its_config(alone):
     """The words are no part of the detector's own weights."""
     path, model, _ = alone
     assert portable.own_tensors(model, read_weights(path).tensors).keys() == model.state_dict().keys()
@@ -222,7 +222,7 @@ def test_special_thresholds_go_with_their_words(detector, files):
     assert detector(files / 'a.png') is not None
 
 
-def test_thresholds_by_name_leave_the_recipe_s_to_the_rest(detector):
+def test_thresholds_by_name_leave_the_configs_to_the_rest(detector):
     rules = detector.model.roi_head.test_cfg
     rules.score_thr = detector._threshold = 0.25
     detector.set_vocabulary('cat, dog')
@@ -314,7 +314,7 @@ def test_unreadable_images(detector, files, tmp_path):
         (lambda files: Detector.from_pretrained(files), 'is a folder: name the weights file'),
         (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. segments no images: give a seg'),
     ],
-    ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a recipe', 'a folder', 'segment'],
+    ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a config', 'a folder', 'segment'],
 )
 def test_refusals(files, alone, act, message):
     torch.save({'state_dict': {'image.proj': torch.ones(2)}}, files / 'other.pth')
