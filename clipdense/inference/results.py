@@ -325,9 +325,7 @@ def _supervision() -> Any:
     try:
         import supervision
     except ImportError as error:
-        raise InputError(
-            f'to_supervision() needs supervision ({error}): pip install "clipdense[viz]"'
-        ) from error
+        raise InputError(f'supervision is missing ({error}): pip install "clipdense[viz]"') from error
     return supervision
 
 
