@@ -9,8 +9,8 @@ Cost: 186 CPU-seconds, 6 minutes on one of two busy cores of an AMD EPYC (AVX2, 
 Score: mIoU 0.479, pixel accuracy 0.844 on the 51 validation images (seed 0).  With car, tree and pavement
 held out: 0.274 over all classes, 0.377 over the seen ones, 0.000 over the three.
 
-The words are OpenAI's ViT-B/32 embeddings of LVIS names, from a file: no text tower is needed.  LVIS has no
-names for what is not a thing, so those classes borrow the name of something that is found there.
+Class embeddings are those of LVIS names by OpenAI's ViT-B/32, from a file: no text tower is needed.  LVIS has
+names of things only, so each other class uses the embedding of a thing that is often seen with it.
 """
 
 from mmengine.config import read_base

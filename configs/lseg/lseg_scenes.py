@@ -1,4 +1,4 @@
-"""LSeg on scenes: masks of base combinations only, words from a CLIP that has read about the novel ones too.
+"""LSeg on scenes: masks of base combinations, class names by a CLIP that saw captions of novel ones.
 
     clipdense scenes data/scenes_long --train 60000
     clipdense train contrastive/clip_scenes --work-dir work_dirs/clip_scenes
@@ -10,8 +10,8 @@ Score: mIoU over the foreground of 320 images a split, among own names and among
 base 0.713 / 0.625, novel 0.519 / 0.393, unseen 0.500 / 0.471; seed 1: base 0.694 / 0.607, novel
 0.552 / 0.416, unseen 0.515 / 0.467.
 
-Backbone and words are the two towers of a CLIP whose patches have met the phrases of captions; it has seen no
-mask.  ``lseg_scenes_quickstart`` is the same with the small CLIP of the quickstart.
+Backbone and class embeddings come from the two towers of a CLIP whose patches were trained on the phrases of
+captions, without masks.  ``lseg_scenes_quickstart`` is the same with the small CLIP of the quickstart.
 """
 
 from mmengine.config import read_base

@@ -6,7 +6,7 @@ Cost: 259 CPU-seconds, 13 minutes on one of two busy cores of an AMD EPYC (AVX2,
 Score: mIoU over the foreground of 320 images a split (seed 0): base 0.599 whatever names are offered, novel
 and unseen 0.
 
-It cannot name novel classes: their words are never chosen.
+It cannot name novel classes: their names are never chosen.
 """
 
 from mmengine.config import read_base

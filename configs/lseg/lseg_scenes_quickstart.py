@@ -9,8 +9,8 @@ Score: mIoU over the foreground of 320 images a split, among own names and among
 base 0.600 / 0.502 and 0.589 / 0.500, novel 0.405 / 0.186 and 0.350 / 0.131, unseen 0.326 / 0.234 and
 0.286 / 0.196.  The same CLIP without masks: 0.082 / 0.074, 0.107 / 0.089, 0.091 / 0.070.
 
-Backbone and words are the two towers of the quickstart's CLIP; words go in bare, without a template, as in
-the release.
+Backbone and class embeddings come from the two towers of the quickstart's CLIP; class names are embedded
+without a template, as in the release.
 """
 
 from mmengine.config import read_base
