@@ -58,9 +58,6 @@ def load(
             f"device {str(device)!r} cannot be used here ({reason}); try device='cpu'"
         ) from error
     clip.load_state_dict(state, assign=True)
-    clip.preprocess = found.preprocess
-    if found.tokenizer is not None:
-        clip.tokenizer = found.tokenizer
     return clip.eval()
 
 
@@ -74,4 +71,4 @@ def save(clip: CLIP, path: str | Path) -> None:
     """
     path = Path(path)
     write_weights(path, clip.state_dict(), describe(clip.size, clip.preprocess))
-    copy_tokenizer(clip._tokenizer, path.with_name(f'{path.stem}-tokenizer'))
+    copy_tokenizer(clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))

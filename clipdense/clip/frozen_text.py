@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.registry import MODELS, build_module
-from clipdense.vocab.tokenizer import Tokenizer
 
 from .model import CLIP
 from .text import TextTransformer
+from .tokenizers import OpenAITokenizer
 
 
 @MODELS.register_module()
@@ -29,7 +29,7 @@ class FrozenText(nn.Module):
     def __init__(self, text: TextTransformer | dict, tokenizer: Callable[..., Any] | None = None) -> None:
         super().__init__()
         self.text: TextTransformer = build_module(text).requires_grad_(False).eval()
-        self.tokenizer = tokenizer or Tokenizer(context_length=self.text.size.context_length)
+        self.tokenizer = tokenizer or OpenAITokenizer(self.text.size.context_length)
 
     @classmethod
     def of(cls, clip: CLIP | FrozenText) -> FrozenText:

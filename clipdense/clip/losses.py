@@ -60,11 +60,6 @@ def sigmoid_loss(
     return -F.logsigmoid(signs * logits).sum() / batch
 
 
-def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """(B, K) logits each: cross entropy of the student with the teacher's distribution as target."""
-    return -(teacher_logits.softmax(dim=-1) * student_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
-
-
 def multi_label_loss(
     image_embeddings: Tensor,
     prompt_embeddings: Tensor,

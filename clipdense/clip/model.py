@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.registry import MODELS, build_module
-from clipdense.structures import ImageFeatures
 from clipdense.utils.errors import InputError, nearest
 
+from .dense import encode_dense
 from .preprocess import Preprocess
 from .resnet import ModifiedResNet
 from .sizes import PUBLISHED, ClipSize, VitSize
 from .text import TextTransformer
+from .tokenizers import OpenAITokenizer
 from .vit import VisionTransformer
 
 MAX_LOGIT_SCALE = 100.0
@@ -35,14 +36,13 @@ class CLIP(nn.Module):
         text: a text tower or its config.
         logit_scale: at the start of training; kept as its logarithm.
         logit_bias: added to the logits (SigLIP starts at -10); None where the loss has none.
+        preprocess: how these weights want their images; OpenAI's at the size of the tower where left out.
+        tokenizer: texts -> (K, L) int64 token ids; belongs to the weights.  OpenAI's where left out.
 
     Attributes:
-        preprocess: how these weights want their images.
-        tokenizer: texts -> (K, L) int64 token ids; belongs to the weights as well.
         unit_prompts: whether the prompts of a class have unit length before they are averaged.
     """
 
-    preprocess: Preprocess
     unit_prompts = True
 
     def __init__(
@@ -51,14 +51,21 @@ class CLIP(nn.Module):
         text: nn.Module | dict,
         logit_scale: float = 1 / 0.07,
         logit_bias: float | None = None,
+        preprocess: Preprocess | None = None,
+        tokenizer: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.image: VisionTransformer | ModifiedResNet = build_module(image)
         self.text: TextTransformer = build_module(text)
         self.logit_scale = nn.Parameter(torch.tensor(log(logit_scale)))
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
-        self.preprocess = Preprocess.named('openai', self.image.size.image_size)
-        self._tokenizer: Callable | None = None
+        self.preprocess = preprocess or Preprocess.named('openai', self.image.size.image_size)
+        self.tokenizer = tokenizer or OpenAITokenizer(self.text.size.context_length)
+
+    @property
+    def visual(self) -> VisionTransformer | ModifiedResNet:
+        """The image tower, under open_clip's name for it; the same as ``image``."""
+        return self.image
 
     @property
     def size(self) -> ClipSize:
@@ -70,19 +77,6 @@ class CLIP(nn.Module):
         """D, the width of the joint space."""
         return self.text.size.embed_dim
 
-    @property
-    def tokenizer(self) -> Callable[..., Any]:
-        """Texts -> token ids; OpenAI's byte pairs unless the weights brought their own."""
-        if self._tokenizer is None:
-            from clipdense.vocab.tokenizer import Tokenizer
-
-            self._tokenizer = Tokenizer(context_length=self.text.size.context_length)
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Callable[..., Any]) -> None:
-        self._tokenizer = tokenizer
-
     def forward(self, images: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), (K, L) -> unit embeddings (B, D) and (K, D)."""
         return self.encode_image(images, normalize=True), self.encode_text(token_ids, normalize=True)
@@ -92,9 +86,15 @@ class CLIP(nn.Module):
         embeddings = self.image.project(self.image.pooled(images))
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
-    def image_features(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W) -> pooled (B, C), patch tokens (B, N, C), grid."""
-        return self.image(images)
+    def encode_dense(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """(B, 3, H, W), any H and W -> pixel-aligned embeddings (B, D, h, w): one for each patch.
+
+        A ViT: value path of the last block without residual, then the projection.  SigLIP: the same, with the
+        value path of its query pool in place of the projection.  A ResNet: value and output projection of its
+        attention pool.  See ``clip.dense.encode_dense``.
+        """
+        embeddings = encode_dense(self.image, images)
+        return F.normalize(embeddings, dim=1) if normalize else embeddings
 
     def encode_text(self, token_ids: Tensor, normalize: bool = False) -> Tensor:
         """(K, L) -> (K, D)."""
@@ -118,13 +118,17 @@ class CLIP(nn.Module):
 
 @MODELS.register_module()
 def build_clip(
-    size: ClipSize | dict | str, preprocess: str | Preprocess = 'openai', **image_options: Any
+    size: ClipSize | dict | str,
+    preprocess: str | Preprocess = 'openai',
+    tokenizer: Callable[..., Any] | None = None,
+    **image_options: Any,
 ) -> CLIP:
     """A CLIP with fresh weights.
 
     Args:
         size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
         preprocess: how it will want its images; a name as in ``Preprocess.named`` will do.
+        tokenizer: texts -> (K, L) token ids; OpenAI's where left out.
         image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
 
     Raises:
@@ -136,14 +140,12 @@ def build_clip(
         size = PUBLISHED[size]
     elif isinstance(size, dict):
         size = ClipSize.from_dict(size)
+    if isinstance(preprocess, str):
+        preprocess = Preprocess.named(preprocess, size.image.image_size)
     image: nn.Module
     if isinstance(size.image, VitSize):
         image = VisionTransformer(size.image, **image_options)
     else:
         image = ModifiedResNet(size.image, **image_options)
     start: dict[str, Any] = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
-    clip = CLIP(image, TextTransformer(size.text), **start)
-    if isinstance(preprocess, str):
-        preprocess = Preprocess.named(preprocess, size.image.image_size)
-    clip.preprocess = preprocess
-    return clip
+    return CLIP(image, TextTransformer(size.text), **start, preprocess=preprocess, tokenizer=tokenizer)

@@ -140,7 +140,7 @@ def fitting_model(weights: ClipWeights) -> CLIP:
         raise CheckpointError(f'{weights.path} speaks of {layers} layers in {len(weights.tensors)} tensors')
     try:
         with torch.device('meta'):
-            clip = build_clip(weights.size)
+            clip = build_clip(weights.size, weights.preprocess, weights.tokenizer)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{weights.path} describes an impossible model: {error}') from error
     if told := misfits(clip.state_dict(), weights.tensors, weights.leftover):

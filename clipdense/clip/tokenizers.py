@@ -1,24 +1,79 @@
-"""Tokenizers that come with weights; what is wrong with one matters only once it is used."""
+"""Tokenizers that come with weights; a fault of one shows only once it is used.  K: texts, L: tokens."""
 
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from clipdense.utils.errors import InputError
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
-from clipdense.vocab.tokenizer import HuggingFaceTokenizer
+from clipdense.vocab.tokenizer import BaseTokenizer, HuggingFaceTokenizer, Tokenizer
 
 from .sizes import TextSize
 
 FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'spiece.model')
 
 
-class FolderTokenizer:
-    """A Hugging Face tokenizer that is read from its folder when the first text arrives.
+class LazyTokenizer(ABC):
+    """A tokenizer that is read when the first text arrives, and that returns tensors."""
+
+    @cached_property
+    def tokenizer(self) -> BaseTokenizer:
+        """The tokenizer itself, whose rows are numpy arrays.
+
+        Raises:
+            InputError: its files cannot be read.
+        """
+        return self._read()
+
+    @property
+    def identity(self) -> str:
+        """A string that only tokenizers which give equal rows share."""
+        return self.tokenizer.identity
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, uncut, without the special ids around it."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that ids stand for, as far as cleaning lets it be recovered."""
+        return self.tokenizer.decode(int(index) for index in ids)
+
+    def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Tensor:
+        """One text or several -> (K, L) int64 token ids; see ``vocab.tokenizer.BaseTokenizer``.
+
+        Raises:
+            InputError: something that is not a text, or a text over the context where ``truncate`` is False.
+        """
+        return torch.from_numpy(self.tokenizer(texts, truncate))
+
+    @abstractmethod
+    def _read(self) -> BaseTokenizer: ...
+
+
+class OpenAITokenizer(LazyTokenizer):
+    """OpenAI's byte pairs, which need no file of the weights.
+
+    Args:
+        context_length: of ``vocab.tokenizer.Tokenizer``.
+    """
+
+    def __init__(self, context_length: int = 77) -> None:
+        self.context_length = context_length
+
+    def _read(self) -> BaseTokenizer:
+        return Tokenizer(self.context_length)
+
+
+class FolderTokenizer(LazyTokenizer):
+    """A Hugging Face tokenizer.
 
     Args:
         folder, context_length, clean: of ``vocab.tokenizer.HuggingFaceTokenizer``.
@@ -27,23 +82,8 @@ class FolderTokenizer:
     def __init__(self, folder: Path, context_length: int, clean: Any = 'canonicalize') -> None:
         self.folder, self.context_length, self.clean = folder, context_length, clean
 
-    @cached_property
-    def whole(self) -> HuggingFaceTokenizer:
-        """The tokenizer itself.
-
-        Raises:
-            InputError: its files cannot be read.
-        """
+    def _read(self) -> BaseTokenizer:
         return HuggingFaceTokenizer(self.folder, self.context_length, self.clean)
-
-    @property
-    def identity(self) -> str:
-        """A string that only tokenizers which give equal rows share."""
-        return self.whole.identity
-
-    def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Any:
-        """Texts -> (K, L) int64 token ids."""
-        return self.whole(texts, truncate)
 
 
 class MissingTokenizer:
@@ -58,7 +98,7 @@ class MissingTokenizer:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Any:
+    def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Tensor:
         """Refuses.
 
         Raises:
@@ -80,7 +120,7 @@ def find_tokenizer(size: TextSize, path: Path, clean: str = 'canonicalize') -> C
             return FolderTokenizer(folder, size.context_length, clean)
     return MissingTokenizer(
         f'{path} came without a tokenizer for its {size.vocab_size} token ids: put tokenizer.json and '
-        f'tokenizer_config.json of the model into {folders[1]}, or set clip.tokenizer'
+        f'tokenizer_config.json of the model into {folders[1]}'
     )
 
 

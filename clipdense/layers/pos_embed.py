@@ -73,11 +73,3 @@ def _interpolate(image: Tensor, grid: tuple[int, int], mode: str, antialias: boo
     if mode in ('bilinear', 'bicubic'):
         return F.interpolate(image, grid, mode=mode, align_corners=False, antialias=antialias)
     return F.interpolate(image, grid, mode=mode)  # the other modes know neither corners nor antialias
-
-
-def resize_text_positions(positions: Tensor, length: int) -> Tensor:
-    """(L, C) -> (length, C), linear (open_clip ``resize_text_pos_embed``)."""
-    if len(positions) == length:
-        return positions
-    line = F.interpolate(positions.mT[None], length, mode='linear', align_corners=False)
-    return line[0].mT

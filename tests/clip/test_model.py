@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,6 +17,11 @@ from clipdense.weights.key_map import to_ours
 TEXT = TextSize(width=64, layers=2, heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
 VIT = VitSize(image_size=32, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
 RESNET = ResNetSize(image_size=64, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=32)
+SIGLIP = ClipSize(
+    VitSize(32, 8, 64, 2, 1, 256, 64, 'gelu', 'siglip'),
+    TextSize(64, 2, 1, 256, 64, 50, 16, 'gelu', 'siglip'),
+    logit_bias=True,
+)
 SIZES = {'vit': ClipSize(VIT, TEXT), 'rn': ClipSize(RESNET, TEXT)}
 LAYOUT = {'vit': 'openclip_vit', 'rn': 'openclip_resnet'}
 TOLERANCE = {'atol': 1e-5, 'rtol': 0}
@@ -63,7 +70,7 @@ def test_intermediate_activations_match(golden):
     assert_close(layers[0], tensors['act.visual.ln_pre'], **TOLERANCE)
     assert_close(layers[1], tensors['act.visual.block0'], **TOLERANCE)
     assert_close(layers[2], tensors['act.visual.transformer'], **TOLERANCE)
-    features = model.image_features(tensors['input.image'])
+    features = model.image(tensors['input.image'])
     assert_close(features.pooled, tensors['act.visual.ln_post_cls'], **TOLERANCE)
     assert_close(features.patch_tokens, tensors['act.visual.transformer'][:, 1:], **TOLERANCE)
 
@@ -72,7 +79,7 @@ def test_intermediate_activations_match(golden):
 @pytest.mark.parametrize(('height', 'width'), [(64, 64), (96, 64), (75, 131)])
 def test_any_image_size(kind, height, width):
     model = build_clip(SIZES[kind]).eval()
-    features = model.image_features(torch.randn(2, 3, height, width))
+    features = model.image(torch.randn(2, 3, height, width))
     cell = 8 if kind == 'vit' else 32
     rows, columns = (height // cell, width // cell) if kind == 'vit' else (-(-height // 32), -(-width // 32))
     if kind == 'rn':  # convolutions round up where pools round down
@@ -129,8 +136,8 @@ def test_gradient_checkpointing_changes_nothing(kind):
 def test_patch_dropout_drops_in_training_only():
     model = build_clip(SIZES['vit'], patch_dropout=0.5)
     images = torch.randn(2, 3, 32, 32)
-    assert model.train().image_features(images).patch_tokens.shape == (2, 8, 64)
-    assert model.eval().image_features(images).patch_tokens.shape == (2, 16, 64)
+    assert model.image.train()(images).patch_tokens.shape == (2, 8, 64)
+    assert model.image.eval()(images).patch_tokens.shape == (2, 16, 64)
 
 
 def test_learned_prompts_equal_token_ids():
@@ -230,3 +237,38 @@ def test_parts_may_be_configs():
 
     model = CLIP(dict(type=VisionTransformer, size=VIT), dict(type='TextTransformer', size=TEXT))
     assert model.size == SIZES['vit']
+
+
+@pytest.mark.parametrize('kind', ['vit', 'siglip', 'rn'])
+def test_dense_embeddings_of_every_kind_of_tower(kind):
+    sizes = {**SIZES, 'siglip': SIGLIP}
+    model = build_clip(sizes[kind]).eval()
+    tower, images = model.visual, torch.randn(2, 3, 64, 96)
+    assert tower is model.image
+    with torch.no_grad():
+        dense = model.encode_dense(images)
+        if kind == 'rn':
+            features = tower(images)
+            values = tower.attn_pool.proj(tower.attn_pool.v(features.patch_tokens))  # (B, N, D)
+        else:
+            block = tower.blocks[-1]
+            inputs, grid = tower.forward_layers(images, [-1])
+            attended = block.attn.proj(block.attn.qkv(block.norm1(inputs[-1])).chunk(3, dim=-1)[2])
+            values = tower.project_patches(attended[:, tower.prefix :], grid).flatten(2).mT
+    assert dense.shape[:2] == (2, model.embed_dim)
+    assert_close(dense.flatten(2).mT, values, **TOLERANCE)
+    unit = model.encode_dense(images, normalize=True)
+    assert_close(unit.norm(dim=1), torch.ones_like(unit[:, 0]))
+
+
+def test_tokens_are_tensors():
+    """The idiom of open_clip: what the tokenizer returns goes into the text tower."""
+    model = build_clip(ClipSize(SIZES['vit'].image, TextSize(64, 1, 1, 64, 32)))
+    ids = model.tokenizer(['a cat', 'a photo of a dog'])
+    assert ids.dtype == torch.int64
+    assert ids.shape == (2, 77)
+    assert model.encode_text(ids).shape == (2, 32)
+    assert model.tokenizer.decode(ids[1, 1:6]).strip() == 'a photo of a dog'
+    again = pickle.loads(pickle.dumps(model.tokenizer))
+    assert torch.equal(again('a cat'), ids[:1])
+    assert again.identity == model.tokenizer.identity

@@ -66,7 +66,7 @@ def one_by_one(clip: CLIP, word: str, templates: tuple[str, ...]) -> torch.Tenso
     """The official order of things: encode, normalise, mean, normalise."""
     clip.eval()
     prompts = [template.replace('{}', word) for template in templates]
-    rows = [F.normalize(clip.encode_text(torch.from_numpy(clip.tokenizer(p)))[0], dim=0) for p in prompts]
+    rows = [F.normalize(clip.encode_text(clip.tokenizer(p))[0], dim=0) for p in prompts]
     return F.normalize(torch.stack(rows).mean(0), dim=0)
 
 

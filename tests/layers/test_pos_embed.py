@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from clipdense.layers.pos_embed import resize_positions, resize_text_positions
+from clipdense.layers.pos_embed import resize_positions
 
 TOLERANCE = {'atol': 1e-5, 'rtol': 0}
 
@@ -18,13 +18,6 @@ def test_image_positions(golden, grid):
     assert_close(got, tensors[f'output.pos_embed_{grid[0]}x{grid[1]}'], **TOLERANCE)
 
 
-@pytest.mark.parametrize('length', [64, 128])
-def test_text_positions(golden, length):
-    tensors, _ = golden('clip_aux')
-    got = resize_text_positions(tensors['input.text_pos_embed_77'], length)
-    assert_close(got, tensors[f'output.text_pos_embed_{length}'], **TOLERANCE)
-
-
 def test_dinos_positions(golden):
     tensors, _ = golden('denseclip_tiny')
     got = resize_positions(tensors['state.visual.positional_embedding'], (6, 10), mode='dino')
@@ -34,7 +27,6 @@ def test_dinos_positions(golden):
 def test_the_own_grid_is_returned_untouched():
     positions = torch.randn(17, 8)
     assert resize_positions(positions, (4, 4)) is positions
-    assert resize_text_positions(positions, 17) is positions
 
 
 @pytest.mark.parametrize('prefix', [0, 1, 3])

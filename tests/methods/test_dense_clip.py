@@ -10,14 +10,10 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from clipdense.clip.dense import last_attention
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
-from clipdense.methods.dense_clip.last_attention import (
-    cosine_map,
-    last_attention,
-    like_with_like,
-    neighbourhood,
-)
+from clipdense.methods.dense_clip.affinities import cosine_map, like_with_like, neighbourhood
 from clipdense.methods.dense_clip.recipes import RECIPES, find_recipe
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 from clipdense.structures import ClassEmbeddings, SegmentationSample

@@ -1,4 +1,7 @@
-"""What a patch of a transformer is in the joint space.  B: images, C: width, D: joint space, (h, w): grid."""
+"""Patch embeddings of a transformer beside its image embedding.
+
+B: images, D: joint space, (h, w): patch grid.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,29 @@ from typing import Literal
 
 from torch import Tensor
 
-from clipdense.clip.resnet import ModifiedResNet
+from clipdense.clip.dense import Tower, last_attention
 from clipdense.clip.vit import VisionTransformer
 from clipdense.utils.errors import InputError
 
 
 def embed_patches(
-    tower: VisionTransformer | ModifiedResNet, images: Tensor, kind: Literal['values', 'last'] = 'values'
+    tower: Tower, images: Tensor, kind: Literal['values', 'last'] = 'values'
 ) -> tuple[Tensor, Tensor]:
-    """Images -> their features (B, C) and the embeddings of their patches (B, D, h, w), of any norm.
+    """Images (B, 3, H, W) -> embeddings of images (B, D) and of patches (B, D, h, w), not normalized.
 
     Args:
         tower: the image tower.
-        images: (B, 3, H, W), normalised.
-        kind: 'values', what a patch would give a token that attends to it alone in the last block, without
-            the residual; or 'last', as that block leaves it.
+        images: (B, 3, H, W), normalized.
+        kind: of patch embedding: 'values' as ``clip.dense.encode_dense``, or 'last', the output of the last
+            block through the projection.
 
     Raises:
-        InputError: a tower that is no transformer.
+        InputError: a tower that is not a transformer.
     """
     if not isinstance(tower, VisionTransformer):
-        raise InputError('phrases are pooled over the patches of a transformer; this tower is another')
-    inputs, grid = tower.forward_layers(images, [-1])
-    block, x = tower.blocks[-1], inputs[-1]  # x: (B, 1 + N, C)
-    tokens = last = block(x)
-    if kind == 'values':
-        tokens = block.attn.merge(block.attn.split(block.norm1(x))[2])
-    return tower.pool_tokens(last), tower.project_patches(tokens[:, tower.prefix :], grid)
+        raise InputError(f'patch embeddings need a vision transformer, not {type(tower).__name__}')
+    if kind == 'last':
+        features = tower(images)
+        return tower.project(features.pooled), tower.project_patches(features.patch_tokens, features.grid)
+    last = last_attention(tower, images)
+    return last.pooled(), last.embed(last.value)

@@ -146,8 +146,8 @@ class ContrastivePretrainer(BaseModel):
     def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Unit embeddings of images (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
         ids = torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
-        pooled, patches = embed_patches(self.clip.image, part['images'], self.phrase_patches)
-        images = F.normalize(self.clip.image.project(pooled), dim=-1)
+        images, patches = embed_patches(self.clip.image, part['images'], self.phrase_patches)
+        images = F.normalize(images, dim=-1)
         patches = patches.flatten(2).mT  # (B, N, D)
         different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
         texts = self.clip.encode_text(different, normalize=True)[places].unflatten(0, ids.shape[:2])

@@ -15,18 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.clip.dense import LastAttention, Tower, encode_dense, last_attention, patches
 from clipdense.clip.vit import VisionTransformer
 
-from .last_attention import (
-    LastAttention,
-    Tower,
-    attend_to_alike,
-    cosine_map,
-    last_attention,
-    like_with_like,
-    neighbourhood,
-    patches,
-)
+from .affinities import attend_to_alike, cosine_map, like_with_like, neighbourhood
 from .outliers import find_outliers, repair
 from .recipe import RECIPES, Recipe, cosines, find_recipe, recipe
 from .resclip import resclip_round, same_object
@@ -49,8 +41,7 @@ def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022 (arXiv 2112.01071).
     """
     if not isinstance(tower, VisionTransformer):  # the released code leaves the pool's positions out
-        features = tower(images)
-        return tower.project_patches(features.patch_tokens, features.grid)
+        return encode_dense(tower, images)
     last = last_attention(tower, images)
     return last.embed(last.value, residual)
 
@@ -58,7 +49,7 @@ def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
 @recipe()
 def maskclip_no_residual(tower: Tower, images: Tensor) -> Tensor:
     """Each patch attends to itself alone and nothing else is added (ClearCLIP's ``ignore_residual``)."""
-    return maskclip(tower, images, residual=False)
+    return encode_dense(tower, images)
 
 
 @recipe()

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.clip.dense import LastAttention
 from clipdense.utils.errors import InputError, nearest
 
-from .last_attention import LastAttention, like_with_like, neighbourhood
+from .affinities import like_with_like, neighbourhood
 
 _BASES = {  # what is compared, whether near patches count more, whether residual and feed-forward stay
     'sclip': (('query', 'key'), False, True),

@@ -256,7 +256,7 @@ def _assemble(
 ) -> GroupVit:
     """The model with these weights; names and shapes must match."""
     with torch.device('meta'):
-        model = build_group_vit(size)
+        model = build_group_vit(size, preprocess=preprocess)
     if told := misfits(model.state_dict(), tensors, leftover):
         raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {told}')
     state = {
@@ -264,8 +264,6 @@ def _assemble(
         for name, tensor in tensors.items()
     }
     model.load_state_dict(state, assign=True)
-    if preprocess is not None:
-        model.preprocess = preprocess
     return model.eval()
 
 

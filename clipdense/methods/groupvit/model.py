@@ -18,7 +18,6 @@ from clipdense.clip.preprocess import STATISTICS, Preprocess
 from clipdense.clip.sizes import TextSize
 from clipdense.clip.text import TextTransformer
 from clipdense.registry import MODELS
-from clipdense.structures import ImageFeatures
 
 from .encoder import GroupVitEncoder, Projector
 from .grouping import Assignment, patch_shares
@@ -68,6 +67,7 @@ class GroupVit(CLIP):
         logit_scale: at the start of training.
         multi_label: whether there is a second scale, for the multi-label loss.
         background: whether there is an embedding of what no caption names, to be learned.
+        preprocess: how the weights want their images; as NVlabs trained it where left out.
     """
 
     image: GroupVitEncoder  # type: ignore[assignment]
@@ -81,13 +81,14 @@ class GroupVit(CLIP):
         logit_scale: float = 1 / 0.07,
         multi_label: bool = True,
         background: bool = False,
+        preprocess: Preprocess | None = None,
     ) -> None:
         super().__init__(image, text, logit_scale)
         self.background = nn.Parameter(torch.randn(self.embed_dim)) if background else None  # (D,), any norm
         start = torch.tensor(log(logit_scale))
         self.multi_label_logit_scale = nn.Parameter(start) if multi_label else None
         # Trained and evaluated with these; the preprocessor of the Hugging Face files says otherwise.
-        self.preprocess = Preprocess(
+        self.preprocess = preprocess or Preprocess(
             self.image.size.image_size, *STATISTICS['imagenet'], interpolation='bilinear'
         )
 
@@ -97,14 +98,13 @@ class GroupVit(CLIP):
         multi_label, background = self.multi_label_logit_scale is not None, self.background is not None
         return GroupVitSize(self.image.size, self.text.size, multi_label, background)
 
-    def image_features(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W) -> pooled (B, C), patch tokens (B, N, C), grid.
-
-        A patch is the mixture of the groups that it has a share in.
-        """
+    def encode_dense(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """(B, 3, H, W), any H and W -> (B, D, h, w): a patch is the mixture of the groups it belongs to."""
         features = self.image(images)
+        groups = self.image.project(features.groups)  # (B, G, D)
         shares = patch_shares(features.assignments)  # (B, G, N)
-        return ImageFeatures(features.pooled, shares.mT @ features.groups, features.grid)
+        embeddings = (groups.mT @ shares).unflatten(2, features.grid)  # (B, D, h, w)
+        return F.normalize(embeddings, dim=1) if normalize else embeddings
 
     def encode_groups(self, images: Tensor) -> GroupEmbeddings:
         """(B, 3, H, W), any H and W -> the embeddings of each image and of each of its groups."""
@@ -123,13 +123,17 @@ class GroupVit(CLIP):
 
 @MODELS.register_module()
 def build_group_vit(
-    size: GroupVitSize | dict | str, background: bool | None = None, **image_options: Any
+    size: GroupVitSize | dict | str,
+    background: bool | None = None,
+    preprocess: Preprocess | None = None,
+    **image_options: Any,
 ) -> GroupVit:
     """A GroupViT with fresh weights.
 
     Args:
         size: a ``GroupVitSize``, its dict, or a published name such as 'GroupViT-S-16'.
         background: whether a background embedding is learned, where it is not as the size says.
+        preprocess: see ``GroupVit``.
         image_options: ``assign``, ``drop_path``, ``spread`` of the image tower.
 
     Raises:
@@ -143,4 +147,6 @@ def build_group_vit(
         size = replace(size, background=background)
     image = GroupVitEncoder(size.image, **image_options)
     text = GroupVitText(size.text, size.image.projector_width)
-    return GroupVit(image, text, multi_label=size.multi_label, background=size.background)
+    return GroupVit(
+        image, text, multi_label=size.multi_label, background=size.background, preprocess=preprocess
+    )

@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from clipdense.clip.dense import LastAttention
 from clipdense.clip.sizes import VitSize
 from clipdense.clip.vit import VisionTransformer
-from clipdense.methods.dense_clip.last_attention import LastAttention, neighbourhood
+from clipdense.methods.dense_clip.affinities import neighbourhood
 from clipdense.methods.dense_clip.outliers import find_outliers, repair
 from clipdense.methods.dense_clip.recipes import cosines, find_recipe
 from clipdense.methods.dense_clip.resclip import same_object

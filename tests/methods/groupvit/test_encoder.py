@@ -132,12 +132,12 @@ def test_sizes_that_cannot_be(call, message):
 
 def test_a_patch_is_a_mixture_of_groups(tiny):
     model, images = tiny().eval(), torch.randn(2, 3, 8, 12)
-    features = model.image_features(images)
-    assert features.patch_tokens.shape == (2, 6, 16)
-    groups = model.image(images).groups
-    assert_close(features.pooled, groups.mean(dim=1))
-    low, high = groups.amin(dim=1, keepdim=True), groups.amax(dim=1, keepdim=True)
-    assert ((features.patch_tokens >= low - 1e-5) & (features.patch_tokens <= high + 1e-5)).all()
+    dense, features = model.encode_dense(images), model.image(images)
+    assert dense.shape[2:] == features.grid == (2, 3)
+    assert_close(features.pooled, features.groups.mean(dim=1))
+    groups = model.image.project(features.groups)  # (B, G, D)
+    low, high = groups.amin(dim=1)[..., None, None], groups.amax(dim=1)[..., None, None]
+    assert ((dense >= low - 1e-5) & (dense <= high + 1e-5)).all()
 
 
 def test_stochastic_depth_drops_branches_of_whole_images():

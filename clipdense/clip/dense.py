@@ -1,7 +1,7 @@
-"""The last attention of an image tower, taken apart.
+"""Dense embeddings of a tower: its last attention, taken apart.
 
-B: windows, N: patches, P: tokens before the first patch, T: P + N, (h, w): patch grid, C: width, d: width of
-a head, D: joint space.
+B: images or windows, N: patches, P: tokens before the first patch, T: P + N, (h, w): patch grid, C: width,
+d: width of a head, D: joint space.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdense.clip.resnet import ModifiedResNet
-from clipdense.clip.vit import VisionTransformer
+from .resnet import ModifiedResNet
+from .vit import VisionTransformer
 
 Tower = VisionTransformer | ModifiedResNet
 Grid = tuple[int, int]
@@ -94,6 +94,25 @@ class PoolAttention(LastAttention):
         return self.resnet.project(mixed.flatten(1))
 
 
+def encode_dense(tower: Tower, images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> pixel embeddings (B, D, h, w), not normalized: every patch attends to itself alone.
+
+    * A ViT: the value path of the last block, without its residual and feed-forward half, then the final norm
+      and projection (MaskCLIP as ClearCLIP simplifies it).
+    * A ViT that pools with a query (SigLIP) has no projection; the patches then take the value path of the
+      pool: value, output projection, feed-forward residual.
+    * A ResNet: the value and output projections of the attention pool, without position embeddings, applied
+      to the last stage (MaskCLIP's released code).
+
+    Source: Zhou et al., Extract Free Dense Labels from CLIP (arXiv 2112.01071), section 3.1.
+    """
+    if isinstance(tower, ModifiedResNet):
+        features = tower(images)
+        return tower.project_patches(features.patch_tokens, features.grid)
+    last = last_attention(tower, images)
+    return last.embed(last.value)
+
+
 def last_attention(tower: Tower, images: Tensor) -> LastAttention:
     """(B, 3, H, W) through a tower up to its last attention."""
     if isinstance(tower, ModifiedResNet):
@@ -106,41 +125,3 @@ def last_attention(tower: Tower, images: Tensor) -> LastAttention:
 def patches(tokens: Tensor, grid: Grid) -> Tensor:
     """(B, T, C) -> (B, N, C): they come last."""
     return tokens[:, -prod(grid) :]
-
-
-def like_with_like(x: Tensor) -> Tensor:
-    """(B, heads, T, d) -> (B, heads, T, T): products of its own tokens, scaled as attention scales them."""
-    return x @ x.mT * x.shape[-1] ** -0.5
-
-
-def cosine_map(x: Tensor) -> Tensor:
-    """(B, N, C) -> (B, N, N): cosine of each with each."""
-    x = F.normalize(x, dim=-1)
-    return x @ x.mT
-
-
-def attend_to_alike(alike: Tensor, beta: float, gamma: float) -> Tensor:
-    """Cosines (B, N, N) -> attention (B, N, N): those under beta times the mean are shut out, but the best.
-
-    The mean is each image's own; the released codes, of ProxyCLIP and SC-CLIP, see one image at a time.
-    """
-    logits = (alike - beta * alike.mean(dim=(1, 2), keepdim=True)) * gamma
-    lowest = logits.amax(dim=-1, keepdim=True).clamp(max=0)  # where all are alike, none is above the mean
-    return logits.masked_fill(logits < lowest, float('-inf')).softmax(dim=-1)
-
-
-def neighbourhood(grid: Grid, std: float, prefix: int, like: Tensor) -> Tensor:
-    """(T, T) of the device and dtype of ``like``: exp(-distance^2 / (2 std^2)) between patches, 0 for others.
-
-    Args:
-        grid: (h, w).
-        std: in patches.
-        prefix: P.
-        like: any tensor.
-
-    Source: NACLIP ``gaussian_window`` and ``get_attention_addition``.
-    """
-    rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in grid)
-    row, column = ((-((line[:, None] - line) ** 2) / (2 * std**2)).exp() for line in (rows, columns))
-    nearness = torch.kron(row, column)  # (N, N): the Gaussian of two directions is the product of both
-    return F.pad(nearness, (prefix, 0, prefix, 0))

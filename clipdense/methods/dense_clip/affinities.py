@@ -1,0 +1,51 @@
+"""Attention of like with like, and of neighbors.
+
+B: windows, N: patches, P: tokens before the first patch, T: P + N, (h, w): patch grid, C: width, d: width of
+a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipdense.clip.dense import Grid
+
+
+def like_with_like(x: Tensor) -> Tensor:
+    """(B, heads, T, d) -> (B, heads, T, T): products of its own tokens, scaled as attention scales them."""
+    return x @ x.mT * x.shape[-1] ** -0.5
+
+
+def cosine_map(x: Tensor) -> Tensor:
+    """(B, N, C) -> (B, N, N): cosine of each with each."""
+    x = F.normalize(x, dim=-1)
+    return x @ x.mT
+
+
+def attend_to_alike(alike: Tensor, beta: float, gamma: float) -> Tensor:
+    """Cosines (B, N, N) -> attention (B, N, N): those under beta times the mean are shut out, but the best.
+
+    The mean is each image's own; the released codes, of ProxyCLIP and SC-CLIP, see one image at a time.
+    """
+    logits = (alike - beta * alike.mean(dim=(1, 2), keepdim=True)) * gamma
+    lowest = logits.amax(dim=-1, keepdim=True).clamp(max=0)  # where all are alike, none is above the mean
+    return logits.masked_fill(logits < lowest, float('-inf')).softmax(dim=-1)
+
+
+def neighbourhood(grid: Grid, std: float, prefix: int, like: Tensor) -> Tensor:
+    """(T, T) of the device and dtype of ``like``: exp(-distance^2 / (2 std^2)) between patches, 0 for others.
+
+    Args:
+        grid: (h, w).
+        std: in patches.
+        prefix: P.
+        like: any tensor.
+
+    Source: NACLIP ``gaussian_window`` and ``get_attention_addition``.
+    """
+    rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in grid)
+    row, column = ((-((line[:, None] - line) ** 2) / (2 * std**2)).exp() for line in (rows, columns))
+    nearness = torch.kron(row, column)  # (N, N): the Gaussian of two directions is the product of both
+    return F.pad(nearness, (prefix, 0, prefix, 0))
