@@ -87,7 +87,7 @@ def overlay(
     drawn = _colored(_enlarged(image.convert('RGB'), factor), classes, shown, colors, opacity)
     entries = [
         _Entry(class_names[at], _percent(counts[at] / mask.size), tuple(colors[at].tolist()))
-        for at in np.argsort(-counts, kind='stable')
+        for at in np.argsort(-counts, kind='stable').tolist()
         if counts[at] and shown[at]
     ]
     return _above(drawn, _legend(entries, drawn)) if legend and entries else drawn

@@ -72,7 +72,7 @@ def _judge(
         image = result['image_id']
         there = objects.get(image, ())
         overlaps = _overlaps(result['bbox'], [one['bbox'] for one in there], pixels)
-        best = int(overlaps.argmax()) if len(overlaps) else -1
+        best = int(np.argmax(overlaps)) if len(overlaps) else -1
         if best < 0 or overlaps[best] < threshold:
             misses[number] = 1
         elif _difficult(there[best]):
@@ -82,7 +82,7 @@ def _judge(
         else:
             taken.add((image, best))
             hits[number] = 1
-    return hits.cumsum(), misses.cumsum()
+    return np.cumsum(hits), np.cumsum(misses)
 
 
 def _overlaps(box: Sequence[float], others: Sequence[Sequence[float]], pixels: int) -> NDArray:
