@@ -57,9 +57,31 @@ class ClassEmbeddings:
         order = torch.arange(self.num_classes, device=self.query_class.device)
         return not torch.equal(self.query_class, order)
 
+    def class_scores(self, query_scores: Tensor, dim: int = -1) -> Tensor:
+        """Scores by query -> by class, see ``best_of_queries``."""
+        return best_of_queries(query_scores, self.query_class, self.num_classes, dim)
+
     def to(self, device: torch.device | str) -> ClassEmbeddings:
         """The same tensors on another device."""
         return ClassEmbeddings(self.queries.to(device), self.query_class.to(device), self.num_classes)
+
+
+def best_of_queries(scores: Tensor, query_class: Tensor, num_classes: int, dim: int = -1) -> Tensor:
+    """Scores by query -> by class: a class with synonyms scores as the best of its queries.
+
+    Args:
+        scores: Q along ``dim``.
+        query_class: (Q,), class index of each query.
+        num_classes: K.
+        dim: the dimension of the queries.
+
+    Returns:
+        K along ``dim``.
+    """
+    dim = dim % scores.ndim
+    shape = [*scores.shape[:dim], num_classes, *scores.shape[dim + 1 :]]
+    index = query_class.to(scores.device).view(-1, *[1] * (scores.ndim - 1 - dim)).expand_as(scores)
+    return scores.new_full(shape, -torch.inf).scatter_reduce(dim, index, scores, 'amax')
 
 
 @dataclass

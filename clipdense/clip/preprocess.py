@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from clipdense.utils.errors import InputError, nearest
 
 Triple = tuple[float, float, float]
-_LONGEST = 16  # times the shorter side: what lies beyond is never in the crop
+
 
 STATISTICS: dict[str, tuple[Triple, Triple]] = {
     'openai': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -49,7 +49,7 @@ class Preprocess:
     def crop(self, image: Image.Image) -> Tensor:
         """An image of any size -> (3, S, S) uint8."""
         size, mode = self.image_size, InterpolationMode(self.interpolation)
-        image = _without_far_ends(image) if self.resize == 'shortest' else image
+        image = without_far_ends(image) if self.resize == 'shortest' else image
         if self.resize == 'squash':
             image = F.resize(image.convert('RGB'), [size, size], mode)
         else:
@@ -86,11 +86,22 @@ class Preprocess:
         return cls(image_size, *STATISTICS[name])
 
 
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle of a very long image: scaled whole, its ends would fill the memory only to be cut off."""
-    width, height = image.size
-    longest = _LONGEST * min(image.size)
-    if max(image.size) <= longest:
+ImageLike = TypeVar('ImageLike', Image.Image, Tensor)
+
+
+def without_far_ends(image: ImageLike, longest: int = 16) -> ImageLike:
+    """The middle of an image whose longer side is more than ``longest`` times the shorter one.
+
+    A center crop never sees the ends, but resizing them first would fill the memory: 1 x 5000 pixels would
+    become 224 x 1,120,000.  Other images are returned as they are, so that they are resized exactly as the
+    official code does; a cut moves the sampling grid by a fraction of a pixel.
+    """
+    width, height = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
+    side = longest * min(width, height)
+    if max(width, height) <= side:
         return image
-    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
+    left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)
+    right, bottom = min(width, left + side), min(height, top + side)
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, right, bottom))
+    return image[..., top:bottom, left:right]

@@ -20,13 +20,11 @@ from torch.utils.data import default_collate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from clipdense.clip.preprocess import Preprocess
+from clipdense.clip.preprocess import Preprocess, without_far_ends
 from clipdense.registry import TRANSFORMS
 
 ImageLike = Image.Image | Tensor
 Transform = Callable[[ImageLike, random.Random], Tensor]
-
-_EXTREME_ASPECT = 8  # beyond it, scaling the shorter side to S would make the longer one huge
 
 
 def sample_rng(seed: int, epoch: int, sample: int | str) -> random.Random:
@@ -137,7 +135,7 @@ class CentreCrop:
     def __call__(self, image: ImageLike, rng: random.Random | None = None) -> Tensor:
         """An image of any size -> (3, S, S) uint8; ``rng`` is not used."""
         if self.preprocess.resize == 'shortest':
-            image = _without_far_ends(image)
+            image = without_far_ends(image, longest=8)
         if isinstance(image, Image.Image):
             return self.preprocess.crop(image).contiguous()
         size, mode = self.preprocess.image_size, InterpolationMode(self.preprocess.interpolation)
@@ -168,13 +166,3 @@ def _resized_crop(
 ) -> Tensor:
     crop = F.resized_crop(pixels, top, left, height, width, [size, size], interpolation, antialias=True)
     return crop.contiguous()
-
-
-def _without_far_ends(image: ImageLike) -> ImageLike:
-    """Cut what a centre crop never sees off a very long image: 1 x 5000 would become 224 x 1,120,000."""
-    height, width = F.get_size(image)
-    short = min(height, width)
-    if max(height, width) <= _EXTREME_ASPECT * short:
-        return image
-    keep = _EXTREME_ASPECT // 2 * short
-    return F.center_crop(image, [min(height, keep), min(width, keep)])

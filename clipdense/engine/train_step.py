@@ -85,6 +85,34 @@ def cached_step(
     return {k: v.detach() for k, v in losses.items()} if isinstance(losses, dict) else losses.detach()
 
 
+def pretrain_step(
+    model: Any,
+    data: Mapping[str, Any],
+    encode: Callable[[Any], tuple[Tensor, ...]],
+    loss: Callable[..., Losses],
+    optim_wrapper: Any,
+) -> Losses:
+    """``cached_step`` over the micro-batches of a preprocessed batch, and a step of the optimizer.
+
+    Args:
+        model: has ``micro_batch``, pairs that go through the towers together (None: all at once), and a
+            ``clip`` whose ``clamp_logit_scale`` is called after the step.
+        data: the batch, with ``images``.
+        encode, loss: see ``cached_step``.
+        optim_wrapper: MMEngine's.
+
+    Returns:
+        What ``loss`` returned, without its graph.
+    """
+    parts = split_batch(data, model.micro_batch or len(data['images']))
+    with optim_wrapper.optim_context(model):
+        losses = cached_step(encode, loss, parts, optim_wrapper.backward)
+    optim_wrapper.step()
+    optim_wrapper.zero_grad()
+    model.clip.clamp_logit_scale()
+    return losses
+
+
 def as_batch(**tensors: Tensor | None) -> dict[str, Tensor]:
     """A batch of what was given: entries that are None are left out."""
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -130,11 +130,7 @@ class ZeroShotClassification:
 def class_scores(embeddings: Tensor, classes: ClassEmbeddings) -> Tensor:
     """Cosine similarities (B, K) of unit embeddings (B, D); a class scores as the best of its queries."""
     scores = embeddings.float() @ classes.queries.to(embeddings.device, torch.float32).mT  # (B, Q)
-    if not classes.has_synonyms:
-        return scores
-    best = scores.new_full((len(scores), classes.num_classes), -torch.inf)
-    owner = classes.query_class.to(scores.device).expand_as(scores)
-    return best.scatter_reduce_(1, owner, scores, 'amax')
+    return classes.class_scores(scores) if classes.has_synonyms else scores
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:

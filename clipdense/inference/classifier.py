@@ -89,6 +89,4 @@ class Classifier:
         assert self.embeddings is not None
         image_embeddings = self.clip.encode_image(pixels, normalize=True)  # (B, D)
         logits = self.clip.logit_scale.exp() * image_embeddings @ self.embeddings.queries.mT  # (B, Q)
-        best = logits.new_full((len(logits), self.embeddings.num_classes), -torch.inf)
-        index = self.embeddings.query_class.expand_as(logits)
-        return best.scatter_reduce(1, index, logits, reduce='amax').softmax(dim=-1)  # (B, K)
+        return self.embeddings.class_scores(logits).softmax(dim=-1)  # (B, K)

@@ -16,7 +16,7 @@ from clipdense.clip.losses import contrastive_loss, multi_label_loss, sigmoid_lo
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import as_batch, cached_step, split_batch
+from clipdense.engine.train_step import as_batch, pretrain_step
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 
@@ -123,13 +123,7 @@ class ContrastivePretrainer(BaseModel):
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the optimiser; the scale is clamped after it."""
         data = self.data_preprocessor(data, training=True)
-        encode, loss_of = self._halves(data)
-        parts = split_batch(data, self.micro_batch or len(data['images']))
-        with optim_wrapper.optim_context(self):
-            loss = cached_step(encode, loss_of, parts, optim_wrapper.backward)
-        optim_wrapper.step()
-        optim_wrapper.zero_grad()
-        self.clip.clamp_logit_scale()
+        loss = pretrain_step(self, data, *self._halves(data), optim_wrapper)
         return {'loss': loss, 'logit_scale': torch.as_tensor(self.logit_scale).detach()}
 
     def _halves(self, data: dict[str, Tensor]) -> tuple[Callable[..., Any], Callable[..., Tensor]]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from clipdense.clip.model import CLIP
 from clipdense.registry import MODELS, build_module
+from clipdense.structures import best_of_queries
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 
@@ -106,9 +107,7 @@ class MaskCLIPPlus(SegmentationModel):
         """(B, 3, H, W) -> (B, K, *size): each class by its best query."""
         logits = model.pixel_logits(images, self._text()) * model.logit_scale  # (B, Q, h, w)
         if len(self.query_class) != self.num_classes:
-            index = self.query_class.view(1, -1, 1, 1).expand_as(logits)
-            best = logits.new_zeros(len(logits), self.num_classes, *logits.shape[-2:])
-            logits = best.scatter_reduce(1, index, logits, 'amax', include_self=False)
+            logits = best_of_queries(logits, self.query_class, self.num_classes, dim=1)
         return F.interpolate(logits, size, mode='bilinear', align_corners=False)
 
     def _labels(self, logits: Tensor, samples: Any) -> Tensor:

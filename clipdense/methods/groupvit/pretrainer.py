@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from clipdense.clip.checkpoint import load as load_clip
 from clipdense.clip.losses import contrastive_loss, multi_label_loss, text_numbers
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import as_batch, cached_step, split_batch
+from clipdense.engine.train_step import as_batch, pretrain_step, split_batch
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.dist import world_size
@@ -161,13 +161,8 @@ class GroupVitPretrainer(BaseModel):
         """One step of the optimiser; the scales are clamped after it."""
         data = self.data_preprocessor(data, training=True)
         self._check(data)
-        parts = split_batch(data, self.micro_batch or len(data['images']))
-        with optim_wrapper.optim_context(self):
-            loss = partial(self.loss, **self._numbers(data))
-            losses = cached_step(self._encode, loss, parts, optim_wrapper.backward)
-        optim_wrapper.step()
-        optim_wrapper.zero_grad()
-        self.clip.clamp_logit_scale()
+        loss = partial(self.loss, **self._numbers(data))
+        losses = pretrain_step(self, data, self._encode, loss, optim_wrapper)
         total = torch.stack(list(losses.values())).sum()
         return {'loss': total, **losses, 'logit_scale': self.clip.logit_scale.exp().detach()}
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clipdense.clip.model import MAX_LOGIT_SCALE
 from clipdense.registry import MODELS, build_module
-from clipdense.structures import ClassEmbeddings
+from clipdense.structures import ClassEmbeddings, best_of_queries
 from clipdense.tasks.segmentation import SegmentationModel, View
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
@@ -167,8 +167,7 @@ class GroupVitSegmenter(SegmentationModel):
 
     def _by_class(self, logits: Tensor) -> Tensor:
         """(..., Q) -> (..., K): a class is as good as the best of its queries."""
-        best = logits.new_full((*logits.shape[:-1], self.num_classes), -torch.inf)
-        return best.scatter_reduce_(-1, self.query_class.expand_as(logits), logits, 'amax')
+        return best_of_queries(logits, self.query_class, self.num_classes)
 
     def _class_thresholds(self, vocabulary: Vocabulary) -> Tensor:
         given = self.thresholds

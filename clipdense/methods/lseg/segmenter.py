@@ -19,7 +19,7 @@ from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
 from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.registry import MODELS, build_module
-from clipdense.structures import ClassEmbeddings, SegmentationSample
+from clipdense.structures import ClassEmbeddings, SegmentationSample, best_of_queries
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
@@ -188,10 +188,7 @@ class LSeg(SegmentationModel):
         """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""
         if len(self.query_class) == self.num_classes:  # then they are in class order
             return logits
-        shape = (len(logits), self.num_classes, *logits.shape[2:])
-        index = self.query_class.view(1, -1, 1, 1).expand_as(logits)
-        start = logits.new_full(shape, float('-inf'))
-        return start.scatter_reduce(1, index, logits, 'amax')
+        return best_of_queries(logits, self.query_class, self.num_classes, dim=1)
 
 
 def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.registry import MODELS
+from clipdense.structures import best_of_queries
 from clipdense.utils.errors import InputError
 
-from .functional import best_query, class_probabilities, ensemble, mask_novel, region_logits
+from .functional import class_probabilities, ensemble, mask_novel, region_logits
 from .postprocess import select_detections
 
 Variant = Literal['text', 'image', 'vild', 'ensemble']
@@ -124,7 +125,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         if self.queries is None:
             raise InputError('no vocabulary yet: call set_vocabulary(vocabulary, embeddings) first')
         logits = region_logits(self.projection(trunk), self.queries, self.background, temperature)
-        best = best_query(logits[:, :-1], self.query_class, self.num_classes)
+        best = best_of_queries(logits[:, :-1], self.query_class, self.num_classes)
         return torch.cat([best, logits[:, -1:]], dim=1)
 
     def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -150,7 +151,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
             return text
         embeddings = F.normalize(self.distilled(features), dim=-1)  # (R, D)
         asked = embeddings @ self.queries.mT / self.temperature  # (R, Q)
-        image = best_query(asked, self.query_class, self.num_classes).softmax(dim=-1)
+        image = best_of_queries(asked, self.query_class, self.num_classes).softmax(dim=-1)
         return ensemble(text, image, self.novel)
 
     def _predict_by_feat_single(

@@ -33,12 +33,6 @@ def region_logits(
         return regions @ F.normalize(rows, dim=-1).mT / temperature
 
 
-def best_query(logits: Tensor, query_class: Tensor, num_classes: int) -> Tensor:
-    """(R, Q) -> (R, K): a class that is asked by several words scores as the best of them."""
-    best = logits.new_full((len(logits), num_classes), -torch.inf)
-    return best.scatter_reduce(1, query_class.expand_as(logits), logits, reduce='amax')
-
-
 def mask_novel(logits: Tensor, novel: Tensor) -> Tensor:
     """Take novel classes out of the softmax of training.
 

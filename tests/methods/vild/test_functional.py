@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from clipdense.methods.vild.functional import (
-    best_query,
     class_probabilities,
     distillation_loss,
     ensemble,
@@ -16,6 +15,7 @@ from clipdense.methods.vild.functional import (
     region_logits,
     valid_regions,
 )
+from clipdense.structures import best_of_queries
 
 CASES = ['', 'rand/']
 TIGHT = {'atol': 1e-9, 'rtol': 1e-9}
@@ -123,7 +123,7 @@ def test_distillation_by_hand():
 
 def test_the_best_word_speaks_for_its_class():
     logits = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]])
-    best = best_query(logits, torch.tensor([0, 0, 1]), 2)
+    best = best_of_queries(logits, torch.tensor([0, 0, 1]), 2)
     assert best.tolist() == [[5, 3], [2, 4]]
 
 
