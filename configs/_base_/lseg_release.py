@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.lseg.training import ScratchFaster
 
 optim_wrapper = dict(

@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.dense_clip.maskclip_plus import MaskCLIPPlus, PyramidStudent
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 

@@ -20,7 +20,7 @@ from clipdense.data.segmentation.crops import SegmentationCrops
 from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.dense_clip.maskclip_plus import MaskCLIPPlus
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 

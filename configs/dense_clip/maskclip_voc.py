@@ -11,7 +11,7 @@ from mmengine.config import read_base
 
 from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.hooks import VocabularyHook
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 
 with read_base():

@@ -20,7 +20,7 @@ from mmengine.config import read_base
 
 from clipdense.data.segmentation.published.reader import BenchmarkSegmentation
 from clipdense.engine.hooks import VocabularyHook
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
 

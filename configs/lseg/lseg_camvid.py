@@ -20,7 +20,7 @@ from clipdense.clip.resnet import ModifiedResNet
 from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
 from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.lseg.backbones import ResNetPyramid
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.methods.lseg.training import PrecomputedVocabularyHook, ScratchFaster

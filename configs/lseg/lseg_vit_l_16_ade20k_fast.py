@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.lseg.training import ScratchFaster
 
 with read_base():

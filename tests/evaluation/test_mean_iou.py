@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from clipdense.evaluation.mean_iou import MeanIoU, confusion_matrix, mean_iou
+from clipdense.evaluation.mean_iou import confusion_matrix, foreground_iou, mean_iou
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -231,3 +232,10 @@ def test_two_processes_equal_one(tmp_path):
     expected = evaluate(LABELLED, *make_images(5))
     for rank in range(2):
         assert torch.load(tmp_path / f'{rank}.pt') == expected
+
+
+def test_the_mean_is_over_foreground_classes_that_are_shown():
+    """Background is left out; class 2 is predicted and never labelled; class 3 is neither."""
+    confusion = torch.tensor([[9, 0, 1, 0], [2, 6, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert foreground_iou(confusion, 0) == pytest.approx(6 / 10)
+    assert foreground_iou(confusion, None) == pytest.approx((9 / 12 + 6 / 10) / 2)

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
-from clipdense.evaluation.mean_iou import confusion_matrix, mean_iou
+from clipdense.evaluation.mean_iou import confusion_matrix
+from clipdense.evaluation.segmentation import SegmentationScores
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.utils.errors import InputError
 from clipdense.utils.progress import track
+from clipdense.vocab.vocabulary import Vocabulary
 
 from .patches import embed_patches
 
@@ -69,14 +71,11 @@ class PatchSegmentation:
         """``miou``, ``foreground``, ``background`` and ``threshold`` (a cosine)."""
         threshold = self._find(self._answers(clip, self.tuning))
         vocabulary = self.dataset.vocabulary
-        background = vocabulary.index(vocabulary.background)
         scores = self._scores(self._answers(clip, self.dataset), threshold, vocabulary)
-        iou = scores.iou.tolist()
-        front = [value for at, value in enumerate(iou) if at != background and value == value]
         report = {
             'miou': scores.mean_iou,
-            'foreground': sum(front) / len(front) if front else float('nan'),
-            'background': iou[background],
+            'foreground': scores.foreground,
+            'background': scores.background,
             'threshold': threshold,
         }
         return {f'{self.name}/{key}': value for key, value in report.items()}
@@ -88,11 +87,11 @@ class PatchSegmentation:
         found = [self._scores(answers, float(value), vocabulary).mean_iou for value in tried]
         return float(tried[int(torch.tensor(found).argmax())])
 
-    def _scores(self, answers: _Answers, threshold: float, vocabulary: Any) -> Any:
+    def _scores(self, answers: _Answers, threshold: float, vocabulary: Vocabulary) -> SegmentationScores:
         background = vocabulary.index(vocabulary.background)
         found = answers.class_ids.masked_fill(answers.cosine < threshold, background)
         counts = confusion_matrix(found[None], answers.label[None], len(vocabulary), self.ignore_index)
-        return mean_iou(counts)
+        return SegmentationScores(counts, vocabulary)
 
     @torch.no_grad()
     def _answers(self, clip: CLIP, dataset: Any) -> _Answers:

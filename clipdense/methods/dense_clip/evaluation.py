@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
-from clipdense.evaluation.mean_iou import confusion_matrix, mean_iou
+from clipdense.evaluation.segmentation import SegmentationEvaluator, chance_labeler, labeler
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.tasks.windows import Slide
-from clipdense.utils.progress import track
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .segmenter import DenseCLIP
@@ -65,24 +63,13 @@ class ZeroShotSegmentation:
         model = model.to(next(clip.parameters()).device).eval()
         vocabulary = self._vocabulary()
         model.set_vocabulary(vocabulary, embed_vocabulary(clip, vocabulary, self.templates))
-        classes = len(vocabulary)
-        found = torch.zeros(classes, classes, dtype=torch.int64)
-        guessed = torch.zeros_like(found)
-        dice = torch.Generator().manual_seed(0)
-        for index in track(range(len(self.dataset)), self.name):
-            item = self.dataset[index]
-            mask = item['samples'].mask
-            image = model.data_preprocessor.normalise(item['images'].to(model.queries.device))
-            labels = model.segment(image, item['samples'].size).classes.cpu()
-            guess = torch.randint(classes, mask.shape, generator=dice)
-            found += confusion_matrix(labels, mask, classes, self.dataset.ignore_index)
-            guessed += confusion_matrix(guess, mask, classes, self.dataset.ignore_index)
-        scores, chance = mean_iou(found), mean_iou(guessed)
+        labelers = {'model': labeler(model), 'chance': chance_labeler(len(vocabulary))}
+        scores = SegmentationEvaluator(self.dataset, title=self.name).compare(labelers, model)
         return {
-            f'{self.name}/miou': scores.mean_iou,
-            f'{self.name}/foreground': _foreground(scores.iou, model.background_index),
-            f'{self.name}/chance': chance.mean_iou,
-            f'{self.name}/foreground_chance': _foreground(chance.iou, model.background_index),
+            f'{self.name}/miou': scores['model'].mean_iou,
+            f'{self.name}/foreground': scores['model'].foreground,
+            f'{self.name}/chance': scores['chance'].mean_iou,
+            f'{self.name}/foreground_chance': scores['chance'].foreground,
         }
 
     def _vocabulary(self) -> Vocabulary:
@@ -92,9 +79,3 @@ class ZeroShotSegmentation:
         return replace(
             vocabulary, synonyms={**vocabulary.synonyms, vocabulary.background: self.background_words}
         )
-
-
-def _foreground(iou: Tensor, background: int | None) -> float:
-    """Mean IoU of the classes that are not background and occur."""
-    kept = [value for index, value in enumerate(iou.tolist()) if index != background and value == value]
-    return sum(kept) / len(kept) if kept else float('nan')

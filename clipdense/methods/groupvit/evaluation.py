@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipdense.clip.text_embeddings import embed_vocabulary
-from clipdense.evaluation.mean_iou import confusion_matrix, mean_iou
+from clipdense.evaluation.segmentation import SegmentationEvaluator, chance_labeler, labeler
 from clipdense.registry import DATASETS, EVALUATIONS, build
+from clipdense.structures import SegmentationSample
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
-from clipdense.utils.progress import track
 
 from .model import GroupVit
 from .oracle import oracle_labels
@@ -69,51 +69,22 @@ class GroupSegmentation:
         """``miou``, ``foreground``, ``background``, ``oracle``, ``floor``, ``chance``, ``threshold``."""
         threshold = self._find(clip)
         model = self._model(clip, threshold, self.dataset.vocabulary)
-        classes = model.num_classes
-        kinds = ('found', 'oracle', 'floor', 'chance')
-        counts = {kind: torch.zeros(classes, classes, dtype=torch.int64) for kind in kinds}
-        dice = torch.Generator().manual_seed(0)
-        other = None
-        for index in track(range(len(self.dataset)), self.name):
-            item = self.dataset[index]
-            mask = item['samples'].mask
-            image = model.data_preprocessor.normalise(item['images'].to(model.queries.device))
-            owner, groups = self._groups(clip, model, image, mask)
-            labels = {
-                'found': model.segment(image, item['samples'].size).classes.cpu(),
-                'oracle': oracle_labels(owner, mask, groups, classes, self.ignore_index),
-                'chance': torch.randint(classes, mask.shape, generator=dice),
-            }
-            if other is not None:
-                strange = resize_labels(other, (mask.shape[0], mask.shape[1]))
-                labels['floor'] = oracle_labels(strange, mask, groups, classes, self.ignore_index)
-            for kind, found in labels.items():
-                counts[kind] += confusion_matrix(found, mask, classes, self.ignore_index)
-            other = owner
-        return self._report(counts, model, threshold)
-
-    def _report(
-        self, counts: dict[str, Tensor], model: GroupVitSegmenter, threshold: Any
-    ) -> dict[str, float]:
-        iou = mean_iou(counts['found']).iou.tolist()
-        front = [x for index, x in enumerate(iou) if index != model.background_index and x == x]
-        report = {'miou': mean_iou(counts['found']).mean_iou}
-        report['foreground'] = sum(front) / len(front) if front else float('nan')
+        oracle = _Oracle(model, self.ignore_index)
+        labelers = {
+            'found': labeler(model),
+            'oracle': oracle.by_own_groups,
+            'floor': oracle.by_groups_before,
+            'chance': chance_labeler(model.num_classes),
+        }
+        evaluator = SegmentationEvaluator(self.dataset, ignore_index=self.ignore_index, title=self.name)
+        scores = evaluator.compare(labelers, model)
+        report = {'miou': scores['found'].mean_iou, 'foreground': scores['found'].foreground}
         if model.background_index is not None:
-            report['background'] = iou[model.background_index]
-        report |= {kind: mean_iou(counts[kind]).mean_iou for kind in ('oracle', 'floor', 'chance')}
+            report['background'] = scores['found'].background
+        report |= {kind: scores[kind].mean_iou for kind in ('oracle', 'floor', 'chance')}
         if threshold is not None:
             report['threshold'] = threshold.get('', 0.0) if isinstance(threshold, Mapping) else threshold
         return {f'{self.name}/{key}': value for key, value in report.items()}
-
-    def _groups(
-        self, clip: GroupVit, model: GroupVitSegmenter, image: Tensor, mask: Tensor
-    ) -> tuple[Tensor, int]:
-        """Each pixel's group (H, W) with the whole image in one window, and G."""
-        size = model.slide.resized((image.shape[-2], image.shape[-1]), model.patch_size)
-        image = torch.nn.functional.interpolate(image[None], size, mode='bilinear', antialias=True)
-        embedded = clip.encode_groups(image)
-        return pixel_groups(embedded, (mask.shape[0], mask.shape[1]))[0].cpu(), embedded.groups.shape[1]
 
     def _find(self, clip: GroupVit) -> float | Mapping[str, float] | None:
         """The threshold, found on ``tuning`` where it has to be."""
@@ -130,3 +101,35 @@ class GroupSegmentation:
         model = GroupVitSegmenter(clip, self.slide, threshold).to(next(clip.parameters()).device).eval()
         model.set_vocabulary(vocabulary, embed_vocabulary(clip, vocabulary, self.templates))
         return model
+
+
+class _Oracle:
+    """Labels from the groups of an image, and from those of the image before."""
+
+    def __init__(self, model: GroupVitSegmenter, ignore_index: int) -> None:
+        self.model, self.ignore_index = model, ignore_index
+        self.owner: Tensor | None = None
+        self.before: Tensor | None = None
+        self.groups = 0
+
+    def by_own_groups(self, image: Tensor, sample: SegmentationSample) -> Tensor:
+        """(3, H, W) uint8 -> each pixel's class (H, W) if its group had the best name."""
+        self.before, self.owner = self.owner, self._owner(image, sample.size)
+        return self._named(self.owner, sample)
+
+    def by_groups_before(self, image: Tensor, sample: SegmentationSample) -> Tensor | None:
+        """The same with the groups of the image before; None for the first."""
+        return None if self.before is None else self._named(resize_labels(self.before, sample.size), sample)
+
+    def _named(self, owner: Tensor, sample: SegmentationSample) -> Tensor:
+        assert sample.mask is not None
+        return oracle_labels(owner, sample.mask, self.groups, self.model.num_classes, self.ignore_index)
+
+    def _owner(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Each pixel's group (H, W) with the whole image in one window."""
+        model = self.model
+        image = model.data_preprocessor.normalise(image.to(model.queries.device))
+        seen = model.slide.resized((image.shape[-2], image.shape[-1]), model.patch_size)
+        embedded = model.clip.encode_groups(F.interpolate(image[None], seen, mode='bilinear', antialias=True))
+        self.groups = embedded.groups.shape[1]
+        return pixel_groups(embedded, size)[0].cpu()

@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.data.scenes import SceneSegmentation
-from clipdense.data.transforms import collate
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.engine.resume import random_state_kept
 from clipdense.engine.train_step import unwrapped
-from clipdense.evaluation.mean_iou import confusion_matrix, mean_iou
+from clipdense.evaluation.mean_iou import harmonic_mean
+from clipdense.evaluation.segmentation import SegmentationEvaluator
 from clipdense.registry import EVALUATIONS, HOOKS
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.modules import evaluating
@@ -37,7 +35,6 @@ class SceneSplits:
         difficulty: of the scenes.
         templates: prompt templates.
         name: first part of the names of the results.
-        batch_size: images that go through the model together.
     """
 
     def __init__(
@@ -47,9 +44,8 @@ class SceneSplits:
         difficulty: str = 'standard',
         templates: str | Sequence[str] = 'name',
         name: str = 'scenes',
-        batch_size: int = 32,
     ) -> None:
-        self.templates, self.name, self.batch_size = templates, name, batch_size
+        self.templates, self.name = templates, name
         self.datasets: Mapping[tuple[str, str], SceneSegmentation] = {
             (offered, split): SceneSegmentation(split, num_images, difficulty, all_names=offered == 'all')
             for offered in ('own', 'all')
@@ -65,7 +61,7 @@ class SceneSplits:
         for offered in ('own', 'all'):
             base, novel = (found.get(f'{self.name}/{offered}/{split}') for split in ('base', 'novel'))
             if base is not None and novel is not None:
-                found[f'{self.name}/{offered}/harmonic'] = 2 * base * novel / max(base + novel, 1e-12)
+                found[f'{self.name}/{offered}/harmonic'] = harmonic_mean(base, novel)
         model.vocabulary, model.queries, model.query_class = kept
         if kept[0] is not None:
             model.num_classes = len(kept[0])
@@ -81,11 +77,7 @@ class SceneSplits:
             else embed(vocabulary, self.templates)
         )
         model.set_vocabulary(vocabulary, embeddings)
-        confusion = torch.zeros(len(vocabulary), len(vocabulary), dtype=torch.int64)
-        for batch in DataLoader(dataset, self.batch_size, collate_fn=collate):
-            for sample in model.test_step(batch):
-                confusion += confusion_matrix(sample.prediction.cpu(), sample.mask, len(vocabulary))
-        return foreground_iou(confusion, model.background_index)
+        return SegmentationEvaluator(dataset, title=self.name)(model).foreground
 
 
 @HOOKS.register_module()
@@ -100,11 +92,3 @@ class SegmenterEvaluationHook(EvaluationHook):
             for evaluation in self.evaluations:
                 metrics |= evaluation(model)
         return metrics
-
-
-def foreground_iou(confusion: Tensor, background: int | None) -> float:
-    """Mean IoU of the classes that are not background and have labelled pixels; NaN where none has."""
-    shown = confusion.sum(1) > 0
-    if background is not None:
-        shown[background] = False
-    return float(mean_iou(confusion).iou[shown].mean())

@@ -17,11 +17,11 @@ from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
 from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import train
-from clipdense.evaluation.mean_iou import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.inference.hub import load
 from clipdense.methods.lseg import backbones
 from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
-from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook, foreground_iou
+from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.methods.lseg.training import PrecomputedVocabularyHook, ScratchFaster
 from clipdense.structures import ClassEmbeddings, SegmentationSample
@@ -198,13 +198,6 @@ def test_a_closed_head_through_the_engine(tmp_path, make_backbone):
     found = next(line for line in lines if 'scenes/own/novel' in line)
     assert found['scenes/own/novel'] == found['scenes/all/novel'] == 0
     assert runner.iter == 4
-
-
-def test_the_mean_is_over_foreground_classes_that_are_shown():
-    """Background is left out; class 2 is predicted and never labelled; class 3 is neither."""
-    confusion = torch.tensor([[9, 0, 1, 0], [2, 6, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    assert foreground_iou(confusion, 0) == pytest.approx(6 / 10)
-    assert foreground_iou(confusion, None) == pytest.approx((9 / 12 + 6 / 10) / 2)
 
 
 def test_pretrained_weights_are_fetched_when_training_starts(make_lseg):
