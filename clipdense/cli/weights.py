@@ -51,6 +51,6 @@ def convert(
 
     overrides = weight_overrides(activation)
     if num_heads is not None:
-        overrides |= {'num_heads': num_heads, 'text_heads': num_heads}
+        overrides |= {'num_heads': num_heads, 'text_num_heads': num_heads}
     convert_weights(source, destination, to, overwrite=overwrite, **overrides)
     print(f'{destination}: written in the {to} layout')

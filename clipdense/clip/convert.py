@@ -165,11 +165,11 @@ def _open_clip_config(size: ClipSize) -> dict[str, Any]:
 def _open_clip_image(image: VitSize | ResNetSize) -> dict[str, Any]:
     config: dict[str, Any] = {'image_size': image.image_size, 'width': image.width}
     if isinstance(image, ResNetSize):
-        return {**config, 'layers': list(image.layers), 'head_width': image.width * 32 // image.heads}
+        return {**config, 'layers': list(image.layers), 'head_width': image.width * 32 // image.num_heads}
     config |= {
         'layers': image.layers,
         'patch_size': image.patch_size,
-        'head_width': image.width // image.heads,
+        'head_width': image.width // image.num_heads,
     }
     config['mlp_ratio'] = _ratio(image.mlp_width, image.width)
     if image.activation == 'gelu_tanh':
@@ -182,7 +182,7 @@ def _open_clip_text(text: TextSize) -> dict[str, Any]:
         'context_length': text.context_length,
         'vocab_size': text.vocab_size,
         'width': text.width,
-        'heads': text.heads,
+        'heads': text.num_heads,
         'layers': text.layers,
         'mlp_ratio': _ratio(text.mlp_width, text.width),
     }
@@ -237,7 +237,7 @@ def _huggingface_tower(tower: VitSize | TextSize) -> dict[str, Any]:
         'hidden_size': tower.width,
         'intermediate_size': tower.mlp_width,
         'num_hidden_layers': tower.layers,
-        'num_attention_heads': tower.heads,
+        'num_attention_heads': tower.num_heads,
         'hidden_act': _HIDDEN_ACT[tower.activation],
         'layer_norm_eps': FLAVOURS['siglip' if tower.flavour == 'siglip' else 'openai'].eps,
     }

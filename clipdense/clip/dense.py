@@ -79,7 +79,8 @@ class PoolAttention(LastAttention):
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)
         tokens = tokens + resnet.positions(grid).to(cells.dtype)  # (B, T, C)
         self.query, self.key, self.value = (
-            part(tokens).unflatten(-1, (pool.heads, -1)).transpose(1, 2) for part in (pool.q, pool.k, pool.v)
+            part(tokens).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+            for part in (pool.q, pool.k, pool.v)
         )
 
     def embed(self, mixed: Tensor, residual: bool = False, grid: Grid | None = None) -> Tensor:

@@ -20,14 +20,14 @@ class Overrides:
     Args:
         activation: of both towers: 'quick_gelu', 'gelu' or 'gelu_tanh'.
         text_activation: of the text tower, where it differs.
-        num_heads, text_heads: attention heads of the image tower and of the text tower.
+        num_heads, text_num_heads: attention heads of the image tower and of the text tower.
         preprocess: how the weights want their images, or a name of ``Preprocess.named``; this one wins.
     """
 
     activation: Activation | None = None
     text_activation: Activation | None = None
     num_heads: int | None = None
-    text_heads: int | None = None
+    text_num_heads: int | None = None
     preprocess: Preprocess | str | None = None
 
     def __post_init__(self) -> None:
@@ -47,8 +47,8 @@ def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
     if recorded.image.activation:
         _choose('activation', recorded.image.activation, overrides.activation, recorded.source)
     _choose('text_activation', recorded.text.activation, text_activation, recorded.source)
-    _choose('num_heads', recorded.image.heads, overrides.num_heads, recorded.source)
-    _choose('text_heads', recorded.text.heads, overrides.text_heads, recorded.source)
+    _choose('num_heads', recorded.image.num_heads, overrides.num_heads, recorded.source)
+    _choose('text_num_heads', recorded.text.num_heads, overrides.text_num_heads, recorded.source)
 
 
 def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
@@ -66,9 +66,9 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
         asked = {'num_heads': overrides.num_heads, 'activation': overrides.activation}
         _finish(image, recorded.image, asked, getattr(known, 'image', None), recorded.source)
     else:
-        image['heads'] = image['width'] // 2  # 64 channels each (openai/CLIP build_model)
+        image['num_heads'] = image['width'] // 2  # 64 channels each (openai/CLIP build_model)
     activation = overrides.text_activation or overrides.activation
-    asked = {'text_heads': overrides.text_heads, 'text_activation': activation}
+    asked = {'text_num_heads': overrides.text_num_heads, 'text_activation': activation}
     _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
     return ClipSize.from_dict({**sizes, 'image': image, 'text': text})
 
@@ -96,9 +96,9 @@ def _finish(
 ) -> None:
     """Add heads and activation to a tower; ``asked`` has both, under the names of their options."""
     (heads_option, heads), (activation_option, activation) = asked.items()
-    heads = _choose(heads_option, facts.heads, heads, source)
+    heads = _choose(heads_option, facts.num_heads, heads, source)
     activation = _choose(activation_option, facts.activation, activation, source)
-    tower['heads'] = heads or _usual_heads(tower, heads_option)
+    tower['num_heads'] = heads or _usual_heads(tower, heads_option)
     tower['activation'] = activation or getattr(known, 'activation', None) or _ask(tower, source)
 
 
@@ -114,7 +114,7 @@ def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
         for known in (size.image, size.text):
             keys = ('width', 'layers', 'mlp_width', 'flavour')
             if all(getattr(known, key, None) == tower[key] for key in keys):
-                return known.heads
+                return known.num_heads
     if tower['width'] % 64:
         raise CheckpointError(
             f'a tower of width {tower["width"]} is unknown: say how many heads with {option}='

@@ -225,6 +225,6 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
         preprocess = Preprocess.from_dict(json.loads(own['preprocess']))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f'its size or preprocessing cannot be read ({error})') from error
-    image = TowerFacts(getattr(size.image, 'activation', None), size.image.heads)
-    recorded = Recorded('the file itself', image, TowerFacts(size.text.activation, size.text.heads))
+    image = TowerFacts(getattr(size.image, 'activation', None), size.image.num_heads)
+    recorded = Recorded('the file itself', image, TowerFacts(size.text.activation, size.text.num_heads))
     return size, preprocess, recorded

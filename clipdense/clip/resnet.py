@@ -54,9 +54,9 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """The mean of all cells attends to the mean and the cells."""
 
-    def __init__(self, side: int, width: int, heads: int, embed_dim: int) -> None:
+    def __init__(self, side: int, width: int, num_heads: int, embed_dim: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.pos_embed = nn.Parameter(torch.randn(side * side + 1, width) * width**-0.5)
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width)
@@ -67,7 +67,7 @@ class AttentionPool(nn.Module):
         """(B, N, C), (1 + N, C) -> (B, C), before projection."""
         x = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + positions  # (B, 1 + N, C)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(x[:, :1]), self.k(x), self.v(x))
         )
         pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
@@ -106,7 +106,7 @@ class ModifiedResNet(nn.Module):
             channels = stage_width * EXPANSION
             blocks += [Bottleneck(channels, stage_width) for _ in range(depth - 1)]
             self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
-        self.attn_pool = AttentionPool(size.image_size // 32, channels, size.heads, size.embed_dim)
+        self.attn_pool = AttentionPool(size.image_size // 32, channels, size.num_heads, size.embed_dim)
         self.reset_parameters()
 
     @property

@@ -19,7 +19,7 @@ class VitSize:
     patch_size: int
     width: int
     layers: int
-    heads: int
+    num_heads: int
     mlp_width: int
     embed_dim: int
     activation: Activation = 'quick_gelu'
@@ -33,7 +33,7 @@ class ResNetSize:
     image_size: int
     width: int
     layers: tuple[int, int, int, int]
-    heads: int
+    num_heads: int
     embed_dim: int
 
 
@@ -43,7 +43,7 @@ class TextSize:
 
     width: int
     layers: int
-    heads: int
+    num_heads: int
     mlp_width: int
     embed_dim: int
     vocab_size: int = 49408
@@ -135,9 +135,9 @@ def _text(width: int, layers: int, embed_dim: int, activation: Activation) -> Te
     return TextSize(width, layers, width // 64, 4 * width, embed_dim, activation=activation)
 
 
-def _slip(width: int, layers: int, heads: int) -> ClipSize:
+def _slip(width: int, layers: int, num_heads: int) -> ClipSize:
     """Mu et al., SLIP (arXiv 2112.12750): timm towers with exact GELU, OpenAI's text tower."""
-    image = VitSize(224, 16, width, layers, heads, 4 * width, 512, 'gelu', 'slip')
+    image = VitSize(224, 16, width, layers, num_heads, 4 * width, 512, 'gelu', 'slip')
     return ClipSize(image, _text(512, 12, 512, 'quick_gelu'))
 
 
@@ -147,7 +147,7 @@ def _siglip(
     width: int,
     layers: int,
     *,
-    heads: int | None = None,
+    num_heads: int | None = None,
     mlp_width: int | None = None,
     context_length: int = 64,
 ) -> ClipSize:
@@ -155,10 +155,10 @@ def _siglip(
 
     Exact GELU as open_clip runs these weights; Hugging Face files ask for 'gelu_tanh' in their config.
     """
-    heads, mlp_width = heads or width // 64, mlp_width or 4 * width
-    image = VitSize(image_size, patch_size, width, layers, heads, mlp_width, width, 'gelu', 'siglip')
+    num_heads, mlp_width = num_heads or width // 64, mlp_width or 4 * width
+    image = VitSize(image_size, patch_size, width, layers, num_heads, mlp_width, width, 'gelu', 'siglip')
     text_layers = 27 if width == 1152 else layers if width == 1024 else 12
-    text = TextSize(width, text_layers, heads, mlp_width, width, 32000, context_length, 'gelu', 'siglip')
+    text = TextSize(width, text_layers, num_heads, mlp_width, width, 32000, context_length, 'gelu', 'siglip')
     return ClipSize(image, text, logit_bias=True)
 
 
@@ -195,6 +195,6 @@ PUBLISHED: dict[str, ClipSize] = {
     'ViT-B-16-SigLIP-512': _siglip(512, 16, 768, 12),
     'ViT-L-16-SigLIP-256': _siglip(256, 16, 1024, 24),
     'ViT-L-16-SigLIP-384': _siglip(384, 16, 1024, 24),
-    'ViT-SO400M-14-SigLIP': _siglip(224, 14, 1152, 27, heads=16, mlp_width=4304, context_length=16),
-    'ViT-SO400M-14-SigLIP-384': _siglip(384, 14, 1152, 27, heads=16, mlp_width=4304),
+    'ViT-SO400M-14-SigLIP': _siglip(224, 14, 1152, 27, num_heads=16, mlp_width=4304, context_length=16),
+    'ViT-SO400M-14-SigLIP-384': _siglip(384, 14, 1152, 27, num_heads=16, mlp_width=4304),
 }

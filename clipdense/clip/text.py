@@ -53,7 +53,8 @@ class TextTransformer(nn.Module):
         self.token_embed = nn.Embedding(size.vocab_size, width)
         self.pos_embed = nn.Parameter(torch.empty(size.context_length, width))
         self.blocks: Any = nn.ModuleList(
-            Block(width, size.heads, size.mlp_width, size.activation, flavour.eps) for _ in range(size.layers)
+            Block(width, size.num_heads, size.mlp_width, size.activation, flavour.eps)
+            for _ in range(size.layers)
         )
         self.norm_post = nn.LayerNorm(width, eps=flavour.eps)
         self.proj = nn.Parameter(torch.empty(width, size.embed_dim))

@@ -76,11 +76,13 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(tokens, width))
         self.norm_pre = nn.LayerNorm(width, eps=eps) if flavour.norm_pre else nn.Identity()
         self.blocks: Any = nn.ModuleList(
-            Block(width, size.heads, size.mlp_width, size.activation, eps) for _ in range(size.layers)
+            Block(width, size.num_heads, size.mlp_width, size.activation, eps) for _ in range(size.layers)
         )
         self.norm_post = nn.LayerNorm(width, eps=eps)
         if flavour.query_pool:
-            self.pool: QueryPool | None = QueryPool(width, size.heads, size.mlp_width, size.activation, eps)
+            self.pool: QueryPool | None = QueryPool(
+                width, size.num_heads, size.mlp_width, size.activation, eps
+            )
             self.proj = None
         else:
             self.pool = None

@@ -80,5 +80,5 @@ def _warn_of_what_is_not_told(model: GroupVit, written: Path) -> None:
 
 def _beyond_tensors(model: GroupVit) -> dict[str, Any]:
     image, text = model.size.image, model.size.text
-    heads = [stage.heads for stage in image.stages if stage.depth]
-    return {'heads': heads, 'text_heads': text.heads, 'text_activation': text.activation}
+    heads = [stage.num_heads for stage in image.stages if stage.depth]
+    return {'num_heads': heads, 'text_num_heads': text.num_heads, 'text_activation': text.activation}

@@ -13,11 +13,11 @@ from .packing import Packing
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection, rows in the order query, key, value."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f'width {width} cannot be divided among {heads} heads')
-        self.heads = heads
+        if width % num_heads:
+            raise ValueError(f'width {width} cannot be divided among {num_heads} heads')
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         return self.proj(self.attend(x, causal, packing))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return query, key, value
 
 
@@ -67,9 +67,9 @@ class QueryPool(nn.Module):
     Source: big_vision ``MAPHead`` (Zhai et al., Scaling Vision Transformers).
     """
 
-    def __init__(self, width: int, heads: int, mlp_width: int, activation: str, eps: float) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_width: int, activation: str, eps: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=width**-0.5))
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
@@ -79,8 +79,9 @@ class QueryPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, C)."""
-        query = self.q(self.query).view(1, self.heads, 1, -1).expand(len(x), -1, -1, -1)  # (B, heads, 1, d)
-        key, value = self.kv(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query = self.q(self.query).view(1, self.num_heads, 1, -1)  # (1, heads, 1, d)
+        query = query.expand(len(x), -1, -1, -1)  # (B, heads, 1, d)
+        key, value = self.kv(x).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
         pooled = self.proj(pooled.flatten(1))  # (B, C)
         return pooled + self.mlp(self.norm(pooled))

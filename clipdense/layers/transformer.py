@@ -19,11 +19,11 @@ class Block(nn.Module):
     """x += attention(norm1(x)); x += mlp(norm2(x))."""
 
     def __init__(
-        self, width: int, heads: int, mlp_width: int, activation: str = 'quick_gelu', eps: float = 1e-5
+        self, width: int, num_heads: int, mlp_width: int, activation: str = 'quick_gelu', eps: float = 1e-5
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = SelfAttention(width, heads)
+        self.attn = SelfAttention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, mlp_width, activation)
 

@@ -65,13 +65,13 @@ class TowerFacts:
 
     Args:
         activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
-        heads: of attention.
+        num_heads: of attention.
         image_size: side of the images, of the image tower only.
         width, layers: for comparison with the tensors, lest a config of other weights be taken.
     """
 
     activation: str | None = None
-    heads: int | None = None
+    num_heads: int | None = None
     image_size: int | None = None
     width: int | None = None
     layers: int | None = None

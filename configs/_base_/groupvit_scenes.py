@@ -16,14 +16,14 @@ model = dict(
                 image_size=32,
                 patch_size=4,
                 stages=[
-                    dict(depth=3, width=96, heads=3, group_tokens=8, groups=8),
-                    dict(depth=0, width=96, heads=3),  # with a block here groups learn of one another
+                    dict(depth=3, width=96, num_heads=3, group_tokens=8, groups=8),
+                    dict(depth=0, width=96, num_heads=3),  # with a block here groups learn of one another
                 ],
                 embed_dim=96,
                 projector_width=384,
                 mlp_ratio=2.0,
             ),
-            text=dict(width=96, layers=2, heads=3, mlp_width=192, embed_dim=96, activation='gelu'),
+            text=dict(width=96, layers=2, num_heads=3, mlp_width=192, embed_dim=96, activation='gelu'),
         ),
     ),
     start='work_dirs/clip_scenes/clip.safetensors',

@@ -32,8 +32,8 @@ model = dict(
     clip=dict(
         type=build_clip,
         size=dict(
-            image=dict(image_size=32, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=96),
-            text=dict(width=96, layers=2, heads=3, mlp_width=384, embed_dim=96),
+            image=dict(image_size=32, width=16, layers=(1, 1, 1, 1), num_heads=8, embed_dim=96),
+            text=dict(width=96, layers=2, num_heads=3, mlp_width=384, embed_dim=96),
         ),
     ),
 )

@@ -37,7 +37,7 @@ model = dict(
         type=ResNetPyramid,
         resnet=dict(
             type=ModifiedResNet,
-            size=dict(image_size=128, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=96),
+            size=dict(image_size=128, width=16, layers=(1, 1, 1, 1), num_heads=8, embed_dim=96),
         ),
     ),
     embed_dim=512,

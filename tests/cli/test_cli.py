@@ -19,8 +19,8 @@ from clipdense.utils.image_io import read_mask
 from clipdense.weights.io import read_weights
 
 TINY = ClipSize(
-    VitSize(image_size=32, patch_size=8, width=32, layers=2, heads=2, mlp_width=64, embed_dim=16),
-    TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16),
+    VitSize(image_size=32, patch_size=8, width=32, layers=2, num_heads=2, mlp_width=64, embed_dim=16),
+    TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16),
 )
 
 

@@ -77,7 +77,7 @@ def test_training_checkpoint(tmp_path):
     assert_same_model(load(tmp_path / 'best.pth'), clip)
 
 
-@pytest.mark.parametrize('option', [{'activation': 'quick_gelu'}, {'num_heads': 2}, {'text_heads': 2}])
+@pytest.mark.parametrize('option', [{'activation': 'quick_gelu'}, {'num_heads': 2}, {'text_num_heads': 2}])
 def test_own_record_is_not_overridden(tmp_path, option):
     save(make(VIT), tmp_path / 'clip.safetensors')
     with pytest.raises(CheckpointError, match='the file itself records'):

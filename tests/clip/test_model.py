@@ -14,9 +14,9 @@ from clipdense.clip.sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitS
 from clipdense.utils.errors import InputError
 from clipdense.weights.key_map import to_ours
 
-TEXT = TextSize(width=64, layers=2, heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
-VIT = VitSize(image_size=32, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
-RESNET = ResNetSize(image_size=64, width=16, layers=(1, 1, 1, 1), heads=8, embed_dim=32)
+TEXT = TextSize(width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
+VIT = VitSize(image_size=32, patch_size=8, width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32)
+RESNET = ResNetSize(image_size=64, width=16, layers=(1, 1, 1, 1), num_heads=8, embed_dim=32)
 SIGLIP = ClipSize(
     VitSize(32, 8, 64, 2, 1, 256, 64, 'gelu', 'siglip'),
     TextSize(64, 2, 1, 256, 64, 50, 16, 'gelu', 'siglip'),

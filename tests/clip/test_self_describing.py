@@ -23,9 +23,9 @@ from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 
-TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8)
-VIT = VitSize(image_size=16, patch_size=4, width=16, layers=6, heads=2, mlp_width=16, embed_dim=8)
-RESNET = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=8)
+TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+VIT = VitSize(image_size=16, patch_size=4, width=16, layers=6, num_heads=2, mlp_width=16, embed_dim=8)
+RESNET = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=8)
 PYRAMID = {'type': TransformerPyramid, 'channels': (8, 8, 8, 8), 'scales': (4, 2, 1, 0.5)}
 TIMM = {'img_size': 32, 'patch_size': 16, 'embed_dim': 16, 'depth': 4, 'num_heads': 2, 'pretrained': True}
 

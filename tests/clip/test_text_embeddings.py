@@ -27,8 +27,8 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import Tokenizer
 from clipdense.vocab.vocabulary import Vocabulary
 
-IMAGE = VitSize(image_size=16, patch_size=8, width=16, layers=1, heads=1, mlp_width=16, embed_dim=8)
-TEXT = TextSize(width=16, layers=2, heads=2, mlp_width=32, embed_dim=8)
+IMAGE = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=1, mlp_width=16, embed_dim=8)
+TEXT = TextSize(width=16, layers=2, num_heads=2, mlp_width=32, embed_dim=8)
 WORDS = Vocabulary(
     ('background', 'cat', 'a very long name of a thing', 'bed'),
     {'background': ('sky', 'tree'), 'cat': ('kitten', 'tabby')},

@@ -14,10 +14,10 @@ from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.engine.launch import test as evaluate
 from clipdense.tasks.windows import Slide
 
-TEXT = TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16)
+TEXT = TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
 TOWERS = {
-    'vit': VitSize(image_size=32, patch_size=8, width=32, layers=2, heads=2, mlp_width=64, embed_dim=16),
-    'resnet': ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=16),
+    'vit': VitSize(image_size=32, patch_size=8, width=32, layers=2, num_heads=2, mlp_width=64, embed_dim=16),
+    'resnet': ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=16),
 }
 
 

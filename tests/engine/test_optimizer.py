@@ -19,9 +19,9 @@ from clipdense.engine import (
 from clipdense.engine import optimizer as optimizer_module
 from clipdense.utils.errors import CheckpointError, InputError
 
-TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=32, embed_dim=8, vocab_size=50, context_length=7)
-VIT = VitSize(image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=32, embed_dim=8)
-RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), heads=2, embed_dim=8)
+TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=8, vocab_size=50, context_length=7)
+VIT = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=8)
+RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), num_heads=2, embed_dim=8)
 
 
 def undecayed(model, rule='open_clip'):

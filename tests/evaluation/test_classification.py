@@ -225,11 +225,11 @@ TINY = {
         'patch_size': 16,
         'width': 64,
         'layers': 1,
-        'heads': 1,
+        'num_heads': 1,
         'mlp_width': 64,
         'embed_dim': 16,
     },
-    'text': {'width': 64, 'layers': 1, 'heads': 1, 'mlp_width': 64, 'embed_dim': 16},
+    'text': {'width': 64, 'layers': 1, 'num_heads': 1, 'mlp_width': 64, 'embed_dim': 16},
 }
 
 

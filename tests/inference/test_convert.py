@@ -17,8 +17,8 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import tokenize
 
 pytestmark = pytest.mark.filterwarnings('ignore:.* does not tell')
-TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8)
-HEADS = {'heads': 2, 'text_heads': 2}
+TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+HEADS = {'num_heads': 2, 'text_num_heads': 2}
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def test_a_groupvit_comes_back(tmp_path, groupvit, to, name, overrides):
 
 def test_what_a_layout_does_not_tell_is_said(tmp_path, groupvit):
     """Two heads of width 8 where the released models have one of 64."""
-    with pytest.warns(UserWarning, match=r'does not tell heads=\[2, 2\], text_heads=2: whoever reads it'):
+    with pytest.warns(
+        UserWarning, match=r'does not tell num_heads=\[2, 2\], text_num_heads=2: whoever reads it'
+    ):
         convert(groupvit[1], tmp_path / 'a.safetensors', 'nvlabs')
 
 
@@ -86,5 +88,10 @@ def test_nothing_is_overwritten_unasked(tmp_path, groupvit):
 
 def test_a_clip_goes_where_clips_go(tmp_path, clip_file):
     written = convert(clip_file, tmp_path / 'open.safetensors', 'openclip')
-    overrides = {'activation': 'quick_gelu', 'text_activation': 'quick_gelu', 'num_heads': 2, 'text_heads': 2}
+    overrides = {
+        'activation': 'quick_gelu',
+        'text_activation': 'quick_gelu',
+        'num_heads': 2,
+        'text_num_heads': 2,
+    }
     assert clipdense.load(written, **overrides).size.image.width == 16

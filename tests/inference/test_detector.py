@@ -40,8 +40,10 @@ model = dict(
     clip=dict(
         type=build_clip,
         size=dict(
-            image=dict(image_size=32, patch_size=16, width=32, layers=1, heads=1, mlp_width=32, embed_dim=8),
-            text=dict(width=32, layers=1, heads=1, mlp_width=32, embed_dim=8),
+            image=dict(
+                image_size=32, patch_size=16, width=32, layers=1, num_heads=1, mlp_width=32, embed_dim=8
+            ),
+            text=dict(width=32, layers=1, num_heads=1, mlp_width=32, embed_dim=8),
         ),
     ),
     backbone=dict(

@@ -24,8 +24,8 @@ from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.utils.errors import CheckpointError, InputError
 
-TEXT = TextSize(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8)
-VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, heads=2, mlp_width=16, embed_dim=8)
+TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, num_heads=2, mlp_width=16, embed_dim=8)
 WORDS = ['sky', 'car']
 LSEG_CONFIG = """
 from clipdense.clip.model import build_clip
@@ -36,8 +36,8 @@ model = dict(
     type=LSeg,
     backbone=dict(type=TransformerPyramid, channels=(8, 8, 8, 8), scales=(4, 2, 1, 0.5)),
     clip=dict(type=build_clip, size=dict(
-        image=dict(image_size=16, patch_size=4, width=16, layers=4, heads=2, mlp_width=16, embed_dim=8),
-        text=dict(width=16, layers=1, heads=2, mlp_width=16, embed_dim=8),
+        image=dict(image_size=16, patch_size=4, width=16, layers=4, num_heads=2, mlp_width=16, embed_dim=8),
+        text=dict(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8),
     )),
     width=8,
 )

@@ -20,8 +20,8 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-IMAGE = VitSize(image_size=16, patch_size=8, width=32, layers=1, heads=2, mlp_width=64, embed_dim=16)
-TEXT = TextSize(width=32, layers=1, heads=2, mlp_width=64, embed_dim=16, vocab_size=50, context_length=8)
+IMAGE = VitSize(image_size=16, patch_size=8, width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
+TEXT = TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16, vocab_size=50, context_length=8)
 
 
 def pretrainer(**options) -> ContrastivePretrainer:
@@ -136,7 +136,7 @@ def test_phrases_meet_patches(match, patches):
 
 
 def test_phrases_need_patches_and_prompts():
-    resnet = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=16)
+    resnet = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=16)
     with pytest.raises(InputError, match='patches of a transformer'):
         ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrase_weight=1.0)
     with pytest.raises(InputError, match='needs prompts'):

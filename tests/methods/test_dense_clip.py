@@ -22,12 +22,19 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.key_map import to_ours
 
-TEXT = TextSize(width=64, layers=1, heads=1, mlp_width=64, embed_dim=32, vocab_size=64, context_length=8)
-VIT = VitSize(image_size=64, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=32)
+TEXT = TextSize(width=64, layers=1, num_heads=1, mlp_width=64, embed_dim=32, vocab_size=64, context_length=8)
+VIT = VitSize(image_size=64, patch_size=8, width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32)
 SIGLIP = VitSize(
-    image_size=64, patch_size=8, width=64, layers=2, heads=1, mlp_width=256, embed_dim=64, flavour='siglip'
+    image_size=64,
+    patch_size=8,
+    width=64,
+    layers=2,
+    num_heads=1,
+    mlp_width=256,
+    embed_dim=64,
+    flavour='siglip',
 )
-RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=32)
+RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=32)
 TOLERANCE = {'atol': 1e-5, 'rtol': 1e-4}
 
 

@@ -61,7 +61,7 @@ def test_there_and_back_is_lossless(layout):
 def test_sizes_are_read_from_the_tensors(layout):
     expected = json.loads(json.dumps(SIZES[layout].to_dict()))
     for tower in ('image', 'text'):
-        expected[tower].pop('heads')
+        expected[tower].pop('num_heads')
         expected[tower].pop('activation', None)
     assert infer_size(weights(layout)) == expected
 

@@ -251,7 +251,7 @@ ROWS = [  # name, activation of image and text, heads of the image tower, mean, 
 def test_open_clip_entries(open_clip_list, name, image, text, heads, mean, resize):
     recorded = find(name.replace('_', '-') if 'laion2b_s34b' in name else name).recorded()
     assert (recorded.image.activation, recorded.text.activation) == (image, text)
-    assert recorded.image.heads == heads
+    assert recorded.image.num_heads == heads
     assert recorded.preprocess['mean'][0] == mean
     assert recorded.preprocess['resize'] == resize
 

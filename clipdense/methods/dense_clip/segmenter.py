@@ -102,7 +102,7 @@ class DenseCLIP(SegmentationModel):
             return super().window_bytes(height, width)
         size = self.clip.image.size
         tokens = (height // size.patch_size) * (width // size.patch_size) + 1
-        return 4 * tokens * (2 * size.mlp_width + 8 * size.width + 3 * size.heads * tokens)
+        return 4 * tokens * (2 * size.mlp_width + 8 * size.width + 3 * size.num_heads * tokens)
 
     def _build_proxy(self, proxy: nn.Module | dict | str | None) -> nn.Module | None:
         if proxy is None and self.method.needs_proxy:

@@ -30,7 +30,7 @@ from . import layouts as _layouts  # noqa: F401 (registers the tables)
 from .model import GroupVit, build_group_vit
 from .sizes import GroupVitImageSize, GroupVitSize, StageSize
 
-_OVERRIDES = ('heads', 'text_heads', 'text_activation', 'image_size', 'preprocess')
+_OVERRIDES = ('num_heads', 'text_num_heads', 'text_activation', 'image_size', 'preprocess')
 _MARKS = {  # a name that only this layout has
     'clipdense': 'image.norm_patch.weight',
     'groupvit_nvlabs': 'img_encoder.patch_embed.proj.weight',
@@ -49,8 +49,8 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVi
 
     Args:
         state_dict: NVlabs', Hugging Face's or our names; wrappers such as ``module.`` are stripped.
-        overrides: what tensors do not tell: ``heads`` of the image tower (one number, or one a stage),
-            ``text_heads``, ``text_activation``, ``image_size`` where the grid falls short of it by a rim,
+        overrides: what tensors do not tell: ``num_heads`` of the image tower (one number, or one a stage),
+            ``text_num_heads``, ``text_activation``, ``image_size`` where the grid falls short of it by a rim,
             ``preprocess`` ('clip' for the one of the Hugging Face files, or a ``Preprocess``).
 
     Raises:
@@ -167,15 +167,15 @@ def _check_sizes(size: GroupVitSize, overrides: Mapping[str, Any]) -> None:
     """A file of our own is complete: overrides may only repeat its sizes."""
     stages = size.image.stages
     told = {
-        'heads': [stage.heads for stage in stages],
-        'text_heads': size.text.heads,
+        'num_heads': [stage.num_heads for stage in stages],
+        'text_num_heads': size.text.num_heads,
         'text_activation': size.text.activation,
         'image_size': size.image.image_size,
     }
     asked = {name: overrides[name] for name in told if overrides.get(name) is not None}
-    if 'heads' in asked:
-        heads = asked['heads']
-        asked['heads'] = list(heads) if isinstance(heads, list | tuple) else [heads] * len(stages)
+    if 'num_heads' in asked:
+        heads = asked['num_heads']
+        asked['num_heads'] = list(heads) if isinstance(heads, list | tuple) else [heads] * len(stages)
     for name, value in asked.items():
         if value != told[name]:
             raise InputError(
@@ -186,7 +186,7 @@ def _check_sizes(size: GroupVitSize, overrides: Mapping[str, Any]) -> None:
 def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> GroupVitSize:
     """Sizes from tensors under our names."""
     try:
-        stages = _stages(tensors, overrides.get('heads'))
+        stages = _stages(tensors, overrides.get('num_heads'))
         patch = tensors['image.patch_embed.weight'].shape[-1]
         cells = len(tensors['image.pos_embed'])
         if isqrt(cells) ** 2 != cells:
@@ -201,7 +201,7 @@ def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Group
             projector_width=projector.shape[1],
             mlp_ratio=hidden / stages[0].width,
         )
-        text = _text(tensors, overrides.get('text_heads'), overrides.get('text_activation'))
+        text = _text(tensors, overrides.get('text_num_heads'), overrides.get('text_activation'))
         return GroupVitSize(image, text, 'multi_label_logit_scale' in tensors, 'background' in tensors)
     except KeyError as error:
         raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
@@ -222,7 +222,7 @@ def _stages(tensors: Mapping[str, Tensor], heads: int | list[int] | None) -> tup
             StageSize(
                 depth=_count(tensors, rf'image\.stages\.{index}\.blocks\.(\d+)\.'),
                 width=width,
-                heads=asked or max(1, width // _HEAD_WIDTH),
+                num_heads=asked or max(1, width // _HEAD_WIDTH),
                 group_tokens=0 if tokens is None else len(tokens),
                 groups=0 if tokens is None else len(tensors[f'{own}.grouping.mixer.fc2.weight']),
             )
@@ -235,7 +235,7 @@ def _text(tensors: Mapping[str, Tensor], heads: int | None, activation: Activati
     return TextSize(
         width=width,
         layers=_count(tensors, r'text\.blocks\.(\d+)\.'),
-        heads=heads or max(1, width // _HEAD_WIDTH),
+        num_heads=heads or max(1, width // _HEAD_WIDTH),
         mlp_width=len(tensors['text.blocks.0.mlp.fc1.weight']),
         embed_dim=len(tensors['text.projector.out.weight']),
         vocab_size=vocab_size,

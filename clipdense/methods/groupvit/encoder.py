@@ -41,8 +41,8 @@ class GroupFeatures(NamedTuple):
 class DropBlock(Block):
     """A block whose two branches are at times left out in training, for whole images (stochastic depth)."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, drop: float) -> None:
-        super().__init__(width, heads, mlp_width, 'gelu')
+    def __init__(self, width: int, num_heads: int, mlp_width: int, drop: float) -> None:
+        super().__init__(width, num_heads, mlp_width, 'gelu')
         self.drop = drop
 
     def forward(
@@ -105,12 +105,12 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         width, hidden = size.width, int(mlp_ratio * size.width)
-        self.blocks: Any = nn.ModuleList(DropBlock(width, size.heads, hidden, drop) for drop in drops)
+        self.blocks: Any = nn.ModuleList(DropBlock(width, size.num_heads, hidden, drop) for drop in drops)
         self.group_tokens = self.group_projector = self.grouping = None
         if size.group_tokens:
             self.group_tokens = nn.Parameter(torch.zeros(size.group_tokens, width))
             self.grouping = GroupingBlock(
-                width, size.heads, size.group_tokens, size.groups, width_out, assign
+                width, size.num_heads, size.group_tokens, size.groups, width_out, assign
             )
             if before is not None and before.group_tokens:
                 projector = GroupProjector if before.width == width else WideningProjector

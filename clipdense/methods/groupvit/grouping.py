@@ -48,9 +48,9 @@ class TokenMixer(Mlp):
 class CrossBlock(nn.Module):
     """Groups look at the image: attention and MLP, both residual, one norm at the end."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
@@ -60,8 +60,8 @@ class CrossBlock(nn.Module):
 
     def forward(self, queries: Tensor, x: Tensor) -> Tensor:
         """(B, G, C), (B, N, C) -> (B, G, C)."""
-        query = self.q(queries).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, G, d)
-        key, value = self.kv(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query = self.q(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, G, d)
+        key, value = self.kv(x).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         queries = queries + self.proj(attended)  # (B, G, C)
         queries = queries + self.mlp(self.norm2(queries))
@@ -107,7 +107,7 @@ class GroupingBlock(nn.Module):
 
     Args:
         width: C.
-        heads: of the attention before the assignment, which the paper does not mention.
+        num_heads: of the attention before the assignment, which the paper does not mention.
         group_tokens, groups: T, G.
         width_out: of the groups.
         assign: see ``AssignBlock``.
@@ -118,7 +118,7 @@ class GroupingBlock(nn.Module):
     def __init__(
         self,
         width: int,
-        heads: int,
+        num_heads: int,
         group_tokens: int,
         groups: int,
         width_out: int,
@@ -129,7 +129,7 @@ class GroupingBlock(nn.Module):
         self.norm_x = nn.LayerNorm(width)
         self.mixer = TokenMixer(group_tokens, width // 2, groups)
         self.norm_queries = nn.LayerNorm(width)
-        self.cross = CrossBlock(width, heads)
+        self.cross = CrossBlock(width, num_heads)
         self.assign = AssignBlock(width, assign)
         self.norm_groups = nn.LayerNorm(width)
         self.mlp = Mlp(width, 4 * width, width_out)

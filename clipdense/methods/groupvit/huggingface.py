@@ -26,8 +26,8 @@ def read_beside(path: Path) -> dict[str, Any]:
         return {}
     vision, text = values.get('vision_config') or {}, values.get('text_config') or {}
     return {
-        'heads': vision.get('num_attention_heads', 6),  # transformers' defaults
-        'text_heads': text.get('num_attention_heads', 4),
+        'num_heads': vision.get('num_attention_heads', 6),  # transformers' defaults
+        'text_num_heads': text.get('num_attention_heads', 4),
         'text_activation': text.get('hidden_act', 'quick_gelu'),
         'image_size': vision.get('image_size', 224),
     }
@@ -44,7 +44,7 @@ def check_fits(size: GroupVitImageSize) -> None:
         raise InputError(
             f'transformers has MLPs of four times the width in a GroupViT, not {size.mlp_ratio:g}'
         )
-    widths = {(stage.width, stage.heads) for stage in size.stages}
+    widths = {(stage.width, stage.num_heads) for stage in size.stages}
     if len(widths) > 1:
         raise InputError('transformers has one width and one number of heads for all stages of a GroupViT')
     for before, now in zip(size.stages, size.stages[1:], strict=False):
@@ -78,7 +78,7 @@ def _model(model: GroupVit) -> dict[str, Any]:
             'num_hidden_layers': sum(stage.depth for stage in stages),
             'num_group_tokens': [stage.group_tokens for stage in stages],
             'num_output_groups': outputs,
-            'num_attention_heads': stages[0].heads,
+            'num_attention_heads': stages[0].num_heads,
             'image_size': image.image_size,
             'patch_size': image.patch_size,
             'hidden_act': 'gelu',
@@ -90,7 +90,7 @@ def _model(model: GroupVit) -> dict[str, Any]:
             'hidden_size': text.width,
             'intermediate_size': text.mlp_width,
             'num_hidden_layers': text.layers,
-            'num_attention_heads': text.heads,
+            'num_attention_heads': text.num_heads,
             'max_position_embeddings': text.context_length,
             'hidden_act': text.activation,
             'bos_token_id': text.vocab_size - 2,

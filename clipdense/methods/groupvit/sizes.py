@@ -16,7 +16,7 @@ class StageSize:
     Args:
         depth: transformer blocks.
         width: C.
-        heads: of attention, in the blocks and in the grouping.
+        num_heads: of attention, in the blocks and in the grouping.
         group_tokens: learned tokens that enter beside the image's.
         groups: that leave; 0 lets the image's tokens leave as they are.
 
@@ -26,7 +26,7 @@ class StageSize:
 
     depth: int
     width: int
-    heads: int
+    num_heads: int
     group_tokens: int = 0
     groups: int = 0
 
@@ -115,7 +115,7 @@ class GroupVitSize:
 def _small(*stages: tuple[int, int, int]) -> GroupVitSize:
     """ViT-S/16 from (depth, group tokens, groups) of each stage, beside a text tower of width 256."""
     sizes = tuple(StageSize(depth, 384, 6, tokens, groups) for depth, tokens, groups in stages)
-    text = TextSize(width=256, layers=12, heads=4, mlp_width=1024, embed_dim=256)
+    text = TextSize(width=256, layers=12, num_heads=4, mlp_width=1024, embed_dim=256)
     return GroupVitSize(GroupVitImageSize(224, 16, sizes, embed_dim=256), text)
 
 

@@ -67,7 +67,7 @@ def from_official(
     *,
     hooks: Sequence[int] | None = None,
     num_heads: int | None = None,
-    text_heads: int | None = None,
+    text_num_heads: int | None = None,
     readout: ReadoutMode | None = None,
     block: Block | None = None,
     depth: int | None = None,
@@ -82,7 +82,7 @@ def from_official(
     Args:
         state_dict: under official names, with or without 'net.'.
         hooks: blocks of the image transformer that are read; by default the last of each quarter.
-        num_heads, text_heads: attention heads, for widths other than 64 a head.
+        num_heads, text_num_heads: attention heads, for widths other than 64 a head.
         readout: 'add' or 'ignore', which leave no tensors; the first where nothing else is said.
         block, depth, activation: the regularisation, of which the tensors tell only that there is one; where
             they do, ``block`` and ``depth`` have to be said.  'none' ignores the kernel.
@@ -103,7 +103,7 @@ def from_official(
         backbone: nn.Module = _transformer(ours, unused, hooks, num_heads, readout)
     else:
         backbone = ResNetPyramid(network or _resnet(ours))
-    text = _text(clip_state, text_heads, unused)
+    text = _text(clip_state, text_num_heads, unused)
     embed_dim, width = ours['project.weight'].shape[:2]
     batch_norm = 'decoder.fuse.0.unit.bn1.weight' in ours
     if not batch_norm:
@@ -221,7 +221,7 @@ def _text(state: Mapping[str, Tensor], heads: int | None, unused: list[str]) -> 
         return None
     found = recognise_clip(state)
     facts = Recorded("LSeg's checkpoint", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'))
-    asked = Overrides(num_heads=1, text_heads=heads)  # the image tower stays behind, whatever its heads
+    asked = Overrides(num_heads=1, text_num_heads=heads)  # the image tower stays behind, whatever its heads
     size = complete(infer_size(found.tensors), facts, asked).text
     tower = TextTransformer(size)
     text = {key.removeprefix('text.'): x for key, x in found.tensors.items() if key.startswith('text.')}

@@ -24,7 +24,7 @@ SIZES = [(32, 32), (24, 40)]
 @pytest.fixture(scope='module')
 def tower():
     torch.manual_seed(0)
-    size = VitSize(image_size=32, patch_size=4, width=16, layers=12, heads=2, mlp_width=32, embed_dim=8)
+    size = VitSize(image_size=32, patch_size=4, width=16, layers=12, num_heads=2, mlp_width=32, embed_dim=8)
     return VisionTransformer(size).eval().requires_grad_(False)
 
 

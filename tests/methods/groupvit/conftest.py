@@ -13,7 +13,7 @@ from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, St
 
 @pytest.fixture
 def official(golden):
-    """``official('groupvit_nv_tiny', heads=2) -> (model, tensors, meta)``, without the prefix 'output.'."""
+    """``official('groupvit_nv_tiny', num_heads=2) -> (model, tensors, meta)``, without 'output.'."""
 
     def read(name, **overrides):
         tensors, meta = golden(name)

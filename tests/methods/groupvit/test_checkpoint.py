@@ -28,7 +28,7 @@ from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.strict import load_strict
 
 NAMES = {'nvlabs': 'groupvit_nv_tiny', 'huggingface': 'groupvit_hf_tiny'}
-HEADS = {'heads': 2, 'text_heads': 2}
+HEADS = {'num_heads': 2, 'text_num_heads': 2}
 
 
 def state_of(golden, layout):
@@ -68,7 +68,7 @@ def test_stages_of_several_widths_there_and_back(tiny):
     names = to_official(model, 'nvlabs')
     assert 'img_encoder.layers.1.group_projector.0.1.fc1.weight' in names
     assert 'img_encoder.layers.1.downsample.reduction.1.weight' in names
-    again = from_official(names, heads=2, text_heads=2)
+    again = from_official(names, num_heads=2, text_num_heads=2)
     images = torch.randn(2, 3, 16, 20)
     assert torch.equal(model.encode_image(images), again.encode_image(images))
     with pytest.raises(InputError, match='one width'):
@@ -126,7 +126,7 @@ def test_our_own_format(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     'overrides',
-    [{'heads': 2}, {'heads': (2, 2, 2), 'text_heads': 2, 'image_size': 16}, {'heads': None}],
+    [{'num_heads': 2}, {'num_heads': (2, 2, 2), 'text_num_heads': 2, 'image_size': 16}, {'num_heads': None}],
     ids=str,
 )
 def test_our_own_format_may_be_told_what_it_tells(tiny, tmp_path, overrides):
@@ -143,13 +143,13 @@ def test_our_own_format_takes_another_preprocessing(tiny, tmp_path):
     ('overrides', 'message'),
     [
         (
-            {'heads': 4},
-            r'g\.safetensors: the file records heads=\[2, 2, 2\], but 4 was asked for: leave it out',
+            {'num_heads': 4},
+            r'g\.safetensors: the file records num_heads=\[2, 2, 2\], but 4 was asked for: leave it out',
         ),
-        ({'heads': [2, 2]}, r'but \[2, 2\] was asked for'),
-        ({'text_heads': 1}, 'text_heads=2, but 1'),
+        ({'num_heads': [2, 2]}, r'but \[2, 2\] was asked for'),
+        ({'text_num_heads': 1}, 'text_num_heads=2, but 1'),
         ({'image_size': 17}, 'image_size=16, but 17'),
-        ({'head': 2}, "no option 'head'. Did you mean 'heads'"),
+        ({'num_head': 2}, "no option 'num_head'. Did you mean 'num_heads'"),
     ],
     ids=str,
 )
@@ -170,7 +170,7 @@ def test_a_file_of_nvlabs_carries_more_than_weights(golden, tmp_path):
     """The config that stands beside the state dict is an object, which is not brought to life."""
     content = {'model': state_of(golden, 'nvlabs'), 'epoch': 29, 'config': Namespace(data=[1])}
     torch.save(content, tmp_path / 'group_vit.pth')
-    model = load(tmp_path / 'group_vit.pth', heads=2)
+    model = load(tmp_path / 'group_vit.pth', num_heads=2)
     assert model.preprocess.mean == STATISTICS['imagenet'][0]
 
 
@@ -202,14 +202,14 @@ def broken(state, change):
 )
 def test_what_does_not_fit_is_named(golden, change, message):
     with pytest.raises(CheckpointError, match=message):
-        from_official(broken(state_of(golden, 'nvlabs'), change), heads=2)
+        from_official(broken(state_of(golden, 'nvlabs'), change), num_heads=2)
 
 
 def test_other_refusals(golden, tmp_path):
     with pytest.raises(CheckpointError, match='no GroupViT'):
         from_official({'visual.conv1.weight': torch.ones(1)})
-    with pytest.raises(InputError, match="Did you mean 'heads'"):
-        from_official(state_of(golden, 'nvlabs'), head=2)
+    with pytest.raises(InputError, match="Did you mean 'num_heads'"):
+        from_official(state_of(golden, 'nvlabs'), num_head=2)
     with pytest.raises(InputError, match="Did you mean 'GroupViT-S-16'"):
         build_group_vit('GroupViT-S16')
     with pytest.raises(CheckpointError, match='neither model'):

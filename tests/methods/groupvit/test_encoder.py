@@ -119,7 +119,7 @@ def test_tokens_and_groups_come_together(options):
         (
             lambda: GroupVitSize(
                 GroupVitImageSize(16, 4, (StageSize(1, 8, 2),), 8),
-                {'width': 8, 'layers': 1, 'heads': 1, 'mlp_width': 8, 'embed_dim': 6},
+                {'width': 8, 'layers': 1, 'num_heads': 1, 'mlp_width': 8, 'embed_dim': 6},
             ),
             'do not meet',
         ),

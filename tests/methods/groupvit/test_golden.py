@@ -36,7 +36,7 @@ def gradients(model):
 @pytest.mark.parametrize(('image', 'prefix'), [('image', ''), ('image_rect', 'rect_')])
 @torch.no_grad()
 def test_every_stage_is_the_official_one(official, image, prefix):
-    model, golden, _ = official(NAME, heads=2)
+    model, golden, _ = official(NAME, num_heads=2)
     x, grid = model.image.embed(golden[f'input.{image}'])
     positions = resize_positions(model.image.pos_embed, grid, prefix=0, antialias=False)
     assert_close(x - positions, golden[f'{prefix}patch_embed'], **TOLERANCE)
@@ -53,7 +53,7 @@ def test_every_stage_is_the_official_one(official, image, prefix):
 @pytest.mark.parametrize(('image', 'prefix'), [('image', ''), ('image_rect', 'rect_')])
 @torch.no_grad()
 def test_images_are_embedded_as_officially(official, image, prefix):
-    model, golden, _ = official(NAME, heads=2)
+    model, golden, _ = official(NAME, num_heads=2)
     features = model.image(golden[f'input.{image}'])
     assert_close(features.pooled, golden[f'{prefix}img_encoder.x'], **TOLERANCE)
     assert_close(features.groups, golden[f'{prefix}img_encoder.feat'], **TOLERANCE)
@@ -73,7 +73,7 @@ def embed_prompts(model, token_ids):
 
 @torch.no_grad()
 def test_texts_are_embedded_as_officially(official):
-    model, golden, _ = official(NAME, heads=2)
+    model, golden, _ = official(NAME, num_heads=2)
     assert_close(model.text(golden['input.text']), golden['text_encoder.x'], **TOLERANCE)
     assert_close(model.encode_text(golden['input.text']), golden['text_x'], **TOLERANCE)
     classes = embed_prompts(model, golden['input.class_text'])
@@ -84,7 +84,7 @@ def test_texts_are_embedded_as_officially(official):
 
 def test_losses_and_gradients(official):
     """In evaluation mode, through the straight-through argmax."""
-    model, golden, meta = official(NAME, heads=2)
+    model, golden, meta = official(NAME, num_heads=2)
     contrastive, multi_label = losses(model, golden)
     assert contrastive.item() == pytest.approx(meta['loss'], abs=1e-5)
     assert multi_label.item() == pytest.approx(meta['multi_label_loss'], abs=1e-5)
@@ -93,7 +93,7 @@ def test_losses_and_gradients(official):
 
 
 def test_training_with_the_recorded_noise(official, monkeypatch):
-    model, golden, meta = official(NAME, heads=2)
+    model, golden, meta = official(NAME, num_heads=2)
     noise = [golden[f'input.train.gumbel_noise.stage{stage}'][:, 0] for stage in (0, 1)]
     recorded = iter(noise)
     monkeypatch.setattr(grouping, 'gumbel_noise', lambda like: next(recorded))
@@ -111,7 +111,7 @@ def test_training_with_the_recorded_noise(official, monkeypatch):
 
 @torch.no_grad()
 def test_training_assigns_as_recorded(official, monkeypatch):
-    model, golden, _ = official(NAME, heads=2)
+    model, golden, _ = official(NAME, num_heads=2)
     recorded = iter(golden[f'input.train.gumbel_noise.stage{stage}'][:, 0] for stage in (0, 1))
     monkeypatch.setattr(grouping, 'gumbel_noise', lambda like: next(recorded))
     assignments = model.train().image(golden['input.image']).assignments
@@ -123,7 +123,7 @@ def test_training_assigns_as_recorded(official, monkeypatch):
 
 @torch.no_grad()
 def test_hugging_face(official):
-    model, golden, _ = official('groupvit_hf_tiny', heads=2, text_heads=2)
+    model, golden, _ = official('groupvit_hf_tiny', num_heads=2, text_num_heads=2)
     features = model.image(golden['input.pixel_values'])
     assert_close(features.pooled, golden['vision.pooler_output'], **TOLERANCE)
     assert_close(features.groups, golden['vision.last_hidden_state'], **TOLERANCE)

@@ -56,7 +56,7 @@ WHOLE, WINDOWS = Slide(), Slide(window=32, stride=16)
 @torch.no_grad()
 def test_three_background_rules(official, rule, threshold, background, slide, output):
     """Twelve classes, so that the mask of the five best is at work."""
-    clip, golden, _ = official('groupvit_nv_seg_tiny', heads=2)
+    clip, golden, _ = official('groupvit_nv_seg_tiny', num_heads=2)
     model = GroupVitSegmenter(clip, slide, threshold)
     with_words(model, golden['input.text_embedding'], background)
     image = golden['input.image'][0]
@@ -76,7 +76,7 @@ def test_three_background_rules(official, rule, threshold, background, slide, ou
 )
 @torch.no_grad()
 def test_three_stages(official, output, threshold, background, slide):
-    clip, golden, _ = official('groupvit_nv_tiny', heads=2)
+    clip, golden, _ = official('groupvit_nv_tiny', num_heads=2)
     model = GroupVitSegmenter(clip, slide, threshold)
     with_words(model, golden['class_text_embedding'], background)
     got = segment_logits(model, golden['input.image_rect'][0])
@@ -85,7 +85,7 @@ def test_three_stages(official, output, threshold, background, slide):
 
 @torch.no_grad()
 def test_each_pixel_has_its_official_group(official):
-    clip, golden, _ = official('groupvit_nv_seg_tiny', heads=2)
+    clip, golden, _ = official('groupvit_nv_seg_tiny', num_heads=2)
     embedded = clip.encode_groups(golden['input.image'])
     owner = pixel_groups(embedded, (48, 64))
     assert torch.equal(owner.long(), golden['attn_map'].argmax(dim=-1))

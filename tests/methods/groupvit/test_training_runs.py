@@ -13,8 +13,8 @@ from clipdense.engine.launch import train
 from clipdense.methods.groupvit.checkpoint import load
 
 STAGES = [
-    {'depth': 1, 'width': 16, 'heads': 2, 'group_tokens': 4, 'groups': 4},
-    {'depth': 1, 'width': 16, 'heads': 2},
+    {'depth': 1, 'width': 16, 'num_heads': 2, 'group_tokens': 4, 'groups': 4},
+    {'depth': 1, 'width': 16, 'num_heads': 2},
 ]
 
 
@@ -33,7 +33,7 @@ def make_config(shards):
         cfg = load_config('groupvit/groupvit_scenes', {'model.start': None})
         size = cfg.model.clip.size
         size.image.update(stages=STAGES, embed_dim=8, projector_width=12)
-        size.text.update(width=16, layers=1, heads=2, mlp_width=32, embed_dim=8)
+        size.text.update(width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=8)
         cfg.model.update(model)
         cfg.train_dataloader.update(batch_size=4, num_workers=0)
         cfg.train_dataloader.dataset.update(urls=str(shards), batch_size=4, samples_per_epoch=8, shuffle=0)

@@ -276,7 +276,14 @@ TEXT = TextSize(16, 1, 2, 32, 8, vocab_size=50, context_length=8)
 
 def test_a_start_from_clip(tiny):
     vit = VitSize(
-        image_size=16, patch_size=4, width=16, layers=3, heads=2, mlp_width=32, embed_dim=8, activation='gelu'
+        image_size=16,
+        patch_size=4,
+        width=16,
+        layers=3,
+        num_heads=2,
+        mlp_width=32,
+        embed_dim=8,
+        activation='gelu',
     )
     clip, model = build_clip(ClipSize(vit, TEXT)), tiny()
     clip.logit_scale.data.fill_(3.3)

@@ -14,9 +14,9 @@ from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.structures import ClassEmbeddings
 from clipdense.vocab.vocabulary import Vocabulary
 
-TEXT = TextSize(width=32, layers=1, heads=1, mlp_width=32, embed_dim=16)
-VIT = VitSize(image_size=32, patch_size=8, width=32, layers=4, heads=2, mlp_width=32, embed_dim=16)
-RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), heads=4, embed_dim=16)
+TEXT = TextSize(width=32, layers=1, num_heads=1, mlp_width=32, embed_dim=16)
+VIT = VitSize(image_size=32, patch_size=8, width=32, layers=4, num_heads=2, mlp_width=32, embed_dim=16)
+RESNET = ResNetSize(image_size=64, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=16)
 TIMM = {'img_size': 32, 'patch_size': 16, 'embed_dim': 32, 'depth': 4, 'num_heads': 2}
 
 

@@ -17,7 +17,7 @@ from clipdense.weights.key_map import from_ours
 from .conftest import RESNET, TEXT, VIT
 
 KERNEL = 'scratch.head_block.depthwise.depthwise.'
-HEADS = {'num_heads': 4, 'text_heads': 1}
+HEADS = {'num_heads': 4, 'text_num_heads': 1}
 
 
 @pytest.fixture
