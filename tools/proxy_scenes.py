@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -32,6 +31,7 @@ from clipdense.engine.hooks import ProgressHook
 from clipdense.engine.launch import train
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.methods.dense_clip.proxy import create_backbone, save_backbone
+from clipdense.tasks.model import Model
 
 NAME = 'vit_tiny_patch16_224'
 ARGUMENTS = {'img_size': 32, 'patch_size': 4, 'embed_dim': 96, 'depth': 4, 'num_heads': 4, 'mlp_ratio': 2}
@@ -87,7 +87,7 @@ class Images(Dataset):
         return {'images': torch.from_numpy(self.scenes.draw(index).image).permute(2, 0, 1)}
 
 
-class PatchClusters(BaseModel):
+class PatchClusters(Model):
     """A network and its slow copy, which agree on clusters of patches.
 
     Args:
@@ -119,6 +119,11 @@ class PatchClusters(BaseModel):
         self.patch = backbone.feature_info[-1]['reduction']
         self.hidden, self.momentum, self.temperature = hidden, momentum, temperature
         self.around = around
+
+    def init_weights(self) -> None:
+        """Called before training: network and copy start from two draws."""
+        self.student.init_weights()
+        self.teacher.init_weights()
 
     def forward(self, images: Tensor, mode: str = 'loss') -> dict[str, Tensor]:
         """(B, 3, S, S), normalised -> the cross-entropy, and the share of clusters in use."""

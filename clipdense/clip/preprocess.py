@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from clipdense.utils.errors import InputError, nearest
 
@@ -48,13 +47,12 @@ class Preprocess:
 
     def crop(self, image: Image.Image) -> Tensor:
         """An image of any size -> (3, S, S) uint8."""
-        size, mode = self.image_size, InterpolationMode(self.interpolation)
+        side, mode = self.image_size, Image.Resampling[self.interpolation.upper()]
         image = without_far_ends(image) if self.resize == 'shortest' else image
-        if self.resize == 'squash':
-            image = F.resize(image.convert('RGB'), [size, size], mode)
-        else:
-            image = F.center_crop(F.resize(image.convert('RGB'), [size], mode), [size, size])
-        return F.pil_to_tensor(image)
+        size = (side, side) if self.resize == 'squash' else _scaled(image.size, side)
+        image = image.convert('RGB')
+        image = image if image.size == size else image.resize(size, mode)
+        return image_to_tensor(_centre(image, side))
 
     def normalise(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> float32 of mean 0 and deviation 1 per channel."""
@@ -84,6 +82,27 @@ class Preprocess:
             known = [*STATISTICS, 'siglip']
             raise InputError(f'unknown preprocessing {name!r}: choose from {known}.{nearest(name, known)}')
         return cls(image_size, *STATISTICS[name])
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image -> (3, H, W) uint8, a copy of its pixels in their order in memory (channels last)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Width and height with the shorter side scaled to ``short``; the longer one is rounded down."""
+    width, height = size
+    if width <= height:
+        return short, int(short * height / width)
+    return int(short * width / height), short
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    """The square in the middle; halves are rounded to the even pixel, as torchvision does."""
+    if image.size == (side, side):
+        return image
+    left, top = (round((length - side) / 2) for length in image.size)
+    return image.crop((left, top, left + side, top + side))
 
 
 ImageLike = TypeVar('ImageLike', Image.Image, Tensor)

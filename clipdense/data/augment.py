@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as F
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.registry import TRANSFORMS
 
-from .transforms import ImageLike, TrainCrop
+from .batches import ImageLike
+from .transforms import TrainCrop
 
 _GREY = [124.0, 116.0, 104.0]  # ImageNet's mean: what comes into view at the rims
 _FULL = 10.0  # magnitudes are tenths

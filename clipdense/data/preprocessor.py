@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseDataPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.registry import MODELS
@@ -16,8 +15,44 @@ from clipdense.utils.errors import InputError, nearest
 _MEAN, _STD = 0, 1  # places in ``STATISTICS``
 
 
+class DataPreprocessor(nn.Module):
+    """Moves a batch to the device of the model that it is part of.
+
+    Args:
+        non_blocking: copy to the device without waiting; of use with pinned memory.
+    """
+
+    place: Tensor
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        super().__init__()
+        self.non_blocking = non_blocking
+        self.register_buffer('place', torch.empty(0), persistent=False)  # moves with the model
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches go."""
+        return self.place.device
+
+    def forward(self, data: Any, training: bool = False) -> Any:
+        """Move every tensor of a batch, in dicts, lists and tuples of any depth.
+
+        Args:
+            data: a batch; what is not a tensor stays as it is.
+            training: not used.
+        """
+        if isinstance(data, Tensor):
+            return data.to(self.device, non_blocking=self.non_blocking)
+        if isinstance(data, Mapping):
+            return {key: DataPreprocessor.forward(self, value) for key, value in data.items()}
+        if isinstance(data, list | tuple):
+            values = [DataPreprocessor.forward(self, value) for value in data]
+            return type(data)(*values) if hasattr(data, '_fields') else type(data)(values)
+        return data
+
+
 @MODELS.register_module()
-class ImagePreprocessor(BaseDataPreprocessor):
+class ImagePreprocessor(DataPreprocessor):
     """Moves a batch to the device and normalises its images.
 
     Values equal torchvision's ``ToTensor`` and ``Normalize`` to the last bit.
@@ -45,11 +80,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer('mean', _channels(mean, _MEAN), persistent=False)
         self.register_buffer('std', _channels(mean if std is None else std, _STD), persistent=False)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the statistics are, however they came there (MMEngine notices only its own ways to move)."""
-        return self.mean.device
-
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalise ``data['images']``; every other entry only moves.
 
@@ -60,7 +90,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         Returns:
             The same entries; images are float32, a tensor or a list as they came.
         """
-        data = self.cast_data(data)
+        data = super().forward(data)
         images = data.get('images')
         if isinstance(images, Tensor):
             data['images'] = self.normalise(images)

@@ -1,4 +1,4 @@
-"""Images to square uint8 tensors, and items to batches.  (H, W): pixels, S: side of the result.
+"""Images to square uint8 tensors.  (H, W): pixels, S: side of the result.
 
 Images travel as uint8; the model's side normalises them (``data/preprocessor.py``).  Whatever is random is
 drawn from a generator that the dataset seeds with (seed, epoch, sample), so that a resumed run sees the same
@@ -8,38 +8,21 @@ crops whatever the number of workers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from math import exp, log, sqrt
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import Preprocess, without_far_ends
 from clipdense.registry import TRANSFORMS
 
-ImageLike = Image.Image | Tensor
+from .batches import ImageLike, to_tensor
+
 Transform = Callable[[ImageLike, random.Random], Tensor]
-
-
-def sample_rng(seed: int, epoch: int, sample: int | str) -> random.Random:
-    """The generator of one sample in one epoch; ``sample`` is an index, or a key such as 'shard/000123'."""
-    return random.Random(f'{seed}/{epoch}/{sample}')
-
-
-def to_tensor(image: ImageLike) -> Tensor:
-    """An image -> (3, H, W) uint8.
-
-    The pixels of a Pillow image keep their order in memory, channels last; torch resizes that fastest.
-    """
-    if isinstance(image, Tensor):
-        return image
-    return torch.from_numpy(np.array(image if image.mode == 'RGB' else image.convert('RGB'))).permute(2, 0, 1)
 
 
 @TRANSFORMS.register_module()
@@ -142,23 +125,6 @@ class CentreCrop:
         if self.preprocess.resize == 'squash':
             return F.resize(image, [size, size], mode)
         return F.center_crop(F.resize(image, [size], mode), [size, size]).contiguous()
-
-
-def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Items with the same keys -> one batch.
-
-    Tensors of one shape are stacked (in shared memory where a worker does it), others stay a list; whole
-    numbers become an int64 tensor; everything else stays a list.
-    """
-    return {key: _join([item[key] for item in items]) for key in items[0]}
-
-
-def _join(values: list[Any]) -> Any:
-    if all(isinstance(value, Tensor) for value in values):
-        return default_collate(values) if len({value.shape for value in values}) == 1 else values
-    if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
-        return torch.tensor([int(value) for value in values], dtype=torch.int64)
-    return values
 
 
 def _resized_crop(

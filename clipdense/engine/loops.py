@@ -17,6 +17,7 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader, IterableDataset
 
+from clipdense.data.batches import collate
 from clipdense.registry import DATASETS, LOOPS, build
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
@@ -224,10 +225,8 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
     """A loader from a config as MMEngine writes it, of which only dataset and batch_size are needed.
 
     Without a sampler, map-style datasets are gone through in order, whole; iterable ones never have one.
-    Batches are stacked by ``data.transforms.collate``.
+    Batches are stacked by ``data.batches.collate``.
     """
-    from clipdense.data.transforms import collate  # torchvision takes seconds to import
-
     config = dict(config)
     dataset = build(config.pop('dataset'), DATASETS)
     if hasattr(dataset, 'full_init'):  # MMEngine's own

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.clip.model import CLIP
-from clipdense.data.transforms import CentreCrop, collate
+from clipdense.data.batches import collate
+from clipdense.data.transforms import CentreCrop
 from clipdense.utils.progress import track
 
 

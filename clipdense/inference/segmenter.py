@@ -11,7 +11,7 @@ from torch import nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
-from clipdense.data.transforms import to_tensor
+from clipdense.data.batches import to_tensor
 from clipdense.methods.groupvit.explain import StageMap, explain
 from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
 from clipdense.tasks.refine import PAMR

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .model import Model
 from .reduction import PixelMaximum, merge_windows, reduce_queries
 from .windows import Slide, Window
 
@@ -38,7 +38,7 @@ class PixelLabels(NamedTuple):
     probability: Tensor  # (H, W) of that class among all
 
 
-class SegmentationModel(BaseModel):
+class SegmentationModel(Model):
     """Base of all segmenters: windows, upsampling, vocabulary, background.
 
     Args:

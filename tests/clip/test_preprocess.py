@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import Preprocess
 from clipdense.utils.errors import InputError
@@ -35,6 +38,21 @@ def test_a_line_of_pixels_is_not_scaled_whole():
     pixels = Preprocess(32).crop(Image.new('RGB', (100_000, 2), 'white'))
     assert pixels.shape == (3, 32, 32)
     assert pixels.min() == 255
+
+
+@pytest.mark.parametrize('resize', ['shortest', 'squash'])
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+@pytest.mark.parametrize(
+    'size',
+    [(32, 32), (50, 33), (33, 50), (64, 32), (7, 9), (1, 5)],
+    ids=lambda size: 'x'.join(map(str, size)),
+)
+def test_pixels_are_those_of_torchvision(size, interpolation, resize):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    image, mode = Image.fromarray(pixels), InterpolationMode(interpolation)
+    expected = F.resize(image, [32, 32] if resize == 'squash' else [32], mode)
+    found = Preprocess(32, interpolation=interpolation, resize=resize).crop(image)
+    assert torch.equal(found, F.pil_to_tensor(F.center_crop(expected, [32, 32])))
 
 
 def test_statistics():

@@ -12,7 +12,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import Preprocess
-from clipdense.data.transforms import CentreCrop, SquareCrop, TrainCrop, collate, sample_rng, to_tensor
+from clipdense.data.batches import collate, sample_rng, to_tensor
+from clipdense.data.transforms import CentreCrop, SquareCrop, TrainCrop
 from clipdense.registry import TRANSFORMS
 
 
@@ -128,8 +129,11 @@ class TestCentreCrop:
     @pytest.mark.parametrize('as_tensor', [False, True])
     def test_extreme_shapes_stay_small(self, size, as_tensor, monkeypatch):
         # Scaled whole, 1 x 5000 would have 224 * 1,120,000 pixels.
-        scaled, resize = [], F.resize
-        monkeypatch.setattr(F, 'resize', lambda image, *how: scaled.append(resize(image, *how)) or scaled[-1])
+        scaled, place = [], F if as_tensor else Image.Image
+        resize = place.resize
+        monkeypatch.setattr(
+            place, 'resize', lambda image, *how: scaled.append(resize(image, *how)) or scaled[-1]
+        )
         image = Image.new('RGB', size, (9, 8, 7))
         found = CentreCrop(224)(to_tensor(image) if as_tensor else image)
         assert (found == torch.tensor([9, 8, 7]).view(3, 1, 1)).all()

@@ -9,14 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.evaluator import BaseMetric
-from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from clipdense.engine import ProgressHook, ResumableSampler, Runner, WarmupCosine
+from clipdense.tasks.model import Model
 
 
-class TinyModel(BaseModel):
+class TinyModel(Model):
     """Linear, dropout, linear; the loss is a mean square."""
 
     def __init__(self, width: int = 4) -> None:

@@ -11,7 +11,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from clipdense.data.transforms import collate
+from clipdense.data.batches import collate
 from clipdense.engine import ResumableSampler, Runner
 from clipdense.engine.loops import build_loader
 from clipdense.engine.resume import steady_worker

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clipdense.data.batches import sample_rng, to_tensor
 from clipdense.data.faults import FaultBudget
-from clipdense.data.transforms import sample_rng, to_tensor
 from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.image_files import IMAGE_SUFFIXES

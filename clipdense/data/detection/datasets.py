@@ -13,7 +13,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from torch.utils.data import Dataset
 
-from clipdense.data.transforms import sample_rng
+from clipdense.data.batches import sample_rng
 from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image

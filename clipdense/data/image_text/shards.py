@@ -13,8 +13,8 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from clipdense.data.batches import sample_rng, to_tensor
 from clipdense.data.faults import FaultBudget
-from clipdense.data.transforms import sample_rng, to_tensor
 from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils import dist
 from clipdense.utils.errors import InputError

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from clipdense.data.transforms import sample_rng
+from clipdense.data.batches import sample_rng
 from clipdense.registry import DATASETS, build
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clipdense.data.transforms import to_tensor
+from clipdense.data.batches import to_tensor
 from clipdense.registry import DATASETS
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError, nearest

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,13 +16,17 @@ from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import as_batch, pretrain_step
 from clipdense.registry import MODELS, build_module
+from clipdense.tasks.model import Model
 from clipdense.utils.errors import InputError
 
 from .patches import embed_patches
 
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapper
+
 
 @MODELS.register_module()
-class ContrastivePretrainer(BaseModel):
+class ContrastivePretrainer(Model):
     """Matches the images of a batch with its texts.
 
     Args:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
 
 from clipdense.layers.batch_norm import SyncedBatchNorm
 from clipdense.layers.packing import Packing
@@ -51,8 +50,17 @@ class DropBlock(Block):
         """(B, N, C) -> (B, N, C); the other arguments are for text."""
         if not (self.training and self.drop):
             return super().forward(x, causal, packing, rows)
-        x = x + stochastic_depth(self.attn(self.norm1(x)), self.drop, 'row')
-        return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop, 'row')
+        x = x + drop_rows(self.attn(self.norm1(x)), self.drop)
+        return x + drop_rows(self.mlp(self.norm2(x)), self.drop)
+
+
+def drop_rows(x: Tensor, drop: float) -> Tensor:
+    """(B, ...) with whole rows set to zero at random; the others grow so that the mean stays.
+
+    Draws as ``torchvision.ops.stochastic_depth`` does in mode 'row'.
+    """
+    kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - drop)
+    return x * (kept if drop == 1 else kept.div_(1 - drop))
 
 
 class GroupProjector(nn.Module):

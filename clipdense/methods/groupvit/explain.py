@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipdense.data.transforms import to_tensor
+from clipdense.data.batches import to_tensor
 from clipdense.utils.drawing import overlay
 from clipdense.utils.modules import evaluating
 

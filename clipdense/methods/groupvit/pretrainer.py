@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 from math import log
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +17,7 @@ from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import as_batch, pretrain_step, split_batch
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
+from clipdense.tasks.model import Model
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
@@ -28,9 +27,12 @@ from .encoder import GroupFeatures
 from .model import GroupVit
 from .start import start_from_clip
 
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapper
+
 
 @MODELS.register_module()
-class GroupVitPretrainer(BaseModel):
+class GroupVitPretrainer(Model):
     """Matches the images of a batch with their captions, and with prompts made of the captions' nouns.
 
     Equal captions or phrases within a batch are false negatives.  As released, each is right for its own

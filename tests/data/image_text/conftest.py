@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from clipdense.data.batches import collate
 from clipdense.data.image_text import shards as shards_module
 from clipdense.data.image_text.shards import ImageTextShards
-from clipdense.data.transforms import CentreCrop, collate
+from clipdense.data.transforms import CentreCrop
 
 CROP = CentreCrop(4)
 

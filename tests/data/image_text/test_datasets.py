@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from clipdense.data.batches import collate
 from clipdense.data.image_text.datasets import CocoCaptions, CsvPairs, PackedStrings
-from clipdense.data.transforms import CentreCrop, TrainCrop, collate
+from clipdense.data.transforms import CentreCrop, TrainCrop
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import Tokenizer

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from clipdense.data.batches import collate
 from clipdense.data.image_text.datasets import ImageTextPairs
 from clipdense.data.image_text.noun_prompts import NounPrompts, add_nouns, phrase_number
 from clipdense.data.image_text.shards import ImageTextShards
-from clipdense.data.transforms import CentreCrop, collate
+from clipdense.data.transforms import CentreCrop
 from clipdense.utils.errors import InputError
 from clipdense.vocab.noun_phrases import NounExtractor
 

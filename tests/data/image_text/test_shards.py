@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from clipdense.data.batches import collate
 from clipdense.data.image_text import shards as shards_module
-from clipdense.data.transforms import TrainCrop, collate
+from clipdense.data.transforms import TrainCrop
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image

@@ -1,0 +1,52 @@
+"""Images to tensors, items to batches, and the random generator of a sample; needs no torchvision.
+
+(H, W): pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from clipdense.clip.preprocess import image_to_tensor
+
+ImageLike = Image.Image | Tensor
+
+
+def sample_rng(seed: int, epoch: int, sample: int | str) -> random.Random:
+    """The generator of one sample in one epoch; ``sample`` is an index, or a key such as 'shard/000123'."""
+    return random.Random(f'{seed}/{epoch}/{sample}')
+
+
+def to_tensor(image: ImageLike) -> Tensor:
+    """An image -> (3, H, W) uint8.
+
+    The pixels of a Pillow image keep their order in memory, channels last; torch resizes that fastest.
+    """
+    if isinstance(image, Tensor):
+        return image
+    return image_to_tensor(image if image.mode == 'RGB' else image.convert('RGB'))
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Items with the same keys -> one batch.
+
+    Tensors of one shape are stacked (in shared memory where a worker does it), others stay a list; whole
+    numbers become an int64 tensor; everything else stays a list.
+    """
+    return {key: _join([item[key] for item in items]) for key in items[0]}
+
+
+def _join(values: list[Any]) -> Any:
+    if all(isinstance(value, Tensor) for value in values):
+        return default_collate(values) if len({value.shape for value in values}) == 1 else values
+    if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
+        return torch.tensor([int(value) for value in values], dtype=torch.int64)
+    return values
