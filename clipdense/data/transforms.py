@@ -117,10 +117,11 @@ class CentreCrop:
 
     def __call__(self, image: ImageLike, rng: random.Random | None = None) -> Tensor:
         """An image of any size -> (3, S, S) uint8; ``rng`` is not used."""
-        if self.preprocess.resize == 'shortest':
-            image = without_far_ends(image, longest=8)
+        crops = self.preprocess.resize == 'shortest'
         if isinstance(image, Image.Image):
+            image = without_far_ends(image, longest=8) if crops else image
             return self.preprocess.crop(image).contiguous()
+        image = without_far_ends(image, longest=8) if crops else image
         size, mode = self.preprocess.image_size, InterpolationMode(self.preprocess.interpolation)
         if self.preprocess.resize == 'squash':
             return F.resize(image, [size, size], mode)

@@ -71,8 +71,9 @@ class SceneSplits:
         """Mean IoU of the foreground classes that occur in a dataset."""
         vocabulary = dataset.vocabulary
         embed = getattr(model, 'embed', None)
+        clip: Any = getattr(model, 'clip', None)
         embeddings = (
-            embed_vocabulary(model.clip, vocabulary, self.templates)
+            embed_vocabulary(clip, vocabulary, self.templates)
             if embed is None
             else embed(vocabulary, self.templates)
         )

@@ -58,6 +58,7 @@ class LSeg(SegmentationModel):
 
     portable_name = 'lseg'
     portable_types: Mapping[str, Any] = {}  # nothing but ours
+    unused_keys: tuple[str, ...] = ()  # of an official file: what the release does not use
     patch_size = 1  # smaller images are padded
     templates = 'name'
 
