@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = '0.1.0'
 
 _HOMES = {
-    'load': 'clipdense.inference.hub',
+    'load': 'clipdense.inference.load',
     'Vocabulary': 'clipdense.vocab.vocabulary',
     'Classifier': 'clipdense.inference.classifier',
     'Detector': 'clipdense.inference.detector',
@@ -23,7 +23,7 @@ __all__ = ['Classifier', 'Detector', 'Segmenter', 'Vocabulary', '__version__', '
 if TYPE_CHECKING:
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.detector import Detector
-    from clipdense.inference.hub import load
+    from clipdense.inference.load import load
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
 

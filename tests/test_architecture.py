@@ -39,6 +39,7 @@ DETECTION_ROOMS = (
     'inference/detector',
 )
 MAX_ARGUMENTS = 10
+METHOD_FOLDERS = {path.parent.name for path in (PACKAGE / 'methods').glob('*/__init__.py')}
 
 
 def rooms_imported(path: Path) -> set[tuple[str, ...]]:
@@ -82,7 +83,7 @@ def test_imports_follow_the_layers(path):
 def test_a_method_never_imports_another(path):
     own = path.parent.name
     for name in rooms_imported(path):
-        if name[:2] == ('clipdense', 'methods') and len(name) > 2:
+        if name[:2] == ('clipdense', 'methods') and len(name) > 2 and name[2] in METHOD_FOLDERS:
             assert name[2] == own, f'{own} imports {".".join(name)}'
 
 
@@ -124,3 +125,13 @@ def test_command_line_is_light():
     code = "import sys, clipdense.cli; sys.exit(bool({'torch', 'mmengine'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('room', ['weights', 'engine'])
+def test_no_method_is_named_outside_its_folder(room):
+    """Loading, building, converting and the commands read the table of methods."""
+    for path in sorted((PACKAGE / room).rglob('*.py')):
+        named = {
+            name[2] for name in rooms_imported(path) if name[:2] == ('clipdense', 'methods') and len(name) > 2
+        }
+        assert not named & METHOD_FOLDERS, f'{path.relative_to(PACKAGE)} imports methods.{named}'

@@ -39,6 +39,7 @@ for verb in (
     benchmarks.bench_segmentation,
     benchmarks.reproduce,
     weights.models,
+    weights.methods,
     weights.convert,
     doctor.doctor,
 ):

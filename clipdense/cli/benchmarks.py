@@ -100,7 +100,7 @@ def reproduce(
     data_root: DataRoot = Path('data'),
     preset: PresetName = None,
     proxy: Proxy = None,
-    out: Annotated[Path | None, typer.Option('--out', '-o', help='Write the result to this JSON.')] = None,
+    out: Annotated[Path | None, typer.Option('--out', help='Write the result to this JSON.')] = None,
     partial: Partial = False,
     limit: Limit = None,
     split: Split = 'val',
@@ -147,7 +147,7 @@ def bench_segmentation(
         str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas; or all.')
     ],
     weights: Weights = DEFAULT_WEIGHTS,
-    out: Annotated[Path, typer.Option('--out', '-o', help='Folder for results and tables.')] = Path(
+    out: Annotated[Path, typer.Option('--out', help='Folder for results and tables.')] = Path(
         'segmentation_benchmark'
     ),
     data_root: DataRoot = Path('data'),
@@ -207,7 +207,7 @@ def _source(root: Path, split: str, partial: bool, limit: int | None, workers: i
 
 
 def _load(name: str, device: str | None, activation: str | None) -> NamedWeights:
-    from clipdense.inference.hub import load_clip
+    from clipdense.inference.load import load_clip
     from clipdense.methods.dense_clip.benchmark import Weights as Named
 
     return Named(load_clip(name, device, **weight_overrides(activation)), name)

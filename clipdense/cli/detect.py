@@ -46,7 +46,7 @@ def detect(
     vocab: VocabFile = None,
     preset: NamedVocab = None,
     clip: Teacher = None,
-    out: Annotated[Path, typer.Option('--out', '-o', help='Folder for the results.')] = Path('detected'),
+    out: Annotated[Path, typer.Option('--out', help='Folder for the results.')] = Path('detected'),
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Least score of a detection.')] = 0.3,
     threshold_of: Annotated[
         list[str] | None, typer.Option(help="Another one for a class: 'cat=0.5'. May be repeated.")
@@ -122,7 +122,7 @@ def regions(
 
     Example: `clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/step_1000.pth data/regions`
     """
-    from clipdense.inference.hub import choose_device
+    from clipdense.inference.load import choose_device
     from clipdense.methods.vild.region_embeddings import embed_regions
 
     store = embed_regions(

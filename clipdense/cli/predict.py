@@ -9,37 +9,24 @@ import typer
 
 from .images import each
 from .options import (
-    DEFAULT_WEIGHTS,
-    Activation,
-    Cache,
-    Classes,
-    Device,
     Images,
-    NamedVocab,
     Overwrite,
     Templates,
-    VocabFile,
-    Weights,
-    read_vocabulary,
+    VocabularyArguments,
+    WeightsArguments,
+    grouped,
     refuse_existing,
-    weight_overrides,
 )
 
 
+@grouped
 def classify(
     images: Images,
-    classes: Classes = None,
-    vocab: VocabFile = None,
-    preset: NamedVocab = None,
-    weights: Weights = DEFAULT_WEIGHTS,
+    vocabulary: VocabularyArguments,
+    weights: WeightsArguments,
     top: Annotated[int, typer.Option(min=1, help='Classes to print for each image.')] = 5,
-    out: Annotated[
-        Path | None, typer.Option('--out', '-o', help='Write all results to this JSON file.')
-    ] = None,
+    out: Annotated[Path | None, typer.Option('--out', help='Write all results to this JSON file.')] = None,
     templates: Templates = 'imagenet',
-    activation: Activation = None,
-    device: Device = None,
-    cache: Cache = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Say which of the words fits each image best.
@@ -51,12 +38,16 @@ def classify(
     from clipdense.utils.image_files import list_images
 
     paths = list_images(images)
-    vocabulary = read_vocabulary(classes, vocab, preset)
+    classes = vocabulary.read()
     refuse_existing([out] if out else [], overwrite)
     classifier = Classifier.from_pretrained(
-        weights, templates=templates, device=device, cache=cache, **weight_overrides(activation)
+        weights.weights,
+        templates=templates,
+        device=weights.device,
+        cache=weights.cache,
+        **weights.overrides(),
     )
-    classifier.set_vocabulary(vocabulary)
+    classifier.set_vocabulary(classes)
     rows: list[dict] = []
 
     def one(index: int) -> str:
@@ -71,34 +62,31 @@ def classify(
             write_json(out, rows)
 
 
+@grouped
 def embed(
     context: typer.Context,
-    classes: Classes = None,
-    vocab: VocabFile = None,
-    preset: NamedVocab = None,
-    weights: Weights = DEFAULT_WEIGHTS,
-    out: Annotated[Path, typer.Option('--out', '-o', help='The .safetensors file to write.')] = Path(
+    vocabulary: VocabularyArguments,
+    weights: WeightsArguments,
+    out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'vocabulary.safetensors'
     ),
     templates: Templates = 'imagenet',
-    activation: Activation = None,
-    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the embeddings of a vocabulary, for use without the text tower.
 
-    Example: `clipdense embed --preset coco --weights ViT-B-32/openai --out coco.safetensors`
+    Example: `clipdense embed --class-list coco --weights ViT-B-32/openai --out coco.safetensors`
     """
     if context.invoked_subcommand:  # `embed regions`
         return
     from clipdense.clip.text_embeddings import embed_vocabulary, save_embeddings
-    from clipdense.inference.hub import load_clip
+    from clipdense.inference.load import load_clip
     from clipdense.vocab.templates import get_templates
 
-    vocabulary = read_vocabulary(classes, vocab, preset)
+    classes = vocabulary.read()
     refuse_existing([out], overwrite)
-    clip = load_clip(weights, device, **weight_overrides(activation))
-    embeddings = embed_vocabulary(clip, vocabulary, templates, cache=None)
-    save_embeddings(out, vocabulary, embeddings, get_templates(templates))
+    clip = load_clip(weights.weights, weights.device, **weights.overrides())
+    embeddings = embed_vocabulary(clip, classes, templates, cache=None)
+    save_embeddings(out, classes, embeddings, get_templates(templates))
     queries, width = embeddings.queries.shape
-    print(f'{out}: {len(vocabulary)} classes, {queries} queries of {width} numbers')
+    print(f'{out}: {len(classes)} classes, {queries} queries of {width} numbers')

@@ -25,7 +25,7 @@ TEMPLATES = ('a {}', 'a picture of a {}')
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option('--out', '-o', help='Folder for everything.')] = Path('quickstart'),
+    out: Annotated[Path, typer.Option('--out', help='Folder for everything.')] = Path('quickstart'),
     steps: Annotated[int | None, typer.Option(min=1, help='Train for so many steps instead.')] = None,
     images: Annotated[int | None, typer.Option(min=64, help='Train on so many images instead.')] = None,
     seed: Annotated[int, typer.Option(help='Of images, weights and order.')] = 0,

@@ -10,7 +10,7 @@ import typer
 
 ConfigOptions = Annotated[
     list[str] | None,
-    typer.Option('--cfg-options', '-o', help="Change a setting: 'train_cfg.max_steps=100'. May be repeated."),
+    typer.Option('--option', '-o', help="Change a setting: 'train_cfg.max_steps=100'. May be repeated."),
 ]
 Config = Annotated[
     str, typer.Argument(help='A config file, or its name as in configs/: contrastive/clip_scenes.')
@@ -61,7 +61,7 @@ def train(
     work_dir: Annotated[Path | None, typer.Option(help='Where checkpoints and logs go.')] = None,
     resume: Annotated[bool, typer.Option('--resume', help='Go on from the newest sound checkpoint.')] = False,
     seed: Annotated[int | None, typer.Option(help='Of everything random.')] = None,
-    cfg_options: ConfigOptions = None,
+    option: ConfigOptions = None,
 ) -> None:
     """Train what a config describes.
 
@@ -69,14 +69,14 @@ def train(
     """
     from clipdense.engine.launch import train as run
 
-    run(config, work_dir=work_dir, resume=resume, seed=seed, options=cfg_options or ())
+    run(config, work_dir=work_dir, resume=resume, seed=seed, options=option or ())
 
 
 def test(
     config: Config,
     checkpoint: Annotated[str, typer.Argument(help='Weights to evaluate.')],
     work_dir: Annotated[Path | None, typer.Option(help='Where results go.')] = None,
-    cfg_options: ConfigOptions = None,
+    option: ConfigOptions = None,
 ) -> None:
     """Evaluate weights as a config describes.
 
@@ -85,4 +85,4 @@ def test(
     from clipdense.engine.hooks import grouped
     from clipdense.engine.launch import test as run
 
-    print(grouped(run(config, checkpoint, work_dir=work_dir, options=cfg_options or ())))
+    print(grouped(run(config, checkpoint, work_dir=work_dir, options=option or ())))

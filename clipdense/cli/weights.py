@@ -1,42 +1,74 @@
-"""Verbs about weights."""
+"""Commands about weights and methods."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
+from clipdense.methods import Method, get_method, list_methods
+
 from .options import Activation, Overwrite, weight_overrides
+
+_OF_METHODS = [f'{layout} ({method.name})' for method in list_methods() for layout in method.export]
+_LAYOUTS = ', '.join(['clipdense, openclip, huggingface of a CLIP', *_OF_METHODS])
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help='Show names that contain this.')] = '',
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
-    """List the named weights: model, training data, licence, size of images, activation.
+    """List the named weights: model, training data, license, image size, activation; and the methods.
 
     Example: `clipdense models ViT-B-16`
     """
     from clipdense.weights.zoo import list_models
 
     rows = [row for row in list_models() if pattern.lower() in row['name'].lower()]
+    known = [method for method in list_methods() if pattern.lower() in method.name.lower()]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps({'weights': rows, 'methods': [_facts(method) for method in known]}, indent=1))
         return
     for row in rows:
         print(f'{row["name"]:52} {row["image_size"]:>4} px  {row["activation"]:10}  {row["licence"]}')
     print(f'{len(rows)} weights; load one with --weights NAME, or a local file of the same format')
+    for method in known:
+        print(_line(method))
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help='Show one with its options.')] = None,
+    task: Annotated[str | None, typer.Option(help='segmentation, detection, pre-training, ...')] = None,
+) -> None:
+    """List the methods: what each is for, what it learns from, its options and file layouts.
+
+    Example: `clipdense methods naclip`
+    """
+    if name is None:
+        for method in list_methods(task):
+            print(_line(method))
+        return
+    method = get_method(name, task)
+    print(f'{method.name} ({method.task}): {method.summary}')
+    for label, value in (
+        ('paper', method.paper),
+        ('learns from', method.learns_from),
+        ('reads', method.layout),
+    ):
+        if value:
+            print(f'  {label}: {value}')
+    if method.export:
+        print(f'  writes: {", ".join(method.export)}')
+    for option in method.options:
+        print(f'  -o {option.name}={option.default}  {option.help}')
 
 
 def convert(
     source: Annotated[str, typer.Argument(help='A file, a folder, or a name from `clipdense models`.')],
     destination: Annotated[Path, typer.Argument(help='File to write; a folder for huggingface.')],
-    to: Annotated[
-        Literal['clipdense', 'openclip', 'huggingface', 'nvlabs'],
-        typer.Option(help='The layout to write; nvlabs for a GroupViT.'),
-    ] = 'clipdense',
+    to: Annotated[str, typer.Option(help=f'The layout to write: {_LAYOUTS}.')] = 'clipdense',
     activation: Activation = None,
     num_heads: Annotated[
         int | None, typer.Option(min=1, help='Of both towers, for open_clip files of an unpublished size.')
@@ -54,3 +86,20 @@ def convert(
         overrides |= {'num_heads': num_heads, 'text_num_heads': num_heads}
     convert_weights(source, destination, to, overwrite=overwrite, **overrides)
     print(f'{destination}: written in the {to} layout')
+
+
+def _line(method: Method) -> str:
+    trained = f'learns from {method.learns_from}' if method.learns_from else 'training-free'
+    return f'{method.name:22} {method.task:14} {method.summary} ({trained})'
+
+
+def _facts(method: Method) -> dict[str, Any]:
+    return {
+        'name': method.name,
+        'task': method.task,
+        'summary': method.summary,
+        'learns_from': method.learns_from,
+        'paper': method.paper,
+        'options': {option.name: option.default for option in method.options},
+        'export': list(method.export),
+    }

@@ -7,7 +7,7 @@ lists; a file that names anything else is refused, so that reading one never run
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ def describe(model: Portable, cfg: Config) -> dict[str, str]:
     config = model.portable_config(cfg.to_dict())
     config['model'] = {**config['model'], 'clip': FrozenText.of(model.clip).config}
     text = repr(plain_config(config, strict=True))
-    _parse(text)
+    _parse(text, {kind.__module__.split('.')[0] for kind in (type(model), FrozenText)})
     return {'format': FORMAT, 'version': '1', 'config': text}
 
 
@@ -101,8 +101,12 @@ def save(model: Portable, path: str | Path, cfg: Config) -> None:
     copy_tokenizer(model.clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
 
 
-def read_config(file: WeightsFile) -> dict[str, Any] | None:
+def read_config(file: WeightsFile, packages: Collection[str] = ('clipdense',)) -> dict[str, Any] | None:
     """The config that a file brings with its weights; None where it brings none.
+
+    Args:
+        file: weights and metadata.
+        packages: installed packages whose registered classes and functions the config may name.
 
     Raises:
         CheckpointError: a damaged one, or one that asks for what no file may name.
@@ -112,7 +116,7 @@ def read_config(file: WeightsFile) -> dict[str, Any] | None:
     if not isinstance(own, dict) or own.get('format') != FORMAT:
         return None
     try:
-        return _parse(own['config'])
+        return _parse(own['config'], packages)
     except (InputError, KeyError, TypeError) as error:
         raise CheckpointError(f'{file.path}: its config cannot be used ({error})') from error
 
@@ -152,7 +156,7 @@ def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in tensors.items() if name in own or not name.startswith(WORDS)}
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _parse(text: str, packages: Collection[str]) -> dict[str, Any]:
     """The config that a text is, with what it names in place of the names.
 
     Raises:
@@ -163,21 +167,21 @@ def _parse(text: str) -> dict[str, Any]:
         kind = config['model']['type']
     except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         raise InputError('it is no plain data that describes a model') from None
-    return _resolved(config, getattr(_known(kind, {}), 'portable_types', {}))
+    return _resolved(config, getattr(_known(kind, {}, packages), 'portable_types', {}), packages)
 
 
-def _resolved(value: Any, allowed: Mapping[str, Any]) -> Any:
+def _resolved(value: Any, allowed: Mapping[str, Any], packages: Collection[str]) -> Any:
     if isinstance(value, list | tuple):
-        return type(value)(_resolved(item, allowed) for item in value)
+        return type(value)(_resolved(item, allowed, packages) for item in value)
     if not isinstance(value, dict):
         return value
     return {
-        key: _known(item, allowed) if key == 'type' else _resolved(item, allowed)
+        key: _known(item, allowed, packages) if key == 'type' else _resolved(item, allowed, packages)
         for key, item in value.items()
     }
 
 
-def _known(kind: Any, allowed: Mapping[str, Any]) -> Any:
+def _known(kind: Any, allowed: Mapping[str, Any], packages: Collection[str]) -> Any:
     """What a name means that a file may use.
 
     Raises:
@@ -187,8 +191,8 @@ def _known(kind: Any, allowed: Mapping[str, Any]) -> Any:
         raise InputError(f'its type {kind!r} is no name')
     if kind in allowed:
         return allowed[kind]
-    found = get_object_from_string(kind) if kind.startswith('clipdense.') else None
+    found = get_object_from_string(kind) if kind.split('.')[0] in packages else None
     ours = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *allowed.values())
     if found is None or not any(found is one for one in ours):
-        raise InputError(f'it asks for {kind!r}, which is no part of clipdense')
+        raise InputError(f'it asks for {kind!r}, which is not a registered part of {", ".join(packages)}')
     return found

@@ -18,7 +18,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .hub import as_vocabulary, load_clip
+from .load import as_vocabulary, load_clip
 from .results import Classification
 
 Words = Vocabulary | str | list[str] | tuple[str, ...]

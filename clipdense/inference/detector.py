@@ -30,7 +30,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
 from clipdense.weights.strict import load_strict
 
-from .hub import as_vocabulary, choose_device, load_clip
+from .load import as_vocabulary, choose_device, load_clip
 from .results import Detections
 
 Words = Vocabulary | str | list[str] | tuple[str, ...]
@@ -79,7 +79,7 @@ class Detector:
             clip: a CLIP to read the words, where it is not the text tower in the file; DetPro's weights bring
                 none, and were taught by ViT-B/32 of OpenAI.
             templates, cache: see the class.
-            device: see ``hub.choose_device``.
+            device: see ``load.choose_device``.
 
         Raises:
             InputError: weights that need a config, are damaged or are not finite.
@@ -120,7 +120,7 @@ class Detector:
             weights: a training checkpoint, or any file of weights that fits.
             clip: the teacher, where it is not the one of the config.
             templates, cache: see the class.
-            device: see ``hub.choose_device``.
+            device: see ``load.choose_device``.
 
         Raises:
             InputError: no config of a detector, or weights that do not fit or are not finite.

@@ -1,4 +1,4 @@
-"""Segment images with words.  (H, W): pixels."""
+"""Segment images with class names given at run time.  (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -6,34 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
-from torch import nn
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.data.batches import to_tensor
-from clipdense.methods.groupvit.explain import StageMap, explain
-from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
-from clipdense.tasks.refine import PAMR
+from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
-from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .hub import as_vocabulary, load_segmenter, load_trained
+from .load import ClassNames, as_vocabulary, load_segmenter, load_trained, method_of
 from .results import Segmentation
-
-Words = Vocabulary | str | list[str] | tuple[str, ...]
 
 
 class Segmenter:
-    """A segmentation model and the text tower that gives it its words.
+    """A segmentation model and the text tower that embeds its class names.
 
     Args:
         model: any segmenter.
-        clip: the CLIP, or text half of one, whose words the model understands.
-        templates: name of a set of prompt templates, or the templates; the method's own unless said.
+        clip: the CLIP, or its text tower, whose embeddings the model understands.
+        templates: name of a set of prompt templates, or the templates; the method's own by default.
         cache: whether class embeddings are kept on disk.
     """
 
@@ -50,41 +45,29 @@ class Segmenter:
     @classmethod
     def from_pretrained(
         cls,
-        weights: str | Path | CLIP,
+        weights: str | Path | CLIP | SegmentationModel,
         method: str | None = None,
         *,
-        slide: Slide | int | None = None,
-        background_threshold: float | None = None,
-        area_threshold: float = 0.0,
-        refine: bool | PAMR = False,
-        options: Mapping[str, Any] | None = None,
-        proxy: nn.Module | str | None = None,
+        options: SegmentationOptions | None = None,
+        method_options: Mapping[str, Any] | None = None,
         templates: str | Sequence[str] | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         cache: bool = True,
         **overrides: Any,
     ) -> Segmenter:
-        """A segmenter out of a name in the zoo or a file in any official format.
+        """A segmenter from a name in the zoo or a file in any official format.
 
         Args:
-            weights, method, slide, background_threshold, device: see ``hub.load_segmenter``.
-            area_threshold: see ``SegmentationModel``.
-            refine: let scores follow the edges of the image: ``PAMR`` as published, or your own.
-            options, proxy, overrides: see ``hub.load_segmenter``.
+            weights, method, options, method_options, device, overrides: see ``load_segmenter``.
             templates, cache: see the class.
+
+        Example:
+            >>> segmenter = Segmenter.from_pretrained('ViT-B-16/openai', 'naclip')
+            >>> segmenter('street.jpg', ['car', 'road', 'tree']).draw().save('out.png')
         """
         model = load_segmenter(
-            weights,
-            method,
-            slide,
-            background_threshold,
-            device,
-            options=options,
-            proxy=proxy,
-            **overrides,
+            weights, method, device, options=options, method_options=method_options, **overrides
         )
-        model.area_threshold = area_threshold
-        model.refiner = PAMR() if refine is True else refine or None
         return cls(model, model.clip, templates, cache)
 
     @classmethod
@@ -93,28 +76,38 @@ class Segmenter:
         config: str | Path,
         weights: str | Path,
         *,
-        options: Sequence[str] | Mapping[str, Any] = (),
+        config_options: Sequence[str] | Mapping[str, Any] = (),
         templates: str | Sequence[str] | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Segmenter:
         """A segmenter that was trained by a config.
 
         Args:
-            config, weights, options, device: see ``hub.load_trained``.
+            config, weights, config_options, device: see ``load_trained``.
             templates, cache: see the class; templates should be those of the training.
 
         Raises:
-            InputError: a model without a text tower, whose words are a file of embeddings.
+            InputError: a config of something else, or a model without a text tower.
         """
-        model = load_trained(config, weights, device, options)
+        model = load_trained(config, weights, device, config_options, SegmentationModel)
         if getattr(model, 'clip', None) is None:
-            raise InputError(f'{config} has no text tower: its words come from a file of embeddings')
+            raise InputError(f'{config} has no text tower: its class embeddings come from a file')
         return cls(model, model.clip, templates, cache)
 
-    def set_vocabulary(self, words: Words) -> Vocabulary:
-        """Choose the words for the images to come; they are embedded once."""
-        vocabulary = as_vocabulary(words)
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Segmenter:
+        """Move the model; returns itself."""
+        self.model.to(device)
+        return self
+
+    def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
+        """Set the vocabulary for subsequent calls; its class names are embedded once."""
+        vocabulary = as_vocabulary(class_names)
         if vocabulary != self.model.vocabulary:
             embeddings = embed_vocabulary(
                 self.clip, vocabulary, self.templates, cache='default' if self.cache else None
@@ -122,24 +115,25 @@ class Segmenter:
             self.model.set_vocabulary(vocabulary, embeddings)
         return vocabulary
 
-    def __call__(self, image: str | Path | Image.Image | Any, words: Words | None = None) -> Segmentation:
+    def __call__(
+        self, image: str | Path | Image.Image | Any, class_names: ClassNames | None = None
+    ) -> Segmentation:
         """Segment one image.
 
         Args:
             image: a file, a PIL image or an array (H, W, 3).
-            words: class names; those of the last call where left out.
+            class_names: the classes; those of the last call by default.
 
         Returns:
-            A mask of exactly the image's size as displayed.
+            A mask of exactly the image's size as displayed (after EXIF rotation).
 
         Raises:
-            InputError: an unreadable image, or no words at all.
+            InputError: an unreadable image, or no class names at all.
         """
-        if words is not None:
-            self.set_vocabulary(words)
+        if class_names is not None:
+            self.set_vocabulary(class_names)
         loaded = read_image(image)
-        device = next(self.model.parameters()).device
-        pixels = self.model.data_preprocessor.normalise(to_tensor(loaded).to(device))
+        pixels = self.model.data_preprocessor.normalise(to_tensor(loaded).to(self.device))
         labels = self.model.segment(pixels)
         assert self.model.vocabulary is not None  # segment() has refused otherwise
         return Segmentation(
@@ -147,18 +141,18 @@ class Segmenter:
         )
 
     @property
-    def makes_groups(self) -> bool:
-        """Whether it is a GroupViT, which can explain itself."""
-        return isinstance(self.model, GroupVitSegmenter)
+    def explains(self) -> bool:
+        """Whether the method can show how it arrives at a mask."""
+        method = method_of(self.model)
+        return method is not None and method.explain is not None
 
-    def explain(self, image: str | Path | Image.Image | Any) -> list[StageMap]:
-        """The groups that a GroupViT makes of an image, stage by stage, each with its word.
+    def explain(self, image: str | Path | Image.Image | Any) -> list[Any]:
+        """Maps that show how the method arrives at a mask; each has ``name`` and ``draw(image, opacity)``.
 
         Raises:
-            InputError: another method, an unreadable image, or no words at all.
+            InputError: a method that has none, an unreadable image, or no class names yet.
         """
-        if not isinstance(self.model, GroupVitSegmenter):
-            raise InputError(
-                f'a {type(self.model).__name__} makes no groups: only a GroupViT explains itself'
-            )
-        return explain(self.model, read_image(image))
+        method = method_of(self.model)
+        if method is None or method.explain is None:
+            raise InputError(f'{type(self.model).__name__} has no maps to explain its masks')
+        return method.part('explain')(self.model, read_image(image))

@@ -24,7 +24,9 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .model import Model
+from .options import SegmentationOptions
 from .reduction import PixelMaximum, merge_windows, reduce_queries
+from .refine import PAMR
 from .windows import Slide, Window
 
 _CHUNK = 64 << 20  # bytes of class logits beyond which chunks only get slower: they leave the caches
@@ -58,12 +60,14 @@ class SegmentationModel(Model):
         background: where the background rule applies: to the whole image, to each window, or not at all.
         patch_size: the smallest image that the tower takes, in pixels.
         templates: name of the prompt templates that the method was published with.
+        method: name in the table of methods; empty for one that is not there.
     """
 
     joint_over_classes: bool = False
     background: Literal['window', 'image', None] = 'image'
     patch_size: int = 1
     templates: str = 'imagenet'
+    method: str = ''
 
     def __init__(
         self,
@@ -87,6 +91,21 @@ class SegmentationModel(Model):
         self.dataset_meta: dict[str, Any] = {}
         self.register_buffer('queries', None, persistent=False)
         self.register_buffer('query_class', None, persistent=False)
+
+    def configure(self, options: SegmentationOptions) -> None:
+        """Change settings of inference; those that ``options`` leaves out stay as they are.
+
+        Raises:
+            InputError: windows that do not fit the model, or scales that are not positive.
+        """
+        self.slide = options.slide(self.slide)
+        self.slide.check(self.patch_size)
+        if options.background_threshold is not None:
+            self.background_threshold = options.background_threshold
+        if options.area_threshold is not None:
+            self.area_threshold = options.area_threshold
+        if options.refine is not None:
+            self.refiner = PAMR() if options.refine else None
 
     @abstractmethod
     def encode_pixels(self, images: Tensor) -> Any:

@@ -14,6 +14,24 @@ class CheckpointError(InputError):
     """A weights file that is damaged, unsafe, of an unknown layout, or that does not fit the model."""
 
 
+def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse names that are not known, with the nearest one that is.
+
+    Args:
+        given: names that were passed.
+        known: names that are accepted.
+        what: what they belong to, for the message: "GroupViT weights have no override".
+
+    Raises:
+        InputError: the first name that is not known.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            accepted = ', '.join(known) or 'none'
+            raise InputError(f'{what} {name!r}; known: {accepted}.{nearest(name, known)}')
+
+
 def one_line(error: BaseException) -> str:
     """What an error says.  From a data-loading process torch sends it inside a traceback, whose end it is."""
     text = str(error)

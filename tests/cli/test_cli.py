@@ -94,7 +94,7 @@ def test_nouns_are_kept_beside_the_captions(capsys):
 
 def test_segment_with_all_its_settings(capsys, weights):
     photo('photo.jpg')
-    arguments = ['--method', 'naclip', '--option', 'std=2.5', '--refine', '--min-area', '0.1', '--flip']
+    arguments = ['--method', 'naclip', '--option', 'std=2.5', '--refine', '--area-threshold', '0.1', '--flip']
     arguments += ['--scales', '0.5, 1', '--window', '16', '--short-side', '32', '--background', 'sky']
     status, _, err = run(capsys, 'segment', 'photo.jpg', '-c', 'a,b', '-w', weights, *arguments)
     assert status == 0, err
@@ -156,7 +156,7 @@ def test_a_broken_image_is_skipped_and_counted(capsys, weights):
 
 
 def test_embed_writes_a_vocabulary(capsys, weights):
-    status, out, _ = run(capsys, 'embed', '--preset', 'voc20', '-w', weights, '--out', 'voc.safetensors')
+    status, out, _ = run(capsys, 'embed', '--class-list', 'voc20', '-w', weights, '--out', 'voc.safetensors')
     assert status == 0
     assert '20 classes' in out
 
@@ -183,8 +183,11 @@ def test_scenes(capsys):
 
 
 BAD = {
-    'no classes': (['segment', 'photo.png'], 'say which classes'),
-    'two kinds of classes': (['segment', 'photo.png', '-c', 'a', '--preset', 'voc21'], 'say which classes'),
+    'no classes': (['segment', 'photo.png'], 'no classes given'),
+    'two kinds of classes': (
+        ['segment', 'photo.png', '-c', 'a', '--class-list', 'voc21'],
+        'exclude each other',
+    ),
     'empty vocabulary': (['segment', 'photo.png', '-c', ' '], 'empty'),
     'repeated class': (['segment', 'photo.png', '-c', 'car, Car'], 'twice'),
     'no such image': (['segment', 'nothing.png', '-c', 'a'], 'nothing.png'),
@@ -201,7 +204,7 @@ BAD = {
     'no scales': (['segment', 'photo.png', '-c', 'a', '--scales', '1,x', '-w', '{weights}'], '0.75, 1, 1.25'),
     'negative window': (
         ['segment', 'photo.png', '-c', 'a', '--window', '-8', '-w', '{weights}'],
-        'at least 1',
+        'greater than or equal',
     ),
     'window under a patch': (
         ['segment', 'photo.png', '-c', 'a', '--window', '7', '-w', '{weights}'],
@@ -212,40 +215,57 @@ BAD = {
         'vit_base_patch8_224.dino',
     ),
     'a proxy that is no file': (
-        ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '--proxy', 'p.pth', '-w', '{weights}'],
+        ['segment', 'photo.png', '-c', 'a', '--method', 'proxyclip', '-o', 'proxy=p.pth', '-w', '{weights}'],
         'p.pth',
     ),
     'a threshold without a background': (
-        ['segment', 'photo.png', '-c', 'a', '--threshold', '0.3', '-w', '{weights}'],
+        ['segment', 'photo.png', '-c', 'a', '--background-threshold', '0.3', '-w', '{weights}'],
         'add --background',
     ),
     'an area without a background': (
-        ['segment', 'photo.png', '-c', 'a', '--min-area', '0.3', '-w', '{weights}'],
+        ['segment', 'photo.png', '-c', 'a', '--area-threshold', '0.3', '-w', '{weights}'],
         'add --background',
     ),
-    'a threshold above 1': (['segment', 'photo.png', '-c', 'a', '--threshold', '30'], 'less than or equal'),
+    'a threshold above 1': (
+        ['segment', 'photo.png', '-c', 'a', '--background-threshold', '30'],
+        'Invalid value',
+    ),
     'no size': (['segment', 'photo.png', '-c', 'a', '--short-side', '0'], 'greater than or equal'),
     'options of no config': (
-        ['segment', 'photo.png', '-c', 'a', '--cfg-options', 'model.clip=x', '-w', '{weights}'],
-        'add --config',
+        ['segment', 'photo.png', '-c', 'a', '-o', 'model.clip=x', '-w', '{weights}'],
+        "has no option 'model.clip'",
     ),
     'a word for a number': (
         ['segment', 'photo.png', '-c', 'a', '--method', 'naclip', '--option', 'std=x', '-w', '{weights}'],
         'is like 5.0',
     ),
-    'no groups': (['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'], 'only a GroupViT'),
+    'no groups': (
+        ['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'],
+        'needs weights of a method',
+    ),
     'a method beside a config': (
-        ['segment', 'photo.png', '-c', 'a', '--config', 'lseg/lseg_scenes', '--refine', '-w', '{weights}'],
-        'beside --config',
+        [
+            'segment',
+            'photo.png',
+            '-c',
+            'a',
+            '--config',
+            'lseg/lseg_scenes',
+            '--method',
+            'gem',
+            '-w',
+            '{weights}',
+        ],
+        'combined with --config',
     ),
     'a config of a pre-trainer': (
         ['segment', 'photo.png', '-c', 'a', '--config', 'contrastive/clip_scenes', '-w', '{weights}'],
-        'describes no segmenter',
+        'is not a SegmentationModel',
     ),
     'no such weights': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-61/openai'], 'ViT-B-16/openai'),
     'offline': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-16/openai'], 'CLIPDENSE_OFFLINE'),
     'html for weights': (['segment', 'photo.png', '-c', 'a', '-w', 'page.pt'], 'web page'),
-    'no such preset': (['segment', 'photo.png', '--preset', 'voc22'], 'voc2'),
+    'no such preset': (['segment', 'photo.png', '--class-list', 'voc22'], 'voc2'),
     'no such templates': (
         ['segment', 'photo.png', '-c', 'a', '--templates', 'imagnet', '-w', '{weights}'],
         "mean 'imagenet'",

@@ -16,7 +16,7 @@ from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, St
 from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import tokenize
 
-pytestmark = pytest.mark.filterwarnings('ignore:.* does not tell')
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not store')
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 HEADS = {'num_heads': 2, 'text_num_heads': 2}
 
@@ -52,20 +52,21 @@ def test_a_groupvit_comes_back(tmp_path, groupvit, to, name, overrides):
 
 def test_what_a_layout_does_not_tell_is_said(tmp_path, groupvit):
     """Two heads of width 8 where the released models have one of 64."""
-    with pytest.warns(
-        UserWarning, match=r'does not tell num_heads=\[2, 2\], text_num_heads=2: whoever reads it'
-    ):
+    with pytest.warns(UserWarning, match=r'does not store num_heads=\[2, 2\], text_num_heads=2: pass them'):
         convert(groupvit[1], tmp_path / 'a.safetensors', 'nvlabs')
 
 
 def test_a_groupvit_is_written_as_safetensors(tmp_path, groupvit):
-    with pytest.raises(InputError, match=r'must name a \.safetensors file'):
+    with pytest.raises(InputError, match=r'must end in \.safetensors'):
         convert(groupvit[1], tmp_path / 'a.pth', 'nvlabs')
 
 
 @pytest.mark.parametrize(
     ('source', 'to', 'message'),
-    [('groupvit', 'openclip', 'nvlabs or huggingface'), ('clip_file', 'nvlabs', 'layout of a GroupViT')],
+    [
+        ('groupvit', 'openclip', 'choose from clipdense, huggingface, nvlabs'),
+        ('clip_file', 'nvlabs', "layout 'nvlabs' cannot hold"),
+    ],
 )
 def test_layouts_of_the_other_model(tmp_path, request, source, to, message):
     found = request.getfixturevalue(source)
@@ -79,7 +80,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, groupvit):
     target = tmp_path / 'out.safetensors'
     convert(source, target)
     before = target.read_bytes()
-    with pytest.raises(InputError, match='is there already'):
+    with pytest.raises(InputError, match='exists'):
         convert(source, target, 'nvlabs')
     assert target.read_bytes() == before
     convert(source, target, 'nvlabs', overwrite=True)

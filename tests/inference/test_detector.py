@@ -16,7 +16,7 @@ from clipdense.config import load_config
 from clipdense.engine.checkpointing import write_checkpoint
 from clipdense.engine.model_weights import model_meta
 from clipdense.inference.detector import Detector
-from clipdense.inference.hub import load_segmenter
+from clipdense.inference.load import load_segmenter
 from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import read_weights, write_weights
@@ -314,7 +314,7 @@ def test_unreadable_images(detector, files, tmp_path):
             'does not fit ViLD, of which it holds nothing',
         ),
         (lambda files: Detector.from_pretrained(files), 'is a folder: name the weights file'),
-        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. segments no images: give a seg'),
+        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. cannot segment: give weights'),
     ],
     ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a config', 'a folder', 'segment'],
 )

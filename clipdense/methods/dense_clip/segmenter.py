@@ -67,9 +67,9 @@ class DenseCLIP(SegmentationModel):
             mean, std, slide, logit_scale, background_threshold, memory_budget, area_threshold, refiner
         )
         self.clip = clip
-        self.method = find_recipe(method, options)
-        self.joint_over_classes = self.joint_over_classes or self.method.read is not None
-        if self.method.needs_transformer and not isinstance(clip.image, VisionTransformer):
+        self.method, self.steps = method, find_recipe(method, options)
+        self.joint_over_classes = self.joint_over_classes or self.steps.read is not None
+        if self.steps.needs_transformer and not isinstance(clip.image, VisionTransformer):
             able = sorted(name for name, known in RECIPES.items() if not known.needs_transformer)
             raise InputError(f'method {method!r} needs a transformer; a ResNet can use {", ".join(able)}')
         self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
@@ -83,18 +83,18 @@ class DenseCLIP(SegmentationModel):
 
     def encode_pixels(self, images: Tensor) -> Any:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the method's second half reads."""
-        proxy = {'proxy': self.proxy} if self.method.needs_proxy else {}
-        found = self.method.embed(self.clip.image, images, **proxy)
-        if self.method.read is None:
+        proxy = {'proxy': self.proxy} if self.steps.needs_proxy else {}
+        found = self.steps.embed(self.clip.image, images, **proxy)
+        if self.steps.read is None:
             return F.normalize(found, dim=1)
         embeddings, *others = found
         return F.normalize(embeddings, dim=1), *others
 
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
         """What ``encode_pixels`` gave, (K, D) or (B, K, D) -> class scores (B, K, h, w), cosines mostly."""
-        if self.method.read is None:
+        if self.steps.read is None:
             return cosines(features, text)
-        return self.method.read(self.clip.image, features, text)
+        return self.steps.read(self.clip.image, features, text)
 
     def window_bytes(self, height: int, width: int) -> int:
         """Roughly what a window takes in a transformer: its widest tokens, and three maps of attention."""
@@ -105,9 +105,9 @@ class DenseCLIP(SegmentationModel):
         return 4 * tokens * (2 * size.mlp_width + 8 * size.width + 3 * size.num_heads * tokens)
 
     def _build_proxy(self, proxy: nn.Module | dict | str | None) -> nn.Module | None:
-        if proxy is None and self.method.needs_proxy:
+        if proxy is None and self.steps.needs_proxy:
             raise InputError(
-                f'method {self.method.name!r} needs a proxy: name a timm backbone, '
+                f'method {self.steps.name!r} needs a proxy: name a timm backbone, '
                 "such as proxy='vit_base_patch8_224.dino' (--proxy)"
             )
         if isinstance(proxy, str):
@@ -124,6 +124,13 @@ class DenseCLIP(SegmentationModel):
                 f"windows of {self.slide.window} pixels are no multiple of the proxy's patch of {patch}: "
                 f'choose windows of {fits} or {fits + patch} pixels'
             )
+
+
+def build(clip: CLIP, name: str, options: Mapping[str, Any]) -> DenseCLIP:
+    """The training-free method ``name`` on a CLIP; ``options`` are those of the method table."""
+    options = dict(options)
+    proxy = options.pop('proxy', None)
+    return DenseCLIP(clip, name, options=options, proxy=proxy or None)
 
 
 def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from math import isqrt
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from clipdense.clip.official import describe
 from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import Activation, TextSize
-from clipdense.utils.errors import CheckpointError, InputError, nearest
+from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.utils.files import atomic_write
 from clipdense.weights.formats import first_names, misfits, strip_wrappers
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
@@ -37,11 +38,6 @@ _MARKS = {  # a name that only this layout has
     'groupvit_huggingface': 'vision_model.embeddings.patch_embeddings.projection.weight',
 }
 _HEAD_WIDTH = 64
-
-
-def recognise(keys: Iterable[str]) -> bool:
-    """Whether these are the names of a GroupViT, in any layout."""
-    return _layout(keys) is not None
 
 
 def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVit:
@@ -151,6 +147,41 @@ def save_huggingface(model: GroupVit, folder: str | Path) -> None:
             json.dump(values, file, indent=2)
 
 
+def write_clipdense(model: GroupVit, file: Path) -> None:
+    """``save``, as the table of methods calls it."""
+    save(model, file)
+
+
+def write_nvlabs(model: GroupVit, file: Path) -> None:
+    """Write a file under the names of NVlabs; warns of settings that the layout cannot store.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    write_weights(file, to_official(model, 'nvlabs'))
+    _warn_of_lost_settings(model, file)
+
+
+def write_huggingface(model: GroupVit, folder: Path) -> None:
+    """``save_huggingface``; warns of settings that the layout cannot store."""
+    save_huggingface(model, folder)
+    _warn_of_lost_settings(model, folder / 'model.safetensors')
+
+
+def _warn_of_lost_settings(model: GroupVit, written: Path) -> None:
+    """Official layouts have no place for heads and activations other than the released ones."""
+    before, after = _beyond_tensors(model), _beyond_tensors(load(written))
+    lost = [f'{name}={value!r}' for name, value in before.items() if after[name] != value]
+    if lost:
+        warnings.warn(f'{written} does not store {", ".join(lost)}: pass them when loading it')
+
+
+def _beyond_tensors(model: GroupVit) -> dict[str, Any]:
+    image, text = model.size.image, model.size.text
+    heads = [stage.num_heads for stage in image.stages if stage.depth]
+    return {'num_heads': heads, 'text_num_heads': text.num_heads, 'text_activation': text.activation}
+
+
 def _layout(keys: Iterable[str]) -> str | None:
     names = {name: name for name in keys}
     stripped = strip_wrappers(dict.fromkeys(names, torch.empty(0)))
@@ -158,9 +189,7 @@ def _layout(keys: Iterable[str]) -> str | None:
 
 
 def _check_names(overrides: Mapping[str, Any]) -> None:
-    unknown = next((name for name in overrides if name not in _OVERRIDES), None)
-    if unknown is not None:
-        raise InputError(f'GroupViT has no option {unknown!r}.{nearest(unknown, _OVERRIDES)}')
+    refuse_unknown(overrides, _OVERRIDES, 'GroupViT weights have no override')
 
 
 def _check_sizes(size: GroupVitSize, overrides: Mapping[str, Any]) -> None:

@@ -34,6 +34,11 @@ class StageMap:
     owner: NDArray[np.integer]
     words: tuple[tuple[str, float], ...]
 
+    @property
+    def name(self) -> str:
+        """Part of the name of its file."""
+        return f'groups_{self.stage}'
+
     def draw(self, image: Image.Image, opacity: float = 0.6) -> Image.Image:
         """The image colored by group, with the words in a legend."""
         names = [f'{index}: {word} {score:.2f}' for index, (word, score) in enumerate(self.words)]

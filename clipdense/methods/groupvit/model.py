@@ -72,6 +72,7 @@ class GroupVit(CLIP):
 
     image: GroupVitEncoder  # type: ignore[assignment]
     text: GroupVitText
+    method = 'groupvit'
     unit_prompts = False  # the release averages them as they leave the projector
 
     def __init__(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from clipdense.clip.model import MAX_LOGIT_SCALE
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import ClassEmbeddings, best_of_queries
+from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel, View
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
@@ -73,6 +74,7 @@ class GroupVitSegmenter(SegmentationModel):
     joint_over_classes = True
     background = 'window'
     templates = 'simple'
+    method = 'groupvit'
 
     def __init__(
         self,
@@ -103,6 +105,14 @@ class GroupVitSegmenter(SegmentationModel):
         self.top_classes = top_classes
         self.patch_size = clip.image.size.patch_size
         self.register_buffer('_threshold', None, persistent=False)  # (K,)
+
+    def configure(self, options: SegmentationOptions) -> None:
+        """As ``SegmentationModel``; a background threshold applies to the scores of groups."""
+        super().configure(options)
+        if options.background_threshold is not None:
+            self.thresholds = options.background_threshold
+            if self.vocabulary is not None:
+                self._threshold = self._class_thresholds(self.vocabulary).to(self.queries.device)
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
         """Choose the words, and with them the thresholds.
@@ -178,6 +188,11 @@ class GroupVitSegmenter(SegmentationModel):
         if missing:
             raise InputError(f"no threshold for class {missing[0]!r}: give one, or one under '' for the rest")
         return torch.tensor([float(given.get(name, given.get('', 0.0))) for name in vocabulary.class_names])
+
+
+def build(clip: GroupVit, name: str, options: Mapping[str, Any]) -> GroupVitSegmenter:
+    """A GroupViT as a segmenter; ``options`` are those of the method table."""
+    return GroupVitSegmenter(clip, **options)
 
 
 def default_slide(clip: GroupVit, short_side: int | None = None) -> Slide:

@@ -5,10 +5,11 @@ C: channels, D: joint space.
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 from clipdense.clip.facts import Overrides, complete
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.text import TextTransformer
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.weights.configs import Recorded, TowerFacts
 from clipdense.weights.formats import infer_size, misfits
 from clipdense.weights.formats import recognise as recognise_clip
+from clipdense.weights.io import WeightsFile
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode
+from .method import recognise
 from .regularize import Activation, BottleneckBlock, DepthwiseBlock, RegularizationBlock
 from .segmenter import LSeg
 
@@ -56,10 +59,11 @@ _UNUSED = re.compile(
 _NUMBERED = re.compile(r'(reassemble|reduce|fuse)\.(\d)\.')
 
 
-def recognise(keys: Iterable[str]) -> bool:
-    """Whether these are the names of an LSeg: with 'net.' in front, or without."""
-    bare = {key.removeprefix('state_dict.').removeprefix(_NET) for key in keys}
-    return {'scratch.head1.weight', 'scratch.refinenet1.out_conv.weight'} <= bare
+def from_file(file: WeightsFile, **overrides: Any) -> LSeg:
+    """An LSeg in evaluation mode from a file that has been read; else as ``from_official``."""
+    known = list(inspect.signature(from_official).parameters)[1:]
+    refuse_unknown(overrides, known, 'LSeg weights have no override')
+    return from_official(file.tensors, **overrides)
 
 
 def from_official(

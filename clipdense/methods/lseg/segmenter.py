@@ -61,6 +61,7 @@ class LSeg(SegmentationModel):
     unused_keys: tuple[str, ...] = ()  # of an official file: what the release does not use
     patch_size = 1  # smaller images are padded
     templates = 'name'
+    method = 'lseg'
 
     def __init__(
         self,

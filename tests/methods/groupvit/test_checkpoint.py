@@ -15,12 +15,12 @@ from clipdense.engine.model_weights import model_meta
 from clipdense.methods.groupvit.checkpoint import (
     from_official,
     load,
-    recognise,
     save,
     save_huggingface,
     to_official,
 )
 from clipdense.methods.groupvit.grouping import patch_shares
+from clipdense.methods.groupvit.method import recognise
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
 from clipdense.methods.groupvit.sizes import PUBLISHED, GroupVitSize
@@ -149,7 +149,7 @@ def test_our_own_format_takes_another_preprocessing(tiny, tmp_path):
         ({'num_heads': [2, 2]}, r'but \[2, 2\] was asked for'),
         ({'text_num_heads': 1}, 'text_num_heads=2, but 1'),
         ({'image_size': 17}, 'image_size=16, but 17'),
-        ({'num_head': 2}, "no option 'num_head'. Did you mean 'num_heads'"),
+        ({'head': 2}, "no override 'head'; known: num_heads, .*Did you mean 'num_heads'"),
     ],
     ids=str,
 )

@@ -18,7 +18,7 @@ from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import train
 from clipdense.evaluation.segmentation import MeanIoU
-from clipdense.inference.hub import load
+from clipdense.inference.load import load
 from clipdense.methods.lseg import backbones
 from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook

@@ -11,7 +11,7 @@ from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.config import load_config
 from clipdense.inference.detector import Detector
-from clipdense.inference.hub import load
+from clipdense.inference.load import load
 from clipdense.methods.vild.checkpoint import from_official, recognise
 from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 import clipdense
-import clipdense.inference.hub
+import clipdense.inference.load as load_module
 from clipdense.clip import self_describing as portable
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.config import load_config
 from clipdense.inference.convert import convert
-from clipdense.inference.hub import as_vocabulary, load_clip, load_segmenter
+from clipdense.inference.load import as_vocabulary, load_clip, load_segmenter
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 from clipdense.methods.groupvit.checkpoint import save as save_groupvit
 from clipdense.methods.groupvit.model import GroupVit, build_group_vit
@@ -22,6 +23,8 @@ from clipdense.methods.groupvit.segmenter import GroupVitSegmenter
 from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, StageSize
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.registry import MODELS
+from clipdense.tasks.options import SegmentationOptions
 from clipdense.utils.errors import CheckpointError, InputError
 
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
@@ -63,7 +66,7 @@ def lseg_run(tmp_path):
     """A config and a checkpoint as training leaves it."""
     config = tmp_path / 'lseg_tiny.py'
     config.write_text(LSEG_CONFIG)
-    model = clipdense.inference.hub.MODELS.build(clipdense.inference.hub.load_config(config).model)
+    model = MODELS.build(load_config(config).model)
     torch.save({'state_dict': model.state_dict(), 'meta': {'iter': 1}}, tmp_path / 'step_1.pth')
     return config, tmp_path / 'step_1.pth'
 
@@ -90,27 +93,31 @@ def test_official_lseg_is_recognised(monkeypatch):
     """By names alone; what is made of the tensors is tested beside the method."""
     vit = timm_network('vit_tiny_patch16_224', img_size=32, embed_dim=16, depth=4, num_heads=2)
     lseg = LSeg(TransformerPyramid(vit, channels=(8, 8, 8, 8)), embed_dim=8, width=8)
-    hub = clipdense.inference.hub
-    monkeypatch.setattr(hub, 'load', lambda weights, **overrides: lseg)
-    assert load_segmenter('lseg.ckpt', background_threshold=0.5) is lseg
+    monkeypatch.setattr(load_module, 'load', lambda weights, *_, **overrides: lseg)
+    options = SegmentationOptions(background_threshold=0.5)
+    assert load_segmenter('lseg.ckpt', options=options) is lseg
     assert lseg.background_threshold == 0.5
-    with pytest.raises(InputError, match='half a CLIP only'):
+    with pytest.raises(InputError, match='not a full CLIP checkpoint'):
         load_clip('lseg.ckpt')
 
 
 @pytest.mark.parametrize(
-    'given', [{'method': 'sclip'}, {'options': {'std': 3.0}}, {'proxy': 'resnet18'}], ids=str
+    ('given', 'message'),
+    [
+        ({'method': 'sclip'}, "'sclip' applies to plain CLIP weights only; .* is a trained groupvit"),
+        ({'method_options': {'std': 3.0}}, "'groupvit' has no option 'std'; its options: top_classes=5"),
+    ],
+    ids=['method', 'option'],
 )
-def test_a_trained_segmenter_takes_no_method(groupvit_file, given):
-    with pytest.raises(
-        InputError, match=f'GroupVit, which segments by itself: leave {next(iter(given))} out'
-    ):
+def test_a_trained_segmenter_takes_no_method(groupvit_file, given, message):
+    with pytest.raises(InputError, match=message):
         load_segmenter(groupvit_file, **given)
 
 
 @pytest.mark.parametrize(('threshold', 'expected'), [(None, 0.95), (0.3, 0.3)], ids=['released', 'asked for'])
 def test_groupvit_keeps_its_threshold(groupvit_file, threshold, expected):
-    assert load_segmenter(groupvit_file, background_threshold=threshold).thresholds == expected
+    options = SegmentationOptions(background_threshold=threshold)
+    assert load_segmenter(groupvit_file, options=options).thresholds == expected
 
 
 def test_groupvit_explains_itself(groupvit_file, clip_file, photo):
@@ -118,7 +125,7 @@ def test_groupvit_explains_itself(groupvit_file, clip_file, photo):
     segmenter.set_vocabulary(WORDS)
     (stage,) = segmenter.explain(photo)
     assert stage.draw(photo).size >= photo.size
-    with pytest.raises(InputError, match='DenseCLIP makes no groups'):
+    with pytest.raises(InputError, match='DenseCLIP has no maps'):
         clipdense.Segmenter.from_pretrained(clip_file).explain(photo)
 
 
@@ -141,7 +148,7 @@ def test_a_config_and_its_checkpoint(lseg_run, photo):
 def lseg_file(lseg_run, tmp_path):
     """What training exports of the same model."""
     model = clipdense.Segmenter.from_config(*lseg_run).model
-    portable.save(model, tmp_path / 'lseg.safetensors', clipdense.inference.hub.load_config(lseg_run[0]))
+    portable.save(model, tmp_path / 'lseg.safetensors', load_config(lseg_run[0]))
     return tmp_path / 'lseg.safetensors'
 
 
@@ -156,10 +163,16 @@ def test_one_file_is_a_config_and_its_checkpoint(lseg_run, lseg_file, photo):
 @pytest.mark.parametrize(
     ('act', 'message'),
     [
-        (lambda file: clipdense.load(file, activation='gelu'), 'tells everything itself: leave activation'),
-        (lambda file: clipdense.Classifier.from_pretrained(file), 'LSeg. holds half a CLIP only'),
-        (lambda file: convert(file, file.with_name('other.safetensors')), 'read as it is and not converted'),
-        (lambda file: load_segmenter(file, 'sclip'), 'LSeg, which segments by itself: leave method out'),
+        (
+            lambda file: clipdense.load(file, activation='gelu'),
+            'remove the override .activation',
+        ),
+        (lambda file: clipdense.Classifier.from_pretrained(file), 'LSeg. is not a full CLIP checkpoint'),
+        (
+            lambda file: convert(file, file.with_name('other.safetensors')),
+            'is not converted',
+        ),
+        (lambda file: load_segmenter(file, 'sclip'), 'is a trained lseg: remove method'),
     ],
     ids=['override', 'classifier', 'convert', 'method'],
 )
@@ -171,7 +184,7 @@ def test_what_an_exported_segmenter_is_not(lseg_file, act, message):
 def test_the_config_that_a_run_left(lseg_run, tmp_path):
     """MMEngine writes classes as text there."""
     left = tmp_path / 'left.py'
-    clipdense.inference.hub.load_config(lseg_run[0]).dump(left)
+    load_config(lseg_run[0]).dump(left)
     assert 'import' not in left.read_text()
     assert isinstance(clipdense.Segmenter.from_config(left, lseg_run[1]).model, LSeg)
 
@@ -183,15 +196,18 @@ def test_a_training_free_config_is_built_around_its_weights(tmp_path, clip_file,
         "model = dict(type=DenseCLIP, clip=None, method='naclip')\n"
     )
     segmenter = clipdense.Segmenter.from_config(config, clip_file, cache=False)
-    assert segmenter.model.method.name == 'naclip'
+    assert segmenter.model.method == 'naclip'
     assert segmenter(photo, WORDS).mask.shape == (21, 34)
 
 
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('model = None', 'describes no segmenter, but nothing'),
-        ('from torch.nn import Linear\nmodel = dict(type=Linear)', 'describes no segmenter, but Linear'),
+        ('model = None', 'does not describe a model'),
+        (
+            'from torch.nn import Linear\nmodel = dict(type=Linear)',
+            'describes a Linear, which is not a Seg',
+        ),
     ],
     ids=['empty', 'other'],
 )
@@ -217,5 +233,5 @@ def test_words_in_any_way(words, names):
 
 @pytest.mark.parametrize('words', [5, None, {'cat': 1}, b'cat'])
 def test_words_that_are_none(words):
-    with pytest.raises(InputError, match='words are a list of names or one text with commas, not'):
+    with pytest.raises(InputError, match='class names must be a list of strings or one text'):
         as_vocabulary(words)

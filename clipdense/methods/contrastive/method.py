@@ -1,0 +1,11 @@
+"""Contrastive pre-training, as the table of methods has it."""
+
+from clipdense.methods import Method
+
+METHOD = Method(
+    name='contrastive',
+    task='pre-training',
+    summary='CLIP and SigLIP from image-text pairs; phrases on patches as an option',
+    learns_from='captions',
+    paper='Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343)',
+)

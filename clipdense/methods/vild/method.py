@@ -1,0 +1,26 @@
+"""ViLD, as the table of methods has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipdense.methods import Method
+
+_MARKS = {'roi_head.projection.weight', 'roi_head.bg_embedding.weight'}
+
+
+def recognise(keys: Iterable[str]) -> bool:
+    """Whether these are names of DetPro's ViLD."""
+    return set(keys) >= _MARKS
+
+
+METHOD = Method(
+    name='vild',
+    task='detection',
+    summary='region embeddings against text embeddings, distilled from a CLIP',
+    learns_from='boxes of some classes, and a CLIP',
+    paper='Gu et al. 2022 (arXiv 2104.13921)',
+    recognise=recognise,
+    layout="ViLD (DetPro's release)",
+    load='clipdense.methods.vild.checkpoint:from_file',
+)
