@@ -51,7 +51,7 @@ def output_stems(paths: Sequence[str | Path]) -> list[str]:
     root = Path(os.path.commonpath([path.parent for path in resolved]))
     relative = [path.relative_to(root) for path in resolved]
     stems = [path.stem for path in resolved]
-    with_folders = ['_'.join(path.with_suffix('').parts) for path in relative]
+    with_folders = ['_'.join((*path.parts[:-1], path.stem)) for path in relative]
     with_endings = ['_'.join(path.parts).replace('.', '_') for path in relative]
     for names in (stems, with_folders, with_endings):
         names = [_safe(name) for name in names]
