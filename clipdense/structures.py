@@ -91,7 +91,7 @@ class SegmentationSample:
     Args:
         image_path: where the image came from; empty for images made in memory.
         size: (H, W) in pixels, as displayed (after EXIF rotation).
-        mask: (H, W) class indices, with ``ignore_index`` where unlabelled.
+        mask: (H, W) class indices, with ``ignore_index`` where unlabeled.
         prediction: (H, W) predicted class indices.
     """
 

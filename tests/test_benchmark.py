@@ -53,7 +53,7 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
         }
 
     monkeypatch.setitem(BENCHMARKS, 'trivial', trivial)
-    monkeypatch.setattr(benchmark, 'neighbours', dict)
+    monkeypatch.setattr(benchmark, 'neighbors', dict)
     benchmark.main(['trivial', '--repeats', '7'])
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
@@ -73,11 +73,11 @@ def test_the_last_line_is_the_result(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(('idle', 'told'), [(195, None), (50, '75% of the cores')], ids=['idle', 'busy'])
-def test_busy_neighbours_are_told(monkeypatch, idle, told):
+def test_busy_neighbors_are_told(monkeypatch, idle, told):
     ticks = iter([(1000, 400), (1200, 400 + idle)])
     monkeypatch.setattr(harness, '_ticks', lambda: next(ticks))
-    found = harness.neighbours(wait=0)
-    assert found['busy neighbours'].startswith(told) if told else found == {}
+    found = harness.neighbors(wait=0)
+    assert found['busy neighbors'].startswith(told) if told else found == {}
 
 
 def test_an_unknown_benchmark_is_refused(capsys):

@@ -11,7 +11,7 @@ import argparse
 import json
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import Options, neighbours, record, set_threads, table
+from benchmarks.harness import Options, neighbors, record, set_threads, table
 
 
 def parse(arguments: list[str] | None = None) -> tuple[str, Options]:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one benchmark and print what it found."""
     name, options = parse(arguments)
     set_threads(options)
-    busy = neighbours()
+    busy = neighbors()
     rows, notes = BENCHMARKS[name](options)
     notes |= busy
     print(table(rows, notes))

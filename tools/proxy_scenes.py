@@ -1,8 +1,8 @@
 """A backbone that learns from images alone: ``python tools/proxy_scenes.py --out proxy.safetensors``.
 
 No text and no label is used.  An image with hidden patches, turned and tinted, has to tell of each patch the
-cluster to which a slow copy of the network assigns that patch and its neighbours in the image as it is
-(iBOT, arXiv 2111.07832 section 3; neighbours as in SelfPatch, arXiv 2206.07990); the copy spreads the patches
+cluster to which a slow copy of the network assigns that patch and its neighbors in the image as it is
+(iBOT, arXiv 2111.07832 section 3; neighbors as in SelfPatch, arXiv 2206.07990); the copy spreads the patches
 of a batch evenly over the clusters (SwAV, arXiv 2006.09882 section 3).  The file is a proxy of ProxyCLIP:
 ``clipdense segment PHOTO --method proxyclip --proxy FILE``.
 
@@ -113,9 +113,9 @@ class PatchClusters(Model):
         statistics = backbone.pretrained_cfg
         super().__init__(data_preprocessor=ImagePreprocessor(statistics['mean'], statistics['std']))
         self.student = backbone
-        self.centres = nn.Parameter(torch.randn(clusters, backbone.num_features))
+        self.centers = nn.Parameter(torch.randn(clusters, backbone.num_features))
         self.teacher = copy.deepcopy(backbone).requires_grad_(False)
-        self.register_buffer('teacher_centres', self.centres.detach().clone())
+        self.register_buffer('teacher_centers', self.centers.detach().clone())
         self.patch = backbone.feature_info[-1]['reduction']
         self.hidden, self.momentum, self.temperature = hidden, momentum, temperature
         self.around = around
@@ -126,34 +126,34 @@ class PatchClusters(Model):
         self.teacher.init_weights()
 
     def forward(self, images: Tensor, mode: str = 'loss') -> dict[str, Tensor]:
-        """(B, 3, S, S), normalised -> the cross-entropy, and the share of clusters in use."""
+        """(B, 3, S, S), normalized -> the cross-entropy, and the share of clusters in use."""
         turn, mirror = (int(torch.randint(count, ())) for count in (4, 2))
         seen = _tint(_turn(images, turn, mirror))
         grid = [side // self.patch for side in images.shape[-2:]]
         hide = (torch.rand(len(images), 1, *grid) < self.hidden).to(images)
-        seen = seen * (1 - F.interpolate(hide, images.shape[-2:]))  # hidden patches have the mean colour
-        student = _cosines(self.student, self.centres, seen)  # (B, K, h, w)
+        seen = seen * (1 - F.interpolate(hide, images.shape[-2:]))  # hidden patches have the mean color
+        student = _cosines(self.student, self.centers, seen)  # (B, K, h, w)
         with torch.no_grad():
             self._follow()
-            teacher = _turn(_cosines(self.teacher, self.teacher_centres, images), turn, mirror)
-            near = self.around // 2  # neighbours are mostly of one thing
+            teacher = _turn(_cosines(self.teacher, self.teacher_centers, images), turn, mirror)
+            near = self.around // 2  # neighbors are mostly of one thing
             teacher = F.avg_pool2d(teacher, self.around, 1, near, count_include_pad=False)
             target = _evenly(teacher.transpose(0, 1).flatten(1).T / self.temperature[1])  # (Bhw, K)
         found = (student.transpose(0, 1).flatten(1).T / self.temperature[0]).log_softmax(dim=1)
-        used = target.argmax(dim=1).unique().numel() / len(self.centres)
+        used = target.argmax(dim=1).unique().numel() / len(self.centers)
         return {'loss': -(target * found).sum(dim=1).mean(), 'used': images.new_tensor(used)}
 
     def _follow(self) -> None:
         """The copy moves a little towards the network."""
         ours, theirs = list(self.student.parameters()), list(self.teacher.parameters())
-        for slow, fast in zip([*theirs, self.teacher_centres], [*ours, self.centres], strict=True):
+        for slow, fast in zip([*theirs, self.teacher_centers], [*ours, self.centers], strict=True):
             slow.lerp_(fast.detach(), 1 - self.momentum)
 
 
-def _cosines(backbone: Any, centres: Tensor, images: Tensor) -> Tensor:
-    """(B, 3, S, S), (K, C) -> (B, K, h, w): of each patch with each cluster's centre."""
+def _cosines(backbone: Any, centers: Tensor, images: Tensor) -> Tensor:
+    """(B, 3, S, S), (K, C) -> (B, K, h, w): of each patch with each cluster's center."""
     (features,) = backbone.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
-    return torch.einsum('bchw,kc->bkhw', F.normalize(features, dim=1), F.normalize(centres, dim=1))
+    return torch.einsum('bchw,kc->bkhw', F.normalize(features, dim=1), F.normalize(centers, dim=1))
 
 
 def _turn(maps: Tensor, quarters: int, mirror: int) -> Tensor:

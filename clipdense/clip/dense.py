@@ -38,7 +38,7 @@ class LastAttention:
         return F.scaled_dot_product_attention(query, key, self.value, attn_mask=bias)
 
     def embed(self, mixed: Tensor, residual: bool = False, grid: Grid | None = None) -> Tensor:
-        """Mixed values (B, heads, T, d) -> pixel embeddings (B, D, h, w), not normalised.
+        """Mixed values (B, heads, T, d) -> pixel embeddings (B, D, h, w), not normalized.
 
         Args:
             mixed: (B, heads, T, d).

@@ -24,7 +24,7 @@ STATISTICS: dict[str, tuple[Triple, Triple]] = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop and normalise: an image in, a tensor for the image tower out.
+    """Resize, crop and normalize: an image in, a tensor for the image tower out.
 
     Args:
         image_size: side of the square result, in pixels.
@@ -42,8 +42,8 @@ class Preprocess:
     resize: Literal['shortest', 'squash'] = 'shortest'
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image of any size -> (3, S, S), normalised."""
-        return self.normalise(self.crop(image))
+        """An image of any size -> (3, S, S), normalized."""
+        return self.normalize(self.crop(image))
 
     def crop(self, image: Image.Image) -> Tensor:
         """An image of any size -> (3, S, S) uint8."""
@@ -54,7 +54,7 @@ class Preprocess:
         image = image if image.size == size else image.resize(size, mode)
         return image_to_tensor(_centre(image, side))
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> float32 of mean 0 and deviation 1 per channel."""
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)

@@ -124,7 +124,7 @@ class ModifiedResNet(nn.Module):
             nn.init.zeros_(block.bn3.weight)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W), normalised -> pooled (B, C), cells of the last stage (B, N, C)."""
+        """(B, 3, H, W), normalized -> pooled (B, C), cells of the last stage (B, N, C)."""
         x = self.stem(images)  # (B, width, H / 4, W / 4)
         for block in self._blocks():
             x = self._run(block, x)  # (B, C, h, w) in the end
@@ -133,7 +133,7 @@ class ModifiedResNet(nn.Module):
         return ImageFeatures(self.attn_pool(cells, self.positions(grid).to(cells.dtype)), cells, grid)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, C): what ``forward`` pools."""
+        """(B, 3, H, W), normalized -> (B, C): what ``forward`` pools."""
         return self(images).pooled
 
     def stem(self, images: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def embed_texts(
     templates: str | Sequence[str] = 'name',
     batch_size: int = 256,
 ) -> Tensor:
-    """Texts -> (Q, D) unit rows, fp32: the normalised mean over templates of normalised prompt embeddings.
+    """Texts -> (Q, D) unit rows, fp32: the normalized mean over templates of normalized prompt embeddings.
 
     A model whose ``unit_prompts`` is false, as a GroupViT, averages prompts of the length that they have.
 

@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
             nn.init.zeros_(block.attn.proj.bias)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W), normalised -> pooled (B, C), patch tokens (B, N, C) as the last block leaves them.
+        """(B, 3, H, W), normalized -> pooled (B, C), patch tokens (B, N, C) as the last block leaves them.
 
         With patch dropout in training, N is the number of patches that were kept.
         """
@@ -116,7 +116,7 @@ class VisionTransformer(nn.Module):
         return ImageFeatures(self.pool_tokens(x), x[:, self.prefix :], grid)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, C): what ``forward`` pools, for less work.
+        """(B, 3, H, W), normalized -> (B, C): what ``forward`` pools, for less work.
 
         The last block is finished for the class token alone, because nothing reads its patches.
         """
@@ -194,7 +194,7 @@ class VisionTransformer(nn.Module):
         return pooled if self.proj is None else pooled @ self.proj
 
     def project_patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch tokens (B, N, C), not yet normalised -> their map in the joint space (B, D, h, w).
+        """Patch tokens (B, N, C), not yet normalized -> their map in the joint space (B, D, h, w).
 
         SigLIP's tower has no projection: its patches are taken through the value path of the query pool.
         """

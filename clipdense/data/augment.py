@@ -21,7 +21,7 @@ from clipdense.registry import TRANSFORMS
 from .batches import ImageLike
 from .transforms import TrainCrop
 
-_GREY = [124.0, 116.0, 104.0]  # ImageNet's mean: what comes into view at the rims
+_GRAY = [124.0, 116.0, 104.0]  # ImageNet's mean: what comes into view at the rims
 _FULL = 10.0  # magnitudes are tenths
 
 Op = Callable[[Tensor, float, random.Random], Tensor]
@@ -82,7 +82,7 @@ def erase(pixels: Tensor, rng: random.Random) -> Tensor:
             top, left = rng.randint(0, height - h), rng.randint(0, width - w)
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             mean, std = (torch.tensor(values).view(3, 1, 1) for values in STATISTICS['imagenet'])
-            noise = torch.randn(3, h, w, generator=generator) * std + mean  # normal once normalised
+            noise = torch.randn(3, h, w, generator=generator) * std + mean  # normal once normalized
             pixels = pixels.clone()
             pixels[:, top : top + h, left : left + w] = noise.mul(255).clamp(0, 255).to(torch.uint8)
             break
@@ -101,7 +101,7 @@ def _affine(pixels: Tensor, angle: float, shift: tuple[float, float], shear: tup
     height, width = pixels.shape[-2:]
     moved = [round(shift[0] * width), round(shift[1] * height)]
     return F.affine(
-        pixels, angle, moved, 1.0, list(shear), interpolation=InterpolationMode.BILINEAR, fill=_GREY
+        pixels, angle, moved, 1.0, list(shear), interpolation=InterpolationMode.BILINEAR, fill=_GRAY
     )
 
 

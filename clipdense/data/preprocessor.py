@@ -1,4 +1,4 @@
-"""The model's side of the border: uint8 images arrive, normalised floats go in."""
+"""The model's side of the border: uint8 images arrive, normalized floats go in."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DataPreprocessor(nn.Module):
 
 @MODELS.register_module()
 class ImagePreprocessor(DataPreprocessor):
-    """Moves a batch to the device and normalises its images.
+    """Moves a batch to the device and normalizes its images.
 
     Values equal torchvision's ``ToTensor`` and ``Normalize`` to the last bit.
 
@@ -81,7 +81,7 @@ class ImagePreprocessor(DataPreprocessor):
         self.register_buffer('std', _channels(mean if std is None else std, _STD), persistent=False)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Normalise ``data['images']``; every other entry only moves.
+        """Normalize ``data['images']``; every other entry only moves.
 
         Args:
             data: 'images' is (B, 3, H, W) uint8, or a list of (3, H, W) of several sizes.
@@ -93,19 +93,19 @@ class ImagePreprocessor(DataPreprocessor):
         data = super().forward(data)
         images = data.get('images')
         if isinstance(images, Tensor):
-            data['images'] = self.normalise(images)
+            data['images'] = self.normalize(images)
         elif images is not None:
-            data['images'] = [self.normalise(image) for image in images]
+            data['images'] = [self.normalize(image) for image in images]
         return data
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> float32.
 
         Raises:
-            ValueError: images that are not uint8, such as ones already normalised.
+            ValueError: images that are not uint8, such as ones already normalized.
         """
         if images.dtype != torch.uint8:
-            raise ValueError(f'images must come as uint8, got {images.dtype}: leave normalising to the model')
+            raise ValueError(f'images must come as uint8, got {images.dtype}: leave normalizing to the model')
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 

@@ -1,6 +1,6 @@
 """Images to square uint8 tensors.  (H, W): pixels, S: side of the result.
 
-Images travel as uint8; the model's side normalises them (``data/preprocessor.py``).  Whatever is random is
+Images travel as uint8; the model's side normalizes them (``data/preprocessor.py``).  Whatever is random is
 drawn from a generator that the dataset seeds with (seed, epoch, sample), so that a resumed run sees the same
 crops whatever the number of workers.
 """
@@ -29,7 +29,7 @@ Transform = Callable[[ImageLike, random.Random], Tensor]
 class TrainCrop:
     """A random part of the image, scaled to (S, S): the RandomResizedCrop that open_clip trains with.
 
-    Resizing goes through torch's uint8 kernels: several times faster than Pillow's and within one grey level.
+    Resizing goes through torch's uint8 kernels: several times faster than Pillow's and within one gray level.
 
     Args:
         size: S.
@@ -93,8 +93,8 @@ class SquareCrop:
 
 
 @TRANSFORMS.register_module()
-class CentreCrop:
-    """The image as it is evaluated: shorter side scaled to S, centre cut out, as ``clip.preprocess`` does.
+class CenterCrop:
+    """The image as it is evaluated: shorter side scaled to S, center cut out, as ``clip.preprocess`` does.
 
     Args:
         size: S.
@@ -111,7 +111,7 @@ class CentreCrop:
         self.preprocess = Preprocess(size, interpolation=interpolation, resize=resize)
 
     @classmethod
-    def of(cls, preprocess: Preprocess) -> CentreCrop:
+    def of(cls, preprocess: Preprocess) -> CenterCrop:
         """The crop that a model's weights want."""
         return cls(preprocess.image_size, preprocess.interpolation, preprocess.resize)
 

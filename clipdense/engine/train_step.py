@@ -231,7 +231,7 @@ def _pass_on(embeddings: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> N
 
 
 def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
-    """Neighbours of one dtype and device, up to ``_BUCKET`` bytes together."""
+    """Neighbors of one dtype and device, up to ``_BUCKET`` bytes together."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         full = sum(other.nbytes for other in bucket) + gradient.nbytes > _BUCKET

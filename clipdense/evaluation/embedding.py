@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import collate
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 from clipdense.utils.progress import track
 
 
@@ -31,10 +31,10 @@ def embedded_batches(
         num_workers: processes that read images.
         title: of the progress bar.
     """
-    crop = None if getattr(dataset, 'transform', None) is not None else CentreCrop.of(clip.preprocess)
+    crop = None if getattr(dataset, 'transform', None) is not None else CenterCrop.of(clip.preprocess)
     if crop is not None and hasattr(dataset, 'transform'):
         dataset, crop = copy.copy(dataset), None  # the workers crop; the dataset itself stays as it is
-        dataset.transform = CentreCrop.of(clip.preprocess)
+        dataset.transform = CenterCrop.of(clip.preprocess)
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate)
     size, parameter = clip.preprocess.image_size, next(clip.parameters())
     total = None if isinstance(dataset, IterableDataset) else len(loader)
@@ -42,5 +42,5 @@ def embedded_batches(
         images = batch.pop('images')
         if crop is not None and (isinstance(images, list) or images.shape[-2:] != (size, size)):
             images = torch.stack([crop(image) for image in images])
-        images = clip.preprocess.normalise(images.to(parameter.device)).to(parameter.dtype)
+        images = clip.preprocess.normalize(images.to(parameter.device)).to(parameter.dtype)
         yield clip.encode_image(images, normalize=True), batch

@@ -133,7 +133,7 @@ class Segmenter:
         if class_names is not None:
             self.set_vocabulary(class_names)
         loaded = read_image(image)
-        pixels = self.model.data_preprocessor.normalise(to_tensor(loaded).to(self.device))
+        pixels = self.model.data_preprocessor.normalize(to_tensor(loaded).to(self.device))
         labels = self.model.segment(pixels)
         assert self.model.vocabulary is not None  # segment() has refused otherwise
         return Segmentation(

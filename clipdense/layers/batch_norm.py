@@ -11,7 +11,7 @@ from .precision import at_least_fp32
 
 
 class SyncedBatchNorm(nn.BatchNorm1d):
-    """Normalises (..., C) by the mean and variance of each channel over every row of every process.
+    """Normalizes (..., C) by the mean and variance of each channel over every row of every process.
 
     torch's ``SyncBatchNorm`` refuses CPU tensors.  This one works wherever tensors can be gathered, and P
     processes get the result, the gradients and the running statistics of one process with all the rows; they

@@ -19,7 +19,7 @@ def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[i
     """(B, 3, H, W) -> a token for each patch (B, N, C), grid.  Rims short of a patch are cut.
 
     Args:
-        images: normalised.
+        images: normalized.
         projection: a convolution as wide as its stride.
 
     Raises:

@@ -22,12 +22,12 @@ class PixelMaximum(NamedTuple):
 
     query: Tensor  # (H, W) int64
     logit: Tensor  # (H, W) of the winner
-    normaliser: Tensor  # (H, W) logarithm of the sum of exponentials over all queries
+    normalizer: Tensor  # (H, W) logarithm of the sum of exponentials over all queries
 
     @property
     def probability(self) -> Tensor:
         """(H, W) the winner's softmax among all queries."""
-        return (self.logit - self.normaliser).exp()
+        return (self.logit - self.normalizer).exp()
 
 
 def reduce_queries(full_logits: Callable[[Tensor], Tensor], queries: Tensor, chunk: int) -> PixelMaximum:
@@ -62,7 +62,7 @@ def _better(first: PixelMaximum, second: PixelMaximum) -> PixelMaximum:
     return PixelMaximum(
         torch.where(better, second.query, first.query),
         torch.where(better, second.logit, first.logit),
-        torch.logaddexp(first.normaliser, second.normaliser),
+        torch.logaddexp(first.normalizer, second.normalizer),
     )
 
 

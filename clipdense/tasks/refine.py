@@ -1,6 +1,6 @@
 """Masks that follow the edges of the image.
 
-q: classes, (H, W): pixels, P: neighbours of a pixel.
+q: classes, (H, W): pixels, P: neighbors of a pixel.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BLOCK = 1 << 20  # numbers of a block of classes: what the caches of a processo
 
 @MODELS.register_module()
 class PAMR(nn.Module):
-    """Pixel-adaptive mask refinement: scores flow between neighbours of like colour.  It has no weights.
+    """Pixel-adaptive mask refinement: scores flow between neighbors of like color.  It has no weights.
 
     The flow depends on the image alone and treats each class on its own, so classes may be refined in any
     chunks: the result is that of all of them together.
 
     Args:
         iterations: how often scores flow.
-        dilations: distances, in pixels, at which the eight neighbours of a pixel lie.
+        dilations: distances, in pixels, at which the eight neighbors of a pixel lie.
 
     Raises:
         InputError: no iterations, or no positive distance.
@@ -42,15 +42,15 @@ class PAMR(nn.Module):
         self.iterations, self.dilations = iterations, tuple(dilations)
 
     def forward(self, image: Tensor, scores: Tensor) -> Tensor:
-        """(3, H, W) in any linear colour scale, (q, H, W) -> (q, H, W)."""
+        """(3, H, W) in any linear color scale, (q, H, W) -> (q, H, W)."""
         return self.refine(scores, self.affinity(image))
 
     def affinity(self, image: Tensor) -> Tensor:
-        """(3, H, W) -> (P, H, W): what a pixel takes from each neighbour; sums to 1."""
+        """(3, H, W) -> (P, H, W): what a pixel takes from each neighbor; sums to 1."""
         spread = self._deviation(image)  # (3, H, W)
         likeness = [
             ((near - image).abs() / (1e-8 + 0.1 * spread)).mean(dim=0).neg_()
-            for near in self._neighbours(image)
+            for near in self._neighbors(image)
         ]
         return torch.stack(likeness).softmax(dim=0)
 
@@ -62,21 +62,21 @@ class PAMR(nn.Module):
     def _flow(self, scores: Tensor, affinity: Tensor) -> Tensor:
         for _ in range(self.iterations):
             flown = torch.zeros_like(scores)
-            for near, share in zip(self._neighbours(scores), affinity, strict=True):
+            for near, share in zip(self._neighbors(scores), affinity, strict=True):
                 flown.addcmul_(near, share)
             scores = flown
         return scores
 
     def _deviation(self, image: Tensor) -> Tensor:
-        """Of each colour over the neighbours and, once for each distance, the pixel itself: (3, H, W)."""
+        """Of each color over the neighbors and, once for each distance, the pixel itself: (3, H, W)."""
         own = len(self.dilations)
         count = own * (len(_AROUND) + 1)
-        mean = (sum(self._neighbours(image)) + own * image) / count
-        squares = sum((near - mean).square() for near in self._neighbours(image))
+        mean = (sum(self._neighbors(image)) + own * image) / count
+        squares = sum((near - mean).square() for near in self._neighbors(image))
         return ((squares + own * (image - mean).square()) / (count - 1)).sqrt()
 
-    def _neighbours(self, planes: Tensor) -> Iterator[Tensor]:
-        """Views (..., H, W) of the planes moved to each neighbour; rims repeat."""
+    def _neighbors(self, planes: Tensor) -> Iterator[Tensor]:
+        """Views (..., H, W) of the planes moved to each neighbor; rims repeat."""
         height, width = planes.shape[-2:]
         rim = max(self.dilations)
         padded = F.pad(planes[None], (rim,) * 4, mode='replicate')[0]

@@ -123,7 +123,7 @@ class SegmentationModel(Model):
 
         Args:
             labels: (H, W) each.
-            image: (3, h, w), resized and normalised.
+            image: (3, h, w), resized and normalized.
         """
         if self.background != 'image' or self.background_index is None:
             return labels
@@ -163,7 +163,7 @@ class SegmentationModel(Model):
         samples: Sequence[SegmentationSample] | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """MMEngine's door.  ``images`` are normalised; in mode 'predict' they may differ in size.
+        """MMEngine's door.  ``images`` are normalized; in mode 'predict' they may differ in size.
 
         Returns:
             mode 'predict': the samples with ``prediction``; 'loss': a dict; 'tensor': logits (B, Q, h, w).
@@ -180,7 +180,7 @@ class SegmentationModel(Model):
 
     @torch.no_grad()
     def segment(self, image: Tensor, result_size: tuple[int, int] | None = None) -> PixelLabels:
-        """One normalised image (3, H, W) of any size -> labels of its size, or of ``result_size``."""
+        """One normalized image (3, H, W) of any size -> labels of its size, or of ``result_size``."""
         kept = self.encode_image(image)
         return self.classify_image(kept, result_size or (image.shape[-2], image.shape[-1]))
 
@@ -211,7 +211,7 @@ class SegmentationModel(Model):
         planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
         chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
         best = reduce_queries(full_logits, torch.arange(len(self._text()), device=image.image.device), chunk)
-        if best.normaliser.isnan().any():
+        if best.normalizer.isnan().any():
             raise InputError(
                 'the scores of an image are not numbers (NaN): the weights are damaged, or half precision '
                 'is too coarse for them'
@@ -280,7 +280,7 @@ class SegmentationModel(Model):
             return best
         kept[self.background_index] = True
         again = reduce_queries(full_logits, kept[self.query_class].nonzero().flatten(), chunk)
-        return again._replace(normaliser=best.normaliser)
+        return again._replace(normalizer=best.normalizer)
 
     def _classify(self, view: View, text: Tensor) -> Iterator[Tensor]:
         """Scaled logits (1, q, h, w) of one window after another."""
@@ -308,7 +308,7 @@ class View(NamedTuple):
 class EncodedImage(NamedTuple):
     """An image as ``SegmentationModel.classify_image`` takes it."""
 
-    image: Tensor  # (3, h, w) resized, normalised
+    image: Tensor  # (3, h, w) resized, normalized
     views: list[View]
 
 

@@ -56,7 +56,7 @@ def overlay(
 
     Args:
         image: the image.
-        mask: (H, W) class indices; other values (255 for unlabelled) stay uncolored.
+        mask: (H, W) class indices; other values (255 for unlabeled) stay uncolored.
         class_names: K names.
         palette: (K or more, 3) uint8 colors; ``class_palette`` by default.
         opacity: of the colors, 0 to 1.
@@ -103,7 +103,7 @@ def draw_boxes(
     notes: Sequence[str] | None = None,
     side: int = _SIDE,
 ) -> Image.Image:
-    """An image with labelled boxes; the best lie on top, and no label leaves the image.
+    """An image with labeled boxes; the best lie on top, and no label leaves the image.
 
     Args:
         image: the image.

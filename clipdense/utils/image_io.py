@@ -1,7 +1,7 @@
 """Reading and writing images and masks with Pillow, whatever is in them.  (H, W): pixels as displayed.
 
 Policies, the same wherever an image enters: EXIF orientation is applied; what is transparent shows white; of
-an animation the first frame counts; 16-bit values are divided by 257, never clipped; colour profiles are
+an animation the first frame counts; 16-bit values are divided by 257, never clipped; color profiles are
 ignored.
 """
 
@@ -37,7 +37,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LOW_BIT_STEPS = {'L;2': 85, 'L;4': 17}  # Pillow spreads grey PNGs of 2 and 4 bits over 0 ... 255
+_LOW_BIT_STEPS = {'L;2': 85, 'L;4': 17}  # Pillow spreads gray PNGs of 2 and 4 bits over 0 ... 255
 _limit_lock = threading.Lock()
 
 
@@ -77,13 +77,13 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a label mask as the indices that it stores.
 
-    Palette files give their indices, not their colours; grey files their values, also those of 1 to 16 bits.
+    Palette files give their indices, not their colors; gray files their values, also those of 1 to 16 bits.
 
     Returns:
         (H, W) uint8, or int32 for files of more than 8 bits.
 
     Raises:
-        InputError: as ``read_image``; also for colour images and for JPEG, which alters labels.
+        InputError: as ``read_image``; also for color images and for JPEG, which alters labels.
     """
     image, name = _open(path, max_pixels)
     if image.format == 'JPEG':
@@ -97,16 +97,16 @@ def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS
         return indices // _LOW_BIT_STEPS.get(raw_mode, 1)
     if image.mode == 'I' or image.mode.startswith('I;16'):
         return np.asarray(image).astype(np.int32)
-    colours = image.getcolors(maxcolors=1 << 16)
-    count = len(colours) if colours else 'more than 65536'
+    colors = image.getcolors(maxcolors=1 << 16)
+    count = len(colors) if colors else 'more than 65536'
     raise InputError(
-        f'{name} is a colour image (mode {image.mode}, {count} colours), not a mask of class indices: '
-        'convert its colours to indices and save a palette or grey PNG'
+        f'{name} is a color image (mode {image.mode}, {count} colors), not a mask of class indices: '
+        'convert its colors to indices and save a palette or gray PNG'
     )
 
 
 def write_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
-    """Write class indices as a palette PNG, or as a 16-bit grey PNG where one is above 255.
+    """Write class indices as a palette PNG, or as a 16-bit gray PNG where one is above 255.
 
     Args:
         path: ends in ``.png``.
@@ -127,7 +127,7 @@ def mask_to_image(mask: np.ndarray, palette: np.ndarray | None = None) -> Image.
 
     Args:
         mask: (H, W), any integer type, 0 ... 65535.
-        palette: (n, 3) uint8 colours of the first n indices; VOC's by default, and for the rest.
+        palette: (n, 3) uint8 colors of the first n indices; VOC's by default, and for the rest.
 
     Raises:
         InputError: another shape or type, or indices that PNG cannot hold.
@@ -140,24 +140,24 @@ def mask_to_image(mask: np.ndarray, palette: np.ndarray | None = None) -> Image.
         raise InputError(f'mask values run from {low} to {high}; PNG holds 0 to 65535')
     if high > 255:
         return Image.fromarray(mask.astype(np.uint16))
-    colours = _voc_palette().copy()
+    colors = _voc_palette().copy()
     if palette is not None:
-        colours[: len(palette)] = np.asarray(palette, np.uint8)[:256]
+        colors[: len(palette)] = np.asarray(palette, np.uint8)[:256]
     image = Image.fromarray(mask.astype(np.uint8))
-    image.putpalette(colours.tobytes())  # turns mode L into P, indices untouched
+    image.putpalette(colors.tobytes())  # turns mode L into P, indices untouched
     return image
 
 
 def voc_palette(count: int = 256) -> np.ndarray:
-    """(count, 3) uint8 colours of PASCAL VOC.
+    """(count, 3) uint8 colors of PASCAL VOC.
 
     The three bits of an index's d-th digit in base 8 are bit 7 - d of its red, green and blue.
     """
     index = np.arange(count, dtype=np.int64)[:, None]
-    colours = np.zeros((count, 3), np.int64)
+    colors = np.zeros((count, 3), np.int64)
     for digit in range(8):
-        colours |= ((index >> (3 * digit + np.arange(3))) & 1) << (7 - digit)
-    return colours.astype(np.uint8)
+        colors |= ((index >> (3 * digit + np.arange(3))) & 1) << (7 - digit)
+    return colors.astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=1)
@@ -284,8 +284,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise InputError(f'an array image must be (H, W) or (H, W, 1 | 3 | 4), not {array.shape}{hint}')
     if array.dtype.kind not in 'biuf':
         raise InputError(f'an array image must hold numbers, not {array.dtype}')
-    grey = array.ndim == 3 and channels == 1
-    return Image.fromarray(np.ascontiguousarray(_to_8_bit(array[..., 0] if grey else array)))
+    gray = array.ndim == 3 and channels == 1
+    return Image.fromarray(np.ascontiguousarray(_to_8_bit(array[..., 0] if gray else array)))
 
 
 def _channels_last(tensor: Any) -> np.ndarray:

@@ -88,7 +88,7 @@ class BytePairs(dict[str, tuple[int, ...]]):
             new, place = heapq.heappop(heap)
             right = after[place]
             if right == size or merged.get((ids[place], ids[right])) != new:
-                continue  # one of the two has been merged with its other neighbour meanwhile
+                continue  # one of the two has been merged with its other neighbor meanwhile
             ids[place], ids[right] = new, -1
             after[place] = beyond = after[right]
             if beyond < size:

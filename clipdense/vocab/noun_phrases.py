@@ -1,7 +1,7 @@
 """Words of a caption that an image can show: nouns, nouns and verbs, or noun phrases.
 
 Nothing is downloaded.  The default tagger looks words up in the dictionary that ``lemminflect`` carries and
-settles the rest by their neighbours; it takes tens of microseconds a caption.  HanTa, spaCy and nltk are used
+settles the rest by their neighbors; it takes tens of microseconds a caption.  HanTa, spaCy and nltk are used
 where they and their data are installed.
 """
 
@@ -45,7 +45,7 @@ _CLOSED = (
 # They name the image, a place in it or an amount, and nothing that could be pointed at.
 _EMPTY = _words(
     'photo photos photograph picture pictures image images drawing view views shot closeup close-up left '
-    'right top bottom front side sides middle center centre lot lots couple bunch kind type part piece way '
+    'right top bottom front side sides middle center center lot lots couple bunch kind type part piece way '
     'thing things'
 )
 _PENN = {'NN': 'NOUN', 'VB': 'VERB', 'JJ': 'ADJ'}  # by the first two letters

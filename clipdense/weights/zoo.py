@@ -1,4 +1,4 @@
-"""Named weights: where they are published, under which licence, and what they want of an image.
+"""Named weights: where they are published, under which license, and what they want of an image.
 
 OpenAI's nine are a table here; all others are read from open_clip's published list when they are asked for.
 Names are ``'<model>/<tag>'``, such as 'ViT-B-16/openai'.
@@ -43,7 +43,7 @@ _OPENAI = {  # file: sha256, which is also the folder of its url; model name of 
     ),
 }
 _OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # as openai/CLIP calls them
-_LICENCES = (
+_LICENSES = (
     ('openai', 'MIT'),
     ('metaclip', 'CC-BY-NC-4.0'),
     ('SigLIP', 'Apache-2.0'),
@@ -67,7 +67,7 @@ class Entry:
         repo: of Hugging Face, 'organisation/name'; may also hold a converted copy of a file with a url.
         files: names to look for in ``repo``, best first.
         sha256: of the file, or its first digits as far as they are published; may be empty.
-        licence: of the weights, as their publishers state it.
+        license: of the weights, as their publishers state it.
         config: in the form of ``open_clip_config.json``.
     """
 
@@ -76,7 +76,7 @@ class Entry:
     repo: str
     files: tuple[str, ...]
     sha256: str
-    licence: str
+    license: str
     config: Mapping[str, Any]
 
     @property
@@ -205,7 +205,7 @@ def list_models() -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             'name': entry.name,
             'source': entry.source,
-            'licence': entry.licence,
+            'license': entry.license,
             'sha256': entry.sha256,
         }
         row |= {'activation': facts.text.activation, **(facts.preprocess or {})}
@@ -249,13 +249,13 @@ def _from_open_clip(name: str, facts: Mapping[str, Any], sizes: dict[str, Any]) 
     digits = Path(url).stem.rsplit('-', 1)[-1] if 'mlfoundations' in url else ''
     about = f'{url} {name} {repo}'
     url = url if digits or not repo else ''  # Hugging Face states the digest of what it sends
-    licence = next((licence for part, licence in _LICENCES if part in about), 'see the model page')
+    license = next((license for part, license in _LICENSES if part in about), 'see the model page')
     keys = ('mean', 'std', 'interpolation', 'resize_mode')
     config = {
         'model_cfg': {**sizes, 'quick_gelu': bool(facts.get('quick_gelu'))},
         'preprocess_cfg': {key: facts[key] for key in keys if key in facts},
     }
-    return Entry(name, url, repo, files, digits, licence, config)
+    return Entry(name, url, repo, files, digits, license, config)
 
 
 def _open_clip_list() -> tuple[Mapping[str, Mapping[str, Any]], Path]:

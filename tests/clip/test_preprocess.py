@@ -56,7 +56,7 @@ def test_pixels_are_those_of_torchvision(size, interpolation, resize):
 
 
 def test_statistics():
-    half = Preprocess.named('siglip', 8).normalise(
+    half = Preprocess.named('siglip', 8).normalize(
         torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
     )
     assert half.amin().item() == -1

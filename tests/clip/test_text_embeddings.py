@@ -63,7 +63,7 @@ def counting(clip, monkeypatch):
 
 @torch.no_grad()
 def one_by_one(clip: CLIP, word: str, templates: tuple[str, ...]) -> torch.Tensor:
-    """The official order of things: encode, normalise, mean, normalise."""
+    """The official order of things: encode, normalize, mean, normalize."""
     clip.eval()
     prompts = [template.replace('{}', word) for template in templates]
     rows = [F.normalize(clip.encode_text(clip.tokenizer(p))[0], dim=0) for p in prompts]

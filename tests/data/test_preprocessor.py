@@ -34,7 +34,7 @@ def test_equals_torchvision_to_the_last_bit(settings, mean, std):
 
 def test_equals_the_preprocessing_of_the_weights():
     found = ImagePreprocessor('openai')({'images': EVERY_LEVEL})['images']
-    assert torch.equal(found, Preprocess.named('openai', 16).normalise(EVERY_LEVEL))
+    assert torch.equal(found, Preprocess.named('openai', 16).normalize(EVERY_LEVEL))
 
 
 def test_images_of_several_sizes_stay_a_list():
@@ -90,6 +90,6 @@ def test_refuses(settings, message):
         ImagePreprocessor(**settings)
 
 
-def test_refuses_images_that_are_normalised_already():
+def test_refuses_images_that_are_normalized_already():
     with pytest.raises(ValueError, match='uint8'):
         ImagePreprocessor()({'images': torch.zeros(1, 3, 2, 2)})

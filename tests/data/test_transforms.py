@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import Preprocess
 from clipdense.data.batches import collate, sample_rng, to_tensor
-from clipdense.data.transforms import CentreCrop, SquareCrop, TrainCrop
+from clipdense.data.transforms import CenterCrop, SquareCrop, TrainCrop
 from clipdense.registry import TRANSFORMS
 
 
@@ -111,17 +111,17 @@ class TestSquareCrop:
         )
 
 
-class TestCentreCrop:
+class TestCenterCrop:
     @pytest.mark.parametrize(('width', 'height'), [(64, 48), (33, 71), (32, 32), (256, 32), (5, 9)])
     @pytest.mark.parametrize('resize', ['shortest', 'squash'])
     def test_equals_the_preprocessing_of_the_weights(self, width, height, resize):
         preprocess = Preprocess(32, resize=resize)
-        found = CentreCrop.of(preprocess)(make_image(width, height))
-        assert torch.equal(preprocess.normalise(found), preprocess(make_image(width, height)))
+        found = CenterCrop.of(preprocess)(make_image(width, height))
+        assert torch.equal(preprocess.normalize(found), preprocess(make_image(width, height)))
 
     @pytest.mark.parametrize('resize', ['shortest', 'squash'])
     def test_tensors_are_cropped_alike(self, resize):
-        image, crop = make_image(70, 50), CentreCrop(32, resize=resize)
+        image, crop = make_image(70, 50), CenterCrop(32, resize=resize)
         difference = crop(to_tensor(image)).int() - crop(image).int()
         assert difference.abs().max() <= 1
 
@@ -135,14 +135,14 @@ class TestCentreCrop:
             place, 'resize', lambda image, *how: scaled.append(resize(image, *how)) or scaled[-1]
         )
         image = Image.new('RGB', size, (9, 8, 7))
-        found = CentreCrop(224)(to_tensor(image) if as_tensor else image)
+        found = CenterCrop(224)(to_tensor(image) if as_tensor else image)
         assert (found == torch.tensor([9, 8, 7]).view(3, 1, 1)).all()
         assert found.shape == (3, 224, 224)
         assert max(F.get_size(scaled[0])) <= 8 * 224
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 500), (500, 1), (3, 2), (40, 30)])
-@pytest.mark.parametrize('transform', ['TrainCrop', 'SquareCrop', 'CentreCrop'])
+@pytest.mark.parametrize('transform', ['TrainCrop', 'SquareCrop', 'CenterCrop'])
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
 def test_every_crop_gives_a_contiguous_square(transform, size, mode):
     crop = TRANSFORMS.build({'type': transform, 'size': 16})

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.preprocess import Preprocess
-from clipdense.data.classification.datasets import LabelledFolder
+from clipdense.data.classification.datasets import LabeledFolder
 from clipdense.data.scenes import SceneLabels
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 from clipdense.evaluation.classification import ZeroShotClassification, accuracy, class_scores, label_ranks
 from clipdense.registry import EVALUATIONS
 from clipdense.structures import ClassEmbeddings
@@ -187,12 +187,12 @@ class TestImageSizes:
     def test_datasets_without_transforms_are_cropped_as_the_weights_want(self):
         assert self.sizes(Colours([(RED, 0)], size=4)) == self.sizes(Colours([(RED, 0)], size=9)) == {(4, 4)}
 
-    @pytest.mark.parametrize(('transform', 'size'), [(None, 4), (CentreCrop(6), 6)])
+    @pytest.mark.parametrize(('transform', 'size'), [(None, 4), (CenterCrop(6), 6)])
     def test_a_transform_is_honoured_and_nothing_is_changed(self, tmp_path, transform, size):
         for name, shape in (('red', (9, 5)), ('green', (5, 12))):
             (tmp_path / name).mkdir()
             Image.new('RGB', shape, name).save(tmp_path / name / '1.png')
-        dataset = LabelledFolder(tmp_path, transform)
+        dataset = LabeledFolder(tmp_path, transform)
         assert self.sizes(dataset) == {(size, size)}
         assert dataset.transform is transform
 

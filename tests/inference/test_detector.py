@@ -96,9 +96,9 @@ def files(tmp_path_factory):
     torch.manual_seed(0)
     model = build_module(load_config(folder / 'tiny_vild.py').model)
     torch.save({'state_dict': model.state_dict()}, folder / 'weights.pth')
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name, size in (('a', (90, 120)), ('b', (50, 40))):
-        Image.fromarray(dice.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f'{name}.png')
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f'{name}.png')
     return folder
 
 

@@ -122,7 +122,7 @@ def test_phrases_meet_patches(match, patches):
     for (name, p), q in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
         assert_close(q[1].grad, p.grad, atol=5e-6, rtol=1e-3, msg=name)
     clip, scale = models[0].clip, models[0].logit_scale
-    images = models[0].data_preprocessor.normalise(data['images'])
+    images = models[0].data_preprocessor.normalize(data['images'])
     inputs, grid = clip.image.forward_layers(images, [0, 1])
     tokens, block = inputs[1], clip.image.blocks[0]
     if patches == 'values':
@@ -165,7 +165,7 @@ class Halves:
 def test_patches_segment(patches, monkeypatch):
     """The word 'left' lies where the left patches are; a threshold found elsewhere parts it from the rest."""
     clip = pretrainer().clip.eval()
-    image = clip.preprocess.normalise(Halves()[0]['images'])[None]
+    image = clip.preprocess.normalize(Halves()[0]['images'])[None]
     with torch.no_grad():
         embedded = normalize(embed_patches(clip.image, image, patches)[1], dim=1)[0]  # (D, 2, 2)
     left = embedded[:, 0, 0]

@@ -46,12 +46,12 @@ def _apart(tmp_path, monkeypatch):
 
 def make_voc(root, names=('a', 'b'), classes=('sky', 'road', 'tree')):
     """A folder in VOC format, in miniature."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name in names:
         for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
             (root / folder).mkdir(parents=True, exist_ok=True)
         Image.effect_noise((40, 30), 80).convert('RGB').save(root / f'JPEGImages/{name}.jpg')
-        write_mask(root / f'SegmentationClass/{name}.png', dice.integers(0, 3, (30, 40)))
+        write_mask(root / f'SegmentationClass/{name}.png', rng.integers(0, 3, (30, 40)))
     (root / 'ImageSets/Segmentation/val.txt').write_text('\n'.join(names))
     if classes:
         (root / 'classes.txt').write_text('\n'.join(classes))
@@ -132,7 +132,7 @@ def test_miou_is_that_of_the_masks(tmp_path, own):
     model.set_vocabulary(data.vocabulary, embed_vocabulary(weights.clip, data.vocabulary, 'imagenet'))
     hits, unions = np.zeros(3), np.zeros(3)
     for item in data:
-        image = model.data_preprocessor.normalise(item['images'])
+        image = model.data_preprocessor.normalize(item['images'])
         found, mask = model.segment(image).classes.numpy(), item['samples'].mask.numpy()
         for index in range(3):
             hits[index] += ((found == index) & (mask == index)).sum()

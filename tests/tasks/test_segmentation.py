@@ -18,8 +18,8 @@ from clipdense.vocab.vocabulary import Vocabulary
 PATCH = 4
 
 
-class Colours(SegmentationModel):
-    """A pixel's embedding is the colour of its patch; classes are colours."""
+class Colors(SegmentationModel):
+    """A pixel's embedding is the color of its patch; classes are colors."""
 
     patch_size = PATCH
 
@@ -36,8 +36,8 @@ class Colours(SegmentationModel):
         return torch.einsum('bdhw,kd->bkhw', features, text)
 
 
-def colours(classes=3, background=None, query_class=None, **settings) -> Colours:
-    model = Colours(**settings)
+def colors(classes=3, background=None, query_class=None, **settings) -> Colors:
+    model = Colors(**settings)
     query_class = torch.arange(classes) if query_class is None else torch.tensor(query_class)
     names = tuple(f'class {index}' for index in range(classes))
     queries = torch.eye(3)[: len(query_class)] if len(query_class) <= 3 else torch.randn(len(query_class), 3)
@@ -50,7 +50,7 @@ def test_views_are_averaged_before_the_maximum():
     """By hand: each size, plain and mirrored, upsampled to the result."""
     image = torch.rand(3, 24, 32)
     slide = Slide(scales=(0.5, 1.0), flip=True)
-    got = colours(slide=slide).segment(image)
+    got = colors(slide=slide).segment(image)
     total = torch.zeros(3, 24, 32)
     for size in ((12, 16), (24, 32)):
         seen = (
@@ -68,7 +68,7 @@ def test_views_are_averaged_before_the_maximum():
 
 def test_a_symmetric_model_does_not_care_for_mirrors():
     image = torch.rand(3, 24, 32)
-    plain, flipped = (colours(slide=Slide(flip=flip)).segment(image) for flip in (False, True))
+    plain, flipped = (colors(slide=Slide(flip=flip)).segment(image) for flip in (False, True))
     assert_close(plain.probability, flipped.probability)
 
 
@@ -77,7 +77,7 @@ def test_refined_scores_do_not_depend_on_the_chunks(budget):
     torch.manual_seed(3)
     refiner = {'type': PAMR, 'iterations': 3, 'dilations': (1, 2)}
     image = torch.rand(3, 32, 40)
-    model = colours(20, refiner=refiner, memory_budget=budget)
+    model = colors(20, refiner=refiner, memory_budget=budget)
     got = model.segment(image, (48, 60))
     pooled = F.avg_pool2d(image[None], PATCH)
     scores = 10 * torch.einsum('bdhw,kd->bkhw', pooled, model.queries)
@@ -89,7 +89,7 @@ def test_refined_scores_do_not_depend_on_the_chunks(budget):
 
 
 def stripes(*widths) -> torch.Tensor:
-    """Columns of the first colours, so wide, in patches; a pixel of the next colour is second best."""
+    """Columns of the first colors, so wide, in patches; a pixel of the next color is second best."""
     parts = [
         torch.eye(3)[index % 3].view(3, 1, 1).expand(3, 8, PATCH * width)
         for index, width in enumerate(widths)
@@ -110,7 +110,7 @@ def stripes(*widths) -> torch.Tensor:
 )
 @pytest.mark.parametrize('budget', [1, 1 << 30])
 def test_small_classes_are_given_up(threshold, background, expected, budget):
-    model = colours(background=background, area_threshold=threshold, memory_budget=budget)
+    model = colors(background=background, area_threshold=threshold, memory_budget=budget)
     labels = model.segment(stripes(4, 8, 2), (2, 14))  # a pixel a patch
     assert set(labels.classes.unique().tolist()) == expected
 
@@ -118,7 +118,7 @@ def test_small_classes_are_given_up(threshold, background, expected, budget):
 def test_pixels_of_small_classes_go_to_the_next_best_by_the_official_rule():
     """SCLIP: probabilities of small classes become 0, then argmax; a class's is that of its best synonym."""
     query_class = [0, 0, 1, 2, 2, 3, 4]
-    model = colours(5, 'class 0', query_class, area_threshold=0.2, logit_scale=3.0)
+    model = colors(5, 'class 0', query_class, area_threshold=0.2, logit_scale=3.0)
     image = torch.randn(3, 32, 32)
     got = model.segment(image)
     scores = 3 * torch.einsum('bdhw,kd->bkhw', F.avg_pool2d(image[None], PATCH), model.queries)
@@ -140,7 +140,7 @@ def test_pixels_of_small_classes_go_to_the_next_best_by_the_official_rule():
     ids=['all fit', 'none fits', 'asked for', 'four fit'],
 )
 def test_windows_go_together_as_the_budget_allows(batch, budget, expected):
-    model = colours(slide=Slide(window=8, stride=4, batch=batch), memory_budget=budget)
+    model = colors(slide=Slide(window=8, stride=4, batch=batch), memory_budget=budget)
     model.segment(torch.rand(3, 16, 24))
     assert model.batches == expected
 
@@ -156,7 +156,7 @@ def test_logits_at_full_size_stay_within_the_budget(monkeypatch):
 
     monkeypatch.setattr(segmentation, 'merge_windows', spy)
     slide = Slide(window=8, stride=4, scales=(1.0, 2.0))
-    model = colours(
+    model = colors(
         500, 'class 0', slide=slide, memory_budget=1 << 18, refiner=PAMR(1, (1,)), area_threshold=0.01
     )
     model.segment(torch.rand(3, 32, 32), (64, 64))

@@ -27,7 +27,7 @@ def test_classes_are_blended_and_the_rest_stays():
     assert drawn.width == 400
     assert drawn.height > 400
     legend = drawn.crop((0, 400, 400, drawn.height))
-    assert {(200, 0, 0), (0, 0, 200)} <= colors_of(legend)  # the colours themselves beside the names
+    assert {(200, 0, 0), (0, 0, 200)} <= colors_of(legend)  # the colors themselves beside the names
 
 
 @pytest.mark.parametrize(('opacity', 'expected'), [(0, GRAY), (1, (200, 0, 0))])
@@ -144,8 +144,8 @@ def test_gallery_holds_every_image():
 
 
 def test_gallery_leaves_images_of_the_right_width_as_they_are():
-    dice = np.random.default_rng(0)
-    image = Image.fromarray(dice.integers(0, 256, (150, 96, 3), np.uint8))
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (150, 96, 3), np.uint8))
     sheet = gallery([[(image, 'a')]], tile=96)
     assert np.array_equal(np.asarray(sheet.crop((6, 6, 102, 156))), np.asarray(image))
 

@@ -17,7 +17,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image, read_mask, voc_palette, write_mask
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-QUADRANTS = np.array([[10, 80], [150, 220]], np.uint8).repeat(8, 0).repeat(8, 1)  # four grey levels, 16 x 16
+QUADRANTS = np.array([[10, 80], [150, 220]], np.uint8).repeat(8, 0).repeat(8, 1)  # four gray levels, 16 x 16
 
 
 def encode(image: Image.Image, kind: str = 'PNG', **options) -> bytes:
@@ -98,12 +98,12 @@ MODES = {
     'RGBA, half': (encode(Image.new('RGBA', (2, 1), (255, 0, 0, 51))), (255, 204, 204)),
     'LA, clear': (encode(Image.new('LA', (2, 1), (0, 0))), WHITE),
     'LA, opaque': (encode(Image.new('LA', (2, 1), (9, 255))), (9, 9, 9)),
-    'RGB with a clear colour': (encode(Image.new('RGB', (2, 1), RED), transparency=RED), WHITE),
+    'RGB with a clear color': (encode(Image.new('RGB', (2, 1), RED), transparency=RED), WHITE),
     'CMYK TIFF': (encode(Image.new('CMYK', (2, 1), (0, 255, 255, 0)), 'TIFF'), RED),
     'YCbCr TIFF': (encode(Image.new('RGB', (2, 1), RED).convert('YCbCr'), 'TIFF'), (254, 0, 0)),
-    '16-bit grey PNG': (encode(Image.fromarray(np.full((1, 2), 257 * 100, np.uint16))), (100, 100, 100)),
-    '16-bit grey, brightest': (encode(Image.fromarray(np.full((1, 2), 65535, np.uint16))), WHITE),
-    '16-bit grey TIFF': (encode(Image.fromarray(np.full((1, 2), 256, np.uint16)), 'TIFF'), (1, 1, 1)),
+    '16-bit gray PNG': (encode(Image.fromarray(np.full((1, 2), 257 * 100, np.uint16))), (100, 100, 100)),
+    '16-bit gray, brightest': (encode(Image.fromarray(np.full((1, 2), 65535, np.uint16))), WHITE),
+    '16-bit gray TIFF': (encode(Image.fromarray(np.full((1, 2), 256, np.uint16)), 'TIFF'), (1, 1, 1)),
     '32-bit TIFF': (encode(Image.fromarray(np.full((1, 2), 257 * 3, np.int32)), 'TIFF'), (3, 3, 3)),
     'float TIFF to 1': (encode(Image.fromarray(np.full((1, 2), 0.2, np.float32)), 'TIFF'), (51, 51, 51)),
     'float TIFF to 255': (encode(Image.fromarray(np.full((1, 2), 99, np.float32)), 'TIFF'), (99, 99, 99)),
@@ -119,7 +119,7 @@ def test_every_mode_becomes_rgb(data, expected):
     assert image.info == {}
 
 
-def test_cmyk_jpeg_keeps_its_colours():
+def test_cmyk_jpeg_keeps_its_colors():
     red = Image.new('CMYK', (16, 16), (0, 255, 255, 0))
     assert pixel(read_image(encode(red, 'JPEG')), 8, 8) == pytest.approx(RED, abs=4)
 
@@ -142,14 +142,14 @@ def test_sixteen_bits_keep_their_order():
 
 @pytest.mark.parametrize('kind', ['GIF', 'TIFF', 'WEBP', 'PNG'])
 def test_first_frame_counts(kind):
-    frames = [Image.new('RGB', (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    frames = [Image.new('RGB', (4, 4), color) for color in (RED, (0, 0, 255))]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **quality(kind))
     assert pixel(read_image(data)) == pytest.approx(RED, abs=2)
 
 
 ARRAYS = {
-    'grey': (np.full((2, 3), 7, np.uint8), (7, 7, 7)),
-    'grey, one channel': (np.full((2, 3, 1), 7, np.uint8), (7, 7, 7)),
+    'gray': (np.full((2, 3), 7, np.uint8), (7, 7, 7)),
+    'gray, one channel': (np.full((2, 3, 1), 7, np.uint8), (7, 7, 7)),
     'RGB': (np.full((2, 3, 3), RED, np.uint8), RED),
     'RGB, not contiguous': (np.full((3, 2, 3), RED, np.uint8).transpose(1, 0, 2)[:, ::-1], RED),
     'RGBA': (np.full((2, 3, 4), (*RED, 0), np.uint8), WHITE),
@@ -265,8 +265,8 @@ def test_pillows_own_limit_comes_back(monkeypatch):
 INDICES = np.array([[0, 1, 15], [255, 2, 1]], np.uint8)
 
 
-def grey_png(bits: int, values: list[int]) -> bytes:
-    """One row of a grey PNG of 1, 2 or 4 bits."""
+def gray_png(bits: int, values: list[int]) -> bytes:
+    """One row of a gray PNG of 1, 2 or 4 bits."""
     packed = 0
     for value in values:
         packed = packed << bits | value
@@ -284,12 +284,12 @@ def indexed(values: np.ndarray) -> Image.Image:
 MASKS = {
     'palette': (encode(indexed(INDICES)), INDICES),
     'palette of 4 bits': (encode(indexed(INDICES % 16), bits=4), INDICES % 16),
-    'grey': (encode(Image.fromarray(INDICES)), INDICES),
-    'grey of 1 bit': (grey_png(1, [0, 1, 1]), [[0, 1, 1]]),
-    'grey of 2 bits': (grey_png(2, [0, 1, 2, 3]), [[0, 1, 2, 3]]),
-    'grey of 4 bits': (grey_png(4, [0, 1, 9, 15]), [[0, 1, 9, 15]]),
-    'grey of 16 bits': (encode(Image.fromarray(INDICES.astype(np.uint16) * 100)), INDICES.astype(int) * 100),
-    'grey TIFF of 32 bits': (
+    'gray': (encode(Image.fromarray(INDICES)), INDICES),
+    'gray of 1 bit': (gray_png(1, [0, 1, 1]), [[0, 1, 1]]),
+    'gray of 2 bits': (gray_png(2, [0, 1, 2, 3]), [[0, 1, 2, 3]]),
+    'gray of 4 bits': (gray_png(4, [0, 1, 9, 15]), [[0, 1, 9, 15]]),
+    'gray of 16 bits': (encode(Image.fromarray(INDICES.astype(np.uint16) * 100)), INDICES.astype(int) * 100),
+    'gray TIFF of 32 bits': (
         encode(Image.fromarray(INDICES.astype(np.int32) - 1), 'TIFF'),
         INDICES.astype(int) - 1,
     ),
@@ -304,8 +304,8 @@ def test_masks_are_read_as_stored_indices(data, expected):
 
 
 BAD_MASKS = {
-    'colours': (encode(Image.new('RGB', (2, 2), RED)), r'colour image \(mode RGB, 1 colours\).*indices'),
-    'RGBA': (encode(Image.new('RGBA', (2, 2))), 'colour image'),
+    'colors': (encode(Image.new('RGB', (2, 2), RED)), r'color image \(mode RGB, 1 colors\).*indices'),
+    'RGBA': (encode(Image.new('RGBA', (2, 2))), 'color image'),
     'JPEG': (encode(Image.fromarray(INDICES), 'JPEG'), 'alters labels'),
     'empty': (b'', 'is empty'),
     'cut short': (encode(Image.fromarray(QUADRANTS))[:60], 'damaged|not an image'),
@@ -334,7 +334,7 @@ def test_masks_survive_writing(mask, mode, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / 'mask.png'), mask)
 
 
-def test_a_palette_colours_its_first_indices(tmp_path):
+def test_a_palette_colors_its_first_indices(tmp_path):
     write_mask(tmp_path / 'mask.png', np.array([[0, 1]]), palette=np.array([[9, 8, 7]]))
     shown = np.asarray(Image.open(tmp_path / 'mask.png').convert('RGB'))
     assert shown.tolist() == [[[9, 8, 7], [128, 0, 0]]]
@@ -350,7 +350,7 @@ def test_a_palette_colours_its_first_indices(tmp_path):
         ('m.png', np.array([[-1, 3]]), 'from -1 to 3'),
         ('m.png', np.array([[70000]]), 'to 70000'),
     ],
-    ids=['ending', 'colours', 'empty', 'float', 'negative', 'too large'],
+    ids=['ending', 'colors', 'empty', 'float', 'negative', 'too large'],
 )
 def test_masks_that_png_cannot_hold(name, mask, message, tmp_path):
     with pytest.raises(InputError, match=message):

@@ -200,7 +200,7 @@ def test_openai_entries():
     for entry in entries:
         assert len(entry.sha256) == 64
         assert entry.sha256 in entry.url
-        assert entry.licence == 'MIT'
+        assert entry.license == 'MIT'
         recorded = entry.recorded()
         assert recorded.image.activation == recorded.text.activation == 'quick_gelu'
         assert recorded.preprocess['mean'] == (0.48145466, 0.4578275, 0.40821073)
@@ -215,7 +215,7 @@ def test_list_is_plain_and_openai_first():
     assert rows[5] == {
         'name': 'ViT-B-32/openai',
         'source': f'{zoo.OPENAI_URL}/{rows[5]["sha256"]}/ViT-B-32.pt',
-        'licence': 'MIT',
+        'license': 'MIT',
         'sha256': '40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af',
         'activation': 'quick_gelu',
         'image_size': 224,
@@ -260,7 +260,7 @@ def test_every_entry_is_complete(open_clip_list):
     for name, entry in ZOO.items():
         assert entry.name == name
         assert entry.source.startswith('https://')
-        assert entry.licence
+        assert entry.license
         assert entry.url or entry.files
         assert entry.recorded().preprocess['image_size'] >= 224
     assert len(ZOO['ViT-B-32/laion2b_e16'].sha256) == 8

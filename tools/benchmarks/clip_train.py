@@ -1,4 +1,4 @@
-"""Training steps: forward, loss, backward, optimiser.  Both programs as their users run them."""
+"""Training steps: forward, loss, backward, optimizer.  Both programs as their users run them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADAMW = {
 
 
 def clip_train(options: Options) -> Found:
-    """A training step, optimiser included; captions of 10 to 20 words, images a second."""
+    """A training step, optimizer included; captions of 10 to 20 words, images a second."""
     ours, peer = clip_pair(options)
     images = make_images(options, ours.image.size.image_size)
     ids = token_ids(captions(options.batch), options)

@@ -64,9 +64,9 @@ class Times:
 def interleave(
     ours: Callable[[], Any], peer: Callable[[], Any], options: Options, warm_up: int = 1
 ) -> tuple[Times, Times]:
-    """Time both in turn (A B A B ...), so that a busy neighbour slows both; warm-up turns do not count.
+    """Time both in turn (A B A B ...), so that a busy neighbor slows both; warm-up turns do not count.
 
-    Where neighbours are busy, compare CPU seconds at one thread: they leave out the time spent waiting.
+    Where neighbors are busy, compare CPU seconds at one thread: they leave out the time spent waiting.
     """
     times = Times(), Times()
     for turn in range(warm_up + options.repeats):
@@ -111,7 +111,7 @@ def set_threads(options: Options) -> None:
 
 
 def steady_clock(device: str) -> str:
-    """The name of the clock in ``Times`` that neighbours disturb least."""
+    """The name of the clock in ``Times`` that neighbors disturb least."""
     return 'cpu' if device == 'cpu' else 'wall'
 
 
@@ -140,7 +140,7 @@ def machine(options: Options) -> dict[str, Any]:
     return facts | {name: installed(name) for name in ('torch', 'open_clip_torch')}
 
 
-def neighbours(wait: float = 1.0) -> dict[str, str]:
+def neighbors(wait: float = 1.0) -> dict[str, str]:
     """A remark where other programs keep the cores busy, which can slow two threads to less than one."""
     all_before, idle_before = _ticks()
     time.sleep(wait)
@@ -149,7 +149,7 @@ def neighbours(wait: float = 1.0) -> dict[str, str]:
     if busy < 0.1:
         return {}
     remark = 'of the cores before the run: trust CPU time at --threads 1, or run again when idle'
-    return {'busy neighbours': f'{busy:.0%} {remark}'}
+    return {'busy neighbors': f'{busy:.0%} {remark}'}
 
 
 def _ticks() -> tuple[int, int]:

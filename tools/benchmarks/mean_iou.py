@@ -17,7 +17,7 @@ CLASSES, SIDE, IMAGES, IGNORED = 150, 512, 16, 255
 
 def mean_iou(options: Options) -> Found:
     """Intersections and unions of 150 classes on 512 x 512 pixels, against a loop over classes in numpy."""
-    pairs = [labelled(seed) for seed in range(IMAGES)]
+    pairs = [labeled(seed) for seed in range(IMAGES)]
     tensors = [
         (torch.from_numpy(a).to(options.device), torch.from_numpy(b).to(options.device)) for a, b in pairs
     ]
@@ -42,11 +42,11 @@ def mean_iou(options: Options) -> Found:
     return rows, {'classes': CLASSES, 'pixels': f'{SIDE} x {SIDE}', 'IoUs': 'the same'}
 
 
-def labelled(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def labeled(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A prediction and a mask: patches of classes, a tenth of the pixels wrong, some of them ignored."""
-    dice = np.random.default_rng(seed)
-    mask = dice.integers(0, CLASSES, (16, 16)).repeat(SIDE // 16, 0).repeat(SIDE // 16, 1)
-    prediction = np.where(dice.random(mask.shape) < 0.1, dice.integers(0, CLASSES, mask.shape), mask)
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, CLASSES, (16, 16)).repeat(SIDE // 16, 0).repeat(SIDE // 16, 1)
+    prediction = np.where(rng.random(mask.shape) < 0.1, rng.integers(0, CLASSES, mask.shape), mask)
     mask[:8] = IGNORED
     return prediction, mask
 

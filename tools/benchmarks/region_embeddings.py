@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdense.clip.model import CLIP, build_clip
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 from clipdense.methods.vild.crops import crop_regions, grown
 from clipdense.methods.vild.region_embeddings import embed_crops
 
@@ -24,11 +24,11 @@ def region_embeddings(options: Options) -> Found:
     torch.manual_seed(0)
     clip = build_clip(options.model).eval().to(options.device)
     image, boxes = photograph(), proposals(options.batch)
-    crop = CentreCrop.of(clip.preprocess)
+    crop = CenterCrop.of(clip.preprocess)
 
     def ours() -> Tensor:
         crops = crop_regions(image, boxes, crop, FACTORS)
-        return clip.preprocess.normalise(crops.flatten(0, 1).to(options.device))
+        return clip.preprocess.normalize(crops.flatten(0, 1).to(options.device))
 
     def peer() -> Tensor:
         return plain_crops(clip, image, boxes).to(options.device)
@@ -52,7 +52,7 @@ def region_embeddings(options: Options) -> Found:
 
 
 def plain_crops(clip: CLIP, image: Image.Image, boxes: np.ndarray) -> Tensor:
-    """(2 R, 3, S, S): cut, scale, to tensor, normalise, one by one."""
+    """(2 R, 3, S, S): cut, scale, to tensor, normalize, one by one."""
     found = []
     for factor in FACTORS:
         for box in grown(boxes, factor, (HEIGHT, WIDTH)).tolist():
@@ -69,18 +69,18 @@ def plain_embeddings(clip: CLIP, crops: Tensor) -> Tensor:
 
 def photograph() -> Image.Image:
     """Soft and fine structure, as photographs have."""
-    dice = np.random.default_rng(0)
-    soft = Image.fromarray(dice.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+    rng = np.random.default_rng(0)
+    soft = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
     soft = np.asarray(soft.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32)
-    fine = dice.normal(0, 12, (HEIGHT, WIDTH, 3))
+    fine = rng.normal(0, 12, (HEIGHT, WIDTH, 3))
     return Image.fromarray((soft + fine).clip(0, 255).astype(np.uint8))
 
 
 def proposals(count: int) -> np.ndarray:
     """(R, 4) boxes of all sizes and shapes from 1 : 3 to 3 : 1."""
-    dice = np.random.default_rng(1)
-    area = np.exp(dice.uniform(np.log(24**2), np.log(400**2), count))
-    ratio = np.exp(dice.uniform(-np.log(3), np.log(3), count))
+    rng = np.random.default_rng(1)
+    area = np.exp(rng.uniform(np.log(24**2), np.log(400**2), count))
+    ratio = np.exp(rng.uniform(-np.log(3), np.log(3), count))
     size = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], axis=1).clip(2, [WIDTH, HEIGHT])
-    corner = dice.random((count, 2)) * ([WIDTH, HEIGHT] - size)
+    corner = rng.random((count, 2)) * ([WIDTH, HEIGHT] - size)
     return np.concatenate([corner, corner + size], axis=1).astype(np.float32)

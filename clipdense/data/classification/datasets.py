@@ -34,8 +34,8 @@ _TRAIN_SPLITS = ('train', 'trainval', 'train-standard')
 _TEST_SPLITS = ('test', 'val', 'valid')
 
 
-class LabelledImages(Dataset):
-    """What labelled datasets share.
+class LabeledImages(Dataset):
+    """What labeled datasets share.
 
     Args:
         class_names: K names.
@@ -87,7 +87,7 @@ class LabelledImages(Dataset):
 
 
 @DATASETS.register_module()
-class LabelledFolder(LabelledImages):
+class LabeledFolder(LabeledImages):
     """A folder with one folder of images for each class, in alphabetical order (ImageNet's layout).
 
     Names come from ``class_names``, or from ``classes.txt`` in the folder: one name a line in the order of
@@ -96,7 +96,7 @@ class LabelledFolder(LabelledImages):
 
     Args:
         root: the folder.
-        transform, seed, max_bad_fraction: as in ``LabelledImages``.
+        transform, seed, max_bad_fraction: as in ``LabeledImages``.
         class_names: names in the order of the folders, or a dict from folder to name.
 
     Raises:
@@ -135,14 +135,14 @@ class LabelledFolder(LabelledImages):
 
 
 @DATASETS.register_module()
-class TorchvisionDataset(LabelledImages):
+class TorchvisionDataset(LabeledImages):
     """Any classification dataset of torchvision that is on disk; nothing is downloaded.
 
     Args:
         name: a class of ``torchvision.datasets`` such as 'CIFAR100', 'Food101' or 'OxfordIIITPet'.
         root: the folder that torchvision would download to.
         train: the training part instead of the one for tests.
-        transform, seed: as in ``LabelledImages``.
+        transform, seed: as in ``LabeledImages``.
         class_names: K names instead of the dataset's own, whose underscores become spaces.
         options: further arguments of the class, such as ``{'split': 'trainval'}``.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .dice import Dice
+from .rng import RandomStream
 
 _GROUND_PHRASES = ('on {a} ground', 'on {a} background', 'in front of {a} wall', 'against {a} background')
 _OPENINGS = ('', '', '', 'a picture of ', 'a photo of ', 'an image of ', 'a drawing of ', 'there is ')
@@ -19,7 +19,7 @@ def with_article(phrase: str) -> str:
     return f'{"an" if phrase[0] in "aeiou" else "a"} {phrase}'
 
 
-def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, dice: Dice) -> str:
+def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, rng: RandomStream) -> str:
     """Describe an image, or a part of it.
 
     Objects come in random order; one time in four only some of them are named, one time in three the ground
@@ -29,21 +29,21 @@ def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, dice: Di
         names: class names of the n objects.
         boxes: (n, 4) x1, y1, x2, y2.
         ground: name of the ground.
-        dice: where the choices come from.
+        rng: where the choices come from.
     """
     count = len(names)
-    if count > 1 and dice.uniform() < 0.25:
-        count = 1 + dice.integer(count - 1)
-    order = dice.sample(range(len(names)), count)
-    relation = _relation(boxes[order[0]], boxes[order[1]]) if count == 2 and dice.uniform() < 0.4 else None
+    if count > 1 and rng.uniform() < 0.25:
+        count = 1 + rng.integer(count - 1)
+    order = rng.sample(range(len(names)), count)
+    relation = _relation(boxes[order[0]], boxes[order[1]]) if count == 2 and rng.uniform() < 0.4 else None
     phrases = [with_article(names[at]) for at in order]
-    caption = dice.choice(_OPENINGS) + _join(phrases, relation, dice)
-    if dice.uniform() < 1 / 3:
-        caption += ' ' + dice.choice(_GROUND_PHRASES).format(a=with_article(ground))
+    caption = rng.choice(_OPENINGS) + _join(phrases, relation, rng)
+    if rng.uniform() < 1 / 3:
+        caption += ' ' + rng.choice(_GROUND_PHRASES).format(a=with_article(ground))
     return caption
 
 
-def _join(phrases: Sequence[str], relation: str | None, dice: Dice) -> str:
+def _join(phrases: Sequence[str], relation: str | None, rng: RandomStream) -> str:
     if not phrases:
         return 'nothing'
     if len(phrases) == 1:
@@ -51,8 +51,8 @@ def _join(phrases: Sequence[str], relation: str | None, dice: Dice) -> str:
     if relation:
         return f'{phrases[0]} {relation} {phrases[1]}'
     if len(phrases) == 2:
-        return dice.choice(_PAIRS).format(*phrases)
-    return dice.choice(_LISTS).format(head=', '.join(phrases[:-1]), last=phrases[-1])
+        return rng.choice(_PAIRS).format(*phrases)
+    return rng.choice(_LISTS).format(head=', '.join(phrases[:-1]), last=phrases[-1])
 
 
 def _relation(first: np.ndarray, second: np.ndarray) -> str | None:

@@ -1,4 +1,4 @@
-"""The classes of the embedded data and their split: colour x texture x shape, as in "red striped star"."""
+"""The classes of the embedded data and their split: color x texture x shape, as in "red striped star"."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Difficulty:
     Lengths are shares of the image's side, so that images of another size show the same scenes.
 
     Args:
-        colours, textures, shapes: the factors whose product are the classes.
+        colors, textures, shapes: the factors whose product are the classes.
         image_size: side of the image in pixels, unless overridden.
         objects: least and largest number of objects in an image.
         radius: least and largest radius of a lone object; objects in company are a little smaller.
         overlap: how far two objects may cover each other, as a share of the sum of their radii.
-        clutter: least and largest number of grey things that belong to no class.
+        clutter: least and largest number of gray things that belong to no class.
     """
 
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     textures: tuple[str, ...]
     shapes: tuple[str, ...]
     image_size: int
@@ -33,14 +33,14 @@ class Difficulty:
     clutter: tuple[int, int]
 
 
-_COLOURS = ('red', 'green', 'blue', 'yellow', 'purple', 'orange')
+_COLORS = ('red', 'green', 'blue', 'yellow', 'purple', 'orange')
 _TEXTURES = ('solid', 'striped', 'dotted', 'checked', 'ringed')
 _SHAPES = ('circle', 'square', 'triangle', 'star', 'cross', 'ring')
 
 DIFFICULTIES = {
-    'easy': Difficulty(_COLOURS[:4], _TEXTURES[:2], _SHAPES[:4], 32, (1, 2), (0.24, 0.34), 0.0, (0, 0)),
-    'standard': Difficulty(_COLOURS[:4], _TEXTURES[:4], _SHAPES[:4], 32, (1, 3), (0.20, 0.32), 0.2, (0, 3)),
-    'hard': Difficulty(_COLOURS, _TEXTURES, _SHAPES, 64, (2, 5), (0.14, 0.28), 0.4, (3, 9)),
+    'easy': Difficulty(_COLORS[:4], _TEXTURES[:2], _SHAPES[:4], 32, (1, 2), (0.24, 0.34), 0.0, (0, 0)),
+    'standard': Difficulty(_COLORS[:4], _TEXTURES[:4], _SHAPES[:4], 32, (1, 3), (0.20, 0.32), 0.2, (0, 3)),
+    'hard': Difficulty(_COLORS, _TEXTURES, _SHAPES, 64, (2, 5), (0.14, 0.28), 0.4, (3, 9)),
 }
 
 
@@ -50,18 +50,18 @@ def split_classes(difficulty: Difficulty) -> dict[str, tuple[str, ...]]:
     Unseen are the combinations whose three positions have one parity.  On 'standard', each pair of values
     that an unseen class has ("red striped", "red star", "striped star") belongs to two unseen classes and to
     at least one base class: every pair has been seen before, and yet two factors never give an unseen class
-    away among its own names.  All three must be recognised.
+    away among its own names.  All three must be recognized.
     """
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
-    factors = (difficulty.colours, difficulty.textures, difficulty.shapes)
+    factors = (difficulty.colors, difficulty.textures, difficulty.shapes)
     for positions in itertools.product(*(range(len(values)) for values in factors)):
         name = ' '.join(values[at] for values, at in zip(factors, positions, strict=True))
         names[_split_of(*positions)].append(name)
     return {split: tuple(names[split]) for split in SPLITS}
 
 
-def _split_of(colour: int, texture: int, shape: int) -> str:
-    if colour % 2 == texture % 2 == shape % 2:
+def _split_of(color: int, texture: int, shape: int) -> str:
+    if color % 2 == texture % 2 == shape % 2:
         return 'unseen'
-    halves_even = (colour // 2 + texture // 2 + shape // 2) % 2 == 0
-    return 'novel' if halves_even and (colour % 2 == texture % 2 or colour // 2 == 0) else 'base'
+    halves_even = (color // 2 + texture // 2 + shape // 2) % 2 == 0
+    return 'novel' if halves_even and (color % 2 == texture % 2 or color // 2 == 0) else 'base'

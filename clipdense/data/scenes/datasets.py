@@ -189,7 +189,7 @@ class SceneSegmentation(Dataset):
         num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
         all_names: ``vocabulary`` and labels are over all classes instead of the split's own.
-        unlabelled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are
+        unlabeled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are
             to a model trained on the masks of base classes.
         stream: images of different streams have nothing in common.
         ignore_index: label of pixels that do not count.
@@ -203,20 +203,20 @@ class SceneSegmentation(Dataset):
         seed: int = 0,
         image_size: int | None = None,
         all_names: bool = False,
-        unlabelled: Sequence[str] = (),
+        unlabeled: Sequence[str] = (),
         stream: str = 'val',
         ignore_index: int = 255,
     ) -> None:
         self.scenes = Scenes(difficulty, seed, image_size)
         self.num_images, self.stream = num_images, f'{stream}/{split}/masks'
         self.ignore_index = ignore_index
-        self.splits = (split, *unlabelled)
+        self.splits = (split, *unlabeled)
         self.vocabulary: Vocabulary = self.scenes.vocabulary(SPLITS if all_names else [split])
         offered = range(len(self.scenes.class_names)) if all_names else self.scenes.indices([split])
         self._labels = np.full(len(self.scenes.class_names) + 1, ignore_index, np.int64)
         self._labels[0] = 0
         self._labels[[at + 1 for at in offered]] = np.arange(1, len(offered) + 1)
-        self._labels[[at + 1 for at in self.scenes.indices(unlabelled)] if unlabelled else []] = ignore_index
+        self._labels[[at + 1 for at in self.scenes.indices(unlabeled)] if unlabeled else []] = ignore_index
         self._images = _Images(self._draw, num_images, self.scenes, keep=True)
 
     @property

@@ -36,11 +36,11 @@ class Writer:
     Args:
         folder: is there.
         scenes: what the images are from.
-        twins: where another writer has put the same JPEG files, which are then linked instead of copied.
+        jpeg_folder: existing folder with the same JPEG files; they are hard-linked instead of written again.
     """
 
-    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
-        self.folder, self.scenes, self.twins = folder, scenes, twins
+    def __init__(self, folder: Path, scenes: Scenes, jpeg_folder: Path | None = None) -> None:
+        self.folder, self.scenes, self.jpeg_folder = folder, scenes, jpeg_folder
         self._folders: set[Path] = set()
 
     def add(self, image: ImageRecord) -> None:
@@ -56,9 +56,9 @@ class Writer:
 
     def _put_image(self, folder: str, image: ImageRecord) -> None:
         path = self._path(f'{folder}/{image.name}.jpg')
-        if self.twins is not None:
+        if self.jpeg_folder is not None:
             with contextlib.suppress(OSError):  # file systems without links
-                os.link(self.twins / path.name, path)
+                os.link(self.jpeg_folder / path.name, path)
                 return
         path.write_bytes(image.jpeg)
 
@@ -80,8 +80,8 @@ class VocWriter(Writer):
 
     images = 'JPEGImages'
 
-    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
-        super().__init__(folder, scenes, twins)
+    def __init__(self, folder: Path, scenes: Scenes, jpeg_folder: Path | None = None) -> None:
+        super().__init__(folder, scenes, jpeg_folder)
         self._names: dict[str, list[str]] = defaultdict(list)
 
     def add(self, image: ImageRecord) -> None:
@@ -125,8 +125,8 @@ class CocoWriter(Writer):
     Categories are all classes, in order, each with its split; segmentations are uncompressed run lengths.
     """
 
-    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
-        super().__init__(folder, scenes, twins)
+    def __init__(self, folder: Path, scenes: Scenes, jpeg_folder: Path | None = None) -> None:
+        super().__init__(folder, scenes, jpeg_folder)
         self._images: dict[str, list[ImageRecord]] = defaultdict(list)
 
     def add(self, image: ImageRecord) -> None:
@@ -188,8 +188,8 @@ class CocoWriter(Writer):
 class ShardWriter(Writer):
     """webdataset: ``SET/000000.tar`` and so on, with ``.jpg``, ``.txt`` and ``.json`` for each image."""
 
-    def __init__(self, folder: Path, scenes: Scenes, twins: Path | None = None) -> None:
-        super().__init__(folder, scenes, twins)
+    def __init__(self, folder: Path, scenes: Scenes, jpeg_folder: Path | None = None) -> None:
+        super().__init__(folder, scenes, jpeg_folder)
         self._counts: dict[str, int] = defaultdict(int)
         self._tar: tarfile.TarFile | None = None
 

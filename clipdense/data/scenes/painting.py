@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dice import Dice
+from .rng import RandomStream
 
 Outline = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 Point = tuple[float, float]
 
-# A colour, and the second colours that its textures may have: those that stand out against it.
-COLOURS: dict[str, tuple[tuple[int, int, int], tuple[str, ...]]] = {
+# A color, and the second colors that its textures may have: those that stand out against it.
+COLORS: dict[str, tuple[tuple[int, int, int], tuple[str, ...]]] = {
     'red': ((214, 36, 42), ('pale', 'dark')),
     'green': ((34, 158, 58), ('pale', 'dark')),
     'blue': ((40, 78, 222), ('pale',)),
@@ -37,40 +37,40 @@ class Figure:
 
     window: tuple[slice, slice]  # its rows and columns of the canvas
     distance: np.ndarray  # (h, w) pixels to the outline, negative inside
-    x: np.ndarray  # (1, w) pixel centres, seen from the figure's centre
+    x: np.ndarray  # (1, w) pixel centers, seen from the figure's center
     y: np.ndarray  # (h, 1)
     radius: float
 
     @property
     def inside(self) -> np.ndarray:
-        """(h, w) pixels whose centre the figure covers: its exact mask."""
+        """(h, w) pixels whose center the figure covers: its exact mask."""
         return self.distance <= 0
 
 
-def lay_out(shape: str, centre: Point, radius: float, turn: float, size: int) -> Figure:
+def lay_out(shape: str, center: Point, radius: float, turn: float, size: int) -> Figure:
     """Lay a shape out on a canvas of ``size`` x ``size`` pixels.
 
     Args:
         shape: one of ``OUTLINES``.
-        centre: (x, y) in pixels, where 0 is the left or upper edge.
+        center: (x, y) in pixels, where 0 is the left or upper edge.
         radius: in pixels.
         turn: tangent of half the angle of rotation.
         size: S.
     """
     outline, extent = OUTLINES[shape]
-    columns, x = _axis(centre[0], extent * radius, size)
-    rows, y = _axis(centre[1], extent * radius, size)
+    columns, x = _axis(center[0], extent * radius, size)
+    rows, y = _axis(center[1], extent * radius, size)
     x, y = x[None, :], y[:, None]
     return Figure((rows, columns), outline(*_rotate(x, y, turn), np.float32(radius)), x, y, radius)
 
 
-def paint_object(canvas: np.ndarray, figure: Figure, colour: str, texture: str, dice: Dice) -> None:
-    """Blend a coloured, textured figure into the (S, S, 3) canvas, its edge smoothed over one pixel."""
-    rgb, seconds = COLOURS[colour]
-    light = dice.uniform(0.85, 1.1)
-    first = np.array([value * light + dice.uniform(-12, 12) for value in rgb], np.float32)
-    second = np.array(_SECOND[dice.choice(seconds)], np.float32)
-    turn, shift = dice.uniform(-1, 1), (dice.uniform(), dice.uniform())
+def paint_object(canvas: np.ndarray, figure: Figure, color: str, texture: str, rng: RandomStream) -> None:
+    """Blend a colored, textured figure into the (S, S, 3) canvas, its edge smoothed over one pixel."""
+    rgb, seconds = COLORS[color]
+    light = rng.uniform(0.85, 1.1)
+    first = np.array([value * light + rng.uniform(-12, 12) for value in rgb], np.float32)
+    second = np.array(_SECOND[rng.choice(seconds)], np.float32)
+    turn, shift = rng.uniform(-1, 1), (rng.uniform(), rng.uniform())
     if pattern := TEXTURES[texture]:
         share = _soft(pattern(figure, turn, shift))[..., None]  # (h, w, 1)
         _blend(canvas, figure, first + share * (second - first))
@@ -78,22 +78,22 @@ def paint_object(canvas: np.ndarray, figure: Figure, colour: str, texture: str, 
         _blend(canvas, figure, first)
 
 
-def paint_clutter(canvas: np.ndarray, dice: Dice) -> None:
-    """Blend something small and grey into the canvas that belongs to no class: a bar or a speck."""
+def paint_clutter(canvas: np.ndarray, rng: RandomStream) -> None:
+    """Blend something small and gray into the canvas that belongs to no class: a bar or a speck."""
     size = len(canvas)
-    centre = (dice.uniform(0, size), dice.uniform(0, size))
-    shape = dice.choice(('bar', 'circle'))
-    radius = size * dice.uniform(0.03, 0.06) * (2.2 if shape == 'bar' else 1.0)
-    figure = lay_out(shape, centre, radius, dice.uniform(-1, 1), size)
-    level = dice.choice((dice.uniform(20, 80), dice.uniform(170, 235)))
-    _blend(canvas, figure, np.array([level + dice.uniform(-10, 10) for _ in range(3)], np.float32))
+    center = (rng.uniform(0, size), rng.uniform(0, size))
+    shape = rng.choice(('bar', 'circle'))
+    radius = size * rng.uniform(0.03, 0.06) * (2.2 if shape == 'bar' else 1.0)
+    figure = lay_out(shape, center, radius, rng.uniform(-1, 1), size)
+    level = rng.choice((rng.uniform(20, 80), rng.uniform(170, 235)))
+    _blend(canvas, figure, np.array([level + rng.uniform(-10, 10) for _ in range(3)], np.float32))
 
 
-def paint_ground(name: str, size: int, dice: Dice) -> np.ndarray:
+def paint_ground(name: str, size: int, rng: RandomStream) -> np.ndarray:
     """A new (S, S, 3) float32 canvas: a tint of low saturation, varied by one of ``GROUNDS``."""
-    level = dice.uniform(70, 195)
-    tint = np.array([level + dice.uniform(-20, 20) for _ in range(3)], np.float32)
-    return GROUNDS[name](size, dice)[..., None] + tint
+    level = rng.uniform(70, 195)
+    tint = np.array([level + rng.uniform(-20, 20) for _ in range(3)], np.float32)
+    return GROUNDS[name](size, rng)[..., None] + tint
 
 
 def finish(canvas: np.ndarray) -> np.ndarray:
@@ -101,9 +101,9 @@ def finish(canvas: np.ndarray) -> np.ndarray:
     return (np.clip(canvas, 0, 255) + np.float32(0.5)).astype(np.uint8)
 
 
-def _blend(canvas: np.ndarray, figure: Figure, colour: np.ndarray) -> None:
+def _blend(canvas: np.ndarray, figure: Figure, color: np.ndarray) -> None:
     region = canvas[figure.window]
-    region += _soft(-figure.distance)[..., None] * (colour - region)
+    region += _soft(-figure.distance)[..., None] * (color - region)
 
 
 def _soft(distance: np.ndarray) -> np.ndarray:
@@ -111,10 +111,10 @@ def _soft(distance: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(distance + np.float32(0.5), 0), 1)
 
 
-def _axis(centre: float, reach: float, size: int) -> tuple[slice, np.ndarray]:
-    """The pixels of one axis within ``reach`` of ``centre``, and their centres seen from there."""
-    first, last = max(int(centre - reach) - 1, 0), min(int(centre + reach) + 2, size)
-    return slice(first, last), np.arange(first, last, dtype=np.float32) + np.float32(0.5 - centre)
+def _axis(center: float, reach: float, size: int) -> tuple[slice, np.ndarray]:
+    """The pixels of one axis within ``reach`` of ``center``, and their centers seen from there."""
+    first, last = max(int(center - reach) - 1, 0), min(int(center + reach) + 2, size)
+    return slice(first, last), np.arange(first, last, dtype=np.float32) + np.float32(0.5 - center)
 
 
 def _rotate(x: np.ndarray, y: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +156,7 @@ def _star(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
     return second - np.float32(0.45) * radius
 
 
-# The outline, and how far it reaches from its centre in radii.
+# The outline, and how far it reaches from its center in radii.
 OUTLINES: dict[str, tuple[Outline, float]] = {
     'circle': (_circle, 1.0),
     'square': (_box(0.88, 0.88), 1.245),
@@ -203,7 +203,7 @@ def _ringed(figure: Figure, turn: float, shift: Point) -> np.ndarray:
     return np.float32(period / 4) - _wave(distance + np.float32(shift[0] * period), period)
 
 
-# Signed distance in pixels to the border between two colours, positive in the second; None: one colour only.
+# Signed distance in pixels to the border between two colors, positive in the second; None: one color only.
 TEXTURES: dict[str, Callable[[Figure, float, Point], np.ndarray] | None] = {
     'solid': None,
     'striped': _striped,
@@ -213,33 +213,33 @@ TEXTURES: dict[str, Callable[[Figure, float, Point], np.ndarray] | None] = {
 }
 
 
-def _plain(size: int, dice: Dice) -> np.ndarray:
+def _plain(size: int, rng: RandomStream) -> np.ndarray:
     along = np.linspace(-1, 1, size, dtype=np.float64).astype(np.float32)
-    across, down = np.float32(dice.uniform(-14, 14)), np.float32(dice.uniform(-14, 14))
+    across, down = np.float32(rng.uniform(-14, 14)), np.float32(rng.uniform(-14, 14))
     return across * along[None, :] + down * along[:, None]
 
 
-def _sandy(size: int, dice: Dice) -> np.ndarray:
-    return _coarse(size, 32, dice) * np.float32(0.2)
+def _sandy(size: int, rng: RandomStream) -> np.ndarray:
+    return _coarse(size, 32, rng) * np.float32(0.2)
 
 
-def _rough(size: int, dice: Dice) -> np.ndarray:
-    return _coarse(size, 9, dice) * np.float32(0.28)
+def _rough(size: int, rng: RandomStream) -> np.ndarray:
+    return _coarse(size, 9, rng) * np.float32(0.28)
 
 
-def _cloudy(size: int, dice: Dice) -> np.ndarray:
+def _cloudy(size: int, rng: RandomStream) -> np.ndarray:
     weights = _hat_weights(size)  # (S, 5)
-    smooth = weights @ dice.noise(5, 5) @ weights.T  # whole numbers < 2 ** 24: exact in any order
+    smooth = weights @ rng.noise(5, 5) @ weights.T  # whole numbers < 2 ** 24: exact in any order
     return smooth * np.float32(0.42 / 32**2) - np.float32(54)
 
 
-def _woven(size: int, dice: Dice) -> np.ndarray:
-    threads = np.arange(size, dtype=np.int64) * 16 // size + dice.integer(16)
+def _woven(size: int, rng: RandomStream) -> np.ndarray:
+    threads = np.arange(size, dtype=np.int64) * 16 // size + rng.integer(16)
     crossing = (threads[:, None] + threads[None, :]) % 4 < 2
     return np.where(crossing, np.float32(9), np.float32(-9))
 
 
-GROUNDS: dict[str, Callable[[int, Dice], np.ndarray]] = {
+GROUNDS: dict[str, Callable[[int, RandomStream], np.ndarray]] = {
     'plain': _plain,
     'sandy': _sandy,
     'rough': _rough,
@@ -248,10 +248,10 @@ GROUNDS: dict[str, Callable[[int, Dice], np.ndarray]] = {
 }
 
 
-def _coarse(size: int, cells: int, dice: Dice) -> np.ndarray:
+def _coarse(size: int, cells: int, rng: RandomStream) -> np.ndarray:
     """Noise around zero in about ``cells`` x ``cells`` squares."""
     at = np.arange(size, dtype=np.int64) * cells // size
-    return (dice.noise(cells, cells) - np.float32(127.5))[at][:, at]
+    return (rng.noise(cells, cells) - np.float32(127.5))[at][:, at]
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ from ...utils.errors import InputError, nearest
 from . import painting
 from .captions import write_caption
 from .combinations import DIFFICULTIES, SPLITS, split_classes
-from .dice import Dice
+from .rng import RandomStream
 
 if TYPE_CHECKING:
     from ...vocab.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ class _Placed(NamedTuple):
 
 
 class Scenes:
-    """Draws images of coloured, textured shapes; each depends on (seed, stream, index) and on nothing else.
+    """Draws images of colored, textured shapes; each depends on (seed, stream, index) and on nothing else.
 
     Args:
         difficulty: a name in ``DIFFICULTIES``.
@@ -108,16 +108,16 @@ class Scenes:
             stream: images of different streams have nothing in common.
         """
         classes = self.indices(allowed)
-        dice = Dice(self.seed, stream, index)
-        count = num_objects or dice.between(self.difficulty.objects)
-        ground = dice.choice(tuple(painting.GROUNDS))
-        canvas = painting.paint_ground(ground, self.image_size, dice)
-        for _ in range(dice.between(self.difficulty.clutter)):
-            painting.paint_clutter(canvas, dice)
-        placed, labels = _visible(self._place(dice.sample(classes, count), dice), self.image_size)
+        rng = RandomStream(self.seed, stream, index)
+        count = num_objects or rng.between(self.difficulty.objects)
+        ground = rng.choice(tuple(painting.GROUNDS))
+        canvas = painting.paint_ground(ground, self.image_size, rng)
+        for _ in range(rng.between(self.difficulty.clutter)):
+            painting.paint_clutter(canvas, rng)
+        placed, labels = _visible(self._place(rng.sample(classes, count), rng), self.image_size)
         for item in placed:
-            colour, texture, _ = self.class_names[item.class_id].split(' ')
-            painting.paint_object(canvas, item.figure, colour, texture, dice)
+            color, texture, _ = self.class_names[item.class_id].split(' ')
+            painting.paint_object(canvas, item.figure, color, texture, rng)
         class_ids = np.array([item.class_id for item in placed], np.int64)
         boxes = _boxes(placed, labels)
         caption = self.caption(index, class_ids, boxes, ground, stream)
@@ -128,8 +128,8 @@ class Scenes:
         self, index: int, class_ids: np.ndarray, boxes: np.ndarray, ground: str, stream: str, variant: int = 0
     ) -> str:
         """A caption of an image drawn before; each ``variant`` is worded anew."""
-        dice = Dice(self.seed, f'{stream}/caption {variant}', index)
-        return write_caption([self.class_names[at] for at in class_ids], boxes, ground, dice)
+        rng = RandomStream(self.seed, f'{stream}/caption {variant}', index)
+        return write_caption([self.class_names[at] for at in class_ids], boxes, ground, rng)
 
     def vocabulary(self, splits: Sequence[str] = SPLITS, background: bool = True) -> Vocabulary:
         """The classes of the splits in order; those that have no labels in training count as novel."""
@@ -157,17 +157,17 @@ class Scenes:
             raise InputError('a scene needs at least one split or class that may occur')
         return tuple(dict.fromkeys(found))
 
-    def _place(self, class_ids: Sequence[int], dice: Dice) -> list[_Placed]:
+    def _place(self, class_ids: Sequence[int], rng: RandomStream) -> list[_Placed]:
         """Find a place for each object where it covers the others as little as may be."""
         size, keep = self.image_size, 1 - self.difficulty.overlap
         company = 1 / (1 + 0.12 * (len(class_ids) - 1))
         taken: list[tuple[float, float, float]] = []
         placed = []
         for class_id in class_ids:
-            radius = size * company * dice.uniform(*self.difficulty.radius)
+            radius = size * company * rng.uniform(*self.difficulty.radius)
             best, most = (0.0, 0.0), -float('inf')
             for _ in range(_TRIES):
-                x, y = dice.uniform(radius, size - radius), dice.uniform(radius, size - radius)
+                x, y = rng.uniform(radius, size - radius), rng.uniform(radius, size - radius)
                 room = min((_room(x - a, y - b, keep * (radius + c)) for a, b, c in taken), default=0.0)
                 if room > most:
                     best, most = (x, y), room
@@ -175,7 +175,7 @@ class Scenes:
                     break
             taken.append((*best, radius))
             shape = self.class_names[class_id].rpartition(' ')[2]
-            figure = painting.lay_out(shape, best, radius, dice.uniform(-_TILT, _TILT), size)
+            figure = painting.lay_out(shape, best, radius, rng.uniform(-_TILT, _TILT), size)
             placed.append(_Placed(class_id, figure))
         return placed
 

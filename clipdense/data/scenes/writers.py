@@ -40,7 +40,7 @@ class ImageSet:
     name: str  # of their list; their own names begin with it
     count: int
     shown: tuple[str, ...]  # splits whose classes occur
-    labelled: tuple[str, ...]  # splits with masks and boxes; pixels of the others are ignored
+    labeled: tuple[str, ...]  # splits with masks and boxes; pixels of the others are ignored
 
 
 def standard_sets(num_train: int, num_val: int) -> list[ImageSet]:
@@ -105,7 +105,7 @@ def encode_image(scenes: Scenes, task: tuple[ImageSet, int]) -> ImageRecord:
     """Draw and encode one image of a set."""
     one, index = task
     scene = scenes.draw(index, one.shown, stream=one.name)
-    known = set(scenes.indices(one.labelled))
+    known = set(scenes.indices(one.labeled))
     labels = np.array([0, *(at + 1 if at in known else IGNORED for at in range(len(scenes.class_names)))])
     objects = [
         _describe(int(class_id), box, scene.mask == class_id + 1)
@@ -147,8 +147,10 @@ def _write(scenes: Scenes, sets: Sequence[ImageSet], kinds: dict[Path, type[Writ
     with ExitStack() as stack:
         writers: list[Writer] = []
         for folder, kind in kinds.items():
-            twins = next((one.folder / one.images for one in writers if isinstance(one, VocWriter)), None)
-            writers.append(kind(stack.enter_context(_staged(folder)), scenes, twins))
+            jpeg_folder = next(
+                (one.folder / one.images for one in writers if isinstance(one, VocWriter)), None
+            )
+            writers.append(kind(stack.enter_context(_staged(folder)), scenes, jpeg_folder))
         encode = partial(encode_image, scenes)
         if workers:
             pool = stack.enter_context(ProcessPoolExecutor(workers))

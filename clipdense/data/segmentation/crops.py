@@ -1,4 +1,4 @@
-"""Labelled images to train a segmenter on: crops of one size, and classes that training must not see.
+"""Labeled images to train a segmenter on: crops of one size, and classes that training must not see.
 
 (H, W): pixels of an image, S: side of a crop.
 """
@@ -27,7 +27,7 @@ UnseenPixels = Literal['ignore', 'background', 'keep']
 
 
 class _Wrapped(Dataset):
-    """A labelled dataset behind another one: same length, same epochs."""
+    """A labeled dataset behind another one: same length, same epochs."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = build(dataset, DATASETS)
@@ -50,7 +50,7 @@ class _Wrapped(Dataset):
 
 @DATASETS.register_module()
 class SegmentationCrops(_Wrapped):
-    """Random parts of labelled images, scaled and mirrored at random.
+    """Random parts of labeled images, scaled and mirrored at random.
 
     A crop depends on (seed, epoch, index) alone.  One that is larger than the image keeps it whole, with
     black pixels, which are ignored, to the right and below.
@@ -166,7 +166,7 @@ class ZeroShotSplit(_Wrapped):
         self.labels = self._table(words, hidden, pixels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
-        """The item with its mask relabelled."""
+        """The item with its mask relabeled."""
         item = self.dataset[index]
         sample = item['samples']
         counted = sample.mask != self.ignore_index

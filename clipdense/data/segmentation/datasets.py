@@ -3,7 +3,7 @@
 root/
   classes.txt                          one class a line: line n names mask value n (line 0 comes first)
   JPEGImages/NAME.jpg                  .jpeg, .png and other endings as well
-  SegmentationClass/NAME.png           palette or grey PNG whose values are class indices
+  SegmentationClass/NAME.png           palette or gray PNG whose values are class indices
   ImageSets/Segmentation/SPLIT.txt     one NAME a line
 """
 
@@ -34,7 +34,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 _UNKNOWN = -1
 
 
-class LabelledImages(Dataset):
+class LabeledImages(Dataset):
     """Images of their original size with class indices for their pixels, from a list of each.
 
     Args:
@@ -44,8 +44,8 @@ class LabelledImages(Dataset):
         vocabulary: the classes that are asked for; ``stored`` by default.  Classes are matched by name, and
             pixels of other classes are ignored; a vocabulary with other names but as many classes renames
             them in order.
-        ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
-        zero_is_unlabelled: 0 in the files is unlabelled too, and class 0 is 1 there ("reduce zero label").
+        ignore_index: value of unlabeled pixels, in the files and in the masks that come out.
+        zero_is_unlabeled: 0 in the files is unlabeled too, and class 0 is 1 there ("reduce zero label").
         max_pixels: larger images are refused.
 
     Raises:
@@ -60,7 +60,7 @@ class LabelledImages(Dataset):
         stored: Vocabulary,
         vocabulary: Vocabulary | None = None,
         ignore_index: int = 255,
-        zero_is_unlabelled: bool = False,
+        zero_is_unlabeled: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.root, self.images, self.masks = root, list(images), list(masks)
@@ -69,7 +69,7 @@ class LabelledImages(Dataset):
         if 0 <= ignore_index < len(self.vocabulary):
             name = self.vocabulary.class_names[ignore_index]
             raise InputError(f'ignore_index {ignore_index} is a class ({name!r})')
-        self._first = int(zero_is_unlabelled)  # value of the first class
+        self._first = int(zero_is_unlabeled)  # value of the first class
         self._labels = _label_table(stored, self.vocabulary, ignore_index, self._first)
 
     @property
@@ -153,16 +153,16 @@ class LabelledImages(Dataset):
 
 
 @DATASETS.register_module()
-class VOCSegmentation(LabelledImages):
+class VOCSegmentation(LabeledImages):
     """A folder in PASCAL VOC's layout.
 
     Args:
         root: the folder above.
         split: name of a list in ``ImageSets/Segmentation``.
-        vocabulary: the classes that are asked for, or a file of them, see ``LabelledImages``; without one,
+        vocabulary: the classes that are asked for, or a file of them, see ``LabeledImages``; without one,
             those of the folder's ``vocabulary.json`` (as ``Vocabulary`` saves it) or ``classes.txt``, where a
             class called "background" is the background.
-        ignore_index: value of unlabelled pixels, in the files and in the masks that come out.
+        ignore_index: value of unlabeled pixels, in the files and in the masks that come out.
         max_pixels: larger images are refused.
         mask_folder: where the masks lie.
 
@@ -197,7 +197,7 @@ class VOCSegmentation(LabelledImages):
 
 @dataclass
 class CheckReport:
-    """What ``LabelledImages.check`` found."""
+    """What ``LabeledImages.check`` found."""
 
     pixels: dict[str, int]  # of each class
     images: int = 0  # without faults
@@ -266,7 +266,7 @@ def _vocabulary(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
 def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, first: int) -> np.ndarray:
     """(256 or more,) int64: the class index of each value that a file may hold, ``_UNKNOWN`` for others.
 
-    ``first`` is the value of the first class; those below are unlabelled.
+    ``first`` is the value of the first class; those below are unlabeled.
     """
     table = np.full(max(256, first + len(stored), ignore_index + 1), _UNKNOWN, np.int64)
     spelling = {name.casefold(): index for index, name in enumerate(chosen.class_names)}

@@ -102,7 +102,7 @@ class PatchSegmentation:
         found: list[_Answers] = []
         for index in track(range(len(dataset)), self.name):
             item = dataset[index]
-            image = clip.preprocess.normalise(item['images'].to(words.device))[None]
+            image = clip.preprocess.normalize(item['images'].to(words.device))[None]
             _, patches = embed_patches(clip.image, image, self.patches)  # (1, D, h, w)
             cosines = torch.einsum('bdhw,kd->bkhw', F.normalize(patches, dim=1), words)
             size = item['samples'].size

@@ -100,7 +100,7 @@ class ContrastivePretrainer(Model):
         phrases: Tensor | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """(B, 3, H, W) normalised, (B, L) -> losses (mode 'loss') or the two embeddings (B, D).
+        """(B, 3, H, W) normalized, (B, L) -> losses (mode 'loss') or the two embeddings (B, D).
 
         Phrases add (B, M, L) and (B, M), of which the losses alone make use.
         """

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from clipdense.clip.model import CLIP
 from clipdense.clip.text_embeddings import embed_vocabulary, module_digest
-from clipdense.data.segmentation.datasets import LabelledImages, VOCSegmentation
+from clipdense.data.segmentation.datasets import LabeledImages, VOCSegmentation
 from clipdense.data.segmentation.published import BenchmarkSegmentation, find_benchmark
 from clipdense.evaluation.mean_iou import IouScores, confusion_matrix, mean_iou
 from clipdense.utils.errors import InputError
@@ -67,7 +67,7 @@ class Source:
     limit: int | None = None
     workers: int = 0
 
-    def open(self, dataset: str, words: str = '') -> LabelledImages:
+    def open(self, dataset: str, words: str = '') -> LabeledImages:
         """A published dataset by its name, or a folder in PASCAL VOC format, ``FOLDER`` or ``FOLDER:SPLIT``.
 
         Raises:
@@ -131,7 +131,7 @@ def build_segmenter(
 def evaluate(
     weights: Weights,
     method: str,
-    data: LabelledImages,
+    data: LabeledImages,
     preset: Preset,
     proxy: nn.Module | dict | str | None = None,
     workers: int = 0,
@@ -150,7 +150,7 @@ def evaluate(
         items = DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
         for item in track(items, f'{method} on {data.root.name}', total=len(data)):
             sample = item['samples']
-            image = model.data_preprocessor.normalise(item['images'].to(model.queries.device))
+            image = model.data_preprocessor.normalize(item['images'].to(model.queries.device))
             classes = model.segment(image, sample.size).classes.cpu()
             try:
                 total += confusion_matrix(classes, sample.mask, len(words), data.ignore_index)
@@ -163,7 +163,7 @@ def conditions(
     weights: Weights,
     method: str,
     dataset: str,
-    data: LabelledImages,
+    data: LabeledImages,
     preset: Preset,
     proxy: str | None = None,
 ) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def key_of(conditions: Mapping[str, Any]) -> str:
 def record(
     conditions: Mapping[str, Any],
     weights: Weights,
-    data: LabelledImages,
+    data: LabeledImages,
     scores: IouScores,
     seconds: float,
 ) -> dict[str, Any]:

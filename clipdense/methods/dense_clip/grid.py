@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipdense.data.segmentation.datasets import LabelledImages
+from clipdense.data.segmentation.datasets import LabeledImages
 from clipdense.utils.errors import InputError, one_line
 
 from .benchmark import (
@@ -57,7 +57,7 @@ class Grid:
         self.weights, self.methods, self.datasets = weights, list(methods), list(datasets)
         self.out, self.source, self.preset, self.proxy = Path(out), source or Source(), preset, proxy
         check_names(self.methods, self.datasets, preset)
-        self._open: dict[tuple[str, str], LabelledImages] = {}
+        self._open: dict[tuple[str, str], LabeledImages] = {}
 
     def run(self) -> Iterator[Cell]:
         """Yield one cell after another, the stored one where it is finished; the tables follow each.
@@ -95,7 +95,7 @@ class Grid:
         write_json(path, cell)
         return cell
 
-    def _data(self, dataset: str, words: str) -> LabelledImages:
+    def _data(self, dataset: str, words: str) -> LabeledImages:
         if (dataset, words) not in self._open:
             self._open[dataset, words] = self.source.open(dataset, words)
         return self._open[dataset, words]

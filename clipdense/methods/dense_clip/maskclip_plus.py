@@ -1,4 +1,4 @@
-"""MaskCLIP+: any segmentation network, taught by what a training-free segmenter says of unlabelled images.
+"""MaskCLIP+: any segmentation network, taught by what a training-free segmenter says of unlabeled images.
 
 B: images, (H, W): pixels, (h, w): grid of the student, D: joint space, K: classes, Q: queries.
 

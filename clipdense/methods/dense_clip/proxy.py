@@ -74,7 +74,7 @@ class TimmProxy(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised for CLIP -> (B, C, h, w).
+        """(B, 3, H, W), normalized for CLIP -> (B, C, h, w).
 
         Sides that are no multiple of a patch are stretched to the next one.
         """

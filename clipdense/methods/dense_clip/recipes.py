@@ -4,7 +4,7 @@ B: windows, N: patches, T: tokens, (h, w): patch grid, C: width, d: width of a h
 K: classes.
 
 A recipe takes an image tower and windows (B, 3, H, W) and returns the pixel embeddings (B, D, h, w), not yet
-normalised.  What comes after ``*`` are its options.  A method that needs the words has a second half, its
+normalized.  What comes after ``*`` are its options.  A method that needs the words has a second half, its
 ``read``: the first half returns a tuple, pixel embeddings first, and the second takes it, unit length by now,
 with the class embeddings (K, D) to class scores (B, K, h, w).
 """
@@ -168,7 +168,7 @@ def _smooth_and_denoise(
 def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) -> tuple[Tensor, Tensor]:
     """MaskCLIP with key smoothing and prompt denoising; made for whole images.
 
-    Returns pixel embeddings and keys (B, N, C), which the released code normalises over patches, by
+    Returns pixel embeddings and keys (B, N, C), which the released code normalizes over patches, by
     oversight, and we over their width, as the paper has it.
 
     Zhou et al. (arXiv 2112.01071) section 3.2.

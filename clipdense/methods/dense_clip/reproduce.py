@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdense.data.segmentation.datasets import LabelledImages
+from clipdense.data.segmentation.datasets import LabeledImages
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import sha256
 from clipdense.weights import zoo
@@ -34,7 +34,7 @@ class Run:
     dataset: str
     preset: Preset
     weights: Weights
-    data: LabelledImages
+    data: LabeledImages
     target: Published | None  # the number to meet
     same_weights: bool | None  # as the number's; None where that cannot be told
     proxy: str | None = None

@@ -24,7 +24,7 @@ def second_path(
         vit: the tower.
         x: (B, T, C) input of the first of these blocks.
         blocks: how many.
-        mix: query, key, value (B, heads, T, d) and the normalised tokens (B, T, C) -> (B, heads, T, d).
+        mix: query, key, value (B, heads, T, d) and the normalized tokens (B, T, C) -> (B, heads, T, d).
         residual: add up over the blocks; else the second stream is what the last one gives.
 
     Returns:

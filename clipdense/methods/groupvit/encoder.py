@@ -220,7 +220,7 @@ class GroupVitEncoder(nn.Module):
                     nn.init.normal_(weight, std=width**-0.5)
 
     def forward(self, images: Tensor) -> GroupFeatures:
-        """(B, 3, H, W), normalised, any H and W of at least a patch."""
+        """(B, 3, H, W), normalized, any H and W of at least a patch."""
         x, grid = self.embed(images)  # (B, N, C)
         tokens, assignments = None, []
         for stage in self.stages:
@@ -241,7 +241,7 @@ class GroupVitEncoder(nn.Module):
         return self.norm_patch(x) + positions.to(x.dtype), grid
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, C)."""
+        """(B, 3, H, W), normalized -> (B, C)."""
         return self(images).pooled
 
     def project(self, features: Tensor) -> Tensor:

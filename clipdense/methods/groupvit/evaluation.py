@@ -128,7 +128,7 @@ class _Oracle:
     def _owner(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Each pixel's group (H, W) with the whole image in one window."""
         model = self.model
-        image = model.data_preprocessor.normalise(image.to(model.queries.device))
+        image = model.data_preprocessor.normalize(image.to(model.queries.device))
         seen = model.slide.resized((image.shape[-2], image.shape[-1]), model.patch_size)
         embedded = model.clip.encode_groups(F.interpolate(image[None], seen, mode='bilinear', antialias=True))
         self.groups = embedded.groups.shape[1]

@@ -58,7 +58,7 @@ def explain(model: GroupVitSegmenter, image: Image.Image) -> list[StageMap]:
     """
     text = model._text()
     with evaluating(model):
-        pixels = model.data_preprocessor.normalise(to_tensor(image).to(text.device))
+        pixels = model.data_preprocessor.normalize(to_tensor(image).to(text.device))
         size = model.slide.resized((image.height, image.width), model.patch_size)
         shown = torch.nn.functional.interpolate(pixels[None], size, mode='bilinear', antialias=True)
         embedded = model.clip.encode_groups(shown)

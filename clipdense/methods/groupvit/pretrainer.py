@@ -110,7 +110,7 @@ class GroupVitPretrainer(Model):
         phrases: Tensor | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """(B, 3, H, W) normalised, (B, L), (B, M, L), (B, M) -> losses (mode 'loss') or embeddings."""
+        """(B, 3, H, W) normalized, (B, L), (B, M, L), (B, M) -> losses (mode 'loss') or embeddings."""
         data = as_batch(images=images, token_ids=token_ids, prompt_ids=prompt_ids, phrases=phrases)
         self._check(data)
         embeddings = self._encode(data)

@@ -220,7 +220,7 @@ def group_windows(
 
 def _encode(model: GroupVitSegmenter, image: Tensor) -> EncodedImage:
     device = next(model.parameters()).device
-    return model.encode_image(model.data_preprocessor.normalise(image.to(device)))
+    return model.encode_image(model.data_preprocessor.normalize(image.to(device)))
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -83,7 +83,7 @@ class TransformerPyramid(nn.Module):
         return [stage(x, grid) for stage, x in zip(self.reassemble, tokens, strict=True)]
 
     def tokens(self, images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
-        """(B, 3, H, W) -> outputs (B, 1 + N, C) of the four blocks, not normalised, and the grid."""
+        """(B, 3, H, W) -> outputs (B, 1 + N, C) of the four blocks, not normalized, and the grid."""
         if isinstance(self.vit, VisionTransformer):
             found, grid = self.vit.forward_layers(images, [hook + 1 for hook in self.hooks])
             return [found[hook + 1] for hook in self.hooks], grid

@@ -200,7 +200,7 @@ def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Zeros, the mean of normalised images, to the right and below."""
+    """Zeros, the mean of normalized images, to the right and below."""
     height, width = images.shape[-2:]
     bottom, right = padded_size((height, width), multiple)
     return (

@@ -63,7 +63,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         self.temperature, self.test_temperature = temperature, test_temperature or temperature
         width = self.shared_out_channels
         if fc_norm:
-            self.shared_fcs: nn.ModuleList = _normalised(list(self.shared_fcs), self.norm_cfg)
+            self.shared_fcs: nn.ModuleList = _normalized(list(self.shared_fcs), self.norm_cfg)
         self.projection = nn.Linear(width, embed_dim)
         self.background = nn.Parameter(torch.randn(embed_dim) * 0.01)
         if variant == 'ensemble':
@@ -72,7 +72,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
             )
             self.image_convs, self.image_fcs = (
                 convs,
-                _normalised(list(fcs), self.norm_cfg) if fc_norm else fcs,
+                _normalized(list(fcs), self.norm_cfg) if fc_norm else fcs,
             )
             self.image_projection = nn.Linear(width, embed_dim)
         self.init_cfg = [  # mmdet's, for layers that are no longer where it looks for them
@@ -186,7 +186,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         return x
 
 
-def _normalised(fcs: Sequence[Any], norm_cfg: Mapping[str, Any] | None) -> nn.ModuleList:
+def _normalized(fcs: Sequence[Any], norm_cfg: Mapping[str, Any] | None) -> nn.ModuleList:
     """Each layer with a batch norm behind it, of the kind and with the settings of ``norm_cfg``."""
     settings = {key: value for key, value in (norm_cfg or {}).items() if key in ('eps', 'momentum')}
     kind = nn.SyncBatchNorm if (norm_cfg or {}).get('type') == 'SyncBN' else nn.BatchNorm1d

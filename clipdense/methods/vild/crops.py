@@ -1,6 +1,6 @@
 """Regions of an image as the teacher wants them.  R: regions, S: side of the teacher's input.
 
-An image is decoded once; each region is cut and scaled as uint8, whole batches are normalised together.
+An image is decoded once; each region is cut and scaled as uint8, whole batches are normalized together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 
 
 def grown(boxes: NDArray[np.floating], factor: float, size: tuple[int, int]) -> NDArray[np.int64]:
@@ -42,7 +42,7 @@ def grown(boxes: NDArray[np.floating], factor: float, size: tuple[int, int]) -> 
 def crop_regions(
     image: Image.Image | Tensor,
     boxes: NDArray[np.floating],
-    crop: CentreCrop,
+    crop: CenterCrop,
     factors: Sequence[float] = (1.0, 1.5),
 ) -> Tensor:
     """Every region of an image, once for each factor.

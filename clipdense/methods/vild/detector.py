@@ -143,7 +143,7 @@ class ViLD(TwoStageDetector):
             return super().extract_feat(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Any]:
-        """Normalised images and what is on them -> losses."""
+        """Normalized images and what is on them -> losses."""
         self._check_labels(batch_data_samples)
         features = self.extract_feat(batch_inputs)
         settings = self.train_cfg.rpn_proposal

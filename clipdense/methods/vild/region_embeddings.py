@@ -24,7 +24,7 @@ from clipdense.clip.text_embeddings import module_digest
 from clipdense.config import load_config
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 from clipdense.registry import DATASETS, build, build_module
 from clipdense.utils.dist import is_main, processes_of_torchrun, rank, world_size
 from clipdense.utils.errors import InputError
@@ -48,7 +48,7 @@ class Proposed(NamedTuple):
 
 @torch.no_grad()
 def embed_crops(clip: CLIP, crops: Tensor, batch: int = 256) -> Tensor:
-    """(factors, R, 3, S, S) uint8 -> (R, D) unit rows, fp32: the sum over the factors, normalised.
+    """(factors, R, 3, S, S) uint8 -> (R, D) unit rows, fp32: the sum over the factors, normalized.
 
     Source: dyabel/detpro ``standard_roi_head.py``, which adds the embeddings as they come.
     """
@@ -57,7 +57,7 @@ def embed_crops(clip: CLIP, crops: Tensor, batch: int = 256) -> Tensor:
         return torch.zeros(0, clip.embed_dim)
     parameter = next(clip.parameters())
     embeddings = [
-        clip.encode_image(clip.preprocess.normalise(part.to(parameter.device)).to(parameter.dtype))
+        clip.encode_image(clip.preprocess.normalize(part.to(parameter.device)).to(parameter.dtype))
         for part in crops.flatten(0, 1).split(batch)
     ]
     summed = torch.cat(embeddings).float().unflatten(0, (factors, regions)).sum(dim=0)  # (R, D)
@@ -82,7 +82,7 @@ class _Crops(Dataset):
     """Images whose boxes are known, read and cut by the loader's workers."""
 
     def __init__(
-        self, dataset: CocoDetection, boxes: dict[int, NDArray[np.float32]], crop: CentreCrop, factors: Any
+        self, dataset: CocoDetection, boxes: dict[int, NDArray[np.float32]], crop: CenterCrop, factors: Any
     ) -> None:
         self.dataset, self.boxes, self.crop, self.factors = dataset, boxes, crop, factors
         self.indices = list(boxes)
@@ -149,7 +149,7 @@ def embed_dataset(
     store = RegionStore.create(folder, facts, [])
     left = set(store.unfinished)
     mine = [at for at in range(rank(), len(images), world_size()) if images[at].image_id in left]
-    crop = CentreCrop.of(clip.preprocess)
+    crop = CenterCrop.of(clip.preprocess)
     for first in track(range(0, len(mine), _FLUSH), 'embedding regions'):
         boxes = {at: propose(model, dataset, at, regions) for at in mine[first : first + _FLUSH]}
         loader = DataLoader(

@@ -1,4 +1,4 @@
-"""Labelled images in folders and in torchvision's formats."""
+"""Labeled images in folders and in torchvision's formats."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from clipdense.data.classification.datasets import LabelledFolder, TorchvisionDataset
-from clipdense.data.transforms import CentreCrop, TrainCrop
+from clipdense.data.classification.datasets import LabeledFolder, TorchvisionDataset
+from clipdense.data.transforms import CenterCrop, TrainCrop
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 
@@ -26,18 +26,18 @@ def folder(tmp_path):
         'hot_dog/1.png': 'green',
         'hot_dog/3.webp': 'green',
     }
-    for name, colour in files.items():
+    for name, color in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', (10, 8), colour).save(tmp_path / name)
+        Image.new('RGB', (10, 8), color).save(tmp_path / name)
     (tmp_path / '.hidden').mkdir()
     for name in ('cat/notes.txt', 'cat/.1.png', '.hidden/1.png', 'stray.png'):
         (tmp_path / name).write_bytes(b'nothing')
     return tmp_path
 
 
-class TestLabelledFolder:
+class TestLabeledFolder:
     def test_items(self, folder):
-        dataset = DATASETS.build({'type': 'LabelledFolder', 'root': folder, 'transform': CentreCrop(4)})
+        dataset = DATASETS.build({'type': 'LabeledFolder', 'root': folder, 'transform': CenterCrop(4)})
         assert dataset.class_names == ('cat', 'hot dog')
         items = [dataset[index] for index in range(len(dataset))]
         assert [item['labels'] for item in items] == [0, 0, 1, 1]
@@ -45,7 +45,7 @@ class TestLabelledFolder:
         assert [int(item['images'][0, 2, 2]) > 240 for item in items] == [True, True, False, False]
 
     def test_without_a_transform_images_keep_their_size(self, folder):
-        assert LabelledFolder(folder)[0]['images'].shape == (3, 8, 10)
+        assert LabeledFolder(folder)[0]['images'].shape == (3, 8, 10)
 
     @pytest.mark.parametrize(
         ('given', 'names'),
@@ -62,7 +62,7 @@ class TestLabelledFolder:
         if isinstance(given, str):
             (folder / 'classes.txt').write_text(given, encoding='utf-8')
             given = None
-        assert LabelledFolder(folder, class_names=given).class_names == names
+        assert LabeledFolder(folder, class_names=given).class_names == names
 
     @pytest.mark.parametrize(
         ('given', 'message'),
@@ -78,7 +78,7 @@ class TestLabelledFolder:
             (folder / 'classes.txt').write_text(given)
             given = None
         with pytest.raises(InputError, match=message):
-            LabelledFolder(folder, class_names=given)
+            LabeledFolder(folder, class_names=given)
 
     @pytest.mark.parametrize('make', ['nothing', 'file', 'empty', 'empty classes'])
     def test_refuses_folders(self, tmp_path, make):
@@ -90,11 +90,11 @@ class TestLabelledFolder:
         if make == 'empty classes':
             (root / 'cat').mkdir()
         with pytest.raises(InputError, match=r'folder of images for each class|no images in'):
-            LabelledFolder(root)
+            LabeledFolder(root)
 
     def test_unreadable_images_have_no_label(self, folder):
         (folder / 'cat' / '1.png').write_bytes(b'<html>')
-        dataset = LabelledFolder(folder, CentreCrop(4))
+        dataset = LabeledFolder(folder, CenterCrop(4))
         items = [dataset[index] for index in range(4)]
         assert [item['labels'] for item in items] == [-1, 0, 1, 1]
         assert items[0]['images'].shape == (3, 4, 4)
@@ -103,7 +103,7 @@ class TestLabelledFolder:
     def test_too_many_unreadable_images(self, folder):
         for index in range(20):
             (folder / 'cat' / f'{index}.png').write_bytes(b'')
-        dataset = LabelledFolder(folder)
+        dataset = LabeledFolder(folder)
         with pytest.raises(InputError, match='11 of 11 images could not be used'):
             [dataset[index] for index in range(20)]
 
@@ -111,7 +111,7 @@ class TestLabelledFolder:
         noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
         for name in ('cat/1.png', 'hot_dog/1.png'):
             Image.fromarray(noise).save(folder / name)
-        dataset = LabelledFolder(folder, TrainCrop(4, scale=(0.2, 1)))
+        dataset = LabeledFolder(folder, TrainCrop(4, scale=(0.2, 1)))
         first = [dataset[0]['images'], dataset[2]['images']]
         dataset.set_epoch(1)
         later = dataset[0]['images']
@@ -150,7 +150,7 @@ class TestTorchvisionDataset:
     @pytest.mark.parametrize(('train', 'labels'), [(False, [2, 0, 1, 2]), (True, [2, 0])])
     def test_cifar100(self, cifar100, train, labels):
         config = {'type': 'TorchvisionDataset', 'name': 'CIFAR100', 'root': cifar100, 'train': train}
-        dataset = DATASETS.build({**config, 'transform': {'type': 'CentreCrop', 'size': 8}})
+        dataset = DATASETS.build({**config, 'transform': {'type': 'CenterCrop', 'size': 8}})
         assert dataset.class_names == ('aquarium fish', 'apple', 'bee')
         items = [dataset[index] for index in range(len(dataset))]
         assert [item['labels'] for item in items] == labels

@@ -19,8 +19,8 @@ IDS = [one[0] for one in IMAGES]
 
 
 def some(count: int, seed: int = 0) -> Regions:
-    dice = np.random.default_rng(seed)
-    return Regions(dice.random((count, 4), np.float32), dice.random((count, 5)).astype(np.float16))
+    rng = np.random.default_rng(seed)
+    return Regions(rng.random((count, 4), np.float32), rng.random((count, 5)).astype(np.float16))
 
 
 def filled(folder) -> RegionStore:

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from clipdense.data.batches import collate
 from clipdense.data.image_text import shards as shards_module
 from clipdense.data.image_text.shards import ImageTextShards
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 
-CROP = CentreCrop(4)
+CROP = CenterCrop(4)
 
 
 def numbers(texts):

@@ -14,24 +14,24 @@ from torch.utils.data import DataLoader
 
 from clipdense.data.batches import collate
 from clipdense.data.image_text.datasets import CocoCaptions, CsvPairs, PackedStrings
-from clipdense.data.transforms import CentreCrop, TrainCrop
+from clipdense.data.transforms import CenterCrop, TrainCrop
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import Tokenizer
 
-CROP = CentreCrop(8)
-COLOURS = {'red': (250, 0, 0), 'green': (0, 250, 0), 'blue': (0, 0, 250), 'grey': (90, 90, 90)}
+CROP = CenterCrop(8)
+COLORS = {'red': (250, 0, 0), 'green': (0, 250, 0), 'blue': (0, 0, 250), 'gray': (90, 90, 90)}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a PNG of each colour, a broken image, and a table of the colours."""
-    for name, colour in COLOURS.items():
-        Image.new('RGB', (12, 10), colour).save(tmp_path / f'{name}.png')
+    """A folder with a PNG of each color, a broken image, and a table of the colors."""
+    for name, color in COLORS.items():
+        Image.new('RGB', (12, 10), color).save(tmp_path / f'{name}.png')
     (tmp_path / 'broken.png').write_bytes((tmp_path / 'red.png').read_bytes()[:40])
     write(
         tmp_path / 'pairs.tsv',
-        [['filepath', 'title'], *([f'{name}.png', f'a {name} box'] for name in COLOURS)],
+        [['filepath', 'title'], *([f'{name}.png', f'a {name} box'] for name in COLORS)],
     )
     return tmp_path
 
@@ -49,10 +49,10 @@ def write(path, rows, separator='\t', encoding='utf-8'):
     return path
 
 
-def colour_of(item):
-    """Name of the colour that fills an image."""
+def color_of(item):
+    """Name of the color that fills an image."""
     middle = item['images'][:, 4, 4].tolist()
-    return next(name for name, colour in COLOURS.items() if np.allclose(middle, colour, atol=2))
+    return next(name for name, color in COLORS.items() if np.allclose(middle, color, atol=2))
 
 
 def caption_of(item):
@@ -64,11 +64,11 @@ class TestCsvPairs:
     def test_items(self, folder):
         dataset = CsvPairs(folder / 'pairs.tsv', transform=CROP)
         assert len(dataset) == 4
-        for index, name in enumerate(COLOURS):
+        for index, name in enumerate(COLORS):
             item = dataset[index]
             assert (item['images'].shape, item['images'].dtype) == ((3, 8, 8), torch.uint8)
             assert (item['token_ids'].shape, item['token_ids'].dtype) == ((77,), torch.int64)
-            assert (colour_of(item), caption_of(item)) == (name, f'a {name} box')
+            assert (color_of(item), caption_of(item)) == (name, f'a {name} box')
 
     def test_without_a_transform_images_keep_their_size(self, folder):
         assert CsvPairs(folder / 'pairs.tsv')[0]['images'].shape == (3, 10, 12)
@@ -122,7 +122,7 @@ class TestCsvPairs:
     def test_bad_rows_are_counted_and_left_out(self, folder, log):
         path = folder / 'x'
         path.write_bytes(
-            b'f\tt\nred.png\tgood\nblue.png\t\n\tlost\nblue.png\ncaf\xe9\tcaf\xe9\ngrey.png\tgood too\n'
+            b'f\tt\nred.png\tgood\nblue.png\t\n\tlost\nblue.png\ncaf\xe9\tcaf\xe9\ngray.png\tgood too\n'
         )
         dataset = CsvPairs(path, 'f', 't')
         assert [dataset.captions_of(index) for index in range(len(dataset))] == [['good'], ['good too']]
@@ -135,7 +135,7 @@ class TestCsvPairs:
         except OSError:
             pytest.skip('this file system takes only UTF-8')
         (folder / 'x').write_bytes(b'f\tt\ncaf\xe9.png\tred\n')
-        assert colour_of(CsvPairs(folder / 'x', 'f', 't', transform=CROP)[0]) == 'red'
+        assert color_of(CsvPairs(folder / 'x', 'f', 't', transform=CROP)[0]) == 'red'
 
     @pytest.mark.parametrize(
         ('text', 'message'),
@@ -179,12 +179,12 @@ def test_paths_below_the_root(folder, name):
     (folder / 'below').mkdir()
     os.rename(folder / 'red.png', folder / 'below' / 'red.png')
     dataset = CsvPairs(write(folder / 'x', [['f', 't'], [name, 'x']]), 'f', 't', root=folder, transform=CROP)
-    assert colour_of(dataset[0]) == 'red'
+    assert color_of(dataset[0]) == 'red'
 
 
 def test_without_a_root_paths_may_be_absolute(folder, tmp_path_factory):
     table = write(tmp_path_factory.mktemp('other') / 'x', [['f', 't'], [str(folder / 'blue.png'), 'x']])
-    assert colour_of(CsvPairs(table, 'f', 't', transform=CROP)[0]) == 'blue'
+    assert color_of(CsvPairs(table, 'f', 't', transform=CROP)[0]) == 'blue'
 
 
 class TestBrokenImages:
@@ -195,7 +195,7 @@ class TestBrokenImages:
         names = ['red.png', 'broken.png', 'absent.png', 'blue.png', 'broken.png']
         dataset = CsvPairs(self.table(folder, names), 'f', 't', transform=CROP)
         items = [dataset[index] for index in range(5)]
-        assert [colour_of(item) for item in items] == ['red', 'blue', 'blue', 'blue', 'red']
+        assert [color_of(item) for item in items] == ['red', 'blue', 'blue', 'blue', 'red']
         assert caption_of(items[1]) == 'blue . png'
         assert (dataset.faults.seen, dataset.faults.lost) == (9, 4)
         assert [line.rpartition('/')[2].split()[0].rstrip(':') for line in log] == [
@@ -216,7 +216,7 @@ class TestBrokenImages:
         dataset = CsvPairs(self.table(folder, ['red.png', 'broken.png']), 'f', 't', transform=CROP)
         for epoch in range(30):
             dataset.set_epoch(epoch)
-            assert colour_of(dataset[1]) == 'red'
+            assert color_of(dataset[1]) == 'red'
 
 
 class TestRandomness:
@@ -277,7 +277,7 @@ class TestCocoCaptions:
         seen = []
         for epoch in range(60):
             dataset.set_epoch(epoch)
-            assert colour_of(dataset[0]) == 'red'
+            assert color_of(dataset[0]) == 'red'
             seen.append(caption_of(dataset[0]))
             assert caption_of(dataset[1]) == 'four'
         assert {name: seen.count(name) > 8 for name in seen} == {'one': True, 'two': True, 'three': True}
@@ -288,7 +288,7 @@ class TestCocoCaptions:
         images = {**self.IMAGES, 5: 'absent.png', 6: 'green.png'}
         captions = [(7, 'one'), (3, ''), (3, None), (5, 'lost'), (6, 'two'), (99, 'nobody')]
         dataset = CocoCaptions(coco(folder, images, captions), folder, CROP)
-        assert [colour_of(dataset[index]) for index in range(len(dataset))] == ['red', 'green']
+        assert [color_of(dataset[index]) for index in range(len(dataset))] == ['red', 'green']
         output = '\n'.join(log)
         assert 'absent.png' in output
         assert 'image 3' in output

@@ -17,7 +17,7 @@ from clipdense.data.batches import collate
 from clipdense.data.image_text.datasets import ImageTextPairs
 from clipdense.data.image_text.noun_prompts import NounPrompts, add_nouns, phrase_number
 from clipdense.data.image_text.shards import ImageTextShards
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 from clipdense.utils.errors import InputError
 from clipdense.vocab.noun_phrases import NounExtractor
 
@@ -80,7 +80,7 @@ def test_it_depends_on_the_generator_alone():
 def test_pairs_carry_prompts(tmp_path):
     path = str(tmp_path / 'a.png')
     Image.new('RGB', (6, 6)).save(path)
-    data = ImageTextPairs([(path, ['a dog and a cat'])] * 4, CentreCrop(4), NounPrompts(count=2))
+    data = ImageTextPairs([(path, ['a dog and a cat'])] * 4, CenterCrop(4), NounPrompts(count=2))
     batch = next(iter(DataLoader(data, 4, collate_fn=collate)))
     assert batch['prompt_ids'].shape == (4, 2, 77)
     assert batch['phrases'].dtype == torch.int64
@@ -108,7 +108,7 @@ def shard(tmp_path):
 
 
 def stream(urls, maker):
-    return ImageTextShards(str(urls), 1, CentreCrop(4), maker, shuffle=0, max_bad_fraction=0.5)
+    return ImageTextShards(str(urls), 1, CenterCrop(4), maker, shuffle=0, max_bad_fraction=0.5)
 
 
 def test_shards_keep_the_nouns(shard, tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 
 from clipdense.data.scenes import Scenes
 from clipdense.data.scenes.captions import with_article, write_caption
-from clipdense.data.scenes.dice import Dice
 from clipdense.data.scenes.painting import GROUNDS
+from clipdense.data.scenes.rng import RandomStream
 
 SCENES = Scenes('hard')
 DRAWN = [SCENES.draw(index) for index in range(300)]
@@ -20,7 +20,7 @@ TOUCHING = np.array([[0, 0, 4, 4], [3, 3, 8, 8]], np.float32)
 
 
 def captions(boxes, names=('red ring', 'orange star'), count=300):
-    return {write_caption(names, boxes, 'plain', Dice(0, 'test', index)) for index in range(count)}
+    return {write_caption(names, boxes, 'plain', RandomStream(0, 'test', index)) for index in range(count)}
 
 
 def test_only_what_is_there_is_named():

@@ -19,10 +19,10 @@ def test_every_combination_is_in_one_split(difficulty):
     table = DIFFICULTIES[difficulty]
     splits = split_classes(table)
     names = [name for split in SPLITS for name in splits[split]]
-    factors = itertools.product(table.colours, table.textures, table.shapes)
+    factors = itertools.product(table.colors, table.textures, table.shapes)
     assert sorted(names) == sorted(' '.join(words) for words in factors)
     assert all(splits[split] for split in SPLITS)
-    assert len(names) < 255  # masks are 8 bits, 0 is background and 255 unlabelled
+    assert len(names) < 255  # masks are 8 bits, 0 is background and 255 unlabeled
 
 
 @pytest.mark.parametrize('difficulty', DIFFICULTIES)

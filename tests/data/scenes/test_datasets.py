@@ -117,17 +117,17 @@ def test_labels(split, all_names):
 
 
 @pytest.mark.parametrize(
-    ('all_names', 'unlabelled'), [(False, ()), (True, ()), (False, ('novel',)), (True, ('novel', 'unseen'))]
+    ('all_names', 'unlabeled'), [(False, ()), (True, ()), (False, ('novel',)), (True, ('novel', 'unseen'))]
 )
-def test_segmentation(all_names, unlabelled):
-    dataset = SceneSegmentation('base', 30, all_names=all_names, unlabelled=unlabelled)
+def test_segmentation(all_names, unlabeled):
+    dataset = SceneSegmentation('base', 30, all_names=all_names, unlabeled=unlabeled)
     scenes, names = dataset.scenes, dataset.vocabulary.class_names
     assert names == ('background', *(scenes.class_names if all_names else scenes.base))
     assert dataset.metainfo == {'vocabulary': dataset.vocabulary, 'classes': names}
     ignored = False
     for index in range(30):
         item = dataset[index]
-        scene = scenes.draw(index, ('base', *unlabelled), stream='val/base/masks')
+        scene = scenes.draw(index, ('base', *unlabeled), stream='val/base/masks')
         assert item['samples'].mask.dtype == torch.int64
         for value in np.unique(scene.mask).tolist():
             labels = item['samples'].mask.numpy()[scene.mask == value]
@@ -135,7 +135,7 @@ def test_segmentation(all_names, unlabelled):
             expected = names.index(name) if value == 0 or name in scenes.base else 255
             assert (labels == expected).all()
             ignored |= expected == 255
-    assert ignored == bool(unlabelled)
+    assert ignored == bool(unlabeled)
 
 
 @pytest.mark.parametrize('index', [-1, 3])

@@ -1,4 +1,4 @@
-"""Images: reproducible, exactly labelled, and showing what they say."""
+"""Images: reproducible, exactly labeled, and showing what they say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clipdense.data.scenes import DIFFICULTIES, SPLITS, Scenes
-from clipdense.data.scenes.dice import Dice
-from clipdense.data.scenes.painting import COLOURS, OUTLINES, finish, lay_out, paint_ground, paint_object
+from clipdense.data.scenes.painting import COLORS, OUTLINES, finish, lay_out, paint_ground, paint_object
+from clipdense.data.scenes.rng import RandomStream
 from clipdense.data.scenes.scene import _Placed, _visible
 from clipdense.utils.errors import InputError
 
@@ -108,22 +108,22 @@ def test_a_lone_object_is_large_enough_to_see():
     assert min(areas) > 60  # of 1024 pixels
 
 
-@pytest.mark.parametrize('colour', COLOURS)
-def test_a_solid_object_has_its_colour(colour):
+@pytest.mark.parametrize('color', COLORS)
+def test_a_solid_object_has_its_color(color):
     scenes = Scenes('hard')
-    centres = np.array([rgb for rgb, _ in COLOURS.values()])
+    centers = np.array([rgb for rgb, _ in COLORS.values()])
     for index in range(12):
-        scene = scenes.draw(index, [f'{colour} solid square'], num_objects=1)
+        scene = scenes.draw(index, [f'{color} solid square'], num_objects=1)
         mean = scene.image[scene.mask > 0].mean(0)
-        assert list(COLOURS)[np.square(centres - mean).sum(1).argmin()] == colour
+        assert list(COLORS)[np.square(centers - mean).sum(1).argmin()] == color
 
 
 @pytest.mark.parametrize('texture', ['striped', 'dotted', 'checked', 'ringed'])
-def test_textures_show_two_colours(texture):
+def test_textures_show_two_colors(texture):
     scenes = Scenes('hard', image_size=32)
     for index in range(20):
         scene = scenes.draw(index, [f'blue {texture} circle'], num_objects=1)
-        pale = scene.image[scene.mask > 0].min(1) > 150  # blue has little red, the second colour has much
+        pale = scene.image[scene.mask > 0].min(1) > 150  # blue has little red, the second color has much
         assert 0.08 < pale.mean() < 0.8
 
 
@@ -169,10 +169,10 @@ def test_hidden_objects_are_left_out(places, kept):
 
 
 def test_painting_stays_inside_the_outline():
-    canvas = paint_ground('plain', 64, Dice(0, 'a', 0))
+    canvas = paint_ground('plain', 64, RandomStream(0, 'a', 0))
     before = finish(canvas)
     figure = lay_out('star', (30, 30), 15, 0.1, 64)
-    paint_object(canvas, figure, 'red', 'striped', Dice(0, 'b', 0))
+    paint_object(canvas, figure, 'red', 'striped', RandomStream(0, 'b', 0))
     changed = (finish(canvas) != before).any(-1)
     far = np.ones((64, 64), bool)
     far[figure.window] = figure.distance > 0.5

@@ -50,7 +50,7 @@ def drawn(one: ImageSet):
 
 @pytest.mark.parametrize('one', SETS, ids=lambda one: one.name)
 def test_voc_masks_and_images(written, one):
-    known = {SCENES.class_names.index(name) + 1 for split in one.labelled for name in SCENES.splits[split]}
+    known = {SCENES.class_names.index(name) + 1 for split in one.labeled for name in SCENES.splits[split]}
     for index, scene in enumerate(drawn(one)):
         name = f'{one.name}_{index:06d}'
         expected = np.where(np.isin(scene.mask, [0, *known]), scene.mask, 255)
@@ -61,7 +61,7 @@ def test_voc_masks_and_images(written, one):
 
 @pytest.mark.parametrize('one', SETS, ids=lambda one: one.name)
 def test_voc_boxes(written, one):
-    labelled = {name for split in one.labelled for name in SCENES.splits[split]}
+    labeled = {name for split in one.labeled for name in SCENES.splits[split]}
     for index, scene in enumerate(drawn(one)):
         root = ElementTree.parse(written / f'voc/Annotations/{one.name}_{index:06d}.xml').getroot()
         found = [
@@ -74,7 +74,7 @@ def test_voc_boxes(written, one):
         expected = [
             (SCENES.class_names[at], box[0] + 1, box[1] + 1, box[2], box[3])
             for at, box in zip(scene.class_ids, scene.boxes.tolist(), strict=True)
-            if SCENES.class_names[at] in labelled
+            if SCENES.class_names[at] in labeled
         ]
         assert found == expected
         assert root.findtext('size/width') == '32'
@@ -115,8 +115,8 @@ def test_coco_through_pycocotools(written, one):
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
     for image_id, scene in enumerate(drawn(one), 1):
         found = coco.loadAnns(coco.getAnnIds(image_id))
-        labelled = [at for at in scene.class_ids if splits[SCENES.class_names[at]] in one.labelled]
-        assert [names[ann['category_id']] for ann in found] == [SCENES.class_names[at] for at in labelled]
+        labeled = [at for at in scene.class_ids if splits[SCENES.class_names[at]] in one.labeled]
+        assert [names[ann['category_id']] for ann in found] == [SCENES.class_names[at] for at in labeled]
         for ann in found:
             mask = scene.mask == ann['category_id']
             np.testing.assert_array_equal(coco.annToMask(ann), mask)

@@ -1,4 +1,4 @@
-"""Crops of labelled images, and classes that training must not see."""
+"""Crops of labeled images, and classes that training must not see."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_crops_have_one_size_whatever_the_image(size, long_side, scale):
 
 
 def test_image_and_mask_stay_together():
-    """Without scaling, a pixel's colour still tells its label, mirrored or not."""
+    """Without scaling, a pixel's color still tells its label, mirrored or not."""
     crops = SegmentationCrops(Images(RAMP), 2, None, (1.0, 1.0), flip=0.5)
     for epoch in range(20):
         crops.set_epoch(epoch)

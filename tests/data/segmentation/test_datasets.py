@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipdense.data.segmentation.datasets import LabelledImages, VOCSegmentation
+from clipdense.data.segmentation.datasets import LabeledImages, VOCSegmentation
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import write_mask
@@ -172,7 +172,7 @@ BROKEN = {
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.array([[500, 0, 0], [0, 0, 0]])),
         'by label are 500: 1, 0: 5',
     ),
-    'colours': (rgb_mask, 'one.png is a colour image'),
+    'colors': (rgb_mask, 'one.png is a color image'),
     'image': (lambda root: (root / 'JPEGImages/one.jpg').write_bytes(b'<html>'), 'one.jpg is a web page'),
     'mask': (lambda root: (root / 'SegmentationClass/one.png').write_bytes(b''), 'one.png is empty'),
 }
@@ -240,11 +240,11 @@ ZERO = {
 
 
 @pytest.mark.parametrize(('vocabulary', 'expected'), ZERO.values(), ids=ZERO)
-def test_zero_may_be_unlabelled(folder, vocabulary, expected):
+def test_zero_may_be_unlabeled(folder, vocabulary, expected):
     """Then the first class is 1 in the files."""
     images, masks = [folder / 'JPEGImages/one.jpg'], [folder / 'SegmentationClass/one.png']
     stored = Vocabulary(('cat', 'traffic light', 'sky'))
-    dataset = LabelledImages(folder, images, masks, stored, vocabulary, zero_is_unlabelled=True)
+    dataset = LabeledImages(folder, images, masks, stored, vocabulary, zero_is_unlabeled=True)
     np.testing.assert_array_equal(dataset[0]['samples'].mask, expected)
 
 

@@ -38,7 +38,7 @@ def test_features(name, patch, size, grid):
     assert not proxy.train().backbone.training
 
 
-def test_images_are_normalised_as_the_backbone_wants_them():
+def test_images_are_normalized_as_the_backbone_wants_them():
     proxy = TimmProxy('resnet10t', mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), weights=False)
     seen = []
     proxy.backbone.forward_intermediates = lambda images, **_: seen.append(images) or [images]

@@ -179,7 +179,7 @@ def test_what_is_compared(tiny):
     clip = tiny().eval()
     clip.background = torch.nn.Parameter(torch.randn(8))
     model, data = GroupVitPretrainer(clip, background_weight=1.0).eval(), batch()
-    part = {**data, 'images': model.data_preprocessor.normalise(data['images'])}
+    part = {**data, 'images': model.data_preprocessor.normalize(data['images'])}
     images, texts, groups, information = model._encode(part)
     embedded = clip.encode_groups(part['images'])
     assert_close(images, embedded.image)

@@ -31,7 +31,7 @@ def test_eight_images_are_learned_by_heart():
     model = LSeg(backbone, embed_dim=32, width=32, temperature=0.03, statistics='openai').train()
     dataset = SceneSegmentation('base', 8, 'easy')
     items = [dataset[index] for index in range(8)]
-    images = model.data_preprocessor.normalise(torch.stack([item['images'] for item in items]))
+    images = model.data_preprocessor.normalize(torch.stack([item['images'] for item in items]))
     samples = [item['samples'] for item in items]
     model.set_vocabulary(dataset.vocabulary, words(dataset.vocabulary))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

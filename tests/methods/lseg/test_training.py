@@ -120,7 +120,7 @@ def config(model, hook, tmp_path, **options):
                 'batch_size': 8,
                 'dataset': dict(
                     type=SegmentationCrops,
-                    dataset=scenes('base', unlabelled=('novel',), stream='train'),
+                    dataset=scenes('base', unlabeled=('novel',), stream='train'),
                     size=32,
                     long_side=None,
                     scale=(1.0, 1.0),

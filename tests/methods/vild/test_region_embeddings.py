@@ -15,7 +15,7 @@ from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.transforms import Resize
-from clipdense.data.transforms import CentreCrop
+from clipdense.data.transforms import CenterCrop
 from clipdense.methods.vild import region_embeddings
 from clipdense.methods.vild.crops import crop_regions, grown
 from clipdense.methods.vild.region_embeddings import embed_crops, embed_dataset, embed_regions
@@ -58,9 +58,9 @@ def test_a_box_is_never_thinner_than_a_pixel():
 
 
 def test_embeddings_equal_those_of_a_plain_loop():
-    """PIL crops one by one, both sizes, embeddings added and normalised."""
+    """PIL crops one by one, both sizes, embeddings added and normalized."""
     clip, image = teacher(), make_image()
-    found = embed_crops(clip, crop_regions(image, BOXES, CentreCrop.of(clip.preprocess)))
+    found = embed_crops(clip, crop_regions(image, BOXES, CenterCrop.of(clip.preprocess)))
     for row, box in enumerate(BOXES):
         total = 0
         for factor in (1.0, 1.5):
@@ -73,7 +73,7 @@ def test_embeddings_equal_those_of_a_plain_loop():
 
 def test_no_regions_no_embeddings():
     clip = teacher()
-    crops = crop_regions(make_image(), BOXES[:0], CentreCrop.of(clip.preprocess))
+    crops = crop_regions(make_image(), BOXES[:0], CenterCrop.of(clip.preprocess))
     assert embed_crops(clip, crops).shape == (0, 8)
 
 
@@ -105,7 +105,7 @@ def test_a_dataset(tiny, dataset, tmp_path, workers):
         assert (found.boxes[:, 2:] <= [120, 90]).all()
         clip = teacher()
         expected = embed_crops(
-            clip, crop_regions(make_image(one.image_id), found.boxes, CentreCrop.of(clip.preprocess))
+            clip, crop_regions(make_image(one.image_id), found.boxes, CenterCrop.of(clip.preprocess))
         )
         assert np.abs(expected.numpy() - found.embeddings).max() < 1e-3
 

@@ -100,7 +100,7 @@ def convert_mask(source: Path, table: np.ndarray) -> bytes:
     Raises:
         InputError: a broken mask, or a value that is not in the table.
     """
-    return encode_mask(_relabelled(source, read_mask(source), table))
+    return encode_mask(_relabeled(source, read_mask(source), table))
 
 
 def convert_mat(source: Path, keys: Sequence[str], table: np.ndarray | None = None) -> bytes:
@@ -124,7 +124,7 @@ def convert_mat(source: Path, keys: Sequence[str], table: np.ndarray | None = No
         values = np.atleast_2d(found).astype(np.int64)
     except Exception as error:  # scipy raises anything on damaged files
         raise InputError(f'{source} has no mask under {".".join(keys)}: {error}') from error
-    return encode_mask(values if table is None else _relabelled(source, values, table))
+    return encode_mask(values if table is None else _relabeled(source, values, table))
 
 
 def convert_annotations(
@@ -149,7 +149,7 @@ def convert_annotations(
         if part.shape != size:
             raise InputError(f'{name} has a mask of {part.shape}, the image is {size} (height, width)')
         values[part] = annotation['category_id']
-    return encode_mask(_relabelled(Path(name), values, table))
+    return encode_mask(_relabeled(Path(name), values, table))
 
 
 def convert_ade20k_mask(source: Path) -> bytes:
@@ -159,8 +159,8 @@ def convert_ade20k_mask(source: Path) -> bytes:
     """
     import cv2
 
-    colours = np.asarray(read_image(source)).astype(np.int64)  # (H, W, 3)
-    numbers = colours[..., 0] // 10 * 256 + colours[..., 1]
+    colors = np.asarray(read_image(source)).astype(np.int64)  # (H, W, 3)
+    numbers = colors[..., 0] // 10 * 256 + colors[..., 1]
     classes = labels.ade20k_full()[numbers].astype(np.uint16)
     height, width = _shrunk(classes.shape[:2])
     if (height, width) != classes.shape:
@@ -189,7 +189,7 @@ def encode_mask(mask: np.ndarray) -> bytes:
     return _encode(mask_to_image(mask), 'PNG')
 
 
-def _relabelled(source: Path, values: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _relabeled(source: Path, values: np.ndarray, table: np.ndarray) -> np.ndarray:
     try:
         return labels.relabel(values, table)
     except ValueError as error:

@@ -36,7 +36,7 @@ _CONTEXT_VALUES = 460
 
 
 def coco_stuff() -> np.ndarray:
-    """(256,) COCO-Stuff's label maps -> 171 classes, things first; 255 is unlabelled."""
+    """(256,) COCO-Stuff's label maps -> 171 classes, things first; 255 is unlabeled."""
     table = np.full(256, UNKNOWN, np.int64)
     present = [value for value in range(_COCO_VALUES) if value not in _COCO_ABSENT]
     table[present] = range(len(present))
@@ -45,7 +45,7 @@ def coco_stuff() -> np.ndarray:
 
 
 def coco_object() -> np.ndarray:
-    """(256,) COCO-Stuff's label maps -> background 0 and 80 things; stuff and unlabelled are background.
+    """(256,) COCO-Stuff's label maps -> background 0 and 80 things; stuff and unlabeled are background.
 
     Source: NVlabs/GroupViT, convert_dataset/convert_coco_object.py.
     """
@@ -58,7 +58,7 @@ def coco_object() -> np.ndarray:
 
 
 def camvid() -> np.ndarray:
-    """(256,) the masks of SegNet's tutorial -> 11 classes in the same order; its 12th value is unlabelled."""
+    """(256,) the masks of SegNet's tutorial -> 11 classes in the same order; its 12th value is unlabeled."""
     table = np.full(256, UNKNOWN, np.int64)
     table[:_CAMVID_CLASSES] = range(_CAMVID_CLASSES)
     table[_CAMVID_CLASSES] = IGNORED
@@ -69,7 +69,7 @@ def cityscapes() -> np.ndarray:
     """(256,) labelIds -> 19 trainIds; what does not count becomes 255."""
     table = np.full(256, UNKNOWN, np.int64)
     table[:_CITYSCAPES_VALUES] = IGNORED
-    table[IGNORED] = IGNORED  # licence plates, -1 in the scripts
+    table[IGNORED] = IGNORED  # license plates, -1 in the scripts
     table[list(_CITYSCAPES)] = range(len(_CITYSCAPES))
     return table
 

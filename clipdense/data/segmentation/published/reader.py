@@ -12,7 +12,7 @@ from clipdense.utils.image_io import MAX_PIXELS
 from clipdense.vocab.class_names import named_vocabulary
 from clipdense.vocab.vocabulary import Vocabulary
 
-from ..datasets import LabelledImages, read_list
+from ..datasets import LabeledImages, read_list
 from .table import Benchmark, find_benchmark
 
 _NAMED = 10  # missing files that a message lists
@@ -28,7 +28,7 @@ class Found:
 
 
 @DATASETS.register_module()
-class BenchmarkSegmentation(LabelledImages):
+class BenchmarkSegmentation(LabeledImages):
     """A published dataset, its images in the order of its list or of their names.
 
     Args:
@@ -71,7 +71,7 @@ class BenchmarkSegmentation(LabelledImages):
             facts.classes(),
             words,
             facts.ignore_index,
-            facts.zero_is_unlabelled,
+            facts.zero_is_unlabeled,
             max_pixels,
         )
 

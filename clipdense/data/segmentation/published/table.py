@@ -27,7 +27,7 @@ class Benchmark:
         num_images: how many there are.
         source: where to get it.
         split_list: file that names the images; where left out, those in the folders count.
-        zero_is_unlabelled: label 0 does not count and class 0 is 1 in the files ("reduce zero label").
+        zero_is_unlabeled: label 0 does not count and class 0 is 1 in the files ("reduce zero label").
         ignore_index: label of pixels that do not count.
         prepare: the conversion that makes its masks, for ``clipdense prepare``; empty where none is needed.
     """
@@ -43,7 +43,7 @@ class Benchmark:
     num_images: int
     source: str
     split_list: str = ''
-    zero_is_unlabelled: bool = False
+    zero_is_unlabeled: bool = False
     ignore_index: int = 255
     prepare: str = ''
 
@@ -94,7 +94,7 @@ _COCO_STUFF = Benchmark(
     'wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip (to annotations/)',
     prepare='coco_stuff',
 )
-# Things, and a background that stuff and unlabelled pixels belong to: every pixel counts.
+# Things, and a background that stuff and unlabeled pixels belong to: every pixel counts.
 _COCO_OBJECT = replace(
     _COCO_STUFF,
     name='coco_object',
@@ -115,7 +115,7 @@ _ADE20K = Benchmark(
     mask_suffix='.png',
     num_images=2000,
     source='http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
-    zero_is_unlabelled=True,
+    zero_is_unlabeled=True,
 )
 _ADE20K_FULL = Benchmark(
     'ade20k_full',
@@ -152,9 +152,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         _VOC21,
         _CONTEXT60,
         _COCO_OBJECT,
-        replace(_VOC21, name='voc20', title='VOC20', vocabulary='voc20', zero_is_unlabelled=True),
+        replace(_VOC21, name='voc20', title='VOC20', vocabulary='voc20', zero_is_unlabeled=True),
         replace(
-            _CONTEXT60, name='context59', title='Context59', vocabulary='context59', zero_is_unlabelled=True
+            _CONTEXT60, name='context59', title='Context59', vocabulary='context59', zero_is_unlabeled=True
         ),
         _COCO_STUFF,
         _CITYSCAPES,

@@ -18,7 +18,7 @@ def make_image(path: Path, size: tuple[int, int]) -> None:
     Image.effect_noise(size[::-1], 80).convert('RGB').save(path)
 
 
-def grey(path: Path, values) -> None:
+def gray(path: Path, values) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.array(values, np.uint8)).save(path)
 
@@ -70,31 +70,31 @@ def coco(root: Path) -> None:
         '000000000285': [[89, 91, 64], [91, 91, 66]],
     }.items():
         make_image(root / f'images/val2017/{name}.jpg', (2, 3))
-        grey(root / f'annotations/val2017/{name}.png', values)
+        gray(root / f'annotations/val2017/{name}.png', values)
 
 
 def cityscapes(root: Path) -> None:
     name = 'frankfurt/frankfurt_000000_000294'
     make_image(root / f'leftImg8bit/val/{name}_leftImg8bit.png', (2, 3))
-    grey(root / f'gtFine/val/{name}_gtFine_labelIds.png', [[7, 0, 33], [26, 4, 24]])
-    grey(root / f'gtFine/val/{name}_gtFine_instanceIds.png', [[7, 0, 33], [26, 4, 24]])
+    gray(root / f'gtFine/val/{name}_gtFine_labelIds.png', [[7, 0, 33], [26, 4, 24]])
+    gray(root / f'gtFine/val/{name}_gtFine_instanceIds.png', [[7, 0, 33], [26, 4, 24]])
 
 
 def ade20k(root: Path) -> None:
     make_image(root / 'images/validation/ADE_val_00000001.jpg', (2, 3))
-    grey(root / 'annotations/validation/ADE_val_00000001.png', [[0, 1, 150], [2, 2, 13]])
+    gray(root / 'annotations/validation/ADE_val_00000001.png', [[0, 1, 150], [2, 2, 13]])
 
 
 def ade20k_full(root: Path) -> None:
     folder = root / 'images/ADE/validation/urban/street'
     for number, size in ((1, (2, 3)), (2, (600, 1000))):
         make_image(folder / f'ADE_val_0000000{number}.jpg', size)
-        colours = np.zeros((*size, 3), np.uint8)
-        colours[:] = 110, 162, 7  # 11 * 256 + 162 = 2978: wall; blue numbers objects
-        colours[0, 0] = 10, 56, 0  # 312: building
-        colours[0, 1] = 0, 1, 0  # 1: none of the 847
-        colours[1, 2] = 120, 76, 9  # 3148: adding machine, the last class
-        Image.fromarray(colours).save(folder / f'ADE_val_0000000{number}_seg.png')
+        colors = np.zeros((*size, 3), np.uint8)
+        colors[:] = 110, 162, 7  # 11 * 256 + 162 = 2978: wall; blue numbers objects
+        colors[0, 0] = 10, 56, 0  # 312: building
+        colors[0, 1] = 0, 1, 0  # 1: none of the 847
+        colors[1, 2] = 120, 76, 9  # 3148: adding machine, the last class
+        Image.fromarray(colors).save(folder / f'ADE_val_0000000{number}_seg.png')
 
 
 PLACES = {

@@ -151,15 +151,15 @@ def test_what_is_missing_is_named(data, name, spoil, message):
 @pytest.mark.parametrize(
     ('name', 'path', 'message'),
     [
-        ('voc21', 'VOCdevkit/VOC2012/SegmentationClass/2007_000033.png', 'is a colour image'),
+        ('voc21', 'VOCdevkit/VOC2012/SegmentationClass/2007_000033.png', 'is a color image'),
         (
             'ade20k',
             'ade/ADEChallengeData2016/annotations/validation/ADE_val_00000001.png',
-            'is a colour image',
+            'is a color image',
         ),
     ],
 )
-def test_masks_in_colour(data, name, path, message):
+def test_masks_in_color(data, name, path, message):
     Image.new('RGB', (3, 2), (128, 0, 0)).save(data / path)
     with pytest.raises(InputError, match=message):
         BenchmarkSegmentation(name, data, partial=True)[0]

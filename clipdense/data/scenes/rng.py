@@ -14,7 +14,7 @@ Item = TypeVar('Item')
 _BUFFER = 64
 
 
-class Dice:
+class RandomStream:
     """One image's random numbers.
 
     Philox is counter-based, so that a generator for any index costs microseconds, and its raw stream is one
