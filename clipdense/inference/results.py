@@ -140,8 +140,8 @@ class Segmentation:
     @property
     def _background(self) -> int | None:
         """The index of the class without a color, if there is one."""
-        name = self.vocabulary.background or 'background'
-        return self.vocabulary.class_names.index(name) if name in self.vocabulary.class_names else None
+        name = self.vocabulary.marking_background().background
+        return None if name is None else self.vocabulary.index(name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: size, classes, fraction and mean score of each class that occurs."""

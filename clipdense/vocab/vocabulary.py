@@ -16,6 +16,14 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write, digest
 
 
+def is_background(name: str) -> bool:
+    """Whether a class name is a spelling of "background", as datasets and labeling tools write it.
+
+    'Background', '_background_' (labelme), '__background__' (torchvision) and 'bg' are.
+    """
+    return name.strip(' _-').casefold() in ('background', 'bg')
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Ordered class names; class ``i`` is ``class_names[i]`` in masks, boxes and scores.
@@ -128,6 +136,18 @@ class Vocabulary:
         free = tuple(word for word in _check_list(words, 'background words') if normalize(word) not in taken)
         return Vocabulary((name, *self.class_names), {**self.synonyms, name: free}, name, self.novel)
 
+    def marking_background(self) -> Vocabulary:
+        """The same classes, with the one that spells "background" as the background (see ``is_background``).
+
+        A spelling such as '_background_' is asked as "background".  Unchanged if there is a background, or no
+        such class.
+        """
+        name = next((name for name in self.class_names if is_background(name)), None)
+        if self.background is not None or name is None:
+            return self
+        words = self.synonyms.get(name) or (() if normalize(name) == 'background' else ('background',))
+        return Vocabulary(self.class_names, {**self.synonyms, name: words}, name, self.novel)
+
     @classmethod
     def parse(cls, text: str) -> Vocabulary:
         """``'car, traffic light'`` as on a command line: split at commas; ``\\,`` is a comma inside a name.
@@ -135,7 +155,7 @@ class Vocabulary:
         Raises:
             InputError: as the constructor.
         """
-        return cls(tuple(_split(text, ',')))
+        return cls(tuple(_split(text, ','))).marking_background()
 
     @classmethod
     def from_file(cls, path: str | Path, background: str | None = None) -> Vocabulary:
@@ -162,7 +182,9 @@ class Vocabulary:
                 lines = _lines(text)
                 _refuse_repeated_classes(lines)
                 vocabulary = cls._from_words([words for _, words in lines])
-            return vocabulary if background is None else vocabulary._name_background(background)
+            if background is not None:
+                return vocabulary._name_background(background)
+            return vocabulary.marking_background()
         except json.JSONDecodeError as error:
             raise InputError(f'{path} is not JSON: {error}') from error
         except InputError as error:

@@ -298,3 +298,24 @@ def test_digest_tells_apart(other):
 def test_copies(street, copied):
     assert copied(street) == street
     assert copied(street).queries == street.queries
+
+
+@pytest.mark.parametrize(
+    ('names', 'background', 'asked'),
+    [
+        (['sky', 'background'], 'background', 'background'),
+        (['Background', 'sky'], 'Background', 'Background'),
+        (['_background_', 'sky'], '_background_', 'background'),
+        (['__background__', 'sky'], '__background__', 'background'),
+        (['BG', 'sky'], 'BG', 'background'),
+        (['background wall', 'sky'], None, None),
+        (['bgr', 'sky'], None, None),
+    ],
+)
+def test_spellings_of_the_background(tmp_path, names, background, asked):
+    (tmp_path / 'classes.txt').write_text('\n'.join(names))
+    for found in (Vocabulary.from_file(tmp_path / 'classes.txt'), Vocabulary.parse(', '.join(names))):
+        assert found.background == background
+        if background is not None:
+            index = found.index(background)
+            assert [word for word, at in found.queries if at == index] == [asked]

@@ -258,9 +258,7 @@ def _vocabulary(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
         vocabulary = Vocabulary.from_file(source)
     else:
         vocabulary = Vocabulary(tuple(source))
-    if vocabulary.background is None and 'background' in vocabulary.class_names:
-        return Vocabulary(vocabulary.class_names, vocabulary.synonyms, 'background', vocabulary.novel)
-    return vocabulary
+    return vocabulary.marking_background()
 
 
 def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, first: int) -> np.ndarray:
