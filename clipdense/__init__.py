@@ -12,15 +12,29 @@ __version__ = '0.1.0'
 
 _HOMES = {
     'load': 'clipdense.inference.load',
+    'create_model': 'clipdense.clip.factory',
+    'get_tokenizer': 'clipdense.clip.factory',
+    'list_models': 'clipdense.clip.factory',
     'Vocabulary': 'clipdense.vocab.vocabulary',
     'Classifier': 'clipdense.inference.classifier',
     'Detector': 'clipdense.inference.detector',
     'Segmenter': 'clipdense.inference.segmenter',
 }
 
-__all__ = ['Classifier', 'Detector', 'Segmenter', 'Vocabulary', '__version__', 'load']
+__all__ = [
+    'Classifier',
+    'Detector',
+    'Segmenter',
+    'Vocabulary',
+    '__version__',
+    'create_model',
+    'get_tokenizer',
+    'list_models',
+    'load',
+]
 
 if TYPE_CHECKING:
+    from clipdense.clip.factory import create_model, get_tokenizer, list_models
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.detector import Detector
     from clipdense.inference.load import load

@@ -17,16 +17,16 @@ _LAYOUTS = ', '.join(['clipdense, openclip, huggingface of a CLIP', *_OF_METHODS
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help='Show names that contain this.')] = '',
+    pattern: Annotated[str, typer.Argument(help='Part of a name, or a pattern: "*/openai".')] = '',
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """List the named weights: model, training data, license, image size, activation; and the methods.
 
     Example: `clipdense models ViT-B-16`
     """
-    from clipdense.weights.zoo import list_models
+    from clipdense.clip.factory import model_table
 
-    rows = [row for row in list_models() if pattern.lower() in row['name'].lower()]
+    rows = model_table(pattern)
     known = [method for method in list_methods() if pattern.lower() in method.name.lower()]
     if as_json:
         print(json.dumps({'weights': rows, 'methods': [_facts(method) for method in known]}, indent=1))

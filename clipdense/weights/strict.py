@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from clipdense.utils.errors import CheckpointError
-
-from .formats import first_names, misfits
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -30,6 +28,33 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str | Pat
         matched = sum(name in state and state[name].shape == ours[name].shape for name in ours)
         raise CheckpointError(f'{source} does not fit {kind}: {matched} of {len(ours)} tensors match; {told}')
     model.load_state_dict(state)
+
+
+def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], leftover: Iterable[str] = ()) -> str:
+    """What is missing, without a place or of another shape, with counts and first names; '' where all fits.
+
+    Args:
+        expected, found: tensors by name, of the model and of the weights.
+        leftover: names in the file that were not even renamed.
+    """
+    problems = {
+        'missing': [name for name in expected if name not in found],
+        'without a place': [*leftover, *(name for name in found if name not in expected)],
+        'of another shape': [
+            f'{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}'
+            for name, tensor in expected.items()
+            if found.get(name, tensor).shape != tensor.shape
+        ],
+    }
+    return '; '.join(
+        f'{len(names)} {what} ({first_names(names)})' for what, names in problems.items() if names
+    )
+
+
+def first_names(names: Iterable[str], limit: int = 10) -> str:
+    """The first names, and dots where there are more."""
+    names = list(names)
+    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

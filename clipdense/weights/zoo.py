@@ -23,7 +23,6 @@ from typing import Any
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import cache_folder, sha256
 
-from .configs import OPENAI_MEAN, OPENAI_STD, Recorded, from_open_clip
 from .download import NotPublished, download, offline
 
 OPENAI_URL = 'https://openaipublic.azureedge.net/clip/models'
@@ -90,10 +89,6 @@ class Entry:
         tokenizer = (self.config['model_cfg'].get('text_cfg') or {}).get('hf_tokenizer_name')
         return _TOKENIZER_FILES if tokenizer else ()
 
-    def recorded(self) -> Recorded:
-        """Activation, heads, image size and preprocessing."""
-        return from_open_clip(self.config, f'the list of published weights ({self.name})')
-
 
 class Zoo(Mapping[str, Entry]):
     """Every named entry; open_clip's list is read at the first look beyond OpenAI's nine."""
@@ -158,13 +153,31 @@ def fetch(entry: Entry | str) -> Path:
         )
     if entry.url:
         return download(entry.url, folder / Path(entry.url).name, entry.sha256)
-    for file in entry.companions:
-        with contextlib.suppress(NotPublished):
-            download(_hub_url(entry, file), folder / file)
+    _fetch_companions(entry, folder)
     for file in entry.files:
         with contextlib.suppress(NotPublished):
             return download(_hub_url(entry, file), folder / file)
     raise InputError(f'{entry.source} holds none of {", ".join(entry.files)}: it may have moved')
+
+
+def fetch_tokenizer(entry: Entry) -> Path:
+    """The folder with the tokenizer files of an entry that has some: from the caches, else from the network.
+
+    Raises:
+        InputError: offline; or the download failed.
+    """
+    folder = cache_folder() / 'weights' / entry.name.replace('/', '-')
+    cached = _cached(entry, folder)
+    if cached and any((cached.parent / file).is_file() for file in entry.companions):
+        return cached.parent
+    _fetch_companions(entry, folder)
+    return folder
+
+
+def _fetch_companions(entry: Entry, folder: Path) -> None:
+    for file in entry.companions:
+        with contextlib.suppress(NotPublished):
+            download(_hub_url(entry, file), folder / file)
 
 
 def _hub_url(entry: Entry, file: str) -> str:
@@ -197,29 +210,13 @@ def _cached(entry: Entry, folder: Path) -> Path | None:
     return next((snapshot / file for file in entry.files if (snapshot / file).is_file()), None)
 
 
-def list_models() -> list[dict[str, Any]]:
-    """All entries, OpenAI's first, as plain values: what `clipdense models` prints."""
-    rows = []
-    for entry in ZOO.values():
-        facts = entry.recorded()
-        row: dict[str, Any] = {
-            'name': entry.name,
-            'source': entry.source,
-            'license': entry.license,
-            'sha256': entry.sha256,
-        }
-        row |= {'activation': facts.text.activation, **(facts.preprocess or {})}
-        rows.append(row)
-    return rows
-
-
 @cache
 def _openai() -> dict[str, Entry]:
     entries = {}
     for file, (digest, model, size) in _OPENAI.items():
         config = {
             'model_cfg': {'quick_gelu': True, 'vision_cfg': {'image_size': size}, 'text_cfg': {}},
-            'preprocess_cfg': {'mean': OPENAI_MEAN, 'std': OPENAI_STD},
+            'preprocess_cfg': {},
         }
         url = f'{OPENAI_URL}/{digest}/{file}'
         entries[f'{model}/openai'] = Entry(f'{model}/openai', url, '', (), digest, 'MIT', config)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from safetensors.torch import save_file
 
+from clipdense.clip.checkpoint.layouts import from_ours
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
-from clipdense.weights.key_map import from_ours
 
 TEXT = TextSize(64, 2, 1, 96, 32, 50, 12, 'gelu')
 VIT = ClipSize(VitSize(16, 4, 64, 2, 1, 96, 32, 'gelu'), TEXT)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from clipdense.clip.checkpoint.layouts import to_ours
 from clipdense.clip.losses import contrastive_loss
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.utils.errors import InputError
-from clipdense.weights.key_map import to_ours
 
 TEXT = TextSize(width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
 VIT = VitSize(image_size=32, patch_size=8, width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32)

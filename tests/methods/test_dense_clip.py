@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from clipdense.clip.checkpoint.layouts import to_ours
 from clipdense.clip.dense import last_attention
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
@@ -20,7 +21,6 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
-from clipdense.weights.key_map import to_ours
 
 TEXT = TextSize(width=64, layers=1, num_heads=1, mlp_width=64, embed_dim=32, vocab_size=64, context_length=8)
 VIT = VitSize(image_size=64, patch_size=8, width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32)

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from clipdense.clip.checkpoint.config_files import from_zoo
+from clipdense.clip.factory import model_table
 from clipdense.utils.errors import InputError
 from clipdense.weights import zoo
 from clipdense.weights.download import NotPublished, download, offline
-from clipdense.weights.zoo import ZOO, Entry, fetch, find, list_models
+from clipdense.weights.zoo import ZOO, Entry, fetch, find
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: more than two blocks
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -201,16 +203,16 @@ def test_openai_entries():
         assert len(entry.sha256) == 64
         assert entry.sha256 in entry.url
         assert entry.license == 'MIT'
-        recorded = entry.recorded()
+        recorded = from_zoo(entry)
         assert recorded.image.activation == recorded.text.activation == 'quick_gelu'
         assert recorded.preprocess['mean'] == (0.48145466, 0.4578275, 0.40821073)
-    sizes = {entry.name: entry.recorded().image.image_size for entry in entries}
+    sizes = {entry.name: from_zoo(entry).image.image_size for entry in entries}
     assert sizes['RN50x64/openai'] == 448
     assert sizes['ViT-L-14-336/openai'] == 336
 
 
 def test_list_is_plain_and_openai_first():
-    rows = json.loads(json.dumps(list_models()))
+    rows = json.loads(json.dumps(model_table()))
     assert rows[0]['name'] == 'RN50/openai'
     assert rows[5] == {
         'name': 'ViT-B-32/openai',
@@ -249,7 +251,7 @@ ROWS = [  # name, activation of image and text, heads of the image tower, mean, 
     ('name', 'image', 'text', 'heads', 'mean', 'resize'), ROWS, ids=[row[0] for row in ROWS]
 )
 def test_open_clip_entries(open_clip_list, name, image, text, heads, mean, resize):
-    recorded = find(name.replace('_', '-') if 'laion2b_s34b' in name else name).recorded()
+    recorded = from_zoo(find(name.replace('_', '-') if 'laion2b_s34b' in name else name))
     assert (recorded.image.activation, recorded.text.activation) == (image, text)
     assert recorded.image.num_heads == heads
     assert recorded.preprocess['mean'][0] == mean
@@ -262,7 +264,7 @@ def test_every_entry_is_complete(open_clip_list):
         assert entry.source.startswith('https://')
         assert entry.license
         assert entry.url or entry.files
-        assert entry.recorded().preprocess['image_size'] >= 224
+        assert from_zoo(entry).preprocess['image_size'] >= 224
     assert len(ZOO['ViT-B-32/laion2b_e16'].sha256) == 8
     assert ZOO['ViT-B-32/laion2b_e16'].url.endswith(f'{ZOO["ViT-B-32/laion2b_e16"].sha256}.pth')
     assert not [name for name in ZOO if 'CLIPA' in name or 'convnext' in name or 'EVA' in name]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdense.clip.checkpoint.layouts import to_ours
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.vocab.tokenizer import tokenize
-from clipdense.weights.key_map import to_ours
 
 from .harness import Options
 

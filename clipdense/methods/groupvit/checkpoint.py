@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdense.clip.official import describe
+from clipdense.clip.checkpoint import describe
+from clipdense.clip.checkpoint.layouts import strip_wrappers
 from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import Activation, TextSize
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.utils.files import atomic_write
-from clipdense.weights.formats import first_names, misfits, strip_wrappers
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
+from clipdense.weights.strict import first_names, misfits
 
 from . import huggingface
 from . import layouts as _layouts  # noqa: F401 (registers the tables)

@@ -5,6 +5,7 @@ Source: the state dicts of NVlabs/GroupViT and of transformers' ``GroupViTModel`
 
 from __future__ import annotations
 
+from clipdense.clip.checkpoint.layouts import DROPPED
 from clipdense.weights.key_map import Row, add_layout
 
 _OURS, _THEIRS = 'image.stages.{n}', 'img_encoder.layers.{n}'
@@ -122,5 +123,5 @@ _HUGGINGFACE: list[Row] = [
     *_projector('image', 'visual_projection.0', 'visual_projection.1', 'visual_projection.3', 'same'),
     *_projector('text', 'text_projection.0', 'text_projection.1', 'text_projection.3', 'same'),
 ]
-add_layout('groupvit_nvlabs', _NVLABS)
-add_layout('groupvit_huggingface', _HUGGINGFACE)
+add_layout('groupvit_nvlabs', _NVLABS, DROPPED)
+add_layout('groupvit_huggingface', _HUGGINGFACE, DROPPED)

@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from clipdense.clip.facts import Overrides, complete
+from clipdense.clip.checkpoint.layouts import infer_size
+from clipdense.clip.checkpoint.layouts import recognise as recognise_clip
+from clipdense.clip.checkpoint.settings import Overrides, Recorded, TowerFacts, complete
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.text import TextTransformer
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
-from clipdense.weights.configs import Recorded, TowerFacts
-from clipdense.weights.formats import infer_size, misfits
-from clipdense.weights.formats import recognise as recognise_clip
 from clipdense.weights.io import WeightsFile
+from clipdense.weights.strict import misfits
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from clipdense.clip.checkpoint.layouts import from_ours
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize
 from clipdense.methods.lseg.checkpoint import from_official, recognise
 from clipdense.utils.errors import CheckpointError
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
-from clipdense.weights.key_map import from_ours
 
 from .conftest import RESNET, TEXT, VIT
 

@@ -11,7 +11,7 @@ from clipdense.clip.checkpoint import describe, load, save
 from clipdense.clip.preprocess import Preprocess
 from clipdense.utils.errors import CheckpointError, InputError
 
-from .conftest import RESNET, SIZES, VIT, assert_same_model, assert_same_outputs, make, write
+from ..conftest import RESNET, SIZES, VIT, assert_same_model, assert_same_outputs, make, write
 
 # Official outputs
 

@@ -12,7 +12,7 @@ from clipdense.clip.preprocess import Preprocess
 from clipdense.utils.errors import InputError
 from clipdense.weights.io import read_weights
 
-from .conftest import SIZES, VIT, assert_same_model, make, write
+from ..conftest import SIZES, VIT, assert_same_model, make, write
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_mixed_activations_have_no_open_clip_config(tmp_path):
 
 
 def test_odd_ratios_survive_rounding():
-    from clipdense.clip.convert import _ratio
+    from clipdense.clip.checkpoint.convert import _ratio
 
     for width, hidden in [
         (1664, 8192),

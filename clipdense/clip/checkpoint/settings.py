@@ -1,16 +1,51 @@
-"""Facts that tensors do not tell: heads, activations, the size of images, and where each comes from."""
+"""Settings that tensors do not specify: heads, activations, image size; who says them, and who wins."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
-from clipdense.utils.errors import CheckpointError, InputError, nearest
-from clipdense.weights.configs import Recorded, TowerFacts
+from clipdense.utils.errors import CheckpointError, InputError, nearest, refuse_unknown
 
-from .preprocess import STATISTICS, Preprocess
-from .sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSize
+from ..preprocess import STATISTICS, Preprocess
+from ..sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSize
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    """One tower; None where nothing was recorded.
+
+    Args:
+        activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
+        num_heads: of attention.
+        image_size: side of the images, of the image tower only.
+        width, layers: for comparison with the tensors, lest a config of other weights be taken.
+    """
+
+    activation: str | None = None
+    num_heads: int | None = None
+    image_size: int | None = None
+    width: int | None = None
+    layers: int | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The facts, and where they stand.
+
+    Args:
+        source: what an error names, such as 'config.json'.
+        image, text: facts of the towers.
+        preprocess: the fields of ``clip.preprocess.Preprocess``.
+        clean: how texts are cleaned before a Hugging Face tokenizer reads them.
+    """
+
+    source: str
+    image: TowerFacts = TowerFacts()
+    text: TowerFacts = TowerFacts()
+    preprocess: dict[str, Any] | None = None
+    clean: str = 'canonicalize'
 
 
 @dataclass(frozen=True)
@@ -29,6 +64,16 @@ class Overrides:
     num_heads: int | None = None
     text_num_heads: int | None = None
     preprocess: Preprocess | str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Overrides:
+        """From keyword arguments.
+
+        Raises:
+            InputError: an unknown option, with the nearest known one, or an unknown activation.
+        """
+        refuse_unknown(options, [field.name for field in fields(cls)], 'CLIP weights have no override')
+        return cls(**options)
 
     def __post_init__(self) -> None:
         for name in (self.activation, self.text_activation):

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from clipdense.clip.checkpoint import describe, load, save
+from clipdense.clip.checkpoint.layouts import from_ours
 from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import ClipSize, VitSize
 from clipdense.utils.errors import CheckpointError, InputError
-from clipdense.weights.key_map import from_ours
 
-from .conftest import RESNET, SIGLIP, SIZES, SLIP, TEXT, VIT, assert_same_model, make, write
+from ..conftest import RESNET, SIGLIP, SIZES, SLIP, TEXT, VIT, assert_same_model, make, write
 
 # What files do not tell
 
@@ -64,7 +64,7 @@ HEADS = {  # width, layers, mlp width, flavour -> heads that are not a 64th of t
 
 @pytest.mark.parametrize('name', HEADS)
 def test_heads_of_published_widths(name):
-    from clipdense.clip.facts import _usual_heads
+    from clipdense.clip.checkpoint.settings import _usual_heads
 
     (width, layers, mlp_width, flavour), heads = HEADS[name]
     tower = {'width': width, 'layers': layers, 'mlp_width': mlp_width, 'flavour': flavour}
@@ -170,8 +170,9 @@ def test_endless_model_is_not_built(tmp_path):
 
 
 def test_unknown_override(tmp_path):
-    with pytest.raises(TypeError, match='heads'):
-        load(tmp_path, heads=3)
+    save(make(VIT), tmp_path / 'clip.safetensors')
+    with pytest.raises(InputError, match=r"no override 'heads'.*Did you mean 'num_heads'"):
+        load(tmp_path / 'clip.safetensors', heads=3)
 
 
 # Folders

@@ -1,7 +1,7 @@
-"""What stands beside the tensors: the facts of a CLIP that its weights cannot tell.
+"""Config files next to the weights: what Hugging Face and open_clip write beside their tensors.
 
-Heads, activations, image size and preprocessing are read from Hugging Face's and open_clip's config files.
-Settings that our towers do not have are refused by name, for they would change the results without any sign.
+Heads, activations, image size and preprocessing are read from them.  Settings that our towers do not have are
+refused by name, for they would silently change the results.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipdense.utils.errors import CheckpointError
+from clipdense.weights.zoo import Entry
 
-OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from ..preprocess import STATISTICS
+from .settings import Recorded, TowerFacts
 
 _ACTIVATIONS = {
     'quick_gelu': 'quick_gelu',
@@ -57,42 +58,6 @@ _ANY_TEXT = {'embed_cls': False, 'proj_type': 'linear', 'hf_model_name': None, '
 _TIMM_SIGLIP = re.compile(r'vit_(base|large|so400m|giantopt)_patch\d+_siglip_\d+')
 _TIMM_HEADS = {'base': 12, 'large': 16, 'so400m': 16, 'giantopt': 16}
 _TIMM_TANH = re.compile(r'vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)')
-
-
-@dataclass(frozen=True)
-class TowerFacts:
-    """One tower; None where nothing was recorded.
-
-    Args:
-        activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
-        num_heads: of attention.
-        image_size: side of the images, of the image tower only.
-        width, layers: for comparison with the tensors, lest a config of other weights be taken.
-    """
-
-    activation: str | None = None
-    num_heads: int | None = None
-    image_size: int | None = None
-    width: int | None = None
-    layers: int | None = None
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The facts, and where they stand.
-
-    Args:
-        source: what an error names, such as 'config.json'.
-        image, text: facts of the towers.
-        preprocess: the fields of ``clip.preprocess.Preprocess``.
-        clean: how texts are cleaned before a Hugging Face tokenizer reads them.
-    """
-
-    source: str
-    image: TowerFacts = TowerFacts()
-    text: TowerFacts = TowerFacts()
-    preprocess: dict[str, Any] | None = None
-    clean: str = 'canonicalize'
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -190,6 +155,15 @@ def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
     return Recorded(source, image, facts, preprocess, clean if clean in ('canonicalize', 'lower') else 'none')
 
 
+def from_zoo(entry: Entry) -> Recorded:
+    """What the list of published weights says about a named model.
+
+    Raises:
+        CheckpointError: as ``from_open_clip``.
+    """
+    return from_open_clip(entry.config, f'the list of published weights ({entry.name})')
+
+
 def timm_activation(name: str) -> str:
     """What a SigLIP tower of timm runs with; open_clip has no other setting for it."""
     return 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
@@ -223,8 +197,8 @@ def _open_clip_preprocess(config: Mapping[str, Any], size: int | None, source: s
         raise CheckpointError(f'{source} asks for resize_mode={resize!r}; shortest and squash are known here')
     return {
         'image_size': size,
-        'mean': tuple(config.get('mean', OPENAI_MEAN)),
-        'std': tuple(config.get('std', OPENAI_STD)),
+        'mean': tuple(config.get('mean', STATISTICS['openai'][0])),
+        'std': tuple(config.get('std', STATISTICS['openai'][1])),
         'interpolation': config.get('interpolation', 'bicubic'),
         'resize': resize,
     }
@@ -239,12 +213,12 @@ def _huggingface_preprocess(path: Path, image_size: int | None) -> dict[str, Any
     crop = crop.get('height') if isinstance(crop, dict) else crop
     if config.get('do_center_crop') and crop != side:
         raise CheckpointError(f'{path} resizes to {side} and crops to {crop}; one size is expected')
-    half = (0.5, 0.5, 0.5)
+    half = STATISTICS['half'][0]
     siglip = 'Siglip' in str(config.get('image_processor_type') or config.get('feature_extractor_type'))
     return {
         'image_size': side,
-        'mean': tuple(config.get('image_mean') or (half if siglip else OPENAI_MEAN)),
-        'std': tuple(config.get('image_std') or (half if siglip else OPENAI_STD)),
+        'mean': tuple(config.get('image_mean') or (half if siglip else STATISTICS['openai'][0])),
+        'std': tuple(config.get('image_std') or (half if siglip else STATISTICS['openai'][1])),
         'interpolation': _INTERPOLATIONS.get(config.get('resample', 3), 'bicubic'),
         'resize': 'squash' if squash else 'shortest',
     }

@@ -1,4 +1,8 @@
-"""Which official layout is this, and what sizes do its tensors tell?  C: width, D: joint space."""
+"""Official layouts of CLIP: their key tables, which one a file has, and the sizes that its tensors tell.
+
+C: width, D: joint space.  Source of the tables: the modules of openai/CLIP, open_clip, timm, SLIP and
+transformers whose keys these are; ``weights.key_map`` says how to read a row.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,23 @@ from typing import Any
 from torch import Tensor
 
 from clipdense.utils.errors import CheckpointError
+from clipdense.weights.key_map import Row, add_layout, from_ours, to_ours
 
-from .key_map import DROPPED, to_ours
+__all__ = [
+    'DROPPED',
+    'LAYOUTS',
+    'Recognised',
+    'from_ours',
+    'infer_size',
+    'recognise',
+    'strip_wrappers',
+    'to_ours',
+]
 
+# Buffers that official files carry and that hold no knowledge, and SLIP's self-supervised head.
+DROPPED = re.compile(
+    r'(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size|image_mlp\..*'
+)
 _PREFIXES = ('module.', 'model.', 'clip_model.', 'clip.', 'state_dict.')
 _OPENAI_KEYS = {'input_resolution', 'context_length', 'vocab_size'}
 
@@ -32,12 +50,145 @@ _FOREIGN = (
 )
 
 
+def _same(*pairs: tuple[str, str]) -> list[Row]:
+    return [(ours, theirs, 'same') for ours, theirs in pairs]
+
+
+def _blocks(ours: str, theirs: str) -> list[Row]:
+    """Residual blocks as openai/CLIP names them."""
+    return _same(
+        (f'{ours}.{{n}}.norm1.{{p}}', f'{theirs}.{{n}}.ln_1.{{p}}'),
+        (f'{ours}.{{n}}.attn.qkv.{{p}}', f'{theirs}.{{n}}.attn.in_proj_{{p}}'),
+        (f'{ours}.{{n}}.attn.proj.{{p}}', f'{theirs}.{{n}}.attn.out_proj.{{p}}'),
+        (f'{ours}.{{n}}.norm2.{{p}}', f'{theirs}.{{n}}.ln_2.{{p}}'),
+        (f'{ours}.{{n}}.mlp.fc1.{{p}}', f'{theirs}.{{n}}.mlp.c_fc.{{p}}'),
+        (f'{ours}.{{n}}.mlp.fc2.{{p}}', f'{theirs}.{{n}}.mlp.c_proj.{{p}}'),
+    )
+
+
+def _text(prefix: str = '') -> list[Row]:
+    return [
+        *_same(
+            ('text.token_embed.weight', f'{prefix}token_embedding.weight'),
+            ('text.pos_embed', f'{prefix}positional_embedding'),
+            ('text.norm_post.{p}', f'{prefix}ln_final.{{p}}'),
+            ('text.proj', f'{prefix}text_projection'),
+        ),
+        *_blocks('text.blocks', f'{prefix}transformer.resblocks'),
+    ]
+
+
+def _timm(prefix: str) -> list[Row]:
+    return [
+        *_same(
+            ('image.patch_embed.{p}', f'{prefix}patch_embed.proj.{{p}}'),
+            ('image.blocks.{n}.{any}', f'{prefix}blocks.{{n}}.{{any}}'),
+            ('image.norm_post.{p}', f'{prefix}norm.{{p}}'),
+        ),
+        ('image.pos_embed', f'{prefix}pos_embed', 'one'),
+    ]
+
+
+def _huggingface_blocks(tower: str, theirs: str) -> list[Row]:
+    layer = f'{theirs}.encoder.layers.{{n}}'
+    projections = ' + '.join(f'{layer}.self_attn.{name}_proj.{{p}}' for name in 'qkv')
+    return _same(
+        (f'{tower}.blocks.{{n}}.norm1.{{p}}', f'{layer}.layer_norm1.{{p}}'),
+        (f'{tower}.blocks.{{n}}.attn.qkv.{{p}}', projections),
+        (f'{tower}.blocks.{{n}}.attn.proj.{{p}}', f'{layer}.self_attn.out_proj.{{p}}'),
+        (f'{tower}.blocks.{{n}}.norm2.{{p}}', f'{layer}.layer_norm2.{{p}}'),
+        (f'{tower}.blocks.{{n}}.mlp.{{any}}', f'{layer}.mlp.{{any}}'),
+    )
+
+
+_LOGITS = [('logit_scale', 'logit_scale', 'scalar'), ('logit_bias', 'logit_bias', 'scalar')]
+_VIT = [
+    *_same(
+        ('image.patch_embed.weight', 'visual.conv1.weight'),
+        ('image.class_token', 'visual.class_embedding'),
+        ('image.pos_embed', 'visual.positional_embedding'),
+        ('image.norm_pre.{p}', 'visual.ln_pre.{p}'),
+        ('image.norm_post.{p}', 'visual.ln_post.{p}'),
+        ('image.proj', 'visual.proj'),
+    ),
+    *_blocks('image.blocks', 'visual.transformer.resblocks'),
+]
+_RESNET = _same(
+    ('image.attn_pool.pos_embed', 'visual.attnpool.positional_embedding'),
+    ('image.attn_pool.proj.{p}', 'visual.attnpool.c_proj.{p}'),
+    *((f'image.attn_pool.{name}.{{p}}', f'visual.attnpool.{name}_proj.{{p}}') for name in 'qkv'),
+    ('image.conv{n}.weight', 'visual.conv{n}.weight'),
+    ('image.bn{n}.{any}', 'visual.bn{n}.{any}'),
+    ('image.layer{n}.{any}', 'visual.layer{n}.{any}'),
+)
+_SIGLIP = [
+    *_timm('visual.trunk.'),
+    ('image.pool.query', 'visual.trunk.attn_pool.latent', 'one one'),
+    ('image.pool.{any}', 'visual.trunk.attn_pool.{any}', 'same'),
+    ('text.proj', 'text.text_projection.weight', 'transposed'),
+    ('text.proj_bias', 'text.text_projection.bias', 'same'),
+    *(row for row in _text('text.') if row[0] != 'text.proj'),
+]
+_SLIP = [
+    *_timm('visual.'),
+    ('image.class_token', 'visual.cls_token', 'one one'),
+    ('image.proj', 'image_projection', 'same'),
+    *_text(),
+]
+_HUGGINGFACE = [
+    *_same(
+        ('image.patch_embed.{p}', 'vision_model.embeddings.patch_embedding.{p}'),
+        ('image.pos_embed', 'vision_model.embeddings.position_embedding.weight'),
+        ('image.norm_post.{p}', 'vision_model.post_layernorm.{p}'),
+        ('text.token_embed.weight', 'text_model.embeddings.token_embedding.weight'),
+        ('text.pos_embed', 'text_model.embeddings.position_embedding.weight'),
+        ('text.norm_post.{p}', 'text_model.final_layer_norm.{p}'),
+    ),
+    *_huggingface_blocks('image', 'vision_model'),
+    *_huggingface_blocks('text', 'text_model'),
+]
+_HUGGINGFACE_CLIP = [
+    *_HUGGINGFACE,
+    ('image.class_token', 'vision_model.embeddings.class_embedding', 'same'),
+    ('image.norm_pre.{p}', 'vision_model.pre_layrnorm.{p}', 'same'),  # their spelling
+    ('image.proj', 'visual_projection.weight', 'transposed'),
+    ('text.proj', 'text_projection.weight', 'transposed'),
+    *_LOGITS,
+]
+_HEAD = 'vision_model.head'
+_HUGGINGFACE_SIGLIP = [
+    *_HUGGINGFACE,
+    ('image.pool.query', f'{_HEAD}.probe', 'one one'),
+    ('image.pool.q.{p} + 2*image.pool.kv.{p}', f'{_HEAD}.attention.in_proj_{{p}}', 'same'),
+    ('image.pool.proj.{p}', f'{_HEAD}.attention.out_proj.{{p}}', 'same'),
+    ('image.pool.norm.{p}', f'{_HEAD}.layernorm.{{p}}', 'same'),
+    ('image.pool.mlp.{any}', f'{_HEAD}.mlp.{{any}}', 'same'),
+    ('text.proj', 'text_model.head.weight', 'transposed'),
+    ('text.proj_bias', 'text_model.head.bias', 'same'),
+    ('logit_scale', 'logit_scale', 'one'),
+    ('logit_bias', 'logit_bias', 'one'),
+]
+LAYOUTS: dict[str, list[Row]] = {
+    'clipdense': [('{any}', '{any}', 'same')],
+    'openclip_vit': [*_VIT, *_text(), *_LOGITS],
+    'openclip_resnet': [*_RESNET, *_text(), *_LOGITS],
+    'openclip_custom_vit': [*_VIT, *_text('text.'), *_LOGITS],
+    'openclip_custom_resnet': [*_RESNET, *_text('text.'), *_LOGITS],
+    'openclip_siglip': [*_SIGLIP, *_LOGITS],
+    'slip': [*_SLIP, *_LOGITS],
+    'huggingface_clip': _HUGGINGFACE_CLIP,
+    'huggingface_siglip': _HUGGINGFACE_SIGLIP,
+}
+for _name, _rows in LAYOUTS.items():
+    add_layout(_name, _rows, DROPPED)
+
+
 @dataclass(frozen=True)
 class Recognised:
     """Weights under our names.
 
     Args:
-        layout: a key of ``key_map.LAYOUTS``.
+        layout: a key of ``LAYOUTS``.
         tensors: under our names, in the file's dtypes.
         leftover: names that have no place with us.
         openai: the weights carry the three extra keys of OpenAI's own archives.
@@ -84,33 +235,6 @@ def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
     except (IndexError, ValueError) as error:
         raise CheckpointError(f'the weights have impossible shapes: {error}') from None
-
-
-def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], leftover: Iterable[str] = ()) -> str:
-    """What is missing, without a place or of another shape, with counts and first names; '' where all fits.
-
-    Args:
-        expected, found: tensors by name, of the model and of the weights.
-        leftover: names in the file that were not even renamed.
-    """
-    problems = {
-        'missing': [name for name in expected if name not in found],
-        'without a place': [*leftover, *(name for name in found if name not in expected)],
-        'of another shape': [
-            f'{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}'
-            for name, tensor in expected.items()
-            if found.get(name, tensor).shape != tensor.shape
-        ],
-    }
-    return '; '.join(
-        f'{len(names)} {what} ({first_names(names)})' for what, names in problems.items() if names
-    )
-
-
-def first_names(names: Iterable[str], limit: int = 10) -> str:
-    """The first names, and dots where there are more."""
-    names = list(names)
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
 
 
 def _all_start(names: Iterable[str], prefix: str) -> bool:

@@ -112,7 +112,7 @@ def text_tower(open_clip, activation, **options):
         context_length=12,
         vocab_size=50,
         width=64,
-        num_heads=1,
+        heads=1,
         layers=2,
         norm_layer=partial(LayerNorm, eps=options.pop('eps', 1e-5)),
         act_layer=activation,

@@ -7,11 +7,17 @@ import json
 import pytest
 import torch
 
+from clipdense.clip.checkpoint.layouts import (
+    LAYOUTS,
+    from_ours,
+    infer_size,
+    recognise,
+    strip_wrappers,
+    to_ours,
+)
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.utils.errors import CheckpointError
-from clipdense.weights.formats import infer_size, recognise, strip_wrappers
-from clipdense.weights.key_map import LAYOUTS, from_ours, to_ours
 
 
 def vit(flavour='openai', **options):

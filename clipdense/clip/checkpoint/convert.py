@@ -8,15 +8,16 @@ from typing import Any, Literal, get_args
 
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write
-from clipdense.weights.configs import timm_activation
 from clipdense.weights.io import write_weights
-from clipdense.weights.key_map import from_ours
 
-from .official import ClipWeights, OpenedWeights, Overrides, describe, fitting_model, read_clip
-from .preprocess import Preprocess
-from .sizes import ClipSize, ResNetSize, TextSize, VitSize
-from .text import FLAVOURS
-from .tokenizers import copy_tokenizer
+from ..preprocess import Preprocess
+from ..sizes import ClipSize, ResNetSize, TextSize, VitSize
+from ..text import FLAVOURS
+from ..tokenizers import copy_tokenizer
+from .config_files import timm_activation
+from .layouts import from_ours
+from .load import ClipWeights, OpenedWeights, describe, fitting_model, read_clip
+from .settings import Overrides
 
 Target = Literal['clipdense', 'openclip', 'huggingface']
 
@@ -62,7 +63,7 @@ def convert(
     if to not in get_args(Target):
         known = get_args(Target)
         raise InputError(f'unknown layout {to!r}: choose from {", ".join(known)}.{nearest(to, known)}')
-    weights = read_clip(source, Overrides(**overrides))
+    weights = read_clip(source, Overrides.of(overrides))
     fitting_model(weights)
     if to == 'clipdense':
         return _write_ours(weights, Path(destination), overwrite)

@@ -1,4 +1,4 @@
-"""Weights of any official format, completed: what the tensors do not tell is looked up or asked for."""
+"""CLIP weights of any official format: found, read, completed, and built; and written in our own format."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor
 
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights import zoo
-from clipdense.weights.configs import Recorded, TowerFacts, from_huggingface, from_open_clip, read_json
-from clipdense.weights.formats import Recognised, first_names, infer_size, misfits, recognise
-from clipdense.weights.io import WeightsFile, read_weights
+from clipdense.weights.io import WeightsFile, read_weights, write_weights
+from clipdense.weights.strict import first_names, misfits
 
-from .facts import Overrides, check_overrides, complete, default_preprocess
-from .model import CLIP, build_clip
-from .preprocess import Preprocess
-from .sizes import ClipSize
-from .tokenizers import find_tokenizer
+from ..model import CLIP, build_clip
+from ..preprocess import Preprocess
+from ..sizes import ClipSize
+from ..tokenizers import copy_tokenizer, find_tokenizer
+from .config_files import from_huggingface, from_open_clip, from_zoo, read_json
+from .layouts import Recognised, infer_size, recognise
+from .settings import Overrides, Recorded, TowerFacts, check_overrides, complete, default_preprocess
 
 _OPEN_CLIP_CONFIG = 'open_clip_config.json'
 _FOLDER_FILES = {  # config: weights that belong to it, best first
@@ -74,6 +75,62 @@ class OpenedWeights:
 
     file: WeightsFile
     recorded: Recorded | None = None
+
+
+def load(
+    weights: str | Path | OpenedWeights,
+    device: str | torch.device = 'cpu',
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> CLIP:
+    """A CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
+
+    Args:
+        weights: a file of OpenAI, open_clip, SLIP, Hugging Face or clipdense, a folder of Hugging Face or
+            open_clip, a training checkpoint, a name from `clipdense models` such as 'ViT-B-16/openai', or
+            what ``open_weights`` returned for one of these.
+        device: where the model goes.
+        dtype: of its numbers; fp32 unless said, whatever the file holds.
+        overrides: what the weights do not tell, see ``Overrides``: ``activation='quick_gelu'`` and so on.
+
+    Raises:
+        CheckpointError: damaged or unsafe, of no known layout, keys and shapes that do not fit, or something
+            that only an override can tell.
+        InputError: an unknown name, a download that failed, or a missing device.
+    """
+    found = read_clip(weights, Overrides.of(overrides))
+    clip = fitting_model(found)
+    dtype = dtype or torch.float32
+    try:
+        state = {
+            name: tensor.to(
+                device,
+                dtype if tensor.is_floating_point() else tensor.dtype,
+                copy=True,  # the file may change, the model must not
+                memory_format=torch.contiguous_format,
+            )
+            for name, tensor in found.tensors.items()
+        }
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {str(device)!r} cannot be used here ({reason}); try device='cpu'"
+        ) from error
+    clip.load_state_dict(state, assign=True)
+    return clip.eval()
+
+
+def save(clip: CLIP, path: str | Path) -> None:
+    """Write our own format: one safetensors file that can be loaded without anything beside it.
+
+    A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
+
+    Raises:
+        InputError: no room, or no permission; a previous file is intact.
+    """
+    path = Path(path)
+    write_weights(path, clip.state_dict(), describe(clip.size, clip.preprocess))
+    copy_tokenizer(clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
 
 
 def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
@@ -160,7 +217,7 @@ def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
         entry = zoo.find(text)
     except InputError as error:
         raise InputError(f'{text} is no file here, and {error}') from None
-    return zoo.fetch(entry), entry.recorded()
+    return zoo.fetch(entry), from_zoo(entry)
 
 
 def _in_folder(folder: Path) -> Path:
