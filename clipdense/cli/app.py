@@ -36,7 +36,7 @@ for verb in (
     train.train,
     train.test,
     benchmarks.prepare,
-    benchmarks.bench_segmentation,
+    benchmarks.bench,
     benchmarks.reproduce,
     weights.models,
     weights.methods,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipdense.methods import Method, list_methods
+
 from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, refuse_existing, weight_overrides
 
 if TYPE_CHECKING:
+    from clipdense.benchmarks.measure import Source, Subject
     from clipdense.data.segmentation.published.voc_folders import VocFolder
-    from clipdense.methods.dense_clip.benchmark import Source
-    from clipdense.methods.dense_clip.benchmark import Weights as NamedWeights
 
 _NO_NETWORK = ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE')
 
@@ -112,11 +113,13 @@ def reproduce(
 
     Example: `clipdense reproduce sclip voc21 --weights ViT-B-16.pt --data-root data`
     """
-    from clipdense.methods.dense_clip.reproduce import NotReady, gather
-    from clipdense.methods.dense_clip.reproduce import reproduce as measure
-    from clipdense.methods.dense_clip.tables import write_json
+    from clipdense.benchmarks.grid import check_names
+    from clipdense.benchmarks.reproduce import NotReady, gather
+    from clipdense.benchmarks.reproduce import reproduce as measure
+    from clipdense.benchmarks.tables import write_json
 
     refuse_existing([out] if out else [], overwrite=False)
+    check_names([method], [dataset], preset, _known_methods())
     source = _source(data_root, split, partial, limit, workers)
     with _offline():
         try:
@@ -124,10 +127,9 @@ def reproduce(
                 method,
                 dataset,
                 weights,
-                lambda name: _load(name, device, activation),
+                lambda name: _load(name, device, activation, proxy),
                 source,
                 preset,
-                proxy,
             )
         except NotReady as error:
             for need in error.needs:
@@ -139,7 +141,7 @@ def reproduce(
         write_json(out, {**verdict.cell, 'verdict': verdict.text})
 
 
-def bench_segmentation(
+def bench(
     methods: Annotated[
         str, typer.Option(help='Separated by commas: vanilla,sclip,naclip:naclip_pamr; or all.')
     ],
@@ -160,26 +162,25 @@ def bench_segmentation(
     activation: Activation = None,
     device: Device = None,
 ) -> None:
-    """Run methods on datasets; what is finished is kept, and a table stands beside the published numbers.
+    """Run methods on datasets; finished results are kept, and a table has the published numbers beside them.
 
-    Example: `clipdense bench-segmentation --methods vanilla,sclip --datasets voc21,data/my_voc`
+    Weights that were trained to segment, such as a GroupViT or an LSeg, are a method of their own:
+    `--methods all`.
+
+    Example: `clipdense bench --methods vanilla,sclip --datasets voc21,data/my_voc`
     """
+    from clipdense.benchmarks.grid import Grid, check_names
     from clipdense.data.segmentation.published import BENCHMARKS
-    from clipdense.methods.dense_clip.grid import Grid, check_names
-    from clipdense.methods.dense_clip.recipes import RECIPES
 
-    every = [name for name, recipe in RECIPES.items() if proxy or not recipe.needs_proxy]
-    rows, columns = _names(methods, every), _names(datasets, BENCHMARKS)
-    check_names(rows, columns, preset)
-    grid = Grid(
-        _load(weights, device, activation),
-        rows,
-        columns,
-        out,
-        _source(data_root, split, partial, limit, workers),
-        preset,
-        proxy,
-    )
+    columns = _names(datasets, BENCHMARKS)
+    named = methods.strip() != 'all'
+    if named:
+        check_names(_names(methods), columns, preset, _known_methods())
+    subject = _load(weights, device, activation, proxy)
+    every = [one.name for one in _any_clip() if proxy or not _takes_proxy(one)]
+    every = list(subject.methods) if subject.trained else every
+    rows = _names(methods, every)
+    grid = Grid(subject, rows, columns, out, _source(data_root, split, partial, limit, workers), preset)
     failed = 0
     for cell in grid.run():
         place = f'{cell["method"]} on {cell["dataset"]}'
@@ -194,23 +195,37 @@ def bench_segmentation(
         raise typer.Exit(1)
 
 
-def _names(text: str, every: Iterable[str]) -> list[str]:
-    return (
-        list(every) if text.strip() == 'all' else [name.strip() for name in text.split(',') if name.strip()]
-    )
+def _names(text: str, every: Iterable[str] = ()) -> list[str]:
+    if text.strip() == 'all':
+        return list(every)
+    return [name.strip() for name in text.split(',') if name.strip()]
+
+
+def _any_clip() -> list[Method]:
+    return list_methods('segmentation', any_clip=True)
+
+
+def _takes_proxy(method: Method) -> bool:
+    return any(option.name == 'proxy' for option in method.options)
+
+
+def _known_methods() -> tuple[str, ...]:
+    return tuple(one.name for one in list_methods('segmentation'))
 
 
 def _source(root: Path, split: str, partial: bool, limit: int | None, workers: int) -> Source:
-    from clipdense.methods.dense_clip.benchmark import Source
+    from clipdense.benchmarks.measure import Source
 
     return Source(root, split, partial, limit, workers)
 
 
-def _load(name: str, device: str | None, activation: str | None) -> NamedWeights:
-    from clipdense.inference.load import load_clip
-    from clipdense.methods.dense_clip.benchmark import Weights as Named
+def _load(name: str, device: str | None, activation: str | None, proxy: str | None) -> Subject:
+    from clipdense.benchmarks.build import make_subject
+    from clipdense.inference.load import choose_device, load
 
-    return Named(load_clip(name, device, **weight_overrides(activation)), name)
+    model = load(name, choose_device(device), **weight_overrides(activation))
+    options = {one.name: {'proxy': proxy} for one in _any_clip() if proxy and _takes_proxy(one)}
+    return make_subject(model, name, options)
 
 
 @contextmanager

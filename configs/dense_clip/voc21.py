@@ -13,8 +13,8 @@ Not run here: needs OpenAI's ViT-B/16 and PASCAL VOC 2012.
 
 from mmengine.config import read_base
 
+from clipdense.benchmarks.evaluation import PresetSegmentation
 from clipdense.engine.hooks import EvaluationHook
-from clipdense.methods.dense_clip.preset_evaluation import PresetSegmentation
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 
 with read_base():
@@ -30,7 +30,7 @@ custom_hooks = dict(
                 method='sclip',
                 dataset='voc21',
                 root='data',
-                proxy='vit_base_patch8_224.dino',  # of proxyclip alone
+                options=dict(proxyclip=dict(proxy='vit_base_patch8_224.dino')),
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""prepare, bench-segmentation and reproduce as a user calls them."""
+"""prepare, bench and reproduce as a user calls them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return ended.value.code or 0, captured.out, captured.err
 
 
-@pytest.mark.parametrize('verb', ['prepare', 'bench-segmentation', 'reproduce'])
+@pytest.mark.parametrize('verb', ['prepare', 'bench', 'reproduce'])
 def test_help_has_an_example(capsys, verb):
     status, out, _ = run(capsys, verb, '--help')
     assert status == 0
@@ -92,8 +92,8 @@ def test_prepare(capsys, cityscapes):
     assert '0 files made, 1 were there' in run(capsys, 'prepare', 'cityscapes', cityscapes)[1]
 
 
-def test_bench_segmentation(capsys, own, weights):
-    arguments = ('bench-segmentation', '--methods', 'vanilla, maskclip', '--datasets', own, '-w', weights)
+def test_bench(capsys, own, weights):
+    arguments = ('bench', '--methods', 'vanilla, maskclip', '--datasets', own, '-w', weights)
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     assert 'maskclip on own: mIoU ' in out
@@ -103,7 +103,7 @@ def test_bench_segmentation(capsys, own, weights):
 
 
 def test_all_methods(capsys, own, weights):
-    status, out, _ = run(capsys, 'bench-segmentation', '--methods', 'all', '--datasets', own, '-w', weights)
+    status, out, _ = run(capsys, 'bench', '--methods', 'all', '--datasets', own, '-w', weights)
     assert status == 0
     names = {line.split(' on ')[0] for line in out.splitlines() if ' on ' in line}
     assert names == set(RECIPES) - {'proxyclip'}
@@ -115,10 +115,8 @@ def test_prepare_says_where_to_get_camvid_and_bccd(capsys):
         assert (status, source in err, f'is not in data/{name}' in err) == (2, True, True)
 
 
-def test_bench_segmentation_reports_failures_and_goes_on(capsys, own, weights):
-    status, out, err = run(
-        capsys, 'bench-segmentation', '--methods', 'sclip', '--datasets', f'voc21,{own}', '-w', weights
-    )
+def test_bench_reports_failures_and_goes_on(capsys, own, weights):
+    status, out, err = run(capsys, 'bench', '--methods', 'sclip', '--datasets', f'voc21,{own}', '-w', weights)
     assert status == 1
     assert 'sclip on voc21: VOC21 is not in data' in err
     assert 'sclip on own: mIoU ' in out
@@ -128,7 +126,7 @@ def test_real_streets_are_the_ninth_dataset(capsys, weights, real_data):
     streets = str(real_data('camvid'))
     status, _, _ = run(
         capsys,
-        'bench-segmentation',
+        'bench',
         '--methods',
         'naclip',
         '--datasets',
@@ -175,9 +173,9 @@ def test_reproduce(capsys, cityscapes, weights):
 BAD = {
     'no such method': (['reproduce', 'sclop', 'voc21'], "mean 'sclip'"),
     'no such dataset': (['reproduce', 'sclip', 'voc12'], "mean 'voc21'"),
-    'no such folder': (['bench-segmentation', '--methods', 'sclip', '--datasets', 'data/my'], 'PASCAL VOC'),
+    'no such folder': (['bench', '--methods', 'sclip', '--datasets', 'data/my'], 'PASCAL VOC'),
     'no such preset': (['reproduce', 'sclip', 'voc21', '--preset', 'slip'], "mean 'sclip'"),
-    'no methods': (['bench-segmentation', '--methods', ',', '--datasets', 'voc21'], 'at least one'),
+    'no methods': (['bench', '--methods', ',', '--datasets', 'voc21'], 'at least one'),
     'nothing to prepare': (['prepare', 'coco_stuf', 'data'], "mean 'coco_stuff'"),
     'not there': (['prepare', 'ade20k', 'data'], 'ADE20K-150 is not in data'),
 }

@@ -69,7 +69,7 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         'test',
         'models',
         'prepare',
-        'bench-segmentation',
+        'bench',
         'reproduce',
         'convert',
         'doctor',

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clipdense.clip.model import CLIP
+from torch import nn
+
 from clipdense.data.segmentation.published import BENCHMARKS
 from clipdense.tasks.refine import PAMR
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError, nearest
-
-from .segmenter import default_slide
 
 _WITH_BACKGROUND = ('voc21', 'context60', 'coco_object')
 
@@ -30,12 +29,12 @@ class Preset:
         name: of the family.
         words: name of the vocabulary; empty for the dataset's own words.
         templates: name of the prompt templates.
-        short_side: pixels that the shorter side of an image is resized to; None brings images and windows
-            before the tower in proportion to its own image size.
+        short_side: pixels that the shorter side of an image is resized to; None leaves size and windows to
+            the model (a training-free method chooses them in proportion to its tower's image size).
         long_side: bound on the longer side after that.
         window, stride: of the sliding window, in pixels; a window of None shows whole images.
-        logit_scale: of the softmax over classes.
-        background_threshold: probability below which a pixel is background.
+        logit_scale: of the softmax over classes; None for the model's own.
+        background_threshold: probability below which a pixel is background; None for the model's own.
         area_threshold: share of the foreground up to which a class is given up.
         pamr: iterations of refinement; 0 for none.
         pamr_dilations: distances of the neighbours in it.
@@ -51,18 +50,18 @@ class Preset:
     long_side: int = 2048
     window: int | None = 224
     stride: int | None = 112
-    logit_scale: float = 40.0
-    background_threshold: float = 0.0
+    logit_scale: float | None = 40.0
+    background_threshold: float | None = 0.0
     area_threshold: float = 0.0
     pamr: int = 0
     pamr_dilations: tuple[int, ...] = (8, 16)
     position_mode: str = 'dino'
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def slide(self, clip: CLIP) -> Slide:
-        """How images are brought before this tower."""
+    def slide(self) -> Slide | None:
+        """Size and windows of the images; None for the model's own."""
         if self.short_side is None:
-            return default_slide(clip)
+            return None
         return Slide(self.short_side, self.long_side, self.window, self.stride)
 
     def refiner(self) -> PAMR | None:
@@ -79,8 +78,10 @@ class Preset:
         parts = [
             f'words {self.words or "of the dataset"}, templates {self.templates}',
             size + (windows if self.short_side else ''),
-            f'scale {self.logit_scale:g}',
         ]
+        parts += ['scale of the model' if self.logit_scale is None else f'scale {self.logit_scale:g}']
+        if self.background_threshold is None:
+            parts.append('background threshold of the model')
         if self.background_threshold:
             parts.append(f'background below {self.background_threshold:g}')
         if self.area_threshold:
@@ -265,6 +266,37 @@ FAMILIES: dict[str, Family] = {
         note='the released code squeezes images into squares; its words, scale and rule for the background '
         'were not to be had: no threshold, plain names',
     ),
+    'groupvit': Family(
+        'groupvit',
+        'groupvit',
+        'NVlabs/GroupViT segmentation configs',
+        common={
+            'templates': 'simple',
+            'short_side': 448,
+            'window': 448,
+            'stride': 224,
+            'logit_scale': None,
+            'background_threshold': None,
+            'position_mode': '',
+        },
+        datasets=_thresholds(0.95, 0.35, 0.95),
+        note='the released code has VOC, Context and COCO-Object only; its words for COCO-Object were not to '
+        'be had: plain names',
+    ),
+    'lseg': Family(
+        'lseg',
+        '',
+        "ours: the dataset's own words, and the size, windows and scale that the weights come with",
+        common={
+            'templates': 'name',
+            'short_side': None,
+            'window': None,
+            'stride': None,
+            'logit_scale': None,
+            'background_threshold': None,
+            'position_mode': '',
+        },
+    ),
     'native': Family(
         '',
         '',
@@ -272,7 +304,7 @@ FAMILIES: dict[str, Family] = {
         common={'short_side': None, 'window': None, 'stride': None, 'position_mode': ''},
     ),
 }
-# Other methods without a family of their own are run as SCLIP's authors ran them.
+# Methods without a family of their own are run as SCLIP's authors ran them; trained ones in their own way.
 _FAMILY_OF = {'maskclip_denoised': 'maskclip_paper'}
 _OTHER_METHODS = 'sclip'
 
@@ -297,8 +329,16 @@ def find_preset(name: str, dataset: str = '') -> Preset:
     return Preset(name, words, **{**family.common, **family.datasets.get(dataset, {})})
 
 
-def default_preset(method: str, dataset: str = '') -> str:
-    """The family that a method was published with; on a folder of one's own, the tower's own proportions."""
+def default_preset(method: str, dataset: str = '', trained: bool = False) -> str:
+    """The family that a method was published with; on a folder of one's own, the tower's own proportions.
+
+    Args:
+        method: its name.
+        dataset: a name in ``BENCHMARKS``; empty for a folder of one's own.
+        trained: its weights were trained to segment.
+    """
+    if trained:
+        return method if method in FAMILIES else 'native'
     if not dataset:
         return 'native'
     return _FAMILY_OF.get(method, method if method in FAMILIES else _OTHER_METHODS)
@@ -312,18 +352,23 @@ def _class_file(files: str, dataset: str) -> str:
         'clearclip': ('voc20', 'voc21', 'coco_object'),
         'proxyclip': ('voc21', 'coco_object'),
         'maskclip': ('context59', 'coco_stuff'),
+        'groupvit': ('voc21', 'context60'),
     }
     if dataset in own.get(files, ()):
         return f'{dataset}_{files}'
-    return 'voc20_clearclip' if (files, dataset) == ('proxyclip', 'voc20') else f'{dataset}_sclip'
+    shared = {('proxyclip', 'voc20'), ('groupvit', 'coco_object')}
+    return f'{dataset}_clearclip' if (files, dataset) in shared else f'{dataset}_sclip'
 
 
 @contextmanager
-def resizing_positions(clip: CLIP, mode: str) -> Iterator[None]:
-    """The tower resizes its position embeddings in this mode, if any, and in its own again afterwards."""
-    tower = clip.image
-    before, tower.position_mode = tower.position_mode, mode or tower.position_mode
+def resizing_positions(model: nn.Module, mode: str) -> Iterator[None]:
+    """Image towers resize their position embeddings in this mode meanwhile; an empty one changes nothing."""
+    towers: list[Any] = [part for part in model.modules() if hasattr(part, 'position_mode')] if mode else []
+    before = [tower.position_mode for tower in towers]
+    for tower in towers:
+        tower.position_mode = mode
     try:
         yield
     finally:
-        tower.position_mode = before
+        for tower, own in zip(towers, before, strict=True):
+            tower.position_mode = own

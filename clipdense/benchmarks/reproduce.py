@@ -11,10 +11,9 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import sha256
 from clipdense.weights import zoo
 
-from .benchmark import Source, Weights, build_segmenter, conditions, evaluate, preset_of, record
+from .measure import Source, Subject, check_method, conditions, measure, preset_of, record
 from .presets import FAMILIES, Preset
-from .published import STATUSES, Published, published
-from .recipe import find_recipe
+from .published import ELSEWHERE, STATUSES, Published, published
 from .tables import Cell
 
 
@@ -33,11 +32,10 @@ class Run:
     method: str
     dataset: str
     preset: Preset
-    weights: Weights
+    subject: Subject
     data: LabeledImages
     target: Published | None  # the number to meet
     same_weights: bool | None  # as the number's; None where that cannot be told
-    proxy: str | None = None
     workers: int = 0
 
 
@@ -72,10 +70,9 @@ def gather(
     method: str,
     dataset: str,
     weights: str,
-    load: Callable[[str], Weights],
+    load: Callable[[str], Subject],
     source: Source,
     preset: str | None = None,
-    proxy: str | None = None,
 ) -> Run:
     """Everything that a run needs.
 
@@ -86,45 +83,47 @@ def gather(
         load: reads the weights.
         source: where the datasets are.
         preset: family; the method's own by default.
-        proxy: of proxyclip.
 
     Raises:
         NotReady: what is missing, one line each.
         InputError: an unknown method, dataset or preset.
     """
-    find_recipe(method)
     settings = preset_of(method, dataset, preset)
     needs: list[str] = []
-    clip, data = None, None
+    subject, data = None, None
     try:
-        clip = load(weights)
+        subject = load(weights)
     except InputError as error:
         needs.append(f'weights: {error}')
+    if subject is not None:
+        check_method(method, subject.methods)
+        settings = preset_of(method, dataset, preset, subject.trained)
     try:
         data = source.open(dataset, settings.words)
     except InputError as error:
         needs.append(f'data: {error}')
-    if clip is not None:
+    if subject is not None:
         try:
-            build_segmenter(clip.clip, method, settings, proxy)
+            with subject.segmenter(method, settings):
+                pass
         except InputError as error:
             needs.append(f'method: {error}')
-    if needs or clip is None or data is None:
+    if needs or subject is None or data is None:
         raise NotReady(needs)
     target = _target(method, dataset, settings.name, weights)
     same = None if target is None else same_weights(weights, target.weights)
-    return Run(method, dataset, settings, clip, data, target, same, proxy, source.workers)
+    return Run(method, dataset, settings, subject, data, target, same, source.workers)
 
 
 def reproduce(run: Run) -> Verdict:
     """Measure and judge.
 
     Raises:
-        InputError: as ``evaluate``.
+        InputError: as ``measure``.
     """
-    facts = conditions(run.weights, run.method, run.dataset, run.data, run.preset, run.proxy)
-    scores, seconds = evaluate(run.weights, run.method, run.data, run.preset, run.proxy, run.workers)
-    cell = record(facts, run.weights, run.data, scores, seconds)
+    facts = conditions(run.subject, run.method, run.dataset, run.data, run.preset)
+    scores, seconds = measure(run.subject, run.method, run.data, run.preset, run.workers)
+    cell = record(facts, run.subject, run.data, scores, seconds)
     return Verdict(cell, run.preset, run.target, judge(cell, run.target, run.same_weights))
 
 
@@ -149,6 +148,8 @@ def judge(cell: Cell, target: Published | None, same: bool | None) -> str:
 
 def same_weights(weights: str, name: str) -> bool | None:
     """Are these the weights of that name?  None where it cannot be told, as of converted files."""
+    if name in ELSEWHERE:
+        return None
     entry = zoo.find(name)
     if not Path(weights).exists():
         return zoo.find(weights).name == entry.name

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.data.segmentation.published import BENCHMARKS
-from clipdense.methods.dense_clip.presets import (
+from clipdense.benchmarks.build import make_subject
+from clipdense.benchmarks.measure import preset_of
+from clipdense.benchmarks.presets import (
     FAMILIES,
     default_preset,
     find_preset,
     resizing_positions,
 )
-from clipdense.methods.dense_clip.published import OPENAI_B16, PUBLISHED, STATUSES, published
+from clipdense.benchmarks.published import ELSEWHERE, OPENAI_B16, PUBLISHED, STATUSES, published
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.data.segmentation.published import BENCHMARKS
 from clipdense.methods.dense_clip.recipes import RECIPES, find_recipe
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
@@ -84,10 +86,11 @@ def test_every_preset_can_be_used(family, dataset):
     if preset.words:
         assert len(named_vocabulary(preset.words)) == len(classes)
     get_templates(preset.templates)
-    preset.slide(build_clip(TINY)).check(16)
-    if FAMILIES[family].method:
+    if preset.slide() is not None:
+        preset.slide().check(16)
+    if FAMILIES[family].method in RECIPES:
         find_recipe(FAMILIES[family].method, preset.options)
-    assert preset.background_threshold == 0 or classes.background
+    assert not preset.background_threshold or classes.background
 
 
 @pytest.mark.parametrize(
@@ -118,9 +121,8 @@ def test_settings_in_words(family, dataset, expected):
 
 def test_sizes_of_maskclip():
     """Context's longer side is 520 pixels, COCO-Stuff's shorter one 512."""
-    clip = build_clip(TINY)
     sizes = [
-        find_preset('maskclip_paper', dataset).slide(clip).resized((375, 500), 16)
+        find_preset('maskclip_paper', dataset).slide().resized((375, 500), 16)
         for dataset in ('context59', 'coco_stuff')
     ]
     assert sizes == [(390, 520), (512, 683)]
@@ -137,7 +139,8 @@ def test_options_of_resclip():
 
 
 def test_native_is_in_proportion_to_the_tower():
-    assert find_preset('native').slide(build_clip(TINY)) == Slide(48, window=32, stride=16)
+    model = make_subject(build_clip(TINY), '').build('vanilla', find_preset('native'))
+    assert model.slide == Slide(48, window=32, stride=16)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,15 @@ def test_native_is_in_proportion_to_the_tower():
 )
 def test_default(method, dataset, expected):
     assert default_preset(method, dataset) == expected
+
+
+def test_trained_models_keep_their_own_settings():
+    """Scale, threshold and position embeddings are not those of training-free methods."""
+    assert default_preset('groupvit', '', trained=True) == 'groupvit'
+    assert default_preset('another', 'voc21', trained=True) == 'native'
+    assert find_preset('groupvit', 'context60').background_threshold == 0.35
+    foreign = preset_of('groupvit', 'voc21', 'sclip', trained=True)
+    assert (foreign.logit_scale, foreign.position_mode, foreign.words) == (None, '', 'voc21_sclip')
 
 
 def test_unknown():
@@ -193,6 +205,6 @@ def test_published_numbers_are_of_known_things():
         assert number.status in STATUSES
         assert 0 < number.miou < 100
         assert number.preset in ('', *FAMILIES)
-        assert not number.preset or number.method in RECIPES
-        assert zoo.find(number.weights).name == number.weights
+        assert not number.preset or number.method in (*RECIPES, FAMILIES[number.preset].method)
+        assert number.weights in ELSEWHERE or zoo.find(number.weights).name == number.weights
     assert zoo.find(OPENAI_B16).sha256

@@ -13,7 +13,6 @@ from clipdense.utils.files import atomic_write
 
 from .presets import FAMILIES
 from .published import PUBLISHED, STATUSES, Published, published
-from .recipes import RECIPES
 
 Cell = dict[str, Any]
 _COLUMNS = (
@@ -80,7 +79,7 @@ def markdown(cells: Sequence[Cell]) -> str:
     for cell in cells:
         rows.setdefault(str(cell.get('row') or cell['method']), {})[cell['dataset']] = cell
     lines = [
-        '# Training-free segmentation: mIoU in percent, ours (published)',
+        '# Open-vocabulary segmentation: mIoU in percent, ours (published)',
         '',
         f'| method | preset | {" | ".join(datasets)} |',
         '|---|---|' + '---|' * len(datasets),
@@ -153,8 +152,9 @@ def _speed(cells: Sequence[Cell]) -> list[str]:
 def _others(datasets: Sequence[str]) -> list[str]:
     """Published numbers of methods that are not here."""
     rows: dict[str, dict[str, Published]] = {}
+    here = {number.method for number in PUBLISHED if number.preset}
     for number in PUBLISHED:
-        if number.method not in RECIPES and number.dataset in datasets:
+        if number.method not in here and number.dataset in datasets:
             rows.setdefault(number.method, {})[number.dataset] = number
     if not rows:
         return []

@@ -14,17 +14,17 @@ from pathlib import Path
 from clipdense.data.segmentation.datasets import LabeledImages
 from clipdense.utils.errors import InputError, one_line
 
-from .benchmark import (
+from .measure import (
     Source,
-    Weights,
+    Subject,
+    check_method,
     conditions,
     dataset_name,
-    evaluate,
     key_of,
+    measure,
     preset_of,
     record,
 )
-from .recipe import find_recipe
 from .tables import Cell, write_json, write_tables
 
 
@@ -32,13 +32,12 @@ class Grid:
     """A run over methods and datasets.
 
     Args:
-        weights: the CLIP.
+        subject: the weights and what makes segmenters of them.
         methods: training-free methods, the rows of the table; ``METHOD:PRESET`` chooses a row's own family.
         datasets: names in ``BENCHMARKS``, or folders in PASCAL VOC format.
         out: folder of the results.
         source: where the datasets come from.
         preset: one family for all cells; each method's own by default.
-        proxy: see ``DenseCLIP``.
 
     Raises:
         InputError: an unknown method, dataset or preset.
@@ -46,17 +45,16 @@ class Grid:
 
     def __init__(
         self,
-        weights: Weights,
+        subject: Subject,
         methods: Sequence[str],
         datasets: Sequence[str],
         out: Path,
         source: Source | None = None,
         preset: str | None = None,
-        proxy: str | None = None,
     ) -> None:
-        self.weights, self.methods, self.datasets = weights, list(methods), list(datasets)
-        self.out, self.source, self.preset, self.proxy = Path(out), source or Source(), preset, proxy
-        check_names(self.methods, self.datasets, preset)
+        self.subject, self.methods, self.datasets = subject, list(methods), list(datasets)
+        self.out, self.source, self.preset = Path(out), source or Source(), preset
+        check_names(self.methods, self.datasets, preset, subject.methods)
         self._open: dict[tuple[str, str], LabeledImages] = {}
 
     def run(self) -> Iterator[Cell]:
@@ -74,15 +72,15 @@ class Grid:
             self._open.clear()
 
     def _cell(self, method: str, family: str | None, dataset: str) -> Cell:
-        preset = preset_of(method, dataset, family)
+        preset = preset_of(method, dataset, family, self.subject.trained)
         try:
             data = self._data(dataset, preset.words)
-            facts = conditions(self.weights, method, dataset, data, preset, self.proxy)
+            facts = conditions(self.subject, method, dataset, data, preset)
             path = self.out / 'cells' / f'{key_of(facts)}.json'
             stored = _read(path)
             if stored is not None:
                 return {**stored, 'stored': True}
-            scores, seconds = evaluate(self.weights, method, data, preset, self.proxy, self.source.workers)
+            scores, seconds = measure(self.subject, method, data, preset, self.source.workers)
         except Exception as error:  # whatever it is, the other cells go on
             kind = '' if isinstance(error, InputError) else f'{type(error).__name__}: '
             return {
@@ -91,7 +89,7 @@ class Grid:
                 'preset': preset.to_dict(),
                 'failure': f'{kind}{one_line(error)}',
             }
-        cell = record(facts, self.weights, data, scores, seconds)
+        cell = record(facts, self.subject, data, scores, seconds)
         write_json(path, cell)
         return cell
 
@@ -101,8 +99,14 @@ class Grid:
         return self._open[dataset, words]
 
 
-def check_names(methods: Sequence[str], datasets: Sequence[str], preset: str | None = None) -> None:
+def check_names(
+    methods: Sequence[str], datasets: Sequence[str], preset: str | None, known: tuple[str, ...]
+) -> None:
     """Find typing errors before anything is loaded.
+
+    Args:
+        methods, datasets, preset: as in ``Grid``.
+        known: the names of methods that there are.
 
     Raises:
         InputError: an unknown method, dataset or preset, or none.
@@ -110,7 +114,7 @@ def check_names(methods: Sequence[str], datasets: Sequence[str], preset: str | N
     if not methods or not datasets:
         raise InputError('name at least one method and one dataset')
     for method, family in (_row(method, preset) for method in methods):
-        find_recipe(method)
+        check_method(method, known)
         for dataset in datasets:
             preset_of(method, dataset, family)
 

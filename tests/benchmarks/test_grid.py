@@ -11,18 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
+from clipdense.benchmarks import grid as grid_module
+from clipdense.benchmarks.build import make_subject
+from clipdense.benchmarks.evaluation import PresetSegmentation
+from clipdense.benchmarks.grid import Grid, check_names
+from clipdense.benchmarks.measure import Source, Subject, preset_of
+from clipdense.benchmarks.published import published
+from clipdense.benchmarks.reproduce import NotReady, gather, judge, reproduce, same_weights
+from clipdense.benchmarks.tables import comma_separated, markdown
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark
-from clipdense.methods.dense_clip import grid as grid_module
-from clipdense.methods.dense_clip.benchmark import Source, Weights, build_segmenter, preset_of
-from clipdense.methods.dense_clip.grid import Grid, check_names
-from clipdense.methods.dense_clip.preset_evaluation import PresetSegmentation
-from clipdense.methods.dense_clip.published import published
-from clipdense.methods.dense_clip.reproduce import NotReady, gather, judge, reproduce, same_weights
-from clipdense.methods.dense_clip.tables import comma_separated, markdown
+from clipdense.methods.dense_clip.recipes import RECIPES
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import write_mask
 
@@ -33,9 +35,9 @@ TINY = ClipSize(
 METHODS = ['vanilla', 'maskclip']
 
 
-def tiny(seed: int = 0) -> Weights:
+def tiny(seed: int = 0) -> Subject:
     torch.manual_seed(seed)
-    return Weights(build_clip(TINY).eval(), 'tiny')
+    return make_subject(build_clip(TINY).eval(), 'tiny')
 
 
 @pytest.fixture(autouse=True)
@@ -120,16 +122,16 @@ def test_a_row_may_have_its_own_preset(tmp_path, own):
     assert f'| vanilla | native | {cells[0]["miou"]:.2f} |' in table
     assert f'| vanilla | sclip | {cells[1]["miou"]:.2f} |' in table
     with pytest.raises(InputError, match="'slip'"):
-        check_names(['vanilla:slip'], ['voc21'])
+        check_names(['vanilla:slip'], ['voc21'], None, ('vanilla',))
 
 
 def test_miou_is_that_of_the_masks(tmp_path, own):
     """Against a pixel loop over what the model itself answers."""
     (cell,) = run(tmp_path, ['maskclip'], [str(own)])
-    weights = tiny()
-    model = build_segmenter(weights.clip, 'maskclip', preset_of('maskclip', str(own)))
+    subject = tiny()
+    model = subject.build('maskclip', preset_of('maskclip', str(own)))
     data = Source().open(str(own))
-    model.set_vocabulary(data.vocabulary, embed_vocabulary(weights.clip, data.vocabulary, 'imagenet'))
+    model.set_vocabulary(data.vocabulary, embed_vocabulary(subject.model, data.vocabulary, 'imagenet'))
     hits, unions = np.zeros(3), np.zeros(3)
     for item in data:
         image = model.data_preprocessor.normalize(item['images'])
@@ -142,10 +144,10 @@ def test_miou_is_that_of_the_masks(tmp_path, own):
 
 def test_a_config_measures_the_same(own):
     """``dense_clip/voc21`` and ``clipdense reproduce`` give one number."""
-    weights, method = tiny(), 'sclip'
-    run = gather(method, str(own), '', lambda name: weights, Source(), 'sclip')
+    subject, method = tiny(), 'sclip'
+    run = gather(method, str(own), '', lambda name: subject, Source(), 'sclip')
     expected = reproduce(run).cell
-    found = PresetSegmentation(method, str(own), preset='sclip')(weights.clip)
+    found = PresetSegmentation(method, str(own), preset='sclip')(subject.model)
     for name in ('miou', 'pixel_accuracy', 'mean_accuracy'):
         assert round(100 * found[f'own/sclip/{name}'], 4) == expected[name]
 
@@ -153,15 +155,15 @@ def test_a_config_measures_the_same(own):
 @pytest.mark.usefixtures('small')
 def test_finished_cells_are_not_repeated_after_an_interruption(tmp_path, own, data, monkeypatch):
     calls = []
-    evaluate = grid_module.evaluate
+    measure = grid_module.measure
 
-    def interrupted(weights, method, *arguments):
+    def interrupted(subject, method, *arguments):
         calls.append(method)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return evaluate(weights, method, *arguments)
+        return measure(subject, method, *arguments)
 
-    monkeypatch.setattr(grid_module, 'evaluate', interrupted)
+    monkeypatch.setattr(grid_module, 'measure', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, METHODS, ['voc20', str(own)], Source(data), preset='native')
     assert 'voc20' in (tmp_path / 'out/table.md').read_text()  # what was done is there to read
@@ -201,8 +203,8 @@ def test_another_activation_is_another_cell(tmp_path, own):
     """The numbers are the same, what is done with them is not."""
     run(tmp_path, ['vanilla'], [str(own)])
     other = build_clip(TINY.with_activation('gelu')).eval()
-    other.load_state_dict(tiny().clip.state_dict())
-    (cell,) = Grid(Weights(other, 'tiny'), ['vanilla'], [str(own)], tmp_path / 'out').run()
+    other.load_state_dict(tiny().model.state_dict())
+    (cell,) = Grid(make_subject(other, 'tiny'), ['vanilla'], [str(own)], tmp_path / 'out').run()
     assert 'stored' not in cell
 
 
@@ -233,7 +235,7 @@ def test_errors_of_any_kind_are_recorded(tmp_path, own, monkeypatch):
     def broken(*_):
         raise RuntimeError('out of memory')
 
-    monkeypatch.setattr(grid_module, 'evaluate', broken)
+    monkeypatch.setattr(grid_module, 'measure', broken)
     (cell,) = run(tmp_path, ['vanilla'], [str(own)])
     assert cell['failure'] == 'RuntimeError: out of memory'
 
@@ -305,7 +307,7 @@ def test_json_table(tmp_path, own):
 )
 def test_names_are_checked_first(methods, datasets, message):
     with pytest.raises(InputError, match=message):
-        check_names(methods, datasets)
+        check_names(methods, datasets, None, tuple(RECIPES))
 
 
 VERDICTS = {  # cell, weights are those of the number: words
@@ -331,7 +333,7 @@ def test_verdicts(cell, same, message):
 
 @pytest.mark.usefixtures('small')
 def test_reproduce(tmp_path, data):
-    save(tiny().clip, tmp_path / 'tiny.safetensors')
+    save(tiny().model, tmp_path / 'tiny.safetensors')
     made = gather(
         'sclip', 'voc20', str(tmp_path / 'tiny.safetensors'), lambda name: tiny(), Source(data), 'native'
     )

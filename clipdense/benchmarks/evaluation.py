@@ -1,15 +1,18 @@
-"""A training-free method under published settings, as a config asks for it."""
+"""A segmentation method under published settings, as a config asks for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from clipdense.clip.model import CLIP
+from clipdense.methods import get_method
 from clipdense.registry import EVALUATIONS
 
-from .benchmark import Source, Weights, dataset_name, evaluate, preset_of
+from .build import make_subject
+from .measure import Source, dataset_name, measure, preset_of
 
 
 @EVALUATIONS.register_module()
@@ -20,11 +23,11 @@ class PresetSegmentation:
     resized.
 
     Args:
-        method: a training-free method.
+        method: a training-free method; or the one that the weights were trained for.
         dataset: a name in ``BENCHMARKS``, or a folder in PASCAL VOC format.
         root: folder of all published datasets.
         preset: a name in ``FAMILIES``; the method's own by default.
-        proxy: backbone of the method proxyclip, as ``DenseCLIP`` takes it.
+        options: by method, beside those of the preset: ``{'proxyclip': {'proxy': ...}}``.
         partial: take a published dataset that is not complete as it is.
         limit: number of images; all by default.
         workers: processes that read.
@@ -39,24 +42,26 @@ class PresetSegmentation:
         dataset: str,
         root: str | Path = 'data',
         preset: str | None = None,
-        proxy: nn.Module | dict | str | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
         partial: bool = False,
         limit: int | None = None,
         workers: int = 0,
     ) -> None:
-        self.method, self.proxy, self.workers = method, proxy, workers
-        self.preset = preset_of(method, dataset, preset)
+        self.method, self.workers = method, workers
+        self.options = dict(options or {})
+        self.preset = preset_of(method, dataset, preset, not get_method(method, 'segmentation').any_clip)
         self.name = dataset_name(dataset)
         self.data = Source(Path(root), partial=partial, limit=limit).open(dataset, self.preset.words)
 
-    def __call__(self, clip: CLIP) -> dict[str, float]:
+    def __call__(self, model: nn.Module) -> dict[str, float]:
         """``DATASET/METHOD/miou``, ``pixel_accuracy`` and ``mean_accuracy``, shares of 1."""
-        scores, _ = evaluate(Weights(clip, ''), self.method, self.data, self.preset, self.proxy, self.workers)
+        subject = make_subject(model, '', self.options)
+        scores, _ = measure(subject, self.method, self.data, self.preset, self.workers)
         return {
             f'{self.name}/{self.method}/{key}': value
             for key, value in (
                 ('miou', scores.mean_iou),
-                ('pixel_accuracy', scores.pixel_accuracy),
-                ('mean_accuracy', scores.mean_accuracy),
+                ('pixel_accuracy', scores.classes.pixel_accuracy),
+                ('mean_accuracy', scores.classes.mean_accuracy),
             )
         }

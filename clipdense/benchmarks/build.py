@@ -1,0 +1,65 @@
+"""Segmenters for rows of the grid, out of any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from clipdense.clip.model import CLIP
+from clipdense.inference.load import load_segmenter, method_of
+from clipdense.methods import list_methods
+from clipdense.tasks.options import SegmentationOptions
+from clipdense.tasks.segmentation import SegmentationModel
+
+from .measure import Build, Subject
+from .presets import Preset
+
+
+def make_subject(
+    model: nn.Module, name: str, options: Mapping[str, Mapping[str, Any]] | None = None
+) -> Subject:
+    """Weights as the benchmarks measure them.
+
+    Args:
+        model: what ``clipdense.load`` gave.
+        name: of the weights.
+        options: by method, options that differ from the preset's.
+    """
+    options = options or {}
+    entry = method_of(model)
+    trained = entry is not None or not isinstance(model, CLIP)
+    own = entry.name if entry else type(model).__name__
+    methods = (own,) if trained else tuple(one.name for one in list_methods('segmentation', any_clip=True))
+    return Subject(model, name, builder(model, options), methods, trained, options)
+
+
+def builder(model: Any, options: Mapping[str, Mapping[str, Any]]) -> Build:
+    """What makes the segmenter of a method under a preset."""
+    device = next(model.parameters()).device
+
+    def build(method: str, preset: Preset) -> SegmentationModel:
+        own = {**preset.options, **options.get(method, {})}
+        segmenter = load_segmenter(model, method, device, method_options=own)
+        configure(segmenter, preset)
+        return segmenter
+
+    return build
+
+
+def configure(model: SegmentationModel, preset: Preset) -> None:
+    """Set what a preset decides; None leaves the model's own.
+
+    Raises:
+        InputError: windows that do not fit the model.
+    """
+    model.slide = preset.slide() or model.slide
+    if preset.logit_scale is not None:
+        model.logit_scale = preset.logit_scale
+    model.refiner = preset.refiner()
+    model.configure(
+        SegmentationOptions(
+            background_threshold=preset.background_threshold, area_threshold=preset.area_threshold
+        )
+    )
