@@ -82,7 +82,7 @@ class Subject:
 
     def to_dict(self) -> dict[str, Any]:
         """What tells weights from others: SHA-256 of the numbers, sizes with activations, preprocessing."""
-        parts = {name: getattr(self.model, name, None) for name in ('size', 'preprocess')}
+        parts: dict[str, Any] = {name: getattr(self.model, name, None) for name in ('size', 'preprocess')}
         facts = {name: part.to_dict() for name, part in parts.items() if hasattr(part, 'to_dict')}
         return {'digest': module_digest(self.model), **facts}
 
@@ -181,10 +181,11 @@ def measure(
 def set_class_names(model: SegmentationModel, vocabulary: Vocabulary, templates: str) -> None:
     """Embed the names of the classes as the model does and set them."""
     own: Any = getattr(model, 'embed', None)
+    clip: Any = getattr(model, 'clip', None)
     if own is not None:
         embeddings = own(vocabulary, templates)
     else:
-        embeddings = embed_vocabulary(model.clip, vocabulary, templates, cache='default')
+        embeddings = embed_vocabulary(clip, vocabulary, templates, cache='default')
     model.set_vocabulary(vocabulary, embeddings)
 
 

@@ -243,7 +243,7 @@ def test_errors_of_any_kind_are_recorded(tmp_path, own, monkeypatch):
 def test_broken_masks_fail_with_their_name(tmp_path, own):
     Image.new('RGB', (40, 30)).save(own / 'SegmentationClass/b.png')
     (cell,) = run(tmp_path, ['vanilla'], [str(own)])
-    assert 'b.png is a colour image' in cell['failure']
+    assert 'b.png is a color image' in cell['failure']
 
 
 def fake(method, dataset, miou, complete=True, preset=None, images=2, published_images=2):

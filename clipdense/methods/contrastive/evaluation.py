@@ -88,6 +88,7 @@ class PatchSegmentation:
         return float(tried[int(torch.tensor(found).argmax())])
 
     def _scores(self, answers: _Answers, threshold: float, vocabulary: Vocabulary) -> SegmentationScores:
+        assert vocabulary.background is not None
         background = vocabulary.index(vocabulary.background)
         found = answers.class_ids.masked_fill(answers.cosine < threshold, background)
         counts = confusion_matrix(found[None], answers.label[None], len(vocabulary), self.ignore_index)
