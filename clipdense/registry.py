@@ -50,6 +50,7 @@ HOOKS = _child('hook', mmengine_registry.HOOKS, ['clipdense.engine'])
 RUNNERS = _child('runner', mmengine_registry.RUNNERS, ['clipdense.engine'])
 LOOPS = _child('loop', mmengine_registry.LOOPS, ['clipdense.engine'])
 EVALUATIONS = _child('evaluation', None, _EVALUATION)
+CLASS_EMBEDDERS = _child('class embedder', None, ['clipdense.clip.class_embeddings'])
 
 
 def build(part: Any, registry: Registry) -> Any:

@@ -1,7 +1,7 @@
-"""What crosses borders between rooms.
+"""Data structures shared across packages.
 
 B: images, N: patches, (h, w): patch grid, (H, W): pixels, C: encoder width, D: joint space, K: classes,
-Q: queries.
+Q: queries, T: prompt templates.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class ClassEmbeddings:
         queries: (Q, D), unit norm.
         query_class: (Q,), class index of each query, every class at least once.
         num_classes: K.
+        templates: (Q, T, D), the embedding of each prompt of a query, for methods that need them apart; None
+            where they were not kept.
 
     Raises:
         ValueError: shapes that do not fit, or a class without a query.
@@ -39,12 +41,20 @@ class ClassEmbeddings:
     queries: Tensor
     query_class: Tensor
     num_classes: int
+    templates: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.queries.ndim != 2 or self.query_class.shape != self.queries.shape[:1]:
             raise ValueError(
                 f'queries must be (Q, D) and query_class (Q,), got {tuple(self.queries.shape)} '
                 f'and {tuple(self.query_class.shape)}'
+            )
+        if self.templates is not None and (
+            self.templates.ndim != 3 or self.templates[:, 0].shape != self.queries.shape
+        ):
+            raise ValueError(
+                f'templates must be (Q, T, D) for queries {tuple(self.queries.shape)}, got '
+                f'{tuple(self.templates.shape)}'
             )
         present = set(self.query_class.tolist())
         if present != set(range(self.num_classes)):
@@ -63,7 +73,10 @@ class ClassEmbeddings:
 
     def to(self, device: torch.device | str) -> ClassEmbeddings:
         """The same tensors on another device."""
-        return ClassEmbeddings(self.queries.to(device), self.query_class.to(device), self.num_classes)
+        templates = None if self.templates is None else self.templates.to(device)
+        return ClassEmbeddings(
+            self.queries.to(device), self.query_class.to(device), self.num_classes, templates
+        )
 
 
 def best_of_queries(scores: Tensor, query_class: Tensor, num_classes: int, dim: int = -1) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from clipdense.clip.text_embeddings import embed_vocabulary, module_digest
+from clipdense.clip.class_embeddings import class_embedder, module_digest
 from clipdense.data.segmentation.datasets import LabeledImages, VOCSegmentation
 from clipdense.data.segmentation.published import BenchmarkSegmentation, find_benchmark
 from clipdense.evaluation.segmentation import SegmentationEvaluator, SegmentationScores
@@ -180,13 +180,8 @@ def measure(
 
 def set_class_names(model: SegmentationModel, vocabulary: Vocabulary, templates: str) -> None:
     """Embed the names of the classes as the model does and set them."""
-    own: Any = getattr(model, 'embed', None)
-    clip: Any = getattr(model, 'clip', None)
-    if own is not None:
-        embeddings = own(vocabulary, templates)
-    else:
-        embeddings = embed_vocabulary(clip, vocabulary, templates, cache='default')
-    model.set_vocabulary(vocabulary, embeddings)
+    embedder = class_embedder(model, templates=templates, cache='default')
+    model.set_vocabulary(vocabulary, embedder.embed(vocabulary))
 
 
 def conditions(
@@ -199,7 +194,7 @@ def conditions(
         'dataset': dataset_name(dataset),
         'preset': preset.to_dict(),
         'options': dict(subject.options.get(method, {})),
-        'templates': list(get_templates(preset.templates)),
+        'templates': get_templates(preset.templates).formats,
         'vocabulary': {'digest': data.vocabulary.digest, 'words': len(data.vocabulary.queries)},
         'weights': subject.to_dict(),
         'data': {'digest': data.digest, 'images': len(data)},

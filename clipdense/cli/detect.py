@@ -1,7 +1,8 @@
-"""Verbs of open-vocabulary detection."""
+"""Commands of open-vocabulary detection."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,83 +10,116 @@ import typer
 
 from clipdense.utils.errors import InputError
 
-from .options import (
-    Cache,
-    Classes,
-    Device,
-    Images,
-    NamedVocab,
-    Overwrite,
-    VocabFile,
-    read_vocabulary,
-    refuse_existing,
-)
+from .options import Cache, Device, Images, Overwrite, VocabularyArguments, grouped, refuse_existing
 
 if TYPE_CHECKING:
+    from clipdense.inference.detector import Detector
+    from clipdense.tasks.detection import DetectionRules
     from clipdense.vocab.vocabulary import Vocabulary
 
 DetectorConfig = Annotated[
     str | None,
     typer.Option(
-        '--config', help='Config of the detector, where its weights do not tell: a file, or vild/vild_scenes.'
+        '--config',
+        help='Config of the detector, where its weights do not describe it: a file, or vild/vild_scenes.',
     ),
 ]
 Checkpoint = Annotated[
-    Path, typer.Option('--weights', '-w', help="What training exported, DetPro's weights, or a checkpoint.")
+    Path, typer.Option('--weights', '-w', help="What training exported, a checkpoint, or DetPro's weights.")
 ]
 Teacher = Annotated[
-    str | None, typer.Option(help='The CLIP whose text tower reads the words, where it is another one.')
+    str | None,
+    typer.Option(help='A CLIP to embed class names, in place of the text tower of the weights.'),
 ]
 
 
+@dataclass(frozen=True)
+class DetectorArguments:
+    """Which detector, and how it is loaded."""
+
+    weights: Checkpoint
+    config: DetectorConfig = None
+    clip: Teacher = None
+    templates: Annotated[
+        str | None,
+        typer.Option(help="Prompts: vild (63), imagenet (80), simple, name. Default: the method's own."),
+    ] = None
+    device: Device = None
+    cache: Cache = True
+
+    def load(self) -> Detector:
+        """The detector, ready for a vocabulary."""
+        from clipdense.inference.detector import Detector
+
+        common: dict[str, Any] = {
+            name: getattr(self, name) for name in ('clip', 'templates', 'device', 'cache')
+        }
+        if self.config is None:
+            return Detector.from_pretrained(self.weights, **common)
+        return Detector.from_config(self.config, self.weights, **common)
+
+
+@dataclass(frozen=True)
+class RulesArguments:
+    """``DetectionRules`` on the command line."""
+
+    score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Lowest score of a detection.')] = (
+        0.3
+    )
+    class_threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="Another score threshold for a class: 'cat=0.5'. May be repeated."),
+    ] = None
+    iou_threshold: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help='IoU above which the box with the lower score is removed.'),
+    ] = 0.5
+    class_agnostic: Annotated[
+        bool, typer.Option('--class-agnostic', help='Boxes of different classes remove each other too.')
+    ] = False
+    max_detections: Annotated[int, typer.Option(min=1, help='Detections of an image, at most.')] = 100
+
+    def rules(self, vocabulary: Vocabulary) -> DetectionRules:
+        """What counts as a detection.
+
+        Raises:
+            InputError: a threshold of a class that the vocabulary does not have, or out of range.
+        """
+        from clipdense.tasks.detection import DetectionRules
+
+        return DetectionRules(
+            self.score_threshold,
+            class_thresholds(self.class_threshold or [], vocabulary),
+            self.iou_threshold,
+            self.class_agnostic,
+            self.max_detections,
+        )
+
+
+@grouped
 def detect(
     images: Images,
-    weights: Checkpoint,
-    config: DetectorConfig = None,
-    classes: Classes = None,
-    vocab: VocabFile = None,
-    preset: NamedVocab = None,
-    clip: Teacher = None,
+    detector: DetectorArguments,
+    vocabulary: VocabularyArguments,
+    rules: RulesArguments,
     out: Annotated[Path, typer.Option('--out', help='Folder for the results.')] = Path('detected'),
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Least score of a detection.')] = 0.3,
-    threshold_of: Annotated[
-        list[str] | None, typer.Option(help="Another one for a class: 'cat=0.5'. May be repeated.")
-    ] = None,
-    overlap: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help='IoU above which the weaker of two boxes goes.')
-    ] = 0.5,
-    agnostic: Annotated[
-        bool, typer.Option('--agnostic', help='Boxes of different classes compete too.')
-    ] = False,
-    most: Annotated[int, typer.Option('--max', min=1, help='Detections of an image.')] = 100,
-    templates: Annotated[str, typer.Option(help='Prompts: vild (63), imagenet (80), simple, name.')] = 'vild',
     batch_size: Annotated[int, typer.Option(min=1, help='Images that go through together.')] = 1,
-    device: Device = None,
-    cache: Cache = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Detect what the words name: an overlay for each image, and one COCO results file for all.
+    """Detect classes by name: an overlay for each image, and one COCO results file for all.
 
     Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """
-    from clipdense.inference.detector import Detector
     from clipdense.inference.results import write_image, write_json
     from clipdense.utils.image_files import list_images, output_stems
 
     paths = list_images(images)
-    vocabulary = read_vocabulary(classes, vocab, preset)
-    special = _thresholds(threshold_of or [], vocabulary)
+    classes = vocabulary.read()
+    wanted = rules.rules(classes)
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
     refuse_existing([*drawn, boxes_file, names_file], overwrite)
-    common: dict[str, Any] = {'clip': clip, 'templates': templates, 'device': device, 'cache': cache}
-    if config is None:
-        detector = Detector.from_pretrained(weights, **common)
-    else:
-        detector = Detector.from_config(config, weights, **common)
-    detector.set_vocabulary(vocabulary)
-    detector.set_rules(threshold, special, overlap, agnostic, most)
     rows: list[dict] = []
     skipped: list[InputError] = []
 
@@ -93,12 +127,12 @@ def detect(
         typer.echo(f'clipdense: skipped: {error}', err=True)
         skipped.append(error)
 
-    found = detector.many(paths, batch_size=batch_size, skip=skip)
+    found = detector.load().many(paths, classes, wanted, batch_size=batch_size, skip=skip)
     for index, result in found:
         write_image(f'{stems[index]}_boxes.png', result.draw())
         rows += result.to_coco(index + 1)
         print(f'{stems[index]}_boxes.png: {result.summary()}')
-    names = [{'id': number, 'name': name} for number, name in enumerate(vocabulary.class_names, 1)]
+    names = [{'id': number, 'name': name} for number, name in enumerate(classes.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
     write_json(boxes_file, rows)
     write_json(names_file, {'images': files, 'categories': names})
@@ -131,8 +165,12 @@ def regions(
     print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} numbers')
 
 
-def _thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, float]:
-    """``['cat=0.5']`` -> thresholds by class index."""
+def class_thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, float]:
+    """``['cat=0.5']`` -> score thresholds by class index.
+
+    Raises:
+        InputError: a text of another form, or a class that the vocabulary does not have.
+    """
     found: dict[str | int, float] = {}
     for text in texts:
         name, _, value = text.rpartition('=')
@@ -141,6 +179,6 @@ def _thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, flo
         except ValueError:
             threshold = -1.0
         if not name or not 0 <= threshold <= 1:
-            raise InputError(f'{text!r} is no threshold of a class: write cat=0.5, from 0 to 1')
+            raise InputError(f'--class-threshold {text!r}: write a class name and a score, such as cat=0.5')
         found[vocabulary.index(name.strip())] = threshold
     return found

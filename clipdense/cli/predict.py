@@ -79,14 +79,14 @@ def embed(
     """
     if context.invoked_subcommand:  # `embed regions`
         return
-    from clipdense.clip.text_embeddings import embed_vocabulary, save_embeddings
+    from clipdense.clip.class_embeddings import PromptEnsemble, save_embeddings
     from clipdense.inference.load import load_clip
-    from clipdense.vocab.templates import get_templates
 
     classes = vocabulary.read()
     refuse_existing([out], overwrite)
     clip = load_clip(weights.weights, weights.device, **weights.overrides())
-    embeddings = embed_vocabulary(clip, classes, templates, cache=None)
-    save_embeddings(out, classes, embeddings, get_templates(templates))
+    embedder = PromptEnsemble(clip, templates, cache=None)
+    embeddings = embedder.embed(classes)
+    save_embeddings(out, classes, embeddings, embedder.templates)
     queries, width = embeddings.queries.shape
     print(f'{out}: {len(classes)} classes, {queries} queries of {width} numbers')

@@ -73,6 +73,19 @@ class CLIP(nn.Module):
         return ClipSize(self.image.size, self.text.size, self.logit_bias is not None)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """What builds it again, with fresh weights.
+
+        Raises:
+            InputError: a model whose towers ``build_clip`` does not make.
+        """
+        if type(self) is not CLIP:
+            raise InputError(f'a {type(self).__name__} cannot be written into a self-describing file')
+        options = {key: value for key, value in self.image.config.items() if key not in ('type', 'size')}
+        size, preprocess = self.size.to_dict(), self.preprocess.to_dict()
+        return {'type': build_clip, 'size': size, 'preprocess': preprocess, **options}
+
+    @property
     def embed_dim(self) -> int:
         """D, the width of the joint space."""
         return self.text.size.embed_dim
@@ -119,7 +132,7 @@ class CLIP(nn.Module):
 @MODELS.register_module()
 def build_clip(
     size: ClipSize | dict | str,
-    preprocess: str | Preprocess = 'openai',
+    preprocess: str | dict | Preprocess = 'openai',
     tokenizer: Callable[..., Any] | None = None,
     **image_options: Any,
 ) -> CLIP:
@@ -127,7 +140,7 @@ def build_clip(
 
     Args:
         size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
-        preprocess: how it will want its images; a name as in ``Preprocess.named`` will do.
+        preprocess: how it will want its images; a name as in ``Preprocess.named``, or a dict, will do.
         tokenizer: texts -> (K, L) token ids; OpenAI's where left out.
         image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
 
@@ -142,6 +155,8 @@ def build_clip(
         size = ClipSize.from_dict(size)
     if isinstance(preprocess, str):
         preprocess = Preprocess.named(preprocess, size.image.image_size)
+    elif isinstance(preprocess, dict):
+        preprocess = Preprocess.from_dict(preprocess)
     image: nn.Module
     if isinstance(size.image, VitSize):
         image = VisionTransformer(size.image, **image_options)

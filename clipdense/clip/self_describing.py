@@ -22,10 +22,11 @@ from clipdense.weights.io import WeightsFile, write_weights
 from clipdense.weights.strict import load_strict
 
 from .frozen_text import FrozenText
+from .model import CLIP
 from .tokenizers import copy_tokenizer, find_tokenizer
 
 FORMAT = 'clipdense-model'
-WORDS = 'clip.'  # before the names of the text tower's tensors
+PREFIX = 'clip.'  # before the names of the tensors of the CLIP
 
 
 class Portable(Protocol):
@@ -35,15 +36,23 @@ class Portable(Protocol):
         portable_name: of the file, without its ending.
         portable_types: names that its config may have as ``type`` beside those of our registered classes and
             functions, and what they mean.
-        clip: reads the words; of a whole CLIP the text half goes into the file.
+        clip: the text tower, or a whole CLIP.
+        portable_clip: what of it the file holds: the ``FrozenText`` of a model that needs no image tower, or
+            the ``CLIP`` itself.  Either has a ``config`` that builds it.
     """
 
     portable_name: str
     portable_types: Mapping[str, Any]
     clip: Any
 
+    @property
+    def portable_clip(self) -> FrozenText | CLIP | None: ...
+
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the config of a run, ``model`` without any file in it, and what else inference needs."""
+        """Of the config of a run, ``model`` without any file in it, and what else inference needs.
+
+        A model that writes more than ``model`` reads it in ``apply_portable_config(config)``.
+        """
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -66,7 +75,7 @@ def describe(model: Portable, cfg: Config) -> dict[str, str]:
     if not isinstance(cfg.get('model'), Mapping):
         raise InputError('its model was built in code, and no config describes it')
     config = model.portable_config(cfg.to_dict())
-    config['model'] = {**config['model'], 'clip': FrozenText.of(model.clip).config}
+    config['model'] = {**config['model'], 'clip': _clip(model).config}
     text = repr(plain_config(config, strict=True))
     _parse(text, {kind.__module__.split('.')[0] for kind in (type(model), FrozenText)})
     return {'format': FORMAT, 'version': '1', 'config': text}
@@ -83,13 +92,13 @@ def meta(model: Any, cfg: Config) -> dict[str, Any]:
 
 
 def weights(model: Portable) -> dict[str, Tensor]:
-    """The tensors of a model, its words included, which a detector keeps outside its own."""
-    words = FrozenText.of(model.clip).state_dict()
-    return {**model.state_dict(), **{f'{WORDS}{name}': tensor for name, tensor in words.items()}}
+    """The tensors of a model with those of its CLIP, which a detector keeps outside its own."""
+    clip = _clip(model).state_dict()
+    return {**model.state_dict(), **{f'{PREFIX}{name}': tensor for name, tensor in clip.items()}}
 
 
 def save(model: Portable, path: str | Path, cfg: Config) -> None:
-    """Write a model, its words included, and the config of its run into one safetensors file.
+    """Write a model with its CLIP, and the config of its run, into one safetensors file.
 
     A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
 
@@ -125,7 +134,7 @@ def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
     """The model of a file, in evaluation mode.
 
     Args:
-        file: weights and words.
+        file: the weights.
         config: what ``read_config`` found in it.
 
     Raises:
@@ -137,11 +146,13 @@ def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
         if isinstance(error, InputError):
             raise CheckpointError(f'{file.path}: {error}') from error
         raise CheckpointError(f'{file.path} describes an impossible model: {error}') from error
-    words = {
-        name.removeprefix(WORDS): tensor for name, tensor in file.tensors.items() if name.startswith(WORDS)
+    clip = {
+        name.removeprefix(PREFIX): tensor for name, tensor in file.tensors.items() if name.startswith(PREFIX)
     }
-    load_strict(model.clip, words, f'{file.path} (words)')
+    load_strict(model.clip, clip, f'{file.path} (its CLIP)')
     load_strict(model, own_tensors(model, file.tensors), file.path)
+    if hasattr(model, 'apply_portable_config'):
+        model.apply_portable_config(config)
     tokenizer = find_tokenizer(model.clip.text.size, file.path)
     if tokenizer is not None:
         model.clip.tokenizer = tokenizer
@@ -149,11 +160,16 @@ def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
 
 
 def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the words, where a portable model keeps them outside its weights."""
+    """Without the CLIP, where a portable model keeps it outside its weights."""
     if not hasattr(model, 'portable_config'):
         return dict(tensors)
     own = model.state_dict()
-    return {name: x for name, x in tensors.items() if name in own or not name.startswith(WORDS)}
+    return {name: x for name, x in tensors.items() if name in own or not name.startswith(PREFIX)}
+
+
+def _clip(model: Portable) -> FrozenText | CLIP:
+    assert model.portable_clip is not None  # is_portable has asked
+    return model.portable_clip
 
 
 def _parse(text: str, packages: Collection[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hooks: evaluate during training without changing it, choose the words of a model, and say how it goes."""
+"""Hooks: evaluate during training without changing it, set the vocabulary of a model, and report progress."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.registry import EVALUATIONS, HOOKS, build, entries
 from clipdense.utils.dist import is_main, world_size
 from clipdense.utils.errors import InputError
@@ -122,19 +123,25 @@ def paused(model: nn.Module) -> Iterator[Any]:
 
 @HOOKS.register_module()
 class VocabularyHook(Hook):
-    """Gives a segmenter or detector the words of the dataset it is about to see.
+    """Gives a segmenter or detector the vocabulary of the dataset it is about to see.
 
-    The dataset says them in ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65).  They
-    are embedded once where the text tower is frozen, else each time.
+    The dataset has it as ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65).  It is
+    embedded once where neither the text tower nor the embedder is trained, else each time.
 
     Args:
-        templates: what ``embed_vocabulary`` takes: the name of a set of prompt templates, or the templates.
+        templates: prompt templates; those of the model unless given.
+        embedder: a ``ClassEmbedder`` or its config, in place of the model's text tower with these templates.
+
+    Raises:
+        InputError: both are given.
     """
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, templates: str | Sequence[str] = 'imagenet') -> None:
-        self.templates = templates
+    def __init__(self, templates: Any = None, embedder: Any = None) -> None:
+        if templates is not None and embedder is not None:
+            raise InputError('VocabularyHook: give templates or embedder; an embedder has its own templates')
+        self.templates, self.embedder = templates, embedder
         self._embedded: dict[str, Any] = {}
 
     def before_train(self, runner: Any) -> None:
@@ -154,32 +161,33 @@ class VocabularyHook(Hook):
         """Words of the test set."""
         self._set(runner, runner.test_dataloader)
 
-    def embed(self, clip: Any, vocabulary: Any) -> Any:
-        """The embeddings of a vocabulary; methods with prompts of their own override this."""
-        from clipdense.clip.text_embeddings import embed_vocabulary
-
-        return embed_vocabulary(clip, vocabulary, templates=self.templates)
-
-    def _beside(self, model: nn.Module, clip: Any, vocabulary: Any) -> Any:
-        """``embed``, on the model's device also where the CLIP is a teacher that is kept outside it."""
-        if clip is None:
-            return self.embed(clip, vocabulary)
-        with placed(clip, next(model.parameters()).device):
-            return self.embed(clip, vocabulary)
-
     def _set(self, runner: Any, loader: Any) -> None:
         vocabulary = getattr(loader.dataset, 'vocabulary', None)
         if vocabulary is None:
             raise InputError(
                 f'{type(loader.dataset).__name__} has no vocabulary: VocabularyHook cannot set one'
             )
+        model = unwrapped(runner.model)
         with paused(runner.model) as clip:
+            embedder = class_embedder(model, self.embedder, self.templates)
             embeddings = self._embedded.get(vocabulary.digest)
             if embeddings is None:
-                embeddings = self._beside(runner.model, clip, vocabulary)
-            if not any(p.requires_grad for p in getattr(clip, 'text', clip).parameters()):
+                embeddings = _embed(embedder, vocabulary, clip, model)
+            if not (_trained(getattr(clip, 'text', clip)) or _trained(embedder)):
                 self._embedded[vocabulary.digest] = embeddings
-            unwrapped(runner.model).set_vocabulary(vocabulary, embeddings)
+            model.set_vocabulary(vocabulary, embeddings)
+
+
+def _embed(embedder: Any, vocabulary: Any, clip: Any, model: nn.Module) -> Any:
+    """The embeddings, made on the model's device also where the CLIP is a teacher that is kept outside it."""
+    if not isinstance(clip, nn.Module):
+        return embedder.embed(vocabulary)
+    with placed(clip, next(model.parameters()).device):
+        return embedder.embed(vocabulary)
+
+
+def _trained(part: Any) -> bool:
+    return isinstance(part, nn.Module) and any(p.requires_grad for p in part.parameters())
 
 
 @HOOKS.register_module()

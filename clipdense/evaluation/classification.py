@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import CLIP
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
@@ -81,7 +81,8 @@ class ZeroShotClassification:
             InputError: a label that has no name, or no image at all.
         """
         with evaluating(clip):
-            classes = embed_vocabulary(clip, self.vocabulary, self.templates, self.batch_size)
+            embedder = PromptEnsemble(clip, self.templates, cache=None, batch_size=self.batch_size)
+            classes = embedder.embed(self.vocabulary)
             labels, ranks = self._rank(clip, classes)
         report = self._report(labels, ranks)
         return {f'{self.name}/{key}': value for key, value in report.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.clip.model import CLIP
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
+from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .load import as_vocabulary, load_clip
@@ -29,12 +30,12 @@ class Classifier:
 
     Args:
         clip: the model, in evaluation mode.
-        templates: name of a set of prompt templates, or the templates.
-        cache: whether class embeddings are kept on disk.
+        embedder: class names -> embeddings; a ``PromptEnsemble`` of ``clip`` unless given.
     """
 
-    def __init__(self, clip: CLIP, templates: str | Sequence[str] = 'imagenet', cache: bool = True) -> None:
-        self.clip, self.templates, self.cache = clip.eval(), templates, cache
+    def __init__(self, clip: CLIP, embedder: ClassEmbedder | None = None) -> None:
+        self.clip = clip.eval()
+        self.embedder = class_embedder(clip, embedder, cache='default')
         self.vocabulary: Vocabulary | None = None
         self.embeddings: ClassEmbeddings | None = None
 
@@ -43,20 +44,28 @@ class Classifier:
         cls,
         weights: str | Path | CLIP,
         *,
-        templates: str | Sequence[str] = 'imagenet',
+        templates: Templates = 'imagenet',
+        embedder: ClassEmbedder | None = None,
         device: str | None = None,
         cache: bool = True,
         **overrides: Any,
     ) -> Classifier:
-        """A classifier out of a name in the zoo or a file in any official format."""
-        return cls(load_clip(weights, device, **overrides), templates, cache)
+        """A classifier out of a name in the zoo or a file in any official format.
+
+        Args:
+            weights, device, overrides: see ``load_clip``.
+            templates: prompt templates, as ``get_templates`` takes them.
+            embedder: see the class; it has its own templates.
+            cache: whether class embeddings are kept on disk.
+        """
+        clip = load_clip(weights, device, **overrides)
+        return cls(clip, class_embedder(clip, embedder, templates, 'default' if cache else None))
 
     def set_vocabulary(self, words: Words) -> Vocabulary:
         """Choose the words for the images to come; they are embedded once."""
         vocabulary = as_vocabulary(words)
         if vocabulary != self.vocabulary:
-            cache = 'default' if self.cache else None
-            self.embeddings = embed_vocabulary(self.clip, vocabulary, self.templates, cache=cache)
+            self.embeddings = self.embedder.embed(vocabulary)
             self.vocabulary = vocabulary
         return vocabulary
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from clipdense.clip import checkpoint as clip_checkpoint
@@ -138,11 +139,39 @@ def load_detector(
     return as_detector(model, weights)
 
 
+def load_trained_detector(
+    config: str | Path | Config,
+    weights: str | Path,
+    device: str | torch.device | None = None,
+    with_clip: bool = True,
+) -> nn.Module:
+    """A detector as a config describes it, with the weights that training left.
+
+    Args:
+        config, weights, device: see ``load_trained``; ``test_dataloader`` says what is done to images.
+        with_clip: whether to load the CLIP of the config, whose text tower embeds class names.
+
+    Raises:
+        InputError: the config of something else, or one that has no such CLIP.
+        CheckpointError: weights that do not fit.
+    """
+    cfg = load_config(config)
+    part = cfg.get('model') or {}
+    entry = method_of(part_class(part))
+    if entry is None or entry.task != 'detection':
+        raise InputError(f'{config} is not the config of a detector')
+    if with_clip and part.get('clip') is None:
+        raise InputError(f'{config} has no model.clip: give clip, the CLIP that the detector learned from')
+    if not with_clip:
+        part['clip'] = None
+    return as_detector(load_trained(cfg, weights, device), config)
+
+
 def as_detector(model: Any, source: object) -> nn.Module:
     """The model, if it is a detector.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is something else, or its weights are not finite.
     """
     entry = method_of(model)
     if entry is not None and entry.task == 'detection' and entry.build is not None:
@@ -153,11 +182,13 @@ def as_detector(model: Any, source: object) -> nn.Module:
             f'{source} ({type(model).__name__}) is not a detector: give weights that training a detector '
             f'exported (methods: {names})'
         )
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise InputError(f'{source} has numbers that are not finite: use an earlier checkpoint')
     return model
 
 
 def load_trained(
-    config: str | Path,
+    config: str | Path | Config,
     weights: str | Path,
     device: str | torch.device | None = None,
     options: Sequence[str] | Mapping[str, Any] = (),
@@ -184,8 +215,6 @@ def load_trained(
     if expected is not None and not (isinstance(kind, type) and issubclass(kind, expected)):
         wanted = expected.__name__
         raise InputError(f'{config} describes a {kind.__name__}, which is not a {wanted}')
-    if prepare := getattr(kind, 'prepare_config', None):
-        prepare(cfg)  # what its config says outside of ``model``, such as transforms of test images
     argument = getattr(kind, 'weights_argument', None)
     if argument:
         part[argument] = str(weights)
@@ -193,6 +222,8 @@ def load_trained(
     if not argument:
         tensors = self_describing.own_tensors(model, read_weights(weights).tensors)
         load_strict(model, tensors, weights)
+    if hasattr(model, 'apply_portable_config'):  # what the config says outside of ``model``
+        model.apply_portable_config(model.portable_config(cfg))
     return model.to(choose_device(device)).eval()
 
 

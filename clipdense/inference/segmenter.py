@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.clip.model import CLIP
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.data.batches import to_tensor
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
+from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .load import ClassNames, as_vocabulary, load_segmenter, load_trained, method_of
@@ -23,24 +24,20 @@ from .results import Segmentation
 
 
 class Segmenter:
-    """A segmentation model and the text tower that embeds its class names.
+    """A segmentation model and what embeds its class names.
 
     Args:
         model: any segmenter.
-        clip: the CLIP, or its text tower, whose embeddings the model understands.
-        templates: name of a set of prompt templates, or the templates; the method's own by default.
-        cache: whether class embeddings are kept on disk.
+        embedder: class names -> embeddings; by default a ``PromptEnsemble`` of the model's text tower with
+            the templates of its method.
+
+    Raises:
+        InputError: a model without a text tower needs an embedder.
     """
 
-    def __init__(
-        self,
-        model: SegmentationModel,
-        clip: Any,
-        templates: str | Sequence[str] | None = None,
-        cache: bool = True,
-    ) -> None:
-        self.model, self.clip = model.eval(), clip
-        self.templates, self.cache = templates or model.templates, cache
+    def __init__(self, model: SegmentationModel, embedder: ClassEmbedder | None = None) -> None:
+        self.model = model.eval()
+        self.embedder = class_embedder(model, embedder, cache='default')
 
     @classmethod
     def from_pretrained(
@@ -50,7 +47,8 @@ class Segmenter:
         *,
         options: SegmentationOptions | None = None,
         method_options: Mapping[str, Any] | None = None,
-        templates: str | Sequence[str] | None = None,
+        templates: Templates | None = None,
+        embedder: ClassEmbedder | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
         **overrides: Any,
@@ -59,7 +57,9 @@ class Segmenter:
 
         Args:
             weights, method, options, method_options, device, overrides: see ``load_segmenter``.
-            templates, cache: see the class.
+            templates: prompt templates; the method's own by default.
+            embedder: see the class; it has its own templates.
+            cache: whether class embeddings are kept on disk.
 
         Example:
             >>> segmenter = Segmenter.from_pretrained('ViT-B-16/openai', 'naclip')
@@ -68,7 +68,7 @@ class Segmenter:
         model = load_segmenter(
             weights, method, device, options=options, method_options=method_options, **overrides
         )
-        return cls(model, model.clip, templates, cache)
+        return cls(model, class_embedder(model, embedder, templates, 'default' if cache else None))
 
     @classmethod
     def from_config(
@@ -77,7 +77,8 @@ class Segmenter:
         weights: str | Path,
         *,
         config_options: Sequence[str] | Mapping[str, Any] = (),
-        templates: str | Sequence[str] | None = None,
+        templates: Templates | None = None,
+        embedder: ClassEmbedder | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Segmenter:
@@ -85,15 +86,15 @@ class Segmenter:
 
         Args:
             config, weights, config_options, device: see ``load_trained``.
-            templates, cache: see the class; templates should be those of the training.
+            templates: prompt templates, which should be those of the training; the method's own by default.
+            embedder: see the class; it has its own templates.
+            cache: whether class embeddings are kept on disk.
 
         Raises:
-            InputError: a config of something else, or a model without a text tower.
+            InputError: a config of something else, or a model without a text tower and no embedder.
         """
         model = load_trained(config, weights, device, config_options, SegmentationModel)
-        if getattr(model, 'clip', None) is None:
-            raise InputError(f'{config} has no text tower: its class embeddings come from a file')
-        return cls(model, model.clip, templates, cache)
+        return cls(model, class_embedder(model, embedder, templates, 'default' if cache else None))
 
     @property
     def device(self) -> torch.device:
@@ -109,10 +110,7 @@ class Segmenter:
         """Set the vocabulary for subsequent calls; its class names are embedded once."""
         vocabulary = as_vocabulary(class_names)
         if vocabulary != self.model.vocabulary:
-            embeddings = embed_vocabulary(
-                self.clip, vocabulary, self.templates, cache='default' if self.cache else None
-            )
-            self.model.set_vocabulary(vocabulary, embeddings)
+            self.model.set_vocabulary(vocabulary, self.embedder.embed(vocabulary))
         return vocabulary
 
     def __call__(

@@ -1,10 +1,13 @@
-"""Prompt templates: sentences with one ``{}`` where the class name goes."""
+"""Prompt templates: the sentences that a text tower reads in place of a class name.  T: templates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from clipdense.utils.errors import InputError, nearest
+
+from .vild_prompts import vild_prompts
 
 # Radford et al. 2021, "Prompt_Engineering_for_ImageNet" in openai/CLIP: 80 sentences, in the published order.
 _IMAGENET = (
@@ -127,13 +130,47 @@ _CIFAR = tuple(
     )
 )
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    'imagenet': _IMAGENET,
-    'imagenet_scene': _IMAGENET + _IN_THE_SCENE,
-    'openai7': _OPENAI7,
-    'cifar': _CIFAR,
-    'simple': ('a photo of a {}.',),
-    'name': ('{}',),
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """T prompts for a class name.
+
+    Args:
+        rule: format strings with ``{}`` exactly once, where the class name goes; or a function, class name ->
+            T prompts, for sets with rules of grammar.
+    """
+
+    rule: tuple[str, ...] | Callable[[str], Sequence[str]]
+
+    def prompts(self, name: str) -> list[str]:
+        """The T prompts for a class name.
+
+        Raises:
+            InputError: a name that the function of the set refuses, such as a blank one.
+        """
+        if callable(self.rule):
+            return list(self.rule(name))
+        return [fill(template, name) for template in self.rule]
+
+    @property
+    def formats(self) -> list[str]:
+        """What the prompts look like, with ``{}`` for the class name: for people and file headers."""
+        return self.prompts('{}')
+
+    def __len__(self) -> int:
+        return len(self.formats)
+
+
+Templates = str | Sequence[str] | Callable[[str], Sequence[str]] | TemplateSet
+
+TEMPLATES: dict[str, TemplateSet] = {
+    'imagenet': TemplateSet(_IMAGENET),
+    'imagenet_scene': TemplateSet(_IMAGENET + _IN_THE_SCENE),
+    'openai7': TemplateSet(_OPENAI7),
+    'cifar': TemplateSet(_CIFAR),
+    'vild': TemplateSet(vild_prompts),
+    'simple': TemplateSet(('a photo of a {}.',)),
+    'name': TemplateSet(('{}',)),
 }
 
 
@@ -142,15 +179,20 @@ def fill(template: str, name: str) -> str:
     return template.replace('{}', name)
 
 
-def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates of a named set, or one's own, checked.
+def get_templates(templates: Templates) -> TemplateSet:
+    """A named set of templates, or one's own, checked.
 
     Args:
-        templates: a key of ``TEMPLATES``, one template, or a list of templates.
+        templates: a key of ``TEMPLATES``, one format string, a list of them, or a function, class name ->
+            prompts.
 
     Raises:
         InputError: an unknown set (the nearest is named), no templates, or one without exactly one ``{}``.
     """
+    if isinstance(templates, TemplateSet):
+        return templates
+    if callable(templates):
+        return TemplateSet(templates)
     if isinstance(templates, str):
         if templates in TEMPLATES:
             return TEMPLATES[templates]
@@ -165,5 +207,5 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         raise InputError('no prompt templates given')
     for template in templates:
         if not isinstance(template, str) or template.count('{}') != 1:
-            raise InputError(f'a template must hold {{}} exactly once, for the class name: {template!r}')
-    return templates
+            raise InputError(f'a template must contain {{}} exactly once, for the class name: {template!r}')
+    return TemplateSet(templates)

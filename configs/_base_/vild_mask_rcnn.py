@@ -2,6 +2,8 @@
 for all classes alike, synchronised batch norm.  Configs choose the backbone, the data and the schedule.
 """
 
+from clipdense.clip.class_embeddings import PromptEnsemble
+from clipdense.engine.hooks import VocabularyHook
 from clipdense.methods.vild.bbox_head import ViLDBBoxHead
 from clipdense.methods.vild.detector import ViLD
 from clipdense.methods.vild.parts import (
@@ -16,7 +18,6 @@ from clipdense.methods.vild.parts import (
     SingleRoIExtractor,
     SmoothL1Loss,
 )
-from clipdense.methods.vild.prompts import DetectionVocabularyHook
 from clipdense.methods.vild.roi_head import ViLDRoIHead
 
 norm = dict(type='SyncBN', eps=1e-4, momentum=0.003)
@@ -99,4 +100,6 @@ model = dict(
         ),
     ),
 )
-custom_hooks = dict(vocabulary=dict(type=DetectionVocabularyHook, templates='vild'))
+custom_hooks = dict(
+    vocabulary=dict(type=VocabularyHook, embedder=dict(type=PromptEnsemble, templates='vild'))
+)

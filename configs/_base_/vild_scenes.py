@@ -6,8 +6,10 @@ labels base classes; novel ones stand in the images without a label, unseen ones
 
 from torch.optim import AdamW
 
+from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.transforms import RandomFlip
+from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.detection.metric import DetectionAP
 from clipdense.methods.vild.bbox_head import ViLDBBoxHead
@@ -22,7 +24,6 @@ from clipdense.methods.vild.parts import (
     RPNHead,
     SingleRoIExtractor,
 )
-from clipdense.methods.vild.prompts import DetectionVocabularyHook
 from clipdense.methods.vild.roi_head import ViLDRoIHead
 
 data_root = 'data/scenes_detection'
@@ -126,4 +127,6 @@ test_dataloader = dict(
 )
 test_cfg = dict()
 test_evaluator = dict(type=DetectionAP)
-custom_hooks = dict(vocabulary=dict(type=DetectionVocabularyHook, templates=templates))
+custom_hooks = dict(
+    vocabulary=dict(type=VocabularyHook, embedder=dict(type=PromptEnsemble, templates=templates))
+)

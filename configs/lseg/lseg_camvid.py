@@ -16,14 +16,16 @@ names of things only, so each other class uses the embedding of a thing that is 
 from mmengine.config import read_base
 from torch.optim import AdamW
 
+from clipdense.clip.class_embeddings import StoredEmbeddings
 from clipdense.clip.resnet import ModifiedResNet
 from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
 from clipdense.data.segmentation.datasets import VOCSegmentation
+from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.lseg.backbones import ResNetPyramid
 from clipdense.methods.lseg.segmenter import LSeg
-from clipdense.methods.lseg.training import PrecomputedVocabularyHook, ScratchFaster
+from clipdense.methods.lseg.training import ScratchFaster
 
 with read_base():
     from .._base_.default_runtime import *
@@ -85,20 +87,23 @@ optim_wrapper = dict(
 param_scheduler = dict(type=WarmupCosine, warmup=50)
 custom_hooks = dict(
     vocabulary=dict(
-        type=PrecomputedVocabularyHook,
-        embeddings=f'{text_root}/lvis_v1_clip_a_cname.npy',
-        words=f'{text_root}/lvis_v1_train_cat_info.json',
-        stand_ins=dict(
-            sky='kite',
-            building='clock_tower',
-            road='road_map',
-            pavement='parking_meter',
-            tree='Christmas_tree',
-            sign='street_sign',
-            fence='birdcage',
-            car='car_(automobile)',
-            pedestrian='person',
-            bicyclist='bicycle',
+        type=VocabularyHook,
+        embedder=dict(
+            type=StoredEmbeddings,
+            file=f'{text_root}/lvis_v1_clip_a_cname.npy',
+            class_names=f'{text_root}/lvis_v1_train_cat_info.json',
+            stand_ins=dict(
+                sky='kite',
+                building='clock_tower',
+                road='road_map',
+                pavement='parking_meter',
+                tree='Christmas_tree',
+                sign='street_sign',
+                fence='birdcage',
+                car='car_(automobile)',
+                pedestrian='person',
+                bicyclist='bicycle',
+            ),
         ),
     ),
 )

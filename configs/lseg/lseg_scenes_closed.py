@@ -11,7 +11,8 @@ It cannot name novel classes: their names are never chosen.
 
 from mmengine.config import read_base
 
-from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
+from clipdense.engine.hooks import VocabularyHook
+from clipdense.methods.lseg.closed_set import ClosedSetDPT
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 
 with read_base():
@@ -64,7 +65,7 @@ model = dict(
 )
 train_cfg = dict(max_steps=1200)
 custom_hooks = dict(
-    vocabulary=dict(type=ClosedVocabularyHook),
+    vocabulary=dict(type=VocabularyHook),
     evaluation=dict(
         type=SegmenterEvaluationHook,
         interval=400,

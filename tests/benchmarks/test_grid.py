@@ -20,9 +20,9 @@ from clipdense.benchmarks.published import published
 from clipdense.benchmarks.reproduce import NotReady, gather, judge, reproduce, same_weights
 from clipdense.benchmarks.tables import comma_separated, markdown
 from clipdense.clip.checkpoint import save
+from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark
 from clipdense.methods.dense_clip.recipes import RECIPES
 from clipdense.utils.errors import InputError
@@ -131,7 +131,7 @@ def test_miou_is_that_of_the_masks(tmp_path, own):
     subject = tiny()
     model = subject.build('maskclip', preset_of('maskclip', str(own)))
     data = Source().open(str(own))
-    model.set_vocabulary(data.vocabulary, embed_vocabulary(subject.model, data.vocabulary, 'imagenet'))
+    model.set_vocabulary(data.vocabulary, PromptEnsemble(subject.model, cache=None).embed(data.vocabulary))
     hits, unions = np.zeros(3), np.zeros(3)
     for item in data:
         image = model.data_preprocessor.normalize(item['images'])

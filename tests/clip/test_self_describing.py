@@ -18,7 +18,7 @@ from clipdense.methods.lseg.backbones import ResNetPyramid, TransformerPyramid, 
 from clipdense.methods.lseg.closed_set import ClosedSetDPT
 from clipdense.methods.lseg.regularize import BottleneckBlock
 from clipdense.methods.lseg.segmenter import LSeg
-from clipdense.registry import MODELS
+from clipdense.registry import MODELS, build_module
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
@@ -206,3 +206,39 @@ def test_the_config_names_no_file(run):
     described = portable.describe(model, cfg)
     assert 'clip.safetensors' not in described['config']
     assert ast.literal_eval(described['config']).keys() == {'model'}
+
+
+class WholeCLIP(torch.nn.Module):
+    """A model that needs the image tower of its CLIP as well."""
+
+    portable_name, portable_types = 'whole', {}
+
+    def __init__(self, clip):
+        super().__init__()
+        self.clip, self.head = build_module(clip), torch.nn.Linear(2, 2)
+
+    @property
+    def portable_clip(self):
+        return self.clip
+
+    def portable_config(self, cfg):
+        return {'model': dict(cfg['model']), 'labels': ['a', 'b']}
+
+    def apply_portable_config(self, config):
+        self.labels = config['labels']
+
+
+def test_a_file_may_hold_a_whole_clip(tmp_path, monkeypatch):
+    WholeCLIP.__module__ = 'clipdense.clip.model'
+    monkeypatch.setattr('clipdense.clip.model.WholeCLIP', WholeCLIP, raising=False)
+    monkeypatch.setitem(MODELS.module_dict, 'WholeCLIP', WholeCLIP)
+    clip = build_clip(ClipSize(VIT, TEXT), 'siglip', position_mode='bilinear')
+    cfg = Config({'model': {'type': WholeCLIP, 'clip': 'clip.safetensors'}})
+    model = WholeCLIP(clip)
+    portable.save(model, tmp_path / 'whole.safetensors', cfg)
+    file = read_weights(tmp_path / 'whole.safetensors')
+    found = portable.build(file, portable.read_config(file))
+    assert found.labels == ['a', 'b']
+    assert found.clip.preprocess == clip.preprocess
+    assert found.clip.image.position_mode == 'bilinear'
+    assert all(torch.equal(x, found.state_dict()[name]) for name, x in model.state_dict().items())

@@ -16,10 +16,10 @@ from clipdense.config import load_config
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.data.scenes import ImageSet, Scenes, write_coco
+from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import test as measure
 from clipdense.engine.launch import train
 from clipdense.inference.detector import Detector
-from clipdense.methods.vild.prompts import DetectionVocabularyHook
 from clipdense.methods.vild.region_embeddings import embed_regions
 from clipdense.structures import ClassEmbeddings
 
@@ -88,10 +88,10 @@ def test_the_whole_way(tmp_path, variant):
     assert all(-1 <= value <= 1 for value in metrics.values())
 
 
-class WordVectors(DetectionVocabularyHook):
-    """A teacher without a network: a class is the sum of its words' random directions."""
+class WordVectors:
+    """An embedder without a network: a class is the sum of its words' random directions."""
 
-    def embed(self, clip, vocabulary):
+    def embed(self, vocabulary):
         return ClassEmbeddings(
             class_vectors(vocabulary.class_names), torch.arange(len(vocabulary)), len(vocabulary)
         )
@@ -134,7 +134,7 @@ def test_the_teacher_teaches_words_that_no_box_names(tmp_path):
         cfg = make_config(folder, 'vild_scenes_rpn', variant, **options)
         cfg.train_dataloader.dataset.update(classes=seen, regions=str(tmp_path / 'regions'))
         cfg.test_dataloader.dataset.update(classes=names, novel=[name for name in names if name not in seen])
-        cfg.custom_hooks = dict(vocabulary=dict(type=WordVectors))
+        cfg.custom_hooks = dict(vocabulary=dict(type=VocabularyHook, embedder=dict(type=WordVectors)))
         train(cfg, tmp_path / variant)
         scores[variant] = measure(cfg, tmp_path / variant / 'step_400.pth', tmp_path / 'test')
     assert scores['text']['base/AP50'] > 0.2

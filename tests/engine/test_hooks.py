@@ -121,36 +121,63 @@ class FakeRunner:
             setattr(self, f'{stage}_dataloader', type('Loader', (), {'dataset': dataset})())
 
 
-@pytest.fixture
-def embedded(monkeypatch):
-    """Vocabularies that were embedded, in order."""
-    from clipdense.clip import text_embeddings
+class Rows:
+    """An embedder that keeps the class names of the vocabularies it was asked for."""
 
-    seen = []
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, ...]] = []
 
-    def embed(clip, vocabulary, templates):
-        seen.append((vocabulary.class_names, templates))
+    def embed(self, vocabulary):
+        self.seen.append(vocabulary.class_names)
         count = len(vocabulary)
         return ClassEmbeddings(torch.eye(count), torch.arange(count), count)
 
-    monkeypatch.setattr(text_embeddings, 'embed_vocabulary', embed)
-    return seen
 
-
-def test_words_follow_the_stage_and_are_embedded_once(embedded):
+def test_the_vocabulary_follows_the_stage_and_is_embedded_once():
     base, both = Vocabulary(('cat', 'dog')), Vocabulary(('cat', 'dog', 'emu'))
-    runner, hook = FakeRunner(train=base, val=both, test=both), VocabularyHook(templates='clean')
+    runner, rows = FakeRunner(train=base, val=both, test=both), Rows()
+    hook = VocabularyHook(embedder=rows)
     for stage in ('before_train', 'before_val', 'after_val', 'before_val', 'before_test'):
         getattr(hook, stage)(runner)
     assert [count for _, count in runner.model.told] == [2, 3, 2, 3, 3]
-    assert embedded == [(('cat', 'dog'), 'clean'), (('cat', 'dog', 'emu'), 'clean')]
+    assert rows.seen == [('cat', 'dog'), ('cat', 'dog', 'emu')]
 
 
-def test_words_are_embedded_again_while_the_text_tower_learns(embedded):
-    runner, hook = FakeRunner(frozen=False, val=Vocabulary(('cat',))), VocabularyHook()
+class LearnedRows(nn.Linear, Rows):
+    """An embedder that is trained itself, as learned prompts are."""
+
+    def __init__(self) -> None:
+        nn.Linear.__init__(self, 1, 1)
+        self.seen = []
+
+
+@pytest.mark.parametrize(('frozen', 'rows'), [(False, Rows), (True, LearnedRows)], ids=['tower', 'embedder'])
+def test_names_are_embedded_again_while_what_embeds_them_learns(frozen, rows):
+    runner, rows = FakeRunner(frozen=frozen, val=Vocabulary(('cat',))), rows()
+    hook = VocabularyHook(embedder=rows)
     hook.before_val(runner)
     hook.before_val(runner)
-    assert len(embedded) == 2
+    assert len(rows.seen) == 2
+
+
+def test_a_model_may_bring_its_own_embedder():
+    runner = FakeRunner(train=Vocabulary(('cat',)))
+    runner.model.embedder = rows = Rows()
+    VocabularyHook().before_train(runner)
+    assert rows.seen == [('cat',)]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'templates': 'name', 'embedder': Rows()}, 'give templates or embedder'),
+        ({'templates': 'imagnet'}, "Did you mean 'imagenet'"),
+        ({'embedder': 'name'}, 'needs a method embed'),
+    ],
+)
+def test_embedders_that_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        VocabularyHook(**arguments).before_train(FakeRunner(train=Vocabulary(('cat',))))
 
 
 class Teacher(nn.Linear):
@@ -166,15 +193,18 @@ class Teacher(nn.Linear):
 
 
 @pytest.mark.parametrize('fails', [False, True], ids=['', 'with an error'])
-def test_a_teacher_reads_words_where_the_model_is(monkeypatch, fails):
-    def embed(clip, vocabulary):
-        clip.moves.append('embeds')
-        if fails:
-            raise InputError('no')
-        return ClassEmbeddings(torch.eye(1), torch.arange(1), 1)
+def test_a_teacher_embeds_names_where_the_model_is(fails):
+    class Embeds:
+        def __init__(self, clip):
+            self.clip = clip
 
-    runner, hook = FakeRunner(train=Vocabulary(('cat',))), VocabularyHook()
-    monkeypatch.setattr(hook, 'embed', embed)
+        def embed(self, vocabulary):
+            self.clip.moves.append('embeds')
+            if fails:
+                raise InputError('no')
+            return ClassEmbeddings(torch.eye(1), torch.arange(1), 1)
+
+    runner, hook = FakeRunner(train=Vocabulary(('cat',))), VocabularyHook(embedder={'type': Embeds})
     runner.model.weight = nn.Parameter(torch.empty(1, device='meta'))
     del runner.model.clip
     runner.model.__dict__['clip'] = teacher = Teacher()
@@ -198,7 +228,7 @@ def test_a_long_test_says_how_far_it_is(make_config, tiny, monkeypatch, capfd):
     assert lines[2].startswith('test after step 0: tiny/size ')
 
 
-def test_a_dataset_without_words_is_refused(embedded):
+def test_a_dataset_without_words_is_refused():
     with pytest.raises(InputError, match='Words has no vocabulary'):
         VocabularyHook().before_test(FakeRunner())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -12,12 +13,16 @@ from PIL import Image
 from clipdense.cli.app import app
 from clipdense.clip import self_describing as portable
 from clipdense.clip.checkpoint import load as load_clip
+from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.config import load_config
 from clipdense.engine.checkpointing import write_checkpoint
 from clipdense.engine.model_weights import model_meta
 from clipdense.inference.detector import Detector
 from clipdense.inference.load import load_segmenter
+from clipdense.methods.vild.predictor import ViLDPredictor
 from clipdense.registry import build_module
+from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.detection import DetectedObjects, DetectionRules
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import read_weights, write_weights
 
@@ -131,7 +136,9 @@ def test_one_file_is_the_detector_and_its_words(request, file, alone, files):
     found = request.getfixturevalue(file)
     path, (_, model, transforms) = found[0] if isinstance(found, tuple) else found, alone
     teacher = model.clip
-    expected = Detector(model, teacher, transforms, cache=False)(files / 'a.png', ['cat', 'dog'])
+    model.apply_portable_config({'transforms': transforms})
+    embedder = PromptEnsemble(teacher, 'vild', cache=None)
+    expected = Detector(ViLDPredictor(model), embedder)(files / 'a.png', ['cat', 'dog'])
     opened = [Detector.from_pretrained(path, device='cpu', cache=False)]
     opened += [Detector.from_config(files / 'tiny_vild.py', path, clip=teacher, device='cpu', cache=False)]
     for detector in opened:
@@ -177,7 +184,7 @@ def test_the_config_that_a_run_has_left(detector, files, tmp_path):
     """It names classes as text."""
     load_config(files / 'tiny_vild.py').dump(tmp_path / 'left.py')
     again = Detector.from_config(
-        tmp_path / 'left.py', files / 'weights.pth', clip=detector.clip, device='cpu', cache=False
+        tmp_path / 'left.py', files / 'weights.pth', clip=detector.model.clip, device='cpu', cache=False
     )
     one, other = (model(files / 'a.png', ['cat', 'dog']) for model in (detector, again))
     np.testing.assert_array_equal(one.xyxy, other.xyxy)
@@ -204,55 +211,87 @@ def test_rules(detector, files):
     detector.set_vocabulary('cat, dog')
     every = detector(files / 'a.png')
     middle = float(np.median(every.confidence))
-    detector.set_rules(threshold=middle)
-    assert (detector(files / 'a.png').confidence > middle).all()
-    detector.set_rules(threshold=0.0, special={0: 1.0})
-    assert set(detector(files / 'a.png').class_names) == {'dog'}
-    detector.set_rules(threshold=0.0, most=2)
-    assert len(detector(files / 'a.png')) == 2
-    detector.set_rules(most=10, agnostic=True)
-    boxes = torch.from_numpy(detector(files / 'a.png').xyxy)
+    assert (detector(files / 'a.png', score_threshold=middle).confidence > middle).all()
+    assert set(detector(files / 'a.png', class_thresholds={0: 1.0}).class_names) == {'dog'}
+    assert set(detector(files / 'a.png', class_thresholds={'dog': 1.0}).class_names) == {'cat'}
+    assert len(detector(files / 'a.png', max_detections=2)) == 2
+    boxes = torch.from_numpy(detector(files / 'a.png', class_agnostic=True).xyxy)
     from torchvision.ops import box_iou
 
     assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.5
+    np.testing.assert_array_equal(detector(files / 'a.png').xyxy, every.xyxy)  # rules hold for one call
 
 
-def test_special_thresholds_go_with_their_words(detector, files):
-    detector.set_vocabulary('cat, dog')
-    detector.set_rules(threshold=0.1, special={0: 1.0})
-    detector.set_vocabulary('cat, dog, cow')
-    assert detector(files / 'a.png') is not None
-
-
-def test_thresholds_by_name_leave_the_configs_to_the_rest(detector):
-    rules = detector.model.roi_head.test_cfg
-    rules.score_thr = detector._threshold = 0.25
-    detector.set_vocabulary('cat, dog')
-    detector.set_rules(special={'dog': 0.75})
-    assert rules.score_thr.tolist() == [0.25, 0.75]
-    detector.set_rules(special={0: 0.5})
-    assert rules.score_thr.tolist() == [0.5, 0.25]
-    detector.set_vocabulary('cat, dog, cow')
-    assert rules.score_thr == 0.25
+def test_rules_of_the_detector_hold_for_every_call(detector, files):
+    assert detector.rules == detector.model.rules == DetectionRules(0.0, max_detections=10)
+    detector.rules = DetectionRules(0.0, max_detections=2)
+    assert len(detector(files / 'a.png', 'cat, dog')) == 2
+    assert len(detector(files / 'a.png', rules=DetectionRules(0.0, max_detections=4))) == 4
+    assert len(detector(files / 'a.png', max_detections=3)) == 3
 
 
 @pytest.mark.parametrize(
-    ('special', 'message'),
-    [({'cow': 0.5}, "'cow' is not in"), ({2: 0.5}, 'class 2 of 2'), ({-1: 0.5}, 'class -1')],
+    ('changes', 'message'),
+    [
+        ({'threshold': 0.5}, "unknown detection rule 'threshold'. Did you mean '.*threshold'"),
+        ({'score_threshold': 2}, 'score_threshold must be'),
+        ({'class_thresholds': {'cow': 0.5}}, "'cow' is not in"),
+        ({'class_thresholds': {2: 0.5}}, 'names class 2, but the vocabulary has 2'),
+        ({'class_thresholds': {-1: 0.5}}, 'class -1'),
+    ],
+    ids=['unknown', 'range', 'name', 'index', 'negative'],
 )
-def test_thresholds_of_classes_that_are_not_there(detector, special, message):
-    detector.set_vocabulary('cat, dog')
+def test_rules_that_are_refused(detector, files, changes, message):
     with pytest.raises(InputError, match=message):
-        detector.set_rules(special=special)
+        detector(files / 'a.png', 'cat, dog', **changes)
 
 
-RULES = [{'threshold': float('nan')}, {'threshold': 2}, {'overlap': -1}, {'most': 0}]
+def test_rules_are_put_back_after_an_error(detector, files):
+    before = copy.deepcopy(detector.model.model.roi_head.test_cfg)
+    with pytest.raises(InputError):
+        detector(files / 'a.png', 'cat, dog', class_thresholds={5: 0.5})
+    assert detector.model.model.roi_head.test_cfg == before
 
 
-@pytest.mark.parametrize('rule', RULES)
-def test_rules_out_of_range(detector, rule):
-    with pytest.raises(InputError, match=next(iter(rule))):
-        detector.set_rules(**rule)
+def test_what_embeds_class_names_can_be_replaced(alone, files):
+    class Fixed:
+        def embed(self, vocabulary):
+            return ClassEmbeddings(torch.eye(2, 8), torch.arange(2), 2)
+
+    detector = Detector.from_pretrained(alone[0], embedder=Fixed(), device='cpu')
+    detector(files / 'a.png', ['cat', 'dog'])
+    assert torch.equal(detector.model.model.roi_head.bbox_head.queries, torch.eye(2, 8))
+
+
+class CornerDetector(torch.nn.Module):
+    """As little as a detector of another package needs: a box in the first corner, for the first class."""
+
+    clip, templates = None, 'name'
+
+    def __init__(self):
+        super().__init__()
+        self.vocabulary, self.rules = None, DetectionRules()
+
+    def set_vocabulary(self, vocabulary, embeddings):
+        self.vocabulary, self.embeddings = vocabulary, embeddings
+
+    def predict(self, images, rules):
+        box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+        confidence, class_ids = torch.tensor([0.5]), torch.tensor([0])
+        keep = confidence > rules.score_threshold
+        return [DetectedObjects(box[keep], confidence[keep], class_ids[keep]) for _ in images]
+
+
+def test_any_detection_model_will_do(files):
+    class Fixed:
+        def embed(self, vocabulary):
+            return ClassEmbeddings(torch.eye(len(vocabulary)), torch.arange(len(vocabulary)), len(vocabulary))
+
+    detector = Detector(CornerDetector(), Fixed())
+    assert detector(files / 'a.png', ['cat', 'dog']).summary() == '1 cat'
+    assert len(detector(files / 'a.png', score_threshold=0.6)) == 0
+    with pytest.raises(InputError, match='no text tower'):
+        Detector(CornerDetector())
 
 
 def test_weights_that_are_not_finite(files, tmp_path):
@@ -307,7 +346,7 @@ def test_unreadable_images(detector, files, tmp_path):
         (lambda files: Detector.from_pretrained(files / 'weights.pth'), 'give its config too'),
         (
             lambda files: Detector.from_pretrained(files / 'other.pth'),
-            'holds no detector: give what train',
+            'layout',
         ),
         (
             lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'other.pth'),
@@ -324,11 +363,11 @@ def test_refusals(files, alone, act, message):
         act(files)
 
 
-def test_no_words(detector, files):
+def test_no_vocabulary(detector, files):
     with pytest.raises(InputError, match='no vocabulary yet'):
         detector(files / 'a.png')
-    with pytest.raises(InputError, match='need words'):
-        detector.set_rules(special={0: 0.5})
+    with pytest.raises(InputError, match='no vocabulary yet'):
+        detector.model.predict([np.zeros((8, 8, 3), np.uint8)], DetectionRules())
 
 
 # Command line
@@ -349,14 +388,14 @@ def test_command_line(files, tmp_path):
         *images,
         '--classes',
         'cat, dog',
-        '--threshold',
+        '--score-threshold',
         0.0,
         '--no-cache',
         '--out',
         out,
         *common,
     ]
-    done = run(*call, '--threshold-of', 'dog=1.0', '--batch-size', 2)
+    done = run(*call, '--class-threshold', 'dog=1.0', '--batch-size', 2)
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in out.iterdir()) == [
         'a_boxes.png',
@@ -370,13 +409,13 @@ def test_command_line(files, tmp_path):
     assert all(len(row['bbox']) == 4 and 'segmentation' in row for row in rows)
     assert isinstance(run(*call).exception, InputError)  # already there
     for text in ('dog', 'dog=x', 'dog=7', 'dog=-0.1', '=0.5'):
-        bad = run(*call, '--overwrite', '--threshold-of', text)
-        assert 'no threshold of a class' in str(bad.exception)
+        bad = run(*call, '--overwrite', '--class-threshold', text)
+        assert 'such as cat=0.5' in str(bad.exception)
     (tmp_path / 'bad.png').write_bytes(b'no image')
-    some = run(*call, tmp_path / 'bad.png', '--overwrite', '--threshold-of', 'dog=1e-3')
+    some = run(*call, tmp_path / 'bad.png', '--overwrite', '--class-threshold', 'dog=1e-3')
     assert some.exit_code == 1
     assert '1 of 3 images were skipped' in some.output
-    bad = run(*call, '--overwrite', '--threshold-of', 'cow=0.3')
+    bad = run(*call, '--overwrite', '--class-threshold', 'cow=0.3')
     assert "'cow' is not in the vocabulary" in str(bad.exception)
 
 

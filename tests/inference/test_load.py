@@ -24,8 +24,10 @@ from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, St
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.registry import MODELS
+from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.vocab.templates import TEMPLATES
 
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, num_heads=2, mlp_width=16, embed_dim=8)
@@ -131,10 +133,24 @@ def test_groupvit_explains_itself(groupvit_file, clip_file, photo):
 
 def test_methods_bring_their_templates(clip_file, groupvit_file, lseg_run):
     from_file = clipdense.Segmenter.from_pretrained
-    assert from_file(clip_file).templates == 'imagenet'
-    assert from_file(groupvit_file).templates == 'simple'
-    assert from_file(groupvit_file, templates='name').templates == 'name'
-    assert clipdense.Segmenter.from_config(*lseg_run).templates == 'name'
+    assert from_file(clip_file).embedder.templates is TEMPLATES['imagenet']
+    assert from_file(groupvit_file).embedder.templates is TEMPLATES['simple']
+    assert from_file(groupvit_file, templates='name').embedder.templates is TEMPLATES['name']
+    assert clipdense.Segmenter.from_config(*lseg_run).embedder.templates is TEMPLATES['name']
+
+
+def test_what_embeds_class_names_can_be_replaced(clip_file, photo):
+    class Fixed:
+        def embed(self, vocabulary):
+            rows = torch.eye(len(vocabulary), 8)
+            return ClassEmbeddings(rows, torch.arange(len(vocabulary)), len(vocabulary))
+
+    segmenter = clipdense.Segmenter.from_pretrained(clip_file, embedder=Fixed())
+    segmenter(photo, ['a', 'b'])
+    assert torch.equal(segmenter.model.queries.cpu(), torch.eye(2, 8))
+    classifier = clipdense.Classifier.from_pretrained(clip_file, embedder=Fixed(), device='cpu')
+    classifier(photo, ['a', 'b'])
+    assert torch.equal(classifier.embeddings.queries, torch.eye(2, 8))
 
 
 def test_a_config_and_its_checkpoint(lseg_run, photo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,9 +171,8 @@ def test_patches_segment(patches, monkeypatch):
         embedded = normalize(embed_patches(clip.image, image, patches)[1], dim=1)[0]  # (D, 2, 2)
     left = embedded[:, 0, 0]
     queries = torch.stack([torch.zeros(16), left, -left])
-    monkeypatch.setattr(
-        evaluation, 'embed_vocabulary', lambda *_: ClassEmbeddings(queries, torch.arange(3), 3)
-    )
+    rows = SimpleNamespace(embed=lambda _: ClassEmbeddings(queries, torch.arange(3), 3))
+    monkeypatch.setattr(clip, 'embedder', rows, raising=False)
     found = evaluation.PatchSegmentation(Halves(), Halves(), patches, name='x')(clip)
     assert found['x/background'] > 0.6
     assert found['x/miou'] > 0.6

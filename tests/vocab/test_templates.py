@@ -29,18 +29,16 @@ def published():
     [('imagenet', 'OPENAI_IMAGENET_TEMPLATES', 80), ('openai7', 'SIMPLE_IMAGENET_TEMPLATES', 7)],
 )
 def test_published_sets(published, name, theirs, count):
-    assert [fill(template, 'X') for template in TEMPLATES[name]] == [
-        make('X') for make in getattr(published, theirs)
-    ]
-    assert len(set(TEMPLATES[name])) == count
+    assert TEMPLATES[name].prompts('X') == [make('X') for make in getattr(published, theirs)]
+    assert len(set(TEMPLATES[name].formats)) == count
 
 
 @pytest.mark.parametrize(
     ('name', 'count'), [('imagenet', 80), ('openai7', 7), ('cifar', 18), ('simple', 1), ('name', 1)]
 )
 def test_sets_are_sound(name, count):
-    assert len(set(get_templates(name))) == count
-    assert get_templates(list(TEMPLATES[name])) == TEMPLATES[name]
+    assert len(set(get_templates(name).formats)) == len(get_templates(name)) == count
+    assert get_templates(TEMPLATES[name].formats) == TEMPLATES[name]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ def test_fill(template, name, prompt):
     ids=['one', 'list', 'tuple'],
 )
 def test_own_templates(templates, expected):
-    assert get_templates(templates) == expected
+    assert get_templates(templates).rule == expected
 
 
 @pytest.mark.parametrize(

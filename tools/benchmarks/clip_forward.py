@@ -39,7 +39,7 @@ def clip_text(options: Options) -> Found:
 
 def prompts(count: int) -> list[str]:
     """Class names in templates, as they are asked for in zero-shot classification."""
-    templates, names = TEMPLATES['imagenet'], CLASS_NAMES['coco']
+    templates, names = TEMPLATES['imagenet'].formats, CLASS_NAMES['coco']
     return [fill(templates[i % len(templates)], names[i % len(names)]) for i in range(count)]
 
 

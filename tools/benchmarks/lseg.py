@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import build_clip
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.structures import ClassEmbeddings
@@ -93,8 +93,10 @@ def _cache(options: Options) -> dict[str, Any]:
     model = _segmenter(150).to(options.device)
     image = torch.randn(1, 3, _SIDE, _SIDE, device=options.device)
 
+    embedder = PromptEnsemble(clip, 'name', cache=None)
+
     def anew() -> None:
-        model.set_vocabulary(vocabulary, embed_vocabulary(clip, vocabulary, 'name'))
+        model.set_vocabulary(vocabulary, embedder.embed(vocabulary))
         _mask(model, image)
 
     with torch.inference_mode():

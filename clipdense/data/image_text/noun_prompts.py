@@ -24,7 +24,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.progress import track
 from clipdense.vocab.noun_phrases import Kind, NounExtractor
-from clipdense.vocab.templates import fill, get_templates
+from clipdense.vocab.templates import Templates, get_templates
 
 from .datasets import TokenizerLike, caption_tokenizer
 from .shard_files import NOUNS_MEMBER, UNREADABLE, MeteredStream, list_shards, read_pairs, reason
@@ -50,7 +50,7 @@ class NounPrompts:
     def __init__(
         self,
         count: int = 3,
-        templates: str | Sequence[str] = 'imagenet',
+        templates: Templates = 'imagenet',
         kind: Kind = 'word',
         tagger: str = 'lemminflect',
         ignore: Sequence[str] = (),
@@ -79,7 +79,7 @@ class NounPrompts:
         words = self._cached(caption, nouns)
         words = self.extract(caption) if words is None else words
         drawn = rng.sample(words, min(self.count, len(words)))
-        texts = [fill(rng.choice(self.templates), word) for word in drawn]
+        texts = [rng.choice(self.templates.prompts(word)) for word in drawn]
         missing = self.count - len(drawn)
         ids = self.tokenizer(texts + [caption] * missing)
         phrases = [phrase_number(word) for word in [*drawn, *[caption] * missing]]

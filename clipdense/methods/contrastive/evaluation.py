@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.clip.model import CLIP
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.evaluation.mean_iou import confusion_matrix
 from clipdense.evaluation.segmentation import SegmentationScores
 from clipdense.registry import DATASETS, EVALUATIONS, build
@@ -97,7 +97,7 @@ class PatchSegmentation:
     @torch.no_grad()
     def _answers(self, clip: CLIP, dataset: Any) -> _Answers:
         vocabulary = dataset.vocabulary
-        embedded = embed_vocabulary(clip, vocabulary, self.templates)
+        embedded = class_embedder(clip, templates=self.templates).embed(vocabulary)
         front = embedded.query_class != vocabulary.index(vocabulary.background)
         words, class_ids = embedded.queries[front], embedded.query_class[front].cpu()
         found: list[_Answers] = []

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.clip.model import CLIP
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.evaluation.segmentation import SegmentationEvaluator, chance_labeler, labeler
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.tasks.windows import Slide
@@ -62,7 +62,7 @@ class ZeroShotSegmentation:
         model = DenseCLIP(clip, **self.settings)
         model = model.to(next(clip.parameters()).device).eval()
         vocabulary = self._vocabulary()
-        model.set_vocabulary(vocabulary, embed_vocabulary(clip, vocabulary, self.templates))
+        model.set_vocabulary(vocabulary, class_embedder(clip, templates=self.templates).embed(vocabulary))
         labelers = {'model': labeler(model), 'chance': chance_labeler(len(vocabulary))}
         scores = SegmentationEvaluator(self.dataset, title=self.name).compare(labelers, model)
         return {

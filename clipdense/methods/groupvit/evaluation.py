@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.evaluation.segmentation import SegmentationEvaluator, chance_labeler, labeler
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.structures import SegmentationSample
@@ -99,7 +99,7 @@ class GroupSegmentation:
 
     def _model(self, clip: GroupVit, threshold: Any, vocabulary: Any) -> GroupVitSegmenter:
         model = GroupVitSegmenter(clip, self.slide, threshold).to(next(clip.parameters()).device).eval()
-        model.set_vocabulary(vocabulary, embed_vocabulary(clip, vocabulary, self.templates))
+        model.set_vocabulary(vocabulary, class_embedder(clip, templates=self.templates).embed(vocabulary))
         return model
 
 

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdense.engine.hooks import VocabularyHook
-from clipdense.engine.train_step import unwrapped
-from clipdense.registry import HOOKS, MODELS
+from clipdense.registry import CLASS_EMBEDDERS, MODELS
 from clipdense.structures import ClassEmbeddings
 from clipdense.vocab.vocabulary import Vocabulary, normalize
 
@@ -75,21 +73,29 @@ class ClosedSetDPT(LSeg):
         logits = super().classify_pixels(features, text)
         return logits.masked_fill((text == 0).all(dim=-1)[:, None, None], _NEVER)
 
-    def embed(self, vocabulary: Vocabulary, templates: str | Sequence[str] = 'name') -> ClassEmbeddings:
-        """A one-hot row for each word that was learned, zeros for any other."""
+    @property
+    def embedder(self) -> OneHotEmbedder:
+        """What stands in for a text tower."""
+        return OneHotEmbedder(self.class_names)
+
+
+@CLASS_EMBEDDERS.register_module()
+class OneHotEmbedder:
+    """A ``ClassEmbedder`` for a closed head: a one-hot row for each class that it learned.
+
+    Args:
+        class_names: the K classes.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+
+    def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        """A one-hot row for each name that was learned, zeros for any other."""
         place = {normalize(name): at for at, name in enumerate(self.class_names)}
         rows = torch.zeros(len(vocabulary.queries), len(self.class_names))
-        for row, (word, _) in enumerate(vocabulary.queries):
-            if normalize(word) in place:
-                rows[row, place[normalize(word)]] = 1
+        for row, (name, _) in enumerate(vocabulary.queries):
+            if normalize(name) in place:
+                rows[row, place[normalize(name)]] = 1
         query_class = torch.tensor([index for _, index in vocabulary.queries])
         return ClassEmbeddings(rows, query_class, len(vocabulary))
-
-
-@HOOKS.register_module()
-class ClosedVocabularyHook(VocabularyHook):
-    """``VocabularyHook`` for a closed head, which embeds no text."""
-
-    def _set(self, runner: Any, loader: Any) -> None:
-        model = unwrapped(runner.model)
-        model.set_vocabulary(loader.dataset.vocabulary, model.embed(loader.dataset.vocabulary))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from clipdense.clip.text_embeddings import embed_vocabulary
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.engine.resume import random_state_kept
@@ -70,14 +70,8 @@ class SceneSplits:
     def score(self, model: SegmentationModel, dataset: Any) -> float:
         """Mean IoU of the foreground classes that occur in a dataset."""
         vocabulary = dataset.vocabulary
-        embed = getattr(model, 'embed', None)
-        clip: Any = getattr(model, 'clip', None)
-        embeddings = (
-            embed_vocabulary(clip, vocabulary, self.templates)
-            if embed is None
-            else embed(vocabulary, self.templates)
-        )
-        model.set_vocabulary(vocabulary, embeddings)
+        embedder = class_embedder(model, templates=self.templates)
+        model.set_vocabulary(vocabulary, embedder.embed(vocabulary))
         return SegmentationEvaluator(dataset, title=self.name)(model).foreground
 
 

@@ -17,13 +17,11 @@ from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
-from clipdense.clip.text_embeddings import embed_vocabulary
 from clipdense.registry import MODELS, build_module
-from clipdense.structures import ClassEmbeddings, SegmentationSample, best_of_queries
+from clipdense.structures import SegmentationSample, best_of_queries
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
-from clipdense.vocab.vocabulary import Vocabulary
 
 from .backbones import ResNetPyramid, TransformerPyramid, load_pretrained
 from .dpt import DPT
@@ -42,7 +40,7 @@ class LSeg(SegmentationModel):
         backbone: gives four maps, see ``backbones``; a module or its config.  Left out, or where it names no
             network, the CLIP's own image tower is fine-tuned.
         clip: whose frozen text tower embeds the words: a model, its config, or weights as ``clipdense.load``
-            takes them.  None where embeddings come from a file (``PrecomputedVocabularyHook``).
+            takes them.  None where embeddings come from a file (``StoredEmbeddings``).
         embed_dim: D, where there is no text tower to say it.
         width: channels of the decoder.
         block: spatial regularisation of the logits, see ``regularize``; None for none.
@@ -92,6 +90,11 @@ class LSeg(SegmentationModel):
         self.lock_backbone = lock_backbone
         if lock_backbone:
             self.backbone.requires_grad_(False)
+
+    @property
+    def portable_clip(self) -> FrozenText | None:
+        """What a self-describing file holds of the CLIP: its text tower."""
+        return self.clip
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """The config of a run that built this model, without the CLIP that lent its image tower."""
@@ -175,16 +178,6 @@ class LSeg(SegmentationModel):
         """How many values a mask may have."""
         self._text()
         return self.num_classes
-
-    def embed(self, vocabulary: Vocabulary, templates: str | Sequence[str] = 'name') -> ClassEmbeddings:
-        """The words of a vocabulary through the text tower.
-
-        Raises:
-            InputError: there is none.
-        """
-        if self.clip is None:
-            raise InputError('this LSeg has no text tower: give it embeddings (PrecomputedVocabularyHook)')
-        return embed_vocabulary(self.clip, vocabulary, templates)
 
     def merge_queries(self, logits: Tensor) -> Tensor:
         """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from clipdense.registry import MODELS
 from clipdense.structures import best_of_queries
+from clipdense.tasks.detection import select_detections
 from clipdense.utils.errors import InputError
 
 from .functional import class_probabilities, ensemble, mask_novel, region_logits
-from .postprocess import select_detections
 
 Variant = Literal['text', 'image', 'vild', 'ensemble']
 
@@ -173,9 +173,9 @@ class ViLDBBoxHead(ConvFCBBoxHead):
             score_threshold=rcnn_test_cfg.score_thr,
             iou_threshold=rcnn_test_cfg.nms.iou_threshold,
             class_agnostic=rcnn_test_cfg.nms.get('class_agnostic', False),
-            most=rcnn_test_cfg.max_per_img,
+            max_detections=rcnn_test_cfg.max_per_img,
         )
-        return InstanceData(bboxes=found.boxes, scores=found.scores, labels=found.class_ids)
+        return InstanceData(bboxes=found.xyxy, scores=found.confidence, labels=found.class_ids)
 
     def _through(self, convs: nn.ModuleList, fcs: nn.ModuleList, x: Tensor) -> Tensor:
         for conv in convs:

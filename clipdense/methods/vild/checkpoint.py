@@ -1,4 +1,4 @@
-"""Weights of DetPro's ViLD, an mmdet 2 program, for our detector.
+"""DetPro's ViLD, an mmdet 2 program, as our detector.
 
 Source: dyabel/detpro ``mmdet/models/roi_heads/{standard_roi_head,bbox_heads/convfc_bbox_head}.py``.
 """
@@ -13,7 +13,8 @@ from torch import Tensor
 from clipdense.config import load_config
 from clipdense.data.detection.transforms import Resize
 from clipdense.registry import build_module
-from clipdense.utils.errors import CheckpointError
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.weights.io import WeightsFile
 from clipdense.weights.strict import load_strict
 
 from .detector import ViLD
@@ -32,17 +33,38 @@ _NAMES = {
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _NORMED = ('neck.', 'bbox_head.', 'mask_head.')
 _TEST_TEMPERATURE = 0.007
-TEACHER = 'ViT-B-32/openai'  # whose text tower reads the words
+TEACHER = 'ViT-B-32/openai'  # whose text tower embeds the class names
 TRANSFORMS = ({'type': Resize, 'scale': (1333, 800), 'keep_ratio': True},)  # of images to detect in
 
 
-def recognise(keys: Iterable[str]) -> bool:
+def is_detpro(keys: Iterable[str]) -> bool:
     """Whether these are names of DetPro's weights."""
     return set(_MARKS) <= set(keys)
 
 
+def from_file(file: WeightsFile, test_temperature: float | None = None) -> ViLD:
+    """A detector out of DetPro's weights; files that training exports are self-describing.
+
+    DetPro's bring no text tower: ``model.clip`` is None, and ``model.clip_name`` is what they learned from.
+
+    Args:
+        file: the weights.
+        test_temperature: of DetPro's text head, 0.007 unless given.
+
+    Raises:
+        InputError: weights that need a config.
+    """
+    if not is_detpro(file.tensors):
+        raise InputError(
+            f'{file.path} does not describe its detector: give its config too (--config, '
+            'Detector.from_config)'
+        )
+    overrides = {} if test_temperature is None else {'test_temperature': test_temperature}
+    return from_official(file.tensors, **overrides)
+
+
 def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> ViLD:
-    """DetPro's weights -> our detector in evaluation mode, without words and without a teacher.
+    """DetPro's weights -> our detector in evaluation mode, without vocabulary and teacher.
 
     Args:
         state_dict: tensors by their official names.
@@ -51,7 +73,7 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> ViLD:
     Raises:
         CheckpointError: not such weights, or ones that do not fit; says which.
     """
-    if not recognise(state_dict):
+    if not is_detpro(state_dict):
         raise CheckpointError(f'these are no weights of DetPro: {_MARKS} are not among them')
     state = rename(state_dict)
     model = build_module(_config(state, overrides))
@@ -59,6 +81,8 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> ViLD:
         if name.endswith('num_batches_tracked'):
             state.setdefault(name, tensor)
     load_strict(model, state, "DetPro's weights")
+    model.apply_portable_config({'transforms': TRANSFORMS})
+    model.clip_name = TEACHER
     return model.eval()
 
 

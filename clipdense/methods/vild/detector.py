@@ -19,9 +19,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import load
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.layers.precision import at_least_fp32
-from clipdense.registry import MODELS, build_module
+from clipdense.registry import MODELS, TRANSFORMS, build, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -48,11 +49,16 @@ class ViLD(TwoStageDetector):
         frozen: parts that stay as they are, such as ('backbone', 'neck', 'rpn_head').
         start: weights of a detector whose backbone, neck and RPN this one begins with.
 
+    Attributes:
+        transforms: mmdet's, such as a resize: what is done to images before ``test_step``.
+        clip_name: the CLIP whose text tower embeds class names, where ``clip`` is None.
+
     Raises:
         InputError: an unknown part among ``frozen``, or a teacher that cannot be loaded.
     """
 
-    clip: CLIP | None
+    clip: CLIP | FrozenText | None
+    method = 'vild'
     portable_name = 'vild'
     portable_types: Mapping[str, Any] = {
         **{f'{part.__module__}.{part.__qualname__}': part for part in _PARTS},
@@ -90,14 +96,32 @@ class ViLD(TwoStageDetector):
             getattr(self, name).requires_grad_(False)
         self.vocabulary: Vocabulary | None = None
         self.dataset_meta: dict[str, Any] = {}
-        # Outside the modules: the teacher is not trained, moved or saved with the detector.
+        self.transforms: list[Any] = []
+        self.clip_name: str | None = None
+        self.take_text_tower(clip)
+
+    def take_text_tower(self, clip: nn.Module | dict | str | Path | None) -> None:
+        """Set the teacher, or the text half of one: it is not trained, moved or saved with the detector.
+
+        Raises:
+            InputError: one that cannot be loaded.
+        """
         self.__dict__['clip'] = None if clip is None else _teacher(clip).eval().requires_grad_(False)
+
+    @property
+    def portable_clip(self) -> FrozenText:
+        """What a self-describing file holds of the teacher."""
+        assert self.clip is not None
+        return FrozenText.of(self.clip)
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """Of the config of a run: the detector without what training needs, and what test images meet."""
-        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         model = {**cfg['model'], 'train_cfg': None, 'start': None}
-        return {'model': model, 'transforms': dataset.get('transforms') or []}
+        return {'model': model, 'transforms': test_transforms(cfg)}
+
+    def apply_portable_config(self, config: Mapping[str, Any]) -> None:
+        """The rest of what ``portable_config`` wrote."""
+        self.transforms = [build(one, TRANSFORMS) for one in config.get('transforms') or ()]
 
     def init_weights(self) -> None:
         """Random or pre-trained weights, as the parts say; then what ``start`` gives."""
@@ -186,7 +210,13 @@ class ViLD(TwoStageDetector):
             )
 
 
-def _teacher(clip: nn.Module | dict | str | Path) -> CLIP:
+def test_transforms(cfg: Mapping[str, Any]) -> list[Any]:
+    """What the config of a run does to test images."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    return list(dataset.get('transforms') or ())
+
+
+def _teacher(clip: nn.Module | dict | str | Path) -> CLIP | FrozenText:
     if not isinstance(clip, (str, Path)):
         return build_module(clip)
     try:

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 from clipdense.methods import Method
 
-_MARKS = {'roi_head.projection.weight', 'roi_head.bg_embedding.weight'}
+_DETPRO = {'roi_head.projection.weight', 'roi_head.bg_embedding.weight'}
+_OURS = {'roi_head.bbox_head.projection.weight', 'roi_head.bbox_head.background'}
 
 
 def recognise(keys: Iterable[str]) -> bool:
-    """Whether these are names of DetPro's ViLD."""
-    return set(keys) >= _MARKS
+    """Whether these are names of DetPro's ViLD, or of ours, which need a config."""
+    keys = set(keys)
+    return keys >= _DETPRO or keys >= _OURS
 
 
 METHOD = Method(
@@ -23,4 +25,5 @@ METHOD = Method(
     recognise=recognise,
     layout="ViLD (DetPro's release)",
     load='clipdense.methods.vild.checkpoint:from_file',
+    build='clipdense.methods.vild.predictor:build',
 )

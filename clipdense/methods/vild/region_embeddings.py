@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from clipdense.clip.class_embeddings import module_digest
 from clipdense.clip.model import CLIP
-from clipdense.clip.text_embeddings import module_digest
 from clipdense.config import load_config
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
@@ -129,10 +129,10 @@ def embed_dataset(
     Raises:
         InputError: no teacher, or a store that belongs to something else.
     """
-    if model.clip is None:
-        raise InputError('the detector has no teacher: give model.clip in the config')
-    model.eval()
     clip = model.clip
+    if not isinstance(clip, CLIP):
+        raise InputError('the detector has no teacher with an image tower: give model.clip in the config')
+    model.eval()
     images = dataset.images
     facts = StoreFacts(
         teacher=teacher_digest(clip),

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from clipdense.clip.class_embeddings import embed_texts
 from clipdense.clip.losses import contrastive_loss, multi_label_loss
-from clipdense.clip.text_embeddings import embed_texts
 from clipdense.layers.pos_embed import resize_positions
 from clipdense.methods.groupvit import grouping
 from clipdense.weights.key_map import from_ours

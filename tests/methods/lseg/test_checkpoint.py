@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.clip.checkpoint.layouts import from_ours
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize
 from clipdense.methods.lseg.checkpoint import from_official, recognise
@@ -61,7 +62,7 @@ def test_the_text_tower_comes_out_of_the_clip_inside(official, size):
     model = from_official(state, **HEADS)
     words = Vocabulary(('sky', 'car'))
     expected = clip.half().float().encode_text(clip.tokenizer(['sky', 'car']), normalize=True)
-    assert_close(model.embed(words).queries, expected)
+    assert_close(class_embedder(model).embed(words).queries, expected)
     assert model.project.weight.dtype == torch.float32
     unused = set(model.unused_keys)
     assert {'clip_pretrained.logit_scale', 'pretrained.model.norm.weight'} <= unused

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.clip.resnet import ModifiedResNet
 from clipdense.clip.sizes import ResNetSize
 from clipdense.data.scenes import SceneSegmentation
@@ -52,7 +53,7 @@ def test_evaluation_leaves_the_vocabulary_as_it_was(make_lseg, make_clip, make_b
     evaluation(model)  # without words before
     assert model.queries is None
     vocabulary = SceneSegmentation('novel', 1, 'easy').vocabulary
-    model.set_vocabulary(vocabulary, model.embed(vocabulary))
+    model.set_vocabulary(vocabulary, class_embedder(model).embed(vocabulary))
     queries = model.queries
     found = evaluation(model)
     assert model.vocabulary is vocabulary

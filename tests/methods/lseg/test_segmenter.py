@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from clipdense.clip.class_embeddings import class_embedder
 from clipdense.methods.lseg.backbones import ResNetPyramid, TransformerPyramid, default_hooks, timm_network
 from clipdense.methods.lseg.closed_set import ClosedSetDPT
 from clipdense.methods.lseg.episodes import EpisodeLSeg
@@ -168,7 +169,7 @@ def test_text_is_frozen_and_travels_along(make_lseg, make_clip, make_backbone):
     assert not model.clip.text.training
     assert not any(parameter.requires_grad for parameter in model.clip.parameters())
     vocabulary = Vocabulary(('sky', 'car'))
-    model.set_vocabulary(vocabulary, model.embed(vocabulary, ['a {}']))
+    model.set_vocabulary(vocabulary, class_embedder(model, templates=['a {}']).embed(vocabulary))
     labels = torch.ones(64, 64, dtype=torch.int64)
     model.loss(torch.randn(1, 3, 64, 64), [sample(labels)])['loss'].backward()
     assert all(parameter.grad is None for parameter in model.clip.parameters())
@@ -261,7 +262,7 @@ def test_the_backbone_may_be_the_image_tower_of_the_clip(make_clip, image):
 def test_a_closed_head_never_names_what_it_did_not_learn(make_backbone):
     model = ClosedSetDPT(('sky', 'car'), make_backbone(), width=16).eval()
     words = Vocabulary(('tree', 'Car', 'sky'))
-    model.set_vocabulary(words, model.embed(words))
+    model.set_vocabulary(words, class_embedder(model).embed(words))
     with torch.no_grad():
         logits = model(torch.randn(1, 3, 32, 32))
     assert model.project.weight.shape[0] == 2

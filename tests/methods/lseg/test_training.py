@@ -1,17 +1,15 @@
-"""LSeg through the engine: learning rates, words, evaluation, and that training teaches something."""
+"""LSeg through the engine: learning rates, evaluation, and that training teaches something."""
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import PolyLR
 
 from clipdense.clip.checkpoint import save as save_clip
-from clipdense.clip.text_embeddings import save_embeddings
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
 from clipdense.engine.export import ExportHook
@@ -20,10 +18,10 @@ from clipdense.engine.launch import train
 from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.inference.load import load
 from clipdense.methods.lseg import backbones
-from clipdense.methods.lseg.closed_set import ClosedSetDPT, ClosedVocabularyHook
+from clipdense.methods.lseg.closed_set import ClosedSetDPT
 from clipdense.methods.lseg.evaluation import SceneSplits, SegmenterEvaluationHook
 from clipdense.methods.lseg.segmenter import LSeg
-from clipdense.methods.lseg.training import PrecomputedVocabularyHook, ScratchFaster
+from clipdense.methods.lseg.training import ScratchFaster
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -60,52 +58,6 @@ def test_a_locked_backbone_has_no_group(make_lseg):
 def test_unknown_options_of_the_groups_are_refused(make_lseg):
     with pytest.raises(InputError, match=r"scratch_lr and decay_all, not \['wrong'\]"):
         wrapper(make_lseg(), wrong=1)
-
-
-@pytest.fixture
-def words(tmp_path):
-    """A file with three words in eight dimensions."""
-    vocabulary = Vocabulary(('red car', 'tree', 'sky'))
-    queries = torch.eye(3, 8)
-    path = tmp_path / 'words.safetensors'
-    save_embeddings(path, vocabulary, ClassEmbeddings(queries, torch.arange(3), 3))
-    return path
-
-
-def test_words_are_looked_up_by_name(words):
-    hook = PrecomputedVocabularyHook(words, stand_ins={'auto': 'red car'})
-    asked = Vocabulary(('Sky', 'auto'), {'Sky': ('tree',)})
-    found = hook.look_up(asked)
-    assert found.queries.argmax(1).tolist() == [2, 1, 0]
-    assert found.query_class.tolist() == [0, 0, 1]
-    with pytest.raises(InputError, match=r"no row for 'tee': give it a stand-in\. Did you mean 'tree'"):
-        hook.look_up(Vocabulary(('tee',)))
-
-
-@pytest.mark.parametrize(
-    'form',
-    ['names', 'coco name', 'categories', 'category list', 'text'],
-)
-def test_rows_of_an_array_are_named_by(tmp_path, form):
-    from clipdense.vocab.class_names import CLASS_NAMES
-
-    names = list(CLASS_NAMES['coco'])
-    np.save(tmp_path / 'rows.npy', np.eye(80, dtype=np.float16) * 3)
-    categories = [{'id': 100 - at, 'name': name} for at, name in reversed([*enumerate(reversed(names))])]
-    if form == 'categories':
-        (tmp_path / 'c.json').write_text(json.dumps({'categories': categories}))
-    elif form == 'category list':
-        (tmp_path / 'c.json').write_text(json.dumps(categories))
-    elif form == 'text':
-        (tmp_path / 'c.txt').write_text('\n'.join(names))
-    given = {
-        'names': names,
-        'coco name': 'coco',
-        'text': tmp_path / 'c.txt',
-    }.get(form, tmp_path / 'c.json')
-    found = PrecomputedVocabularyHook(tmp_path / 'rows.npy', given).look_up(Vocabulary(('dog', 'person')))
-    assert found.queries.argmax(1).tolist() == [names.index('dog'), names.index('person')]
-    assert found.queries.norm(dim=1).tolist() == [1, 1]
 
 
 def scenes(split, **options):
@@ -193,7 +145,7 @@ def test_training_leaves_one_file_that_is_enough(tmp_path, make_clip):
 def test_a_closed_head_through_the_engine(tmp_path, make_backbone):
     names = SceneSegmentation('base', 1, 'easy').vocabulary.class_names
     model = ClosedSetDPT(names, make_backbone('clip resnet'), width=16)
-    runner = train(config(model, dict(type=ClosedVocabularyHook), tmp_path))
+    runner = train(config(model, dict(type=VocabularyHook), tmp_path))
     lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
     found = next(line for line in lines if 'scenes/own/novel' in line)
     assert found['scenes/own/novel'] == found['scenes/all/novel'] == 0

@@ -12,7 +12,7 @@ from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.config import load_config
 from clipdense.inference.detector import Detector
 from clipdense.inference.load import load
-from clipdense.methods.vild.checkpoint import from_official, recognise
+from clipdense.methods.vild.checkpoint import from_official, is_detpro
 from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import CheckpointError
@@ -49,7 +49,7 @@ def official(variant):
 @pytest.mark.parametrize('variant', ['vild', 'ensemble'])
 def test_weights_arrive(variant):
     state, background = official(variant)
-    assert recognise(state)
+    assert is_detpro(state)
     model = from_official(state)
     head = model.roi_head.bbox_head
     assert not model.training
@@ -91,10 +91,10 @@ def test_a_detector_out_of_the_file(tmp_path):
     clip = build_clip(ClipSize(VitSize(32, 16, 32, 1, 1, 32, 512), TextSize(32, 1, 1, 32, 512)))
     detector = Detector.from_pretrained(tmp_path / 'epoch_20.pth', clip=clip, device='cpu', cache=False)
     assert detector.set_vocabulary('cat, dog').class_names == ('cat', 'dog')
-    assert [one.scale for one in detector.transforms] == [(1333, 800)]
+    assert [one.scale for one in detector.model.model.transforms] == [(1333, 800)]
     with pytest.raises(CheckpointError, match=r'a detector: .*clipdense detect'):
         load(tmp_path / 'epoch_20.pth')
 
 
-def test_other_weights_are_not_recognised():
-    assert not recognise(['visual.proj', 'roi_head.bbox_head.projection.weight'])
+def test_other_weights_are_not_detpros():
+    assert not is_detpro(['visual.proj', 'roi_head.bbox_head.projection.weight'])

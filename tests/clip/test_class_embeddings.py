@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,21 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from clipdense.clip import text_embeddings
-from clipdense.clip.model import CLIP, build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.clip.text_embeddings import (
+from clipdense.clip import class_embeddings
+from clipdense.clip.class_embeddings import (
+    PromptEnsemble,
+    StoredEmbeddings,
+    class_embedder,
     embed_texts,
-    embed_vocabulary,
     load_embeddings,
     module_digest,
     save_embeddings,
 )
+from clipdense.clip.model import CLIP, build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
+from clipdense.vocab.templates import TEMPLATES as TEMPLATE_SETS
 from clipdense.vocab.tokenizer import Tokenizer
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -61,6 +66,10 @@ def counting(clip, monkeypatch):
     return Counting(clip, monkeypatch)
 
 
+def embed(clip, vocabulary, templates='imagenet', **options):
+    return PromptEnsemble(clip, templates, **{'cache': None, **options}).embed(vocabulary)
+
+
 @torch.no_grad()
 def one_by_one(clip: CLIP, word: str, templates: tuple[str, ...]) -> torch.Tensor:
     """The official order of things: encode, normalize, mean, normalize."""
@@ -72,7 +81,7 @@ def one_by_one(clip: CLIP, word: str, templates: tuple[str, ...]) -> torch.Tenso
 
 @pytest.mark.parametrize('batch_size', [1, 4, 256])
 def test_official_average(clip, batch_size):
-    embeddings = embed_vocabulary(clip, WORDS, TEMPLATES, batch_size)
+    embeddings = embed(clip, WORDS, TEMPLATES, batch_size=batch_size)
     expected = torch.stack([one_by_one(clip, word, TEMPLATES) for word, _ in WORDS.queries])
     assert_close(embeddings.queries, expected, atol=1e-6, rtol=0)
     assert embeddings.query_class.tolist() == [0, 0, 1, 1, 1, 2, 3]
@@ -80,7 +89,7 @@ def test_official_average(clip, batch_size):
 
 
 def test_sorting_over_several_chunks(clip, monkeypatch):
-    monkeypatch.setattr(text_embeddings, '_SORTED_BATCHES', 1)
+    monkeypatch.setattr(class_embeddings, '_SORTED_BATCHES', 1)
     words = [f'{"very " * (index % 5)}thing {index}' for index in range(11)]
     expected = torch.stack([one_by_one(clip, word, TEMPLATES) for word in words])
     assert_close(embed_texts(clip, words, TEMPLATES, batch_size=7), expected, atol=1e-6, rtol=0)
@@ -91,15 +100,15 @@ def test_named_templates_and_texts(clip):
     assert_close(rows[1], one_by_one(clip, 'a dog', ('{}',)), atol=1e-6, rtol=0)
     vocabulary = Vocabulary(('cat',))
     assert_close(
-        embed_vocabulary(clip, vocabulary, 'simple').queries,
-        embed_vocabulary(clip, vocabulary, ['a photo of a {}.']).queries,
+        embed(clip, vocabulary, 'simple').queries,
+        embed(clip, vocabulary, ['a photo of a {}.']).queries,
     )
 
 
 @pytest.mark.filterwarnings('ignore:.*asked for several classes')
 def test_shared_words_are_encoded_once(clip, counting):
     vocabulary = Vocabulary(('background', 'bed'), {'background': ('sky', 'bed')}, 'background')
-    embeddings = embed_vocabulary(clip, vocabulary, TEMPLATES)
+    embeddings = embed(clip, vocabulary, TEMPLATES)
     assert counting.prompts == 2 * 3
     assert torch.equal(embeddings.queries[1], embeddings.queries[2])
 
@@ -156,7 +165,7 @@ def test_weights_that_are_not_finite(tmp_path):
     broken = build_clip(ClipSize(IMAGE, TEXT))
     torch.nn.init.constant_(broken.text.proj, torch.nan)
     with pytest.raises(InputError, match='not all numbers are finite'):
-        embed_vocabulary(broken, WORDS, 'name', cache=tmp_path)
+        embed(broken, WORDS, 'name', cache=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -164,9 +173,9 @@ def test_weights_that_are_not_finite(tmp_path):
 
 
 def test_second_time_comes_from_disk(clip, counting, tmp_path):
-    first = embed_vocabulary(clip, WORDS, TEMPLATES, cache=tmp_path)
+    first = embed(clip, WORDS, TEMPLATES, cache=tmp_path)
     assert counting.prompts == 7 * 3
-    second = embed_vocabulary(clip, WORDS, TEMPLATES, cache=tmp_path)
+    second = embed(clip, WORDS, TEMPLATES, cache=tmp_path)
     assert counting.prompts == 7 * 3
     assert torch.equal(first.queries, second.queries)
     assert torch.equal(first.query_class, second.query_class)
@@ -175,13 +184,13 @@ def test_second_time_comes_from_disk(clip, counting, tmp_path):
 
 def test_default_folder(clip, tmp_path, monkeypatch):
     monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path))
-    embed_vocabulary(clip, WORDS, 'name', cache='default')
+    embed(clip, WORDS, 'name', cache='default')
     assert [file.suffix for file in (tmp_path / 'text_embeddings').iterdir()] == ['.safetensors']
 
 
 def test_no_cache_unless_asked_for(clip, tmp_path, monkeypatch):
     monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path))
-    embed_vocabulary(clip, WORDS, 'name')
+    embed(clip, WORDS, 'name')
     assert not list(tmp_path.iterdir())
 
 
@@ -227,15 +236,15 @@ def shorter_context(clip: CLIP) -> CLIP:
     ],
 )  # fmt: skip
 def test_what_the_key_is_made_of(fresh, tmp_path, change, vocabulary, templates, made_again):
-    embed_vocabulary(fresh, WORDS, ('{}',), cache=tmp_path)
-    embed_vocabulary(change(fresh), vocabulary, templates, cache=tmp_path)
+    embed(fresh, WORDS, ('{}',), cache=tmp_path)
+    embed(change(fresh), vocabulary, templates, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1 + made_again
 
 
 def test_image_tower_is_not_in_the_key(fresh, tmp_path):
-    embed_vocabulary(fresh, WORDS, 'name', cache=tmp_path)
+    embed(fresh, WORDS, 'name', cache=tmp_path)
     torch.nn.init.zeros_(fresh.image.proj)
-    embed_vocabulary(fresh, WORDS, 'name', cache=tmp_path)
+    embed(fresh, WORDS, 'name', cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -257,19 +266,19 @@ def flip_last_byte(file: Path) -> None:
     ids=['empty', 'html', 'truncated', 'flipped bit', 'another file'],
 )
 def test_damaged_cache_is_made_again(clip, tmp_path, spoil):
-    first = embed_vocabulary(clip, WORDS, 'name', cache=tmp_path)
+    first = embed(clip, WORDS, 'name', cache=tmp_path)
     (file,) = tmp_path.iterdir()
     spoil(file)
     with pytest.warns(UserWarning, match='made again'):
-        second = embed_vocabulary(clip, WORDS, 'name', cache=tmp_path)
+        second = embed(clip, WORDS, 'name', cache=tmp_path)
     assert torch.equal(first.queries, second.queries)
-    assert torch.equal(embed_vocabulary(clip, WORDS, 'name', cache=tmp_path).queries, first.queries)
+    assert torch.equal(embed(clip, WORDS, 'name', cache=tmp_path).queries, first.queries)
 
 
 def test_folder_that_cannot_be_written(clip, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.warns(UserWarning, match='not kept: cannot write'):
-        embeddings = embed_vocabulary(clip, WORDS, 'name', cache=tmp_path / 'file')
+        embeddings = embed(clip, WORDS, 'name', cache=tmp_path / 'file')
     assert embeddings.queries.shape == (7, 8)
 
 
@@ -277,22 +286,22 @@ def test_nobodys_home(clip, monkeypatch):
     def nowhere():
         raise RuntimeError('could not determine home directory')
 
-    monkeypatch.setattr(text_embeddings, 'cache_folder', nowhere)
-    assert embed_vocabulary(clip, WORDS, 'name', cache='default').queries.shape == (7, 8)
+    monkeypatch.setattr(class_embeddings, 'cache_folder', nowhere)
+    assert embed(clip, WORDS, 'name', cache='default').queries.shape == (7, 8)
 
 
 def test_tokenizer_without_identity_is_not_cached(fresh, tmp_path):
     table = Tokenizer()
     fresh.tokenizer = lambda texts: table(texts).tolist()
-    assert embed_vocabulary(fresh, WORDS, 'name', cache=tmp_path).queries.shape == (7, 8)
+    assert embed(fresh, WORDS, 'name', cache=tmp_path).queries.shape == (7, 8)
     assert not list(tmp_path.iterdir())
 
 
 def test_writers_at_once(clip, tmp_path):
-    expected = embed_vocabulary(clip, WORDS, 'name').queries
+    expected = embed(clip, WORDS, 'name').queries
     results = []
     writers = [
-        threading.Thread(target=lambda: results.append(embed_vocabulary(clip, WORDS, 'name', cache=tmp_path)))
+        threading.Thread(target=lambda: results.append(embed(clip, WORDS, 'name', cache=tmp_path)))
         for _ in range(4)
     ]
     for writer in writers:
@@ -316,7 +325,7 @@ def test_module_digest_of_content():
 
 
 def test_save_and_load(clip, tmp_path):
-    embeddings = embed_vocabulary(clip, WORDS, 'name')
+    embeddings = embed(clip, WORDS, 'name')
     save_embeddings(tmp_path / 'words.safetensors', WORDS, embeddings, ('{}',))
     loaded, vocabulary = load_embeddings(tmp_path / 'words.safetensors')
     assert vocabulary == WORDS
@@ -342,13 +351,18 @@ def test_npy(tmp_path):
             'a.npy',
             lambda file: np.save(file, np.ones((3, 2))),
             Vocabulary(('cat',)),
-            r'\(3, 2\) for .* 1 words',
+            r'\(3, 2\) for .* 1 names',
         ),
         ('a.npy', lambda file: np.save(file, np.ones(3)), Vocabulary(('cat',)), r'\(3,\)'),
         ('a.npy', lambda file: np.save(file, [[np.inf]]), Vocabulary(('cat',)), 'finite'),
         ('a.npy', lambda file: np.save(file, np.array([{}])), Vocabulary(('cat',)), 'cannot read'),
         ('a.npy', lambda file: file.write_bytes(b'<html>'), Vocabulary(('cat',)), 'cannot read'),
-        ('a.safetensors', lambda file: save_file({'x': torch.ones(1)}, file), None, 'no text embeddings'),
+        (
+            'a.safetensors',
+            lambda file: save_file({'x': torch.ones(1)}, file),
+            None,
+            'not a file of class embeddings',
+        ),
         ('a.safetensors', lambda file: file.write_bytes(b'<html>'), None, 'a.safetensors'),
     ],
 )
@@ -361,6 +375,128 @@ def test_bad_files(tmp_path, name, make, vocabulary, message):
 
 def test_file_of_other_words(clip, tmp_path):
     file = tmp_path / 'words.safetensors'
-    save_embeddings(file, WORDS, embed_vocabulary(clip, WORDS, 'name'))
-    with pytest.raises(InputError, match='other words'):
+    save_embeddings(file, WORDS, embed(clip, WORDS, 'name'))
+    with pytest.raises(InputError, match='other names'):
         load_embeddings(file, Vocabulary(('cat',)))
+
+
+# Files in place of a text tower
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A file with three names in eight dimensions."""
+    vocabulary = Vocabulary(('red car', 'tree', 'sky'))
+    queries = torch.eye(3, 8)
+    path = tmp_path / 'rows.safetensors'
+    save_embeddings(path, vocabulary, ClassEmbeddings(queries, torch.arange(3), 3))
+    return path
+
+
+def test_stored_rows_are_looked_up_by_name(rows):
+    stored = StoredEmbeddings(rows, stand_ins={'auto': 'red car'})
+    asked = Vocabulary(('Sky', 'auto'), {'Sky': ('tree',)})
+    found = stored.embed(asked)
+    assert found.queries.argmax(1).tolist() == [2, 1, 0]
+    assert found.query_class.tolist() == [0, 0, 1]
+    with pytest.raises(InputError, match=r"no row for 'tee': name a .* Did you mean 'tree'"):
+        stored.embed(Vocabulary(('tee',)))
+
+
+@pytest.mark.parametrize(
+    'form',
+    ['names', 'coco name', 'categories', 'category list', 'text'],
+)
+def test_rows_of_an_array_are_named_by(tmp_path, form):
+    from clipdense.vocab.class_names import CLASS_NAMES
+
+    names = list(CLASS_NAMES['coco'])
+    np.save(tmp_path / 'rows.npy', np.eye(80, dtype=np.float16) * 3)
+    categories = [{'id': 100 - at, 'name': name} for at, name in reversed([*enumerate(reversed(names))])]
+    if form == 'categories':
+        (tmp_path / 'c.json').write_text(json.dumps({'categories': categories}))
+    elif form == 'category list':
+        (tmp_path / 'c.json').write_text(json.dumps(categories))
+    elif form == 'text':
+        (tmp_path / 'c.txt').write_text('\n'.join(names))
+    given = {
+        'names': names,
+        'coco name': 'coco',
+        'text': tmp_path / 'c.txt',
+    }.get(form, tmp_path / 'c.json')
+    found = StoredEmbeddings(tmp_path / 'rows.npy', given).embed(Vocabulary(('dog', 'person')))
+    assert found.queries.argmax(1).tolist() == [names.index('dog'), names.index('person')]
+    assert found.queries.norm(dim=1).tolist() == [1, 1]
+
+
+# Parts that can be replaced
+
+
+def test_prompts_are_kept_apart_on_demand(clip, counting, tmp_path):
+    """And on disk, where they are not taken for those without."""
+    plain = embed(clip, WORDS, TEMPLATES, cache=tmp_path)
+    for _ in 'ab':
+        kept = embed(clip, WORDS, TEMPLATES, cache=tmp_path, keep_templates=True)
+        assert torch.equal(kept.queries, plain.queries)
+        assert kept.templates.shape == (7, 3, 8)
+        assert_close(F.normalize(kept.templates.mean(1), dim=-1), kept.queries)
+        for row, (name, _) in enumerate(WORDS.queries):
+            for column, template in enumerate(TEMPLATES):
+                expected = one_by_one(clip, name, (template,))
+                assert_close(kept.templates[row, column], expected, atol=1e-6, rtol=0)
+    assert plain.templates is None
+    assert counting.prompts == 2 * 7 * 3 + 2 * 7 * 3  # each prompt once alone, and what was encoded here
+
+
+@pytest.mark.parametrize('shape', [(7, 8), (6, 3, 8), (7, 3, 9)], ids=str)
+def test_kept_prompts_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r'templates must be \(Q, T, D\)'):
+        ClassEmbeddings(torch.zeros(7, 8), torch.arange(7), 7, torch.zeros(shape))
+
+
+def test_templates_may_be_a_function(clip, tmp_path):
+    def plural(name):
+        return [f'many {name}s', f'a {name}']
+
+    found = embed(clip, WORDS, plural, cache=tmp_path)
+    assert_close(found.queries[2], one_by_one(clip, 'cat', ('many {}s', 'a {}')), atol=1e-6, rtol=0)
+    other = embed(clip, WORDS, lambda name: [f'few {name}s', f'a {name}'], cache=tmp_path)
+    assert not torch.equal(found.queries, other.queries)
+    with pytest.raises(InputError, match=r"1 prompts for 'tree' and 2 for 'sky'"):
+        embed(clip, WORDS, lambda name: ['a'] if name == 'tree' else ['a', 'b'])
+
+
+class OneHot:
+    def __init__(self, size=9):
+        self.size = size
+
+    def embed(self, vocabulary):
+        return ClassEmbeddings(torch.eye(len(vocabulary), self.size), torch.arange(len(vocabulary)), 2)
+
+
+class Model:
+    def __init__(self, clip=None, embedder=None):
+        self.clip, self.embedder, self.templates = clip, embedder, 'vild'
+
+
+def test_the_embedder_of_a_model(clip):
+    given, own = OneHot(), OneHot()
+    assert class_embedder(Model(clip, own), given) is given
+    assert class_embedder(Model(clip, own), templates='name') is own
+    assert class_embedder(Model(clip)).templates is TEMPLATE_SETS['vild']
+    assert class_embedder(Model(clip), templates='name').templates is TEMPLATE_SETS['name']
+    assert class_embedder(clip).templates is TEMPLATE_SETS['imagenet']
+    assert class_embedder(Model(), {'type': OneHot, 'size': 5}).size == 5
+    built = class_embedder(Model(clip), {'type': 'PromptEnsemble', 'templates': 'name', 'cache': None})
+    assert (built.clip, built.cache) == (clip, None)
+
+
+@pytest.mark.parametrize('embedder', [None, {'type': PromptEnsemble}], ids=['none', 'config'])
+def test_a_model_without_text_tower_needs_an_embedder(embedder):
+    with pytest.raises(InputError, match='no text tower to embed the class names'):
+        class_embedder(Model(), embedder)
+
+
+def test_an_object_without_embed_is_refused(clip):
+    with pytest.raises(InputError, match=r'needs a method embed\(vocabulary\); str has none'):
+        class_embedder(clip, 'vild')

@@ -1,0 +1,403 @@
+"""A vocabulary in CLIP's joint space: what embeds class names, and the files that keep the result.
+
+Q: queries, D: joint space, T: templates, L: tokens.
+
+Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb, ``zeroshot_classifier``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.registry import CLASS_EMBEDDERS, build
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import cache_folder, digest
+from clipdense.utils.modules import evaluating
+from clipdense.utils.progress import track
+from clipdense.vocab.class_names import read_class_names
+from clipdense.vocab.templates import Templates, TemplateSet, get_templates
+from clipdense.vocab.vocabulary import Vocabulary, normalize
+from clipdense.weights.io import read_weights, weights_digest, write_weights
+
+from .frozen_text import FrozenText
+from .model import CLIP
+
+_FORMAT = 'clipdense text embeddings 1'
+_SORTED_BATCHES = 64  # prompts of so many batches are sorted by length together
+
+
+class ClassEmbedder(Protocol):
+    """Class names -> the joint space.  Whatever answers this can replace the prompts and the text tower."""
+
+    def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        """One embedding for each query of a vocabulary."""
+
+
+@CLASS_EMBEDDERS.register_module()
+class PromptEnsemble:
+    """The default ``ClassEmbedder``: each name in T prompts, and the mean of their embeddings.
+
+    Args:
+        clip: encodes in evaluation mode without gradients, and is left in the mode that it was found in.
+        templates: as ``get_templates`` takes them.
+        cache: folder where embeddings are kept, by weights, tokenizer, templates and names; 'default' for the
+            user's cache folder.  None where the weights are still changing.
+        batch_size: prompts encoded at once.
+        keep_templates: whether ``ClassEmbeddings.templates`` keeps the embedding of each prompt.
+
+    Raises:
+        InputError: templates that ``get_templates`` refuses.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP | FrozenText,
+        templates: Templates = 'imagenet',
+        cache: str | Path | Literal['default'] | None = 'default',
+        batch_size: int = 256,
+        keep_templates: bool = False,
+    ) -> None:
+        self.clip, self.templates, self.cache = clip, get_templates(templates), cache
+        self.batch_size, self.keep_templates = batch_size, keep_templates
+
+    def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        """The embeddings of a vocabulary, fp32 on the model's device.
+
+        Raises:
+            InputError: weights whose numbers are not finite.
+        """
+        file = self._cache_file(vocabulary)
+        embeddings = _read_cached(file, vocabulary) if file else None
+        if embeddings is None:
+            embeddings = self._encode(vocabulary)
+            if file:
+                _write_cached(file, vocabulary, embeddings, self.templates)
+        return embeddings.to(_device(self.clip))
+
+    def _encode(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        asked = [tuple(self.templates.prompts(name)) for name, _ in vocabulary.queries]
+        names: dict[tuple[str, ...], str] = {}  # 'hot_dog' and 'hot dog' may have the same prompts
+        for (name, _), sentences in zip(vocabulary.queries, asked, strict=True):
+            names.setdefault(sentences, name)
+        place = {sentences: index for index, sentences in enumerate(names)}
+        queries, prompts = _encode_texts(
+            self.clip, list(names.values()), self.templates, self.batch_size, self.keep_templates
+        )  # (Q, D), (Q, T, D)
+        rows = torch.tensor([place[sentences] for sentences in asked], device=queries.device)
+        kept = None if prompts is None else prompts[rows]
+        return _class_embeddings(queries[rows], vocabulary, 'the text tower', kept)
+
+    def _cache_file(self, vocabulary: Vocabulary) -> Path | None:
+        """Where these embeddings are kept; None where they are not."""
+        clip, templates = self.clip, self.templates
+        tokenizer = getattr(clip.tokenizer, 'identity', None)
+        if self.cache is None or tokenizer is None:
+            return None
+        tower = clip.text if type(clip) is CLIP else clip
+        told: Any = templates.formats
+        if callable(templates.rule):
+            told = [templates.prompts(name) for name, _ in vocabulary.queries]
+        asked = json.dumps([vocabulary.queries, told, *(['templates'] if self.keep_templates else [])])
+        key = digest(
+            _FORMAT, module_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, asked
+        )
+        try:
+            folder = cache_folder() / 'text_embeddings' if self.cache == 'default' else Path(self.cache)
+        except RuntimeError:  # the user has no home folder
+            return None
+        return folder / f'{key}.safetensors'
+
+
+@CLASS_EMBEDDERS.register_module()
+class StoredEmbeddings:
+    """A ``ClassEmbedder`` that reads a file, where the weights of the text tower are not at hand.
+
+    Args:
+        file: as ``load_embeddings`` reads it.
+        class_names: what its rows stand for, needed for ``.npy``: names, the name of a class list such as
+            'coco', a vocabulary file, or the categories of COCO or LVIS as JSON.
+        stand_ins: name in the vocabulary -> name in the file, for names that the file does not have.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        class_names: Sequence[str] | str | Path | None = None,
+        stand_ins: Mapping[str, str] | None = None,
+    ) -> None:
+        self.file = file
+        known = None if class_names is None else read_class_names(class_names)
+        found, self.known = load_embeddings(file, known)
+        self.rows = {normalize(name): row for row, (name, _) in reversed([*enumerate(self.known.queries)])}
+        self.queries = found.queries
+        self.stand_ins = {normalize(name): other for name, other in (stand_ins or {}).items()}
+
+    def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        """The rows of a vocabulary's names.
+
+        Raises:
+            InputError: a name that the file does not have.
+        """
+        rows = []
+        for query, _ in vocabulary.queries:
+            name = self.stand_ins.get(normalize(query), query)
+            row = self.rows.get(normalize(name))
+            if row is None:
+                hint = nearest(name, [known for known, _ in self.known.queries])
+                raise InputError(f'{self.file} has no row for {name!r}: name a stand-in in stand_ins.{hint}')
+            rows.append(row)
+        return _class_embeddings(self.queries[rows], vocabulary, Path(self.file))
+
+
+def class_embedder(
+    model: Any,
+    embedder: ClassEmbedder | Mapping[str, Any] | None = None,
+    templates: Templates | None = None,
+    cache: str | Path | Literal['default'] | None = None,
+) -> ClassEmbedder:
+    """The ``ClassEmbedder`` of a model, or the one that a caller or a config gives in its place.
+
+    Args:
+        model: a CLIP, or a model with a text tower as ``model.clip``.
+        embedder: an object, or its config, in which ``clip`` is filled in where its class takes one.  None
+            means ``model.embedder`` where the model has one, else a ``PromptEnsemble``.
+        templates, cache: of the ``PromptEnsemble``; ``model.templates`` unless given.
+
+    Raises:
+        InputError: a text tower is needed and there is none, or something else was given.
+    """
+    clip = getattr(model, 'clip', model)
+    if embedder is None:
+        embedder = getattr(model, 'embedder', None)
+    if embedder is None:
+        own: Templates = getattr(model, 'templates', 'imagenet')
+        return PromptEnsemble(_needed(clip), own if templates is None else templates, cache)
+    if isinstance(embedder, Mapping):
+        kind = embedder.get('type')
+        kind = CLASS_EMBEDDERS.get(kind) if isinstance(kind, str) else kind
+        wanted = callable(kind) and 'clip' in inspect.signature(kind).parameters
+        given = {'clip': _needed(clip)} if wanted and 'clip' not in embedder else {}
+        embedder = build({**embedder, **given}, CLASS_EMBEDDERS)
+    if not callable(getattr(embedder, 'embed', None)):
+        raise InputError(
+            f'a class embedder needs a method embed(vocabulary); {type(embedder).__name__} has none'
+        )
+    return cast('ClassEmbedder', embedder)
+
+
+def _needed(clip: CLIP | FrozenText | None) -> CLIP | FrozenText:
+    if clip is None:
+        raise InputError(
+            'there is no text tower to embed the class names: give the model a CLIP (clip=...) or pass an '
+            'embedder'
+        )
+    return clip
+
+
+def embed_texts(
+    clip: CLIP | FrozenText,
+    texts: Sequence[str],
+    templates: Templates = 'name',
+    batch_size: int = 256,
+) -> Tensor:
+    """Texts -> (Q, D) unit rows, fp32: the normalized mean over templates of normalized prompt embeddings.
+
+    A model whose ``unit_prompts`` is false, as a GroupViT, averages prompts of the length that they have.
+
+    Prompts of like length share a batch, so that a causal tower is trimmed to what they need; the result is
+    that of any other order.
+
+    Raises:
+        InputError: templates that ``get_templates`` refuses, or no texts.
+    """
+    return _encode_texts(clip, texts, get_templates(templates), batch_size)[0]
+
+
+@torch.no_grad()
+def _encode_texts(
+    clip: CLIP | FrozenText, texts: Sequence[str], templates: TemplateSet, batch_size: int, keep: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(Q, D) unit rows, and where ``keep`` the embeddings of their prompts (Q, T, D)."""
+    if not texts:
+        raise InputError('there are no texts to embed')
+    device, count = _device(clip), len(templates.prompts(texts[0]))
+    total = -(-len(texts) * count // batch_size)
+    sums: Tensor | None = None
+    prompts: Tensor | None = None
+    with evaluating(clip), torch.autocast(device.type, enabled=False):
+        batches = _batches(clip.tokenizer, texts, templates, batch_size)
+        for token_ids, rows, columns in track(batches, 'Embedding class names', total):
+            embeddings = clip.encode_text(token_ids.to(device)).float()
+            if clip.unit_prompts:
+                embeddings = F.normalize(embeddings, dim=-1)
+            if sums is None:
+                sums = embeddings.new_zeros(len(texts), embeddings.shape[1])
+                prompts = embeddings.new_zeros(len(texts), count, embeddings.shape[1]) if keep else None
+            sums.index_add_(0, rows.to(device), embeddings)
+            if prompts is not None:
+                prompts[rows.to(device), columns.to(device)] = embeddings
+    assert sums is not None
+    return F.normalize(sums, dim=-1), prompts
+
+
+def save_embeddings(
+    path: str | Path,
+    vocabulary: Vocabulary,
+    embeddings: ClassEmbeddings,
+    templates: Templates | None = None,
+) -> None:
+    """Write a safetensors file with ``queries`` (Q, D) and ``query_class`` (Q,), and the names as metadata.
+
+    ``templates`` (Q, T, D) stands beside them where ``embeddings`` has it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    tensors = {'queries': embeddings.queries, 'query_class': embeddings.query_class}
+    if embeddings.templates is not None:
+        tensors['templates'] = embeddings.templates
+    metadata = {
+        'format': _FORMAT,
+        'sha256': weights_digest(tensors),
+        'vocabulary': json.dumps(vocabulary.to_dict(), ensure_ascii=False),
+        'templates': json.dumps(get_templates(templates).formats if templates else [], ensure_ascii=False),
+    }
+    write_weights(path, tensors, metadata)
+
+
+def load_embeddings(
+    path: str | Path, vocabulary: Vocabulary | None = None
+) -> tuple[ClassEmbeddings, Vocabulary]:
+    """Read what ``save_embeddings`` wrote, or a ``.npy`` array (Q, D) of the names of ``vocabulary``.
+
+    Args:
+        path: the file.
+        vocabulary: what the rows stand for: needed for ``.npy``, where row q is query q and need not be of
+            unit length; checked against the file otherwise.
+
+    Raises:
+        InputError: no such file, a damaged one, or one for other names.
+    """
+    path = Path(path)
+    if path.suffix == '.npy':
+        if vocabulary is None:
+            raise InputError(f'{path} does not say which names its rows stand for: give the vocabulary')
+        return _class_embeddings(F.normalize(_read_npy(path), dim=-1), vocabulary, path), vocabulary
+    file = read_weights(path)
+    if file.metadata.get('format') != _FORMAT:
+        raise InputError(f'{path} is not a file of class embeddings: make one with `clipdense embed`')
+    if file.metadata.get('sha256') != weights_digest(file.tensors):
+        raise InputError(f'{path} is damaged: its numbers are not those that were written')
+    stored = Vocabulary.from_dict(json.loads(file.metadata['vocabulary']))
+    if vocabulary is not None and vocabulary.queries != stored.queries:
+        raise InputError(f'{path} is for other names than those of the vocabulary')
+    queries = file.tensors['queries'].to(torch.float32, copy=True)  # the file itself may be replaced
+    templates = file.tensors.get('templates')
+    kept = None if templates is None else templates.to(torch.float32, copy=True)
+    return _class_embeddings(queries, stored, path, kept), stored
+
+
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 over a module's parameters and buffers.
+
+    It is remembered for as long as a checksum of every tensor, which costs a twentieth, stays the same.
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    checksum = _checksum(list(tensors.values()))
+    known = _digests.get(module)
+    if known is None or known[0] != checksum:
+        known = _digests[module] = checksum, weights_digest(tensors)
+    return known[1]
+
+
+_digests: WeakKeyDictionary[nn.Module, tuple[list[int], str]] = WeakKeyDictionary()
+
+
+def _checksum(tensors: Sequence[Tensor]) -> list[int]:
+    sums = []
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        whole = flat.numel() * flat.element_size() % 8 == 0 and flat.storage_offset() == 0
+        sums.append(flat.view(torch.int64 if whole else torch.uint8).sum(dtype=torch.int64))
+    return torch.stack(sums).tolist() if sums else []
+
+
+def _batches(
+    tokenizer: Callable[..., Any], texts: Sequence[str], templates: TemplateSet, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Token ids (<= batch_size, L), the row of each one's text and its template; like lengths together."""
+    count = len(templates.prompts(texts[0]))
+    step = max(1, _SORTED_BATCHES * batch_size // max(count, 1))
+    for start in range(0, len(texts), step):
+        prompts: list[str] = []
+        for text in texts[start : start + step]:
+            found = templates.prompts(text)
+            if len(found) != count or not found:
+                raise InputError(
+                    f'the templates give {len(found)} prompts for {text!r} and {count} for {texts[0]!r}: '
+                    'every class name needs the same number, at least one'
+                )
+            prompts += found
+        token_ids = torch.as_tensor(np.asarray(tokenizer(prompts)))  # (step * T, L)
+        places = torch.arange(len(prompts))
+        by_length = token_ids.argmax(dim=-1).argsort()  # the end-of-text id is the largest
+        for chosen in by_length.split(batch_size):
+            yield token_ids[chosen], start + places[chosen] // count, places[chosen] % count
+
+
+def _read_npy(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), np.float32))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f'cannot read {path} as an array of numbers: {error}') from error
+
+
+def _class_embeddings(
+    queries: Tensor, vocabulary: Vocabulary, source: Path | str, templates: Tensor | None = None
+) -> ClassEmbeddings:
+    query_class = torch.tensor([index for _, index in vocabulary.queries], device=queries.device)
+    if queries.ndim != 2 or len(queries) != len(query_class):
+        shape = tuple(queries.shape)
+        raise InputError(
+            f'{source} has an array of shape {shape} for a vocabulary of {len(query_class)} names'
+        )
+    if not queries.isfinite().all():
+        raise InputError(f'{source}: not all numbers are finite')
+    return ClassEmbeddings(queries, query_class, len(vocabulary), templates)
+
+
+def _read_cached(file: Path, vocabulary: Vocabulary) -> ClassEmbeddings | None:
+    with contextlib.suppress(OSError):
+        if not file.exists():
+            return None
+    try:
+        return load_embeddings(file, vocabulary)[0]
+    except InputError as error:
+        warnings.warn(f'cached class embeddings are made again: {error}')
+        return None
+
+
+def _write_cached(
+    file: Path, vocabulary: Vocabulary, embeddings: ClassEmbeddings, templates: TemplateSet
+) -> None:
+    try:
+        save_embeddings(file, vocabulary, embeddings, templates)
+    except InputError as error:
+        warnings.warn(f'class embeddings are not kept: {error}')
+
+
+def _device(clip: nn.Module) -> torch.device:
+    return next(clip.parameters()).device

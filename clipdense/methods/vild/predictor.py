@@ -1,0 +1,130 @@
+"""ViLD behind the protocol of detectors: images as they are in, boxes in their pixels out."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipdense.clip.frozen_text import FrozenText
+from clipdense.clip.model import CLIP
+from clipdense.data.detection.transforms import PackDetection
+from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .detector import ViLD
+
+
+class ViLDPredictor(nn.Module):
+    """A ``DetectionModel`` out of a ``ViLD``, its text tower and what its config does to test images.
+
+    Args:
+        model: the detector.
+        clip: embeds class names, in place of ``model.clip``.
+    """
+
+    templates = 'vild'
+
+    def __init__(self, model: ViLD, clip: CLIP | FrozenText | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.clip = model.clip if clip is None else clip
+        self.clip_name = model.clip_name
+        self.eval()
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The current one."""
+        return self.model.vocabulary
+
+    @property
+    def rules(self) -> DetectionRules:
+        """Those of the detector's config."""
+        settings = self.model.roi_head.test_cfg
+        return DetectionRules(
+            score_threshold=float(settings.score_thr),
+            iou_threshold=settings.nms.iou_threshold,
+            class_agnostic=settings.nms.get('class_agnostic', False),
+            max_detections=settings.max_per_img,
+        )
+
+    def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
+        """Set the vocabulary for subsequent calls.  No weight changes."""
+        self.model.set_vocabulary(vocabulary, embeddings)
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Pixels], rules: DetectionRules) -> list[DetectedObjects]:
+        """Detect in RGB images (H, W, 3) uint8, of any sizes.
+
+        Images of one size go together: padding would change what is found in the smaller ones.
+
+        Raises:
+            InputError: there is no vocabulary yet, or it has no class of ``rules.class_thresholds``.
+        """
+        self.model.data_preprocessor.to(next(self.model.parameters()).device)  # parents do not tell it
+        items = [self._prepared(np.asarray(image)) for image in images]
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, item in enumerate(items):
+            by_size[tuple(item['inputs'].shape)].append(place)
+        found: dict[int, DetectedObjects] = {}
+        with self._following(rules):
+            for places in by_size.values():
+                data = {key: [items[place][key] for place in places] for key in ('inputs', 'data_samples')}
+                for place, sample in zip(places, self.model.test_step(data), strict=True):
+                    found[place] = _objects(sample.pred_instances)
+        return [found[place] for place in range(len(images))]
+
+    @contextmanager
+    def _following(self, rules: DetectionRules) -> Iterator[None]:
+        """``rules`` in place of those of the config."""
+        if self.vocabulary is None:
+            raise InputError('no vocabulary yet: call set_vocabulary(vocabulary, embeddings) first')
+        head = self.model.roi_head
+        kept, settings = head.test_cfg, copy.deepcopy(head.test_cfg)
+        settings.score_thr = rules.thresholds(self.vocabulary)
+        settings.nms.iou_threshold = rules.iou_threshold
+        settings.nms.class_agnostic = rules.class_agnostic
+        settings.max_per_img = rules.max_detections
+        head.test_cfg = settings
+        try:
+            yield
+        finally:
+            head.test_cfg = kept
+
+    def _prepared(self, pixels: np.ndarray) -> dict[str, Any]:
+        results: dict[str, Any] = {
+            'img': pixels,
+            'ori_shape': pixels.shape[:2],
+            'img_shape': pixels.shape[:2],
+        }
+        for transform in self.model.transforms:
+            results = transform(results)
+        return PackDetection()(results)
+
+
+def build(model: ViLD, name: str = 'vild', options: Mapping[str, Any] | None = None) -> ViLDPredictor:
+    """A detector out of a loaded model.
+
+    Args:
+        model: with weights.
+        name: of the method.
+        options: ViLD has none.
+
+    Raises:
+        InputError: an option.
+    """
+    if options:
+        raise InputError(f'method {name!r} has no options, got {sorted(options)}')
+    return ViLDPredictor(model)
+
+
+def _objects(one: Any) -> DetectedObjects:
+    return DetectedObjects(one.bboxes, one.scores, one.labels, one.get('masks'))
