@@ -352,7 +352,7 @@ def test_unreadable_images(detector, files, tmp_path):
             lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'other.pth'),
             'does not fit ViLD, of which it holds nothing',
         ),
-        (lambda files: Detector.from_pretrained(files), 'is a folder: name the weights file'),
+        (lambda files: Detector.from_pretrained(files), 'several weights files: .*; name the file'),
         (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. cannot segment: give weights'),
     ],
     ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a config', 'a folder', 'segment'],
