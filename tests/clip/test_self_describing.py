@@ -154,7 +154,7 @@ HOSTILE = {
     'no text': ('{', 'no plain data'),
     'deep': ('(' * 5000, 'no plain data'),
     'a class of others': ("{'model': {'type': 'subprocess.Popen', 'args': 'true'}}", "'subprocess.Popen'"),
-    'a name without a home': ("{'model': {'type': 'LSeg'}}", "'LSeg', which is no part"),
+    'a name without a home': ("{'model': {'type': 'LSeg'}}", "'LSeg', which is not a registered part"),
     'what a module has imported': (
         "{'model': {'type': 'clipdense.clip.tokenizers.shutil.rmtree'}}",
         'asks for .*rmtree',
