@@ -9,7 +9,7 @@ Score: seed 0, mIoU with background 0.346 / 0.459 / 0.351 on base / novel / unse
 0.153 / 0.214 / 0.219), IoU of the background 0.88 / 0.87 / 0.84, the threshold chosen on base images of
 another stream; seeds 1 and 2 are within 0.01, and from two other CLIPs it has 0.321 and 0.324 on base.
 Zero-shot accuracy, own names: 0.828 / 0.863 / 0.803 (before: 0.842 / 0.864 / 0.841); unseen among all names
-falls from 0.562 to 0.473.  docs/learning_groupvit.md.
+falls from 0.562 to 0.473.  docs/research/learning_groupvit.md.
 """
 
 from mmengine.config import read_base

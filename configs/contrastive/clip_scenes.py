@@ -10,7 +10,7 @@ Score: seed 0, zero-shot accuracy on unseen combinations 0.841 among their own 1
 0.562 among all 64; base 0.842 / 0.736, novel 0.864 / 0.725; training-free mIoU of base / novel / unseen by
 maskclip 0.102 / 0.150 / 0.134 (chance 0.007 / 0.016 / 0.016).  Seeds 1 and 2: unseen 0.823 / 0.561 and
 0.850 / 0.638, base 0.775 / 0.683 and 0.864 / 0.791, novel 0.881 / 0.694 and 0.905 / 0.772; maskclip
-0.090 / 0.117 / 0.109 and 0.058 / 0.098 / 0.111.  How it came about: docs/learning_scenes.md.
+0.090 / 0.117 / 0.109 and 0.058 / 0.098 / 0.111.  How it came about: docs/research/learning_scenes.md.
 """
 
 from mmengine.config import read_base

@@ -5,7 +5,7 @@
 
 ``untrained`` is the same backbone as it was before its training, the control.
 Cost: 116 CPU-seconds for the backbone, 20 for both on the three splits of 320 images of 32 pixels.
-Score: docs/dense_clip_scenes.md.
+Score: docs/research/dense_clip_scenes.md.
 """
 
 from mmengine.config import read_base

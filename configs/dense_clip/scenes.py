@@ -6,7 +6,7 @@ Each split is segmented among its own names and the background, which is represe
 ground"), as published protocols use names of stuff.  ``_plain`` keeps the last block's residual and
 feed-forward, ``_reduced`` drops them: the largest single effect that the literature reports.
 Cost: 5 to 9 CPU-seconds for each method on the three splits of 320 images of 32 pixels.
-Score: docs/dense_clip_scenes.md.
+Score: docs/research/dense_clip_scenes.md.
 """
 
 from mmengine.config import read_base

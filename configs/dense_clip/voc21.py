@@ -3,9 +3,10 @@
     clipdense test dense_clip/voc21 WEIGHTS -o custom_hooks.evaluation.evaluations.voc21.method=naclip
 
 Methods: sclip, clearclip, naclip, resclip, sc_clip, proxyclip, gem, clip_surgery and the others of
-docs/dense_clip.md.  Their settings (class names, templates, windows, scale, thresholds, position embeddings)
-stand once, in the table of presets; ``clipdense reproduce METHOD voc21`` prints them with the published score
-beside the same measurement.  Data: ``data/VOCdevkit/VOC2012``, or another usual place below ``root``.
+docs/methods/dense_clip.md.  Their settings (class names, templates, windows, scale, thresholds, position
+embeddings) stand once, in the table of presets; ``clipdense reproduce METHOD voc21`` prints them with the
+published score beside the same measurement.
+Data: ``data/VOCdevkit/VOC2012``, or another usual place below ``root``.
 Cost: no training; 1,449 images, each in one or about eight passes of the image tower.
 Score: the papers' are in the output of ``clipdense reproduce``.
 Not run here: needs OpenAI's ViT-B/16 and PASCAL VOC 2012.

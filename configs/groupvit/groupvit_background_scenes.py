@@ -7,7 +7,7 @@ Cost: 180 to 220 CPU-seconds in one thread after the CLIP.
 Score: seeds 0, 1, 2, mIoU with background, own names: 0.316, 0.356, 0.214 on base, 0.411, 0.419, 0.252 on
 novel, 0.280, 0.348, 0.223 on unseen; oracle 0.55, 0.60, 0.53 on base, floor 0.28; zero-shot accuracy 0.845,
 0.808, 0.842 on base.  From two other CLIPs, two seeds each: 0.220 and 0.200 on base; over all three CLIPs 2.0
-times the mIoU of the CLIP itself on base, 1.7 on novel, 1.5 on unseen.  docs/learning_groupvit.md.
+times the mIoU of the CLIP itself on base, 1.7 on novel, 1.5 on unseen.  docs/research/learning_groupvit.md.
 """
 
 from mmengine.config import read_base

@@ -12,7 +12,7 @@ Cost: 180 to 220 CPU-seconds in one thread after the CLIP.
 Score: seeds 0, 1, 2, mIoU with background, own names: 0.067, 0.115, 0.111 on base, 0.106, 0.125, 0.093 on
 novel, 0.114, 0.122, 0.079 on unseen; oracle 0.41, 0.50, 0.43 above a floor of 0.24 to 0.26 on base; zero-shot
 accuracy 0.845, 0.827, 0.836 on base.  groupvit_background_scenes has three times that mIoU.
-docs/learning_groupvit.md.
+docs/research/learning_groupvit.md.
 """
 
 from mmengine.config import read_base

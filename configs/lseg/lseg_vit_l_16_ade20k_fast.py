@@ -3,7 +3,8 @@
     torchrun --nproc_per_node 8 tools/train.py configs/lseg/lseg_vit_l_16_ade20k_fast.py
 
 Cost: 40 epochs of ADE20K instead of 240.
-Score: what this schedule and the released one do on scenes in equal steps is in docs/learning_lseg.md.
+Score: what this schedule and the released one do on scenes in equal steps is in
+docs/research/learning_lseg.md.
 Not run here: needs ADE20K and 8 GPUs.
 """
 

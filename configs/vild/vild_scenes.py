@@ -8,7 +8,7 @@ All four variants, several seeds, in one table: ``python tools/vild_scenes.py``,
 
 Cost: 2 to 5 minutes in one thread beside other jobs; the whole tool, three seeds, 94 CPU-minutes.
 Score: AP50, three seeds, on class names that no box had: text 0.030, image 0.120, vild 0.100, ensemble 0.072;
-on names that boxes had 0.406, 0.290, 0.366, 0.418.  docs/learning_vild.md.
+on names that boxes had 0.406, 0.290, 0.366, 0.418.  docs/research/learning_vild.md.
 """
 
 from mmengine.config import read_base

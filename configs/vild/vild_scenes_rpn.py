@@ -5,7 +5,7 @@
     clipdense train vild/vild_scenes_rpn
 
 Cost: 5 minutes in one thread beside another job (30 images a second).
-Score: that of the detectors that start from it, docs/learning_vild.md.
+Score: that of the detectors that start from it, docs/research/learning_vild.md.
 """
 
 from mmengine.config import read_base
