@@ -135,3 +135,70 @@ def test_no_method_is_named_outside_its_folder(room):
             name[2] for name in rooms_imported(path) if name[:2] == ('clipdense', 'methods') and len(name) > 2
         }
         assert not named & METHOD_FOLDERS, f'{path.relative_to(PACKAGE)} imports methods.{named}'
+
+
+# Writes a tiny CLIP (the byte pairs are OpenAI's) to the file that it is given.
+WRITE_TINY_CLIP = """
+import sys
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+text = TextSize(width=32, layers=1, num_heads=2, mlp_width=32, embed_dim=16)
+image = VitSize(image_size=64, patch_size=16, width=32, layers=2, num_heads=2, mlp_width=32, embed_dim=16)
+save(build_clip(ClipSize(image, text)), sys.argv[1])
+"""
+USES = {
+    'a mask': (
+        'from clipdense.inference.segmenter import Segmenter',
+        "Segmenter.from_pretrained(file, cache=False)(image, ['cat', 'dog'])",
+    ),
+    'a label': (
+        'from clipdense.inference.classifier import Classifier',
+        "Classifier.from_pretrained(file, cache=False)(image, ['cat', 'dog'])",
+    ),
+}
+NOT_AT_INFERENCE = {
+    'clipdense.engine',
+    'mmcv',
+    'mmdet',
+    'mmengine.model',
+    'mmengine.optim',
+    'mmengine.runner',
+    'timm',
+    'torch._dynamo',
+    'torchvision',
+    'transformers',
+    'webdataset',
+}
+
+
+@pytest.fixture(scope='module')
+def tiny_clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp('clip') / 'tiny.safetensors'
+    subprocess.run([sys.executable, '-c', WRITE_TINY_CLIP, path], check=True)
+    return path
+
+
+@pytest.mark.parametrize('use', USES)
+def test_the_first_result_is_light(use, tiny_clip):
+    """Using a CLIP imports torch, Pillow and numpy, but nothing that is for training."""
+    imported, call = USES[use]
+    code = (
+        f'import sys; import numpy; {imported}; file = sys.argv[1];'
+        'image = numpy.zeros((64, 64, 3), numpy.uint8);'
+        f'{call};'
+        f'heavy = {NOT_AT_INFERENCE} & set(sys.modules); print(heavy); sys.exit(bool(heavy))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, tiny_clip], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    'module', ['groupvit.segmenter', 'lseg.segmenter', 'dense_clip.segmenter', 'vild.detector']
+)
+def test_inference_never_imports_the_engine(module):
+    code = f"import sys, clipdense.methods.{module}; sys.exit('clipdense.engine' in sys.modules)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

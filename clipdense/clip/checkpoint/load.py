@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.strict import first_names, misfits
@@ -196,7 +197,7 @@ def fitting_model(weights: ClipWeights) -> CLIP:
     if layers > len(weights.tensors):
         raise CheckpointError(f'{weights.path} speaks of {layers} layers in {len(weights.tensors)} tensors')
     try:
-        with torch.device('meta'):
+        with meta_device():
             clip = build_clip(weights.size, weights.preprocess, weights.tokenizer)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{weights.path} describes an impossible model: {error}') from error

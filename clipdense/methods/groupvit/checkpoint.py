@@ -23,6 +23,7 @@ from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import Activation, TextSize
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.utils.files import atomic_write
+from clipdense.utils.modules import meta_device
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
 from clipdense.weights.strict import first_names, misfits
@@ -285,7 +286,7 @@ def _assemble(
     size: GroupVitSize, tensors: Mapping[str, Tensor], leftover: list[str], preprocess: Preprocess | None
 ) -> GroupVit:
     """The model with these weights; names and shapes must match."""
-    with torch.device('meta'):
+    with meta_device():
         model = build_group_vit(size, preprocess=preprocess)
     if told := misfits(model.state_dict(), tensors, leftover):
         raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {told}')
