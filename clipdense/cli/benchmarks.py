@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from clipdense.methods import Method, list_methods
 
-from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, refuse_existing, weight_overrides
+from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, grouped, refuse_existing, weight_overrides
 
 if TYPE_CHECKING:
     from clipdense.benchmarks.measure import Source, Subject
@@ -28,12 +29,54 @@ PresetName = Annotated[
     typer.Option('--preset', help="Family of settings: sclip, clearclip, ...; the method's own by default."),
 ]
 Proxy = Annotated[
-    str | None, typer.Option(help='Timm backbone of proxyclip: vit_base_patch8_224.dino, NAME=FILE or FILE.')
+    str | None,
+    typer.Option(help='Timm backbone of methods that need one: vit_base_patch8_224.dino, NAME=FILE or FILE.'),
 ]
 Partial = Annotated[bool, typer.Option('--partial', help='Take datasets that are not complete.')]
 Limit = Annotated[int | None, typer.Option(min=1, help='Images of each dataset.')]
 Workers = Annotated[int, typer.Option(min=0, help='Processes beside this one.')]
 Split = Annotated[str, typer.Option(help='Of folders in PASCAL VOC format.')]
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Where datasets come from, and how much of them is used."""
+
+    data_root: DataRoot = Path('data')
+    split: Split = 'val'
+    partial: Partial = False
+    limit: Limit = None
+    workers: Workers = 0
+
+    def source(self) -> Source:
+        """The same for the benchmarks."""
+        from clipdense.benchmarks.measure import Source
+
+        return Source(self.data_root, self.split, self.partial, self.limit, self.workers)
+
+
+@dataclass(frozen=True)
+class SubjectArguments:
+    """Which weights are measured, and what some methods need beside them."""
+
+    weights: Weights = DEFAULT_WEIGHTS
+    proxy: Proxy = None
+    activation: Activation = None
+    device: Device = None
+
+    def load(self, weights: str | None = None) -> Subject:
+        """The weights for the benchmarks.
+
+        Raises:
+            InputError: as ``clipdense.load``.
+        """
+        from clipdense.benchmarks.build import make_subject
+        from clipdense.inference.load import choose_device, load
+
+        name = weights or self.weights
+        model = load(name, choose_device(self.device), **weight_overrides(self.activation))
+        options = {one.name: {'proxy': self.proxy} for one in _any_clip() if self.proxy and _takes_proxy(one)}
+        return make_subject(model, name, options)
 
 
 def prepare(
@@ -94,20 +137,14 @@ def _prepare_voc_folder(dataset: VocFolder, root: Path, source: Path | None, wor
         raise typer.Exit(1)
 
 
+@grouped
 def reproduce(
-    method: Annotated[str, typer.Argument(help='Training-free method: sclip, naclip, ...')],
+    method: Annotated[str, typer.Argument(help='sclip, naclip, ..., or the method of trained weights.')],
     dataset: Annotated[str, typer.Argument(help='voc21, context59, ..., or a folder in VOC format.')],
-    weights: Weights = DEFAULT_WEIGHTS,
-    data_root: DataRoot = Path('data'),
+    measured: SubjectArguments,
+    data: DataArguments,
     preset: PresetName = None,
-    proxy: Proxy = None,
     out: Annotated[Path | None, typer.Option('--out', help='Write the result to this JSON.')] = None,
-    partial: Partial = False,
-    limit: Limit = None,
-    split: Split = 'val',
-    workers: Workers = 0,
-    activation: Activation = None,
-    device: Device = None,
 ) -> None:
     """Measure a published number again: published, ours, tolerance, verdict.  Downloads nothing.
 
@@ -120,17 +157,9 @@ def reproduce(
 
     refuse_existing([out] if out else [], overwrite=False)
     check_names([method], [dataset], preset, _known_methods())
-    source = _source(data_root, split, partial, limit, workers)
     with _offline():
         try:
-            run = gather(
-                method,
-                dataset,
-                weights,
-                lambda name: _load(name, device, activation, proxy),
-                source,
-                preset,
-            )
+            run = gather(method, dataset, measured.weights, measured.load, data.source(), preset)
         except NotReady as error:
             for need in error.needs:
                 typer.echo(f'clipdense: needed: {need}', err=True)
@@ -141,6 +170,7 @@ def reproduce(
         write_json(out, {**verdict.cell, 'verdict': verdict.text})
 
 
+@grouped
 def bench(
     methods: Annotated[
         str, typer.Option(help='Separated by commas: vanilla,sclip,naclip:naclip_pamr; or all.')
@@ -148,19 +178,12 @@ def bench(
     datasets: Annotated[
         str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas; or all.')
     ],
-    weights: Weights = DEFAULT_WEIGHTS,
+    measured: SubjectArguments,
+    data: DataArguments,
+    preset: PresetName = None,
     out: Annotated[Path, typer.Option('--out', help='Folder for results and tables.')] = Path(
         'segmentation_benchmark'
     ),
-    data_root: DataRoot = Path('data'),
-    preset: PresetName = None,
-    proxy: Proxy = None,
-    partial: Partial = False,
-    limit: Limit = None,
-    split: Split = 'val',
-    workers: Workers = 0,
-    activation: Activation = None,
-    device: Device = None,
 ) -> None:
     """Run methods on datasets; finished results are kept, and a table has the published numbers beside them.
 
@@ -176,11 +199,11 @@ def bench(
     named = methods.strip() != 'all'
     if named:
         check_names(_names(methods), columns, preset, _known_methods())
-    subject = _load(weights, device, activation, proxy)
-    every = [one.name for one in _any_clip() if proxy or not _takes_proxy(one)]
+    subject = measured.load()
+    every = [one.name for one in _any_clip() if measured.proxy or not _takes_proxy(one)]
     every = list(subject.methods) if subject.trained else every
     rows = _names(methods, every)
-    grid = Grid(subject, rows, columns, out, _source(data_root, split, partial, limit, workers), preset)
+    grid = Grid(subject, rows, columns, out, data.source(), preset)
     failed = 0
     for cell in grid.run():
         place = f'{cell["method"]} on {cell["dataset"]}'
@@ -211,21 +234,6 @@ def _takes_proxy(method: Method) -> bool:
 
 def _known_methods() -> tuple[str, ...]:
     return tuple(one.name for one in list_methods('segmentation'))
-
-
-def _source(root: Path, split: str, partial: bool, limit: int | None, workers: int) -> Source:
-    from clipdense.benchmarks.measure import Source
-
-    return Source(root, split, partial, limit, workers)
-
-
-def _load(name: str, device: str | None, activation: str | None, proxy: str | None) -> Subject:
-    from clipdense.benchmarks.build import make_subject
-    from clipdense.inference.load import choose_device, load
-
-    model = load(name, choose_device(device), **weight_overrides(activation))
-    options = {one.name: {'proxy': proxy} for one in _any_clip() if proxy and _takes_proxy(one)}
-    return make_subject(model, name, options)
 
 
 @contextmanager

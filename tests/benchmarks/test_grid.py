@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,10 @@ from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark
 from clipdense.methods.dense_clip.recipes import RECIPES
+from clipdense.methods.groupvit.model import build_group_vit
+from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, StageSize
+from clipdense.methods.lseg.backbones import TransformerPyramid
+from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import write_mask
 
@@ -370,3 +375,39 @@ def test_weights_are_told_by_name_and_by_digest(tmp_path):
     converted.write_bytes(b'who knows')
     told = [same_weights(str(weights), name) for weights in ('ViT-B/16', 'ViT-L-14/openai', other, converted)]
     assert told == [True, False, False, None]
+
+
+def tiny_group_vit():
+    torch.manual_seed(0)
+    stages = tuple(StageSize(1, 16, 2, tokens, groups) for tokens, groups in ((6, 6), (3, 3), (0, 0)))
+    image = GroupVitImageSize(16, 4, stages, embed_dim=8, projector_width=12, mlp_ratio=2)
+    text = TextSize(width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=8)
+    return build_group_vit(GroupVitSize(image, text, True)).eval()
+
+
+def tiny_lseg():
+    torch.manual_seed(0)
+    clip = build_clip(TINY).eval()
+    tower = build_clip(replace(TINY, image=replace(TINY.image, layers=4))).eval().image
+    return LSeg(
+        TransformerPyramid(tower, channels=(8, 8, 8, 8), scales=(4, 2, 1, 0.5)), clip, width=16
+    ).eval()
+
+
+@pytest.mark.parametrize(('make', 'method'), [(tiny_group_vit, 'groupvit'), (tiny_lseg, 'lseg')])
+def test_trained_models_run_in_the_grid(tmp_path, own, make, method):
+    """By their own preset, and under another family's without its scale; afterwards they are as before."""
+    model = make()
+    before = getattr(model, 'slide', None)
+    subject = make_subject(model, method)
+    assert (subject.trained, subject.methods) == (True, (method,))
+    cells = list(Grid(subject, [method, f'{method}:sclip'], [str(own)], tmp_path / 'out').run())
+    assert [cell.get('failure') for cell in cells] == [None, None]
+    assert [cell['preset']['name'] for cell in cells] == [method, 'sclip']
+    assert all(0 <= cell['miou'] <= 100 for cell in cells)
+    assert cells[1]['preset']['logit_scale'] is None
+    assert getattr(model, 'slide', None) == before
+    run = gather(method, str(own), '', lambda name: subject, Source())
+    assert reproduce(run).cell['scores'] == cells[0]['scores']
+    with pytest.raises(InputError, match=f"unknown method 'sclip'.*{method}"):
+        Grid(subject, ['sclip'], [str(own)], tmp_path / 'out')

@@ -8,8 +8,10 @@ from torch.testing import assert_close
 
 from clipdense.config import load_config
 from clipdense.data.scenes import SceneSegmentation, write_scenes
+from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import test as evaluate
 from clipdense.engine.launch import train
+from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.groupvit.checkpoint import load
 
 STAGES = [
@@ -66,6 +68,8 @@ def test_train_stop_go_on_and_segment(make_config, tmp_path, model):
         'batch_size': 2,
         'dataset': {'type': SceneSegmentation, 'split': 'novel', 'num_images': 3},
     }
+    cfg.test_cfg, cfg.test_evaluator = {}, {'type': MeanIoU}
+    cfg.custom_hooks = {'vocabulary': {'type': VocabularyHook, 'templates': 'simple'}}
     cfg.model.update(slide={}, background_threshold=None if model else 0.2)
     metrics = evaluate(cfg, weights, work_dir=tmp_path / 'work')
     assert 0 <= metrics['mIoU'] <= 1
