@@ -2,9 +2,9 @@
 
     clipdense test groupvit/groupvit_voc21 group_vit_gcc_yfcc_30e-879422e0.pth
 
-Its settings (class names, prompt, windows, background threshold) stand once, in the preset ``groupvit``, which
-``clipdense reproduce groupvit voc21`` prints with the published score beside the same measurement.  The other
-two datasets of the release, each by its option:
+Its settings (class names, prompt, windows, background threshold) stand once, in the preset ``groupvit``;
+``clipdense reproduce groupvit voc21`` prints them with the published score beside the same measurement.  Two
+more datasets of the release, each by its option:
 
     PASCAL Context, 60 classes  -o custom_hooks.evaluation.evaluations.voc21.dataset=context60
     COCO-Object, 81 classes     -o custom_hooks.evaluation.evaluations.voc21.dataset=coco_object
