@@ -46,7 +46,10 @@ Activation = Annotated[
     ),
 ]
 Templates = Annotated[
-    str, typer.Option(help='Prompt templates: imagenet (80), imagenet_scene (85), openai7, simple, name.')
+    str,
+    typer.Option(
+        help='Prompt templates: imagenet (80), imagenet_scene (85), openai7, vild (63), simple, name.'
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(help='cpu, cuda, cuda:1, ... (default: a GPU where there is one).')
