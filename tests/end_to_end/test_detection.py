@@ -81,7 +81,7 @@ def test_the_whole_way(tmp_path, variant):
             assert torch.equal(tensor, before[name]), name
     metrics = measure(cfg, tmp_path / variant / 'step_2.pth', tmp_path / 'test')
     assert measure(cfg, tmp_path / variant / 'vild.safetensors', tmp_path / 'again') == metrics
-    alone = Detector.from_pretrained(tmp_path / variant / 'step_2.pth', device='cpu').model
+    alone = Detector.from_pretrained(tmp_path / variant / 'step_2.pth', device='cpu').model.model
     assert all(torch.equal(x, alone.state_dict()[name]) for name, x in runner.model.state_dict().items())
     assert train(cfg, tmp_path / variant, resume=True, options={'train_cfg.max_steps': 3}).iter == 3
     assert {'all/AP50', 'base/AP50', 'novel/AP50'} <= metrics.keys()
