@@ -1,1 +1,1 @@
-"""Datasets, what is done to their images, and the preprocessor on the model's side: one folder per task."""
+"""Datasets (one folder per task), image transforms and the models' preprocessor."""

@@ -1,6 +1,6 @@
 """Strong augmentation for training from scratch.  (H, W): pixels, S: side of the result.
 
-Everything random is drawn from the sample's generator, as in ``transforms``.
+All random numbers come from the generator of the sample, as in ``transforms``.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from clipdense.registry import TRANSFORMS
 from .batches import ImageLike
 from .transforms import TrainCrop
 
-_GRAY = [124.0, 116.0, 104.0]  # ImageNet's mean: what comes into view at the rims
-_FULL = 10.0  # magnitudes are tenths
+_GRAY = [124.0, 116.0, 104.0]  # ImageNet's mean, fill value of geometric operations
+_FULL = 10.0  # the largest magnitude
 
 Op = Callable[[Tensor, float, random.Random], Tensor]
 
 
 @TRANSFORMS.register_module()
 class StrongAugment:
-    """Random crop, mirror, two random operations, and at times an erased rectangle: DeiT's augmentation.
+    """DeiT's augmentation: random crop and flip, random operations, and random erasing.
 
     Args:
         size: S.
-        scale: least and largest share of the image's area.
+        scale: smallest and largest fraction of the image's area.
         interpolation: of the crop, 'bilinear' or 'bicubic'.
-        operations: how many are tried, each with probability one half.
-        magnitude: of the operations, 0 to 10; each draws from a normal of this mean and deviation 0.5.
-        flip: probability of mirroring; 0 where captions say left and right.
-        erase: probability of an erased rectangle, filled with noise.
+        operations: number of random operations, each applied with probability 0.5.
+        magnitude: of the operations, 0 to 10; drawn from a normal distribution, this mean, deviation 0.5.
+        flip: probability of a horizontal flip; 0 for captions that mention left and right.
+        erase: probability that a rectangle is replaced by noise.
 
     Source: DeiT (arXiv 2012.12877), table 9; the operations of timm's ``rand-m9-mstd0.5-inc1``.
     """
@@ -82,7 +82,9 @@ def erase(pixels: Tensor, rng: random.Random) -> Tensor:
             top, left = rng.randint(0, height - h), rng.randint(0, width - w)
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             mean, std = (torch.tensor(values).view(3, 1, 1) for values in STATISTICS['imagenet'])
-            noise = torch.randn(3, h, w, generator=generator) * std + mean  # normal once normalized
+            noise = (
+                torch.randn(3, h, w, generator=generator) * std + mean
+            )  # standard normal after normalization
             pixels = pixels.clone()
             pixels[:, top : top + h, left : left + w] = noise.mul(255).clamp(0, 255).to(torch.uint8)
             break

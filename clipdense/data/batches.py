@@ -1,4 +1,4 @@
-"""Images to tensors, items to batches, and the random generator of a sample; needs no torchvision.
+"""Image-to-tensor conversion, collation and random generators of samples; does not need torchvision.
 
 (H, W): pixels.
 """
@@ -28,7 +28,7 @@ def sample_rng(seed: int, epoch: int, sample: int | str) -> random.Random:
 def to_tensor(image: ImageLike) -> Tensor:
     """An image -> (3, H, W) uint8.
 
-    The pixels of a Pillow image keep their order in memory, channels last; torch resizes that fastest.
+    Pillow images keep their memory layout, channels last, which torch resizes fastest.
     """
     if isinstance(image, Tensor):
         return image
@@ -38,8 +38,8 @@ def to_tensor(image: ImageLike) -> Tensor:
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Items with the same keys -> one batch.
 
-    Tensors of one shape are stacked (in shared memory where a worker does it), others stay a list; whole
-    numbers become an int64 tensor; everything else stays a list.
+    Tensors of one shape are stacked (in shared memory within a worker), others stay a list; integers
+    become an int64 tensor; everything else stays a list.
     """
     return {key: _join([item[key] for item in items]) for key in items[0]}
 

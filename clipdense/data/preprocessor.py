@@ -1,4 +1,4 @@
-"""The model's side of the border: uint8 images arrive, normalized floats go in."""
+"""Preprocessors that models contain: move batches to the device and normalize uint8 images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from clipdense.clip.preprocess import STATISTICS
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, nearest
 
-_MEAN, _STD = 0, 1  # places in ``STATISTICS``
+_MEAN, _STD = 0, 1  # positions in ``STATISTICS``
 
 
 class DataPreprocessor(nn.Module):
-    """Moves a batch to the device of the model that it is part of.
+    """Moves a batch to the device of the model that contains it.
 
     Args:
-        non_blocking: copy to the device without waiting; of use with pinned memory.
+        non_blocking: copy to the device asynchronously; useful with pinned memory.
     """
 
     place: Tensor
@@ -31,15 +31,15 @@ class DataPreprocessor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where batches go."""
+        """The device that batches are moved to."""
         return self.place.device
 
     def forward(self, data: Any, training: bool = False) -> Any:
         """Move every tensor of a batch, in dicts, lists and tuples of any depth.
 
         Args:
-            data: a batch; what is not a tensor stays as it is.
-            training: not used.
+            data: a batch; other values than tensors are returned unchanged.
+            training: ignored.
         """
         if isinstance(data, Tensor):
             return data.to(self.device, non_blocking=self.non_blocking)
@@ -58,9 +58,9 @@ class ImagePreprocessor(DataPreprocessor):
     Values equal torchvision's ``ToTensor`` and ``Normalize`` to the last bit.
 
     Args:
-        mean: of RGB in 0 .. 1: three numbers, or 'openai', 'imagenet' or 'half' for both mean and deviation.
-        std: three numbers; left out where ``mean`` is a name.
-        non_blocking: copy to the device without waiting; of use with pinned memory.
+        mean: of RGB in [0, 1]: three numbers, or 'openai', 'imagenet' or 'half' for mean and deviation.
+        std: three numbers; None if ``mean`` is a name.
+        non_blocking: copy to the device asynchronously; useful with pinned memory.
 
     Raises:
         InputError: an unknown name, or numbers that are not three or not positive.
@@ -76,19 +76,19 @@ class ImagePreprocessor(DataPreprocessor):
         non_blocking: bool = False,
     ) -> None:
         super().__init__(non_blocking)
-        # Not in the state dict: statistics belong to the config, and weights must load without them.
+        # Not in the state dict: statistics are part of the config, and checkpoints do not contain them.
         self.register_buffer('mean', _channels(mean, _MEAN), persistent=False)
         self.register_buffer('std', _channels(mean if std is None else std, _STD), persistent=False)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Normalize ``data['images']``; every other entry only moves.
+        """Normalize ``data['images']``; all other entries are only moved to the device.
 
         Args:
             data: 'images' is (B, 3, H, W) uint8, or a list of (3, H, W) of several sizes.
-            training: not used.
+            training: ignored.
 
         Returns:
-            The same entries; images are float32, a tensor or a list as they came.
+            The same entries; images are float32, a tensor or a list like the input.
         """
         data = super().forward(data)
         images = data.get('images')
@@ -102,10 +102,10 @@ class ImagePreprocessor(DataPreprocessor):
         """(..., 3, H, W) uint8 -> float32.
 
         Raises:
-            ValueError: images that are not uint8, such as ones already normalized.
+            ValueError: images that are not uint8, such as normalized ones.
         """
         if images.dtype != torch.uint8:
-            raise ValueError(f'images must come as uint8, got {images.dtype}: leave normalizing to the model')
+            raise ValueError(f'images must be uint8, got {images.dtype}; the model normalizes them itself')
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 
@@ -114,11 +114,11 @@ def _channels(values: str | Sequence[float], which: int) -> Tensor:
     if isinstance(values, str):
         if values not in STATISTICS:
             raise InputError(
-                f'unknown statistics {values!r}: choose from {list(STATISTICS)}.{nearest(values, STATISTICS)}'
+                f'unknown statistics {values!r}; use {", ".join(STATISTICS)}.{nearest(values, STATISTICS)}'
             )
         values = STATISTICS[values][which]
     if len(values) != 3:
-        raise InputError(f'mean and std have three numbers each, got {list(values)}')
+        raise InputError(f'mean and std must have three numbers each, got {list(values)}')
     if which == _STD and min(values) <= 0:
-        raise InputError(f'std must be above zero, got {list(values)}')
+        raise InputError(f'std must be positive, got {list(values)}')
     return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)

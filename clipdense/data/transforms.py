@@ -1,8 +1,8 @@
 """Images to square uint8 tensors.  (H, W): pixels, S: side of the result.
 
-Images travel as uint8; the model's side normalizes them (``data/preprocessor.py``).  Whatever is random is
-drawn from a generator that the dataset seeds with (seed, epoch, sample), so that a resumed run sees the same
-crops whatever the number of workers.
+Datasets return uint8 images; the model normalizes them (``data/preprocessor.py``).  Random numbers are
+drawn from a generator that the dataset seeds with (seed, epoch, sample), so that a resumed run gets the same
+crops for any number of workers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Transform = Callable[[ImageLike, random.Random], Tensor]
 
 @TRANSFORMS.register_module()
 class TrainCrop:
-    """A random part of the image, scaled to (S, S): the RandomResizedCrop that open_clip trains with.
+    """A random part of the image, resized to (S, S): the RandomResizedCrop that open_clip trains with.
 
-    Resizing goes through torch's uint8 kernels: several times faster than Pillow's and within one gray level.
+    Resizing uses torch's uint8 kernels: several times faster than Pillow and within one gray level.
 
     Args:
         size: S.
-        scale: least and largest share of the image's area.
-        ratio: least and largest width over height.
+        scale: smallest and largest fraction of the image's area.
+        ratio: smallest and largest aspect ratio (width / height).
         interpolation: 'bicubic' or 'bilinear', antialiased.
     """
 
@@ -55,7 +55,7 @@ class TrainCrop:
         return _resized_crop(pixels, top, left, height, width, self.size, self.interpolation)
 
     def window(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-        """Top, left, height, width of a crop: ten tries, then the largest central one of permitted shape."""
+        """Top, left, height, width of a crop: ten tries, then a center crop with a valid aspect ratio."""
         low, high = self.ratio
         for _ in range(10):
             area = height * width * rng.uniform(*self.scale)
@@ -70,9 +70,9 @@ class TrainCrop:
 
 @TRANSFORMS.register_module()
 class SquareCrop:
-    """A random square as large as the image allows, scaled to (S, S): OpenAI's only augmentation.
+    """The largest square at a random position, resized to (S, S): OpenAI's only augmentation.
 
-    The square is cut before scaling, which spares the pixels that would be cut off.
+    Cropping comes before resizing, which saves resizing the pixels that are cut off.
 
     Args:
         size: S.
@@ -94,12 +94,12 @@ class SquareCrop:
 
 @TRANSFORMS.register_module()
 class CenterCrop:
-    """The image as it is evaluated: shorter side scaled to S, center cut out, as ``clip.preprocess`` does.
+    """Evaluation transform: shorter side resized to S, then a center crop, like ``clip.preprocess``.
 
     Args:
         size: S.
         interpolation: 'bicubic' or 'bilinear', antialiased.
-        resize: 'shortest', or 'squash' to ignore the aspect (SigLIP).
+        resize: 'shortest', or 'squash' to ignore the aspect ratio (SigLIP).
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class CenterCrop:
 
     @classmethod
     def of(cls, preprocess: Preprocess) -> CenterCrop:
-        """The crop that a model's weights want."""
+        """The crop that a model's weights expect."""
         return cls(preprocess.image_size, preprocess.interpolation, preprocess.resize)
 
     def __call__(self, image: ImageLike, rng: random.Random | None = None) -> Tensor:
-        """An image of any size -> (3, S, S) uint8; ``rng`` is not used."""
+        """An image of any size -> (3, S, S) uint8; ``rng`` is ignored."""
         crops = self.preprocess.resize == 'shortest'
         if isinstance(image, Image.Image):
             image = without_far_ends(image, longest=8) if crops else image

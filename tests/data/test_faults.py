@@ -51,8 +51,8 @@ def test_a_flood_of_faults_is_counted_but_not_logged(log):
     for index in range(50):
         budget.lose('blank', f'row {index}')
     assert len(log) == 10
-    assert log[0] == 'left out (blank): row 0'
-    assert 'not listed' in log[-1]
+    assert log[0] == 'skipped (blank): row 0'
+    assert 'not logged' in log[-1]
     assert budget.lost == 50
 
 

@@ -82,7 +82,7 @@ def test_statistics_are_no_part_of_the_weights():
     [
         ({'mean': 'opneai'}, "Did you mean 'openai'"),
         ({'mean': [0.5, 0.5], 'std': [1, 1]}, 'three numbers'),
-        ({'mean': [0.5, 0.5, 0.5], 'std': [1, 0, 1]}, 'above zero'),
+        ({'mean': [0.5, 0.5, 0.5], 'std': [1, 0, 1]}, 'must be positive'),
     ],
 )
 def test_refuses(settings, message):

@@ -108,12 +108,12 @@ def test_refusals(make_config, entries, message):
 
 def test_error_of_a_worker_is_one_line(make_config, tiny, monkeypatch):
     def broken(self, index):
-        raise InputError('5 of 20 images could not be used: mend the data')
+        raise InputError('5 of 20 images could not be used: fix the data')
 
     monkeypatch.setattr(tiny.Map, '__getitem__', broken)
     with pytest.raises(InputError) as error:
         run(make_config(workers=1))
-    assert str(error.value) == '5 of 20 images could not be used: mend the data'
+    assert str(error.value) == '5 of 20 images could not be used: fix the data'
 
 
 def test_loader_defaults(tiny):

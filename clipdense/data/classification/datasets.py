@@ -1,7 +1,7 @@
 """Images with one label each.  S: side of an image, K: classes.
 
-An image that cannot be read is counted and comes as a black one with the label -1, which evaluations leave
-out.
+An image that cannot be read is counted and replaced by a black image with the label -1, which evaluations
+skip.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from clipdense.utils.image_io import read_image
 
 UNREADABLE = -1  # label of images that could not be read
 
-# What torchvision's datasets call their parts.
+# Attributes of torchvision's datasets that contain class names.
 _TRAIN_SPLITS = ('train', 'trainval', 'train-standard')
 _TEST_SPLITS = ('test', 'val', 'valid')
 
 
 class LabeledImages(Dataset):
-    """What labeled datasets share.
+    """Base class of labeled datasets.
 
     Args:
         class_names: K names.
-        transform: image and generator -> (3, S, S) uint8.  None leaves images as they are; evaluations
-            then crop them as the model wants.
+        transform: image and generator -> (3, S, S) uint8.  None returns unchanged images; evaluations
+            then crop them as the model expects.
         seed: of random transforms.
-        max_bad_fraction: share of unreadable images that ends the run.
+        max_bad_fraction: fraction of unreadable images above which the run stops.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LabeledImages(Dataset):
         self.transform = build(transform, TRANSFORMS)
         self.seed = seed
         self.faults = FaultBudget('images', max_bad_fraction)
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with persistent workers
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """One image, RGB, and its label.
@@ -78,7 +78,7 @@ class LabeledImages(Dataset):
         return {'images': self._to_tensor(image, rng), 'labels': label}
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of this epoch."""
+        """Select the crops of this epoch."""
         self._epoch.fill_(epoch)
         self.faults.reset()
 
@@ -88,10 +88,10 @@ class LabeledImages(Dataset):
 
 @DATASETS.register_module()
 class LabeledFolder(LabeledImages):
-    """A folder with one folder of images for each class, in alphabetical order (ImageNet's layout).
+    """A folder with a subfolder of images for each class, in alphabetical order (ImageNet's layout).
 
     Names come from ``class_names``, or from ``classes.txt`` in the folder: one name a line in the order of
-    the folders, or ``FOLDER<tab>NAME`` in any order.  Otherwise folders name their classes, with spaces for
+    the folders, or ``FOLDER<tab>NAME`` in any order.  Otherwise the folder names are used, with spaces for
     underscores.
 
     Args:
@@ -113,7 +113,9 @@ class LabeledFolder(LabeledImages):
     ) -> None:
         root = Path(root)
         if not root.is_dir():
-            raise InputError(f'{root} is not a folder: give one that holds a folder of images for each class')
+            raise InputError(
+                f'{root} is not a folder; pass a folder with a subfolder of images for each class'
+            )
         folders = sorted(entry.name for entry in root.iterdir() if _is_shown(entry) and entry.is_dir())
         self.root, self.folders = root, tuple(folders)
         super().__init__(_names(root, folders, class_names), transform, seed, max_bad_fraction)
@@ -124,7 +126,9 @@ class LabeledFolder(LabeledImages):
             if _is_shown(file) and file.suffix.lower() in IMAGE_SUFFIXES
         ]
         if not self.images:
-            raise InputError(f'no images in the folders of {root}: each class needs a folder with its images')
+            raise InputError(
+                f'no images in the subfolders of {root}; each class needs a subfolder with its images'
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,14 +144,14 @@ class TorchvisionDataset(LabeledImages):
 
     Args:
         name: a class of ``torchvision.datasets`` such as 'CIFAR100', 'Food101' or 'OxfordIIITPet'.
-        root: the folder that torchvision would download to.
-        train: the training part instead of the one for tests.
+        root: the ``root`` of torchvision's dataset.
+        train: the training split instead of the test split.
         transform, seed: as in ``LabeledImages``.
-        class_names: K names instead of the dataset's own, whose underscores become spaces.
-        options: further arguments of the class, such as ``{'split': 'trainval'}``.
+        class_names: K names; by default the dataset's own, with spaces for underscores.
+        options: more arguments of the class, such as ``{'split': 'trainval'}``.
 
     Raises:
-        InputError: an unknown name, missing or damaged files, or a dataset that does not name its classes.
+        InputError: an unknown name, missing or damaged files, or a dataset without class names.
     """
 
     def __init__(
@@ -163,10 +167,10 @@ class TorchvisionDataset(LabeledImages):
         self.dataset = _open_torchvision(name, Path(root), train, dict(options or {}))
         own = getattr(self.dataset, 'classes', None)
         if class_names is None and not own:
-            raise InputError(f'torchvision does not know the class names of {name}: give class_names')
-        names = [_spoken(str(name)) for name in own or ()] if class_names is None else class_names
+            raise InputError(f'torchvision has no class names for {name}; pass class_names')
+        names = [_readable(str(name)) for name in own or ()] if class_names is None else class_names
         if own and len(names) != len(own):
-            raise InputError(f'{name} has {len(own)} classes, class_names has {len(names)}')
+            raise InputError(f'{name} has {len(own)} classes, but class_names has {len(names)} names')
         super().__init__(names, transform, seed)
 
     def __len__(self) -> int:
@@ -175,7 +179,7 @@ class TorchvisionDataset(LabeledImages):
     def read(self, index: int) -> tuple[Image.Image, int]:
         try:
             image, label = self.dataset[index]
-        except (OSError, SyntaxError) as error:  # what Pillow raises on broken files
+        except (OSError, SyntaxError) as error:  # raised by Pillow for broken files
             raise InputError(f'image {index} of {type(self.dataset).__name__}: {error}') from error
         return read_image(image), _single_label(label, f'image {index} of {type(self.dataset).__name__}')
 
@@ -184,7 +188,7 @@ def _single_label(label: Any, where: str) -> int:
     try:
         return operator.index(label)
     except TypeError as error:
-        raise InputError(f'{where} has no single label but {label!r:.60}') from error
+        raise InputError(f'{where} has the label {label!r:.60}, not a single integer') from error
 
 
 def _names(root: Path, folders: list[str], given: Sequence[str] | Mapping[str, str] | None) -> list[str]:
@@ -193,19 +197,19 @@ def _names(root: Path, folders: list[str], given: Sequence[str] | Mapping[str, s
     if given is None and (root / 'classes.txt').is_file():
         where, given = str(root / 'classes.txt'), _read_names(root / 'classes.txt')
     if given is None:
-        names = [_spoken(folder) for folder in folders]
+        names = [_readable(folder) for folder in folders]
     elif isinstance(given, Mapping):
         for folder in folders:
             if folder not in given:
                 raise InputError(f'{where} has no name for the folder {folder!r}.{nearest(folder, given)}')
         names = [given[folder] for folder in folders]
     elif len(given) != len(folders):
-        raise InputError(f'{where} has {len(given)} names, {root} has {len(folders)} folders')
+        raise InputError(f'{where} has {len(given)} names, but {root} has {len(folders)} subfolders')
     else:
         names = list(given)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise InputError(f'two folders of {root} have the same class name: {repeated}')
+        raise InputError(f'two subfolders of {root} have the same class name: {repeated}')
     return names
 
 
@@ -214,13 +218,13 @@ def _read_names(path: Path) -> list[str] | dict[str, str]:
     try:
         lines = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise InputError(f'{path} is not UTF-8 text') from error
+        raise InputError(f'{path} is not UTF-8 text; convert it to UTF-8') from error
     if lines and all('\t' in line for line in lines):
         return dict(line.split('\t', 1) for line in lines)
     return lines
 
 
-def _spoken(name: str) -> str:
+def _readable(name: str) -> str:
     return name.replace('_', ' ').strip()
 
 
@@ -245,18 +249,18 @@ def _open_torchvision(name: str, root: Path, train: bool, options: dict[str, Any
         given = options if split is None else {**options, 'split': split}
         try:
             return dataset_class(root, **given)
-        except ValueError as error:  # torchvision's answer to a split that it does not have
+        except ValueError as error:  # raised by torchvision for an unknown split
             if split is None or split == splits[-1]:
                 raise InputError(f'{name}: {error}') from error
         except TypeError as error:
-            raise InputError(f'{name} does not take these options: {error}') from error
+            raise InputError(f'invalid options for {name}: {error}') from error
         except (RuntimeError, OSError) as error:
             raise InputError(_missing(dataset_class, root, error)) from error
     raise AssertionError('unreachable')
 
 
 def _missing(dataset_class: Any, root: Path, error: Exception) -> str:
-    """What to put where, as far as torchvision lets it be known."""
+    """A message with the missing files and their folder, as far as torchvision states them."""
     folder = root / getattr(dataset_class, 'base_folder', '')
     listed = [*getattr(dataset_class, 'train_list', ()), *getattr(dataset_class, 'test_list', ())]
     files = [entry[0] for entry in listed]
@@ -269,4 +273,4 @@ def _missing(dataset_class: Any, root: Path, error: Exception) -> str:
         what = f'one of {", ".join(files)} in {folder} is damaged'
     else:
         what = f'{root}: {str(error).splitlines()[0]}'
-    return f'{dataset_class.__name__} is not complete: {what}. Put the files there; nothing is downloaded'
+    return f'{dataset_class.__name__} is incomplete: {what}. Put the files there; nothing is downloaded'

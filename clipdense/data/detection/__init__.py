@@ -1,5 +1,5 @@
-"""Images with boxes: COCO, LVIS and PASCAL VOC, with the teacher's region embeddings beside them."""
+"""Detection datasets: COCO, LVIS and PASCAL VOC, with optional region embeddings of a teacher."""
 
 from clipdense.mmcv_ops import install
 
-install()  # before anything here imports mmdet
+install()  # before any import of mmdet

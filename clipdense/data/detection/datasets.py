@@ -1,4 +1,4 @@
-"""Detection datasets: COCO, LVIS and PASCAL VOC files as images with boxes.  n: objects, R: regions."""
+"""Detection datasets: COCO, LVIS and PASCAL VOC.  n: objects, R: regions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .store import RegionStore
 from .transforms import PackDetection
 from .voc import read_voc
 
-_TRIES = 10  # of a random crop that shows no object
+_TRIES = 10  # for a random crop with at least one object
 
 
 class ImageRecord(NamedTuple):
@@ -44,16 +44,16 @@ class CocoDetection(Dataset):
     Args:
         annotations: the JSON file; checked by ``coco.check_coco``.
         images: folder of the images.
-        classes: names that count, in the order of labels; or a word for them, see ``splits.choose``; all
-            categories where left out. Objects of other classes are left out, as are, in training and under
+        classes: class names in the order of labels, or the name of a split, see ``splits.choose``; all
+            categories by default. Objects of other classes are dropped, as are, in training and under
             the protocol of OV-COCO, images without objects.
-        novel: those of ``classes`` that no training showed, besides those that the word or the file names.
-        transforms: mmdet's transforms, or their configs; packing comes by itself.
-        regions: folder of a ``RegionStore``, whose embeddings then come with each image.
-        pack: how regions that are cropped away are dropped.
-        training: leave out images without objects that also have no regions.
+        novel: novel classes among ``classes``, in addition to those of the split or the file.
+        transforms: mmdet's transforms, or their configs, without packing.
+        regions: folder of a ``RegionStore`` whose embeddings are returned with each image.
+        pack: the last transform; it drops regions that are cropped away.
+        training: drop images without objects and regions.
         masks: read masks as well.
-        seed: of whatever is random, together with the epoch and the image.
+        seed: of random transforms, together with the epoch and the image.
 
     Raises:
         InputError: an unknown class, or files that cannot be used.
@@ -106,18 +106,20 @@ class CocoDetection(Dataset):
         self.transforms = [build(one, TRANSFORMS) for one in transforms]
         self.pack = build(pack if pack is not None else PackDetection(), TRANSFORMS)
         self.masks, self.seed = masks, seed
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with persistent workers
         self.regions = RegionStore(regions) if regions is not None else None
         if self.regions is not None:
             self.regions.check_images((one.image_id, *one.size[::-1]) for one in self.images)
         if training and self.regions is None:
             self.images = [one for one in self.images if one.objects]
         if not self.images:
-            raise InputError('no image shows an object of the classes')
+            raise InputError(
+                'no image contains an object of the chosen classes; check classes and annotations'
+            )
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What MMEngine hands to metrics as ``dataset_meta``."""
+        """The ``dataset_meta`` that MMEngine passes to metrics."""
         return {
             'vocabulary': self.vocabulary,
             'classes': self.vocabulary.class_names,
@@ -125,7 +127,7 @@ class CocoDetection(Dataset):
         }
 
     def set_epoch(self, epoch: int) -> None:
-        """Augmentation is drawn anew in each epoch; workers that are already running follow."""
+        """Select the random transforms of this epoch, also in running workers."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -138,7 +140,7 @@ class CocoDetection(Dataset):
         if image.shape[:2] != record.size:
             raise InputError(
                 f'{record.path} is {image.shape[1]} x {image.shape[0]}, '
-                f'the annotations say {record.size[1]} x {record.size[0]}'
+                f'but {record.size[1]} x {record.size[0]} in the annotations'
             )
         for attempt in range(_TRIES):
             results = self._transformed(self._loaded(record, image), index, attempt)
@@ -169,7 +171,7 @@ class CocoDetection(Dataset):
         return results
 
     def _transformed(self, results: dict[str, Any], index: int, attempt: int) -> dict[str, Any] | None:
-        """mmdet's transforms draw from numpy's generator, which is lent to them."""
+        """mmdet's transforms use NumPy's global generator, which is seeded and restored."""
         before = np.random.get_state()  # noqa: NPY002
         draw = sample_rng(self.seed, int(self._epoch), f'{index}/{attempt}')
         np.random.seed(draw.getrandbits(32))  # noqa: NPY002
@@ -185,16 +187,16 @@ class CocoDetection(Dataset):
 
 @DATASETS.register_module()
 class VOCDetection(CocoDetection):
-    """Images with boxes from a folder in PASCAL VOC's layout; ids count from 1 in the order of the list.
+    """A detection dataset in the layout of PASCAL VOC; ids count from 1 in the order of the list.
 
     Args:
         root: folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``.
         split: name of a list in ``ImageSets/Main``.
         classes, novel, transforms, regions, pack, training, seed: as in ``CocoDetection``; classes are sorted
-            where left out.
+            by default.
 
     Raises:
-        InputError: files that are missing or cannot be read.
+        InputError: missing or unreadable files.
     """
 
     def __init__(
@@ -215,7 +217,7 @@ class VOCDetection(CocoDetection):
 
 
 def _mask(segmentation: Any, image: ImageRecord) -> np.ndarray:
-    """(H, W) uint8 of polygons or run lengths; nothing where there are none."""
+    """(H, W) uint8 mask of polygons or run lengths; empty if there are none."""
     from pycocotools import mask as coco_mask
 
     height, width = image.size

@@ -1,4 +1,4 @@
-"""Which classes are base and which are novel."""
+"""Base and novel classes of detection datasets."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ OV_COCO = {
     ),
 }
 _BASE_FREQUENCIES = ('c', 'f')  # OV-LVIS: common and frequent classes are base, rare ones novel
-# These name the protocol of Zareian et al. (arXiv 2011.10678): images that show none of the classes are
-# left out, of 5,000 to test on 4,836 stay, of 118,287 to train on 107,761.  The others would only add false
-# alarms to the one, and novel objects that are seen if not named to the other.
+# These use the protocol of Zareian et al. (arXiv 2011.10678): images without any of the classes are
+# dropped; 4,836 of 5,000 validation and 107,761 of 118,287 training images remain.  The others would add
+# false positives to evaluation, and unlabeled novel objects to training.
 OV_COCO_WORDS = ('ov_coco', 'ov_coco/base')
 _WORDS = ('base', *OV_COCO_WORDS)
 
@@ -35,7 +35,7 @@ _WORDS = ('base', *OV_COCO_WORDS)
 def choose(
     categories: Sequence[Mapping[str, Any]], classes: str | Sequence[str] | None
 ) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The classes that were asked for, and which of them are novel.
+    """The chosen classes, and the novel ones among them.
 
     Args:
         categories: of a COCO or LVIS file.
@@ -44,7 +44,7 @@ def choose(
             'ov_coco/base' for OV-COCO's 65 and 48; None for all.
 
     Raises:
-        InputError: a class or a word that the file does not know.
+        InputError: a class or split that is not in the file.
     """
     names = tuple(one['name'] for one in categories)
     split_of = {one['name']: _split(one) for one in categories}
@@ -60,10 +60,12 @@ def choose(
         chosen = tuple(name for name in names if split_of[name] == classes)
         if not chosen:
             known = sorted({*_WORDS, *(split for split in split_of.values() if split)})
-            raise InputError(f'classes={classes!r} names no classes of the file.{nearest(classes, known)}')
+            raise InputError(
+                f'classes={classes!r} is not a split of the annotations.{nearest(classes, known)}'
+            )
         return chosen, novel & frozenset(chosen)
     _check(classes, names)
-    return tuple(classes), frozenset()  # whoever names classes says which are novel
+    return tuple(classes), frozenset()  # given names: the caller passes the novel ones
 
 
 def _split(category: Mapping[str, Any]) -> str | None:
@@ -76,4 +78,4 @@ def _split(category: Mapping[str, Any]) -> str | None:
 def _check(wanted: Sequence[str] | set[str], names: Sequence[str]) -> None:
     unknown = sorted(set(wanted) - set(names))
     if unknown:
-        raise InputError(f'no such classes in the annotations: {unknown[:5]}.{nearest(unknown[0], names)}')
+        raise InputError(f'class names not in the annotations: {unknown[:5]}.{nearest(unknown[0], names)}')

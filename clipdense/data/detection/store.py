@@ -1,11 +1,11 @@
-"""Teacher embeddings of regions on disk, one store for a dataset, larger than the memory.
+"""Teacher embeddings of regions on disk, one store per dataset, larger than memory.
 
-N: images, R: regions of an image at most, D: joint space.
+N: images, R: maximum number of regions per image, D: joint space.
 
 A folder with ``boxes.npy`` (N, R, 4) fp32 in original pixels, ``embeddings.npy`` (N, R, D) fp16,
-``count.npy`` (N,) int32, -1 where an image is not done yet, and ``store.json``, which says what they belong
-to.  The files are mapped, never read whole.  A count is written after what it counts has reached the disk, so
-that an interruption at any point costs a few images and nothing else.
+``count.npy`` (N,) int32, -1 for unfinished images, and ``store.json`` with the teacher, the proposals and
+the dataset.  The files are memory-mapped.  A count is written after its data has reached the disk, so that
+an interruption loses a few images only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNDONE = -1
 
 
 class Regions(NamedTuple):
-    """What is known of one image."""
+    """The regions of one image."""
 
     boxes: NDArray[np.float32]  # (r, 4) x1, y1, x2, y2 in original pixels, r <= R
     embeddings: NDArray[np.float16]  # (r, D) unit rows
@@ -39,12 +39,12 @@ class Regions(NamedTuple):
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What the regions of a store belong to; two stores are interchangeable where all of it is equal.
+    """Origin of a store's regions; two stores are interchangeable if all fields are equal.
 
     Args:
         teacher: digest of the image tower's weights and its preprocessing.
         proposals: digest of the detector that proposed the boxes.
-        crops: how much larger than their box the crops were.
+        crops: sizes of the crops relative to the boxes.
         images: digest of the images' ids and sizes.
         regions: R.
         width: D.
@@ -59,19 +59,19 @@ class StoreFacts:
 
 
 def images_digest(images: Iterable[tuple[int, int, int]]) -> str:
-    """Of ids, widths and heights, whatever their order."""
+    """Digest of ids, widths and heights in any order."""
     return digest('images', *(json.dumps(one) for one in sorted(images)))
 
 
 class RegionStore:
-    """A store on disk.  Opened for reading, it may go to worker processes.
+    """A store on disk.  A store opened for reading can be pickled to worker processes.
 
     Args:
-        folder: where it lies.
-        writable: open for going on with it.
+        folder: folder of the store.
+        writable: open for writing.
 
     Raises:
-        InputError: no store, a damaged one, or one that was cut off.
+        InputError: no store, or a damaged or truncated one.
     """
 
     def __init__(self, folder: str | Path, writable: bool = False) -> None:
@@ -84,10 +84,10 @@ class RegionStore:
 
     @classmethod
     def create(cls, folder: str | Path, facts: StoreFacts, image_ids: Sequence[int]) -> RegionStore:
-        """A new store, or the one that was begun there, ready to go on.
+        """Create a store, or open an unfinished one for writing.
 
         Raises:
-            InputError: another store lies there, or the disk has no room for the whole of it.
+            InputError: the folder contains another store, or the disk is too small for it.
         """
         folder = Path(folder)
         if (folder / _HEADER).is_file():
@@ -95,10 +95,10 @@ class RegionStore:
             store.check(facts)
             return store
         if folder.exists() and any(folder.iterdir()):
-            raise InputError(f'{folder} is there and holds no region embeddings: name a new folder')
+            raise InputError(f'{folder} exists and does not contain region embeddings; choose a new folder')
         folder.mkdir(parents=True, exist_ok=True)
         count = len(image_ids)
-        _check_room(folder, facts, count)
+        _check_space(folder, facts, count)
         try:
             for name, (kind, shape) in _layout(facts, count).items():
                 made = open_memmap(folder / f'{name}.npy', mode='w+', dtype=kind, shape=shape)
@@ -106,9 +106,9 @@ class RegionStore:
                     made[:] = _UNDONE
                 made.flush()
         except OSError as error:
-            raise InputError(f'no room for {folder}: {error.strerror or error}') from error
+            raise InputError(f'cannot create {folder}: {error.strerror or error}') from error
         header = {'format': _FORMAT, 'facts': asdict(facts), 'image_ids': list(map(int, image_ids))}
-        with atomic_write(folder / _HEADER, 'w') as file:  # last: from here on it is a store
+        with atomic_write(folder / _HEADER, 'w') as file:  # written last: marks a valid store
             json.dump(header, file)
         return cls(folder, writable=True)
 
@@ -117,11 +117,11 @@ class RegionStore:
 
     @property
     def unfinished(self) -> list[int]:
-        """Ids of images that are not done yet."""
+        """Ids of unfinished images."""
         return [self.image_ids[place] for place in np.flatnonzero(self._count == _UNDONE)]
 
     def write(self, found: Mapping[int, Regions]) -> None:
-        """Add some images; they count once they are on disk."""
+        """Add images; they are marked as finished after they are on disk."""
         for image_id, regions in found.items():
             place, kept = self._place[image_id], min(len(regions.boxes), self.facts.regions)
             self._boxes[place, :kept] = regions.boxes[:kept]
@@ -136,54 +136,56 @@ class RegionStore:
         """The regions of an image, as views of the files.
 
         Raises:
-            InputError: an image that the store does not know, or that is not done yet.
+            InputError: an unknown or unfinished image.
         """
         place = self._place.get(image_id)
         if place is None:
-            raise InputError(f'{self.folder} has no regions of image {image_id}: it is of other images')
+            raise InputError(
+                f'{self.folder} has no regions for image id {image_id}; it belongs to other images'
+            )
         count = int(self._count[place])
         if count == _UNDONE:
-            raise InputError(f'{self.folder} is not finished: run `clipdense embed regions` again')
+            raise InputError(f'{self.folder} is incomplete; run `clipdense embed regions` again')
         return Regions(self._boxes[place, :count], self._embeddings[place, :count])
 
     def check(self, facts: StoreFacts) -> None:
-        """This store belongs to these facts.
+        """Check that the store has these facts.
 
         Raises:
-            InputError: naming what differs.
+            InputError: with the first difference.
         """
         says = {
             'teacher': 'another teacher (or preprocessing)',
             'proposals': 'proposals of another detector',
             'crops': 'other crops',
             'images': 'other images',
-            'regions': f'{self.facts.regions} regions an image',
-            'width': f'{self.facts.width} numbers a region',
+            'regions': f'{self.facts.regions} regions per image',
+            'width': f'{self.facts.width} values per region',
         }
         for name, what in says.items():
             if getattr(self.facts, name) != getattr(facts, name):
-                raise InputError(f'{self.folder} holds embeddings for {what}: name a new folder')
+                raise InputError(f'{self.folder} contains embeddings for {what}; choose a new folder')
 
     def check_images(self, images: Iterable[tuple[int, int, int]]) -> None:
-        """Every image is there and done.
+        """Check that every image is in the store and finished.
 
         Args:
-            images: id, width and height of those that will be asked for.
+            images: id, width and height of the required images.
 
         Raises:
             InputError: other images, or unfinished ones.
         """
         images = list(images)
-        strangers = [image_id for image_id, *_ in images if image_id not in self._place]
-        if strangers or (len(images) == len(self) and images_digest(images) != self.facts.images):
+        unknown = [image_id for image_id, *_ in images if image_id not in self._place]
+        if unknown or (len(images) == len(self) and images_digest(images) != self.facts.images):
             raise InputError(
-                f'{self.folder} is of other images ({len(strangers)} of {len(images)} unknown to it): '
-                'make embeddings for these with `clipdense embed regions`'
+                f'{self.folder} belongs to other images ({len(unknown)} of {len(images)} are not in it); '
+                'create embeddings for these with `clipdense embed regions`'
             )
         if self.unfinished:
             raise InputError(
-                f'{self.folder} lacks {len(self.unfinished)} of {len(self)} images: '
-                'run `clipdense embed regions` again, it goes on where it was'
+                f'{self.folder} is incomplete: {len(self.unfinished)} of {len(self)} images are missing; '
+                'run `clipdense embed regions` again to continue'
             )
 
     def _open(self) -> None:
@@ -194,9 +196,11 @@ class RegionStore:
             try:
                 parts[name] = open_memmap(path, mode=mode)
             except (OSError, ValueError) as error:
-                raise InputError(f'{path} is damaged or cut off: make the store again ({error})') from error
+                raise InputError(
+                    f'{path} is damaged or truncated ({error}); create the store again'
+                ) from error
             if parts[name].shape != shape or parts[name].dtype != kind:
-                raise InputError(f'{path} does not fit its {_HEADER}: make the store again')
+                raise InputError(f'{path} does not match its {_HEADER}; create the store again')
         self._boxes, self._embeddings, self._count = parts['boxes'], parts['embeddings'], parts['count']
 
     def __getstate__(self) -> dict[str, Any]:
@@ -207,14 +211,14 @@ class RegionStore:
         self._open()
 
 
-def _check_room(folder: Path, facts: StoreFacts, images: int) -> None:
-    """A mapped file that finds the disk full later would end the process without a word."""
+def _check_space(folder: Path, facts: StoreFacts, images: int) -> None:
+    """A memory-mapped file on a full disk would end the process without a message."""
     sizes = [prod(shape) * np.dtype(kind).itemsize for kind, shape in _layout(facts, images).values()]
     free = shutil.disk_usage(folder).free
     if sum(sizes) > free:
         raise InputError(
-            f'no room for {folder}: {images} images of {facts.regions} regions take '
-            f'{sum(sizes) / 1e9:.1f} GB, {free / 1e9:.1f} are free'
+            f'not enough disk space for {folder}: {images} images with {facts.regions} regions need '
+            f'{sum(sizes) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free'
         )
 
 
@@ -231,10 +235,10 @@ def _read_header(folder: Path) -> dict[str, Any]:
         header = json.loads((folder / _HEADER).read_bytes())
     except OSError as error:
         raise InputError(
-            f'{folder} holds no region embeddings: make them with `clipdense embed regions`'
+            f'{folder} does not contain region embeddings; create them with `clipdense embed regions`'
         ) from error
     except ValueError as error:
-        raise InputError(f'{folder / _HEADER} is damaged: make the store again') from error
+        raise InputError(f'{folder / _HEADER} is damaged; create the store again') from error
     if header.get('format') != _FORMAT:
-        raise InputError(f'{folder} is no store of region embeddings, or one of another version')
+        raise InputError(f'{folder} is not a store of region embeddings of this version; create it again')
     return header

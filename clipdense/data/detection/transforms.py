@@ -1,7 +1,7 @@
-"""From an image with boxes to what a detector takes.  n: objects, R: regions.
+"""Transforms of images with boxes for detectors.  n: objects, R: regions.
 
-Flips, resizes and crops are mmdet's.  They leave behind the 3 x 3 matrix that they amount to, through which
-regions follow: exactly, and still beside their embeddings.
+Flips, resizes and crops are mmdet's.  They store their combined 3 x 3 matrix, which is applied to the
+regions.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip')
 def follow(
     boxes: NDArray[np.floating], matrix: NDArray[np.floating], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes in original pixels -> where they are in the transformed image.
+    """Boxes in original pixels -> boxes in the transformed image.
 
     Args:
         boxes: (R, 4) x1, y1, x2, y2.
-        matrix: (3, 3), of points as columns.
+        matrix: (3, 3), for points as columns.
         size: (H, W) of the transformed image.
 
     Returns:
-        (R, 4) boxes cut at the border, and (R,) the share of each that is left.
+        (R, 4) boxes clipped at the border, and (R,) the remaining fraction of their area.
     """
     x1, y1, x2, y2 = boxes.astype(np.float64).T
     corners = np.stack([[x1, x2, x1, x2], [y1, y1, y2, y2], np.ones((4, len(boxes)))])  # (3, 4, R)
@@ -54,7 +54,7 @@ def follow(
 
 @TRANSFORMS.register_module()
 class Resize(MmdetResize):
-    """mmdet's, in which a very long image keeps a height or width of at least a pixel."""
+    """mmdet's resize, but with a height and width of at least one pixel."""
 
     def _resize_img(self, results: dict[str, Any]) -> None:
         height, width = results['img'].shape[:2]
@@ -72,12 +72,12 @@ class Resize(MmdetResize):
 
 @TRANSFORMS.register_module()
 class RandomResize(McvRandomResize):
-    """mmcv's, with mmdet's resize inside, which leaves its matrix behind.
+    """mmcv's, with mmdet's resize, which stores its matrix.
 
     Args:
         scale: (width, height) that the ratio is applied to, or two of them to draw from.
-        ratio_range: least and largest factor.
-        keep_ratio: whether width and height are scaled alike.
+        ratio_range: smallest and largest factor.
+        keep_ratio: whether to keep the aspect ratio.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class PackDetection(BaseTransform):
     Regions (``results['regions']``, boxes in original pixels and embeddings) become ``data_sample.regions``.
 
     Args:
-        visible: regions of which a smaller share is left are dropped: they no longer look like what the
+        visible: regions with a smaller remaining fraction are dropped: they no longer match what the
             teacher saw.
-        smallest: least side of a region, in pixels of the network's input.
+        smallest: minimum side of a region, in pixels of the network's input.
     """
 
     def __init__(self, visible: float = 0.5, smallest: float = 1.0) -> None:
@@ -128,7 +128,7 @@ class PackDetection(BaseTransform):
 
 
 def _objects(results: dict[str, Any]) -> tuple[InstanceData, InstanceData]:
-    """Objects that count, and those that neither count nor harm."""
+    """Objects, and ignored objects (crowds)."""
     ignored = torch.from_numpy(results['gt_ignore_flags'].astype(bool))
     boxes = results['gt_bboxes'].tensor.float()
     labels = torch.from_numpy(results['gt_bboxes_labels'].astype(np.int64))

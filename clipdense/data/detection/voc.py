@@ -17,8 +17,8 @@ _ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG')
 def read_voc(root: str | Path, split: str) -> dict[str, Any]:
     """The boxes of one list of images.
 
-    VOC counts pixels from 1 and both ends in: 1, 1, 10, 10 becomes 0, 0 and a width of 10.  Difficult objects
-    are marked ``iscrowd``: they neither count nor harm.
+    VOC counts pixels from 1, ends included: 1, 1, 10, 10 becomes 0, 0 and a width of 10.  Difficult objects
+    are marked ``iscrowd``, and are ignored in training and evaluation.
 
     Args:
         root: folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``.
@@ -60,7 +60,7 @@ def _listed(path: Path) -> list[str]:
         raise InputError(f'cannot read the list {path}: {error.strerror}') from error
     names = [line.split()[0] for line in lines if line.strip()]
     if not names:
-        raise InputError(f'{path} names no images')
+        raise InputError(f'the list {path} is empty')
     return names
 
 
@@ -82,7 +82,7 @@ def _size(tree: Xml.Element, path: Path) -> dict[str, int]:
     try:
         return {key: int(tree.findtext(f'size/{key}', '')) for key in ('width', 'height')}
     except ValueError as error:
-        raise InputError(f'{path} does not say how large the image is') from error
+        raise InputError(f'{path} has no valid size/width and size/height') from error
 
 
 def _objects(tree: Xml.Element, path: Path) -> Iterator[dict[str, Any]]:
@@ -93,7 +93,7 @@ def _objects(tree: Xml.Element, path: Path) -> Iterator[dict[str, Any]]:
         try:
             corners = [float(item.findtext(f'bndbox/{key}', '')) for key in ('xmin', 'ymin', 'xmax', 'ymax')]
         except ValueError as error:
-            raise InputError(f'{path}: an object has no bndbox of four numbers') from error
+            raise InputError(f'{path}: an object has no bndbox with four numbers') from error
         x1, y1, x2, y2 = corners
         left, top = max(x1 - 1, 0), max(y1 - 1, 0)
         yield {

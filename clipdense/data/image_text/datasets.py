@@ -1,4 +1,4 @@
-"""Images with captions from a table or from COCO.  N: images, L: tokens, S: side of an image."""
+"""Images with captions from a table or from COCO captions.  N: images, L: tokens, S: side of an image."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SURROGATE = re.compile('[\ud800-\udfff]')
 class PackedStrings:
     """Many strings in one block of memory.
 
-    Worker processes share it for good: a list of millions of strings would be copied into each of them bit by
-    bit, because counting references writes to memory (open_clip issues 480, 849).
+    Worker processes share it: a list of millions of strings would gradually be copied into each of them,
+    because reference counts are written to memory (open_clip issues 480, 849).
     """
 
     def __init__(self) -> None:
         self._bytes, self._ends = bytearray(), array('q', [0])
 
     def append(self, string: str) -> None:
-        """Add one; lone surrogates, which stand for bytes of file names that are no text, are kept."""
+        """Add a string; lone surrogates (undecodable bytes of file names) are kept."""
         self._bytes += string.encode('utf-8', 'surrogateescape')
         self._ends.append(len(self._bytes))
 
@@ -52,17 +52,17 @@ class PackedStrings:
 
 
 class ImageTextPairs(Dataset):
-    """N images on disk, each with one caption or several, of which each epoch shows one.
+    """N images on disk with one or more captions each; one of them is drawn in each epoch.
 
-    Crop and caption depend on (seed, epoch, index) alone.  An image that cannot be read is replaced by the
-    next one that can, and counted.
+    Crop and caption depend on (seed, epoch, index) only.  An unreadable image is replaced by the next
+    readable one, and counted.
 
     Args:
-        images: N paths with their captions; gone through once.
-        transform: image and generator -> (3, S, S) uint8; None leaves images as they are.
+        images: N paths with their captions; iterated once.
+        transform: image and generator -> (3, S, S) uint8; None returns unchanged images.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
         seed: of crops and captions.
-        max_bad_fraction: share of unreadable images that ends the run, see ``FaultBudget``.
+        max_bad_fraction: fraction of unreadable images above which the run stops, see ``FaultBudget``.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ImageTextPairs(Dataset):
         self.tokenizer = caption_tokenizer(tokenizer)
         self.seed = seed
         self.faults = FaultBudget('images', max_bad_fraction)
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with persistent workers
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,7 +92,7 @@ class ImageTextPairs(Dataset):
         """``images`` (3, S, S) uint8, ``token_ids`` (L,) int64, and what the tokenizer adds.
 
         Raises:
-            InputError: too many images could not be read, or none could.
+            InputError: too many or all images are unreadable.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'image {index} of {len(self)}')
@@ -109,35 +109,35 @@ class ImageTextPairs(Dataset):
             texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
             images = to_tensor(image) if self.transform is None else self.transform(image, rng)
             return {'images': images, **texts}
-        raise InputError(f'none of the {len(self)} images can be read: check the folder')
+        raise InputError(f'none of the {len(self)} images can be read; check the image folder')
 
     def captions_of(self, index: int) -> list[str]:
         """All captions of an image, for retrieval."""
         return [self._captions[at] for at in range(self._first[index], self._first[index + 1])]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops and captions of this epoch; workers that are already running follow."""
+        """Select the crops and captions of this epoch, also in running workers."""
         self._epoch.fill_(epoch)
         self.faults.reset()
 
 
 @DATASETS.register_module()
 class CsvPairs(ImageTextPairs):
-    """A table with an image's path and its caption in each row, as open_clip reads it.
+    """A table with the path and the caption of an image in each row, as open_clip reads it.
 
     Args:
         path: a UTF-8 file with a header row.
         image_key: column of the path.
         caption_key: column of the caption, or several (SLIP chooses between title and description).
         separator: between columns.
-        root: folder that relative paths start from and that none may leave; without it, the table's own
-            folder, and paths may lead anywhere.
+        root: folder that paths are relative to and must stay inside; by default the table's own
+            folder, without this restriction.
         transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; rows without a path or a
-            caption are left out and counted the same way.
+            caption are skipped and counted the same way.
         group: rows with the same path are one image with several captions.
 
     Raises:
-        InputError: a file that is no such table, an unknown column, a path outside ``root``, too many bad
+        InputError: a file in another format, an unknown column, a path outside ``root``, too many bad
             rows.
     """
 
@@ -171,22 +171,22 @@ class CsvPairs(ImageTextPairs):
             _grouped(images()) if group else images(), transform, tokenizer, seed, max_bad_fraction
         )
         if not len(self):
-            raise InputError(f'{path} has no row with an image and a caption')
+            raise InputError(f'{path} has no row with both an image and a caption')
 
 
 @DATASETS.register_module()
 class CocoCaptions(ImageTextPairs):
-    """Captions in COCO's format, five or so for each image.
+    """Captions in COCO's format, about five for each image.
 
     Args:
         annotation_file: JSON with ``images`` (``id``, ``file_name``) and ``annotations`` (``image_id``,
             ``caption``).
-        image_folder: where the images are; no ``file_name`` may leave it.
+        image_folder: folder of the images; every ``file_name`` must stay inside.
         transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; images that are missing or
-            have no caption, and captions of unknown images, are left out and counted the same way.
+            have no caption, and captions of unknown images, are skipped and counted the same way.
 
     Raises:
-        InputError: not such a file, two images with one id, a ``file_name`` outside the folder, too many
+        InputError: a file in another format, duplicate image ids, a ``file_name`` outside the folder, many
             bad entries.
     """
 
@@ -219,11 +219,11 @@ class CocoCaptions(ImageTextPairs):
 
         super().__init__(images(), transform, tokenizer, seed, max_bad_fraction)
         if not len(self):
-            raise InputError(f'no image of {annotation_file} is in {image_folder} and has a caption')
+            raise InputError(f'no image of {annotation_file} exists in {image_folder} and has a caption')
 
 
 def caption_tokenizer(tokenizer: TokenizerLike | dict | None) -> TokenizerLike:
-    """The given one, or OpenAI's, which then cuts long captions without a warning for each."""
+    """The given tokenizer, or OpenAI's, which then truncates long captions without warnings."""
     return Tokenizer(max_warnings=0) if tokenizer is None else build(tokenizer, TRANSFORMS)
 
 
@@ -235,18 +235,18 @@ def encode(tokenizer: TokenizerLike, caption: str) -> Tensor:
 def text_items(
     tokenizer: TokenizerLike, caption: str, rng: Random, nouns: dict[str, Any] | None = None
 ) -> dict[str, Tensor]:
-    """``token_ids`` (L,) of a caption, and what a tokenizer such as ``NounPrompts`` makes of it besides."""
+    """``token_ids`` (L,) of a caption, and the additional items of a tokenizer such as ``NounPrompts``."""
     items = {'token_ids': encode(tokenizer, caption)}
     more = getattr(tokenizer, 'caption_items', None)
     return items if more is None else items | more(caption, rng, nouns)
 
 
 def usable_captions(candidates: Iterable[object]) -> list[str]:
-    """Those that are text, were UTF-8 and are not blank, without space around them."""
+    """The candidates that are non-blank valid UTF-8 text, stripped."""
     return [
         caption.strip()
         for caption in candidates
-        # A lone surrogate stands for a byte that was not UTF-8.
+        # A lone surrogate represents a byte that was not UTF-8.
         if isinstance(caption, str) and caption.strip() and not _SURROGATE.search(caption)
     ]
 
@@ -260,7 +260,7 @@ def _grouped(images: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[str, lis
 
 
 def _rows(path: Path, columns: Sequence[str], separator: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Line number and fields of each row; bytes that are not UTF-8 come as lone surrogates."""
+    """Line number and fields of each row; bytes that are not UTF-8 become lone surrogates."""
     try:
         with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
             reader = csv.DictReader(file, delimiter=separator)
@@ -268,15 +268,15 @@ def _rows(path: Path, columns: Sequence[str], separator: str) -> Iterator[tuple[
             for column in columns:
                 if column not in known:
                     raise InputError(
-                        f'{path} has no column {column!r} but {list(known)}: name another, '
-                        f'or another separator than {separator!r}.{nearest(column, known)}'
+                        f'{path} has no column {column!r}; its columns are {list(known)}. Use one of them, '
+                        f'or change the separator ({separator!r}).{nearest(column, known)}'
                     )
             for row in reader:
                 yield reader.line_num, row
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror or error}') from error
     except csv.Error as error:
-        raise InputError(f'{path} is no table with separator {separator!r}: {error}') from error
+        raise InputError(f'{path} is not a table with separator {separator!r}: {error}') from error
 
 
 def _coco_entries(path: Path) -> tuple[dict[Any, str], dict[Any, list[object]]]:
@@ -290,20 +290,22 @@ def _coco_entries(path: Path) -> tuple[dict[Any, str], dict[Any, list[object]]]:
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror or error}') from error
     except (ValueError, TypeError) as error:
-        raise InputError(f'{path} is not JSON in the format of COCO: {error}') from error
+        raise InputError(f'{path} is not JSON in COCO format: {error}') from error
     except KeyError as error:
-        raise InputError(f'{path} is not in the format of COCO captions: {error} is missing') from error
+        raise InputError(f'{path} is not in the COCO captions format: {error} is missing') from error
     images = dict(pairs)
     if len(images) < len(pairs):
-        raise InputError(f'{path} has {len(pairs) - len(images)} images whose id is taken: make ids unique')
+        raise InputError(
+            f'{path} has {len(pairs) - len(images)} images with a duplicate id; ids must be unique'
+        )
     return images, captions
 
 
 def _resolve(name: str, root: str | Path | None, base: Path, where: str) -> str:
-    """Path of an image; with a ``root``, one that does not leave it."""
+    """Path of an image; with a ``root``, it must stay inside."""
     if root is None:
         return os.path.join(base, name)
-    relative = PurePosixPath(name.replace('\\', '/'))  # a separator elsewhere, and a way out
+    relative = PurePosixPath(name.replace('\\', '/'))  # backslashes are separators on Windows
     if not relative.parts or relative.is_absolute() or '..' in relative.parts or ':' in relative.parts[0]:
-        raise InputError(f'{where}: {name!r} leads out of {root}; paths must be relative and stay inside')
+        raise InputError(f'{where}: path {name!r} is outside {root}; paths must be relative and stay inside')
     return os.path.join(root, relative)

@@ -1,4 +1,4 @@
-"""Prompts made of the nouns of a caption, and nouns kept in shards.  M: prompts of a caption, L: tokens."""
+"""Prompts from the nouns of a caption, and nouns stored in shards.  M: prompts of a caption, L: tokens."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from .shard_files import NOUNS_MEMBER, UNREADABLE, MeteredStream, list_shards, r
 
 @TRANSFORMS.register_module()
 class NounPrompts:
-    """A tokenizer that also puts words of the caption into prompts, for the multi-label loss.
+    """A tokenizer that also puts nouns of the caption into prompts, for the multi-label loss.
 
-    Given to ``ImageTextPairs`` or ``ImageTextShards`` as their tokenizer, it adds to each item
-    ``prompt_ids`` (M, L) and ``phrases`` (M,), a number for each phrase whatever its template.  Words are
-    drawn without replacement; where a caption has fewer than M, or none, the caption itself fills the gaps.
+    As the tokenizer of ``ImageTextPairs`` or ``ImageTextShards``, it adds to each item
+    ``prompt_ids`` (M, L) and ``phrases`` (M,), an id of each phrase independent of its template.  Nouns are
+    drawn without replacement; if a caption has fewer than M, the caption itself fills the remaining prompts.
 
     Args:
         count: M.
         templates: name of a set of prompt templates, or the templates.
-        kind, tagger, ignore: of the words, see ``NounExtractor``.
+        kind, tagger, ignore: see ``NounExtractor``.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.
 
     Source: GroupViT (arXiv 2202.11094), section 3.3; NVlabs/GroupViT datasets/tokenizer.py.
@@ -57,7 +57,7 @@ class NounPrompts:
         tokenizer: TokenizerLike | dict | None = None,
     ) -> None:
         if count < 1:
-            raise InputError(f'a caption needs at least one prompt, got count={count}')
+            raise InputError(f'count (prompts per caption) must be at least 1, got {count}')
         self.count, self.templates = count, get_templates(templates)
         self.extract, self._told = NounExtractor(kind, tagger, ignore), False
         self.tokenizer = caption_tokenizer(tokenizer)
@@ -72,9 +72,9 @@ class NounPrompts:
         """``prompt_ids`` and ``phrases`` of a caption.
 
         Args:
-            caption: the one that was drawn.
-            rng: of the sample.
-            nouns: what the shard keeps, see ``noun_record``; used where it was made by the same rules.
+            caption: the drawn caption.
+            rng: generator of the sample.
+            nouns: record of the shard, see ``noun_record``; used if it was made by the same rules.
         """
         words = self._cached(caption, nouns)
         words = self.extract(caption) if words is None else words
@@ -92,16 +92,16 @@ class NounPrompts:
         if not record:
             return None
         if record.get('rules') != rules(self.extract):
-            self._tell_of_other_rules()
+            self._warn_of_other_rules()
             return None
         words = record.get('nouns', {}).get(caption)
         return list(words) if isinstance(words, list) else None
 
-    def _tell_of_other_rules(self) -> None:
+    def _warn_of_other_rules(self) -> None:
         if not self._told:
             print_log(
-                f'the shards keep nouns by other rules, so they are looked for again: '
-                f'`clipdense nouns --kind {self.extract.kind}` would write those that training asks for',
+                f'the nouns in the shards were extracted with other rules and are extracted again; '
+                f'`clipdense nouns --kind {self.extract.kind}` writes those that this training needs',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -109,17 +109,17 @@ class NounPrompts:
 
 
 def phrase_number(phrase: str) -> int:
-    """A number that is the same in every process, and another for every phrase."""
+    """A number for a phrase: the same in every process, different for every phrase."""
     return int.from_bytes(hashlib.blake2b(phrase.encode(), digest_size=8).digest(), 'little', signed=True)
 
 
 def rules(extractor: NounExtractor) -> list[Any]:
-    """What the words of a caption depend on."""
+    """All settings that the nouns of a caption depend on."""
     return [extractor.kind, extractor.tagger, sorted(extractor.ignore)]
 
 
 def noun_record(captions: Iterable[str], extractor: NounExtractor) -> dict[str, Any]:
-    """What a shard keeps beside an image: the words of each caption, and the rules they were made by."""
+    """The record of a sample in a shard: the nouns of each caption, and the rules of their extraction."""
     return {'rules': rules(extractor), 'nouns': {caption: extractor(caption) for caption in captions}}
 
 
@@ -133,23 +133,25 @@ def add_nouns(
     """Copy shards, with a member ``nouns.json`` for each sample that has an image and a caption.
 
     Args:
-        urls: shards, as ``ImageTextShards`` takes them.
-        folder: where the copies go, under the same names.
-        extractor: finds the words.
-        captions: where the captions are, as in ``ImageTextShards``.
-        max_bad_fraction: share of samples without image or caption that ends the work.
+        urls: shards, as in ``ImageTextShards``.
+        folder: output folder; names are kept.
+        extractor: finds the nouns.
+        captions: members of the captions, as in ``ImageTextShards``.
+        max_bad_fraction: fraction of samples without image or caption above which the call fails.
 
     Returns:
         The new shards.
 
     Raises:
-        InputError: no such shards, two of one name, a damaged one, too many bad samples, or no room.
+        InputError: missing shards, duplicate names, a damaged shard, too many bad samples, or a full disk.
     """
     shards, folder = list_shards(urls), Path(folder)
     fields = [captions] if isinstance(captions, str) else list(captions)
     names = [Path(shard).name.removesuffix('.gz').replace('.tgz', '.tar') for shard in shards]
     if len(set(names)) < len(names):
-        raise InputError('two of the shards have one name: give each folder a folder of its own')
+        raise InputError(
+            'several shards have the same file name; write each source folder to its own output folder'
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,7 +160,7 @@ def add_nouns(
     written = [folder / name for name in names]
     for shard, path in track(list(zip(shards, written, strict=True)), 'finding nouns'):
         if path.exists() and path.samefile(shard):
-            raise InputError(f'{shard} would be written over itself: choose another folder')
+            raise InputError(f'the output would overwrite the source {shard}; choose another folder')
         try:
             _copy(shard, path, extractor, fields, faults)
         except UNREADABLE as error:
@@ -167,7 +169,7 @@ def add_nouns(
 
 
 def _copy(shard: str, path: Path, extractor: NounExtractor, captions: list[str], faults: FaultBudget) -> None:
-    """All members of a shard as they are, and the nouns behind those of each sample."""
+    """Copy all members of a shard, and add the nouns after those of each sample."""
     stream = MeteredStream(gopen(shard), shard)
     data = io.BytesIO(stream.read())
     stream.close()

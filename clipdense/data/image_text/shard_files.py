@@ -1,7 +1,7 @@
-"""Tar shards of images and captions: finding them, reading them, telling where one is damaged.
+"""Tar shards of images and captions: listing, reading and error positions.
 
-Members that belong together lie side by side under one name: ``000017.jpg``, ``000017.txt`` and, or instead,
-``000017.json`` (webdataset's convention, and what img2dataset writes).
+Members of a sample are adjacent and have one name: ``000017.jpg``, ``000017.txt`` and, or instead,
+``000017.json`` (webdataset's convention, also used by img2dataset).
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from clipdense.utils.errors import InputError, nearest
 from .datasets import usable_captions
 
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
-NOUNS_MEMBER = 'nouns.json'  # words of the captions, see ``noun_prompts``
-UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error)  # what a damaged shard raises
+NOUNS_MEMBER = 'nouns.json'  # nouns of the captions, see ``noun_prompts``
+UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error)  # errors of damaged shards
 
 _SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _BLOCK = 512  # bytes; a tar ends with blocks of zeros
 
 
 class RawPair(NamedTuple):
-    """A sample as it lies in a shard."""
+    """An undecoded sample of a shard."""
 
     name: str  # shard and key
     image: bytes  # an encoded image
     captions: list[str]  # at least one
-    turn: int  # how often its shards had been gone through in the epoch
-    nouns: dict[str, Any] | None = None  # words of the captions, where the shard keeps them
+    turn: int  # number of earlier passes over the shards in this epoch
+    nouns: dict[str, Any] | None = None  # nouns of the captions, if stored in the shard
 
 
 class MeteredStream:
-    """What tar readers need of a file, unpacked, and a memory of how far it was read and how it ended.
+    """A decompressed file for tar readers that records the position and the last bytes.
 
-    Python's tar reader takes a shard that stops between two members, or goes on with rubbish, for complete.
+    Python's tar reader accepts a shard that is truncated between two members or continues with garbage.
 
     Args:
         file: has ``read`` and ``close``.
-        url: its name; '.gz' and '.tgz' are unpacked.
+        url: its name; '.gz' and '.tgz' are decompressed.
     """
 
     def __init__(self, file: Any, url: str) -> None:
@@ -61,7 +61,7 @@ class MeteredStream:
         self._is_tar, self._tail = False, b''
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, unpacked."""
+        """The next bytes, decompressed."""
         data = self._source.read(size)
         if not self.position:
             self._is_tar = data[257:262] == b'ustar'
@@ -70,13 +70,13 @@ class MeteredStream:
         return data
 
     def check_end(self) -> None:
-        """After the last member.
+        """Check the end of the archive, after the last member.
 
         Raises:
-            tarfile.ReadError: what was read does not end with the end-of-archive mark.
+            tarfile.ReadError: the end-of-archive mark is missing.
         """
         if self._is_tar and self._tail.strip(b'\0'):
-            raise tarfile.ReadError('no end-of-archive mark, members may be missing')
+            raise tarfile.ReadError('no end-of-archive mark; the file may be truncated')
 
     def close(self) -> None:
         """Close the file."""
@@ -86,13 +86,13 @@ class MeteredStream:
 def read_pairs(
     stream: MeteredStream, captions: Sequence[str], faults: FaultBudget, turn: int = 0
 ) -> Iterator[RawPair]:
-    """The samples of one shard that have an image and a caption; others are counted and left out.
+    """The samples of one shard that have an image and a caption; others are counted and skipped.
 
     Args:
         stream: the shard.
         captions: 'txt', 'json:FIELD' or both, in this order.
-        faults: where samples are counted.
-        turn: passed on.
+        faults: counter of samples.
+        turn: see ``RawPair``.
 
     Raises:
         InputError: too many samples were lost.
@@ -101,7 +101,7 @@ def read_pairs(
 
     def lose(cause: str, what: str) -> bool:
         faults.lose(cause, f'{stream.url}, {what}')
-        return True  # webdataset goes on
+        return True  # webdataset continues
 
     shard, seen = os.path.basename(stream.url), set()
     members = tar_file_expander([{'url': stream.url, 'stream': stream}], handler=reraise_exception)
@@ -127,15 +127,15 @@ def read_pairs(
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with a shard, without what webdataset adds."""
+    """The message of an error in a shard, without webdataset's additions."""
     return getattr(error, 'strerror', None) or str(error.args[0]).partition(' @ ')[0]
 
 
 def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
-    """Shards that paths with braces or wildcards, folders and URLs stand for, sorted within each.
+    """Expand paths with braces or wildcards, folders and URLs to shards, sorted within each.
 
     Raises:
-        InputError: none, a file that is not there, or a kind of URL that cannot be opened.
+        InputError: no shards, a missing file, or an unsupported kind of URL.
     """
     parts = [urls] if isinstance(urls, str | Path) else urls
     shards = [shard for part in parts for shard in _expand(str(part))]
@@ -145,14 +145,14 @@ def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
         folder = os.path.dirname(missing[0]) or '.'
         siblings = os.listdir(folder) if os.path.isdir(folder) else []
         hint = nearest(os.path.basename(missing[0]), siblings)
-        raise InputError(f'shard {missing[0]}{more} is not there.{hint}')
+        raise InputError(f'shard {missing[0]}{more} does not exist.{hint}')
     if not shards:
-        raise InputError('no shards named: give a path with braces or wildcards, a folder, or a list')
+        raise InputError('no shards given; pass a path with braces or wildcards, a folder, or a list')
     return shards
 
 
 def _expand(part: str) -> Iterator[str]:
-    if os.path.isfile(part):  # also where its name looks like a pattern
+    if os.path.isfile(part):  # even if its name looks like a pattern
         yield part
         return
     try:
@@ -167,7 +167,7 @@ def _expand(part: str) -> Iterator[str]:
         else:
             found = [url]
         if not found:
-            raise InputError(f'no shards in {url} (endings looked for: {" ".join(_SUFFIXES)})')
+            raise InputError(f'no shards in {url}; supported file endings are {" ".join(_SUFFIXES)}')
         yield from found
 
 
@@ -176,12 +176,13 @@ def _is_url(url: str) -> bool:
     if not colon or os.sep in scheme:
         return False
     if scheme != 'file' and scheme not in gopen_schemes:
-        raise InputError(f'{url}: shards are opened from {", ".join(["file", *gopen_schemes])}, not {scheme}')
+        known = ['file', *(name for name in gopen_schemes if name.isalnum())]
+        raise InputError(f'{url}: unsupported URL scheme {scheme}; use {", ".join(known)}')
     return True
 
 
 def _nouns(sample: Mapping[str, bytes]) -> dict[str, Any] | None:
-    """What the shard keeps; None where it keeps nothing that can be read."""
+    """The record of a sample; None if there is none or it cannot be read."""
     try:
         record = json.loads(sample.get(NOUNS_MEMBER, b'null'))
     except ValueError:
@@ -190,7 +191,7 @@ def _nouns(sample: Mapping[str, bytes]) -> dict[str, Any] | None:
 
 
 def _caption_candidates(sample: Mapping[str, bytes], captions: Sequence[str]) -> Iterator[Any]:
-    """Texts, or what stands in their place.
+    """Captions, or other values found in their place.
 
     Raises:
         UnicodeDecodeError: bytes that are not UTF-8.

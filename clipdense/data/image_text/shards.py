@@ -26,33 +26,33 @@ from .shard_files import IMAGE_MEMBERS, UNREADABLE, MeteredStream, RawPair, list
 
 @DATASETS.register_module()
 class ImageTextShards(IterableDataset):
-    """A stream of images and captions, in an order that depends on (seed, epoch, rank, worker) alone.
+    """A stream of images and captions, in an order that depends on (seed, epoch, rank, worker) only.
 
-    Each epoch shuffles the shards, deals them to ranks and workers, and shuffles samples within a buffer.
+    Each epoch shuffles the shards, distributes them to ranks and workers, and shuffles samples in a buffer.
     With ``samples_per_epoch`` each rank gives exactly the same number of full batches, whatever its shards
-    hold: a worker that runs out goes through the shards again.  Without it an epoch is one pass, ranks may
+    contain: a worker that runs out repeats its shards.  Without it an epoch is one pass, ranks may
     differ in length, and the last batch of each worker may be smaller.
 
-    To go on in the middle of an epoch, call ``set_epoch`` and then ``skip_batches``: what was given before is
-    read past without decoding.  With as many workers and ranks as before, what follows is the same to the
-    last bit.  The loader must make batches of ``batch_size`` and ask its workers in turn, as torch's does.
+    To resume in the middle of an epoch, call ``set_epoch`` and then ``skip_batches``: earlier samples are
+    skipped without decoding.  With the same numbers of workers and ranks, the following samples are
+    identical.  The loader must use batches of ``batch_size`` and its workers in turn, as torch's does.
 
     Args:
         urls: a path with braces (``shard-{00000..00099}.tar``) or wildcards, a folder, a URL, or a list of
             those.  A URL that begins with ``pipe:`` is run as a command.
         batch_size: B of the loader.
-        transform: image and generator -> (3, S, S) uint8; None leaves images as they are.
+        transform: image and generator -> (3, S, S) uint8; None returns unchanged images.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
-        caption: where captions are: 'txt' (the member ``.txt``), 'json:FIELD' (a text or a list of texts in
-            the member ``.json``), or several of those.  Of several captions each epoch takes one.
-        shuffle: samples in the buffer of each worker; 0 keeps the order of shards and samples.
+        caption: source of captions: 'txt' (the member ``.txt``), 'json:FIELD' (a text or a list of texts in
+            the member ``.json``), or several of those.  One of several captions is drawn in each epoch.
+        shuffle: buffer size of each worker in samples; 0 keeps the order of shards and samples.
         samples_per_epoch: over all ranks.
         resampled: draw shards with replacement; any number of workers may share few shards.
         seed: of order, crops and captions.
-        max_bad_fraction: share of lost samples, and of lost shards, that ends the run, see ``FaultBudget``.
+        max_bad_fraction: fraction of lost samples, and of lost shards, above which the run stops, see
 
     Raises:
-        InputError: no shards, a local shard that is not there, fewer shards than ranks, ``resampled`` without
+        InputError: no shards, a missing local shard, fewer shards than ranks, ``resampled`` without
             ``samples_per_epoch``, or too few samples for one batch per rank.
     """
 
@@ -80,17 +80,17 @@ class ImageTextShards(IterableDataset):
         self.rank, self.world_size = dist.rank(), dist.world_size()
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, skipped batches
         if resampled and samples_per_epoch is None:
-            raise InputError('resampled shards never end: give samples_per_epoch')
+            raise InputError('resampled=True needs samples_per_epoch')
         if self.batches_per_epoch == 0:
             raise InputError(
-                f'samples_per_epoch {samples_per_epoch} is less than one batch of {batch_size} '
+                f'samples_per_epoch={samples_per_epoch} is less than one batch of {batch_size} '
                 f'for each of {self.world_size} ranks'
             )
         self.check_workers(0)
 
     @property
     def batches_per_epoch(self) -> int | None:
-        """Batches of each rank in an epoch; None where the shards decide."""
+        """Batches of each rank in an epoch; None without ``samples_per_epoch``."""
         if self.samples_per_epoch is None:
             return None
         return self.samples_per_epoch // (self.batch_size * self.world_size)
@@ -102,27 +102,27 @@ class ImageTextShards(IterableDataset):
         return self.batches_per_epoch * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Start an epoch from its beginning; call it before the loader is iterated."""
+        """Start an epoch at its beginning; call it before iterating over the loader."""
         self.rank, self.world_size = dist.rank(), dist.world_size()
         self._state.copy_(torch.tensor([epoch, 0]))
         self.faults.reset()
         self.shard_faults.reset()
 
     def skip_batches(self, count: int) -> None:
-        """Leave out the first batches of this rank in this epoch; call it after ``set_epoch``."""
+        """Skip the first batches of this rank in this epoch; call it after ``set_epoch``."""
         self._state[1] = count
 
     def check_workers(self, num_workers: int) -> None:
-        """Refuse a loader with more workers than this rank has shards.
+        """Check that there are enough shards for the workers.
 
         Raises:
-            InputError: says how many would do.
+            InputError: too few shards; the message gives the maximum number of workers.
         """
         shards, workers = len(self.shards), max(num_workers, 1)
         if not self.resampled and shards < self.world_size * workers:
             raise InputError(
-                f'{shards} shards are too few for {self.world_size} ranks with {workers} workers each: use '
-                f'{shards // self.world_size} workers at most, write more shards, or set resampled=True'
+                f'{shards} shards are too few for {self.world_size} ranks with {workers} workers each; use '
+                f'at most {shards // self.world_size} workers, write more shards, or set resampled=True'
             )
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -130,9 +130,9 @@ class ImageTextShards(IterableDataset):
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         self.check_workers(workers)
-        # The loader asks worker 0 first: let it play the worker whose turn it was.
+        # The loader asks worker 0 first: it takes the role of the worker whose turn it was.
         role = (worker + skipped) % workers
-        given = len(range(role, skipped, workers))  # batches that this role gave before
+        given = len(range(role, skipped, workers))  # earlier batches of this role
         raw = self._raw_pairs(epoch, self.rank * workers + role, self.world_size * workers)
         items = self._items(itertools.islice(raw, given * self.batch_size, None), epoch)
         if self.batches_per_epoch is None:
@@ -141,9 +141,9 @@ class ImageTextShards(IterableDataset):
         return itertools.islice(items, max(left, 0) * self.batch_size)
 
     def _items(self, pairs: Iterable[RawPair], epoch: int) -> Iterator[dict[str, Tensor]]:
-        """One item for each pair; where the image is broken, a copy of the next one.
+        """One item for each pair; a broken image is replaced by a copy of the next one.
 
-        If broken ones were dropped, nobody could tell without decoding where an epoch goes on after a skip.
+        If broken ones were dropped, the position after a skip would be unknown without decoding.
         """
         owed = 1
         for pair in pairs:
@@ -162,7 +162,7 @@ class ImageTextShards(IterableDataset):
             owed = 1
 
     def _raw_pairs(self, epoch: int, place: int, places: int) -> Iterator[RawPair]:
-        """The stream of one worker of one rank, undecoded; endless where an epoch has a fixed size."""
+        """The undecoded stream of one worker of one rank; endless if an epoch has a fixed size."""
         for turn in itertools.count():
             shards = self._deal(epoch, turn, place, places)
             pairs = self._read(shards, turn)
@@ -172,9 +172,9 @@ class ImageTextShards(IterableDataset):
             first = next(pairs, None)
             if first is None:
                 raise InputError(
-                    f'no readable sample in {", ".join(shards[:3])}: one is an image '
+                    f'no readable sample in {", ".join(shards[:3])}; a sample is an image '
                     f'({", ".join(IMAGE_MEMBERS)}) and a caption ({", ".join(self.captions)}) '
-                    'of the same name, side by side'
+                    'with the same name, next to each other'
                 )
             yield first
             yield from pairs
@@ -182,7 +182,7 @@ class ImageTextShards(IterableDataset):
                 return
 
     def _deal(self, epoch: int, turn: int, place: int, places: int) -> list[str]:
-        """The shards of one of all places; all places shuffle alike, so that none is dealt twice."""
+        """The shards of one worker; all workers shuffle identically, so that no shard is used twice."""
         if self.resampled:
             rng = Random(f'{self.seed}/{epoch}/{turn}/{place}/shards')
             return rng.choices(self.shards, k=len(self.shards))
@@ -192,7 +192,7 @@ class ImageTextShards(IterableDataset):
         return order[place::places]
 
     def _read(self, shards: Iterable[str], turn: int) -> Iterator[RawPair]:
-        """The samples of some shards; what breaks one shard ends that shard alone."""
+        """The samples of shards; an error ends its shard only."""
         for url in shards:
             self.shard_faults.saw()
             stream, last = None, None
@@ -203,10 +203,10 @@ class ImageTextShards(IterableDataset):
                     yield pair
                 stream.check_end()
             except UNREADABLE as error:
-                where = 'it cannot be opened' if stream is None else f'damaged at byte {stream.position}'
+                where = 'cannot be opened' if stream is None else f'damaged at byte {stream.position}'
                 after = f', after sample {last}' if last else ''
                 self.shard_faults.lose('shard', f'{url}: {where}{after}: {reason(error)}')
             finally:
-                with contextlib.suppress(OSError):  # a command or download that failed has been counted
+                with contextlib.suppress(OSError):  # a failed command or download has been counted
                     if stream is not None:
                         stream.close()

@@ -1,7 +1,7 @@
-"""The embedded data: images of colored, textured shapes on textured grounds, drawn from a seed.
+"""Synthetic images of colored, textured shapes on textured backgrounds, drawn from a seed.
 
 A class is a phrase such as "red striped star".  The combinations are split in three: **base** (captions,
-masks, boxes), **novel** (in training captions and, unlabeled, in images, but in no mask or box) and
+masks, boxes), **novel** (in training captions and, unlabeled, in images, but not in masks or boxes) and
 **unseen** (nowhere in any training).
 """
 

@@ -23,13 +23,13 @@ def write_caption(names: Sequence[str], boxes: np.ndarray, ground: str, rng: Ran
     """Describe an image, or a part of it.
 
     Objects come in random order; one time in four only some of them are named, one time in three the ground
-    is named, and two objects that lie clearly apart are at times told apart by where they are.
+    is named, and the relative position of two clearly separated objects is sometimes stated.
 
     Args:
         names: class names of the n objects.
         boxes: (n, 4) x1, y1, x2, y2.
         ground: name of the ground.
-        rng: where the choices come from.
+        rng: random numbers for all choices.
     """
     count = len(names)
     if count > 1 and rng.uniform() < 0.25:
@@ -56,12 +56,12 @@ def _join(phrases: Sequence[str], relation: str | None, rng: RandomStream) -> st
 
 
 def _relation(first: np.ndarray, second: np.ndarray) -> str | None:
-    """How the first box lies to the second where one axis parts them completely."""
-    parted = {
+    """Position of the first box relative to the second; None unless one axis separates them completely."""
+    gaps = {
         'to the left of': second[0] - first[2],
         'to the right of': first[0] - second[2],
         'above': second[1] - first[3],
         'below': first[1] - second[3],
     }
-    relation, gap = max(parted.items(), key=lambda item: item[1])
+    relation, gap = max(gaps.items(), key=lambda item: item[1])
     return relation if gap >= 0 else None

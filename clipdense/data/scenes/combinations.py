@@ -1,4 +1,4 @@
-"""The classes of the embedded data and their split: color x texture x shape, as in "red striped star"."""
+"""The classes of the synthetic scenes and their split: color x texture x shape, as in "red striped star"."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ SPLITS = ('base', 'novel', 'unseen')
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What an image of this difficulty looks like.
+    """Parameters of the images of one difficulty.
 
-    Lengths are shares of the image's side, so that images of another size show the same scenes.
+    Lengths are fractions of the image's side, so that the scenes do not depend on the image size.
 
     Args:
         colors, textures, shapes: the factors whose product are the classes.
         image_size: side of the image in pixels, unless overridden.
-        objects: least and largest number of objects in an image.
-        radius: least and largest radius of a lone object; objects in company are a little smaller.
-        overlap: how far two objects may cover each other, as a share of the sum of their radii.
-        clutter: least and largest number of gray things that belong to no class.
+        objects: smallest and largest number of objects in an image.
+        radius: smallest and largest radius of a single object; several objects are drawn a little smaller.
+        overlap: how far two objects may cover each other, as a fraction of the sum of their radii.
+        clutter: smallest and largest number of gray shapes without a class.
     """
 
     colors: tuple[str, ...]
@@ -49,8 +49,8 @@ def split_classes(difficulty: Difficulty) -> dict[str, tuple[str, ...]]:
 
     Unseen are the combinations whose three positions have one parity.  On 'standard', each pair of values
     that an unseen class has ("red striped", "red star", "striped star") belongs to two unseen classes and to
-    at least one base class: every pair has been seen before, and yet two factors never give an unseen class
-    away among its own names.  All three must be recognized.
+    at least one base class: every pair has been seen before, but two factors never identify an unseen class
+    among the unseen names.  All three must be recognized.
     """
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     factors = (difficulty.colors, difficulty.textures, difficulty.shapes)

@@ -1,4 +1,4 @@
-"""Scenes as datasets, drawn when asked for.  S: side of an image, N: images, L: tokens."""
+"""Datasets of scenes, drawn on demand.  S: side of an image, N: images, L: tokens."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _GROUNDS = tuple(GROUNDS)
 
 
 class _Images:
-    """The N images of one stream, each drawn once, by whichever process needs it first.
+    """The N images of one stream, each drawn once, by the first process that needs it.
 
-    They are kept in anonymous shared memory, which workers made by fork share and which the system hands out
-    page by page.  A process made by spawn starts with nothing kept.
+    They are kept in anonymous shared memory, which forked workers share and which the system allocates
+    page by page.  A spawned process starts with an empty cache.
     """
 
     def __init__(self, draw: Callable[[int], Scene], count: int, scenes: Scenes, keep: bool) -> None:
@@ -58,7 +58,7 @@ class _Images:
             record['image'], record['mask'] = scene.image, scene.mask
             record['boxes'][:count], record['class_ids'][:count] = scene.boxes, scene.class_ids
             record['ground'] = _GROUNDS.index(scene.ground)
-            record['count'] = count  # last: from here on others may read it
+            record['count'] = count  # written last: other processes may read the record from here on
         count = int(record['count'])
         ground = _GROUNDS[record['ground']]
         boxes, class_ids = record['boxes'][:count], record['class_ids'][:count]
@@ -83,11 +83,11 @@ class SceneCaptions(Dataset):
     Args:
         num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
-        splits: which classes occur; the default never shows an unseen one.
+        splits: which classes occur; unseen classes do not, by default.
         tokenizer: texts -> (K, L) token ids, or its config; OpenAI's with 77 tokens by default.
-        stream: images of different streams have nothing in common.
-        keep: keep drawn images in memory, N x S x S x 4 bytes.
-        vary_captions: word each caption anew in each epoch.
+        stream: name of the random stream; different streams give independent images.
+        keep: keep drawn images in memory (N x S x S x 4 bytes).
+        vary_captions: write a new caption for each image in each epoch.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class SceneCaptions(Dataset):
         return {'images': _chw(self._images[_checked(index, self)]), 'token_ids': token_ids}
 
     def caption(self, index: int) -> str:
-        """What ``token_ids`` says in this epoch."""
+        """The caption of this epoch, the text of ``token_ids``."""
         scene = self._images[_checked(index, self)]
         variant = int(self._epoch) if self.vary_captions else 0
         return self.scenes.caption(index, scene.class_ids, scene.boxes, scene.ground, self.stream, variant)
@@ -128,7 +128,7 @@ class SceneCaptions(Dataset):
         return [self.caption(index)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the wording of this epoch; workers that are already running follow."""
+        """Select the captions of this epoch, also in running workers."""
         self._epoch.fill_(epoch)
 
     def _draw(self, index: int) -> Scene:
@@ -140,11 +140,11 @@ class SceneLabels(Dataset):
     """Images of one object each, the same number for each class of a split, for classification.
 
     Args:
-        split: whose classes are shown.
+        split: the split whose classes are drawn.
         num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
         all_names: ``class_names`` and labels are over all classes instead of the split's own.
-        stream: images of different streams have nothing in common.
+        stream: name of the random stream; different streams give independent images.
         keep: keep drawn images in memory.
     """
 
@@ -185,14 +185,14 @@ class SceneSegmentation(Dataset):
     """Images with pixel labels.
 
     Args:
-        split: whose classes are shown.
+        split: the split whose classes are drawn.
         num_images: N.
         difficulty, seed, image_size: as in ``Scenes``.
         all_names: ``vocabulary`` and labels are over all classes instead of the split's own.
-        unlabeled: splits that are shown as well, with ``ignore_index`` in the mask: what novel classes are
+        unlabeled: further splits to draw, with ``ignore_index`` in the mask, as novel classes appear
             to a model trained on the masks of base classes.
-        stream: images of different streams have nothing in common.
-        ignore_index: label of pixels that do not count.
+        stream: name of the random stream; different streams give independent images.
+        ignore_index: label of ignored pixels.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class SceneSegmentation(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What MMEngine hands to metrics as ``dataset_meta``."""
+        """The ``dataset_meta`` that MMEngine passes to metrics."""
         return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
 
     def __len__(self) -> int:
@@ -239,7 +239,7 @@ class SceneSegmentation(Dataset):
 
 
 def _chw(scene: Scene) -> Tensor:
-    """A (3, S, S) copy: what leaves a dataset may be written to."""
+    """A writable (3, S, S) copy of the image."""
     return torch.from_numpy(scene.image.transpose(2, 0, 1).copy())
 
 

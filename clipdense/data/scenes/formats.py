@@ -1,4 +1,4 @@
-"""How images lie on disk in the three layouts."""
+"""Writers of the three dataset layouts: PASCAL VOC, COCO and webdataset."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class ImageRecord(NamedTuple):
 
 
 class Writer:
-    """Takes images one by one and writes them below ``folder``.
+    """Writes images one by one below ``folder``.
 
     Args:
-        folder: is there.
-        scenes: what the images are from.
+        folder: existing folder.
+        scenes: source of the images.
         jpeg_folder: existing folder with the same JPEG files; they are hard-linked instead of written again.
     """
 
@@ -48,7 +48,7 @@ class Writer:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Write what can only be written at the end."""
+        """Write the files that need all images."""
         raise NotImplementedError
 
     def _put(self, name: str, data: bytes | str) -> None:
@@ -73,9 +73,9 @@ class Writer:
 class VocWriter(Writer):
     """PASCAL VOC, for segmentation and detection.
 
-    Mask values are lines of ``classes.txt``, counted from 0, the background; ``vocabulary.json`` says besides
-    which of them are novel.  Boxes are whole pixels counted from 1, both ends included.  There is a list for
-    each set, and ``val`` for all whose names begin so, in ``ImageSets/Segmentation`` and ``ImageSets/Main``.
+    Mask values are line numbers of ``classes.txt`` from 0, the background; ``vocabulary.json`` also lists
+    the novel classes.  Boxes are integer pixels counted from 1, both ends included.  There is a list for
+    each set, and ``val`` for all sets ``val_*``, in ``ImageSets/Segmentation`` and ``ImageSets/Main``.
     """
 
     images = 'JPEGImages'
@@ -130,7 +130,7 @@ class CocoWriter(Writer):
         self._images: dict[str, list[ImageRecord]] = defaultdict(list)
 
     def add(self, image: ImageRecord) -> None:
-        """Write the image, and keep what is known about it."""
+        """Write the image, and keep its annotations for ``finish``."""
         self._put_image('images', image)
         for set_name in _lists(image.set_name):
             self._images[set_name].append(image._replace(jpeg=b'', mask=b''))
@@ -194,7 +194,7 @@ class ShardWriter(Writer):
         self._tar: tarfile.TarFile | None = None
 
     def add(self, image: ImageRecord) -> None:
-        """Append to the set's last shard, or begin the next."""
+        """Append to the set's last shard, or start the next one."""
         number = self._counts[image.set_name]
         self._counts[image.set_name] += 1
         if number % _SHARD_SIZE == 0:
@@ -220,7 +220,7 @@ class ShardWriter(Writer):
 
 
 def _lists(set_name: str) -> list[str]:
-    """The lists that an image is in: 'val_base' is a part of 'val'."""
+    """The lists that contain an image: 'val_base' is a part of 'val'."""
     return list(dict.fromkeys([set_name, set_name.split('_')[0]]))
 
 

@@ -33,11 +33,11 @@ _TIPS = ((0.0, -1.0), *_RIGHT, *((-x, y) for x, y in _RIGHT))  # of a star, y do
 
 @dataclass(frozen=True)
 class Figure:
-    """An outline laid out on the canvas."""
+    """A shape placed on the canvas."""
 
     window: tuple[slice, slice]  # its rows and columns of the canvas
     distance: np.ndarray  # (h, w) pixels to the outline, negative inside
-    x: np.ndarray  # (1, w) pixel centers, seen from the figure's center
+    x: np.ndarray  # (1, w) pixel centers relative to the figure's center
     y: np.ndarray  # (h, 1)
     radius: float
 
@@ -48,7 +48,7 @@ class Figure:
 
 
 def lay_out(shape: str, center: Point, radius: float, turn: float, size: int) -> Figure:
-    """Lay a shape out on a canvas of ``size`` x ``size`` pixels.
+    """Place a shape on a canvas of ``size`` x ``size`` pixels.
 
     Args:
         shape: one of ``OUTLINES``.
@@ -79,7 +79,7 @@ def paint_object(canvas: np.ndarray, figure: Figure, color: str, texture: str, r
 
 
 def paint_clutter(canvas: np.ndarray, rng: RandomStream) -> None:
-    """Blend something small and gray into the canvas that belongs to no class: a bar or a speck."""
+    """Blend a small gray shape without a class into the canvas: a bar or a circle."""
     size = len(canvas)
     center = (rng.uniform(0, size), rng.uniform(0, size))
     shape = rng.choice(('bar', 'circle'))
@@ -112,7 +112,7 @@ def _soft(distance: np.ndarray) -> np.ndarray:
 
 
 def _axis(center: float, reach: float, size: int) -> tuple[slice, np.ndarray]:
-    """The pixels of one axis within ``reach`` of ``center``, and their centers seen from there."""
+    """The pixels of one axis within ``reach`` of ``center``, and their centers relative to it."""
     first, last = max(int(center - reach) - 1, 0), min(int(center + reach) + 2, size)
     return slice(first, last), np.arange(first, last, dtype=np.float32) + np.float32(0.5 - center)
 

@@ -15,11 +15,11 @@ _BUFFER = 64
 
 
 class RandomStream:
-    """One image's random numbers.
+    """The random numbers of one image.
 
-    Philox is counter-based, so that a generator for any index costs microseconds, and its raw stream is one
-    of the things that NumPy promises to keep.  Everything is made from plain uniform numbers, because NumPy
-    does not promise to keep its ways of making integers, choices or permutations.
+    Philox is counter-based: a generator for any index costs microseconds, and NumPy guarantees its raw
+    stream not to change.  All numbers are derived from uniform ones, because NumPy does not guarantee
+    that its integers, choices or permutations stay the same.
     """
 
     def __init__(self, seed: int, stream: str, index: int) -> None:
@@ -33,11 +33,11 @@ class RandomStream:
         return low + (high - low) * self._buffer.pop()
 
     def integer(self, count: int) -> int:
-        """One of 0 ... count - 1."""
+        """One integer in 0 ... count - 1."""
         return int(self.uniform() * count)
 
     def between(self, limits: tuple[int, int]) -> int:
-        """One whole number, both limits included."""
+        """One integer, both limits included."""
         return limits[0] + self.integer(limits[1] - limits[0] + 1)
 
     def choice(self, items: Sequence[Item]) -> Item:
@@ -50,7 +50,7 @@ class RandomStream:
         return [pool.pop(self.integer(len(pool))) for _ in range(min(count, len(pool)))]
 
     def noise(self, height: int, width: int) -> np.ndarray:
-        """(height, width) float32 of whole numbers from 0 to 255."""
+        """(height, width) float32 of integers from 0 to 255."""
         words = self._generator.bit_generator.random_raw((height * width + 7) // 8)
         octets = words.astype('<u8').view(np.uint8)
         return octets[: height * width].reshape(height, width).astype(np.float32)

@@ -17,21 +17,21 @@ from .rng import RandomStream
 if TYPE_CHECKING:
     from ...vocab.vocabulary import Vocabulary
 
-MIN_VISIBLE = 0.5  # share of an object that must be seen
-_TRIES = 24  # places looked at for an object
+MIN_VISIBLE = 0.5  # fraction of an object that must be visible
+_TRIES = 24  # positions tried for an object
 _TILT = 0.18  # tangent of half the largest rotation, about 20 degrees
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with everything that is known about it.
+    """An image with its annotations.
 
     Args:
         image: (S, S, 3) uint8 RGB.
         caption: names some or all of the objects.
         mask: (S, S) uint8, 0 for the ground, else 1 + index into ``Scenes.class_names``.
         boxes: (n, 4) float32 x1, y1, x2, y2 around the visible part; x2 and y2 are one past the last pixel.
-        class_ids: (n,) int64 indices into ``Scenes.class_names``, from the hindmost object to the foremost.
+        class_ids: (n,) int64 indices into ``Scenes.class_names``, from back to front.
         ground: name of the ground.
     """
 
@@ -49,12 +49,12 @@ class _Placed(NamedTuple):
 
 
 class Scenes:
-    """Draws images of colored, textured shapes; each depends on (seed, stream, index) and on nothing else.
+    """Draws images of colored, textured shapes; each depends on (seed, stream, index) only.
 
     Args:
         difficulty: a name in ``DIFFICULTIES``.
         seed: of all the images; the split into base, novel and unseen classes does not depend on it.
-        image_size: side in pixels instead of the difficulty's; the scenes stay the same.
+        image_size: side in pixels, overriding the difficulty's; the scenes stay the same.
 
     Raises:
         InputError: an unknown difficulty, or images under 16 pixels, too small for a texture.
@@ -64,13 +64,13 @@ class Scenes:
         if difficulty not in DIFFICULTIES:
             known = ', '.join(DIFFICULTIES)
             raise InputError(
-                f'no difficulty {difficulty!r}; there are {known}.{nearest(difficulty, DIFFICULTIES)}'
+                f'unknown difficulty {difficulty!r}; use {known}.{nearest(difficulty, DIFFICULTIES)}'
             )
         self.difficulty = DIFFICULTIES[difficulty]
         self.seed = seed
         self.image_size = image_size or self.difficulty.image_size
         if self.image_size < 16:
-            raise InputError(f'scenes need at least 16 pixels a side, not {self.image_size}')
+            raise InputError(f'image_size must be at least 16 pixels, got {self.image_size}')
         self.splits = split_classes(self.difficulty)
         self.class_names = tuple(name for split in SPLITS for name in self.splits[split])
         self._index = {name: at for at, name in enumerate(self.class_names)}
@@ -83,12 +83,12 @@ class Scenes:
 
     @property
     def novel(self) -> tuple[str, ...]:
-        """Classes that training captions name, and no label."""
+        """Classes with training captions, but without masks and boxes."""
         return self.splits['novel']
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Classes that no training sees at all."""
+        """Classes that do not occur in training."""
         return self.splits['unseen']
 
     def draw(
@@ -103,9 +103,9 @@ class Scenes:
         Args:
             index: which image of the stream.
             allowed: names of splits or classes that may occur.
-            num_objects: how many to draw, or None for as many as the difficulty says; objects that others
-                would hide are left out, so an image may hold fewer, though never none.
-            stream: images of different streams have nothing in common.
+            num_objects: number of objects, or None for a random number within the limits; objects
+                that others would hide are left out, so an image may contain fewer, but at least one.
+            stream: name of the random stream; different streams give independent images.
         """
         classes = self.indices(allowed)
         rng = RandomStream(self.seed, stream, index)
@@ -127,12 +127,12 @@ class Scenes:
     def caption(
         self, index: int, class_ids: np.ndarray, boxes: np.ndarray, ground: str, stream: str, variant: int = 0
     ) -> str:
-        """A caption of an image drawn before; each ``variant`` is worded anew."""
+        """A caption of an image drawn before; each ``variant`` gives another one."""
         rng = RandomStream(self.seed, f'{stream}/caption {variant}', index)
         return write_caption([self.class_names[at] for at in class_ids], boxes, ground, rng)
 
     def vocabulary(self, splits: Sequence[str] = SPLITS, background: bool = True) -> Vocabulary:
-        """The classes of the splits in order; those that have no labels in training count as novel."""
+        """The classes of the splits in order; those without masks and boxes in training are novel."""
         from ...vocab.vocabulary import Vocabulary
 
         names = tuple(self.class_names[at] for at in sorted(self.indices(splits)))
@@ -154,24 +154,26 @@ class Scenes:
                 raise InputError(f'{name!r} is neither a split ({", ".join(SPLITS)}) nor a class.{hint}')
             found += [self._index[member] for member in self.splits.get(name, (name,))]
         if not found:
-            raise InputError('a scene needs at least one split or class that may occur')
+            raise InputError('`allowed` is empty; pass at least one split or class name')
         return tuple(dict.fromkeys(found))
 
     def _place(self, class_ids: Sequence[int], rng: RandomStream) -> list[_Placed]:
-        """Find a place for each object where it covers the others as little as may be."""
+        """Find a position for each object where it covers the others as little as possible."""
         size, keep = self.image_size, 1 - self.difficulty.overlap
-        company = 1 / (1 + 0.12 * (len(class_ids) - 1))
+        shrink = 1 / (1 + 0.12 * (len(class_ids) - 1))
         taken: list[tuple[float, float, float]] = []
         placed = []
         for class_id in class_ids:
-            radius = size * company * rng.uniform(*self.difficulty.radius)
+            radius = size * shrink * rng.uniform(*self.difficulty.radius)
             best, most = (0.0, 0.0), -float('inf')
             for _ in range(_TRIES):
                 x, y = rng.uniform(radius, size - radius), rng.uniform(radius, size - radius)
-                room = min((_room(x - a, y - b, keep * (radius + c)) for a, b, c in taken), default=0.0)
-                if room > most:
-                    best, most = (x, y), room
-                if room >= 0:
+                clearance = min(
+                    (_clearance(x - a, y - b, keep * (radius + c)) for a, b, c in taken), default=0.0
+                )
+                if clearance > most:
+                    best, most = (x, y), clearance
+                if clearance >= 0:
                     break
             taken.append((*best, radius))
             shape = self.class_names[class_id].rpartition(' ')[2]
@@ -180,8 +182,8 @@ class Scenes:
         return placed
 
 
-def _room(x: float, y: float, distance: float) -> float:
-    """How much farther than ``distance`` (x, y) is from the origin, in squares; negative: nearer."""
+def _clearance(x: float, y: float, distance: float) -> float:
+    """Squared distance of (x, y) from the origin minus ``distance`` squared; negative if nearer."""
     return x * x + y * y - distance * distance
 
 
@@ -189,7 +191,7 @@ def _visible(placed: list[_Placed], size: int) -> tuple[list[_Placed], np.ndarra
     """Leave out objects that later ones hide, until none is hidden.
 
     Returns:
-        the objects that stay, and (S, S) int64: 1 + position in that list where an object is seen, else 0.
+        the remaining objects, and (S, S) int64: 1 + position in that list where an object is visible, else 0.
     """
     while True:
         labels = np.zeros((size, size), np.int64)
@@ -199,13 +201,13 @@ def _visible(placed: list[_Placed], size: int) -> tuple[list[_Placed], np.ndarra
         shares = [area / max(item.figure.inside.sum(), 1) for area, item in zip(seen, placed, strict=True)]
         if min(shares) >= MIN_VISIBLE:
             return placed, labels
-        # Of equally hidden ones, the foremost goes: it may hide the others.
+        # Of equally hidden objects, the front one is removed: it may hide the others.
         worst = max(range(len(shares)), key=lambda at: (-shares[at], at))
         placed = placed[:worst] + placed[worst + 1 :]
 
 
 def _boxes(placed: Sequence[_Placed], labels: np.ndarray) -> np.ndarray:
-    """(n, 4) boxes around what is seen of each object."""
+    """(n, 4) boxes around the visible part of each object."""
     boxes = np.empty((len(placed), 4), np.float32)
     for at, item in enumerate(placed):
         rows, columns = item.figure.window

@@ -1,6 +1,6 @@
-"""Scenes on disk, as PASCAL VOC, COCO and webdataset shards, for the readers that real datasets go through.
+"""Write scenes as PASCAL VOC, COCO and webdataset shards, which the readers of real datasets can read.
 
-The same arguments give the same bytes.  A folder appears when it is complete, or not at all.
+The same arguments give the same bytes.  A folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from .formats import CocoWriter, ImageRecord, ShardWriter, VocWriter, Writer
 from .scene import Scenes
 
 IGNORED = 255
-_MARKER = 'scenes.json'  # only a folder that has it is ever overwritten
+_MARKER = 'scenes.json'  # only folders with this file are overwritten
 _CHUNK = 64  # images that a worker draws at a time
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Some images that belong together."""
+    """A named set of images."""
 
-    name: str  # of their list; their own names begin with it
+    name: str  # of the list, and prefix of the image names
     count: int
     shown: tuple[str, ...]  # splits whose classes occur
     labeled: tuple[str, ...]  # splits with masks and boxes; pixels of the others are ignored
 
 
 def standard_sets(num_train: int, num_val: int) -> list[ImageSet]:
-    """Training shows base and novel classes and labels base alone; validation has a set for each split."""
+    """A training set of base and novel classes, with labels for base only, and a validation set per split."""
     train = ImageSet('train', num_train, ('base', 'novel'), ('base',))
     return [train, *(ImageSet(f'val_{split}', num_val, (split,), (split,)) for split in SPLITS)]
 
@@ -66,18 +66,22 @@ def write_scenes(
         difficulty, seed, image_size: as in ``Scenes``.
         num_train: training images.
         num_val: validation images for each split.
-        overwrite: replace scenes that were written there before.
-        workers: processes that draw; 0 draws in this one.
+        overwrite: replace scenes written before.
+        workers: number of drawing processes; 0 draws in this process.
 
     Raises:
-        InputError: the folder holds something else, or cannot be written.
+        InputError: the folder contains other files, or cannot be written.
     """
     out, scenes, sets = Path(out), Scenes(difficulty, seed, image_size), standard_sets(num_train, num_val)
     if out.exists() and (not out.is_dir() or any(not path.name.startswith('.') for path in out.iterdir())):
         if not (out / _MARKER).is_file():
-            raise InputError(f'{out} is there and holds no scenes: name a new folder')
+            raise InputError(
+                f'{out} exists and does not contain generated scenes; choose a new or an empty folder'
+            )
         if not overwrite:
-            raise InputError(f'{out} holds scenes already: name a new folder, or overwrite them')
+            raise InputError(
+                f'{out} already contains scenes; choose a new folder, or pass overwrite (--overwrite)'
+            )
     facts: dict[str, Any] = {'difficulty': difficulty, 'seed': seed, 'image_size': scenes.image_size}
     facts |= {'images': {one.name: one.count for one in sets}, 'classes': scenes.splits}
     writers = {out / 'voc': VocWriter, out / 'coco': CocoWriter, out / 'shards': ShardWriter}
@@ -142,7 +146,7 @@ def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
 
 
 def _write(scenes: Scenes, sets: Sequence[ImageSet], kinds: dict[Path, type[Writer]], workers: int) -> None:
-    """Draw each image once and hand it to every writer, each of which works in a folder of its own."""
+    """Draw each image once and pass it to every writer; each has its own folder."""
     tasks = [(one, index) for one in sets for index in range(one.count)]
     with ExitStack() as stack:
         writers: list[Writer] = []
@@ -166,12 +170,12 @@ def _write(scenes: Scenes, sets: Sequence[ImageSet], kinds: dict[Path, type[Writ
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its place at the end, if all went well."""
+    """A temporary folder next to ``folder`` that replaces it at the end, if there was no error."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as temporary:
             fresh, old = Path(temporary, 'new'), Path(temporary, 'old')
-            fresh.mkdir()  # with the usual permissions, unlike the folder around it
+            fresh.mkdir()  # with default permissions, unlike the temporary folder
             yield fresh
             if folder.exists():
                 os.replace(folder, old)

@@ -1,4 +1,4 @@
-"""Labeled images to train a segmenter on: crops of one size, and classes that training must not see.
+"""Training data of segmenters: random crops of one size, and the removal of unseen classes.
 
 (H, W): pixels of an image, S: side of a crop.
 """
@@ -27,7 +27,7 @@ UnseenPixels = Literal['ignore', 'background', 'keep']
 
 
 class _Wrapped(Dataset):
-    """A labeled dataset behind another one: same length, same epochs."""
+    """Base class of datasets that wrap a labeled dataset."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = build(dataset, DATASETS)
@@ -36,35 +36,35 @@ class _Wrapped(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What MMEngine hands to metrics as ``dataset_meta``."""
+        """The ``dataset_meta`` that MMEngine passes to metrics."""
         return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset inside."""
+        """Pass the epoch to the wrapped dataset."""
         if hasattr(self.dataset, 'set_epoch'):
             self.dataset.set_epoch(epoch)
 
 
 @DATASETS.register_module()
 class SegmentationCrops(_Wrapped):
-    """Random parts of labeled images, scaled and mirrored at random.
+    """Random crops of labeled images, randomly scaled and flipped.
 
-    A crop depends on (seed, epoch, index) alone.  One that is larger than the image keeps it whole, with
-    black pixels, which are ignored, to the right and below.
+    A crop depends on (seed, epoch, index) only.  Smaller images are padded to the right and below with
+    black pixels, which are ignored.
 
     Args:
         dataset: items ``images`` (3, H, W) uint8 and ``samples`` with masks; or its config.
         size: S.
         long_side: of the image before scaling, in pixels; None keeps the image's own.
-        scale: least and largest factor on that.
-        flip: probability of mirroring left and right.
+        scale: smallest and largest factor on that.
+        flip: probability of a horizontal flip.
         seed: of the crops.
 
     Raises:
-        InputError: numbers that make no crop.
+        InputError: a size, scale or flip out of range.
 
     Source: PyTorch-Encoding ``BaseDataset._sync_transform``, with which LSeg was trained.
     """
@@ -84,10 +84,10 @@ class SegmentationCrops(_Wrapped):
                 f'crops need size >= 1, 0 < scale[0] <= scale[1], 0 <= flip <= 1; got {size}, {scale}, {flip}'
             )
         self.size, self.long_side, self.scale, self.flip, self.seed = size, long_side, scale, flip, seed
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by running workers
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with running workers
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of this epoch."""
+        """Select the crops of this epoch."""
         self._epoch.fill_(epoch)
         super().set_epoch(epoch)
 
@@ -123,18 +123,18 @@ class SegmentationCrops(_Wrapped):
 
 @DATASETS.register_module()
 class ZeroShotSplit(_Wrapped):
-    """Some classes are unseen: their names leave the vocabulary, and their pixels do what ``pixels`` says.
+    """Removes unseen classes from the vocabulary and relabels their pixels.
 
     Args:
         dataset: items ``samples`` with masks, and a ``vocabulary``; or its config.
         unseen: names of the classes that training must not see.
-        seen: the others; all of them where left out.  Classes in neither list are ignored.
-        pixels: of unseen classes: 'ignore' takes them out of the loss, 'background' labels them as the
-            vocabulary's background.  'keep', for evaluation, labels them as they are and keeps their names,
-            which count as novel: ``MeanIoU`` then gives both groups and their harmonic mean.
+        seen: names of the other classes; all others by default.  Classes in neither list are ignored.
+        pixels: of unseen classes: 'ignore' excludes them from the loss, 'background' labels them as the
+            vocabulary's background.  'keep', for evaluation, keeps their labels and their names,
+            which are marked as novel: ``MeanIoU`` then reports both groups and their harmonic mean.
 
     Raises:
-        InputError: classes that are not there or in both lists, an unknown option, or no background.
+        InputError: classes that do not exist or are in both lists, an unknown option, or no background.
     """
 
     def __init__(
@@ -145,25 +145,29 @@ class ZeroShotSplit(_Wrapped):
         pixels: UnseenPixels = 'ignore',
     ) -> None:
         super().__init__(dataset)
-        words = self.vocabulary
+        vocabulary = self.vocabulary
         if pixels not in ('ignore', 'background', 'keep'):
-            raise InputError(f"unseen pixels: 'ignore', 'background' or 'keep', got {pixels!r}")
-        if pixels == 'background' and words.background is None:
-            raise InputError("unseen pixels cannot become background: the vocabulary has none, use 'ignore'")
-        hidden = [words.class_names[words.index(name)] for name in unseen]
-        shown = _rest(words, hidden) if seen is None else [words.class_names[words.index(n)] for n in seen]
+            raise InputError(f"pixels must be 'ignore', 'background' or 'keep', got {pixels!r}")
+        if pixels == 'background' and vocabulary.background is None:
+            raise InputError("pixels='background' needs a vocabulary with a background class; use 'ignore'")
+        hidden = [vocabulary.class_names[vocabulary.index(name)] for name in unseen]
+        shown = (
+            _rest(vocabulary, hidden)
+            if seen is None
+            else [vocabulary.class_names[vocabulary.index(n)] for n in seen]
+        )
         both = sorted(set(hidden) & set(shown))
         if both:
             raise InputError(f'{len(both)} classes are both seen and unseen: {", ".join(both[:10])}')
-        if pixels != 'keep' and words.background in hidden:
-            raise InputError(f'the background {words.background!r} cannot be unseen in training')
+        if pixels != 'keep' and vocabulary.background in hidden:
+            raise InputError(f'the background {vocabulary.background!r} cannot be unseen in training')
         offered = {normalize(name) for name in (*shown, *(hidden if pixels == 'keep' else ()))}
-        if words.background is not None:
-            offered.add(normalize(words.background))
-        kept = words.subset([name for name in words.class_names if normalize(name) in offered])
+        if vocabulary.background is not None:
+            offered.add(normalize(vocabulary.background))
+        kept = vocabulary.subset([name for name in vocabulary.class_names if normalize(name) in offered])
         novel = frozenset(hidden) if pixels == 'keep' else frozenset()
         self.vocabulary = Vocabulary(kept.class_names, kept.synonyms, kept.background, novel)
-        self.labels = self._table(words, hidden, pixels)
+        self.labels = self._table(vocabulary, hidden, pixels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
         """The item with its mask relabeled."""
@@ -174,18 +178,19 @@ class ZeroShotSplit(_Wrapped):
         mask[counted] = self.labels[sample.mask[counted]]
         return {**item, 'samples': replace(sample, mask=mask)}
 
-    def _table(self, words: Vocabulary, hidden: Iterable[str], pixels: UnseenPixels) -> Tensor:
+    def _table(self, vocabulary: Vocabulary, hidden: Iterable[str], pixels: UnseenPixels) -> Tensor:
         """(classes before,) -> label after."""
         place = {name: at for at, name in enumerate(self.vocabulary.class_names)}
-        table = [place.get(name, self.ignore_index) for name in words.class_names]
+        table = [place.get(name, self.ignore_index) for name in vocabulary.class_names]
         if pixels == 'background':
-            background = place[str(words.background)]
+            background = place[str(vocabulary.background)]
             table = [
-                background if n in set(hidden) else at for n, at in zip(words.class_names, table, strict=True)
+                background if n in set(hidden) else at
+                for n, at in zip(vocabulary.class_names, table, strict=True)
             ]
         return torch.tensor(table)
 
 
-def _rest(words: Vocabulary, hidden: Sequence[str]) -> list[str]:
-    """All other classes but the background."""
-    return [name for name in words.class_names if name not in hidden and name != words.background]
+def _rest(vocabulary: Vocabulary, hidden: Sequence[str]) -> list[str]:
+    """All other classes except the background."""
+    return [name for name in vocabulary.class_names if name not in hidden and name != vocabulary.background]

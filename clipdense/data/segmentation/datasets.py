@@ -1,7 +1,7 @@
-"""Pixel labels in PASCAL VOC's layout.  (H, W): pixels of an image, K: classes.
+"""Segmentation datasets in the layout of PASCAL VOC.  (H, W): pixels of an image, K: classes.
 
 root/
-  classes.txt                          one class a line: line n names mask value n (line 0 comes first)
+  classes.txt                          one class name a line: line n is mask value n, from 0
   JPEGImages/NAME.jpg                  .jpeg, .png and other endings as well
   SegmentationClass/NAME.png           palette or gray PNG whose values are class indices
   ImageSets/Segmentation/SPLIT.txt     one NAME a line
@@ -35,18 +35,18 @@ _UNKNOWN = -1
 
 
 class LabeledImages(Dataset):
-    """Images of their original size with class indices for their pixels, from a list of each.
+    """Images in their original size with a class index for each pixel.
 
     Args:
-        root: folder that the dataset is named after in messages.
-        images, masks: files, one mask an image.
-        stored: the classes that the values in the masks stand for.
-        vocabulary: the classes that are asked for; ``stored`` by default.  Classes are matched by name, and
-            pixels of other classes are ignored; a vocabulary with other names but as many classes renames
-            them in order.
-        ignore_index: value of unlabeled pixels, in the files and in the masks that come out.
-        zero_is_unlabeled: 0 in the files is unlabeled too, and class 0 is 1 there ("reduce zero label").
-        max_pixels: larger images are refused.
+        root: folder of the dataset, for messages.
+        images, masks: files, one mask for each image.
+        stored: the classes of the mask values.
+        vocabulary: the classes to return; ``stored`` by default.  Classes are matched by name, and
+            pixels of other classes are ignored; a vocabulary with other names and the same number of classes
+            renames the classes in order.
+        ignore_index: value of unlabeled pixels, in the files and in the returned masks.
+        zero_is_unlabeled: in the files, 0 is unlabeled too and 1 is class 0 ("reduce zero label").
+        max_pixels: larger images raise an error.
 
     Raises:
         InputError: a vocabulary that does not fit, or an ``ignore_index`` that is a class.
@@ -68,13 +68,15 @@ class LabeledImages(Dataset):
         self.vocabulary = vocabulary or stored
         if 0 <= ignore_index < len(self.vocabulary):
             name = self.vocabulary.class_names[ignore_index]
-            raise InputError(f'ignore_index {ignore_index} is a class ({name!r})')
+            raise InputError(
+                f'ignore_index {ignore_index} is the index of a class ({name!r}); use another value'
+            )
         self._first = int(zero_is_unlabeled)  # value of the first class
         self._labels = _label_table(stored, self.vocabulary, ignore_index, self._first)
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What MMEngine hands to metrics as ``dataset_meta``."""
+        """The ``dataset_meta`` that MMEngine passes to metrics."""
         return {'vocabulary': self.vocabulary, 'classes': self.vocabulary.class_names}
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class LabeledImages(Dataset):
         """``images`` (3, H, W) uint8 and ``samples``, whose mask is (H, W) int64.
 
         Raises:
-            InputError: a broken image or mask, a mask of another size, or a label that is no class.
+            InputError: a broken image or mask, a mask of another size, or a label that is not a class.
         """
         image, mask = self._read(index)
         size = (image.height, image.width)
@@ -100,7 +102,7 @@ class LabeledImages(Dataset):
         return digest(*parts)
 
     def check(self) -> CheckReport:
-        """Read everything once, and say what is wrong and how much of each class there is."""
+        """Read all files once; report errors and the number of pixels of each class."""
         report = CheckReport(dict.fromkeys(self.vocabulary.class_names, 0))
         for index in track(range(len(self)), f'checking {self.root.name}'):
             try:
@@ -121,8 +123,8 @@ class LabeledImages(Dataset):
         image, mask = read_image(self.images[index], self.max_pixels), self._read_mask(index)
         if mask.shape != (image.height, image.width):
             raise InputError(
-                f'{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, its image '
-                f'{self.images[index].name} {image.width} x {image.height}: they must be equal'
+                f'mask {self.masks[index]} is {mask.shape[1]} x {mask.shape[0]}, but its image '
+                f'{self.images[index].name} {image.width} x {image.height} pixels'
             )
         return image, mask
 
@@ -147,24 +149,24 @@ class LabeledImages(Dataset):
             f'{self.ignore_index} is ignored' if not self._first else f'0 and {self.ignore_index} are ignored'
         )
         return (
-            f'{self.masks[index]} has labels that are no class: classes are {self._first} to {highest}, '
-            f'{ignored}, and its pixels by label are {histogram}'
+            f'{self.masks[index]} has labels that are not classes: classes are {self._first} to {highest}, '
+            f'{ignored}, and the pixel counts by label are {histogram}'
         )
 
 
 @DATASETS.register_module()
 class VOCSegmentation(LabeledImages):
-    """A folder in PASCAL VOC's layout.
+    """A dataset in the layout of PASCAL VOC.
 
     Args:
-        root: the folder above.
+        root: the folder shown above.
         split: name of a list in ``ImageSets/Segmentation``.
-        vocabulary: the classes that are asked for, or a file of them, see ``LabeledImages``; without one,
+        vocabulary: the classes to return, or a file of them, see ``LabeledImages``; by default
             those of the folder's ``vocabulary.json`` (as ``Vocabulary`` saves it) or ``classes.txt``, where a
             class called "background" is the background.
-        ignore_index: value of unlabeled pixels, in the files and in the masks that come out.
-        max_pixels: larger images are refused.
-        mask_folder: where the masks lie.
+        ignore_index: value of unlabeled pixels, in the files and in the returned masks.
+        max_pixels: larger images raise an error.
+        mask_folder: subfolder of the masks.
 
     Raises:
         InputError: no such folder or split, missing images or masks (the first ten are named), or a
@@ -183,7 +185,7 @@ class VOCSegmentation(LabeledImages):
         root = Path(root)
         self.split = split
         if not root.is_dir():
-            raise InputError(f'{root}: no such folder')
+            raise InputError(f'the dataset folder {root} does not exist')
         self.names = read_list(root, 'ImageSets/Segmentation', split)
         listed = f'named in ImageSets/Segmentation/{split}.txt'
         images = _find(root / 'JPEGImages', self.names, IMAGE_SUFFIXES, listed)
@@ -191,16 +193,18 @@ class VOCSegmentation(LabeledImages):
         stored = _stored_vocabulary(root)
         chosen = stored if vocabulary is None else _vocabulary(vocabulary)
         if chosen is None:
-            raise InputError(f'{root} has no classes.txt: write one, or give a vocabulary')
+            raise InputError(
+                f'{root} has no classes.txt; write one (a class name a line), or pass a vocabulary'
+            )
         super().__init__(root, images, masks, stored or chosen, chosen, ignore_index, max_pixels=max_pixels)
 
 
 @dataclass
 class CheckReport:
-    """What ``LabeledImages.check`` found."""
+    """Result of ``LabeledImages.check``."""
 
     pixels: dict[str, int]  # of each class
-    images: int = 0  # without faults
+    images: int = 0  # without problems
     ignored: int = 0  # pixels
     faults: list[str] = field(default_factory=list)
 
@@ -208,7 +212,7 @@ class CheckReport:
         total = max(sum(self.pixels.values()) + self.ignored, 1)
         shares = [f'  {name}: {count / total:.2%}' for name, count in self.pixels.items()]
         faults = [f'  {fault}' for fault in self.faults]
-        head = f'{self.images} images in order, {len(self.faults)} with faults'
+        head = f'{self.images} images without problems, {len(self.faults)} with problems'
         shares.append(f'  (ignored): {self.ignored / total:.2%}')
         return '\n'.join([head, *faults, 'share of pixels:', *shares])
 
@@ -223,18 +227,18 @@ def read_list(root: Path, lists: str, split: str) -> list[str]:
     path = folder / f'{split}.txt'
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob('*.txt'))
-        there = f'there are {", ".join(known)}.{nearest(split, known)}' if known else f'{folder} has no lists'
-        raise InputError(f'{root} has no split {split!r}: {there}')
+        hint = f'{nearest(split, known)} Splits: {", ".join(known)}' if known else f' {folder} has no lists'
+        raise InputError(f'{root} has no split {split!r}.{hint}')
     names = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
     if not names:
-        raise InputError(f'{path} names no images')
+        raise InputError(f'{path} is empty; it must list image names, one a line')
     return names
 
 
 def _find(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str], listed: str) -> list[Path]:
-    """The file of each name, from one look into the folder."""
+    """The file of each name."""
     if not folder.is_dir():
-        raise InputError(f'{folder}: no such folder')
+        raise InputError(f'the folder {folder} does not exist')
     files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes}
     missing = [name for name in names if name not in files]
     if missing:
@@ -244,7 +248,7 @@ def _find(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str
 
 
 def _stored_vocabulary(root: Path) -> Vocabulary | None:
-    """The folder's own classes, in the order of its mask values."""
+    """The dataset's own classes, in the order of its mask values."""
     for name in ('vocabulary.json', 'classes.txt'):
         if (root / name).is_file():
             return _vocabulary(root / name)
@@ -262,27 +266,27 @@ def _vocabulary(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
 
 
 def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, first: int) -> np.ndarray:
-    """(256 or more,) int64: the class index of each value that a file may hold, ``_UNKNOWN`` for others.
+    """(256 or more,) int64: class index of each mask value, ``_UNKNOWN`` for values without a class.
 
     ``first`` is the value of the first class; those below are unlabeled.
     """
     table = np.full(max(256, first + len(stored), ignore_index + 1), _UNKNOWN, np.int64)
     spelling = {name.casefold(): index for index, name in enumerate(chosen.class_names)}
     known = {name.casefold() for name in stored.class_names}
-    strangers = [
+    unknown = [
         name for name in chosen.class_names if name.casefold() not in known and name != chosen.background
     ]
-    if strangers and len(stored) != len(chosen):
-        hint = nearest(strangers[0], stored.class_names)
+    if unknown and len(stored) != len(chosen):
+        hint = nearest(unknown[0], stored.class_names)
         raise InputError(
-            f'{len(strangers)} classes are not in the folder ({", ".join(strangers[:10])}), and it has '
-            f'{len(stored)} classes, not {len(chosen)}, so they cannot be new names for its classes.{hint}'
+            f'{len(unknown)} class names are not in the dataset ({", ".join(unknown[:10])}), and it has '
+            f'{len(stored)} classes, not {len(chosen)}, so they cannot rename its classes in order.{hint}'
         )
     if stored.background is not None and chosen.background is not None:
         spelling[stored.background.casefold()] = chosen.index(chosen.background)
     table[:first] = ignore_index
     for index, name in enumerate(stored.class_names):
-        table[first + index] = index if strangers else spelling.get(name.casefold(), ignore_index)
+        table[first + index] = index if unknown else spelling.get(name.casefold(), ignore_index)
     if ignore_index >= 0:
         table[ignore_index] = ignore_index
     return table

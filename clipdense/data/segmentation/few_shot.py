@@ -1,6 +1,6 @@
-"""Episodes of zero-shot and few-shot segmentation: one image, one class, and everything else is 'others'.
+"""Episodes of zero-shot and few-shot segmentation: one image and one class; all other pixels are 'others'.
 
-(H, W): pixels.  The lists are those of HSNet's harness, which LSeg uses without support images.
+(H, W): pixels.  The lists are those of HSNet's code, which LSeg uses without support images.
 
 Source: Shaban et al. (arXiv 1709.03410) for PASCAL-5i; Nguyen and Todorovic (arXiv 1909.13140) for COCO-20i;
 Li et al. (arXiv 1907.12347) for FSS-1000; isl-org/lang-seg ``fewshot_data``.
@@ -31,7 +31,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 OTHERS = 'others'
 IGNORED = 255
-_VOC_WORDS = {'motorcycle': 'motorbike', 'airplane': 'aeroplane', 'couch': 'sofa', 'tv': 'tvmonitor'}
+_VOC_NAMES = {'motorcycle': 'motorbike', 'airplane': 'aeroplane', 'couch': 'sofa', 'tv': 'tvmonitor'}
 Split = Literal['train', 'val']
 
 
@@ -47,7 +47,7 @@ class EpisodeSample(SegmentationSample):
 
 
 class Episode(NamedTuple):
-    """An image, its mask and the class that is asked for."""
+    """An image, its mask and the queried class."""
 
     image: Path
     mask: Path
@@ -55,7 +55,7 @@ class Episode(NamedTuple):
 
 
 class Episodes(Dataset):
-    """Squares of one size with masks of one class.
+    """Square images of one size with masks of one class.
 
     Args:
         class_names: of all folds, so that a class has the same index everywhere.
@@ -69,18 +69,18 @@ class Episodes(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What MMEngine hands to metrics as ``dataset_meta``."""
+        """The ``dataset_meta`` that MMEngine passes to metrics."""
         return {'vocabulary': self.vocabulary, 'class_ids': self.class_ids, 'class_names': self.class_names}
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def episode(self, index: int) -> Episode:
-        """What is asked in episode ``index``."""
+        """Image, mask and class of episode ``index``."""
         raise NotImplementedError
 
     def read_mask(self, episode: Episode) -> np.ndarray:
-        """(H, W): 1 on the class, 0 elsewhere, 255 where it does not count."""
+        """(H, W): 1 on the class, 0 elsewhere, 255 for ignored pixels."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, Tensor | EpisodeSample]:
@@ -91,7 +91,7 @@ class Episodes(Dataset):
         image = to_tensor(read_image(episode.image))
         mask = torch.from_numpy(self.read_mask(episode).astype(np.int64))
         if image.shape[-2:] != mask.shape:
-            raise InputError(f'{episode.mask} and {episode.image} differ in size')
+            raise InputError(f'the mask {episode.mask} and the image {episode.image} differ in size')
         size = [self.size, self.size]
         mask = torch.nn.functional.interpolate(mask[None, None].float(), size, mode='nearest')[0, 0].long()
         image = vision.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
@@ -106,7 +106,7 @@ class PascalFold(Episodes):
     Args:
         root: ``JPEGImages`` and ``SegmentationClassAug`` (VOC 2012 with the added masks of SBD).
         fold: 0 to 3.
-        split: 'val' asks for the fold's classes, 'train' for the others.
+        split: 'val' queries the fold's classes, 'train' the others.
         lists: folder with ``SPLIT/foldF.txt``, lines such as ``2007_000033__01`` (image, class from 1); in
             'train' those of the other folds are joined.
         episodes: length; shorter lists repeat.  None for one of each pair.
@@ -140,13 +140,13 @@ class PascalFold(Episodes):
         return self._length
 
     def episode(self, index: int) -> Episode:
-        """Pair ``index`` of the list, over and over."""
+        """Pair ``index`` of the list, which repeats."""
         name, class_id = self._pairs[index % len(self._pairs)]
         masks = self.root / 'SegmentationClassAug'
         return Episode(self.root / 'JPEGImages' / f'{name}.jpg', masks / f'{name}.png', class_id)
 
     def read_mask(self, episode: Episode) -> np.ndarray:
-        """The class against all others; the void border does not count."""
+        """The class against all others; the void border is ignored."""
         stored = read_mask(episode.mask)
         return np.where(stored == IGNORED, IGNORED, stored == episode.class_id + 1)
 
@@ -155,20 +155,20 @@ class PascalFold(Episodes):
 class CocoFold(Episodes):
     """COCO-20i: fold f holds out the classes f, f + 4, f + 8, ... of COCO's eighty.
 
-    Episodes draw a class, then one of its images, both evenly: in 'val' from numpy's generator with seed 0,
-    as the harness does; in 'train' anew in each epoch.
+    Episodes draw a class, then one of its images, both uniformly: in 'val' from NumPy's generator, seed 0,
+    as HSNet does; in 'train' newly in each epoch.
 
     Args:
-        root: images and ``annotations``, PNG masks of class + 1 beside the same names.
+        root: images and ``annotations``, PNG masks of class index + 1 with the same names.
         fold: 0 to 3.
-        split: 'val' asks for the fold's classes, 'train' for the others.
+        split: 'val' queries the fold's classes, 'train' the others.
         lists: JSON, class index -> paths under ``root``; ``class_lists`` makes one.
         episodes: length.
         seed: of the draws.
         size: see ``Episodes``.
 
     Raises:
-        InputError: no such fold, a list that is no such JSON, or a class without images.
+        InputError: no such fold, a list in another format, or a class without images.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class CocoFold(Episodes):
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other episodes; evaluation keeps its own."""
+        """Draw new training episodes; those of evaluation stay the same."""
         self._epoch.fill_(epoch)
 
     def episode(self, index: int) -> Episode:
@@ -213,7 +213,7 @@ class CocoFold(Episodes):
 
 @DATASETS.register_module()
 class FSS1000(Episodes):
-    """FSS-1000: a thousand classes with ten images each, one folder a class, masks beside the images.
+    """FSS-1000: a thousand classes with ten images each, one folder per class, masks next to the images.
 
     Args:
         root: folder of the class folders, with ``1.jpg``, ``1.png`` and so on.
@@ -235,7 +235,7 @@ class FSS1000(Episodes):
         parts = {'train': 'trn', 'val': 'val', 'test': 'test'}
         names = {part: sorted(_read_lines(Path(lists) / f'{stem}.txt')) for part, stem in parts.items()}
         if split not in names:
-            raise InputError(f"FSS-1000 has the splits 'train', 'val' and 'test', got {split!r}")
+            raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
         first = sum(len(names[part]) for part in list(parts)[: list(parts).index(split)])
         shown = range(first, first + len(names[split]))
         super().__init__([name for part in parts for name in names[part]], shown, size)
@@ -253,11 +253,11 @@ class FSS1000(Episodes):
         return len(self._episodes)
 
     def episode(self, index: int) -> Episode:
-        """Image ``index``, class after class."""
+        """Image ``index``, ordered by class."""
         return self._episodes[index]
 
     def read_mask(self, episode: Episode) -> np.ndarray:
-        """Brighter than half is the class."""
+        """Pixels brighter than 127 are the class."""
         return (np.asarray(read_image(episode.mask).convert('L')) >= 128).astype(np.uint8)
 
 
@@ -265,10 +265,10 @@ def fold_classes(benchmark: Literal['pascal', 'coco'], fold: int, split: Split) 
     """Class indices of a fold: held out ('val'), or all others ('train').
 
     Raises:
-        InputError: another fold or split.
+        InputError: an unknown fold or split.
     """
     if fold not in range(4) or split not in ('train', 'val'):
-        raise InputError(f"folds are 0 to 3 and splits 'train' and 'val', got {fold!r} and {split!r}")
+        raise InputError(f"fold must be 0 to 3 and split 'train' or 'val', got {fold!r} and {split!r}")
     count = {'pascal': 20, 'coco': 80}[benchmark]
     held = range(5 * fold, 5 * fold + 5) if benchmark == 'pascal' else range(fold, count, 4)
     return tuple(at for at in range(count) if (at in held) == (split == 'val'))
@@ -277,7 +277,7 @@ def fold_classes(benchmark: Literal['pascal', 'coco'], fold: int, split: Split) 
 def draw_episodes(
     class_ids: Sequence[int], images: dict[int, list[str]], episodes: int, seed: int
 ) -> list[tuple[int, str]]:
-    """Classes and images as numpy's legacy generator gives them, in the harness's order of calls."""
+    """Classes and images drawn with NumPy's legacy generator, in the order of HSNet's calls."""
     generator = np.random.RandomState(seed)
     drawn = []
     for _ in range(episodes):
@@ -289,7 +289,7 @@ def draw_episodes(
 def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
     """The lists of ``CocoFold`` by name, from COCO's instances (HSNet's pickles may have another order).
 
-    ``folder``, such as 'val2014', stands before the file names."""
+    ``folder``, such as 'val2014', is put before the file names."""
     found = json.loads(Path(instances).read_text('utf-8'))
     place = {
         category['id']: at for at, category in enumerate(sorted(found['categories'], key=lambda c: c['id']))
@@ -302,8 +302,8 @@ def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
 
 
 def _unspaced(names: Sequence[str]) -> tuple[str, ...]:
-    """Names as the few-shot checkpoints know them: VOC's words where both have one, and no spaces."""
-    return tuple(_VOC_WORDS.get(name, name).replace(' ', '') for name in names)
+    """Names as in the few-shot checkpoints: VOC's where VOC and COCO differ, without spaces."""
+    return tuple(_VOC_NAMES.get(name, name).replace(' ', '') for name in names)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -319,10 +319,12 @@ def _read_pairs(path: Path, shown: Sequence[int]) -> list[tuple[str, int]]:
     for number, line in enumerate(_read_lines(path), 1):
         name, mark, label = line.rpartition('__')
         if not mark or not label.isdigit() or int(label) - 1 not in shown:
-            raise InputError(f'{path}, line {number}: {line!r} is not IMAGE__CLASS with a class of this fold')
+            raise InputError(
+                f'{path}, line {number}: expected IMAGE__CLASS with a class of this fold, got {line!r}'
+            )
         pairs.append((name, int(label) - 1))
     if not pairs:
-        raise InputError(f'{path} names no images')
+        raise InputError(f'the list {path} is empty')
     return pairs
 
 
@@ -330,7 +332,7 @@ def _check_files(episodes: Sequence[Episode]) -> None:
     missing = [path for episode in episodes for path in episode[:2] if not path.is_file()]
     if missing:
         first = ', '.join(map(str, missing[:10]))
-        raise InputError(f'{len(missing)} images and masks named in the lists are not there: {first}')
+        raise InputError(f'{len(missing)} listed images and masks do not exist: {first}')
 
 
 def _read_class_lists(path: Path, class_ids: Sequence[int]) -> dict[int, list[str]]:
@@ -341,7 +343,7 @@ def _read_class_lists(path: Path, class_ids: Sequence[int]) -> dict[int, list[st
     except OSError as error:
         raise InputError(f'cannot read the list {path}: {error.strerror}') from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f'{path} is not JSON of class index -> images: {error}') from error
+        raise InputError(f'{path} is not a JSON object of class index -> list of images: {error}') from error
     empty = [at for at in class_ids if not found.get(at)]
     if empty:
         raise InputError(f'{path} has no images for the classes {empty[:10]}')

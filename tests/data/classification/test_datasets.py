@@ -67,7 +67,7 @@ class TestLabeledFolder:
     @pytest.mark.parametrize(
         ('given', 'message'),
         [
-            (['one'], '1 names, .* has 2 folders'),
+            (['one'], '1 names, .* has 2 subfolders'),
             ({'cat': 'x', 'hot_dgo': 'y'}, "no name for the folder 'hot_dog'.*Did you mean 'hot_dgo'"),
             (['same', 'same'], 'the same class name'),
             ('one\ntwo\nthree\n', r'classes\.txt has 3 names'),
@@ -164,13 +164,13 @@ class TestTorchvisionDataset:
             'apple',
             'bee',
         )  # as the official example prompts them
-        with pytest.raises(InputError, match='3 classes, class_names has 2'):
+        with pytest.raises(InputError, match='3 classes, but class_names has 2'):
             TorchvisionDataset('CIFAR100', cifar100, class_names=['a', 'b'])
 
     @pytest.mark.parametrize(
         ('damage', 'message'),
         [
-            (lambda file: file.unlink(), r'CIFAR100 is not complete: test missing in .*cifar-100-python'),
+            (lambda file: file.unlink(), r'CIFAR100 is incomplete: test missing in .*cifar-100-python'),
             (lambda file: file.write_bytes(b'x'), 'one of train, test, meta in .* is damaged'),
         ],
         ids=['missing', 'damaged'],
@@ -182,14 +182,14 @@ class TestTorchvisionDataset:
 
     @pytest.mark.parametrize('name', ['MNIST', 'Food101', 'ImageNet', 'OxfordIIITPet', 'EuroSAT', 'STL10'])
     def test_refuses_an_empty_folder(self, tmp_path, name):
-        with pytest.raises(InputError, match=f'{name} is not complete: .*nothing is downloaded'):
+        with pytest.raises(InputError, match=f'{name} is incomplete: .*nothing is downloaded'):
             TorchvisionDataset(name, tmp_path)
 
     @pytest.mark.parametrize(
         ('name', 'options', 'message'),
         [
             ('CIFAR1000', {}, "Did you mean 'CIFAR100'"),
-            ('CIFAR100', {'version': 2}, 'does not take these options'),
+            ('CIFAR100', {'version': 2}, 'invalid options for CIFAR100'),
             ('Food101', {'split': 'tset'}, "Food101: .*'tset'"),
         ],
     )
@@ -222,7 +222,7 @@ class TestTorchvisionDataset:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(datasets, 'FakeData2', fake, raising=False)
             patch.setattr(datasets, '__all__', ('FakeData2',))
-            with pytest.raises(InputError, match='give class_names'):
+            with pytest.raises(InputError, match='pass class_names'):
                 TorchvisionDataset('FakeData2', tmp_path, options=options)
             dataset = TorchvisionDataset('FakeData2', tmp_path, class_names=['a', 'b'], options=options)
         assert dataset[0]['images'].shape == (3, 8, 8)

@@ -45,33 +45,39 @@ def test_what_is_missing_is_filled_in_and_ids_begin_at_one():
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
-        ([], 'no COCO file'),
-        ({'images': [], 'annotations': []}, 'no list of categories'),
-        (broken('annotations', 1, id=11), '1 ids of annotations occur twice or more, first 11'),
-        (broken('images', 1, id=1), 'ids of images occur twice'),
-        (broken('categories', 1, id=0), 'ids of categories occur twice'),
-        (without('annotations', 0, 'id'), 'entry 0 of annotations has no whole number'),
+        ([], 'is not a COCO file'),
+        ({'images': [], 'annotations': []}, "the list 'categories' is missing"),
+        (broken('annotations', 1, id=11), '1 ids of annotations are not unique, first 11'),
+        (broken('images', 1, id=1), 'ids of images are not unique'),
+        (broken('categories', 1, id=0), 'ids of categories are not unique'),
+        (without('annotations', 0, 'id'), 'entry 0 of annotations has no integer id'),
         (broken('categories', 1, name=' '), 'category 6 has no name'),
         (without('categories', 1, 'name'), 'category 6 has no name'),
-        (broken('categories', 1, name='cat'), "two categories are called 'cat'"),
-        (broken('annotations', 0, image_id=5), 'annotation 11 is of image 5'),
-        (broken('annotations', 0, category_id=5), 'annotation 11 is of category 5'),
-        (broken('annotations', 0, bbox=[0, 0, -3, 3]), r'annotation 11: its bbox \[0, 0, -3, 3\] has a neg'),
-        (broken('annotations', 0, bbox=[0, 0, 3]), 'not four numbers'),
+        (broken('categories', 1, name='cat'), "two categories have the name 'cat'"),
+        (broken('annotations', 0, image_id=5), 'annotation 11: image_id 5 is not in images'),
+        (broken('annotations', 0, category_id=5), 'annotation 11: category_id 5 is not in categories'),
+        (broken('annotations', 0, bbox=[0, 0, -3, 3]), r'annotation 11: bbox \[0, 0, -3, 3\] has a neg'),
+        (broken('annotations', 0, bbox=[0, 0, 3]), 'must be four numbers'),
         (broken('annotations', 0, bbox=[0, math.nan, 3, 3]), 'not a finite number'),
-        (without('annotations', 0, 'bbox'), 'its bbox is None'),
-        (without('images', 0, 'width'), 'image 1 has width and height'),
+        (without('annotations', 0, 'bbox'), 'must be four numbers, got None'),
+        (without('images', 0, 'width'), 'image 1 has invalid width and height'),
         (broken('annotations', 0, segmentation=[[1, 2, 3, 4]]), 'a polygon needs at least three points'),
-        (broken('annotations', 0, segmentation='abc'), 'neither polygons nor run lengths'),
+        (broken('annotations', 0, segmentation='abc'), 'must be polygons or run lengths'),
         (broken('annotations', 0, segmentation=[[1, 2, 3, 4, math.nan, 6]]), 'not a finite number'),
-        (broken('annotations', 0, segmentation={'size': [80, 100], 'counts': 5}), 'nor run lengths'),
-        (broken('annotations', 0, segmentation={'size': [9, 9], 'counts': [81]}), r'of \(9, 9\) pixels'),
-        (broken('annotations', 0, area='12'), "its area is '12'"),
-        (broken('annotations', 0, area=math.nan), 'its area is nan'),
-        (broken('annotations', 0, iscrowd='no'), "its iscrowd 'no'"),
-        (broken('annotations', 0, image_id=[1]), r'is of image \[1\]'),
-        (broken('images', 0, width=math.inf), 'image 1 has width and height'),
-        (broken('annotations', 0, bbox=[60, 40, 90, 70]), 'COCO wants x, y, width, height'),
+        (
+            broken('annotations', 0, segmentation={'size': [80, 100], 'counts': 5}),
+            'must be polygons or run lengths',
+        ),
+        (
+            broken('annotations', 0, segmentation={'size': [9, 9], 'counts': [81]}),
+            r'have size \(9, 9\), expected',
+        ),
+        (broken('annotations', 0, area='12'), "invalid area '12'"),
+        (broken('annotations', 0, area=math.nan), 'invalid area nan'),
+        (broken('annotations', 0, iscrowd='no'), "or iscrowd 'no'"),
+        (broken('annotations', 0, image_id=[1]), r'image_id \[1\] is not in images'),
+        (broken('images', 0, width=math.inf), 'image 1 has invalid width and height'),
+        (broken('annotations', 0, bbox=[60, 40, 90, 70]), 'COCO boxes must be x, y, width, height'),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else '',
 )
@@ -106,7 +112,7 @@ def test_files(tmp_path):
     path = tmp_path / 'instances.json'
     path.write_text(json.dumps(GOOD))
     assert len(read_coco(path)['images']) == 2
-    with pytest.raises(InputError, match=r"2 of 2 images are missing .* first is 'a.jpg'"):
+    with pytest.raises(InputError, match=r"2 of 2 images are missing .* first 'a.jpg'"):
         read_coco(path, tmp_path / 'images')
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'a.jpg').touch()

@@ -218,12 +218,12 @@ def test_lvis_frequencies():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'classes': ['horse']}, "no such classes in the annotations: .'horse'"),
+        ({'classes': ['horse']}, "class names not in the annotations: .'horse'"),
         ({'classes': 'bases'}, "Did you mean 'base'"),
-        ({'classes': 'ov_coco'}, 'no such classes'),
-        ({'regions': 'nowhere'}, 'holds no region embeddings'),
+        ({'classes': 'ov_coco'}, 'class names not in the annotations'),
+        ({'regions': 'nowhere'}, 'does not contain region embeddings'),
     ],
-    ids=['class', 'word', 'not coco', 'no store'],
+    ids=['class', 'word', 'not coco', 'is not a store'],
 )
 def test_refusals(folder, options, message):
     with pytest.raises(InputError, match=message):
@@ -232,7 +232,7 @@ def test_refusals(folder, options, message):
 
 def test_an_image_of_another_size_is_named(folder):
     Image.new('RGB', (10, 10)).save(folder / '1.png')
-    with pytest.raises(InputError, match=r'1\.png is 10 x 10, the annotations say 64 x 48'):
+    with pytest.raises(InputError, match=r'1\.png is 10 x 10, but 64 x 48 in the annotations'):
         coco(folder)[0]
 
 
@@ -267,9 +267,9 @@ def test_voc(voc):
     [
         (lambda root: (root / 'Annotations/one.xml').unlink(), 'cannot read'),
         (lambda root: (root / 'Annotations/one.xml').write_text('<annotation>'), 'is not XML'),
-        (lambda root: (root / 'Annotations/one.xml').write_text('<annotation/>'), 'how large'),
+        (lambda root: (root / 'Annotations/one.xml').write_text('<annotation/>'), 'has no valid size/width'),
         (lambda root: (root / 'JPEGImages/one.jpg').unlink(), '1 of 1 images are missing'),
-        (lambda root: (root / 'ImageSets/Main/train.txt').write_text(''), 'names no images'),
+        (lambda root: (root / 'ImageSets/Main/train.txt').write_text(''), 'train.txt is empty'),
         (lambda root: (root / 'ImageSets/Main/train.txt').unlink(), 'cannot read the list'),
     ],
     ids=['no xml', 'broken xml', 'no size', 'no image', 'empty list', 'no list'],

@@ -54,9 +54,9 @@ def test_it_goes_on_where_it_was(tmp_path):
     again = RegionStore.create(tmp_path / 'store', FACTS, IDS)
     assert again.unfinished == [4, 7]
     assert len(again[9].boxes) == 1
-    with pytest.raises(InputError, match='is not finished'):
+    with pytest.raises(InputError, match='is incomplete; run'):
         again[4]
-    with pytest.raises(InputError, match='lacks 2 of 3 images'):
+    with pytest.raises(InputError, match='is incomplete: 2 of 3 images are missing'):
         again.check_images(IMAGES)
 
 
@@ -76,8 +76,8 @@ def test_an_interruption_before_the_count_leaves_the_image_undone(tmp_path, monk
         ({'proposals': 'x'}, 'proposals of another detector'),
         ({'crops': (1.0,)}, 'other crops'),
         ({'images': 'x'}, 'other images'),
-        ({'regions': 4}, '3 regions an image'),
-        ({'width': 6}, '5 numbers a region'),
+        ({'regions': 4}, '3 regions per image'),
+        ({'width': 6}, '5 values per region'),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
@@ -91,7 +91,7 @@ def test_a_store_of_something_else_is_refused(tmp_path, change, message):
     'images', [[(5, 100, 80)], [(4, 99, 80), *IMAGES[1:]]], ids=['strange id', 'another size']
 )
 def test_proposals_for_other_images_are_refused(tmp_path, images):
-    with pytest.raises(InputError, match='is of other images'):
+    with pytest.raises(InputError, match='belongs to other images'):
         filled(tmp_path / 'store').check_images(images)
 
 
@@ -102,13 +102,16 @@ def cut(path):
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
-        (lambda folder: cut(folder / 'embeddings.npy'), 'cut off'),
-        (lambda folder: cut(folder / 'count.npy'), 'cut off'),
-        (lambda folder: (folder / 'boxes.npy').unlink(), 'cut off'),
-        (lambda folder: np.save(folder / 'boxes.npy', np.zeros((3, 2, 4), np.float32)), 'does not fit'),
+        (lambda folder: cut(folder / 'embeddings.npy'), 'damaged or truncated'),
+        (lambda folder: cut(folder / 'count.npy'), 'damaged or truncated'),
+        (lambda folder: (folder / 'boxes.npy').unlink(), 'damaged or truncated'),
+        (
+            lambda folder: np.save(folder / 'boxes.npy', np.zeros((3, 2, 4), np.float32)),
+            'does not match its store',
+        ),
         (lambda folder: cut(folder / 'store.json'), 'is damaged'),
-        (lambda folder: (folder / 'store.json').write_text(json.dumps({'format': 'x'})), 'no store'),
-        (lambda folder: (folder / 'store.json').unlink(), 'holds no region embeddings'),
+        (lambda folder: (folder / 'store.json').write_text(json.dumps({'format': 'x'})), 'is not a store'),
+        (lambda folder: (folder / 'store.json').unlink(), 'does not contain region embeddings'),
     ],
     ids=['embeddings', 'count', 'boxes gone', 'boxes of another size', 'header', 'format', 'no header'],
 )
@@ -123,14 +126,14 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     """30 GB of 3 images: a mapped file would only find out when the process dies."""
     facts = replace(FACTS, regions=300, width=10**7)
     monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(InputError, match=r'3 images of 300 regions take 18\.0 GB, 1\.0 are free'):
+    with pytest.raises(InputError, match=r'3 images with 300 regions need 18\.0 GB, 1\.0 GB are free'):
         RegionStore.create(tmp_path / 'store', facts, IDS)
     assert list((tmp_path / 'store').iterdir()) == []
 
 
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(InputError, match='holds no region embeddings: name a new folder'):
+    with pytest.raises(InputError, match='does not contain region embeddings; choose a new folder'):
         RegionStore.create(tmp_path, FACTS, IDS)
 
 

@@ -140,12 +140,12 @@ class TestCsvPairs:
     @pytest.mark.parametrize(
         ('text', 'message'),
         [
-            ('filepath,title\nred.png,x\n', "no column 'filepath'.*another separator"),
+            ('filepath,title\nred.png,x\n', "no column 'filepath'.*change the separator"),
             ('filepath\tcaption\tTitle\nred.png\tx\ty\n', "no column 'title'.*Did you mean 'Title'"),
             ('', "no column 'filepath'"),
-            ('filepath\ttitle\n', 'no row with an image and a caption'),
+            ('filepath\ttitle\n', 'no row with both an image and a caption'),
             ('filepath\ttitle\n' + 'red.png\t\n' * 12, '11 of 11 rows could not be used'),
-            ('filepath\ttitle\n' + 'x' * 200_000 + '\ty\n', 'no table with separator'),
+            ('filepath\ttitle\n' + 'x' * 200_000 + '\ty\n', 'is not a table with separator'),
         ],
         ids=['separator', 'column', 'empty', 'no rows', 'too many bad', 'field too long'],
     )
@@ -170,7 +170,7 @@ def test_no_path_leaves_the_root(folder, kind, name):
         open_it = partial(CsvPairs, table, 'f', 't', root=folder / 'root')
     else:
         open_it = partial(CocoCaptions, coco(folder, {1: name}, [(1, 'x')]), folder / 'root')
-    with pytest.raises(InputError, match='no row' if kind == 'csv' and not name else 'leads out of'):
+    with pytest.raises(InputError, match='no row' if kind == 'csv' and not name else 'is outside'):
         open_it()
 
 
@@ -298,13 +298,13 @@ class TestCocoCaptions:
         ('content', 'message'),
         [
             ('{"images": [', 'not JSON'),
-            ('[]', 'not JSON in the format of COCO'),
+            ('[]', 'not JSON in COCO format'),
             ('{"images": []}', "'annotations' is missing"),
             ('{"images": [{"id": 1}], "annotations": []}', "'file_name' is missing"),
             ('{"images": [], "annotations": []}', 'no image of'),
             (
                 json.dumps({'images': [{'id': 1, 'file_name': 'red.png'}] * 2, 'annotations': []}),
-                'id is taken',
+                'duplicate id',
             ),
         ],
     )

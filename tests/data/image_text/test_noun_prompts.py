@@ -153,10 +153,13 @@ def test_nouns_by_other_rules_are_not_used(shard, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
-        (lambda shard: NounPrompts(count=0), 'at least one prompt'),
-        (lambda shard: add_nouns(str(shard), shard, NounExtractor()), 'over itself'),
-        (lambda shard: add_nouns([str(shard), str(shard)], shard / 'x', NounExtractor()), 'one name'),
-        (lambda shard: add_nouns(str(shard / 'none.tar'), shard / 'x', NounExtractor()), 'not there'),
+        (lambda shard: NounPrompts(count=0), 'must be at least 1, got 0'),
+        (lambda shard: add_nouns(str(shard), shard, NounExtractor()), 'would overwrite the source'),
+        (
+            lambda shard: add_nouns([str(shard), str(shard)], shard / 'x', NounExtractor()),
+            'the same file name',
+        ),
+        (lambda shard: add_nouns(str(shard / 'none.tar'), shard / 'x', NounExtractor()), 'does not exist'),
         (lambda shard: add_nouns(str(shard), shard / '000.tar' / 'x', NounExtractor()), 'cannot write'),
     ],
 )

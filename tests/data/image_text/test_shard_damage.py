@@ -46,7 +46,7 @@ class TestDamage:
         assert found == ([0, 1, 2, 4, 4, 5, 6] if cause == 'image' else [0, 1, 2, 4, 5, 6])
         assert (dataset.faults.causes, dataset.faults.seen) == ({cause: 1}, 7)
         assert len(log) == 1
-        assert log[0].startswith(f'left out ({cause}): ')
+        assert log[0].startswith(f'skipped ({cause}): ')
         assert 'a.tar' in log[0]
         assert '000003' in log[0]
 
@@ -105,7 +105,7 @@ class TestDamage:
         dataset = stream(tmp_path, shuffle=0)
         assert read(dataset) == [*range(kept), 100, 101, 102]
         assert dataset.shard_faults.causes == {'shard': 1}
-        assert (line := log[-1]).startswith('left out (shard): ')
+        assert (line := log[-1]).startswith('skipped (shard): ')
         assert 'a.tar: damaged at byte' in line
         assert (f'after sample a.tar/{kept - 1:06d}' in line) is (kept > 0)
 

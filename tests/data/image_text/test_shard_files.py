@@ -33,7 +33,7 @@ class TestListing:
     )
     def test_urls_are_left_alone(self, url):
         if url.startswith('s3'):
-            with pytest.raises(InputError, match='not there'):
+            with pytest.raises(InputError, match='does not exist'):
                 list_shards(url)
         else:
             assert list_shards(url) == [url.replace('{0..1}', '0'), url.replace('{0..1}', '1')]
@@ -45,12 +45,12 @@ class TestListing:
     @pytest.mark.parametrize(
         ('urls', 'message'),
         [
-            ('{}/s-{{04..07}}.tar', r'shard .*s-06\.tar and 1 more of 4 is not there'),
+            ('{}/s-{{04..07}}.tar', r'shard .*s-06\.tar and 1 more of 4 does not exist'),
             ('{}/t-00.tar', "Did you mean 's-00.tar'"),
             ('{}/*.tgz', 'no shards in'),
             ('{}/s-{{00..01.tar', 'cannot be expanded|not there'),
-            ('s3://bucket/0.tar', 'shards are opened from .*https.*, not s3'),
-            ([], 'no shards named'),
+            ('s3://bucket/0.tar', 'unsupported URL scheme s3; use file, pipe, .*https'),
+            ([], 'no shards given'),
         ],
     )
     def test_refuses(self, folder, urls, message):

@@ -233,8 +233,8 @@ class TestRefusing:
     @pytest.mark.parametrize(
         ('ranks', 'workers', 'message'),
         [
-            (4, 2, '6 shards are too few for 4 ranks with 2 workers each: use 1 workers at most'),
-            (1, 7, 'use 6'),
+            (4, 2, '6 shards are too few for 4 ranks with 2 workers each; use at most 1 workers'),
+            (1, 7, 'use at most 6 workers'),
         ],
     )
     def test_more_workers_than_shards(self, folder, monkeypatch, ranks, workers, message):
@@ -249,7 +249,7 @@ class TestRefusing:
         ('settings', 'ranks', 'message'),
         [
             ({}, 7, '6 shards are too few for 7 ranks'),
-            ({'resampled': True}, 1, 'give samples_per_epoch'),
+            ({'resampled': True}, 1, 'needs samples_per_epoch'),
             ({'samples_per_epoch': 7}, 4, 'less than one batch of 2 for each of 4 ranks'),
         ],
     )

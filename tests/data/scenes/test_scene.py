@@ -183,8 +183,8 @@ def test_painting_stays_inside_the_outline():
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
-        (lambda: Scenes('standart'), "no difficulty 'standart'.*Did you mean 'standard'"),
-        (lambda: Scenes(image_size=8), 'at least 16 pixels a side, not 8'),
+        (lambda: Scenes('standart'), "unknown difficulty 'standart'.*Did you mean 'standard'"),
+        (lambda: Scenes(image_size=8), 'image_size must be at least 16 pixels, got 8'),
         (lambda: Scenes().draw(0, ['red stripped star']), "Did you mean 'red striped star'"),
         (lambda: Scenes().draw(0, ['bsae']), "neither a split.*Did you mean 'base'"),
         (lambda: Scenes().draw(0, []), 'at least one split or class'),

@@ -178,7 +178,7 @@ def test_overwriting_is_asked_for_and_only_touches_scenes(tmp_path):
     out = tmp_path / 'out'
     write_scenes(out, 'easy', num_train=2, num_val=1)
     (out / 'notes.txt').write_text('mine')
-    with pytest.raises(InputError, match='holds scenes already'):
+    with pytest.raises(InputError, match='already contains scenes'):
         write_scenes(out, num_train=3, num_val=1)
     write_scenes(out, num_train=3, num_val=1, overwrite=True)
     assert len(list((out / 'voc/JPEGImages').iterdir())) == 6
@@ -196,7 +196,7 @@ def test_overwriting_is_asked_for_and_only_touches_scenes(tmp_path):
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
     (tmp_path / 'coco').mkdir()
     (tmp_path / 'coco' / 'precious.jpg').touch()
-    with pytest.raises(InputError, match='holds no scenes'):
+    with pytest.raises(InputError, match='does not contain generated scenes'):
         write_scenes(tmp_path, num_train=1, num_val=1, overwrite=True)
     assert (tmp_path / 'coco' / 'precious.jpg').exists()
 
@@ -221,7 +221,7 @@ def test_a_run_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / 'out').touch()
-    with pytest.raises(InputError, match='holds no scenes'):
+    with pytest.raises(InputError, match='does not contain generated scenes'):
         write_scenes(tmp_path / 'out', num_train=1, num_val=1)
 
 

@@ -128,7 +128,11 @@ def test_kept_unseen_classes_count_as_novel():
         (WORDS, {'unseen': ['tee']}, "'tee' is not in the vocabulary. Did you mean 'tree'"),
         (WORDS, {'unseen': ['background']}, "background 'background' cannot be unseen"),
         (WORDS, {'unseen': ['car'], 'pixels': 'void'}, "'ignore', 'background' or 'keep', got 'void'"),
-        (Vocabulary(('a', 'b')), {'unseen': ['a'], 'pixels': 'background'}, 'the vocabulary has none'),
+        (
+            Vocabulary(('a', 'b')),
+            {'unseen': ['a'], 'pixels': 'background'},
+            'needs a vocabulary with a background class',
+        ),
     ],
     ids=['both', 'unknown', 'background', 'option', 'no background'],
 )

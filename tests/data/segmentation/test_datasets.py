@@ -117,15 +117,15 @@ def remove(path):
         (
             lambda root: remove(root / 'classes.txt'),
             {},
-            'has no classes.txt: write one, or give a vocabulary',
+            'has no classes.txt; write one .*or pass',
         ),
-        (lambda root: None, {'split': 'vla'}, "no split 'vla': there are val. Did you mean 'val'"),
+        (lambda root: None, {'split': 'vla'}, "no split 'vla'. Did you mean 'val'. Splits: val"),
         (
             lambda root: None,
             {'vocabulary': ['cats', 'sky']},
-            r'1 classes are not in the folder \(cats\).*mean .cat',
+            r'1 class names are not in the dataset \(cats\).*mean .cat',
         ),
-        (lambda root: None, {'ignore_index': 3}, "ignore_index 3 is a class \\('sky'\\)"),
+        (lambda root: None, {'ignore_index': 3}, "ignore_index 3 is the index of a class \\('sky'\\)"),
         (
             lambda root: remove(root / 'JPEGImages/one.jpg'),
             {},
@@ -136,10 +136,10 @@ def remove(path):
             {},
             '1 of 2 .* are not in .*SegmentationClass: two',
         ),
-        (lambda root: (root / 'ImageSets/Segmentation/val.txt').write_text(' \n'), {}, 'names no images'),
+        (lambda root: (root / 'ImageSets/Segmentation/val.txt').write_text(' \n'), {}, 'val.txt is empty'),
         (lambda root: remove(root / 'ImageSets/Segmentation/val.txt'), {}, 'has no lists'),
-        (lambda root: (root / 'JPEGImages').rename(root / 'Images'), {}, 'JPEGImages: no such folder'),
-        (lambda root: root.rename(root.with_name('moved')), {}, 'voc: no such folder'),
+        (lambda root: (root / 'JPEGImages').rename(root / 'Images'), {}, 'JPEGImages does not exist'),
+        (lambda root: root.rename(root.with_name('moved')), {}, 'voc does not exist'),
     ],
 )
 def test_folders_that_do_not_fit(folder, break_it, options, message):
@@ -162,11 +162,11 @@ def rgb_mask(root):
 BROKEN = {
     'size': (
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.zeros((5, 4), int)),
-        r'one.png is 4 x 5, its image one.jpg 3 x 2',
+        r'one.png is 4 x 5, but its image one.jpg 3 x 2',
     ),
     'label': (
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.array([[37, 37, 0], [4, 255, 1]])),
-        'classes are 0 to 3, 255 is ignored, and its pixels by label are 4: 1, 37: 2, 0: 1, 1: 1, 255: 1',
+        'classes are 0 to 3, 255 is ignored, and the pixel counts by label are 4: 1, 37: 2, 0: 1, 1: 1, 255',
     ),
     '16-bit label': (
         lambda root: write_mask(root / 'SegmentationClass/one.png', np.array([[500, 0, 0], [0, 0, 0]])),
@@ -186,7 +186,7 @@ def test_broken_files_are_named_and_counted(folder, break_it, message):
         dataset[0]
     report = dataset.check()
     assert (report.images, len(report.faults)) == (1, 1)
-    assert '1 images in order, 1 with faults' in str(report)
+    assert '1 images without problems, 1 with problems' in str(report)
     assert report.faults[0] in str(report)
 
 

@@ -40,7 +40,7 @@ def test_folds(benchmark, fold, held):
 
 @pytest.mark.parametrize(('fold', 'split'), [(4, 'val'), (-1, 'val'), (0, 'test')])
 def test_other_folds_are_refused(fold, split):
-    with pytest.raises(InputError, match='folds are 0 to 3'):
+    with pytest.raises(InputError, match='fold must be 0 to 3'):
         fold_classes('coco', fold, split)
 
 
@@ -88,10 +88,13 @@ def test_pascal_trains_on_the_other_folds(voc):
 @pytest.mark.parametrize(
     ('lines', 'message'),
     [
-        ('2007_000033__06\n', r"line 1: '2007_000033__06' is not IMAGE__CLASS with a class of this fold"),
-        ('2007_000033\n', 'is not IMAGE__CLASS'),
-        ('\n', 'names no images'),
-        ('2007_000099__05\n', r'2 images and masks named in the lists are not there: .*2007_000099\.jpg'),
+        (
+            '2007_000033__06\n',
+            r"line 1: expected IMAGE__CLASS with a class of this fold, got '2007_000033__06'",
+        ),
+        ('2007_000033\n', 'expected IMAGE__CLASS'),
+        ('\n', 'fold0.txt is empty'),
+        ('2007_000099__05\n', r'2 listed images and masks do not exist: .*2007_000099\.jpg'),
         (None, 'cannot read the list'),
     ],
     ids=['class', 'form', 'empty', 'missing', 'no file'],
@@ -148,9 +151,9 @@ def test_coco_training_draws_anew_each_epoch(coco):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('[1]', 'is not JSON of class'),
+        ('[1]', 'is not a JSON object of class'),
         ('{"1": []}', r'no images for the classes \[1, 5'),
-        ('{', 'is not JSON'),
+        ('{', 'is not a JSON object'),
     ],
 )
 def test_coco_lists_that_are_none(coco, text, message):
@@ -199,7 +202,7 @@ def test_fss_shows_all_images_of_its_classes(fss):
     ('split', 'message'),
     [
         ('train', '2 of 2 classes have no images in .*: ant, bus'),
-        ('dev', "'train', 'val' and 'test', got 'dev'"),
+        ('dev', "'train', 'val' or 'test', got 'dev'"),
     ],
 )
 def test_fss_without_images_is_refused(fss, split, message):

@@ -117,14 +117,14 @@ def test_an_annotation_with_id_0_counts():
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'score': math.nan}, 'its score is nan'),
-        ({'score': None}, 'its score is None'),
+        ({'score': math.nan}, 'score must be a finite number, got nan'),
+        ({'score': None}, 'score must be a finite number, got None'),
         ({'image_id': 77}, 'image_id 77 is not in the ground truth'),
         ({'category_id': 1}, 'category_id 1 is not'),
         ({'bbox': [0, 0, -1, 5]}, 'negative width'),
-        ({'bbox': [0, 0, 5]}, 'not four numbers'),
+        ({'bbox': [0, 0, 5]}, 'must be four numbers'),
         ({'image_id': [1]}, r'image_id \[1\] is not'),
-        ({'segmentation': 'abc'}, 'neither polygons nor run lengths'),
+        ({'segmentation': 'abc'}, 'must be polygons or run lengths'),
     ],
     ids=['nan', 'no score', 'other image', 'other category', 'negative', 'three numbers', 'list', 'mask'],
 )

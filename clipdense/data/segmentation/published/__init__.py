@@ -1,4 +1,4 @@
-"""Datasets of open-vocabulary segmentation: what is where, how it is read, how labels are converted."""
+"""Published datasets of open-vocabulary segmentation: layouts, readers and label conversions."""
 
 from .reader import BenchmarkSegmentation, find_files, find_root
 from .table import BENCHMARKS, Benchmark, find_benchmark

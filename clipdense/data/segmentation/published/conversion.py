@@ -1,6 +1,6 @@
-"""Making many small files from others: none is ever half there, and what is there is not made again.
+"""Convert many small files: each is written atomically, and existing files are skipped.
 
-The files that others are made from are only read.
+Source files are only read.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from clipdense.utils.progress import track
 
 from . import labels
 
-_CHUNK = 8  # files handed to a process together
+_CHUNK = 8  # files passed to a process at once
 _SHORT_SIDE = 512  # pixels, of ADE20K's images with 847 classes
 
 
 class Job(NamedTuple):
-    """One file, and how its contents are made; ``make`` can be sent to another process."""
+    """A target file and the function that makes its contents; ``make`` must be picklable."""
 
     target: Path
     make: Callable[[], bytes]
@@ -37,24 +37,24 @@ class Job(NamedTuple):
 
 @dataclass
 class Report:
-    """What a conversion did."""
+    """Result of a conversion."""
 
     made: int = 0
-    kept: int = 0  # were there already
+    kept: int = 0  # existed before
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f'{self.made} files made, {self.kept} were there already, {len(self.faults)} failed']
+        lines = [f'{self.made} files written, {self.kept} already existed, {len(self.faults)} failed']
         return '\n'.join([*lines, *(f'  {fault}' for fault in self.faults)])
 
 
 def run_jobs(jobs: Sequence[Job], description: str, workers: int = 0) -> Report:
-    """Make the files that are not there yet; one that fails does not stop the others.
+    """Write the files that do not exist yet; a failure does not stop the others.
 
     Args:
         jobs: which files.
         description: for the progress bar.
-        workers: processes beside this one.
+        workers: number of additional processes.
 
     Raises:
         InputError: a file cannot be written.
@@ -87,7 +87,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
 
 
 def _made(job: Job) -> bytes | str:
-    """The contents, or what went wrong."""
+    """The contents, or the error message."""
     try:
         return job.make()
     except (ValueError, KeyError, OSError) as error:
@@ -95,7 +95,7 @@ def _made(job: Job) -> bytes | str:
 
 
 def convert_mask(source: Path, table: np.ndarray) -> bytes:
-    """A mask file under other labels, as PNG.
+    """A relabeled mask file, as PNG.
 
     Raises:
         InputError: a broken mask, or a value that is not in the table.
@@ -104,12 +104,12 @@ def convert_mask(source: Path, table: np.ndarray) -> bytes:
 
 
 def convert_mat(source: Path, keys: Sequence[str], table: np.ndarray | None = None) -> bytes:
-    """A mask in a MATLAB file, under other labels where there is a table, as PNG.
+    """A mask in a MATLAB file, relabeled if there is a table, as PNG.
 
     Args:
         source: of PASCAL-Context (``LabelMap``) or of the Semantic Boundaries Dataset
             (``GTcls.Segmentation``).
-        keys: the names on the way to the mask.
+        keys: nested names of the mask in the file.
         table: from value to label.
 
     Raises:
@@ -122,21 +122,21 @@ def convert_mat(source: Path, keys: Sequence[str], table: np.ndarray | None = No
         for key in keys:
             found = found[key] if isinstance(found, dict) else getattr(found, key)
         values = np.atleast_2d(found).astype(np.int64)
-    except Exception as error:  # scipy raises anything on damaged files
-        raise InputError(f'{source} has no mask under {".".join(keys)}: {error}') from error
+    except Exception as error:  # scipy raises many kinds of errors on damaged files
+        raise InputError(f'cannot read a mask under {".".join(keys)} in {source}: {error}') from error
     return encode_mask(values if table is None else _relabeled(source, values, table))
 
 
 def convert_annotations(
     name: str, size: tuple[int, int], annotations: Sequence[Mapping[str, Any]], table: np.ndarray
 ) -> bytes:
-    """Run-length masks of one image painted over each other in their order, as PNG.
+    """Run-length masks of one image, later ones over earlier ones, as PNG.
 
     Args:
         name: of the image, for messages.
         size: (H, W).
         annotations: each with a ``category_id`` and a ``segmentation`` in COCO's compressed run lengths.
-        table: from category to label; what no mask covers has category 0.
+        table: from category to label; pixels without a mask have category 0.
 
     Raises:
         InputError: masks of another size, or a category that is not in the table.
@@ -147,7 +147,7 @@ def convert_annotations(
     for annotation in annotations:
         part = run_lengths.decode(annotation['segmentation']).astype(bool)
         if part.shape != size:
-            raise InputError(f'{name} has a mask of {part.shape}, the image is {size} (height, width)')
+            raise InputError(f'{name}: mask size {part.shape} differs from image size {size} (height, width)')
         values[part] = annotation['category_id']
     return encode_mask(_relabeled(Path(name), values, table))
 
@@ -180,7 +180,7 @@ def shrink_ade20k_image(source: Path) -> bytes:
 
 
 def copy_file(source: Path) -> bytes:
-    """The contents as they are."""
+    """The unchanged contents of a file."""
     return source.read_bytes()
 
 

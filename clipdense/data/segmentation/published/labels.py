@@ -1,6 +1,6 @@
-"""What the values in published label files stand for, as tables from value to class index.
+"""Tables from the values in published label files to class indices.
 
-A table has an entry for every value that a file may hold; ``UNKNOWN`` marks those that no file should.
+A table has an entry for every value that a file may contain; ``UNKNOWN`` marks invalid values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _COCO_ABSENT = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 _COCO_LAST_THING = 90
 _COCO_VALUES = 182
 
-# labelIds of the 19 classes that count, in the order of their trainIds.
+# labelIds of the 19 evaluated classes, in the order of their trainIds.
 # Source: mcordts/cityscapesScripts, helpers/labels.py.
 _CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _CITYSCAPES_VALUES = 34
@@ -66,7 +66,7 @@ def camvid() -> np.ndarray:
 
 
 def cityscapes() -> np.ndarray:
-    """(256,) labelIds -> 19 trainIds; what does not count becomes 255."""
+    """(256,) labelIds -> 19 trainIds; all others become 255, ignored."""
     table = np.full(256, UNKNOWN, np.int64)
     table[:_CITYSCAPES_VALUES] = IGNORED
     table[IGNORED] = IGNORED  # license plates, -1 in the scripts
@@ -89,7 +89,7 @@ def ade20k_full() -> np.ndarray:
 
 
 def relabel(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Look every value up.
+    """Map every value through the table.
 
     Raises:
         ValueError: values that are not in the table; which, and how many pixels have them.
@@ -100,5 +100,5 @@ def relabel(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     if unknown.any():
         found = zip(*np.unique(values[unknown], return_counts=True), strict=True)
         listed = ', '.join(f'{value} ({count} pixels)' for value, count in list(found)[:10])
-        raise ValueError(f'labels that this dataset does not have: {listed}')
+        raise ValueError(f'labels that this dataset does not define: {listed}')
     return labels

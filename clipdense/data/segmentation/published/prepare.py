@@ -1,6 +1,6 @@
-"""Label conversions that published datasets need before they are read.
+"""Label conversions that published datasets need before use.
 
-Each finds its sources, makes masks beside them under the names that readers expect, and writes lists last.
+Each finds its sources, writes masks next to them under the names that readers expect, and lists last.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ _SBD = 'http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semant
 def prepare(
     dataset: str, root: str | Path, source: str | Path | None = None, train: bool = False, workers: int = 0
 ) -> Report:
-    """Make the masks that a dataset is evaluated on; call it again after an interruption.
+    """Write the masks that a dataset is evaluated on; call it again after an interruption.
 
     Args:
         dataset: a name in ``CONVERSIONS``, or a benchmark that needs one of them.
         root: the dataset's own folder, or the folder of all datasets.
-        source: where the labels lie, if not in their usual place below ``root``: another ``annotations`` of
+        source: folder of the labels, if not in the usual place below ``root``: another ``annotations`` of
             COCO-Stuff, ``gtFine`` of Cityscapes or ``images/ADE`` of ADE20K; of 'context'
             ``trainval_merged.json`` or the folder of the .mat files of the first release; of 'voc_aug' the
             folder of the Semantic Boundaries Dataset with ``cls``, ``train.txt`` and ``val.txt``.
-        train: convert the training images too, not those for validation alone.
-        workers: processes beside this one.
+        train: convert the training images too, not only those for validation.
+        workers: number of additional processes.
 
     Raises:
-        InputError: an unknown dataset, or sources that are missing: which, and where to get them.
+        InputError: an unknown dataset, or missing sources: which, and where to get them.
     """
     name = dataset.lower().replace('-', '_')
     if name not in CONVERSIONS:
@@ -71,7 +71,9 @@ def _coco(root: Path, source: Path | None, train: bool, workers: int, *, things:
     for split in ('val2017', 'train2017') if train else ('val2017',):
         maps = [file for file in sorted((folder / split).glob('*.png')) if '_' not in file.stem]
         if not maps:
-            raise InputError(f'no label maps in {folder / split}: get them from {benchmark.source}')
+            raise InputError(
+                f'no label maps (*.png) in {folder / split}; download them from {benchmark.source}'
+            )
         jobs += [
             Job(place / split / f'{file.stem}{benchmark.mask_suffix}', partial(convert_mask, file, table))
             for file in maps
@@ -88,7 +90,7 @@ def _cityscapes(root: Path, source: Path | None, train: bool, workers: int) -> R
     for split in ('val', 'train') if train else ('val',):
         files = sorted((folder / split).rglob('*_labelIds.png'))
         if not files:
-            raise InputError(f'no *_labelIds.png in {folder / split}: get them from {benchmark.source}')
+            raise InputError(f'no *_labelIds.png in {folder / split}; download them from {benchmark.source}')
         for file in files:
             name = file.name.replace('_labelIds.png', '_labelTrainIds.png')
             target = place / file.relative_to(folder).with_name(name)
@@ -107,7 +109,7 @@ def _context(root: Path, source: Path | None, train: bool, workers: int) -> Repo
     elif source.is_file():
         names, make = _context_json(source)
     else:
-        raise InputError(f'{source} is not there: get it from {benchmark.source}')
+        raise InputError(f'{source} does not exist; download it from {benchmark.source}')
     jobs = [
         Job(root / benchmark.masks / f'{name}.png', make(name)) for split in splits for name in names[split]
     ]
@@ -119,13 +121,13 @@ def _context(root: Path, source: Path | None, train: bool, workers: int) -> Repo
 
 def _context_mats(folder: Path) -> Callable[[str], Callable[[], bytes]]:
     if not any(folder.glob('*.mat')):
-        raise InputError(f'no .mat files in {folder}: name the folder of PASCAL-Context that has them')
+        raise InputError(f'no .mat files in {folder}; pass the folder of PASCAL-Context that contains them')
     table = labels.context()
     return lambda name: partial(convert_mat, folder / f'{name}.mat', ('LabelMap',), table)
 
 
 def _context_json(path: Path) -> tuple[dict[str, list[str]], Callable[[str], Callable[[], bytes]]]:
-    """Names by split, and what makes the mask of each."""
+    """Names by split, and a function that gives the conversion of each name."""
     names: dict[str, list[str]] = defaultdict(list)
     sizes: dict[Any, tuple[int, int]] = {}
     annotations: dict[Any, list[dict]] = defaultdict(list)
@@ -151,7 +153,7 @@ def _voc_aug(root: Path, source: Path | None, train: bool, workers: int) -> Repo
     source = source or root.parent / 'VOCaug' / 'dataset'
     if not (source / 'cls').is_dir():
         raise InputError(
-            f'{source} has no folder cls: name the folder of the Semantic Boundaries Dataset that has it, '
+            f'{source} has no folder cls; pass the folder dataset of the Semantic Boundaries Dataset, '
             f'from {_SBD}'
         )
     own = {split: read_list(root, _VOC_LISTS, split) for split in ('train', 'val')}
@@ -184,7 +186,7 @@ def _ade20k_full(root: Path, source: Path | None, train: bool, workers: int) -> 
     for split in ('validation', 'training') if train else ('validation',):
         masks = sorted((folder / split).rglob('*_seg.png'))
         if not masks:
-            raise InputError(f'no *_seg.png in {folder / split}: get them from {benchmark.source}')
+            raise InputError(f'no *_seg.png in {folder / split}; download them from {benchmark.source}')
         for mask in masks:
             name = mask.name.removesuffix('_seg.png')
             jobs += [

@@ -1,4 +1,4 @@
-"""Reading a published dataset from where it was unpacked, and saying what is missing."""
+"""Read a published dataset from the folder where it was unpacked, and report missing files."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _NAMED = 10  # missing files that a message lists
 
 @dataclass
 class Found:
-    """Files of a dataset on this machine."""
+    """The files of a dataset that exist."""
 
-    images: list[Path] = field(default_factory=list)  # that have a mask
+    images: list[Path] = field(default_factory=list)  # images with a mask
     masks: list[Path] = field(default_factory=list)  # of these images
-    faults: list[str] = field(default_factory=list)  # what is missing, and where to get it
+    faults: list[str] = field(default_factory=list)  # missing files, and where to get them
 
 
 @DATASETS.register_module()
 class BenchmarkSegmentation(LabeledImages):
-    """A published dataset, its images in the order of its list or of their names.
+    """A published dataset, ordered by its list or by file name.
 
     Args:
         benchmark: a name in ``BENCHMARKS``.
-        root: its own folder, or the folder of all datasets.
-        vocabulary: the words to ask, or the name of a vocabulary; the dataset's own by default.
-        partial: take what is there of a dataset that is not complete.
-        limit: take only so many images.
-        max_pixels: larger images are refused.
+        root: its own folder, or the parent folder of all datasets.
+        vocabulary: the classes to return, or the name of a class list; the dataset's own by default.
+        partial: use the existing files of an incomplete dataset.
+        limit: maximum number of images.
+        max_pixels: larger images raise an error.
 
     Attributes:
-        benchmark: its facts.
+        benchmark: description of the dataset.
         complete: whether all published images are used.
 
     Raises:
-        InputError: an unknown dataset, or files that are missing: which, and where to get them.
+        InputError: an unknown dataset, or missing files: which, and where to get them.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class BenchmarkSegmentation(LabeledImages):
         root = find_root(facts, root)
         found = find_files(facts, root)
         if found.faults and not (partial and found.images):
-            raise InputError(f'{facts.title} in {root} is not complete: {"; ".join(found.faults)}')
+            raise InputError(f'{facts.title} in {root} is incomplete: {"; ".join(found.faults)}')
         self.benchmark = facts
         self.complete = not found.faults and (limit is None or limit >= len(found.images))
-        words = named_vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
+        chosen = named_vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
         super().__init__(
             root,
             found.images[:limit],
             found.masks[:limit],
             facts.classes(),
-            words,
+            chosen,
             facts.ignore_index,
             facts.zero_is_unlabeled,
             max_pixels,
@@ -80,17 +80,17 @@ def find_root(benchmark: Benchmark, root: str | Path) -> Path:
     """The dataset's own folder: ``root``, or one of its usual places below it.
 
     Raises:
-        InputError: it is in none of them.
+        InputError: the dataset is in none of them.
     """
     root = Path(root)
     places = [root, *(root / folder for folder in benchmark.folders)]
     there = [place for place in places if (place / benchmark.images).is_dir()]
-    if not there:  # an empty folder under its usual name: what is missing can be told in detail
+    if not there:  # a folder with the usual name: its missing files can be listed
         there = [place for place in places[1:] if place.is_dir()]
     if not there:
         raise InputError(
-            f'{benchmark.title} is not in {root}: neither {benchmark.images} nor '
-            f'{" nor ".join(benchmark.folders)} is there; get it from {benchmark.source}'
+            f'{benchmark.title} not found in {root}: neither {benchmark.images} nor '
+            f'{" nor ".join(benchmark.folders)} exists; download it from {benchmark.source}'
         )
     converted = (
         place for place in there if any((place / benchmark.masks).rglob(f'*{benchmark.mask_suffix}'))
@@ -99,7 +99,7 @@ def find_root(benchmark: Benchmark, root: str | Path) -> Path:
 
 
 def find_files(benchmark: Benchmark, root: Path) -> Found:
-    """Images with their masks, and what is missing."""
+    """Images with their masks, and the missing files."""
     found = Found()
     images = _by_stem(root / benchmark.images, benchmark.image_suffix)
     masks = _by_stem(root / benchmark.masks, benchmark.mask_suffix)
@@ -117,7 +117,7 @@ def find_files(benchmark: Benchmark, root: Path) -> Found:
     if missing:
         found.faults.append(
             f'{_list_missing(missing, len(names), benchmark.images, benchmark.image_suffix)}; '
-            f'get them from {benchmark.source}'
+            f'download them from {benchmark.source}'
         )
     missing = [name for name in names if name not in masks]
     if missing:
@@ -127,13 +127,13 @@ def find_files(benchmark: Benchmark, root: Path) -> Found:
         )
     if not found.faults and len(whole) < benchmark.num_images:
         found.faults.append(
-            f'{len(whole)} of {benchmark.num_images} images are there; get the others from {benchmark.source}'
+            f'found {len(whole)} of {benchmark.num_images} images; download the rest from {benchmark.source}'
         )
     return found
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    """What files of a folder, and of those below it, are called without the suffix."""
+    """Files below a folder by relative path without the suffix."""
     files = sorted(folder.rglob(f'*{suffix}')) if folder.is_dir() else []
     return {file.relative_to(folder).as_posix().removesuffix(suffix): file for file in files}
 
@@ -146,5 +146,5 @@ def _list_missing(names: Sequence[str], total: int, folder: str, suffix: str) ->
 
 def _remedy(benchmark: Benchmark, root: Path) -> str:
     if benchmark.prepare:
-        return f'make them with `clipdense prepare {benchmark.prepare} {root}`'
-    return f'get them from {benchmark.source}'
+        return f'create them with `clipdense prepare {benchmark.prepare} {root}`'
+    return f'download them from {benchmark.source}'

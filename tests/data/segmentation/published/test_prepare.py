@@ -150,7 +150,7 @@ def test_a_broken_source_does_not_stop_the_others(data):
     report = prepare('coco_stuff', data)
     assert (report.made, len(report.faults)) == (1, 2)
     assert '000000000139.png' in report.faults[0]
-    assert 'labels that this dataset does not have: 90 (6 pixels)' in report.faults[1]
+    assert 'labels that this dataset does not define: 90 (6 pixels)' in report.faults[1]
 
 
 def test_broken_matlab_file(data):
@@ -160,7 +160,7 @@ def test_broken_matlab_file(data):
     (root / 'mats').mkdir()
     (root / 'mats/2008_000002.mat').write_bytes(b'<html>')
     report = prepare('context', root, source=root / 'mats')
-    assert '2008_000002.mat has no mask under LabelMap' in report.faults[0]
+    assert 'cannot read a mask under LabelMap' in report.faults[0]
 
 
 def remove(path: Path) -> None:
@@ -171,12 +171,16 @@ def remove(path: Path) -> None:
     ('dataset', 'spoil', 'message'),
     [
         ('citiscapes', None, "'citiscapes'. Did you mean 'cityscapes'"),
-        ('coco_stuff', 'coco_stuff164k/annotations', r'no label maps in .*stuffthingmaps_trainval2017.zip'),
+        ('coco_stuff', 'coco_stuff164k/annotations', r'no label maps .*stuffthingmaps_trainval2017.zip'),
         ('cityscapes', 'cityscapes/gtFine', r'no \*_labelIds.png in .*cityscapes-dataset.com'),
-        ('context', 'VOCdevkit/VOC2010/trainval_merged.json', 'trainval_merged.json is not there: get it'),
-        ('voc_aug', None, 'has no folder cls: .*benchmark.tgz'),
+        (
+            'context',
+            'VOCdevkit/VOC2010/trainval_merged.json',
+            'trainval_merged.json does not exist; download it',
+        ),
+        ('voc_aug', None, 'has no folder cls; .*benchmark.tgz'),
         ('ade20k_full', 'ADE20K_2021_17_01/images', r'no \*_seg.png in .*ADE20K'),
-        ('context', 'VOCdevkit', 'Context60 is not in .*VOCdevkit/VOC2010'),
+        ('context', 'VOCdevkit', 'Context60 not found in .*VOCdevkit/VOC2010'),
     ],
 )
 def test_missing_sources_are_named(data, dataset, spoil, message):

