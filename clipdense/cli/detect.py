@@ -10,7 +10,17 @@ import typer
 
 from clipdense.utils.errors import InputError
 
-from .options import Cache, Device, Images, Overwrite, VocabularyArguments, grouped, refuse_existing
+from .options import (
+    Cache,
+    Device,
+    EmbedderFile,
+    Images,
+    Options,
+    Overwrite,
+    VocabularyArguments,
+    grouped,
+    refuse_existing,
+)
 
 if TYPE_CHECKING:
     from clipdense.inference.detector import Detector
@@ -38,6 +48,8 @@ class DetectorArguments:
     """Which detector, and how it is loaded."""
 
     weights: Checkpoint
+    method: Annotated[str | None, typer.Option(help='Detection method for plain CLIP weights.')] = None
+    option: Options = None
     config: DetectorConfig = None
     clip: Teacher = None
     templates: Annotated[
@@ -46,16 +58,21 @@ class DetectorArguments:
     ] = None
     device: Device = None
     cache: Cache = True
+    embedder: EmbedderFile = None
 
     def load(self) -> Detector:
         """The detector, ready for a vocabulary."""
+        from clipdense.config import parse_options
         from clipdense.inference.detector import Detector
 
         common: dict[str, Any] = {
-            name: getattr(self, name) for name in ('clip', 'templates', 'device', 'cache')
+            name: getattr(self, name) for name in ('clip', 'templates', 'device', 'cache', 'embedder')
         }
         if self.config is None:
-            return Detector.from_pretrained(self.weights, **common)
+            options = parse_options(self.option or [])
+            return Detector.from_pretrained(self.weights, self.method, method_options=options, **common)
+        if self.method or self.option:
+            raise InputError('--method and -o cannot be combined with --config, which specifies the method')
         return Detector.from_config(self.config, self.weights, **common)
 
 
@@ -123,15 +140,17 @@ def detect(
     rows: list[dict] = []
     skipped: list[InputError] = []
 
-    def skip(error: InputError) -> None:
+    def skip(index: int, error: InputError) -> None:
         typer.echo(f'clipdense: skipped: {error}', err=True)
         skipped.append(error)
 
-    found = detector.load().many(paths, classes, wanted, batch_size=batch_size, skip=skip)
+    found = detector.load().stream(paths, classes, batch_size=batch_size, on_error=skip, rules=wanted)
     for index, result in found:
         write_image(f'{stems[index]}_boxes.png', result.draw())
         rows += result.to_coco(index + 1)
         print(f'{stems[index]}_boxes.png: {result.summary()}')
+    if len(skipped) == len(paths):
+        raise InputError(str(skipped[0]) if len(paths) == 1 else f'none of {len(paths)} images could be read')
     names = [{'id': number, 'name': name} for number, name in enumerate(classes.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
     write_json(boxes_file, rows)

@@ -57,6 +57,10 @@ Device = Annotated[
 Options = Annotated[
     list[str] | None, typer.Option('--option', '-o', help="Set NAME=VALUE: 'std=3.0'. May be repeated.")
 ]
+EmbedderFile = Annotated[
+    Path | None,
+    typer.Option(help='File of class embeddings or learned prompts, in place of prompt templates.'),
+]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace results that are there already.')]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Keep class embeddings on disk.')]
 
@@ -86,6 +90,7 @@ class WeightsArguments:
     activation: Activation = None
     device: Device = None
     cache: Cache = True
+    embedder: EmbedderFile = None
 
     def overrides(self) -> dict[str, Any]:
         """Keyword arguments of ``clipdense.load`` that were given."""
@@ -164,7 +169,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take groups of options: each field of a dataclass argument becomes an option."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters, members = [], {}
     for name, parameter in inspect.signature(command).parameters.items():
         if name not in groups:

@@ -45,6 +45,7 @@ def classify(
         templates=templates,
         device=weights.device,
         cache=weights.cache,
+        embedder=weights.embedder,
         **weights.overrides(),
     )
     classifier.set_vocabulary(classes)

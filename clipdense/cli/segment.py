@@ -90,7 +90,12 @@ def _segmenter(
     from clipdense.config import parse_options
     from clipdense.inference.segmenter import Segmenter
 
-    common: dict[str, Any] = {'templates': templates, 'device': weights.device, 'cache': weights.cache}
+    common: dict[str, Any] = {
+        'templates': templates,
+        'device': weights.device,
+        'cache': weights.cache,
+        'embedder': weights.embedder,
+    }
     if config is None:
         return Segmenter.from_pretrained(
             weights.weights,

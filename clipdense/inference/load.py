@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
@@ -12,6 +12,7 @@ from torch import nn
 
 from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip import self_describing
+from clipdense.clip.class_embeddings import ClassEmbedder, StoredEmbeddings, class_embedder
 from clipdense.clip.model import CLIP
 from clipdense.config import load_config, part_class
 from clipdense.methods import Method, default_method, find_method, get_method, list_methods, method_packages
@@ -19,10 +20,12 @@ from clipdense.registry import MODELS
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import WeightsFile, read_weights
 from clipdense.weights.strict import load_strict
 
+Embedder = ClassEmbedder | str | Path
 ClassNames = Vocabulary | str | list[str] | tuple[str, ...]
 
 
@@ -128,15 +131,68 @@ def load_segmenter(
 
 
 def load_detector(
-    weights: str | Path, device: str | torch.device | None = None, **overrides: Any
+    weights: str | Path | CLIP,
+    method: str | None = None,
+    device: str | torch.device | None = None,
+    *,
+    method_options: Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> nn.Module:
-    """A detector from its weights: what training exported, or an official file.
+    """A detector from its weights: what training exported, an official file, or a plain CLIP by a method.
+
+    Args:
+        weights: as ``load`` takes them, or a CLIP.
+        method: name of a detection method that works on any CLIP; for plain CLIP weights only.
+        device: where the model goes; None means a GPU if there is one.
+        method_options: settings of this method, see ``get_method(name).options``.
+        overrides: as in ``load``.
 
     Raises:
-        InputError: weights of something else, or as ``load``.
+        InputError: weights of something else, a method for a trained detector, or as ``load``.
     """
-    model = load(weights, device, **overrides)
+    model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
+    entry = method_of(model)
+    if entry is None and isinstance(model, CLIP):
+        entry = get_method(method, 'detection') if method else default_method('detection')
+        given = dict(method_options or {})
+        entry.check_options(given)
+        model = entry.part('build')(model, entry.name, given).to(choose_device(device)).eval()
+    elif method and (entry is None or method != entry.name):
+        raise InputError(f'method {method!r} applies to plain CLIP weights only: remove method')
+    elif method_options:
+        raise InputError(f'a trained detector has no method options; remove {next(iter(method_options))!r}')
     return as_detector(model, weights)
+
+
+def load_embedder(
+    model: Any,
+    embedder: Embedder | None = None,
+    templates: Templates | None = None,
+    cache: bool = True,
+) -> ClassEmbedder:
+    """What turns class names into embeddings for a model.
+
+    Args:
+        model: a CLIP, or a model with a text tower as ``model.clip``.
+        embedder: an object with ``embed(vocabulary)``, or a file: stored embeddings (``clipdense embed``), or
+            weights of a method that is a source of class embeddings.  None means prompts through the text
+            tower.
+        templates: prompt templates, the model's own by default.
+        cache: whether embeddings are kept on disk.
+
+    Raises:
+        InputError: a file of something else, or a model without a text tower and no embedder.
+    """
+    kept: Literal['default'] | None = 'default' if cache else None
+    if not isinstance(embedder, str | Path):
+        return class_embedder(model, embedder, templates, kept)
+    file = read_weights(embedder)
+    method = find_method(file.tensors)
+    if method is not None and method.embedder is not None:
+        return method.part('embedder')(file, class_embedder(model, None, templates, kept))
+    if method is not None:
+        raise InputError(f'{embedder} has weights of {method.name}, which are not class embeddings')
+    return StoredEmbeddings(embedder)
 
 
 def load_trained_detector(
@@ -174,9 +230,10 @@ def as_detector(model: Any, source: object) -> nn.Module:
         InputError: it is something else, or its weights are not finite.
     """
     entry = method_of(model)
-    if entry is not None and entry.task == 'detection' and entry.build is not None:
+    ready = all(hasattr(model, name) for name in ('predict', 'set_vocabulary', 'rules'))
+    if not ready and entry is not None and entry.task == 'detection' and entry.build is not None:
         model = entry.part('build')(model, entry.name, {})
-    if not (hasattr(model, 'predict') and hasattr(model, 'set_vocabulary')):
+    elif not ready:
         names = ', '.join(one.name for one in list_methods('detection'))
         raise InputError(
             f'{source} ({type(model).__name__}) is not a detector: give weights that training a detector '

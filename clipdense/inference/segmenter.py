@@ -12,6 +12,7 @@ from PIL import Image
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import to_tensor
+from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.errors import InputError
@@ -19,11 +20,12 @@ from clipdense.utils.image_io import read_image
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .load import ClassNames, as_vocabulary, load_segmenter, load_trained, method_of
+from .load import Embedder, load_embedder, load_segmenter, load_trained, method_of
+from .predictor import Predictor
 from .results import Segmentation
 
 
-class Segmenter:
+class Segmenter(Predictor[Segmentation]):
     """A segmentation model and what embeds its class names.
 
     Args:
@@ -36,8 +38,7 @@ class Segmenter:
     """
 
     def __init__(self, model: SegmentationModel, embedder: ClassEmbedder | None = None) -> None:
-        self.model = model.eval()
-        self.embedder = class_embedder(model, embedder, cache='default')
+        super().__init__(model, class_embedder(model, embedder, cache='default'))
 
     @classmethod
     def from_pretrained(
@@ -48,7 +49,7 @@ class Segmenter:
         options: SegmentationOptions | None = None,
         method_options: Mapping[str, Any] | None = None,
         templates: Templates | None = None,
-        embedder: ClassEmbedder | None = None,
+        embedder: Embedder | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
         **overrides: Any,
@@ -58,7 +59,7 @@ class Segmenter:
         Args:
             weights, method, options, method_options, device, overrides: see ``load_segmenter``.
             templates: prompt templates; the method's own by default.
-            embedder: see the class; it has its own templates.
+            embedder: see ``load_embedder``; it has its own templates.
             cache: whether class embeddings are kept on disk.
 
         Example:
@@ -68,7 +69,7 @@ class Segmenter:
         model = load_segmenter(
             weights, method, device, options=options, method_options=method_options, **overrides
         )
-        return cls(model, class_embedder(model, embedder, templates, 'default' if cache else None))
+        return cls(model, load_embedder(model, embedder, templates, cache))
 
     @classmethod
     def from_config(
@@ -78,7 +79,7 @@ class Segmenter:
         *,
         config_options: Sequence[str] | Mapping[str, Any] = (),
         templates: Templates | None = None,
-        embedder: ClassEmbedder | None = None,
+        embedder: Embedder | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Segmenter:
@@ -87,56 +88,30 @@ class Segmenter:
         Args:
             config, weights, config_options, device: see ``load_trained``.
             templates: prompt templates, which should be those of the training; the method's own by default.
-            embedder: see the class; it has its own templates.
+            embedder: see ``load_embedder``; it has its own templates.
             cache: whether class embeddings are kept on disk.
 
         Raises:
             InputError: a config of something else, or a model without a text tower and no embedder.
         """
         model = load_trained(config, weights, device, config_options, SegmentationModel)
-        return cls(model, class_embedder(model, embedder, templates, 'default' if cache else None))
+        return cls(model, load_embedder(model, embedder, templates, cache))
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
-    def to(self, device: str | torch.device) -> Segmenter:
-        """Move the model; returns itself."""
-        self.model.to(device)
-        return self
-
-    def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
-        """Set the vocabulary for subsequent calls; its class names are embedded once."""
-        vocabulary = as_vocabulary(class_names)
-        if vocabulary != self.model.vocabulary:
-            self.model.set_vocabulary(vocabulary, self.embedder.embed(vocabulary))
-        return vocabulary
-
-    def __call__(
-        self, image: str | Path | Image.Image | Any, class_names: ClassNames | None = None
-    ) -> Segmentation:
-        """Segment one image.
-
-        Args:
-            image: a file, a PIL image or an array (H, W, 3).
-            class_names: the classes; those of the last call by default.
-
-        Returns:
-            A mask of exactly the image's size as displayed (after EXIF rotation).
-
-        Raises:
-            InputError: an unreadable image, or no class names at all.
-        """
-        if class_names is not None:
-            self.set_vocabulary(class_names)
-        loaded = read_image(image)
-        pixels = self.model.data_preprocessor.normalize(to_tensor(loaded).to(self.device))
-        labels = self.model.segment(pixels)
-        assert self.model.vocabulary is not None  # segment() has refused otherwise
-        return Segmentation(
-            labels.classes.cpu().numpy(), labels.probability.cpu().numpy(), self.model.vocabulary, loaded
-        )
+    def _predict(
+        self,
+        images: list[Image.Image],
+        vocabulary: Vocabulary,
+        embeddings: ClassEmbeddings,
+        settings: Mapping[str, Any],
+    ) -> list[Segmentation]:
+        self._set_on_model(vocabulary, embeddings)
+        results = []
+        for image in images:
+            pixels = self.model.data_preprocessor.normalize(to_tensor(image).to(self.device))
+            labels = self.model.segment(pixels)
+            mask, probability = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
+            results.append(Segmentation(mask, probability, vocabulary, image))
+        return results
 
     @property
     def explains(self) -> bool:
@@ -153,4 +128,8 @@ class Segmenter:
         method = method_of(self.model)
         if method is None or method.explain is None:
             raise InputError(f'{type(self.model).__name__} has no maps to explain its masks')
-        return method.part('explain')(self.model, read_image(image))
+        if self.vocabulary is None:
+            raise InputError('no class names yet: pass them, or call set_vocabulary first')
+        with self._lock:
+            self._set_on_model(self.vocabulary, self._embed(self.vocabulary))
+            return method.part('explain')(self.model, read_image(image))

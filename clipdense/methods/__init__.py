@@ -61,6 +61,8 @@ class Method:
             already one.
         export: ``(model, destination) -> Path`` by the name of the layout that it writes.
         explain: ``(segmenter model, image) -> list of maps``; each has ``draw(image, opacity)`` and ``name``.
+        embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings that ``recognise``
+            accepts; ``prompts`` is the embedder that the model would use otherwise.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
         default: of the methods that work on any CLIP, the one that is used for its task if none is named.
@@ -80,6 +82,7 @@ class Method:
     build: str | None = None
     export: Mapping[str, str] = field(default_factory=dict)
     explain: str | None = None
+    embedder: str | None = None
     options: tuple[Option, ...] = ()
     any_clip: bool = False
     default: bool = False

@@ -12,7 +12,7 @@ from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.engine.launch import test as evaluate
-from clipdense.tasks.windows import Slide
+from clipdense.tasks.options import SegmentationOptions
 
 TEXT = TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
 TOWERS = {
@@ -32,7 +32,9 @@ def weights(request, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 400), (600, 400)])
 def test_masks_have_the_size_of_the_image(weights, size):
-    segmenter = clipdense.Segmenter.from_pretrained(weights, slide=Slide(short_side=32, window=32, stride=16))
+    segmenter = clipdense.Segmenter.from_pretrained(
+        weights, options=SegmentationOptions(short_side=32, window=32)
+    )
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     result = segmenter(Image.fromarray(noise), ['car', 'road', 'tree'])
     assert result.mask.shape == size[::-1]
@@ -59,7 +61,7 @@ def test_words_can_be_changed_between_images(weights):
 def test_classifier_and_batches_agree(weights):
     classifier = clipdense.Classifier.from_pretrained(weights)
     images = [Image.effect_noise((40, 50), 10 * index + 10) for index in range(5)]
-    together = [result.probabilities for result in classifier.many(images, ['cat', 'dog'], batch_size=3)]
+    together = [one.probabilities for _, one in classifier.stream(images, ['cat', 'dog'], batch_size=3)]
     alone = [classifier(image).probabilities for image in images]
     assert np.allclose(together, alone, atol=1e-6)
     assert np.allclose(np.sum(together, axis=1), 1)

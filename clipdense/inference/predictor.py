@@ -1,0 +1,196 @@
+"""What Classifier, Segmenter and Detector share: class names, one image or many, devices, threads."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from PIL import Image
+from torch import nn
+
+from clipdense.clip.class_embeddings import ClassEmbedder
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import read_image
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .load import ClassNames, as_vocabulary
+
+Result = TypeVar('Result')
+ImageSource = Any  # a path, a PIL image or an array (H, W, 3)
+OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
+
+_KEPT = 8  # vocabularies whose embeddings stay in memory
+
+
+class Predictor(ABC, Generic[Result]):
+    """A model and what embeds its class names.
+
+    A call answers about its own class names, whatever other threads or unfinished streams ask: the names are
+    fixed when it begins, and calls on one predictor run one after another.
+
+    Args:
+        model: in evaluation mode from now on.
+        embedder: class names -> embeddings.
+    """
+
+    def __init__(self, model: nn.Module, embedder: ClassEmbedder) -> None:
+        self.model: Any = model.eval()
+        self.embedder = embedder
+        self.vocabulary: Vocabulary | None = None
+        self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Any:
+        """Move the model; returns itself."""
+        with self._lock:
+            self.model.to(device)
+            self._embedded.clear()
+        return self
+
+    @property
+    def embeddings(self) -> ClassEmbeddings | None:
+        """The embeddings of the current vocabulary."""
+        with self._lock:
+            return None if self.vocabulary is None else self._embed(self.vocabulary)
+
+    def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
+        """Set the vocabulary for subsequent calls that name no classes; it is embedded once.
+
+        Raises:
+            InputError: names that ``Vocabulary`` refuses.
+        """
+        vocabulary = as_vocabulary(class_names)
+        with self._lock:
+            self._embed(vocabulary)
+            self.vocabulary = vocabulary
+        return vocabulary
+
+    def __call__(
+        self, image: ImageSource | list[ImageSource], class_names: ClassNames | None = None, **options: Any
+    ) -> Any:
+        """Predict for one image, or for each image of a list.
+
+        Args:
+            image: a path, a PIL image or an array (H, W, 3); or a list of these.
+            class_names: the classes; those of ``set_vocabulary`` or of the last call by default.
+            options: see the class.
+
+        Returns:
+            One result; a list of results for a list of images.
+
+        Raises:
+            InputError: an unreadable image, no class names at all, or an unknown option.
+        """
+        images = image if isinstance(image, list) else [image]
+        results = [result for _, result in self.stream(images, class_names, **options)]
+        return results if isinstance(image, list) else results[0]
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        class_names: ClassNames | None = None,
+        *,
+        batch_size: int = 1,
+        on_error: OnError = 'raise',
+        **options: Any,
+    ) -> Iterator[tuple[int, Result]]:
+        """Predict for many images, reading one batch at a time.
+
+        Args:
+            images: any iterable of images, see ``__call__``.
+            class_names: see ``__call__``; fixed when the stream begins.
+            batch_size: images that go through the model together.
+            on_error: what happens if an image cannot be read: 'raise' ends the stream, 'skip' leaves it out,
+                a function is called with its index and the error.
+            options: see the class.
+
+        Yields:
+            The index of an image in ``images``, and its result.
+
+        Raises:
+            InputError: no class names at all, a batch size below 1, an unknown option, an unreadable image.
+        """
+        if batch_size < 1:
+            raise InputError(f'batch_size must be at least 1, got {batch_size}')
+        if on_error not in ('raise', 'skip') and not callable(on_error):
+            raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
+        settings = self._settings(options)
+        if class_names is not None:
+            self.set_vocabulary(class_names)
+        vocabulary = self.vocabulary
+        if vocabulary is None:
+            raise InputError('no class names yet: pass them, or call set_vocabulary first')
+        return self._stream(images, vocabulary, batch_size, on_error, settings)
+
+    @abstractmethod
+    def _predict(
+        self,
+        images: list[Image.Image],
+        vocabulary: Vocabulary,
+        embeddings: ClassEmbeddings,
+        settings: Mapping[str, Any],
+    ) -> list[Result]:
+        """Results of a batch of images."""
+
+    def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Check the options of a call.
+
+        Raises:
+            InputError: one that is not known.
+        """
+        for name in options:
+            raise InputError(f'{type(self).__name__} has no option {name!r} in a call')
+        return {}
+
+    def _stream(
+        self,
+        images: Iterable[ImageSource],
+        vocabulary: Vocabulary,
+        batch_size: int,
+        on_error: OnError,
+        settings: Mapping[str, Any],
+    ) -> Iterator[tuple[int, Result]]:
+        numbered = iter(enumerate(images))
+        while batch := list(islice(numbered, batch_size)):
+            read = [(index, image) for index, image in self._read(batch, on_error)]
+            if not read:
+                continue
+            with self._lock, torch.no_grad():
+                embeddings = self._embed(vocabulary)
+                results = self._predict([image for _, image in read], vocabulary, embeddings, settings)
+            yield from zip([index for index, _ in read], results, strict=True)
+
+    def _read(
+        self, batch: list[tuple[int, ImageSource]], on_error: OnError
+    ) -> Iterator[tuple[int, Image.Image]]:
+        for index, source in batch:
+            try:
+                yield index, read_image(source)
+            except InputError as error:
+                if on_error == 'raise':
+                    raise
+                if callable(on_error):
+                    on_error(index, error)
+
+    def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        key = (vocabulary.queries, vocabulary.background)
+        if key not in self._embedded:
+            if len(self._embedded) >= _KEPT:
+                del self._embedded[next(iter(self._embedded))]
+            self._embedded[key] = self.embedder.embed(vocabulary)
+        return self._embedded[key]
+
+    def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
+        """Give the model its vocabulary, unless it has it."""
+        if self.model.vocabulary != vocabulary:
+            self.model.set_vocabulary(vocabulary, embeddings)

@@ -1,0 +1,1 @@
+"""Methods for clipdense in a package of their own."""

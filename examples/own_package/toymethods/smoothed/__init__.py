@@ -1,0 +1,1 @@
+"""One method; method.py describes it."""

@@ -1,0 +1,107 @@
+"""One image or many, class names of each call, threads: the same for every predictor."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipdense
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.utils.errors import InputError
+
+TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, num_heads=2, mlp_width=16, embed_dim=8)
+
+
+@pytest.fixture(params=['Classifier', 'Segmenter'])
+def predictor(request):
+    clip = build_clip(ClipSize(VIT, TEXT))
+    return getattr(clipdense, request.param).from_pretrained(clip, cache=False, device='cpu')
+
+
+@pytest.fixture
+def images():
+    numbers = np.random.default_rng(0)
+    return [Image.fromarray(numbers.integers(0, 255, (20, 24, 3), dtype=np.uint8)) for _ in range(5)]
+
+
+def values(result):
+    return getattr(result, 'probabilities', None) if hasattr(result, 'top') else result.mask
+
+
+def test_one_image_a_list_and_a_stream_agree(predictor, images):
+    one = [predictor(image, ['cat', 'dog']) for image in images]
+    together = predictor(images, ['cat', 'dog'])
+    streamed = [result for _, result in predictor.stream(iter(images), ['cat', 'dog'], batch_size=2)]
+    for single, *others in zip(one, together, streamed, strict=True):
+        for other in others:
+            np.testing.assert_allclose(values(single), values(other), atol=1e-6)
+    assert predictor([], ['cat']) == []
+
+
+def test_class_names_stay_until_others_come(predictor, images):
+    predictor(images[0], ['cat', 'dog'])
+    assert predictor(images[1]).vocabulary.class_names == ('cat', 'dog')
+    assert predictor.vocabulary.class_names == ('cat', 'dog')
+    assert predictor.embeddings.num_classes == 2
+
+
+def test_a_stream_keeps_the_class_names_that_it_began_with(predictor, images):
+    stream = predictor.stream(images, ['cat', 'dog', 'bird'])
+    first = next(stream)[1]
+    predictor(images[0], ['car'])
+    rest = [result for _, result in stream]
+    assert {result.vocabulary.class_names for result in (first, *rest)} == {('cat', 'dog', 'bird')}
+    expected = predictor(images, ['cat', 'dog', 'bird'])
+    for found, wanted in zip((first, *rest), expected, strict=True):
+        np.testing.assert_allclose(values(found), values(wanted), atol=1e-6)
+
+
+def test_threads_get_answers_about_their_own_class_names(predictor, images):
+    asked = [['cat', 'dog'], ['car', 'road', 'tree'], ['sky']] * 8
+    expected = [values(predictor(images[0], names)) for names in asked[:3]]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda names: predictor(images[0], names), asked))
+    for index, (names, answer) in enumerate(zip(asked, answers, strict=True)):
+        assert list(answer.vocabulary.class_names) == names
+        np.testing.assert_allclose(values(answer), expected[index % 3], atol=1e-6)
+
+
+@pytest.mark.parametrize('on_error', ['raise', 'skip', 'function'])
+def test_unreadable_images(predictor, images, tmp_path, on_error):
+    (tmp_path / 'bad.png').write_bytes(b'not an image')
+    mixed, seen = [images[0], tmp_path / 'bad.png', images[1]], []
+    how = (lambda index, error: seen.append((index, str(error)))) if on_error == 'function' else on_error
+    stream = predictor.stream(mixed, ['cat'], on_error=how)
+    if on_error == 'raise':
+        with pytest.raises(InputError, match=r'bad\.png'):
+            list(stream)
+        return
+    assert [index for index, _ in stream] == [0, 2]
+    assert [index for index, _ in seen] == ([1] if on_error == 'function' else [])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({}, 'no class names yet: pass them, or call set_vocabulary first'),
+        ({'class_names': ['a'], 'batch_size': 0}, 'batch_size must be at least 1, got 0'),
+        ({'class_names': ['a'], 'on_error': 'ignore'}, "on_error must be 'raise', 'skip' or a function"),
+        ({'class_names': ['a'], 'threshold': 0.5}, "has no option 'threshold' in a call"),
+        ({'class_names': 5}, 'class names must be a list of strings'),
+    ],
+    ids=['no names', 'batch size', 'on_error', 'unknown option', 'names'],
+)
+def test_refusals(predictor, images, arguments, message):
+    with pytest.raises(InputError, match=message):
+        list(predictor.stream(images, **arguments))
+
+
+def test_devices(predictor):
+    assert predictor.device == torch.device('cpu')
+    assert predictor.to('cpu') is predictor
