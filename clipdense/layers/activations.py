@@ -1,4 +1,4 @@
-"""Activations by name.  Mixing up QuickGELU and GELU costs accuracy without any other sign."""
+"""Activations by name.  Mixing up QuickGELU and GELU silently lowers accuracy."""
 
 from __future__ import annotations
 

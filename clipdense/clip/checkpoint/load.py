@@ -122,7 +122,7 @@ def load(
 
 
 def save(clip: CLIP, path: str | Path) -> None:
-    """Write our own format: one safetensors file that can be loaded without anything beside it.
+    """Write our own format: one safetensors file that can be loaded alone.
 
     A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
 
@@ -176,7 +176,7 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
 
 
 def describe(size: ClipSize, preprocess: Preprocess) -> dict[str, str]:
-    """What our format says beside the tensors; in a training checkpoint it stands as ``meta['clip']``."""
+    """What our format stores next to the tensors; in a training checkpoint it stands as ``meta['clip']``."""
     return {
         'format': 'clipdense',
         'version': '1',
@@ -195,7 +195,9 @@ def fitting_model(weights: ClipWeights) -> CLIP:
     image, text = weights.size.image, weights.size.text
     layers = text.layers + (image.layers if isinstance(image.layers, int) else sum(image.layers))
     if layers > len(weights.tensors):
-        raise CheckpointError(f'{weights.path} speaks of {layers} layers in {len(weights.tensors)} tensors')
+        raise CheckpointError(
+            f'{weights.path} describes {layers} layers but holds {len(weights.tensors)} tensors'
+        )
     try:
         with meta_device():
             clip = build_clip(weights.size, weights.preprocess, weights.tokenizer)
@@ -249,7 +251,7 @@ def _beside(path: Path, found: Recognised) -> Recorded:
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise
-        raise CheckpointError(f'the config beside {path.name} cannot be understood: {error!r}') from error
+        raise CheckpointError(f'the config next to {path.name} is not valid: {error!r}') from error
 
 
 def _beside_or_raise(path: Path, found: Recognised) -> Recorded:
@@ -262,12 +264,12 @@ def _beside_or_raise(path: Path, found: Recognised) -> Recorded:
         return (
             from_huggingface(path.parent)
             if config.is_file()
-            else Recorded(f'no config.json beside {path.name}')
+            else Recorded(f'no config.json next to {path.name}')
         )
     config = path.with_name(_OPEN_CLIP_CONFIG)
     if found.layout.startswith('openclip') and config.is_file():
         return from_open_clip(read_json(config), str(config))
-    return Recorded(f'no {_OPEN_CLIP_CONFIG} beside {path.name}')
+    return Recorded(f'no {_OPEN_CLIP_CONFIG} next to {path.name}')
 
 
 def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | None:

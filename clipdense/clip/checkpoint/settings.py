@@ -119,7 +119,7 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
 
 
 def _compare(tower: Mapping[str, Any], facts: TowerFacts, source: str) -> None:
-    """A config that speaks of another tower was put beside the weights by mistake."""
+    """Refuse a config of another tower that was put next to the weights by mistake."""
     for key in ('width', 'layers'):
         told = getattr(facts, key)
         if told is not None and told != tower[key]:
@@ -149,7 +149,7 @@ def _finish(
 
 def _choose(name: str, told: Any, asked: Any, source: str) -> Any:
     if told is not None and asked is not None and told != asked:
-        raise CheckpointError(f'{source} records {name}={told!r}, but {asked!r} was asked for: leave it out')
+        raise CheckpointError(f'{source} records {name}={told!r}; remove the override {name}={asked!r}')
     return told if asked is None else asked
 
 
@@ -162,7 +162,7 @@ def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
                 return known.num_heads
     if tower['width'] % 64:
         raise CheckpointError(
-            f'a tower of width {tower["width"]} is unknown: say how many heads with {option}='
+            f'a tower of width {tower["width"]} is unknown; pass the number of attention heads with {option}='
         )
     return tower['width'] // 64
 
@@ -188,7 +188,7 @@ def _ask(tower: Mapping[str, Any], source: str) -> str:
         if tower['flavour'] == 'siglip'
         else "activation='quick_gelu' (OpenAI, MetaCLIP, DFN) or activation='gelu' (LAION, DataComp)"
     )
-    raise CheckpointError(f'nothing tells the activation ({source}): say {choices}')
+    raise CheckpointError(f'cannot infer the activation ({source}); pass {choices}')
 
 
 def default_preprocess(size: ClipSize) -> Preprocess:

@@ -24,7 +24,7 @@ def test_activation_is_asked_for(tmp_path, kind, layout):
     clip = make(SIZES[kind])
     path = write(clip, layout, tmp_path / 'weights.safetensors')
     with pytest.raises(
-        CheckpointError, match=r"nothing tells the activation .*activation='quick_gelu'.*'gelu'"
+        CheckpointError, match=r"cannot infer the activation .*activation='quick_gelu'.*'gelu'"
     ):
         load(path)
     assert_same_model(load(path, activation='gelu'), clip)
@@ -74,7 +74,9 @@ def test_heads_of_published_widths(name):
 def test_heads_are_asked_for(tmp_path):
     clip = make(ClipSize(VitSize(16, 4, 48, 2, 3, 96, 32, 'gelu'), TEXT))
     path = write(clip, 'openclip_vit', tmp_path / 'weights.safetensors')
-    with pytest.raises(CheckpointError, match=r'width 48 is unknown: say how many heads with num_heads='):
+    with pytest.raises(
+        CheckpointError, match=r'width 48 is unknown: pass the number of attention heads with num_heads='
+    ):
         load(path, activation='gelu')
     assert_same_model(load(path, activation='gelu', num_heads=3), clip)
 
@@ -165,7 +167,7 @@ def test_endless_model_is_not_built(tmp_path):
     size = describe(VIT, Preprocess(16))
     size['size'] = size['size'].replace('"layers": 2', '"layers": 1000000000')
     save_file(make(VIT).state_dict(), tmp_path / 'clip.safetensors', size)
-    with pytest.raises(CheckpointError, match='2000000000 layers in'):
+    with pytest.raises(CheckpointError, match='2000000000 layers but'):
         load(tmp_path / 'clip.safetensors')
 
 
@@ -225,8 +227,8 @@ CONFIGS = {  # layout of the weights, config file beside them, refusal
     'text tower': (OC, changed(OPEN_CLIP, 'text_cfg', hf_model_name='roberta'), "'roberta'"),
     'timm tower': (OC, changed(OPEN_CLIP, 'vision_cfg', timm_model_name='eva'), "'eva'"),
     'text layers': (OC, changed(OPEN_CLIP, 'text_cfg', layers=3), 'layers=3, the tensors have 2'),
-    'a word for a number': (OC, changed(OPEN_CLIP, 'vision_cfg', width='wide'), 'cannot be understood'),
-    'a list for a tower': (HF, changed(CONFIG, None, text_config=[3]), 'cannot be understood'),
+    'a word for a number': (OC, changed(OPEN_CLIP, 'vision_cfg', width='wide'), 'is not valid'),
+    'a list for a tower': (HF, changed(CONFIG, None, text_config=[3]), 'is not valid'),
     'resize': (
         OC,
         {'model_cfg': OPEN_CLIP, 'preprocess_cfg': {'resize_mode': 'longest'}},
