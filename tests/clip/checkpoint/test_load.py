@@ -75,7 +75,7 @@ def test_heads_are_asked_for(tmp_path):
     clip = make(ClipSize(VitSize(16, 4, 48, 2, 3, 96, 32, 'gelu'), TEXT))
     path = write(clip, 'openclip_vit', tmp_path / 'weights.safetensors')
     with pytest.raises(
-        CheckpointError, match=r'width 48 is unknown: pass the number of attention heads with num_heads='
+        CheckpointError, match=r'width 48 is unknown; pass the number of attention heads with num_heads='
     ):
         load(path, activation='gelu')
     assert_same_model(load(path, activation='gelu', num_heads=3), clip)
