@@ -49,7 +49,7 @@ def test_openai_archive(golden, golden_path):
         tensors['input.image'],
         tensors['input.text'],
     )
-    with pytest.raises(CheckpointError, match="OpenAI's archive records activation='quick_gelu'; remove the override"):
+    with pytest.raises(CheckpointError, match="OpenAI's archive records activation='quick_gelu'; remove"):
         load(golden_path('openai_clip_vit_tiny_jit.pt'), activation='gelu')
 
 
