@@ -112,20 +112,14 @@ def load_segmenter(
             have, or weights of a detector.
     """
     model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
-    entry = _segmentation_method(model, method, weights)
-    if entry is not None:
-        given = dict(method_options or {})
-        entry.check_options(given)
-    elif method_options:
-        kind = type(model).__name__
-        raise InputError(f'{kind} has no options of its own; remove {next(iter(method_options))!r}')
-    if not isinstance(model, SegmentationModel):
+    entry, given = _segmentation_method(model, method, weights), dict(method_options or {})
+    if isinstance(model, SegmentationModel):
+        for name in given:
+            raise InputError(f'a trained {type(model).__name__} has no method options; remove {name!r}')
+    else:
         assert entry is not None
+        entry.check_options(given)
         model = entry.part('build')(model, entry.name, given)
-    elif method_options:
-        raise InputError(
-            f'options of {entry.name} are part of its weights; remove {next(iter(method_options))!r}'
-        )
     model.configure(options or SegmentationOptions())
     return model.to(choose_device(device)).eval()
 
