@@ -151,7 +151,7 @@ class TestTrainingFree:
 
 
 class TestTrained:
-    def test_its_layout_is_recognised(self, colors_file, photo):
+    def test_its_layout_is_recognized(self, colors_file, photo):
         model = clipdense.load(colors_file, device='cpu')
         assert type(model).__name__ == 'Colors'
         found = clipdense.Segmenter.from_pretrained(colors_file, cache=False)(photo, CLASSES)

@@ -340,7 +340,7 @@ def _segmentation_method(model: Any, asked: str | None, source: object) -> Metho
 
 
 def _with_known_layouts(error: CheckpointError, file: WeightsFile) -> CheckpointError:
-    """Adds which layouts are read, where none was recognised."""
+    """Adds which layouts are read, where none was recognized."""
     if 'layout' not in str(error):
         return error
     known = [method.layout for method in list_methods() if method.layout]

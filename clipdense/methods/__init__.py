@@ -53,15 +53,15 @@ class Method:
         summary: one line.
         learns_from: what it is trained on; empty for a training-free method.
         paper: where it was published.
-        recognise: names of tensors -> whether a weights file has this method's own layout.
+        recognize: names of tensors -> whether a weights file has this method's own layout.
         layout: name of that layout for messages, such as 'GroupViT (NVlabs, Hugging Face)'.
-        load: ``(file, **overrides) -> model``, for files that ``recognise`` accepts.
+        load: ``(file, **overrides) -> model``, for files that ``recognize`` accepts.
         build: ``(model, name, options) -> SegmentationModel`` or detector, for the method of this name.  The
             model is what ``load`` gave, or a CLIP for training-free methods.  Not needed if the model is
             already one.
         export: ``(model, destination) -> Path`` by the name of the layout that it writes.
         explain: ``(segmenter model, image) -> list of maps``; each has ``draw(image, opacity)`` and ``name``.
-        embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings that ``recognise``
+        embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings that ``recognize``
             accepts; ``prompts`` is the embedder that the model would use otherwise.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
@@ -76,7 +76,7 @@ class Method:
     summary: str
     learns_from: str = ''
     paper: str = ''
-    recognise: Callable[[Iterable[str]], bool] | None = None
+    recognize: Callable[[Iterable[str]], bool] | None = None
     layout: str = ''
     load: str | None = None
     build: str | None = None
@@ -182,7 +182,7 @@ def default_method(task: str) -> Method:
 def find_method(keys: Iterable[str]) -> Method | None:
     """The method whose layout these tensor names have; None for a CLIP's or unknown ones."""
     keys = list(keys)
-    return next((one for one in list_methods() if one.recognise is not None and one.recognise(keys)), None)
+    return next((one for one in list_methods() if one.recognize is not None and one.recognize(keys)), None)
 
 
 def method_packages() -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def test_the_file_says_what_it_is(request, photo, weights, model, segmenter):
     assert found(photo, WORDS).mask.shape == (21, 34)
 
 
-def test_official_lseg_is_recognised(monkeypatch):
+def test_official_lseg_is_recognized(monkeypatch):
     """By names alone; what is made of the tensors is tested beside the method."""
     vit = timm_network('vit_tiny_patch16_224', img_size=32, embed_dim=16, depth=4, num_heads=2)
     lseg = LSeg(TransformerPyramid(vit, channels=(8, 8, 8, 8)), embed_dim=8, width=8)

@@ -20,10 +20,10 @@ from clipdense.weights.key_map import Row, add_layout, from_ours, to_ours
 __all__ = [
     'DROPPED',
     'LAYOUTS',
-    'Recognised',
+    'Recognized',
     'from_ours',
     'infer_size',
-    'recognise',
+    'recognize',
     'strip_wrappers',
     'to_ours',
 ]
@@ -184,7 +184,7 @@ for _name, _rows in LAYOUTS.items():
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Recognized:
     """Weights under our names.
 
     Args:
@@ -200,7 +200,7 @@ class Recognised:
     openai: bool = False
 
 
-def recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Recognised:
+def recognize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Recognized:
     """Find the layout by its keys, strip known wrappers, and rename to our names.
 
     Raises:
@@ -209,7 +209,7 @@ def recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
     tensors = strip_wrappers(tensors)
     layout = _layout(tensors, metadata or {})
     ours, leftover = to_ours(tensors, layout)
-    return Recognised(layout, ours, leftover, openai=tensors.keys() >= _OPENAI_KEYS)
+    return Recognized(layout, ours, leftover, openai=tensors.keys() >= _OPENAI_KEYS)
 
 
 def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

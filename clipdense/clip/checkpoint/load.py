@@ -22,7 +22,7 @@ from ..preprocess import Preprocess
 from ..sizes import ClipSize
 from ..tokenizers import copy_tokenizer, find_tokenizer
 from .config_files import from_huggingface, from_open_clip, from_zoo, read_json
-from .layouts import Recognised, infer_size, recognise
+from .layouts import Recognized, infer_size, recognize
 from .settings import Overrides, Recorded, TowerFacts, check_overrides, complete, default_preprocess
 
 _OPEN_CLIP_CONFIG = 'open_clip_config.json'
@@ -147,7 +147,7 @@ def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
 
 
 def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> ClipWeights:
-    """Find, read and recognise weights: everything that ``load`` does short of building the model.
+    """Find, read and recognize weights: everything that ``load`` does short of building the model.
 
     Raises:
         CheckpointError, InputError: as ``load``.
@@ -156,7 +156,7 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
     file, recorded = opened.file, opened.recorded
     path = file.path
     try:
-        found = recognise(_clip_part(file), file.metadata)
+        found = recognize(_clip_part(file), file.metadata)
         own = _own_facts(file)
         if own:
             size, preprocess, recorded = own
@@ -244,7 +244,7 @@ def _clip_part(file: WeightsFile) -> dict[str, Tensor]:
     return part if part and isinstance(meta, dict) and 'clip' in meta else file.tensors
 
 
-def _beside(path: Path, found: Recognised) -> Recorded:
+def _beside(path: Path, found: Recognized) -> Recorded:
     """What the layout implies, or the config file in the same folder says."""
     try:
         return _beside_or_raise(path, found)
@@ -254,7 +254,7 @@ def _beside(path: Path, found: Recognised) -> Recorded:
         raise CheckpointError(f'the config next to {path.name} is not valid: {error!r}') from error
 
 
-def _beside_or_raise(path: Path, found: Recognised) -> Recorded:
+def _beside_or_raise(path: Path, found: Recognized) -> Recorded:
     if found.openai:
         return _OPENAI
     if found.layout == 'slip':

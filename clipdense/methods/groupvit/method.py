@@ -13,7 +13,7 @@ _MARKS = (  # a tensor that only a GroupViT has: in the layouts of clipdense, NV
 )
 
 
-def recognise(keys: Iterable[str]) -> bool:
+def recognize(keys: Iterable[str]) -> bool:
     """Whether these are names of a GroupViT in one of its three layouts, with any prefix."""
     return any(f'.{key}'.endswith(tuple(f'.{mark}' for mark in _MARKS)) for key in keys)
 
@@ -24,7 +24,7 @@ METHOD = Method(
     summary='patches choose among learned groups; each group takes the class name that it is most like',
     learns_from='captions',
     paper='Xu et al. 2022 (arXiv 2202.11094)',
-    recognise=recognise,
+    recognize=recognize,
     layout='GroupViT (NVlabs, Hugging Face, clipdense)',
     load='clipdense.methods.groupvit.checkpoint:from_file',
     build='clipdense.methods.groupvit.segmenter:build',

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.clip.checkpoint.layouts import infer_size
-from clipdense.clip.checkpoint.layouts import recognise as recognise_clip
+from clipdense.clip.checkpoint.layouts import recognize as recognize_clip
 from clipdense.clip.checkpoint.settings import Overrides, Recorded, TowerFacts, complete
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.text import TextTransformer
@@ -25,7 +25,7 @@ from clipdense.weights.strict import misfits
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode
-from .method import recognise
+from .method import recognize
 from .regularize import Activation, BottleneckBlock, DepthwiseBlock, RegularizationBlock
 from .segmenter import LSeg
 
@@ -99,7 +99,7 @@ def from_official(
     state = {key.removeprefix(_NET): tensor.float() for key, tensor in state_dict.items()}
     clip_state = {key.removeprefix(_CLIP): x for key, x in state.items() if key.startswith(_CLIP)}
     state = {key: x for key, x in state.items() if not key.startswith(_CLIP)}
-    if not recognise(state):
+    if not recognize(state):
         raise CheckpointError(f'no LSeg: scratch.head1 is missing; there are {", ".join(sorted(state)[:5])}')
     ours, unused = _rename(state)
     regularisation = _block(ours, unused, block, depth, activation)
@@ -223,7 +223,7 @@ def _text(state: Mapping[str, Tensor], heads: int | None, unused: list[str]) -> 
     """The text half of the CLIP inside; None where there is none."""
     if not state:
         return None
-    found = recognise_clip(state)
+    found = recognize_clip(state)
     facts = Recorded("LSeg's checkpoint", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'))
     asked = Overrides(num_heads=1, text_num_heads=heads)  # the image tower stays behind, whatever its heads
     size = complete(infer_size(found.tensors), facts, asked).text

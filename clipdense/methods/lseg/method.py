@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from clipdense.methods import Method
 
 
-def recognise(keys: Iterable[str]) -> bool:
+def recognize(keys: Iterable[str]) -> bool:
     """Whether these are names of an official LSeg: with 'net.' in front, or without."""
     bare = {key.removeprefix('state_dict.').removeprefix('net.') for key in keys}
     return {'scratch.head1.weight', 'scratch.refinenet1.out_conv.weight'} <= bare
@@ -19,7 +19,7 @@ METHOD = Method(
     summary='pixel embeddings against text embeddings, trained on masks of seen classes',
     learns_from='masks of some classes',
     paper='Li et al. 2022 (arXiv 2201.03546)',
-    recognise=recognise,
+    recognize=recognize,
     layout='LSeg (isl-org/lang-seg)',
     load='clipdense.methods.lseg.checkpoint:from_file',
 )

@@ -10,7 +10,7 @@ _DETPRO = {'roi_head.projection.weight', 'roi_head.bg_embedding.weight'}
 _OURS = {'roi_head.bbox_head.projection.weight', 'roi_head.bbox_head.background'}
 
 
-def recognise(keys: Iterable[str]) -> bool:
+def recognize(keys: Iterable[str]) -> bool:
     """Whether these are names of DetPro's ViLD, or of ours, which need a config."""
     keys = set(keys)
     return keys >= _DETPRO or keys >= _OURS
@@ -22,7 +22,7 @@ METHOD = Method(
     summary='region embeddings against text embeddings, distilled from a CLIP',
     learns_from='boxes of some classes, and a CLIP',
     paper='Gu et al. 2022 (arXiv 2104.13921)',
-    recognise=recognise,
+    recognize=recognize,
     layout="ViLD (DetPro's release)",
     load='clipdense.methods.vild.checkpoint:from_file',
     build='clipdense.methods.vild.predictor:build',

@@ -11,7 +11,7 @@ from clipdense.clip.checkpoint.layouts import (
     LAYOUTS,
     from_ours,
     infer_size,
-    recognise,
+    recognize,
     strip_wrappers,
     to_ours,
 )
@@ -57,7 +57,7 @@ def test_there_and_back_is_lossless(layout):
     ours = weights(layout)
     theirs = from_ours(ours, layout)
     assert len(theirs) >= len(ours) - 4 * (layout == 'huggingface_siglip')
-    found = recognise(theirs)
+    found = recognize(theirs)
     assert (found.layout, found.leftover, found.openai) == (layout, [], False)
     assert_same(found.tensors, ours)
     assert_same(from_ours(found.tensors, layout), theirs)
@@ -143,7 +143,7 @@ def test_official_state_is_taken_whole(golden):
         state = {
             key.removeprefix('state.'): value for key, value in tensors.items() if key.startswith('state.')
         }
-        found = recognise(state)
+        found = recognize(state)
         assert not found.leftover
         assert_same(from_ours(found.tensors, found.layout), state)
 
@@ -174,7 +174,7 @@ WRAPPED = {
 @pytest.mark.parametrize('wrapper', WRAPPED)
 def test_wrappers_and_buffers_are_stripped(wrapper):
     ours = weights('openclip_vit')
-    found = recognise(WRAPPED[wrapper](from_ours(ours, 'openclip_vit')))
+    found = recognize(WRAPPED[wrapper](from_ours(ours, 'openclip_vit')))
     assert (found.layout, found.leftover, found.openai) == ('openclip_vit', [], wrapper == 'openai')
     assert_same(found.tensors, ours)
 
@@ -182,7 +182,7 @@ def test_wrappers_and_buffers_are_stripped(wrapper):
 def test_slip_head_is_dropped():
     theirs = {f'module.{name}': value for name, value in from_ours(weights('slip'), 'slip').items()}
     theirs['module.image_mlp.layer1.weight'] = torch.zeros(3)
-    found = recognise(theirs)
+    found = recognize(theirs)
     assert (found.layout, found.leftover) == ('slip', [])
 
 
@@ -210,12 +210,12 @@ FOREIGN = {
 def test_foreign_weights_are_told_by_name(name):
     keys, message = FOREIGN[name]
     with pytest.raises(CheckpointError, match=message):
-        recognise({key: torch.zeros(1) for key in keys})
+        recognize({key: torch.zeros(1) for key in keys})
 
 
 def test_unknown_names_are_left_over():
     theirs = from_ours(weights('openclip_vit'), 'openclip_vit')
-    assert recognise({**theirs, 'visual.extra.weight': torch.zeros(1)}).leftover == ['visual.extra.weight']
+    assert recognize({**theirs, 'visual.extra.weight': torch.zeros(1)}).leftover == ['visual.extra.weight']
 
 
 def test_a_missing_third_is_named():

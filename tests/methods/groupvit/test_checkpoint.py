@@ -20,7 +20,7 @@ from clipdense.methods.groupvit.checkpoint import (
     to_official,
 )
 from clipdense.methods.groupvit.grouping import patch_shares
-from clipdense.methods.groupvit.method import recognise
+from clipdense.methods.groupvit.method import recognize
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
 from clipdense.methods.groupvit.sizes import PUBLISHED, GroupVitSize
@@ -46,17 +46,17 @@ def test_there_and_back_bit_for_bit(golden, layout):
 
 
 @pytest.mark.parametrize('layout', NAMES)
-def test_layouts_are_recognised(golden, layout, tiny):
-    assert recognise(state_of(golden, layout))
-    assert recognise(f'module.{name}' for name in state_of(golden, layout))
-    assert recognise(tiny().state_dict())
-    assert recognise(f'clip.{name}' for name in tiny().state_dict())
+def test_layouts_are_recognized(golden, layout, tiny):
+    assert recognize(state_of(golden, layout))
+    assert recognize(f'module.{name}' for name in state_of(golden, layout))
+    assert recognize(tiny().state_dict())
+    assert recognize(f'clip.{name}' for name in tiny().state_dict())
 
 
 @pytest.mark.parametrize('name', ['openai_clip_vit_tiny', 'denseclip_tiny'])
 def test_others_are_not(golden, name):
     tensors, _ = golden(name)
-    assert not recognise(key.removeprefix('state.') for key in tensors)
+    assert not recognize(key.removeprefix('state.') for key in tensors)
 
 
 def test_stages_of_several_widths_there_and_back(tiny):

@@ -10,7 +10,7 @@ from clipdense.clip.checkpoint.layouts import from_ours
 from clipdense.clip.class_embeddings import class_embedder
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize
-from clipdense.methods.lseg.checkpoint import from_official, recognise
+from clipdense.methods.lseg.checkpoint import from_official, recognize
 from clipdense.utils.errors import CheckpointError
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
@@ -147,8 +147,8 @@ def test_heads_are_asked_for(golden):
         ([], False),
     ],
 )
-def test_recognise(keys, expected):
-    assert recognise(keys) is expected
+def test_recognize(keys, expected):
+    assert recognize(keys) is expected
 
 
 def test_a_lightning_file_is_read(official, image, tmp_path):
@@ -165,7 +165,7 @@ def test_a_lightning_file_is_read(official, image, tmp_path):
         path,
     )
     tensors = read_weights(path).tensors
-    assert recognise(tensors)
+    assert recognize(tensors)
     model = from_official(tensors, num_heads=4)
     assert model.project.weight.dtype == torch.float32
     with torch.no_grad():

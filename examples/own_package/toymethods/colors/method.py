@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from clipdense.methods import Method
 
 
-def recognise(keys: Iterable[str]) -> bool:
+def recognize(keys: Iterable[str]) -> bool:
     """Whether these are names of this method's weights."""
     return {'colors.weight', 'colors.bias'} <= set(keys)
 
@@ -17,7 +17,7 @@ METHOD = Method(
     task='segmentation',
     summary='one layer from colors to the joint space',
     learns_from='masks',
-    recognise=recognise,
+    recognize=recognize,
     layout='colors (toymethods)',
     load='toymethods.colors.checkpoint:from_file',
     export={'colors': 'toymethods.colors.checkpoint:write'},

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from clipdense.methods import Method
 
 
-def recognise(keys: Iterable[str]) -> bool:
+def recognize(keys: Iterable[str]) -> bool:
     """Whether these are names of this method's weights."""
     return set(keys) == {'synonyms.weight'}
 
@@ -17,7 +17,7 @@ METHOD = Method(
     task='classification',
     summary='class embeddings moved by one learned offset',
     learns_from='labeled images',
-    recognise=recognise,
+    recognize=recognize,
     layout='synonyms (toymethods)',
     embedder='toymethods.synonyms.embedder:from_file',
 )
