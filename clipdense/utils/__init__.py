@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of CLIP: errors, files, progress, processes, images."""
+"""General helpers, independent of CLIP: errors, files, images, drawing, progress, distributed processes."""

@@ -1,4 +1,4 @@
-"""Processes that train together.  All of it also works in a single process without any set-up.
+"""Helpers for distributed processes.  All of them also work in a single process without set-up.
 
 P: processes.
 """
@@ -35,9 +35,9 @@ def is_main() -> bool:
 
 @contextmanager
 def processes_of_torchrun() -> Iterator[None]:
-    """Join the processes that torchrun started, each with a GPU of its own; alone, nothing happens.
+    """Initialize the process group of torchrun, one GPU per process; does nothing in a single process.
 
-    For work that is shared without gradients: they may wait for one another for days.
+    For work without gradients: the timeout is seven days.
     """
     if int(os.environ.get('WORLD_SIZE', '1')) == 1 or dist.is_initialized():
         yield
@@ -54,7 +54,7 @@ def processes_of_torchrun() -> Iterator[None]:
 def gather_with_grad(tensor: Tensor) -> Tensor:
     """(B, ...) of each process -> (P * B, ...) in order of rank; gradients flow back to every process.
 
-    Each process must bring the same B.
+    B must be equal in all processes.
     """
     if world_size() == 1:
         return tensor
@@ -62,7 +62,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
 
 
 def all_gather_object(item: Item) -> list[Item]:
-    """One picklable object from each process, in order of rank."""
+    """Gather one picklable object from each process, in order of rank."""
     if world_size() == 1:
         return [item]
     items: list = [None] * world_size()
@@ -71,7 +71,7 @@ def all_gather_object(item: Item) -> list[Item]:
 
 
 class _Gather(torch.autograd.Function):
-    """torch has one too, under a name that changes between releases."""
+    """Differentiable all-gather; torch's own changes its name between releases."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -83,6 +83,6 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone(
             memory_format=torch.contiguous_format
-        )  # what every process asks of every row
+        )  # gradients of all processes for all rows
         dist.all_reduce(total)
         return total.chunk(world_size())[rank()]

@@ -1,4 +1,4 @@
-"""Drawings to look at: masks and boxes over images, with labels or a legend, and galleries.
+"""Draw masks and boxes over images, with labels or a legend, and galleries.
 
 Pillow and NumPy only.  Line widths and text grow with the image.  (H, W): pixels, K: classes, n: boxes.
 """
@@ -15,7 +15,7 @@ from .errors import InputError
 from .palette import class_palette, text_color
 from .text_layout import fit, font_for, wrap
 
-_SIDE = 512  # smaller images are enlarged up to this, in pixels of the longer side
+_SIDE = 512  # images with a smaller longer side (pixels) are enlarged up to this
 _LEGEND_ENTRIES = 60
 _PAPER, _INK, _RULE = (255, 255, 255), (24, 24, 24), (128, 128, 128)
 
@@ -32,14 +32,14 @@ class _Entry(NamedTuple):
 
 
 class _Label(NamedTuple):
-    """Two texts, each with its font, on a colored rectangle: the ``room``."""
+    """Two texts, each with its font, on a colored rectangle (``area``)."""
 
     name: str
     note: str
     fonts: tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]
     pad: int
     color: Color
-    room: Box
+    area: Box
 
 
 def overlay(
@@ -59,26 +59,28 @@ def overlay(
         mask: (H, W) class indices; other values (255 for unlabeled) stay uncolored.
         class_names: K names.
         palette: (K or more, 3) uint8 colors; ``class_palette`` by default.
-        opacity: of the colors, 0 to 1.
-        hidden: classes that stay uncolored and out of the legend.
+        opacity: opacity of the colors, 0 to 1.
+        hidden: classes without color and legend entry.
         legend: whether to list the classes that occur, largest first, with their fraction of the image.
-        side: small images are enlarged, by a whole factor, as far as their longer side stays within it.
+        side: small images are enlarged by an integer factor while their longer side is at most this.
 
     Returns:
         RGB, as large as the image (enlarged), plus the legend.
 
     Raises:
-        InputError: mask and image differ in size, too few colors, or an opacity out of range.
+        InputError: mask and image differ in size, the palette is too short, or opacity is out of range.
     """
     mask = np.asarray(mask)
     colors = class_palette(len(class_names)) if palette is None else np.asarray(palette, np.uint8)
     if mask.shape != (image.height, image.width):
-        raise InputError(f'the mask is {mask.shape}, its image {(image.height, image.width)} (height, width)')
+        raise InputError(
+            f'mask size {mask.shape} differs from image size {(image.height, image.width)} (H, W)'
+        )
     if len(colors) < len(class_names):
-        raise InputError(f'{len(colors)} colors for {len(class_names)} classes')
+        raise InputError(f'the palette has {len(colors)} colors for {len(class_names)} classes')
     if not 0 <= opacity <= 1:
-        raise InputError(f'opacity is between 0 and 1, not {opacity}')
-    none = len(class_names)  # the index of whatever is not colored
+        raise InputError(f'opacity must be between 0 and 1, got {opacity}')
+    none = len(class_names)  # index of uncolored pixels
     classes = np.where((mask >= 0) & (mask < none), mask, none).astype(np.int32)
     counts = np.bincount(classes.ravel(), minlength=none + 1)
     shown = np.array([name not in hidden for name in class_names] + [False])
@@ -103,16 +105,16 @@ def draw_boxes(
     notes: Sequence[str] | None = None,
     side: int = _SIDE,
 ) -> Image.Image:
-    """An image with labeled boxes; the best lie on top, and no label leaves the image.
+    """Draw labeled boxes on an image; the first boxes are on top, and labels stay inside the image.
 
     Args:
         image: the image.
         boxes: (n, 4) x1, y1, x2, y2, best first.
         labels: n names; long ones are shortened.
         class_ids: (n,) boxes of one class share a color, that of ``class_palette``.
-        masks: (n, H, W) bool, laid over the image in the color of their box.
+        masks: (n, H, W) bool, drawn in the color of their box.
         opacity: of the masks.
-        notes: n texts after the labels that are never shortened, such as scores.
+        notes: n texts after the labels, such as scores; never shortened.
         side: see ``overlay``.
 
     Returns:
@@ -142,15 +144,15 @@ def draw_boxes(
 def gallery(
     rows: Sequence[Sequence[tuple[Image.Image, str]]], tile: int = 192, title: str | None = None
 ) -> Image.Image:
-    """A contact sheet: rows of images, each with its caption below it.
+    """Draw rows of images, each with its caption below it.
 
     Args:
         rows: images and captions; rows may differ in length.
         tile: the width that each image is scaled to, in pixels; its height is at most twice that.
-        title: above everything.
+        title: text at the top.
 
     Raises:
-        InputError: there is no image.
+        InputError: no images.
     """
     if not any(rows):
         raise InputError('a gallery needs at least one image')
@@ -202,12 +204,12 @@ def _shifted(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _legend(entries: Sequence[_Entry], image: Image.Image) -> Image.Image:
-    """A white strip in columns, at least as wide as the image: swatch, name, value."""
+    """A white strip with columns of color, name and value, at least as wide as the image."""
     largest = int(min(max(max(image.size) / 34, 14), 160))
     if len(entries) > _LEGEND_ENTRIES:
         rest = len(entries) - _LEGEND_ENTRIES
         entries = [*entries[:_LEGEND_ENTRIES], _Entry(f'and {rest} more', '', None)]
-    for size in range(largest, min(13, largest) - 1, -1):  # smaller text where the list would be too large
+    for size in range(largest, min(13, largest) - 1, -1):  # smaller text if the list is too large
         width, gap, line = max(image.width, 10 * size), round(size * 0.5), round(size * 1.5)
         column = _column_width(entries, size, gap, width)
         rows = -(-len(entries) // max(1, (width - gap) // column))
@@ -230,7 +232,7 @@ def _column_width(entries: Sequence[_Entry], size: int, gap: int, width: int) ->
 def _legend_entry(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: _Entry, size: int, width: int
 ) -> None:
-    """Swatch, name and value at ``place``, the middle of the left end; a long name is shortened."""
+    """Draw color, name and value at ``place``, the middle of the left end; a long name is shortened."""
     (left, middle), gap = place, round(size * 0.5)
     if entry.color is not None:
         square = (left, middle - size // 2, left + size, middle + size // 2)
@@ -244,7 +246,7 @@ def _legend_entry(
 def _placed(
     size: tuple[int, int], box: Box, name: str, note: str, color: Color, others: Sequence[_Label]
 ) -> _Label:
-    """A label at a box, inside the image and, where there is room, clear of the others."""
+    """A label at a box, inside the image and, if possible, not overlapping others."""
     height_of_text = int(min(max(max(size) / 42, 13), 120))
     fonts, pad = (font_for(name, height_of_text), font_for(note, height_of_text)), height_of_text // 4
     note_width = fonts[1].getlength(note) + pad if note else 0
@@ -253,14 +255,14 @@ def _placed(
     x = max(0, min(box[0], size[0] - width))
     tops = (box[1] - height, box[1], box[3] - height, box[3])
     places = [(x, min(max(top, 0), max(size[1] - height, 0))) for top in tops]
-    rooms = [(left, top, left + width, top + height) for left, top in places]
-    free = [room for room in rooms if not any(_overlap(room, other.room) for other in others)]
-    return _Label(name, note, fonts, pad, color, free[0] if free else rooms[0])
+    areas = [(left, top, left + width, top + height) for left, top in places]
+    free = [area for area in areas if not any(_overlap(area, other.area) for other in others)]
+    return _Label(name, note, fonts, pad, color, free[0] if free else areas[0])
 
 
 def _write(draw: ImageDraw.ImageDraw, label: _Label) -> None:
-    left, top, right, bottom = label.room
-    draw.rectangle(label.room, fill=label.color)
+    left, top, right, bottom = label.area
+    draw.rectangle(label.area, fill=label.color)
     ink, middle = text_color(label.color), (top + bottom) / 2
     draw.text((left + label.pad, middle), label.name, fill=ink, font=label.fonts[0], anchor='lm')
     draw.text((right - label.pad, middle), label.note, fill=ink, font=label.fonts[1], anchor='rm')
@@ -325,7 +327,7 @@ def _enlarged(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _fitted(image: Image.Image, width: int) -> Image.Image:
-    """Scaled to the width, at most twice as high; enlarged without smoothing, so that pixels stay visible."""
+    """Resized to the width, at most twice as high; enlarged without smoothing, which keeps pixels visible."""
     scale = min(width / image.width, 2 * width / image.height)
     if scale == 1:
         return image

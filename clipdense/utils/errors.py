@@ -1,4 +1,4 @@
-"""Errors that the user can mend.  The command line prints them as one line and exits with 2."""
+"""Errors caused by user input.  The command line prints them as one line and exits with 2."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input; the message is one clear line that says what to do."""
+    """Invalid input; the message is one line with the problem and what to do."""
 
 
 class CheckpointError(InputError):
-    """A weights file that is damaged, unsafe, of an unknown layout, or that does not fit the model."""
+    """A weights file that is damaged, unsafe, of an unknown layout, or does not fit the model."""
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuse names that are not known, with the nearest one that is.
+    """Raise an error for unknown names, with the nearest known name.
 
     Args:
         given: names that were passed.
         known: names that are accepted.
-        what: what they belong to, for the message: "GroupViT weights have no override".
+        what: start of the message, such as "GroupViT weights have no override".
 
     Raises:
-        InputError: the first name that is not known.
+        InputError: for the first unknown name.
     """
     known = list(known)
     for name in given:
         if name not in known:
             accepted = ', '.join(known) or 'none'
-            raise InputError(f'{what} {name!r}; known: {accepted}.{nearest(name, known)}')
+            raise InputError(f'{what} {name!r}; use {accepted}.{nearest(name, known)}')
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says.  From a data-loading process torch sends it inside a traceback, whose end it is."""
+    """The message of an error, also of one from a data-loading process, where torch adds a traceback."""
     text = str(error)
     if 'Original Traceback' in text:
         text = text.rpartition(f'{type(error).__name__}: ')[2]
@@ -41,7 +41,7 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    """``" Did you mean 'x'?"`` with the known name closest to ``name``, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f' Did you mean {by_lower[match[0]]!r}?' if match else ''

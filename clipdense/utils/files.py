@@ -1,4 +1,4 @@
-"""Writing that never destroys what was there, and digests."""
+"""Atomic writing of files, and digests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = 'wb') -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path`` that takes its place once it is complete and on disk.
+    """Open a temporary file next to ``path`` that replaces it when it is complete and on disk.
 
-    Whatever goes wrong before that, the old file stays as it was and the temporary one is removed.
+    After an error the old file is unchanged and the temporary one is removed.
 
     Raises:
-        InputError: the disk or quota is full, or the folder cannot be written.
+        InputError: the disk or quota is full, or the folder is not writable.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -57,7 +57,7 @@ def sha256(path: str | Path) -> str:
 
 
 def digest(*parts: str | bytes) -> str:
-    """SHA-256 over the parts, each preceded by its length so that moving a border changes the result."""
+    """SHA-256 of the parts, each preceded by its length, so that the split into parts matters."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -78,7 +78,7 @@ def _explain(error: OSError, path: Path) -> str:
     if error.errno in _NO_SPACE:
         folder = path.parent if path.parent.exists() else Path.cwd()
         free = shutil.disk_usage(folder).free
-        return f'no room to write {path} ({free / 1e6:.0f} MB free, or a quota): the previous file is intact'
+        return f'no space to write {path} ({free / 1e6:.0f} MB free, or a quota); the old file is unchanged'
     return f'cannot write {path}: {error.strerror or error}'
 
 
@@ -89,7 +89,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; not every platform can open a folder."""
+    """Make the rename durable; some platforms cannot open a folder."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Which images are meant, and what to call what is made from them."""
+"""Lists of input images, and names of output files."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .errors import InputError, nearest
 
 _FORMATS = 'avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp'
 IMAGE_SUFFIXES = frozenset(f'.{name}' for name in _FORMATS.split())
-_LONGEST_NAME = 120  # characters; file systems allow 255 bytes, suffixes and folders come on top
+_LONGEST_NAME = 120  # characters; file systems allow 255 bytes including suffixes
 _UNSAFE = re.compile(r'[^\w .,+=@()\[\]-]|^\.')
 
 
 def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The image files that paths, folders and glob patterns stand for.
+    """Expand paths, folders and glob patterns to image files.
 
-    Folders are searched with all that is below them, hidden files apart, for files with an image's ending; a
-    file that is named itself is taken whatever its ending, and whatever pattern its name looks like.
+    Folders are searched recursively for non-hidden files with an image suffix; a file given by name is
+    used with any suffix, even if its name looks like a pattern.
 
     Returns:
-        paths in the order of the sources, sorted within each folder or pattern, each file once.
+        Paths in the order of the sources, sorted within each folder or pattern, without duplicates.
 
     Raises:
-        InputError: something named is not there, or there is no image in it.
+        InputError: a source does not exist or contains no images.
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if not sources:
-        raise InputError('no images named: give files, folders or patterns')
+        raise InputError('no images given; pass files, folders or patterns')
     found: dict[str, Path] = {}
     for source in sources:
         for path in _expand(source):
@@ -40,9 +40,9 @@ def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def output_stems(paths: Sequence[str | Path]) -> list[str]:
-    """A safe file name without ending for each path, all different, also where case does not count.
+    """A safe and unique file name without suffix for each path, also for case-insensitive file systems.
 
-    Plain stems where these differ; else with their folders (``a/1.jpg`` -> ``a_1``), then with their endings
+    Plain stems if these differ; else with their folders (``a/1.jpg`` -> ``a_1``), then with their suffixes
     too, then numbered.
     """
     resolved = [Path(os.path.abspath(path)) for path in paths]
@@ -65,7 +65,9 @@ def _expand(source: str | Path) -> list[Path]:
     if path.is_dir():
         files = [file for file in path.rglob('*') if _is_image(file, path)]
         if not files:
-            raise InputError(f'no images in {path} (endings looked for: {" ".join(sorted(IMAGE_SUFFIXES))})')
+            raise InputError(
+                f'no images in {path}; supported suffixes are {" ".join(sorted(IMAGE_SUFFIXES))}'
+            )
         return sorted(files)
     if path.exists():
         return [path]
@@ -73,10 +75,10 @@ def _expand(source: str | Path) -> list[Path]:
         matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
         files = [match for match in matches if match.is_file()]
         if not files:
-            raise InputError(f'nothing matches {source}')
+            raise InputError(f'no images match the pattern {source}')
         return files
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
-    raise InputError(f'{path}: no such file or folder.{nearest(path.name, siblings)}')
+    raise InputError(f'the file or folder {path} does not exist.{nearest(path.name, siblings)}')
 
 
 def _is_image(file: Path, root: Path) -> bool:
@@ -85,12 +87,12 @@ def _is_image(file: Path, root: Path) -> bool:
 
 
 def _safe(name: str) -> str:
-    """Without separators, control characters or bytes that are not text, and not too long."""
+    """Replace separators, control characters and undecodable bytes, and limit the length."""
     return _UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip(' .') or '_'
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """The first of equal names stays; the others get -2, -3, ..., skipping what is taken."""
+    """Append -2, -3, ... to repeated names, skipping existing ones."""
     taken = Counter(name.casefold() for name in names)
     seen: Counter[str] = Counter()
     result = []

@@ -1,4 +1,4 @@
-"""Modes of modules."""
+"""Context managers for the mode and the device of modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every part is in the mode that it was in before."""
+    """Evaluation mode without gradients; every submodule's mode is restored afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -26,7 +26,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """A module on a device; afterwards it is back where it was, as a whole."""
+    """Move a module to a device, and back afterwards."""
     home = next(module.parameters()).device
     module.to(device)
     try:

@@ -1,4 +1,4 @@
-"""Colors of classes: fixed, far apart, and distinguishable with red-green color blindness.  NumPy only."""
+"""Colors of classes: fixed, distinct, and distinguishable with red-green color blindness.  NumPy only."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import functools
 
 import numpy as np
 
-# The first colors.  Okabe & Ito (2008) without black, then 13 chosen for their distance to all before them.
+# The first colors: Okabe & Ito (2008) without black, then 13 chosen for their distance to all earlier ones.
 _FIRST = (
     ('e69f00', '56b4e9', '009e73', 'f0e442', '0072b2', 'd55e00', 'cc79a7')
     + ('5a1e00', '78ffff', '002d78', '873c4b', '87d2a5', '0000ff')
     + ('b4ffb4', '5a87ff', 'b43c00', '96d2ff', '3c2db4', 'b42d87', '5a0f4b')
 )  # fmt: skip
-_STEP = 15  # of the grid of RGB values that later colors are taken from
-_MOST = 2048  # colors; then they repeat
-_NEIGHBORS, _APART = 10, 0.1  # each later color has this distance to that many before it
+_STEP = 15  # spacing of the RGB grid of later colors
+_MOST = 2048  # number of different colors
+_NEIGHBORS, _APART = 10, 0.1  # later colors have this distance to that many earlier ones
 
 # Linear RGB -> linear RGB as seen without red-sensitive and without green-sensitive cones:
 # Machado, Oliveira & Fernandes (2009), severity 1.
@@ -43,15 +43,15 @@ _OKLAB = np.array(
 
 
 def class_palette(count: int, background: int | None = None) -> np.ndarray:
-    """The colors of classes: class i has the same color whatever ``count`` is.
+    """The colors of classes; the color of class i does not depend on ``count``.
 
-    The first 20 are hand-chosen.  Each later one is, of a grid of colors, the farthest from all before it
-    that also differs clearly from the ten before it.  Distances are in Oklab, the smallest of three: with
+    The first 20 are chosen by hand.  Each later one is the grid color that is farthest from all earlier ones
+    and differs clearly from the previous ten.  Distances are in Oklab, the smallest of three: with
     normal vision, protanopia and deuteranopia.  After 2,048 the colors repeat.
 
     Args:
         count: K.
-        background: the index of a class that is black, which no other class is.
+        background: index of a class that is black; no other class is black.
 
     Returns:
         (K, 3) uint8 RGB.
@@ -106,5 +106,5 @@ def _seen(colors: np.ndarray) -> np.ndarray:
 
 
 def _distances(seen: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """(3, n, 3) and (3, 1, 3) -> (n,), rounded so that no machine breaks ties differently."""
+    """(3, n, 3) and (3, 1, 3) -> (n,), rounded so that ties are equal on all machines."""
     return np.linalg.norm(seen - one, axis=-1).min(axis=0).round(6)

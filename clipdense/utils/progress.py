@@ -1,4 +1,4 @@
-"""A progress bar for whatever takes longer than a second or two."""
+"""A progress bar for long loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PATIENCE = 1.0  # seconds of work before a bar appears
 
 
 def track(iterable: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items; on a terminal, show a bar on stderr once the work has lasted a second."""
+    """Yield the items; on a terminal, show a bar on stderr after one second."""
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if not sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Text in drawings: fonts that hold the characters, and text shortened or wrapped to a width in pixels."""
+"""Text in drawings: fonts for all characters, and text shortened or wrapped to a width in pixels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import ImageFont
 
 from .errors import InputError
 
-# Tried in this order where Pillow's own font, which holds little more than ASCII, lacks a character; Pillow
-# looks for them in the folders of the system.
+# Tried in this order if Pillow's own font, which has little more than ASCII, lacks a character; Pillow
+# searches the system's font folders.
 _SYSTEM_FONTS = (
     *(
         'NotoSans-Regular.ttf',
@@ -28,27 +28,27 @@ _SYSTEM_FONTS = (
     *('NotoSansDevanagari-Regular.ttf', 'NotoSansThai-Regular.ttf', 'Nirmala.ttf', 'Nirmala.ttc'),
     *('FreeSans.ttf', 'unifont.otf', 'unifont.ttf'),
 )
-_PROBE = 16  # pixels; at this size it is looked up whether a font holds a character
+_PROBE = 16  # pixels; size at which glyphs are compared
 
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font for a text: Pillow's own, or a font of the system that holds more of the characters.
+    """A font for a text: Pillow's own, or a system font that has more of the characters.
 
     Args:
-        text: what will be drawn.
+        text: the text to draw.
         size: in pixels.
 
     Raises:
         InputError: Pillow was built without FreeType.
 
     Warns:
-        UserWarning: no font that was found holds all characters; the others are drawn as boxes.
+        UserWarning: no font has all characters; the missing ones are drawn as boxes.
     """
     return _font(_font_name(text), size)
 
 
 def fit(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """The text, or as much of its beginning as fits into ``width`` pixels with an ellipsis."""
+    """The text, shortened with an ellipsis to at most ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     low, high = 0, len(text)  # text[:low] fits
@@ -59,7 +59,7 @@ def fit(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 
 
 def wrap(text: str, width: float, font: ImageFont.FreeTypeFont, most: int = 3) -> list[str]:
-    """At most ``most`` lines that fit into ``width`` pixels; the rest is cut with an ellipsis."""
+    """Split into at most ``most`` lines of ``width`` pixels; the rest is cut with an ellipsis."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f'{lines[-1]} {word}') <= width:
@@ -67,7 +67,7 @@ def wrap(text: str, width: float, font: ImageFont.FreeTypeFont, most: int = 3) -
         elif len(lines) < most:
             lines.append(word)
         else:
-            lines[-1] += f' {word}'  # too long by now: cut below
+            lines[-1] += f' {word}'  # too long, cut below
     return [fit(line, width, font) for line in lines]
 
 
@@ -88,9 +88,9 @@ def _font_name(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _warn(characters: str) -> None:
-    """Once for the same characters."""
+    """Warn once for the same characters."""
     warnings.warn(
-        f'no font was found for {characters!r}: these characters are drawn as boxes. '
+        f'no font found for {characters!r}; these characters are drawn as boxes. '
         'Install a font that has them: DejaVu Sans (fonts-dejavu), or Noto Sans CJK (fonts-noto-cjk) for '
         'Chinese, Japanese and Korean',
         stacklevel=4,
@@ -98,19 +98,19 @@ def _warn(characters: str) -> None:
 
 
 def _missing(text: str, name: str | None) -> set[str]:
-    return {character for character in text if not _holds(name, character)}
+    return {character for character in text if not _has_glyph(name, character)}
 
 
 @functools.lru_cache(maxsize=16384)
-def _holds(name: str | None, character: str) -> bool:
-    """Whether a character looks other than one that no font has."""
+def _has_glyph(name: str | None, character: str) -> bool:
+    """Whether a character is drawn differently from a missing one."""
     if character.isspace() or unicodedata.category(character) in ('Cc', 'Cf', 'Mn'):
         return True
     font = _font(name, _PROBE)
-    return _look(font, character) != _look(font, '\U0010ffff')
+    return _glyph(font, character) != _glyph(font, '\U0010ffff')
 
 
-def _look(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
+def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
     glyph = font.getmask(character)
     return glyph.size, bytes(glyph)
 
@@ -130,5 +130,7 @@ def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(name, size)
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise InputError('this Pillow has no FreeType to draw text with: install the wheel from PyPI')
+        raise InputError(
+            'Pillow was built without FreeType, which is needed to draw text; install Pillow from PyPI'
+        )
     return font

@@ -1,1 +1,1 @@
-"""Words: class names and synonyms, prompt templates, tokenizers.  Nothing here imports torch at the top."""
+"""Class names and synonyms, prompt templates, tokenizers, noun phrases.  Does not import torch at the top."""

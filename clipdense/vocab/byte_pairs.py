@@ -1,7 +1,7 @@
-"""OpenAI's byte-pair encoding: cleaning a text, cutting it into words, and merging the bytes of each word.
+"""OpenAI's byte-pair encoding: cleaning a text, splitting it into words, and merging the bytes of each word.
 
-The merge table is the file that the ``open_clip_torch`` package carries; it is found without importing that
-package, which costs seconds. Ids equal those of openai/CLIP ``clip/simple_tokenizer.py``.
+The merge table is a file of the ``open_clip_torch`` package; it is located without importing the
+package, which takes seconds. Ids equal those of openai/CLIP ``clip/simple_tokenizer.py``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ MERGES_SHA256 = '924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804
 VOCAB_SIZE = 49408
 START_OF_TEXT, END_OF_TEXT = '<|startoftext|>', '<|endoftext|>'
 
-_CACHE_SIZE = 1 << 17  # words remembered; captions from the web never run out of new ones
-_LONG_WORD = 64  # characters; not worth remembering
+_CACHE_SIZE = 1 << 17  # cached words; web captions always contain new ones
+_LONG_WORD = 64  # characters; longer words are not cached
 _SPECIALS = '|'.join(map(re.escape, (START_OF_TEXT, END_OF_TEXT)))
 _ENDINGS = "'s|'t|'re|'ve|'m|'ll|'d"
 _WORDS = rf'{_SPECIALS}|{_ENDINGS}|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+'  # for the regex package
-# ftfy and html.unescape leave printable ASCII without '&' as it is, and re cuts it into words much faster.
+# ftfy and html.unescape do not change printable ASCII without '&', and re splits it much faster.
 _PLAIN = re.compile(r"[\t\n\r -%'-~]*")
 _PLAIN_WORDS = re.compile(rf'[a-z]+|{_SPECIALS}|{_ENDINGS}|[0-9]|[^\sa-z0-9]+')
 
 
 class BytePairs(dict[str, tuple[int, ...]]):
-    """Word -> ids, worked out when a word is first asked for.
+    """Word -> ids, computed at first use.
 
     Ids 0 to 255 are bytes and 256 to 511 bytes that end a word. Then come the merges in order of priority: of
     two possible merges the one with the lower id goes first. The two special tokens are last.
@@ -44,12 +44,12 @@ class BytePairs(dict[str, tuple[int, ...]]):
         merges: pairs of symbols in the printable alphabet of the merges file.
 
     Attributes:
-        pieces: the bytes that each id stands for, with a space where a word ends.
+        pieces: the bytes of each id, with a space at the end of a word.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
         super().__init__()
-        # The file writes the 68 bytes without a visible character as the characters from 256 on, after the
+        # The file encodes the 68 bytes without a visible character as the characters from 256 on, after the
         # visible ones.
         visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
         hidden = sorted(set(range(256)) - set(visible))
@@ -76,7 +76,7 @@ class BytePairs(dict[str, tuple[int, ...]]):
         return ids
 
     def _merge(self, word: str) -> tuple[int, ...]:
-        """Join the best pair until none is left; n log n in the bytes, for a caption may be one long word."""
+        """Merge the best pair until none is left; O(n log n) in the bytes, for captions of one long word."""
         merged = self._merged
         ids = [self._id_of_byte[byte] for byte in word.encode()]
         ids[-1] += 256
@@ -88,7 +88,7 @@ class BytePairs(dict[str, tuple[int, ...]]):
             new, place = heapq.heappop(heap)
             right = after[place]
             if right == size or merged.get((ids[place], ids[right])) != new:
-                continue  # one of the two has been merged with its other neighbor meanwhile
+                continue  # one of the two has been merged with its other neighbor
             ids[place], ids[right] = new, -1
             after[place] = beyond = after[right]
             if beyond < size:
@@ -101,7 +101,7 @@ class BytePairs(dict[str, tuple[int, ...]]):
 
 
 def split_words(text: str) -> list[str]:
-    """Words as OpenAI's tokenizer sees them: mended, lower case, every digit for itself."""
+    """Words as in OpenAI's tokenizer: cleaned, lower case, each digit separate."""
     if _PLAIN.fullmatch(text):
         return _PLAIN_WORDS.findall(text.lower())
     import regex
@@ -111,7 +111,7 @@ def split_words(text: str) -> list[str]:
 
 
 def mend(text: str) -> str:
-    """Undo broken encodings and (doubled) HTML entities, which captions from the web are full of."""
+    """Fix broken encodings and (doubled) HTML entities, which are frequent in web captions."""
     if _PLAIN.fullmatch(text):
         return text.strip()
     import ftfy
@@ -121,18 +121,22 @@ def mend(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def openai_byte_pairs() -> BytePairs:
-    """OpenAI's merge table, found, checked and read once a process.
+    """OpenAI's merge table, located, checked and read once per process.
 
     Raises:
-        InputError: it is not installed, or not OpenAI's.
+        InputError: the table is not installed, or is not OpenAI's.
     """
     spec = importlib.util.find_spec('open_clip')
     folders = (spec.submodule_search_locations if spec else None) or ()
     files = [file for folder in folders if (file := Path(folder) / MERGES_FILE).is_file()]
     if not files:
-        raise InputError(f'the tokenizer needs {MERGES_FILE} of a package: pip install open_clip_torch')
+        raise InputError(
+            f'the tokenizer needs the file {MERGES_FILE} of open_clip; run pip install open_clip_torch'
+        )
     packed = files[0].read_bytes()
     if hashlib.sha256(packed).hexdigest() != MERGES_SHA256:
-        raise InputError(f"{files[0]} is not OpenAI's table: pip install --force-reinstall open_clip_torch")
+        raise InputError(
+            f"{files[0]} is not OpenAI's table; run pip install --force-reinstall open_clip_torch"
+        )
     lines = gzip.decompress(packed).decode().split('\n')[1 : VOCAB_SIZE - 2 * 256 - 2 + 1]
     return BytePairs([(left, right) for left, right in map(str.split, lines)])

@@ -1,4 +1,4 @@
-"""Class names of published datasets, in label order, as English words ("dining table", not "diningtable")."""
+"""Class names of published datasets, in label order, in English spelling ("dining table")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split(', '))
 
 
-# Wang et al., SCLIP (arXiv 2312.01597), class files of VOC21 and COCO-Object: what stands for the background.
+# Wang et al., SCLIP (arXiv 2312.01597), class files of VOC21 and COCO-Object: queries of the background.
 BACKGROUND_WORDS = _words(
     'sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, '
     'door, window, wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence'
@@ -115,18 +115,20 @@ _SCLIP_SYNONYMS = {
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """OpenAI's 1,000 ImageNet names as ``open_clip_torch`` carries them, each of them once.
+    """OpenAI's 1,000 ImageNet names from ``open_clip_torch``, made unique.
 
-    The published list has "missile" and "sunglasses" twice (classes 657 and 744, 836 and 837), which no
-    prediction can tell apart; 744 and 836 are given WordNet's "projectile" and "sunglass" here.
+    The published list contains "missile" and "sunglasses" twice (classes 657 and 744, 836 and 837), which
+    cannot be distinguished; 744 and 836 get WordNet's "projectile" and "sunglass".
 
     Raises:
         InputError: open_clip_torch is not installed.
     """
     package = importlib.util.find_spec('open_clip')
     if package is None or package.origin is None:
-        raise InputError('the ImageNet names come with a package: pip install open_clip_torch')
-    file = Path(package.origin).with_name('zero_shot_metadata.py')  # alone: the package takes seconds
+        raise InputError('the ImageNet class names need open_clip; run pip install open_clip_torch')
+    file = Path(package.origin).with_name(
+        'zero_shot_metadata.py'
+    )  # without importing the package, which takes seconds
     spec = importlib.util.spec_from_file_location('_open_clip_zero_shot_metadata', file)
     assert spec is not None
     assert spec.loader is not None
@@ -146,7 +148,7 @@ def _with_background(name: str) -> Callable[[], Vocabulary]:
 
 
 def _voc() -> Vocabulary:
-    """One word a class, as in the files of ClearCLIP and ProxyCLIP."""
+    """One name per class, as in the files of ClearCLIP and ProxyCLIP."""
     return Vocabulary(tuple(_VOC_NAMES.get(name, name) for name in CLASS_NAMES['voc20']))
 
 
@@ -160,31 +162,31 @@ def _sclip_object() -> Vocabulary:
 
 
 def _unspaced(name: str) -> Vocabulary:
-    """Names of more than one word as the class files of all these families write them: "trafficlight"."""
+    """Names without spaces ("trafficlight"), as in the class files of these methods."""
     return Vocabulary(tuple(name.replace(' ', '') for name in CLASS_NAMES[name]))
 
 
 def _maskclip_stuff() -> Vocabulary:
-    """Stuff as one says it: "building" for "building-other", "tile ceiling" for "ceiling-tile"."""
+    """Natural names of stuff: "building" for "building-other", "tile ceiling" for "ceiling-tile"."""
 
-    def say(name: str) -> str:
+    def natural(name: str) -> str:
         noun, _, kind = name.partition('-')
         return noun if kind in ('', 'other', 'stuff') else f'{kind} {noun}'
 
     things = len(CLASS_NAMES['coco'])
     stuff = (
-        say(name).replace('playing field', 'playingfield') for name in CLASS_NAMES['coco_stuff'][things:]
+        natural(name).replace('playing field', 'playingfield') for name in CLASS_NAMES['coco_stuff'][things:]
     )
     return Vocabulary((*CLASS_NAMES['coco'], *(name.replace('water drops', 'waterdrops') for name in stuff)))
 
 
 def _after(words: tuple[str, ...], vocabulary: Vocabulary) -> Vocabulary:
-    """Behind a background that is asked by exactly these words, those of other classes included."""
+    """Insert a background with exactly these queries, including names of other classes."""
     names = ('background', *vocabulary.class_names)
     return Vocabulary(names, {**vocabulary.synonyms, 'background': words}, 'background')
 
 
-# Of NVlabs/GroupViT, where they differ from the names above.
+# Names of NVlabs/GroupViT that differ from those above.
 _GROUPVIT_VOC = {'dining table': 'table', 'potted plant': 'plant', 'tv monitor': 'monitor'}
 _GROUPVIT_CONTEXT = {'aeroplane': 'airplane', 'potted plant': 'plant', 'tv monitor': 'monitor'}
 
@@ -225,22 +227,20 @@ VOCABULARY_NAMES = tuple(sorted(_VOCABULARIES))
 
 
 def named_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a published dataset; ``VOCABULARY_NAMES`` lists them.
+    """The vocabulary of a published dataset, one of ``VOCABULARY_NAMES``.
 
-    ``voc21`` and ``coco_object`` put a background, asked by ``BACKGROUND_WORDS``, at index 0, ``context60``
-    one that is asked by its name.  Synonyms move mIoU by several points: names that end in ``_sclip``,
-    ``_clearclip``, ``_proxyclip``, ``_groupvit`` and ``_maskclip`` have exactly the words of these papers'
-    class files (in ``coco_object_sclip`` "bed" asks for the background and for beds; the background, being
+    ``voc21`` and ``coco_object`` have a background queried by ``BACKGROUND_WORDS`` at index 0, ``context60``
+    one that is queried by its name.  Synonyms change mIoU by several points: names that end in ``_sclip``,
+    ``_clearclip``, ``_proxyclip``, ``_groupvit`` and ``_maskclip`` have exactly the names of these papers'
+    class files (in ``coco_object_sclip`` "bed" is a query of background and beds; the background, being
     first, wins).
 
     Raises:
-        InputError: an unknown name; the nearest is named.
+        InputError: an unknown name; the message suggests the nearest one.
     """
     if name not in _VOCABULARIES:
         known = ', '.join(VOCABULARY_NAMES)
-        raise InputError(
-            f'no vocabulary is called {name!r}.{nearest(str(name), _VOCABULARIES)} Known: {known}'
-        )
+        raise InputError(f'unknown class list {name!r}.{nearest(str(name), _VOCABULARIES)} Use {known}')
     return _VOCABULARIES[name]()
 
 

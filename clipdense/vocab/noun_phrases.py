@@ -1,8 +1,8 @@
-"""Words of a caption that an image can show: nouns, nouns and verbs, or noun phrases.
+"""Extraction of nouns, nouns and verbs, or noun phrases from captions.
 
-Nothing is downloaded.  The default tagger looks words up in the dictionary that ``lemminflect`` carries and
-settles the rest by their neighbors; it takes tens of microseconds a caption.  HanTa, spaCy and nltk are used
-where they and their data are installed.
+Nothing is downloaded.  The default tagger looks words up in the dictionary of ``lemminflect`` and
+disambiguates them by their neighbors; it takes tens of microseconds per caption.  HanTa, spaCy and nltk need
+to be installed with their data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from clipdense.utils.errors import InputError, nearest
 
 Kind = Literal['word', 'noun', 'phrase']
-Tagged = list[tuple[str, str]]  # words with 'NOUN', 'VERB', 'ADJ' or '' (all else, and punctuation)
+Tagged = list[tuple[str, str]]  # words with 'NOUN', 'VERB', 'ADJ' or '' (others, and punctuation)
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]|[\w]+")
 
@@ -42,7 +42,7 @@ _CLOSED = (
         'will would shall should may might must'
     )
 )
-# They name the image, a place in it or an amount, and nothing that could be pointed at.
+# They refer to the image, a position or an amount, not to a visible object.
 _EMPTY = _words(
     'photo photos photograph picture pictures image images drawing view views shot closeup close-up left '
     'right top bottom front side sides middle center center lot lots couple bunch kind type part piece way '
@@ -52,13 +52,13 @@ _PENN = {'NN': 'NOUN', 'VB': 'VERB', 'JJ': 'ADJ'}  # by the first two letters
 
 
 class NounExtractor:
-    """Caption -> words or phrases, in lower case, in their order, repeated where the caption repeats them.
+    """Caption -> words or phrases, in lower case, in order, with repetitions.
 
     Args:
-        kind: 'word' (nouns and verbs one by one, as GroupViT's code), 'noun', or 'phrase' (adjectives and
+        kind: 'word' (single nouns and verbs, as in GroupViT's code), 'noun', or 'phrase' (adjectives and
             nouns up to the last noun: "red striped star").
-        tagger: 'lemminflect', or 'hanta', 'spacy', 'nltk' where they are installed with their data.
-        ignore: further words to leave out; a phrase that ends in one is left out whole.
+        tagger: 'lemminflect', 'hanta', 'spacy' or 'nltk'; all but the first need their package and data.
+        ignore: additional words to drop; a phrase that ends in one is dropped.
 
     Raises:
         InputError: an unknown kind or tagger, or one that is not installed.
@@ -68,18 +68,18 @@ class NounExtractor:
         self, kind: Kind = 'phrase', tagger: str = 'lemminflect', ignore: Sequence[str] = ()
     ) -> None:
         if kind not in get_args(Kind):
-            raise InputError(f'unknown kind of words {kind!r}: choose from {list(get_args(Kind))}')
+            raise InputError(f'unknown kind {kind!r}; use {", ".join(get_args(Kind))}')
         if tagger not in _TAGGERS:
             raise InputError(
-                f'unknown tagger {tagger!r}: choose from {list(_TAGGERS)}.{nearest(tagger, _TAGGERS)}'
+                f'unknown tagger {tagger!r}; use {", ".join(_TAGGERS)}.{nearest(tagger, _TAGGERS)}'
             )
         self.kind, self.tagger = kind, tagger
         self.ignore = _EMPTY | {word.lower() for word in ignore}
         self._tag = _TAGGERS[tagger]
-        self._tag('a dog')  # what is missing is said now, not in a loading process
+        self._tag('a dog')  # fail early, not in a data-loading process
 
     def __call__(self, caption: str) -> list[str]:
-        """Words or phrases; none for a caption that has none."""
+        """Words or phrases of a caption."""
         tagged = self._tag(caption)
         if self.kind == 'phrase':
             return self._phrases(tagged)
@@ -100,7 +100,7 @@ class NounExtractor:
 
 
 def tag_by_dictionary(caption: str) -> Tagged:
-    """Parts of speech from what a word can be and what stands beside it."""
+    """Parts of speech from the dictionary and the neighboring words."""
     words = [match.lower() for match in _TOKEN.findall(caption)]
     tags: list[str] = []
     for index, word in enumerate(words):
@@ -113,7 +113,7 @@ def tag_by_dictionary(caption: str) -> Tagged:
 def _tag(word: str, before: str, tag_before: str, after: str) -> str:
     can = _possible(word)
     next_can = _possible(after)
-    followed = bool(next_can & {'NOUN', 'ADJ'} or (next_can and after.endswith('ed')))  # the phrase goes on
+    followed = bool(next_can & {'NOUN', 'ADJ'} or (next_can and after.endswith('ed')))  # the phrase continues
     if not can:
         return ''
     if before in _BE and word.endswith(('ing', 'ed')):
@@ -132,7 +132,7 @@ def _tag(word: str, before: str, tag_before: str, after: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _possible(word: str) -> frozenset[str]:
-    """'NOUN', 'VERB', 'ADJ' as far as the word can be them; words that are not listed are nouns."""
+    """Possible parts of speech 'NOUN', 'VERB', 'ADJ' of a word; unknown words are nouns."""
     if not word or not word[0].isalpha() or word in _CLOSED:
         return frozenset()
     listed = set(_lemminflect()(word))
@@ -145,7 +145,7 @@ def _possible(word: str) -> frozenset[str]:
 
 @cache
 def _lemminflect() -> Callable[[str], Any]:
-    from lemminflect import getAllLemmas  # its dictionary takes half a second
+    from lemminflect import getAllLemmas  # loading its dictionary takes half a second
 
     return getAllLemmas
 
@@ -159,7 +159,7 @@ def _hanta() -> Any:
     try:
         from HanTa.HanoverTagger import HanoverTagger
     except ImportError as error:
-        raise InputError("the tagger 'hanta' is not installed: pip install HanTa") from error
+        raise InputError("the tagger 'hanta' is not installed; run pip install HanTa") from error
     return HanoverTagger('morphmodel_en.pgz')
 
 
@@ -175,7 +175,7 @@ def _spacy() -> Any:
 
         return spacy.load('en_core_web_sm', disable=['ner', 'parser'])
     except (ImportError, OSError) as error:
-        raise InputError("the tagger 'spacy' needs spacy and its model en_core_web_sm") from error
+        raise InputError("the tagger 'spacy' needs the package spacy and its model en_core_web_sm") from error
 
 
 def _tag_spacy(caption: str) -> Tagged:
@@ -189,7 +189,7 @@ def _tag_nltk(caption: str) -> Tagged:
         return _penn(nltk.pos_tag(nltk.word_tokenize(caption)))
     except (ImportError, LookupError) as error:
         raise InputError(
-            "the tagger 'nltk' needs nltk with its data 'punkt' and 'averaged_perceptron_tagger'"
+            "the tagger 'nltk' needs the package nltk and its data 'punkt' and 'averaged_perceptron_tagger'"
         ) from error
 
 

@@ -93,7 +93,7 @@ _IMAGENET = (
     'a tattoo of the {}.',
 )
 
-# The seven that a greedy search kept, in the order it took them (same notebook).
+# The seven selected by greedy search, in the order of selection (same notebook).
 _OPENAI7 = (
     'itap of a {}.',
     'a bad photo of the {}.',
@@ -187,7 +187,7 @@ def get_templates(templates: Templates) -> TemplateSet:
             prompts.
 
     Raises:
-        InputError: an unknown set (the nearest is named), no templates, or one without exactly one ``{}``.
+        InputError: an unknown set, no templates, or a template without exactly one ``{}``.
     """
     if isinstance(templates, TemplateSet):
         return templates
@@ -199,12 +199,12 @@ def get_templates(templates: Templates) -> TemplateSet:
         if '{' not in templates:
             raise InputError(
                 f'unknown template set {templates!r}.{nearest(templates, TEMPLATES)} '
-                f'Sets: {", ".join(TEMPLATES)}; or give sentences with {{}} for the class name'
+                f'Use {", ".join(TEMPLATES)}, or sentences with {{}} for the class name'
             )
         templates = (templates,)
     templates = tuple(templates)
     if not templates:
-        raise InputError('no prompt templates given')
+        raise InputError('no prompt templates given; pass at least one')
     for template in templates:
         if not isinstance(template, str) or template.count('{}') != 1:
             raise InputError(f'a template must contain {{}} exactly once, for the class name: {template!r}')

@@ -1,4 +1,4 @@
-"""Text to rows of token ids: OpenAI's tokenizer, and those of Hugging Face folders (SigLIP).
+"""Tokenizers: OpenAI's, and those of Hugging Face folders (SigLIP).
 
 K: texts, L: context length.  Ids equal those of openai/CLIP ``clip.tokenize(texts, truncate=True)``.
 """
@@ -34,7 +34,7 @@ class BaseTokenizer(ABC):
 
     Args:
         context_length: L, ids in a row.
-        max_warnings: texts that are cut are told of so many times, for captions come by the million.
+        max_warnings: maximum number of warnings about truncated texts.
     """
 
     prefix: tuple[int, ...] = ()
@@ -44,35 +44,35 @@ class BaseTokenizer(ABC):
 
     def __init__(self, context_length: int, max_warnings: int = 20) -> None:
         if context_length < len(self.prefix) + 2:
-            raise InputError(f'a context of {context_length} tokens leaves no room for a word')
+            raise InputError(f'context_length={context_length} is too short for any text')
         self.context_length = context_length
         self.max_warnings = max_warnings
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """A string that only tokenizers which give equal rows share."""
+        """A string that is equal for tokenizers with equal results only."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, uncut, without the special ids around it."""
+        """The ids of a text, not truncated, without special ids."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for, as far as cleaning and splitting let it be recovered."""
+        """The text of ids, as far as cleaning and splitting are reversible."""
 
     def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> np.ndarray:
         """Token ids of one text or several.
 
         Args:
             texts: K texts.
-            truncate: cut what is longer than the context, before the end-of-text id, and say so in a warning.
+            truncate: truncate long texts, keeping the end-of-text id, with a warning.
 
         Returns:
             (K, L) int64.
 
         Raises:
-            InputError: something that is not a text, or a text over the context where ``truncate`` is False.
+            InputError: an item that is not a string, or a text that is too long with ``truncate=False``.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.full((len(texts), self.context_length), self.pad, np.int64)
@@ -80,38 +80,40 @@ class BaseTokenizer(ABC):
         cut = []
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
-                raise InputError(f'a text must be a string, not {type(text).__name__}: {text!r:.80}')
+                raise InputError(f'a text must be a string, got {type(text).__name__}: {text!r:.80}')
             ids = self.encode(text)
             if len(ids) > room:
                 cut.append((text, ids[room:]))
                 ids = ids[:room]
             row[: len(self.prefix) + len(ids) + 1] = (*self.prefix, *ids, self.end)
         if cut:
-            self._tell_of_cuts(cut, truncate)
+            self._warn_of_truncation(cut, truncate)
         return rows
 
-    def _tell_of_cuts(self, cut: list[tuple[str, list[int]]], truncate: bool) -> None:
-        """Name the first text that is too long and what it loses."""
+    def _warn_of_truncation(self, cut: list[tuple[str, list[int]]], truncate: bool) -> None:
+        """Warn or raise, with the first text that is too long and its truncated part."""
         text, lost = cut[0]
         others = f' (and {len(cut) - 1} more)' if len(cut) > 1 else ''
         too_long = f'{_short(text, 80)!r}{others} is longer than {self.context_length} tokens'
         if not truncate:
-            raise InputError(f'{too_long}: shorten it, or let it be cut with truncate=True')
+            raise InputError(f'{too_long}; shorten it, or pass truncate=True')
         if self.max_warnings > 0:
             self.max_warnings -= 1
-            last = '' if self.max_warnings else ' (texts that are cut from here on are not mentioned)'
-            warnings.warn(f'{too_long} and was cut; words lost: {_short(self.decode(lost), 300)!r}{last}')
+            last = '' if self.max_warnings else ' (further truncated texts are not reported)'
+            warnings.warn(
+                f'{too_long} and was truncated; removed text: {_short(self.decode(lost), 300)!r}{last}'
+            )
 
 
 class Tokenizer(BaseTokenizer):
     """OpenAI's tokenizer: lower-cased byte pairs, 49,408 ids, padded with zeros.
 
-    The table and the words met so far belong to the process, so that a second instance costs nothing, and
-    pickling one sends only its settings.
+    The table and the cached words are shared by all instances of a process, and pickling stores only the
+    settings.
 
     Args:
         context_length: L, 77 in every published CLIP.
-        max_warnings: texts that are cut are told of so many times.
+        max_warnings: maximum number of warnings about truncated texts.
 
     Raises:
         InputError: the merge table is not installed, or is not OpenAI's.
@@ -143,19 +145,19 @@ class Tokenizer(BaseTokenizer):
 class HuggingFaceTokenizer(BaseTokenizer):
     """The tokenizer of a Hugging Face folder as SigLIP uses it: ids, one end id, padding to the full context.
 
-    SigLIP reads canonical text (big_vision ``prompt_engineering.canonicalize_text``): lower case, no ASCII
-    punctuation, single spaces. It pads with what ``tokenizer_config.json`` calls the pad token, which in the
-    first SigLIP is the end token itself.
+    SigLIP uses canonical text (big_vision ``prompt_engineering.canonicalize_text``): lower case, no ASCII
+    punctuation, single spaces. Padding is the pad token of ``tokenizer_config.json``, which in the
+    first SigLIP is the end token.
 
     Args:
-        folder: holds ``tokenizer_config.json`` and ``tokenizer.json``, or what ``transformers.AutoTokenizer``
+        folder: with ``tokenizer_config.json`` and ``tokenizer.json``, or what ``transformers.AutoTokenizer``
             reads without the network.
         context_length: L; 64 in most SigLIPs.
-        clean: what is done to a text first: 'canonicalize', 'lower' (nothing but that) or 'none'.
-        max_warnings: texts that are cut are told of so many times.
+        clean: preprocessing of texts: 'canonicalize', 'lower' (lower case only) or 'none'.
+        max_warnings: maximum number of warnings about truncated texts.
 
     Raises:
-        InputError: no folder, no tokenizer in it, no library to read it, or no end or pad token.
+        InputError: no folder, no tokenizer in it, a missing package, or no end or pad token.
     """
 
     def __init__(
@@ -168,9 +170,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
         super().__init__(context_length, max_warnings)
         self.folder, self.clean = Path(folder), clean
         if clean not in _CLEANERS:
-            raise InputError(f'unknown cleaning {clean!r}; choose one of {", ".join(_CLEANERS)}')
+            raise InputError(f'unknown value clean={clean!r}; use {", ".join(_CLEANERS)}')
         if not self.folder.is_dir():
-            raise InputError(f'there is no folder {self.folder} to read a tokenizer from')
+            raise InputError(f'the tokenizer folder {self.folder} does not exist')
         config = self._read_config()
         self._vocab: dict[str, int] = self._backend.get_vocab()
         self.vocab_size = len(self._vocab)
@@ -196,7 +198,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     @cached_property
     def _backend(self) -> Any:
-        """Read with the ``tokenizers`` library; with ``transformers`` where the format is an older one."""
+        """Read with the ``tokenizers`` package, or with ``transformers`` for older formats."""
         file = self.folder / 'tokenizer.json'
         try:
             if not file.is_file():
@@ -211,7 +213,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
             return backend
         except ImportError as error:
             raise InputError(
-                f'the tokenizer in {self.folder} needs a package ({error.name}): pip install transformers'
+                f'the tokenizer in {self.folder} needs the package {error.name}; run pip install transformers'
             ) from error
         except Exception as error:  # tokenizers raises bare Exceptions
             reason = _short(str(error), 200) or type(error).__name__
@@ -232,7 +234,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         token = token.get('content') if isinstance(token, dict) else token
         if token not in self._vocab:
             raise InputError(
-                f'{self.folder}/tokenizer_config.json must name a {role} of the vocabulary, not {token!r}'
+                f'{role} in {self.folder}/tokenizer_config.json must be a known token, got {token!r}'
             )
         return self._vocab[token]
 
@@ -245,7 +247,7 @@ def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: boo
 
 
 def canonicalize(text: str) -> str:
-    """Mended, lower case, without ASCII punctuation, single spaces; underscores count as spaces."""
+    """Fix encodings, lower case, remove ASCII punctuation, single spaces; underscores become spaces."""
     return ' '.join(mend(text).replace('_', ' ').translate(_NO_PUNCTUATION).lower().split())
 
 

@@ -1,4 +1,4 @@
-"""What a model is asked for: ordered classes, their synonyms, a background, and which of them are novel."""
+"""Vocabulary: ordered class names with synonyms, a background class and novel classes."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def is_background(name: str) -> bool:
 class Vocabulary:
     """Ordered class names; class ``i`` is ``class_names[i]`` in masks, boxes and scores.
 
-    Names are list items and may hold commas; only ``parse`` and ``from_file`` split text. Case and spaces do
-    not tell names apart.
+    Names are list items and may contain commas; only ``parse`` and ``from_file`` split text. Names are
+    compared without case and extra spaces.
 
     Args:
         class_names: K names.
-        synonyms: further words by class name. A class is asked by its name and its synonyms and scores as the
-            best of them. The background is asked by its synonyms alone where it has some, for the word
-            "background" looks like nothing.
-        background: the name of the class for whatever is none of the others.
-        novel: names that no mask or box of the training showed (open-vocabulary evaluation).
+        synonyms: more names by class name. A class is queried with its name and its synonyms; its score is
+            their maximum. A background with synonyms is queried with these only: the word
+            "background" matches no image content.
+        background: name of the class of pixels that belong to no other class.
+        novel: names without masks or boxes in training (open-vocabulary evaluation).
 
     Raises:
-        InputError: no names; blank, repeated or non-text ones; or synonyms, background or novel names of
-            classes that are not there.
+        InputError: no names; blank, repeated or non-text names; synonyms, background or novel names of
+            unknown classes.
 
     Warns:
-        UserWarning: one word speaks for two classes.
+        UserWarning: two classes share a name or synonym.
     """
 
     class_names: tuple[str, ...]
@@ -57,17 +57,19 @@ class Vocabulary:
             _check_word(name, 'class name') for name in _check_list(self.class_names, 'class names')
         )
         if not names:
-            raise InputError('the vocabulary is empty: give at least one class name')
+            raise InputError('the vocabulary is empty; pass at least one class name')
         repeated = _first_repeated(names)
         if repeated is not None:
-            raise InputError(f'class {repeated!r} is listed twice (case and spaces do not tell names apart)')
+            raise InputError(
+                f'class {repeated!r} is listed twice (names are compared without case and spaces)'
+            )
         object.__setattr__(self, 'class_names', names)
         if self.background is not None:
             object.__setattr__(self, 'background', self._known(self.background, 'background'))
         novel = frozenset(self._known(name, 'novel class') for name in _check_list(self.novel, 'novel'))
         object.__setattr__(self, 'novel', novel)
         if not isinstance(self.synonyms, Mapping):
-            raise InputError('synonyms must map class names to lists of words')
+            raise InputError('synonyms must be a dict of class name -> list of synonyms')
         synonyms = {
             self._known(name, 'class with synonyms'): tuple(
                 _check_word(word, f'synonym of {name!r}')
@@ -76,7 +78,7 @@ class Vocabulary:
             for name, words in self.synonyms.items()
         }
         if len(synonyms) < len(self.synonyms):
-            raise InputError('synonyms name one class twice')
+            raise InputError('synonyms lists a class twice')
         object.__setattr__(self, 'synonyms', {name: synonyms[name] for name in names if synonyms.get(name)})
         self._check_queries()
 
@@ -85,31 +87,31 @@ class Vocabulary:
 
     @property
     def base(self) -> tuple[str, ...]:
-        """Names that training did show: neither novel nor the background."""
+        """Names of the base classes: neither novel nor the background."""
         return tuple(name for name in self.class_names if name not in self.novel and name != self.background)
 
     @cached_property
     def queries(self) -> tuple[tuple[str, int], ...]:
-        """Every word to ask, with the index of its class; in class order, the name first."""
+        """All names and synonyms with their class index; in class order, the name first."""
         return tuple(
             (word, index) for index, name in enumerate(self.class_names) for word in self._words(name)
         )
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything above; the same in every process."""
+        """SHA-256 of all fields; the same in every process."""
         return digest('vocabulary', json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True))
 
     def index(self, name: str) -> int:
-        """The class index of a name, whatever its case.
+        """The class index of a name, case-insensitive.
 
         Raises:
-            InputError: no such class; the nearest one is named.
+            InputError: an unknown class; the message suggests the nearest one.
         """
         return self.class_names.index(self._known(name, 'class'))
 
     def subset(self, names: Iterable[str]) -> Vocabulary:
-        """Only these classes, in this order, with what belongs to them.
+        """Only these classes, in this order, with their synonyms and roles.
 
         Raises:
             InputError: an unknown, repeated or missing name.
@@ -120,18 +122,18 @@ class Vocabulary:
         return Vocabulary(kept, synonyms, background, self.novel & set(kept))
 
     def with_background(self, words: Sequence[str] = (), name: str = 'background') -> Vocabulary:
-        """The same classes after a background at index 0, as PASCAL VOC counts.
+        """Insert a background class at index 0, as in PASCAL VOC.
 
         Args:
-            words: what the background is asked by, ``class_names.BACKGROUND_WORDS`` for example; words that
-                stand for a class already are left out. Without any it is asked by its name.
-            name: what it is called.
+            words: queries of the background, such as ``class_names.BACKGROUND_WORDS``; names of
+                other classes are dropped. By default its name is the query.
+            name: its class name.
 
         Raises:
-            InputError: there is a background already.
+            InputError: the vocabulary has a background.
         """
         if self.background is not None:
-            raise InputError(f'the vocabulary has a background already: {self.background!r}')
+            raise InputError(f'the vocabulary already has a background class: {self.background!r}')
         taken = {normalize(word) for word, _ in self.queries}
         free = tuple(word for word in _check_list(words, 'background words') if normalize(word) not in taken)
         return Vocabulary((name, *self.class_names), {**self.synonyms, name: free}, name, self.novel)
@@ -150,7 +152,7 @@ class Vocabulary:
 
     @classmethod
     def parse(cls, text: str) -> Vocabulary:
-        """``'car, traffic light'`` as on a command line: split at commas; ``\\,`` is a comma inside a name.
+        """Split a text such as ``'car, traffic light'`` at commas; ``\\,`` is a comma inside a name.
 
         Raises:
             InputError: as the constructor.
@@ -159,19 +161,19 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: str | Path, background: str | None = None) -> Vocabulary:
-        """Read ``.json``, as ``save`` writes it, or text with one class a line.
+        """Read ``.json``, as written by ``save``, or text with one class per line.
 
-        A line is a name, or a name and its synonyms, separated by commas, or by semicolons where the line has
-        one (words may then hold commas); ``\\,`` and ``\\;`` stand for themselves. Empty lines and lines that
+        A line is a name, or a name and its synonyms, separated by commas, or by semicolons if the line has
+        one (names may then contain commas); ``\\,`` and ``\\;`` are literal. Empty lines and lines that
         begin with ``#`` are skipped. JSON may also be a list of names, or of lists of a name and synonyms.
 
         Args:
             path: the file.
-            background: name of the background class. Where no class has it, the first class takes it, and its
-                line becomes the background's words (so are the class files of SCLIP and ProxyCLIP written).
+            background: name of the background class. If no class has it, the first class gets it, and its
+                line becomes the background's queries (the format of SCLIP's and ProxyCLIP's class files).
 
         Raises:
-            InputError: no such file, not UTF-8, not such a list, or as the constructor.
+            InputError: a missing file, not UTF-8, another format, or as the constructor.
         """
         path = Path(path)
         text = _read(path)
@@ -200,9 +202,9 @@ class Vocabulary:
         known = ('class_names', 'synonyms', 'background', 'novel')
         for key in values:
             if key not in known:
-                raise InputError(f'unknown key {key!r} in a vocabulary.{nearest(str(key), known)}')
+                raise InputError(f'unknown key {key!r} in the vocabulary.{nearest(str(key), known)}')
         if 'class_names' not in values:
-            raise InputError("a vocabulary needs 'class_names'")
+            raise InputError("the vocabulary has no 'class_names'")
         return cls(
             values['class_names'],
             values.get('synonyms') or {},
@@ -223,11 +225,11 @@ class Vocabulary:
         """Write JSON that ``from_file`` reads.
 
         Raises:
-            InputError: the file cannot be written, or its name would be read as something else.
+            InputError: the file cannot be written, or does not end in ``.json``.
         """
         path = Path(path)
         if path.suffix.lower() != '.json':
-            raise InputError(f'a vocabulary is saved as .json, not as {path.name}')
+            raise InputError(f'a vocabulary is saved as JSON; {path.name} must end in .json')
         with atomic_write(path, 'w') as file:
             json.dump(self.to_dict(), file, ensure_ascii=False, indent=1)
 
@@ -236,7 +238,9 @@ class Vocabulary:
         if isinstance(value, dict):
             return cls.from_dict(value)
         if not isinstance(value, list):
-            raise InputError('a vocabulary is a list of names, or an object with "class_names"')
+            raise InputError(
+                'a vocabulary must be a JSON list of class names, or an object with "class_names"'
+            )
         return cls._from_words([[item] if isinstance(item, str) else item for item in value])
 
     @classmethod
@@ -244,7 +248,9 @@ class Vocabulary:
         """Each class as its name and synonyms."""
         for words in classes:
             if not isinstance(words, list) or not words:
-                raise InputError(f'a class is a name or a list of a name and its synonyms, not {words!r}')
+                raise InputError(
+                    f'a class must be a name, or a list of a name and its synonyms, got {words!r}'
+                )
         names = tuple(_check_word(words[0], 'class name') for words in classes)
         return cls(names, {name: tuple(words[1:]) for name, words in zip(names, classes, strict=True)})
 
@@ -261,18 +267,18 @@ class Vocabulary:
         return synonyms if synonyms and name == self.background else (name, *synonyms)
 
     def _check_queries(self) -> None:
-        """Refuse a word given twice for a class; warn of words that classes share, as published lists do."""
+        """Raise for duplicates within a class; warn of names shared by classes (as in published lists)."""
         for name in self.class_names:
             repeated = _first_repeated(self._words(name))
             if repeated is not None:
-                raise InputError(f'{repeated!r} is given twice for class {name!r}')
+                raise InputError(f'{repeated!r} occurs twice among the names of class {name!r}')
         shared = _first_repeated([word for word, _ in self.queries])
         if shared is not None:
             owners = [self.class_names[i] for word, i in self.queries if normalize(word) == normalize(shared)]
-            warnings.warn(f'{shared!r} is asked for several classes, the first of which wins: {owners}')
+            warnings.warn(f'{shared!r} belongs to several classes ({owners}); the first of them wins')
 
     def _known(self, name: str, role: str) -> str:
-        """The spelling of the vocabulary for a name in any case."""
+        """The vocabulary's spelling of a name."""
         spelling = self._spellings.get(normalize(name)) if isinstance(name, str) else None
         if spelling is None:
             raise InputError(
@@ -286,26 +292,26 @@ class Vocabulary:
 
 
 def normalize(name: str) -> str:
-    """What two spellings of one name have in common: no case, single spaces, composed accents."""
+    """Canonical form for comparing names: case-folded, single spaces, composed accents."""
     return ' '.join(unicodedata.normalize('NFC', name).casefold().split())
 
 
 def _check_list(values: Any, what: str) -> tuple[Any, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise InputError(
-            f'{what} must be a list, not {values!r:.60} (Vocabulary.parse splits a text at commas)'
+            f'{what} must be a list, got {values!r:.60} (Vocabulary.parse splits a text at commas)'
         )
     return tuple(values)
 
 
 def _check_word(word: Any, what: str) -> str:
-    """The word without spaces around it."""
+    """Validate and strip a name or synonym."""
     if not isinstance(word, str):
-        raise InputError(f'a {what} must be a text, not {type(word).__name__} {word!r:.60}')
+        raise InputError(f'a {what} must be a string, got {type(word).__name__} {word!r:.60}')
     if not word.strip():
         raise InputError(f'a {what} is blank')
     if any(unicodedata.category(character) in ('Cc', 'Cs') for character in word):
-        raise InputError(f'a {what} holds a line break or another control character: {word!r:.80}')
+        raise InputError(f'a {what} contains a line break or another control character: {word!r:.80}')
     return word.strip()
 
 
@@ -320,7 +326,7 @@ def _first_repeated(words: Iterable[str]) -> str | None:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Items between separators; a separator after a backslash belongs to its item."""
+    """Split at separators; a backslash escapes a separator."""
     if not text.strip():
         return []
     items = re.split(rf'(?<!\\){separator}', text)
@@ -328,16 +334,16 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _lines(text: str) -> list[tuple[int, list[str]]]:
-    """The line number and the words of each class."""
+    """The line number and the names of each class."""
     classes = []
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip() or line.lstrip().startswith('#'):
             continue
         words = _split(line, ';' if re.search(r'(?<!\\);', line) else ',')
-        if words[-1] == '':  # a separator at the end closes the last word
+        if words[-1] == '':  # a trailing separator is allowed
             words.pop()
         if not words or '' in words:
-            raise InputError(f'line {number} has a blank word: {line.strip()!r:.80}')
+            raise InputError(f'line {number} has an empty name: {line.strip()!r:.80}')
         classes.append((number, words))
     return classes
 
@@ -347,9 +353,9 @@ def _refuse_repeated_classes(lines: Sequence[tuple[int, list[str]]]) -> None:
     for number, words in lines:
         first = seen.setdefault(normalize(words[0]), number)
         if first != number:
-            hint = "; commas separate synonyms: where they belong to names, write '; ' between synonyms"
+            hint = "; commas separate synonyms; if names contain commas, separate synonyms by '; '"
             raise InputError(
-                f'line {number} has class {words[0]!r}, which is listed twice (first in line {first})'
+                f'line {number}: class {words[0]!r} is listed twice (first in line {first})'
                 + (hint if len(words) > 1 else '')
             )
 
@@ -358,6 +364,6 @@ def _read(path: Path) -> str:
     try:
         return path.read_text('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise InputError(f'{path} is not UTF-8 text: save it as UTF-8') from error
+        raise InputError(f'{path} is not UTF-8 text; save it as UTF-8') from error
     except OSError as error:
         raise InputError(f'cannot read the vocabulary {path}: {error.strerror}') from error

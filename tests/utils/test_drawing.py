@@ -123,7 +123,7 @@ def test_many_long_names():
 @pytest.mark.parametrize(
     ('mask', 'names', 'palette', 'opacity', 'message'),
     [
-        (np.zeros((3, 4)), NAMES, COLORS, 0.5, r'mask is \(3, 4\), its image \(4, 3\)'),
+        (np.zeros((3, 4)), NAMES, COLORS, 0.5, r'mask size \(3, 4\) differs from image size \(4, 3\)'),
         (np.zeros((4, 3)), NAMES, COLORS[:2], 0.5, '2 colors for 3 classes'),
         (np.zeros((4, 3)), NAMES, COLORS, 1.5, 'between 0 and 1'),
     ],

@@ -54,11 +54,11 @@ def system_fonts(monkeypatch):
             return StandIn(name, fonts[name], size)
 
         monkeypatch.setattr(text_layout.ImageFont, 'truetype', truetype)
-        for name in ('_font', '_exists', '_holds', '_font_name', '_warn'):
+        for name in ('_font', '_exists', '_has_glyph', '_font_name', '_warn'):
             getattr(text_layout, name).cache_clear()
 
     yield install
-    for name in ('_font', '_exists', '_holds', '_font_name', '_warn'):
+    for name in ('_font', '_exists', '_has_glyph', '_font_name', '_warn'):
         getattr(text_layout, name).cache_clear()
 
 
@@ -79,7 +79,7 @@ CJK, ARABIC = 'NotoSansCJK-Regular.ttc', 'DejaVuSans.ttf'
     ],
     ids=['ASCII', 'accents', 'Japanese', 'mixed', 'Arabic', 'some of it', 'no fonts', 'no such font'],
 )
-def test_the_font_that_holds_the_characters(system_fonts, text, fonts, expected, warned):
+def test_the_font_with_the_characters(system_fonts, text, fonts, expected, warned):
     system_fonts(fonts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -88,4 +88,4 @@ def test_the_font_that_holds_the_characters(system_fonts, text, fonts, expected,
     assert getattr(font, 'name', None) == expected
     assert font.size == 20
     assert len(caught) == bool(warned)  # once, not at every size
-    assert all(f'no font was found for {warned}' in str(warning.message) for warning in caught)
+    assert all(f'no font found for {warned}' in str(warning.message) for warning in caught)

@@ -160,7 +160,7 @@ def test_words_of_published_class_files(name, position, words):
 
 def test_bed_of_sclips_coco_object_is_the_background():
     """Both ask for it, as published: of equal scores the first class wins."""
-    with pytest.warns(UserWarning, match="'bed' is asked for several"):
+    with pytest.warns(UserWarning, match="'bed' belongs to several classes"):
         assert named_vocabulary('coco_object_sclip').queries[11] == ('bed', 0)
 
 

@@ -71,7 +71,7 @@ def test_other_taggers(monkeypatch):
     [
         ({'kind': 'verb'}, 'unknown kind'),
         ({'tagger': 'lemminflct'}, "Did you mean 'lemminflect'"),
-        ({'tagger': 'nltk'}, 'needs nltk'),
+        ({'tagger': 'nltk'}, 'needs the package nltk'),
     ],
 )
 def test_refusals(options, message, monkeypatch):

@@ -63,7 +63,7 @@ def test_commas_belong_to_names():
         (('car,tree',), 'must be a list.*Vocabulary.parse'),
         ((None,), 'must be a list'),
         ((('car', ' '),), 'class name is blank'),
-        ((('car', 3),), 'must be a text, not int 3'),
+        ((('car', 3),), 'must be a string, got int 3'),
         ((('a\nb',),), 'line break'),
         ((('a\ud800',),), 'control character'),
         ((('car', 'tree', ' CAR'),), "'CAR' is listed twice"),
@@ -72,9 +72,9 @@ def test_commas_belong_to_names():
         ((('car',), {'cat': ('kitty',)}), "'cat' is not in the vocabulary. Did you mean 'car'"),
         ((('car',), {'car': 'auto'}), 'must be a list'),
         ((('car',), {'car': ('',)}), "synonym of 'car' is blank"),
-        ((('car',), {'car': ('Car',)}), "'Car' is given twice for class 'car'"),
-        ((('car',), {'car': ('a',), 'Car': ('b',)}), 'one class twice'),
-        ((('car',), ['car']), 'synonyms must map'),
+        ((('car',), {'car': ('Car',)}), "'Car' occurs twice among the names of class 'car'"),
+        ((('car',), {'car': ('a',), 'Car': ('b',)}), 'lists a class twice'),
+        ((('car',), ['car']), 'synonyms must be a dict'),
         ((('car',), {}, 'sky'), "background 'sky' is not in"),
         ((('car',), {}, None, {'tree'}), "novel class 'tree' is not in"),
         ((('car',), {}, None, 'car'), 'novel must be a list'),
@@ -88,7 +88,7 @@ def test_refused(arguments, message):
 
 def test_word_for_two_classes_is_told_of():
     """Published class files have such words (SCLIP's COCO-Object: "bed")."""
-    with pytest.warns(UserWarning, match=r"'bed' is asked for several classes.*\['background', 'bed'\]"):
+    with pytest.warns(UserWarning, match=r"'bed' belongs to several classes \(\['background', 'bed'\]\)"):
         Vocabulary(('background', 'bed'), {'background': ('sky', 'bed')}, 'background')
 
 
@@ -131,7 +131,7 @@ def test_with_background():
 
 
 def test_with_background_twice(street):
-    with pytest.raises(InputError, match='has a background already'):
+    with pytest.raises(InputError, match='already has a background class'):
         street.with_background()
 
 
@@ -219,27 +219,27 @@ def test_from_json(tmp_path, value, names, synonyms):
         ('a.txt', b'', 'a.txt: the vocabulary is empty'),
         ('a.txt', b'# only a comment\n', 'empty'),
         ('a.txt', 'Käse'.encode('latin-1'), 'not UTF-8'),
-        ('a.txt', b'car\ntree,, bush', 'a.txt: line 2 has a blank word'),
+        ('a.txt', b'car\ntree,, bush', 'a.txt: line 2 has an empty name'),
         ('a.txt', b'car\n,', 'line 2'),
         (
             'a.txt',
             b'car\n\nCar',
-            r"a.txt: line 3 has class 'Car', which is listed twice \(first in line 1\)$",
+            r"a.txt: line 3: class 'Car' is listed twice \(first in line 1\)$",
         ),
         (
             'a.txt',
             b'screen, crt screen\ndoor\nscreen, silver screen',
-            r"line 3 has class 'screen'.*first in line 1\); commas separate synonyms: .* write '; '",
+            r"line 3: class 'screen'.*first in line 1\); commas separate synonyms; .* by '; '",
         ),
         ('a.txt', b'PK\x03\x04\x00', 'control character'),
         ('a.json', b'car', 'is not JSON'),
-        ('a.json', b'3', 'a list of names, or an object'),
+        ('a.json', b'3', 'a JSON list of class names, or an object'),
         ('a.json', b'[]', 'empty'),
-        ('a.json', b'[["car"], []]', 'not \\[\\]'),
-        ('a.json', b'["car", 3]', 'not 3'),
-        ('a.json', b'[[["car"]]]', 'must be a text'),
+        ('a.json', b'[["car"], []]', 'got \\[\\]'),
+        ('a.json', b'["car", 3]', 'got 3'),
+        ('a.json', b'[[["car"]]]', 'must be a string'),
         ('a.json', b'{"classnames": ["car"]}', "unknown key 'classnames'.*'class_names'"),
-        ('a.json', b'{"novel": []}', "needs 'class_names'"),
+        ('a.json', b'{"novel": []}', "has no 'class_names'"),
         ('a.json', b'{"class_names": "car"}', 'must be a list'),
     ],
 )
@@ -260,7 +260,7 @@ def test_save_and_read_again(street, tmp_path):
 
 
 def test_save_refused(street, tmp_path):
-    with pytest.raises(InputError, match=r'saved as \.json'):
+    with pytest.raises(InputError, match=r'saved as JSON'):
         street.save(tmp_path / 'street.txt')
 
 

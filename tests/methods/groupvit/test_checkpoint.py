@@ -149,7 +149,7 @@ def test_our_own_format_takes_another_preprocessing(tiny, tmp_path):
         ({'num_heads': [2, 2]}, r'but \[2, 2\] was asked for'),
         ({'text_num_heads': 1}, 'text_num_heads=2, but 1'),
         ({'image_size': 17}, 'image_size=16, but 17'),
-        ({'head': 2}, "no override 'head'; known: num_heads, .*Did you mean 'num_heads'"),
+        ({'head': 2}, "no override 'head'; use num_heads, .*Did you mean 'num_heads'"),
     ],
     ids=str,
 )
