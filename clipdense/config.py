@@ -49,12 +49,12 @@ def load_config(
     try:
         cfg.merge_from_dict(values)
     except Exception as error:
-        raise InputError(f'options do not fit {_name(cfg)}: {error}') from error
+        raise InputError(f'invalid options for {_name(cfg)}: {error}') from error
     return cfg
 
 
 def part_class(part: Mapping[str, Any] | None) -> Any:
-    """What a part of a config is built by; a config that a run has left names it as text.
+    """The class or function that builds a part of a config, also for configs saved as text.
 
     Returns:
         A class or function, or None where there is none.
@@ -64,7 +64,7 @@ def part_class(part: Mapping[str, Any] | None) -> Any:
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """``['a.b=1e-3', 'c=[1,2]', 'd=word']`` -> values by dotted key; what is no Python literal is text.
+    """``['a.b=1e-3', 'c=[1,2]', 'd=word']`` -> values by dotted key; others than literals are text.
 
     Raises:
         InputError: an option without '='.
@@ -73,7 +73,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, equals, text = option.partition('=')
         if not equals or not key.strip():
-            raise InputError(f'option {option!r} is not of the form name=value')
+            raise InputError(f'option {option!r} must have the form name=value')
         try:
             value = (
                 _WORDS[text.strip().lower()]
@@ -99,7 +99,7 @@ def plain_config(value: Any, strict: bool = False) -> Any:
 
     Args:
         value: a config, or a part of one.
-        strict: refuse objects, instead of leaving a note in their place.
+        strict: raise for objects, instead of inserting a placeholder.
 
     Raises:
         InputError: with ``strict``, an object.
@@ -113,7 +113,7 @@ def plain_config(value: Any, strict: bool = False) -> Any:
     if hasattr(value, '__qualname__'):
         return f'{value.__module__}.{value.__qualname__}'
     if strict:
-        raise InputError(f'the config holds a {type(value).__name__}, which is no plain data')
+        raise InputError(f'the config contains a {type(value).__name__}, which is not plain data')
     return f'<{type(value).__name__}>'
 
 
@@ -126,7 +126,7 @@ def _find_config(config: str | Path) -> Path:
     if path.is_file() and path.suffix in _SUFFIXES:
         return path
     if path.is_file():
-        raise InputError(f'{path} is not a config: those end in {", ".join(_SUFFIXES)}')
+        raise InputError(f'{path} is not a config file; its name must end in {", ".join(_SUFFIXES)}')
     folder = _HOME / 'configs'
     files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob('*.py'))}
     known = {name.removesuffix('.py'): file for name, file in files.items() if not name.startswith('_')}
@@ -135,11 +135,11 @@ def _find_config(config: str | Path) -> Path:
     if len(ends) == 1:
         return known[ends[0]]
     if ends:
-        raise InputError(f'several configs are called {wanted!r}: {", ".join(ends)}')
+        raise InputError(f'the config name {wanted!r} is ambiguous; use {" or ".join(ends)}')
     beside = {file.stem: file for file in path.parent.glob('*') if file.suffix in _SUFFIXES}
     close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.7)
     hint = f' Did you mean {str(beside[close[0]])!r}?' if close else nearest(wanted, known)
-    raise InputError(f'no config {str(config)!r}.{hint}')
+    raise InputError(f'the config {str(config)!r} does not exist.{hint}')
 
 
 def _read_config(path: Path) -> Config:
@@ -154,7 +154,7 @@ def _read_config(path: Path) -> Config:
         reason = ' '.join(str(error).split()) or type(error).__name__
         if 'from ..' in reason:  # a copy of a config, away from its bases
             reason += '; a config of your own says `from clipdense.configs.FOLDER.NAME import *` there'
-        raise InputError(f'{path} cannot be read as a config: {reason}') from error
+        raise InputError(f'cannot read the config {path}: {reason}') from error
     return cfg
 
 
@@ -163,7 +163,7 @@ def _configs_by_name() -> Iterator[None]:
     """``from clipdense.configs.vild.vild_coco import *`` finds the config from anywhere.
 
     MMEngine finds the package of such a base by a function that needs ``pkg_resources``, which setuptools
-    no longer has, and that knows no editable install; there is no other way in than the function's name.
+    no longer has, and that does not find editable installs; it can only be replaced by its name.
     """
     find = mmengine_config.get_installed_path
     mmengine_config.get_installed_path = lambda name: str(_HOME) if name == 'clipdense' else find(name)
@@ -183,21 +183,23 @@ def _entries(part: Any) -> Iterator[Any]:
 
 
 def _check_option(cfg: Config, key: str, settings: Mapping[str, Collection[str]]) -> None:
-    """An option must name an entry, or something that what is built from the part would take."""
+    """An option must be an existing entry, or an argument of the class that the part builds."""
     part: Any = cfg
     *parents, last = key.split('.')
     for depth, name in enumerate(parents):
         inside = _child(part, name)
         if inside is None:
             missing = '.'.join(parents[: depth + 1])
-            raise InputError(f'option {key}: the config has no {missing!r}.{nearest(name, _names(part))}')
+            raise InputError(
+                f'option {key}: the config has no entry {missing!r}.{nearest(name, _names(part))}'
+            )
         part = inside
     if _child(part, last) is not None or (isinstance(part, Mapping | Config) and last in part):
         return
     accepted = _accepted(part, settings.get('.'.join(parents)))
     if accepted is not None and last not in accepted:
         known = [*_names(part), *accepted]
-        raise InputError(f'option {key}: {last!r} is not known there.{nearest(last, known)}')
+        raise InputError(f'option {key}: unknown entry {last!r}.{nearest(last, known)}')
 
 
 def _child(part: Any, name: str) -> Any:

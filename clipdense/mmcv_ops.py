@@ -1,4 +1,4 @@
-"""mmdet without compiled mmcv: torchvision does the work of ``mmcv._ext``.
+"""mmdet without compiled mmcv: torchvision operations replace ``mmcv._ext``.
 
 ``install()`` comes before the first import of mmdet; the packages that use mmdet call it in their
 ``__init__``.  Where mmcv brings its compiled module, nothing changes.
@@ -23,11 +23,11 @@ from .utils.errors import InputError
 
 _NAME = 'mmcv._ext'
 _TINY = torch.finfo(torch.float32).tiny
-_NEEDED = 'detection needs mmdet and mmcv: pip install mmdet==3.3.0 mmcv-lite==2.1.0'
+_NEEDED = 'detection needs mmdet and mmcv; run pip install mmdet==3.3.0 mmcv-lite==2.1.0'
 
 
 def install() -> bool:
-    """Put the stand-in in place of ``mmcv._ext`` where mmcv has none.
+    """Install a replacement of ``mmcv._ext`` if mmcv is not compiled.
 
     Returns:
         True where the stand-in is in use, False where mmcv is compiled.
@@ -47,7 +47,7 @@ def install() -> bool:
 
 
 class StandIn(ModuleType):
-    """A module that has every name; those that torchvision cannot serve refuse when they are called."""
+    """A module with all names; operations that torchvision does not have raise an error when called."""
 
     def __init__(self) -> None:
         super().__init__(_NAME, 'torchvision in the place of mmcv._ext')
@@ -62,7 +62,7 @@ def _refusal(name: str) -> Callable[..., Any]:
     def refuse(*_: Any, **__: Any) -> Any:
         raise NotImplementedError(
             f'mmcv operation {name!r} needs a compiled mmcv; this mmcv has none, and of its operations '
-            f'only {", ".join(sorted(_OPERATIONS))} are done by torchvision instead'
+            f'only {", ".join(sorted(_OPERATIONS))} are available through torchvision'
         )
 
     refuse.__name__ = name
@@ -70,12 +70,12 @@ def _refusal(name: str) -> Callable[..., Any]:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """(N, 4), (N,) -> indices of the boxes that stay, best first.
+    """(N, 4), (N,) -> indices of the remaining boxes, best first.
 
     Args:
         boxes: x1, y1, x2, y2.
         scores: of the boxes.
-        iou_threshold: boxes that overlap a better one by more go.
+        iou_threshold: boxes with a higher IoU with a better one are removed.
         offset: 1 where x2 and y2 are the last pixels inside, 0 where they are the border.
     """
     if offset:
@@ -273,7 +273,7 @@ def _deform_gradients(
 def _optional(
     features: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """torchvision wants tensors for what is absent."""
+    """Empty tensors for absent arguments, as torchvision requires."""
     none = features.new_zeros(features.shape[0], 1) if mask is None else mask
     return none, bias if bias is not None and bias.numel() else weight.new_zeros(weight.shape[0])
 

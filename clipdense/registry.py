@@ -1,4 +1,4 @@
-"""Registries, children of MMEngine's, and the one way to turn a part into an object.
+"""Registries, children of MMEngine's, and functions that build objects from configs.
 
 Configs name classes themselves (``type=CLIP``); names as strings work as well, under the scope ``clipdense``.
 """

@@ -1,4 +1,4 @@
-"""Training and testing on MMEngine: runner, loop, exact steps, checkpoints, optimizer and hooks."""
+"""Training and testing on MMEngine: runner, loops, training steps, checkpoints, optimizer and hooks."""
 
 from .checkpointing import CheckpointHook
 from .hooks import EvaluationHook, ProgressHook, VocabularyHook

@@ -1,7 +1,7 @@
-"""Training checkpoints: plain data, written whole or not at all, checked before they are believed.
+"""Training checkpoints: plain data, written atomically and verified when read.
 
 A checkpoint is a dict of dicts, lists, tuples, numbers, strings and tensors only, so that
-``torch.load(weights_only=True)`` always reads it and no class of ours or of MMEngine is needed::
+``torch.load(weights_only=True)`` can read it without classes of clipdense or MMEngine::
 
     format           'clipdense-training-1'
     state_dict       the model
@@ -10,7 +10,7 @@ A checkpoint is a dict of dicts, lists, tuples, numbers, strings and tensors onl
     position         step, epoch, batches, batch_size, processes, num_workers
     random           generator states, one entry per process
     message_hub      recent values of the logged scalars, best value so far
-    meta             config text, seed, versions, time, vocabulary, and whatever the model tells about itself
+    meta             config text, seed, versions, time, vocabulary, and the model's own metadata
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from .hooks import in_training
 FORMAT = 'clipdense-training-1'
 _POINTER = 'last_checkpoint'  # MMEngine's name for it
 _BEST = 'best.pth'
-_REMEMBERED = 1000  # values of each logged scalar
+_REMEMBERED = 1000  # stored values of each logged scalar
 
 
 def plain(value: Any, where: str = 'checkpoint') -> Any:
-    """Copy of nested containers with numpy values turned into numbers and tensors, everything on the CPU.
+    """Copy nested containers, with NumPy values converted to numbers and tensors, all on the CPU.
 
     Raises:
-        TypeError: anything that is not plain data; says where it stands.
+        TypeError: anything that is not plain data; the message gives its position.
     """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)  # torch.__version__ is of a class of its own
+        return str(value)  # torch.__version__ is a subclass of str
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray):
@@ -66,14 +66,14 @@ def plain(value: Any, where: str = 'checkpoint') -> Any:
     if isinstance(value, (list, tuple)):
         items = [plain(item, f'{where}[{index}]') for index, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
-    raise TypeError(f'{where} is a {type(value).__name__}: checkpoints hold plain data only')
+    raise TypeError(f'{where} is a {type(value).__name__}; checkpoints can contain plain data only')
 
 
 def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint; until it is complete and on disk, the previous file of that name stays.
+    """Write a checkpoint atomically: the previous file stays until the new one is complete and on disk.
 
     Raises:
-        InputError: no room, or no permission.
+        InputError: no disk space, or no permission.
         TypeError: something in it is not plain data.
     """
     content = plain({'format': FORMAT, **checkpoint})
@@ -82,10 +82,10 @@ def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read and verify what ``write_checkpoint`` wrote; runs no code of the file.
+    """Read and verify a file of ``write_checkpoint``; runs no code of the file.
 
     Raises:
-        CheckpointError: missing, damaged, or something else.
+        CheckpointError: a missing, damaged or other file.
     """
     path = Path(path)
     problem = damage(path)
@@ -95,20 +95,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f'{path} holds more than plain data, and is refused: it is not a checkpoint of clipdense'
+            f'{path} is not a checkpoint of clipdense: it contains objects other than plain data'
         ) from error
     except Exception as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f'{path} cannot be read as a checkpoint: {reason[:200]}') from error
+        raise CheckpointError(f'cannot read {path} as a checkpoint: {reason[:200]}') from error
     if not isinstance(checkpoint, dict) or checkpoint.get('format') != FORMAT:
         raise CheckpointError(
-            f'{path} is not a training checkpoint of clipdense: to start from its weights, use load_from'
+            f'{path} is not a training checkpoint of clipdense; to start from its weights, use load_from'
         )
     return checkpoint
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, or None; every checksum is verified."""
+    """A description of the damage of a checkpoint file, or None; verifies all checksums."""
     if not path.is_file():
         return 'does not exist'
     size = path.stat().st_size
@@ -118,19 +118,19 @@ def damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError):
-        return f'is damaged or cut short ({size} bytes)'
-    return f'is damaged: checksum of {broken} is wrong' if broken else None
+        return f'is damaged or truncated ({size} bytes)'
+    return f'is damaged: wrong checksum of {broken}' if broken else None
 
 
 def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
-    """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest that verifies.
+    """The checkpoint to resume from: that of ``last_checkpoint``, else the newest valid one.
 
     Args:
         folder: a work directory.
-        strict: refuse a damaged or missing last one, instead of falling back with a warning.
+        strict: raise for a damaged or missing last one, instead of falling back with a warning.
 
     Raises:
-        CheckpointError: with ``strict``, the last one is damaged; or there are some and all are.
+        CheckpointError: the last one is damaged (``strict``), or all are.
     """
     folder = Path(folder)
     found = sorted(folder.glob('step_*.pth'), key=lambda path: (path.stat().st_mtime_ns, _step_of(path)))
@@ -143,18 +143,20 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
         problem = damage(path)
         if problem is None:
             if problems:
-                _warn(f'{problems[0]}: resuming from {path.name} instead')
+                _warn(f'{problems[0]}; resuming from {path.name} instead')
             return path
         problems.append(f'{path} {problem}')
         if strict:
             break
     if problems:
-        raise CheckpointError(f'{problems[0]}: give a good checkpoint with --resume PATH, or start anew')
+        raise CheckpointError(
+            f'{problems[0]}; pass a valid checkpoint with --resume PATH, or start a new run'
+        )
     return None
 
 
 def remove_orphans(folder: str | Path) -> list[Path]:
-    """Delete temporary files that a killed writer left; one run at a time may use a work directory."""
+    """Delete temporary files of an interrupted writer; only one run at a time may use a work directory."""
     orphans = [
         path for name in ('step_*.pth', _BEST, _POINTER) for path in Path(folder).glob(f'.{name}.*.tmp')
     ]
@@ -173,21 +175,21 @@ def hub_state(hub: MessageHub) -> dict[str, Any]:
 
 
 def set_hub_state(hub: MessageHub, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Put back what ``hub_state`` returned."""
+    """Restore the state of ``hub_state``."""
     for name, history in state.items():
         hub.log_scalars[name] = HistoryBuffer(history['values'].numpy(), history['counts'].numpy())
 
 
 @HOOKS.register_module()
 class CheckpointHook(Hook):
-    """Saves the run every few steps, at its end and when it is stopped; and the best weights so far.
+    """Saves the run at an interval, at its end and when it is stopped; and the best weights.
 
     Args:
         interval: steps between checkpoints; None saves at the end only.
-        max_keep: how many step checkpoints stay; -1 keeps all.
+        max_keep: number of step checkpoints to keep; -1 keeps all.
         save_best: the metric, such as 'zero_shot/top1', whose best weights go to ``best.pth`` (weights only).
-        best_is: whether a good value of it is high or low.
-        on_error: 'raise' ends training when a checkpoint cannot be written; 'warn' trains on.
+        best_is: whether higher or lower values are better.
+        on_error: 'raise' stops training when a checkpoint cannot be written; 'warn' continues.
     """
 
     priority = 'VERY_LOW'
@@ -210,16 +212,18 @@ class CheckpointHook(Hook):
         self._saved_step = -1
 
     def before_train(self, runner: Any) -> None:
-        """Clean up after a killed writer, and note what earlier runs left."""
+        """Remove files of an interrupted writer, and list checkpoints of earlier runs."""
         folder = Path(runner.work_dir)
         if is_main():
             for path in remove_orphans(folder):
-                runner.logger.info(f'removed {path.name}, left by a writer that was killed')
+                runner.logger.info(f'removed {path.name}, an incomplete file of an interrupted run')
         if runner.train_loop.position.step:
             self._saved = sorted(folder.glob('step_*.pth'), key=_step_of)
             self._saved_step = runner.train_loop.position.step
         elif any(folder.glob('step_*.pth')):
-            runner.logger.warning(f'{folder} holds checkpoints of an earlier run; --resume would continue it')
+            runner.logger.warning(
+                f'{folder} contains checkpoints of an earlier run; use --resume to continue it'
+            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -230,7 +234,7 @@ class CheckpointHook(Hook):
             self._save(runner)
 
     def after_train(self, runner: Any) -> None:
-        """Save where a run ended early."""
+        """Save after an early end."""
         self._save(runner)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
@@ -238,7 +242,7 @@ class CheckpointHook(Hook):
         self.after_evaluation(runner, metrics or {})
 
     def after_evaluation(self, runner: Any, metrics: dict[str, float]) -> None:
-        """Keep the weights if they are the best so far; a value that is not finite never is."""
+        """Keep the weights if they are the best so far; non-finite values are ignored."""
         value = metrics.get(self.save_best) if self.save_best and in_training(runner) else None
         if value is None or not math.isfinite(value):
             return
@@ -250,19 +254,19 @@ class CheckpointHook(Hook):
                 )
 
     def on_interrupt(self, runner: Any) -> None:
-        """Save where a signal stopped the run."""
+        """Save when a signal stops the run."""
         self._save(runner)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Put the best value into the checkpoint."""
+        """Store the best value in the checkpoint."""
         checkpoint['meta']['best'] = self.best
 
     def after_resume(self, runner: Any, checkpoint: dict) -> None:
-        """Take it out again."""
+        """Restore the best value."""
         self.best = checkpoint['meta'].get('best')
 
     def _save(self, runner: Any) -> None:
-        """Write the checkpoint of this step, point to it, and drop the oldest."""
+        """Write the checkpoint of this step, update ``last_checkpoint``, and remove the oldest."""
         step = runner.train_loop.position.step
         if step == self._saved_step:
             return
@@ -287,7 +291,7 @@ class CheckpointHook(Hook):
         except InputError as error:
             if self.on_error == 'raise':
                 raise
-            runner.logger.warning(f'checkpoint not saved, training goes on: {error}')
+            runner.logger.warning(f'checkpoint not saved, training continues: {error}')
 
 
 def _step_of(path: Path) -> int:

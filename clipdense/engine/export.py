@@ -1,4 +1,4 @@
-"""The trained model as a file of its own."""
+"""Export of the trained model to one file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .train_step import unwrapped
 class ExportHook(Hook):
     """Writes one file into the work directory after training, for ``clipdense.load`` and the commands.
 
-    It is ``clip.safetensors`` of what trains a CLIP (``model.clip``), and of a model that is ``Portable`` all
-    of it under its own name: ``lseg.safetensors``.  Checkpoints hold the optimizer and the place in the data;
-    this file holds the weights and what they do not tell.  Other models are left alone.
+    It is ``clip.safetensors`` for models that train a CLIP (``model.clip``), and the whole of a model that is
+    ``Portable``, with its name: ``lseg.safetensors``.  Checkpoints also contain the optimizer and position
+    in the data; this file contains weights and metadata.  Other models are not exported.
     """
 
     priority = 'VERY_LOW'
@@ -38,8 +38,8 @@ class ExportHook(Hook):
             path = folder / f'{model.portable_name}.safetensors'
             try:
                 portable.save(model, path, runner.cfg)
-            except InputError as error:  # training is done, and its checkpoints are there
-                runner.logger.warning(f'{path} is not written: {error}')
+            except InputError as error:  # training is done, and its checkpoints exist
+                runner.logger.warning(f'{path} was not written: {error}')
                 return
         elif isinstance(clip, CLIP):
             path = folder / 'clip.safetensors'

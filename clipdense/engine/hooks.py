@@ -26,12 +26,12 @@ from .train_step import unwrapped
 
 METRICS_FILE = 'metrics.jsonl'
 _PATIENCE = 10.0  # seconds between lines of a test
-_HISTORY = 1000  # values of each scalar that stay in memory; MMEngine copies all of them at each step
+_HISTORY = 1000  # values of each scalar kept in memory; MMEngine copies all of them at each step
 
 
 @HOOKS.register_module()
 class EvaluationHook(Hook):
-    """Measures the model every few steps and at the end; training continues as if nothing had happened.
+    """Evaluates the model at an interval and at the end, without any effect on training.
 
     Each evaluation is called with the model's CLIP (``model.clip``, or the model itself) in evaluation mode
     and returns a dict of numbers such as ``{'zero_shot/top1': 0.5}``.  They go to the log, to MMEngine's
@@ -40,11 +40,11 @@ class EvaluationHook(Hook):
     the evaluations.
 
     Args:
-        evaluations: objects or configs of ``EVALUATIONS``, by name; None in place of one removes it.  A list
-            works as well.
-        interval: steps between measurements; None only at the end.
-        at_end: also after the last step.
-        at_start: also before the first.
+        evaluations: objects or configs of ``EVALUATIONS``, by name; None removes an entry.  A list
+            is accepted too.
+        interval: steps between evaluations; None evaluates at the end only.
+        at_end: evaluate after the last step too.
+        at_start: evaluate before the first step too.
     """
 
     priority = 80  # after schedulers, before checkpoints
@@ -62,23 +62,23 @@ class EvaluationHook(Hook):
         self.interval, self.at_end, self.at_start = interval, at_end, at_start
 
     def before_train(self, runner: Any) -> None:
-        """Measure the start, where asked."""
+        """Evaluate at the start, if enabled."""
         if self.at_start and runner.iter == 0:
             self._report(runner, 0)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Measure at the interval and after the last step."""
+        """Evaluate at the interval and after the last step."""
         due = self.interval is not None and self.every_n_train_iters(runner, self.interval)
         if due or (self.at_end and self.is_last_train_iter(runner)):
             self._report(runner, runner.iter + 1)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Every evaluation's numbers.
+        """The metrics of all evaluations.
 
         Raises:
-            ValueError: two evaluations give one name.
+            ValueError: two evaluations return the same metric name.
         """
         metrics: dict[str, float] = {}
         with paused(model) as clip:
@@ -86,7 +86,7 @@ class EvaluationHook(Hook):
                 found = evaluation(clip)
                 twice = sorted(metrics.keys() & found.keys())
                 if twice:
-                    raise ValueError(f'two evaluations give {twice}: name them differently')
+                    raise ValueError(f'two evaluations return the metrics {twice}; use different names')
                 metrics |= {name: float(value) for name, value in found.items()}
         return metrics
 
@@ -115,7 +115,7 @@ def grouped(metrics: Mapping[str, float]) -> str:
 
 @contextmanager
 def paused(model: nn.Module) -> Iterator[Any]:
-    """The CLIP inside ``model``, ready to be evaluated; modes and generators are put back."""
+    """The CLIP of ``model`` in evaluation mode; modes and generators are restored."""
     model = unwrapped(model)
     with evaluating(model), random_state_kept():
         yield getattr(model, 'clip', model)
@@ -145,27 +145,27 @@ class VocabularyHook(Hook):
         self._embedded: dict[str, Any] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Words of the training set."""
+        """Set the vocabulary of the training set."""
         self._set(runner, runner.train_dataloader)
 
     def before_val(self, runner: Any) -> None:
-        """Words of the validation set."""
+        """Set the vocabulary of the validation set."""
         self._set(runner, runner.val_dataloader)
 
     def after_val(self, runner: Any) -> None:
-        """Back to training."""
+        """Restore the vocabulary of the training set."""
         if in_training(runner):
             self._set(runner, runner.train_dataloader)
 
     def before_test(self, runner: Any) -> None:
-        """Words of the test set."""
+        """Set the vocabulary of the test set."""
         self._set(runner, runner.test_dataloader)
 
     def _set(self, runner: Any, loader: Any) -> None:
         vocabulary = getattr(loader.dataset, 'vocabulary', None)
         if vocabulary is None:
             raise InputError(
-                f'{type(loader.dataset).__name__} has no vocabulary: VocabularyHook cannot set one'
+                f'{type(loader.dataset).__name__} has no attribute vocabulary, which VocabularyHook needs'
             )
         model = unwrapped(runner.model)
         with paused(runner.model) as clip:
@@ -192,7 +192,7 @@ def _trained(part: Any) -> bool:
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """One line every few steps: losses, learning rate, logit scale, speed and what is left.
+    """Logs losses, learning rate, logit scale, speed and remaining time at an interval.
 
     Values are means since the last line, times include waiting for data.  Each line also goes to the
     visualizer and to ``metrics.jsonl``.
@@ -209,7 +209,7 @@ class ProgressHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Any) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._begin = self._mark = time.monotonic()
         self._first = runner.iter
         self._sums: dict[str, float] = {}
@@ -218,7 +218,7 @@ class ProgressHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Add up, and print at the interval."""
+        """Accumulate values, and log at the interval."""
         for name, value in (outputs or {}).items():
             if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
                 self._sums[name] = self._sums.get(name, 0.0) + scalar(value)
@@ -228,7 +228,7 @@ class ProgressHook(Hook):
             self._print(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Start the clock of a validation."""
+        """Start the timer of a validation."""
         self._said = time.monotonic()
 
     before_test_epoch = before_val_epoch
@@ -236,25 +236,25 @@ class ProgressHook(Hook):
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Say how far a long validation is."""
+        """Log the progress of a long validation."""
         self._say(runner, runner.val_dataloader, 'val', batch_idx + 1)
 
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Say how far a long test is."""
+        """Log the progress of a long test."""
         self._say(runner, runner.test_dataloader, 'test', batch_idx + 1)
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Log and keep what the validation loop measured."""
+        """Log and record the metrics of the validation loop."""
         self._measured(runner, 'val', metrics or {})
 
     def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Log and keep what the test loop measured."""
+        """Log and record the metrics of the test loop."""
         self._measured(runner, 'test', metrics or {})
 
     def after_run(self, runner: Any) -> None:
-        """Let the visualizer finish its files."""
+        """Close the visualizer."""
         runner.visualizer.close()
 
     def _print(self, runner: Any) -> None:
@@ -291,19 +291,19 @@ class ProgressHook(Hook):
 
 
 def in_training(runner: Any) -> bool:
-    """Whether there is a training loop; asking the runner for its step would build one, data and all."""
+    """Whether there is a training loop; ``runner.iter`` would build one, with its data."""
     return isinstance(runner._train_loop, BaseLoop)
 
 
 def append_metrics(runner: Any, entry: dict[str, Any]) -> None:
-    """Add one JSON line to ``metrics.jsonl`` of the work directory; the main process does."""
+    """Append a JSON line to ``metrics.jsonl`` of the work directory, in the main process only."""
     if is_main():
         with open(Path(runner.work_dir) / METRICS_FILE, 'a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
 
 
 def scalar(value: Tensor | float) -> float:
-    """The number in a tensor of one element, whether or not it has a graph."""
+    """The number in a tensor of one element, with or without a graph."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
@@ -315,7 +315,7 @@ def batch_length(batch: Any) -> int:
 
 
 def trim_history(hub: MessageHub) -> None:
-    """Forget old values of the scalars."""
+    """Drop old values of the scalars."""
     for name, buffer in hub.log_scalars.items():
         values, counts = buffer.data
         if len(values) > 2 * _HISTORY:

@@ -1,4 +1,4 @@
-"""``train(config)`` and ``test(config, checkpoint)``: what tools/ and the command line call."""
+"""``train(config)`` and ``test(config, checkpoint)``, used by tools/ and the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
 from .runner import Runner
 
-_SETTINGS = {  # by the part of a config, what it may hold; other parts have a type, which says so
+_SETTINGS = {  # allowed names by part of a config; other parts have a type, which defines them
     '': argument_names(RunnerBase.__init__),
     'train_dataloader': argument_names(DataLoader),
     'val_dataloader': argument_names(DataLoader),
@@ -53,36 +53,38 @@ def train(
     options: Sequence[str] | Mapping[str, Any] = (),
     strict_resume: bool = False,
 ) -> Runner:
-    """Train by a config, alone or as one of the processes that torchrun started.
+    """Train with a config, in one process or in the processes of torchrun.
 
     Args:
-        config: a file, the name of one of ours (``contrastive/clip_scenes``), or a config.
+        config: a file, a name in ``configs/`` (``contrastive/clip_scenes``), or a config.
         work_dir: for logs and checkpoints; ``work_dirs/<name of the config>`` by default.
-        resume: True continues from the newest good checkpoint in ``work_dir``, if any; a path from that.
+        resume: True continues from the newest valid checkpoint in ``work_dir``, if any; or a path.
         seed: of weights, order and augmentation.
         options: ``['key.of.entry=value', ...]`` or a dict, replacing entries of the config.
-        strict_resume: an error, instead of an older checkpoint, where the newest is damaged.
+        strict_resume: raise an error if the newest checkpoint is damaged, instead of using an older one.
 
     Returns:
-        The runner, trained.
+        The runner after training.
 
     Raises:
-        InputError: whatever the user can mend, in one line.
+        InputError: invalid input, in one line.
     """
     cfg = _prepared(config, work_dir, options)
     missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
     if missing:
-        raise InputError(f'{_name(cfg)} cannot train: it has no {", ".join(missing)}')
+        raise InputError(f'{_name(cfg)} is not a training config: {", ".join(missing)} is missing')
     if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
     if found:
         if not Path(found).is_file():
-            raise InputError(f'no checkpoint {found} to resume from: give a step_*.pth, or --resume alone')
+            raise InputError(
+                f'the checkpoint {found} does not exist; pass a step_*.pth, or --resume without a path'
+            )
         cfg.load_from, cfg.resume = str(found), True
     runner = Runner.from_cfg(cfg)
     if resume and not found:
-        runner.logger.warning(f'nothing to resume in {cfg.work_dir}: starting from the beginning')
+        runner.logger.warning(f'no checkpoint to resume from in {cfg.work_dir}; starting from the beginning')
     try:
         runner.train()
     finally:
@@ -97,18 +99,18 @@ def test(
     work_dir: str | Path | None = None,
     options: Sequence[str] | Mapping[str, Any] = (),
 ) -> dict[str, float]:
-    """Measure weights by a config: its test loop, and the evaluations of its ``EvaluationHook``.
+    """Evaluate weights with a config: its test loop, and the evaluations of its ``EvaluationHook``.
 
     Args:
         config, work_dir, options: as in ``train``.
-        checkpoint: any file of weights that ``weights.io`` reads and that fits the model; for a training-free
+        checkpoint: any weights file that ``weights.io`` reads and that fits the model; for a training-free
             model, whose class names a ``weights_argument``, what that argument takes.
 
     Returns:
-        Metrics by name, which are also in ``test_metrics.json`` of the work directory.
+        Metrics by name, also written to ``test_metrics.json`` in the work directory.
 
     Raises:
-        InputError: whatever the user can mend, in one line.
+        InputError: invalid input, in one line.
     """
     cfg = _prepared(config, work_dir, options)
     for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
@@ -120,7 +122,7 @@ def test(
     runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, EvaluationHook)]
     if cfg.get('test_dataloader') is None and not hooks:
-        raise InputError(f'{_name(cfg)} has nothing to test: give test_dataloader or an EvaluationHook')
+        raise InputError(f'{_name(cfg)} has no evaluation; add test_dataloader or an EvaluationHook')
     runner.load_or_resume()
     metrics = dict(runner.test()) if cfg.get('test_dataloader') is not None else {}
     for hook in hooks:
@@ -132,7 +134,7 @@ def test(
 
 
 def read_config(config: str | Path | Config, options: Sequence[str] | Mapping[str, Any] = ()) -> Config:
-    """``load_config`` that refuses options which neither the config nor the runner knows.
+    """``load_config`` with a check that options are known to the config or the runner.
 
     Raises:
         InputError: as ``load_config``.
@@ -147,7 +149,7 @@ def _prepared(
 ) -> Config:
     cfg = read_config(config, options)
     if cfg.get('model') is None:
-        raise InputError(f'{_name(cfg)} has no model')
+        raise InputError(f'{_name(cfg)} has no entry model')
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:

@@ -1,4 +1,4 @@
-"""What a run says about itself: plain lines on the screen, everything in the log file, the config as text."""
+"""Logging of runs: short lines on the screen, everything in the log file, the config as text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmengine.config import Config
 from clipdense.config import plain_config
 
 _WIDTH = 110
-_NOISE = 'has no metainfo'  # MMEngine warns of datasets without it, which need none
+_NOISE = 'has no metainfo'  # a warning of MMEngine about datasets that need none
 
 
 def make_plain(logger: logging.Logger) -> None:
-    """Short lines on stderr, warnings only until ``set_screen_level``: building is not news."""
+    """Short lines on stderr; warnings only until ``set_screen_level``."""
     for handler in _screens(logger):
         handler.setStream(sys.stderr)
         handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
@@ -42,9 +42,9 @@ def environment() -> str:
 
 
 def config_text(config: Config) -> str:
-    """A config as Python that MMEngine reads again; classes are written as dotted names.
+    """A config as Python code that MMEngine can read; classes are written as dotted names.
 
-    MMEngine's own text needs yapf and much time, and fails on classes that came from code.
+    MMEngine's own conversion is slow, needs yapf, and fails on classes defined in code.
     """
     entries = plain_config(config.to_dict())
     return (

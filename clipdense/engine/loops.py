@@ -1,4 +1,4 @@
-"""The training loop: counts steps, knows its place in the data, stops when asked, and refuses NaN."""
+"""The training loop: steps, position in the data, stop signals and non-finite losses."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class TrainLoop(BaseLoop):
     """Trains for a number of steps or epochs over map-style or iterable data.
 
     Hooks are called as in MMEngine's loops, with true epochs also where the length is given in steps.  An
-    epoch ends in all processes once it ends in one.  On SIGTERM or SIGINT the running step is finished, hooks
+    epoch ends in all processes when it ends in one.  On SIGTERM or SIGINT the current step is finished, hooks
     that have ``on_interrupt`` save, and the process exits with 128 + the signal's number (143, 130).
 
     Args:
         runner: the runner.
         dataloader: a loader or its config; ``ResumableSampler(shuffle=True)``, and the run's seed for a
-            dataset that takes one, go without saying.
-        max_steps: training steps in all.
+            dataset that takes one, are the defaults.
+        max_steps: total number of training steps.
         max_epochs: instead of ``max_steps``, for data with a length.
-        val_interval: steps between runs of the validation loop, where there is one; None for every epoch, or
+        val_interval: steps between runs of the validation loop, if there is one; None for every epoch, or
             for the end of data without a length.
         val_begin: no validation before this step.
 
@@ -71,7 +71,9 @@ class TrainLoop(BaseLoop):
             dataloader = _training_defaults(dataloader, runner.seed)
         super().__init__(runner, dataloader)
         if (max_steps is None) == (max_epochs is None):
-            raise InputError('train_cfg needs either max_steps or max_epochs: set the other one to None')
+            raise InputError(
+                'train_cfg needs exactly one of max_steps and max_epochs; set the other one to None'
+            )
         if hasattr(self.dataloader.dataset, 'check_workers'):
             self.dataloader.dataset.check_workers(self.dataloader.num_workers)
         self.steps_per_epoch = _length(self.dataloader)
@@ -79,7 +81,7 @@ class TrainLoop(BaseLoop):
             raise InputError(_too_few(self.dataloader))
         if max_steps is None:
             if self.steps_per_epoch is None:
-                raise InputError('the training data has no length: give max_steps instead of max_epochs')
+                raise InputError('the training data has no length; use max_steps instead of max_epochs')
             max_steps = max_epochs * self.steps_per_epoch  # type: ignore[operator]
         self._max_iters = int(max_steps)
         self._max_epochs = max_epochs or -(-self._max_iters // (self.steps_per_epoch or self._max_iters))
@@ -94,17 +96,17 @@ class TrainLoop(BaseLoop):
 
     @property
     def max_epochs(self) -> int:
-        """Epochs that the run touches."""
+        """Number of epochs, counting a partial last one."""
         return self._max_epochs
 
     @property
     def max_iters(self) -> int:
-        """Training steps in all."""
+        """Total number of training steps."""
         return self._max_iters
 
     @property
     def epoch(self) -> int:
-        """The running epoch, from 0."""
+        """The current epoch, from 0."""
         return self.position.epoch
 
     @property
@@ -116,7 +118,7 @@ class TrainLoop(BaseLoop):
         """Continue after ``position``, with these generators.
 
         Raises:
-            InputError: the data is laid out so differently that the place cannot be found.
+            InputError: the position cannot be expressed with the present batch size and processes.
         """
         self.position = check_position(position, self.position, self._iterable)
         self._iter = self.position.step
@@ -176,11 +178,11 @@ class TrainLoop(BaseLoop):
             runner.model.train()
 
     def _until_one_ends(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches, ending in every process as soon as one has no more."""
+        """The batches, ending in all processes as soon as one process has no more."""
         while True:
             try:
                 batch = next(batches, None)
-            except InputError as error:  # a worker's comes inside a traceback
+            except InputError as error:  # torch wraps a worker's error in a traceback
                 raise InputError(str(error).rpartition('InputError: ')[2].strip()) from error
             if self._agree(int(batch is None)) if self._iterable else batch is None:
                 return
@@ -192,13 +194,13 @@ class TrainLoop(BaseLoop):
         allowed = getattr(self.runner.optim_wrapper, 'max_skips', 0)
         if skipped and skipped <= allowed:
             self.runner.logger.warning(
-                f'step {step} left out, its gradients are not finite (loss {loss:g}): {skipped} of {allowed}'
+                f'step {step} skipped, its gradients are not finite (loss {loss:g}): {skipped} of {allowed}'
             )
         elif skipped or not isfinite(loss):
             what = f'the loss is {loss:g}' if not isfinite(loss) else 'the gradients are not finite'
             raise InputError(
-                f'{what} at step {step} (epoch {self.epoch}): lower the learning rate, lengthen the warm-up, '
-                'set clip_grad, or leave fp16; earlier checkpoints are good, and --resume continues from them'
+                f'{what} at step {step} (epoch {self.epoch}); lower the learning rate, use a longer warm-up, '
+                'set clip_grad, or do not use fp16; --resume continues from the last checkpoint'
             )
 
     def _stop_if_asked(self, signals: StopSignals) -> None:
@@ -207,13 +209,11 @@ class TrainLoop(BaseLoop):
             return
         self.runner.call_hook('on_interrupt')
         name = signal.Signals(number).name
-        self.runner.logger.warning(
-            f'stopped by {name} after step {self._iter}; --resume continues from there'
-        )
+        self.runner.logger.warning(f'stopped by {name} after step {self._iter}; use --resume to continue')
         raise SystemExit(128 + number)
 
     def _agree(self, number: int) -> int:
-        """The largest number that any process brings."""
+        """The maximum over all processes."""
         if world_size() == 1:
             return number
         largest = torch.tensor(number)
@@ -222,9 +222,9 @@ class TrainLoop(BaseLoop):
 
 
 def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
-    """A loader from a config as MMEngine writes it, of which only dataset and batch_size are needed.
+    """Build a data loader from a config in MMEngine's format; only dataset and batch_size are required.
 
-    Without a sampler, map-style datasets are gone through in order, whole; iterable ones never have one.
+    Without a sampler, map-style datasets are read in order, completely; iterable ones never have one.
     Batches are stacked by ``data.batches.collate``.
     """
     config = dict(config)
@@ -251,7 +251,7 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
 
 
 def _training_defaults(config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The config of a training loader, with what it leaves out.  Data to evaluate on keeps its own seed."""
+    """The config of a training loader with its defaults.  Evaluation data keeps its own seed."""
     config = dict(config)
     if 'batch_sampler' not in config:
         config.setdefault('sampler', {'type': ResumableSampler, 'shuffle': True})
@@ -264,14 +264,14 @@ def _training_defaults(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _control_group() -> Any:
-    """Processes agree over the CPU, so that the GPU is not made to wait; None is the default group."""
+    """A CPU process group for control messages, to avoid GPU synchronization; None is the default group."""
     if world_size() == 1 or dist.get_backend() == 'gloo':
         return None
     return dist.new_group(backend='gloo')
 
 
 def _length(sized: Any) -> int | None:
-    """Its length; None for streams, whose ``__len__`` may be there and refuse."""
+    """The length; None for streams, whose ``__len__`` may be missing or raise."""
     try:
         return len(sized)
     except TypeError:
@@ -291,6 +291,6 @@ def _too_few(loader: DataLoader) -> str:
     spread = f' in each of {processes} processes' if processes > 1 else ''
     spread += f' and {workers} workers' if isinstance(loader.dataset, IterableDataset) and workers > 1 else ''
     return (
-        f'the training data has {size}, less than one batch of {batch_size}{spread}: lower batch_size, '
-        'the number of processes or workers, or give more data'
+        f'the training data has {size}, less than one batch of {batch_size}{spread}; lower batch_size, '
+        'the number of processes or workers, or use more data'
     )

@@ -1,4 +1,4 @@
-"""Weights into models: strictly, of any CLIP into a CLIP under training, and what is said about them."""
+"""Weights of any CLIP for a model that trains a CLIP, and the metadata of models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from clipdense.clip.sizes import VitSize
 
 
 def is_clip_alone(model: nn.Module) -> bool:
-    """Whether everything that a model has learned is in its CLIP, as under pre-training."""
+    """Whether all parameters of a model belong to its CLIP, as in pre-training."""
     clip = getattr(model, 'clip', None)
     return type(clip) is CLIP and all(name.startswith('clip.') for name in model.state_dict())
 
 
 def clip_weights(model: Any, weights: str) -> dict[str, Tensor]:
-    """Weights of any CLIP under the names of ``model``; another activation than the model's is refused."""
+    """Weights of any CLIP with the names of ``model``; the activation must match the model's."""
     size = model.clip.size
     activations: dict[str, Any] = {'text_activation': size.text.activation}
     if isinstance(size.image, VitSize):
@@ -28,12 +28,12 @@ def clip_weights(model: Any, weights: str) -> dict[str, Tensor]:
 
 
 def model_meta(model: nn.Module) -> dict[str, Any]:
-    """What ``clipdense.load`` and a reader want to know of a model: its CLIP and its vocabulary."""
+    """Metadata of a model for ``clipdense.load``: the settings of its CLIP, and its vocabulary."""
     meta: dict[str, Any] = {}
     vocabulary = getattr(model, 'vocabulary', None)
     if vocabulary is not None:
         meta['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}
     clip = getattr(model, 'clip', None)
-    if isinstance(clip, CLIP) and any(child is clip for child in model.children()):  # no teacher beside it
+    if isinstance(clip, CLIP) and any(child is clip for child in model.children()):  # not an external teacher
         meta['clip'] = clip_checkpoint.describe(clip.size, clip.preprocess)
     return meta

@@ -1,4 +1,4 @@
-"""Which parameters decay, how the learning rate moves, and in which precision a step is computed."""
+"""Weight-decay groups, learning rate schedule, and precision of training steps."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ _RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_clip') -> list[dict[str, Any]]:
-    """Trained parameters in two groups, decayed and not; each parameter once, frozen ones in neither.
+    """Trainable parameters in two groups, with and without weight decay; frozen ones are in neither.
 
     Gains, biases and scalars (logit_scale, logit_bias) never decay.  Under the rule 'open_clip', position
     embeddings and class tokens do not decay either; under 'open_clip 3.3.0', which is also SLIP's, position
     embeddings do.
 
     Args:
-        model: anything; LiT's locked tower has ``requires_grad=False``.
+        model: any module; frozen parameters (LiT's locked tower) have ``requires_grad=False``.
         weight_decay: of the first group.
         rule: 'open_clip' or 'open_clip 3.3.0'.
 
     Raises:
-        InputError: an unknown rule, or nothing left to train.
+        InputError: an unknown rule, or no trainable parameters.
 
     Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ.
     """
     if rule not in _RULES:
         raise InputError(
-            f'unknown weight-decay rule {rule!r}: use one of {list(_RULES)}.{nearest(rule, _RULES)}'
+            f'unknown weight-decay rule {rule!r}; use one of {list(_RULES)}.{nearest(rule, _RULES)}'
         )
     decays = _RULES[rule]
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained:
-        raise InputError('every parameter is frozen: nothing to train')
+        raise InputError('all parameters are frozen; at least one must be trainable')
     groups = [
         {'params': [p for name, p in trained if decays(name, p)], 'weight_decay': weight_decay},
         {'params': [p for name, p in trained if not decays(name, p)], 'weight_decay': 0.0},
@@ -101,13 +101,13 @@ class WarmupCosine(_ParamScheduler):
         t < W:  start + (lr - start) * t / (W - 1)                   SLIP
         else:   final + (lr - final) * (1 + cos(pi (t - W) / (T - W))) / 2
 
-    The value follows from the step and the config alone, so that a run resumed with another ``lr`` or length
+    The value depends on the step and the config only, so that a run resumed with another ``lr`` or length
     follows the new schedule from there.
 
     Args:
-        optimizer: given by the runner.
-        warmup: W; a run may be shorter and then only climbs.
-        steps: T; given by the runner where the config leaves it out.
+        optimizer: set by the runner.
+        warmup: W; in a shorter run the rate only increases.
+        steps: T; set by the runner by default.
         start: of the warm-up.
         final: reached one step after the last.
 
@@ -123,7 +123,7 @@ class WarmupCosine(_ParamScheduler):
         self, optimizer: Any, warmup: int, steps: int, start: float | None = None, final: float = 0.0
     ) -> None:
         if warmup < 0:
-            raise InputError(f'warmup counts steps, got {warmup}')
+            raise InputError(f'warmup must be a number of steps >= 0, got {warmup}')
         self.warmup, self.steps, self.start, self.final = warmup, steps, start, final
         super().__init__(optimizer, param_name='lr', by_epoch=False)
 
@@ -141,11 +141,11 @@ class WarmupCosine(_ParamScheduler):
         return self.start + (peak - self.start) * step / max(self.warmup - 1, 1)
 
     def state_dict(self) -> dict[str, int]:
-        """How many steps were taken; all else is config."""
+        """The number of steps; everything else is in the config."""
         return {'last_step': self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after that many steps, on the schedule of the present config."""
+        """Continue after that many steps, with the schedule of the present config."""
         self.last_step = self._global_step = state_dict['last_step']
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group['lr'] = value
@@ -154,17 +154,17 @@ class WarmupCosine(_ParamScheduler):
 def resolve_precision(precision: Precision, device: str) -> torch.dtype | None:
     """The dtype of autocast on 'cpu' or 'cuda'; None computes in fp32.
 
-    'auto' is bf16 where the processor has it natively, else fp32.  'bf16' on other processors is emulated:
+    'auto' is bf16 if the processor supports it natively, else fp32.  'bf16' on other processors is emulated:
     correct and slow.
 
     Raises:
-        InputError: an unknown name, or fp16 away from a GPU.
+        InputError: an unknown name, or fp16 without a GPU.
     """
     known = get_args(Precision)
     if precision not in known:
-        raise InputError(f'unknown precision {precision!r}: use one of {list(known)}')
+        raise InputError(f'unknown precision {precision!r}; use one of {list(known)}')
     if precision == 'fp16' and device != 'cuda':
-        raise InputError("fp16 trains on GPUs only: use precision='auto', 'bf16' or 'fp32'")
+        raise InputError("fp16 training needs a GPU; use precision='auto', 'bf16' or 'fp32'")
     if precision == 'auto':
         precision = 'bf16' if has_native_bf16(device) else 'fp32'
     return {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
@@ -183,7 +183,7 @@ def has_native_bf16(device: str, cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
 
 @OPTIM_WRAPPERS.register_module()
 class PrecisionOptimWrapper(OptimWrapper):
-    """MMEngine's wrapper with autocast on any device, gradients averaged over processes, and a guard.
+    """MMEngine's wrapper with autocast on any device, gradients averaged over processes, and a check for NaN.
 
     MMEngine's ``AmpOptimWrapper`` refuses to be built without a GPU, and scales losses for bf16 as well,
     which needs no scale.
@@ -194,11 +194,11 @@ class PrecisionOptimWrapper(OptimWrapper):
         clip_grad: ``dict(max_norm=...)`` for ``clip_grad_norm_``.
         accumulative_counts: plain accumulation, for losses that are means over images; contrastive losses
             need ``cached_step``.
-        max_skips: how many steps in a row may be left out because of non-finite gradients, before training
-            stops; 0 stops at the first.  fp16 leaves out overflows by itself.
+        max_skips: maximum number of successive steps skipped for non-finite gradients before training
+            stops; 0 stops at the first.  fp16 skips overflows by itself.
 
     Attributes:
-        skipped: steps left out since the last one that was taken.
+        skipped: number of steps skipped since the last update.
     """
 
     averages_gradients = True
@@ -225,7 +225,7 @@ class PrecisionOptimWrapper(OptimWrapper):
             yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Differentiate the loss, scaled where fp16 needs it."""
+        """Differentiate the loss, scaled for fp16."""
         self.scaler.scale(loss).backward(**kwargs)
         self._inner_count += 1
 
@@ -255,10 +255,10 @@ class PrecisionOptimWrapper(OptimWrapper):
         return state | {'loss_scaler': self.scaler.state_dict()} if self.scaler.is_enabled() else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back a ``state_dict``.
+        """Restore a ``state_dict``.
 
         Raises:
-            CheckpointError: it belongs to other parameters.
+            CheckpointError: the state belongs to other parameters.
         """
         state = dict(state_dict)
         scale = state.pop('loss_scaler', None)
@@ -268,7 +268,7 @@ class PrecisionOptimWrapper(OptimWrapper):
         theirs = [len(group['params']) for group in state['param_groups']]
         if ours != theirs:
             raise CheckpointError(
-                f'the checkpoint has optimizer groups of {theirs} parameters, this run of {ours}: '
+                f'the checkpoint has optimizer groups of {theirs} parameters, this run of {ours}; '
                 'resume with the same weight-decay rule and frozen parts, or use load_from'
             )
         super().load_state_dict(state)

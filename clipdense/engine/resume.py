@@ -1,4 +1,4 @@
-"""What makes a killed run continue bit for bit: generators, the place in the data, and stopping on a signal.
+"""Exact resuming: random states, position in the data, and stop signals.
 
 P: processes, S: samples of the dataset.
 """
@@ -21,16 +21,16 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from clipdense.utils.dist import rank, world_size
 from clipdense.utils.errors import InputError
 
-_WORKER_GRACE = 20  # seconds that a data worker outlives SIGTERM
+_WORKER_GRACE = 20  # seconds that a data worker continues after SIGTERM
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come.
+    """Position of a run.
 
     Args:
         step: finished training steps.
-        epoch: the running epoch, from 0.
+        epoch: the current epoch, from 0.
         batches: finished batches of that epoch, in each process.
         batch_size: samples of one batch of one process.
         processes: P.
@@ -46,7 +46,7 @@ class Position:
 
     @property
     def samples(self) -> int:
-        """Samples of this epoch that all processes together have used up."""
+        """Samples of this epoch that all processes together have used."""
         return self.batches * self.batch_size * self.processes
 
     def to_dict(self) -> dict[str, int]:
@@ -66,7 +66,7 @@ def random_state() -> dict[str, Any]:
 
 
 def torch_random_state() -> dict[str, Tensor]:
-    """The part of ``random_state`` that dropout draws from."""
+    """The part of ``random_state`` that dropout uses."""
     state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()
@@ -74,7 +74,7 @@ def torch_random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what ``random_state`` or ``torch_random_state`` returned."""
+    """Restore the states of ``random_state`` or ``torch_random_state``."""
     if 'python' in state:
         version, internal, gauss = state['python']
         random.setstate((version, tuple(internal), gauss))
@@ -89,7 +89,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn inside, the generators continue afterwards as if nothing had been."""
+    """Restore the states of all random generators afterwards."""
     state = random_state()
     try:
         yield
@@ -98,14 +98,14 @@ def random_state_kept() -> Iterator[None]:
 
 
 class ResumableSampler(Sampler[int]):
-    """Indices of one process, in an order that only seed and epoch decide, from any sample on.
+    """Indices of one process, in an order that depends on seed and epoch only, from any sample on.
 
-    Every process gets the same number; the up to P - 1 samples left over are others in each epoch.
+    Every process gets the same number; the up to P - 1 dropped samples differ in each epoch.
     Process r takes the samples r, r + P, ... of the epoch's order, so that the first k batches of all
-    processes are the first k * P * batch_size samples whatever P is.
+    processes are the first k * P * batch_size samples for any P.
 
     Args:
-        dataset: anything with a length.
+        dataset: any object with a length.
         shuffle: a new order in each epoch; otherwise the dataset's own order.
         seed: of the run; the same in all processes.
     """
@@ -134,45 +134,49 @@ class ResumableSampler(Sampler[int]):
         return iter(even[self.start + rank() :: world_size()].tolist())
 
     def __len__(self) -> int:
-        """Indices of one whole epoch of this process, wherever the position is."""
+        """Indices of a whole epoch of this process, independent of the position."""
         return len(self._dataset) // world_size()
 
 
 def _generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
-    """A generator of its own for each (seed, epoch, stream)."""
+    """A separate generator for each (seed, epoch, stream)."""
     numbers = np.random.SeedSequence((seed, epoch, stream)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(numbers[0] >> 1))
 
 
 def place_loader(loader: DataLoader, seed: int, position: Position) -> None:
-    """Make the next ``iter(loader)`` give the batches that follow ``position``, and draw nothing global.
+    """Make the next ``iter(loader)`` return the batches after ``position``, without using global generators.
 
-    Map-style data needs ``ResumableSampler``.  Iterable datasets follow this protocol, called in the
+    Map-style data needs ``ResumableSampler``.  Iterable datasets implement this protocol, called in the
     main process before workers start:
 
     * ``set_epoch(epoch)``: the order of the epoch depends on the seed, the epoch, the process and the worker
       only, and starts from its beginning.
-    * ``skip_batches(batches)``, called after it and only where ``batches > 0``: leave out the first
+    * ``skip_batches(batches)``, called after it and only if ``batches > 0``: skip the first
       ``batches`` batches that the loader of this process would give, without decoding them.  The dataset
-      knows its batch size.  The loader takes batches from its W workers in turn, so worker w plays the part
+      knows its batch size.  The loader takes batches from its W workers in turn, so worker w takes the role
       of worker v = (w + batches) % W and skips ``len(range(v, batches, W))`` batches of v's stream.
-    * every worker and process gives the same number of batches; else the tail of an epoch is not exact.
+    * every worker and process gives the same number of batches; else the end of an epoch is not exact.
 
     Both kinds may have ``dataset.set_epoch(epoch)``, for augmentation drawn from (seed, epoch, index).
 
     Raises:
-        InputError: persistent workers, which would never hear of the new epoch; an iterable dataset that
-            cannot skip although it must.
+        InputError: persistent workers, which do not get the new epoch; an iterable dataset that
+            cannot skip batches.
     """
     if loader.persistent_workers:
-        raise InputError('training data needs persistent_workers=False: workers that stay miss the new epoch')
+        raise InputError(
+            'training data needs persistent_workers=False; persistent workers do not get the new epoch'
+        )
     loader.generator = _generator(seed, position.epoch, stream=1 + rank())
     dataset = loader.dataset
     if hasattr(dataset, 'set_epoch'):
         dataset.set_epoch(position.epoch)
     if isinstance(dataset, IterableDataset):
         if position.batches and not hasattr(dataset, 'skip_batches'):
-            raise InputError(f'{type(dataset).__name__} has no skip_batches(): cannot resume within an epoch')
+            raise InputError(
+                f'cannot resume within an epoch: {type(dataset).__name__} has no method skip_batches()'
+            )
         if position.batches:
             dataset.skip_batches(position.batches)  # type: ignore[attr-defined]
         return
@@ -186,12 +190,12 @@ def place_loader(loader: DataLoader, seed: int, position: Position) -> None:
 
 
 def check_position(saved: Position, now: Position, iterable: bool) -> Position:
-    """The saved place, said in batches of the present layout.
+    """The saved position in batches of the present layout.
 
-    Map-style data continues after the same samples whatever batch size and number of processes are now.
+    Map-style data continues after the same samples for any batch size and number of processes.
 
     Raises:
-        InputError: in the middle of an epoch, a layout in which the place cannot be expressed.
+        InputError: in the middle of an epoch, a layout in which the position cannot be expressed.
     """
     names = ('batch_size', 'processes', 'num_workers') if iterable else ('batch_size', 'processes')
     changed = [name for name in names if getattr(saved, name) != getattr(now, name)]
@@ -199,17 +203,17 @@ def check_position(saved: Position, now: Position, iterable: bool) -> Position:
     if saved.batches and changed and (iterable or left_over):
         was = ', '.join(f'{name}={getattr(saved, name)}' for name in changed)
         raise InputError(
-            f'the run stopped within epoch {saved.epoch}: resume with the same layout of the data ({was}), '
-            'or start anew from its weights with load_from'
+            f'the run stopped within epoch {saved.epoch}; resume with the same settings ({was}), '
+            'or start a new run from its weights with load_from'
         )
     batches = batches if changed else saved.batches
     return Position(saved.step, saved.epoch, batches, now.batch_size, now.processes, now.num_workers)
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT instead of dying of them, so that the running step can be finished and saved.
+    """Records SIGTERM and SIGINT, so that the current step can be finished and saved.
 
-    A second Ctrl-C interrupts at once.  Outside the main thread nothing is caught.
+    A second Ctrl-C interrupts at once.  Has no effect outside the main thread.
 
     Attributes:
         received: the number of the signal, or 0.
@@ -236,9 +240,9 @@ class StopSignals:
 
 
 def steady_worker(worker: int) -> None:
-    """Worker start-up: outlive, for a while, the signal that asks the whole process group to stop.
+    """Worker start-up: delay the signal that stops the whole process group.
 
-    The main process must still get the batch it waits for.
+    The main process still needs the batch that it waits for.
     """
 
     def soon(number: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""MMEngine's runner, reading without running code, writing without destroying, and resuming bit for bit."""
+"""MMEngine's runner with safe reading, atomic writing and exact resuming of checkpoints."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
 from .resume import Position, random_state
 from .train_step import DistributedModel, unwrapped
 
-_RUNS = itertools.count()  # of this process; names of log folders and global instances stay apart
-_SHOWN_CHANGES = 20  # lines of a config
+_RUNS = itertools.count()  # of this process; for unique names of log folders and global instances
+_SHOWN_CHANGES = 20  # maximum number of logged lines
 _OF_A_START = ('load_from = ', 'resume = ', 'work_dir = ', 'randomness = ')  # not of the run
 
 
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
-    """Builds everything from a config and trains or tests it; arguments are those of MMEngine's runner.
+    """Builds everything from a config and trains or tests it, with the arguments of MMEngine's runner.
 
-    What differs: ``train_cfg`` without ``type`` is a ``TrainLoop``; ``optim_wrapper`` is a
-    ``PrecisionOptimWrapper`` with weight-decay groups unless it says otherwise; loaders default to
+    Differences: ``train_cfg`` without ``type`` is a ``TrainLoop``; ``optim_wrapper`` is a
+    ``PrecisionOptimWrapper`` with weight-decay groups by default; loaders default to
     ``ResumableSampler`` and to stacking batches; checkpoints are those of ``checkpointing``; weights must
     fit; several processes train through ``DistributedModel``, and ``sync_bn=True`` lets batch norm see the
     images of all of them, on the CPU as well; the screen shows progress, the log file all.
 
-    ``resume=True`` continues from the newest good checkpoint of the work directory, if there is one, and with
+    ``resume=True`` continues from the newest valid checkpoint of the work directory, if any, and with
     ``load_from`` from that file.  ``load_from`` alone reads the weights of any file ``weights.io`` knows.
     """
 
@@ -86,7 +86,7 @@ class Runner(MMEngineRunner):
     # Quiet, and apart from other runs of the process
 
     def setup_env(self, env_cfg: dict) -> None:
-        """As in MMEngine; a second run within one second gets a name of its own."""
+        """As in MMEngine; a second run within one second gets a unique name."""
         if self.distributed and not dist.is_initialized() and not torch.cuda.is_available():
             dist.init_process_group('gloo')  # MMEngine asks for a GPU
         super().setup_env(env_cfg)
@@ -96,7 +96,7 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """Seed everything; processes share ``runner.seed`` and the weights, but each drops out on its own."""
+        """Seed everything; processes share ``runner.seed`` and the weights, but not their dropout masks."""
         super().set_randomness(seed, False, deterministic)
         if rank():
             own = self.seed + rank()
@@ -114,13 +114,13 @@ class Runner(MMEngineRunner):
         return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
-        """Without a config, one that writes no files."""
+        """The visualizer; without a config, one that writes no files."""
         if visualizer is None:
             return Visualizer.get_instance(self._experiment_name)
         return super().build_visualizer(visualizer)
 
     def dump_config(self) -> None:
-        """Leave the config, in one file, in the work directory."""
+        """Write the config to one file in the work directory."""
         if is_main() and self.cfg:
             name = Path(self.cfg.filename or 'config').stem
             with atomic_write(Path(self.work_dir) / f'{name}.py', 'w') as file:
@@ -134,7 +134,7 @@ class Runner(MMEngineRunner):
     # Building
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Move the model to its device; several processes keep it equal, with ``sync_bn`` batch norm too."""
+        """Move the model to its device, and wrap it for several processes and ``sync_bn``."""
         if is_model_wrapper(model) or model_wrapper_cfg is not None:
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
@@ -175,13 +175,13 @@ class Runner(MMEngineRunner):
             self.register_hook(hook)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """``TrainLoop`` unless the config says otherwise."""
+        """``TrainLoop`` by default."""
         if isinstance(loop, dict) and 'type' not in loop:
             loop = {'type': TrainLoop, **loop}
         return super().build_train_loop(loop)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
-        """Precision and weight-decay groups unless the config says otherwise."""
+        """``PrecisionOptimWrapper`` with weight-decay groups by default."""
         if isinstance(optim_wrapper, dict) and isinstance(optim_wrapper.get('optimizer'), dict):
             defaults = {'type': PrecisionOptimWrapper, 'constructor': DecayGroupsConstructor}
             optim_wrapper = {**defaults, **optim_wrapper}
@@ -208,7 +208,7 @@ class Runner(MMEngineRunner):
     # Checkpoints
 
     def load_or_resume(self) -> None:
-        """Once: resume, or load weights, as the config asks."""
+        """Resume or load weights, once, as set in the config."""
         if self._has_loaded or not (self._resume or self._load_from):
             return
         if not self._resume:
@@ -216,18 +216,18 @@ class Runner(MMEngineRunner):
             return
         path = self._load_from or newest_checkpoint(self.work_dir)
         if path is None:
-            self.logger.warning(f'{self.work_dir} holds no checkpoint: starting from the beginning')
+            self.logger.warning(f'{self.work_dir} contains no checkpoint; starting from the beginning')
             return
         self.resume(str(path))
 
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = True, revise_keys: list | None = None
     ) -> dict[str, Any]:
-        """Load the weights of any file that ``weights.io`` reads; of any CLIP, where the model is one.
+        """Load weights from any file that ``weights.io`` reads; for a CLIP from any CLIP file.
 
         Args:
             filename: a path; for a CLIP under training also a name such as 'ViT-B-16/openai'.
-            map_location, revise_keys: ignored; weights are copied to where the model is.
+            map_location, revise_keys: ignored; weights are copied to the model's device.
             strict: whether names and shapes must match.
 
         Raises:
@@ -245,7 +245,7 @@ class Runner(MMEngineRunner):
         else:
             left = model.load_state_dict(checkpoint['state_dict'], strict=False)
             self.logger.warning(
-                f'{filename}: not loaded {left.missing_keys}, not used {left.unexpected_keys}'
+                f'{filename}: missing keys {left.missing_keys}, unexpected keys {left.unexpected_keys}'
             )
         self._has_loaded = True
         self.logger.info(f'weights from {filename}')
@@ -258,7 +258,7 @@ class Runner(MMEngineRunner):
         resume_param_scheduler: bool = True,
         map_location: Any = 'cpu',
     ) -> None:
-        """Continue the run of a training checkpoint, bit for bit where config and machine are the same.
+        """Continue the run of a training checkpoint, exactly if config and machine are the same.
 
         Raises:
             CheckpointError: the file is damaged, or belongs to another model or optimizer.
@@ -267,7 +267,7 @@ class Runner(MMEngineRunner):
         checkpoint = read_checkpoint(filename)
         if 'optimizer' not in checkpoint:
             raise CheckpointError(
-                f'{filename} holds weights only: use load_from, or resume from a step_*.pth'
+                f'{filename} contains weights only; use load_from, or resume from a step_*.pth'
             )
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrapped(self.model)
@@ -280,7 +280,7 @@ class Runner(MMEngineRunner):
         states = checkpoint['random']
         if len(states) != self.world_size:
             self.logger.warning(
-                f'saved by {len(states)} processes, resumed by {self.world_size}: new random numbers'
+                f'saved by {len(states)} processes, resumed by {self.world_size}: random states not restored'
             )
         state = states[rank()] if len(states) == self.world_size else None
         self._adopt_seed(checkpoint['meta']['seed'])
@@ -305,13 +305,13 @@ class Runner(MMEngineRunner):
         """Write the state of the run; called in all processes, written by one.
 
         Args:
-            out_dir, filename: where.
+            out_dir, filename: of the file.
             save_optimizer, save_param_scheduler: without the optimizer it cannot be resumed.
             meta: more plain data for the checkpoint's meta.
-            file_client_args, by_epoch, backend_args: of MMEngine's hook, ignored.
+            file_client_args, by_epoch, backend_args: ignored; for compatibility with MMEngine's hook.
 
         Raises:
-            InputError: no room, or no permission; earlier files are intact.
+            InputError: no disk space, or no permission; earlier files are unchanged.
         """
         states = all_gather_object(random_state())
         if not is_main():
@@ -334,7 +334,7 @@ class Runner(MMEngineRunner):
             write_checkpoint(path, self._weights(meta))
 
     def _weights(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Weights, and what ``clipdense.load`` and a reader want to know of them."""
+        """Weights and their metadata."""
         model = unwrapped(self.model)
         known = {
             'config': self._config,
@@ -351,10 +351,10 @@ class Runner(MMEngineRunner):
         return self.param_schedulers or []
 
     def _adopt_seed(self, seed: int) -> None:
-        """The order of the data follows from the seed, so the run keeps the one it began with."""
+        """Keep the seed of the resumed run, which determines the order of the data."""
         asked = self._randomness_cfg.get('seed')
         if asked is not None and asked != seed:
-            self.logger.warning(f'the run began with seed {seed}, which it keeps; seed {asked} is ignored')
+            self.logger.warning(f'the resumed run keeps its seed {seed}; seed {asked} is ignored')
         loader = self.train_loop.dataloader
         for part in (getattr(loader.batch_sampler, 'sampler', loader.sampler), loader.dataset):
             if getattr(part, 'seed', None) == self.seed:
@@ -370,4 +370,4 @@ class Runner(MMEngineRunner):
         ]
         if changes:
             shown = '\n  '.join(changes[:_SHOWN_CHANGES])
-            self.logger.warning(f'the config is not the one the run began with:\n  {shown}')
+            self.logger.warning(f'the config differs from that of the resumed run:\n  {shown}')

@@ -1,4 +1,4 @@
-"""Training steps over many images: exact accumulation with cached embeddings, and many processes.
+"""Training steps with large batches: gradient caching over micro-batches, and several processes.
 
 B: pairs in this process, b: pairs of a micro-batch, D: joint space, P: processes.
 """
@@ -20,7 +20,7 @@ from .resume import set_random_state, torch_random_state
 
 Batch = TypeVar('Batch')
 Losses = TypeVar('Losses', Tensor, dict[str, Tensor])
-_BUCKET = 1 << 25  # bytes that travel in one message
+_BUCKET = 1 << 25  # bytes of one all-reduce
 
 
 def cached_step(
@@ -29,12 +29,12 @@ def cached_step(
     batches: Sequence[Batch],
     backward: Callable[[Tensor], Any] = torch.Tensor.backward,
 ) -> Losses:
-    """The gradient of one large batch, in the memory of a micro-batch, for every parameter.
+    """Exact gradient of a large batch with the memory of a micro-batch.
 
-    The embeddings of all micro-batches are made without a graph; the loss of the whole set is differentiated
-    once, which gives the gradient of each embedding and, exactly once, of what the loss itself holds
-    (logit_scale, logit_bias); then each micro-batch is encoded again, from the same random state, and passes
-    the gradient of its embeddings on.  The last micro-batch keeps its graph from the start, so that a single
+    Embeddings of all micro-batches are computed without a graph; the loss of the batch is differentiated
+    once, which gives the gradient of each embedding and of the parameters of the loss
+    (logit_scale, logit_bias); then each micro-batch is encoded again, with the same random state, and
+    its gradients are propagated.  The last micro-batch keeps its graph from the start, so that a single
     one costs no more than a plain step.  Batch norm in training mode sees micro-batches, all but the last
     twice.
 
@@ -92,7 +92,7 @@ def pretrain_step(
     loss: Callable[..., Losses],
     optim_wrapper: Any,
 ) -> Losses:
-    """``cached_step`` over the micro-batches of a preprocessed batch, and a step of the optimizer.
+    """Apply ``cached_step`` to the micro-batches of a preprocessed batch, and step the optimizer.
 
     Args:
         model: has ``micro_batch``, pairs that go through the towers together (None: all at once), and a
@@ -114,14 +114,14 @@ def pretrain_step(
 
 
 def as_batch(**tensors: Tensor | None) -> dict[str, Tensor]:
-    """A batch of what was given: entries that are None are left out."""
+    """A batch of the given tensors, without entries that are None."""
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def split_batch(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
-    """Cut a batch of equally long tensors and lists into micro-batches of like length, ``size`` at most.
+    """Split a batch of equally long tensors and lists into micro-batches of similar length, at most ``size``.
 
-    A rest of one, which batch norm cannot take, then only comes of a size of 2 or less.
+    Micro-batches of one sample, which batch norm does not support, occur for ``size`` <= 2 only.
     """
     lengths = {len(value) for value in data.values()}
     if len(lengths) != 1:
@@ -135,9 +135,9 @@ def split_batch(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the P processes; a no-op for one process.
 
-    A parameter that no process used keeps None; where only some used it, the others count as zero.  Plain and
-    cached steps go through here alike, after all backward passes, so nothing depends on which forward
-    ran last.  Gradients travel in buckets while the next ones are packed.
+    A parameter without gradient in all processes keeps None; if some have one, the others count as zero.  It
+    is called after all backward passes of plain and cached steps, so the result is independent of the forward
+    ran last.  Gradients are reduced in buckets while the next ones are packed.
     """
     if world_size() == 1:
         return
@@ -162,11 +162,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @MODEL_WRAPPERS.register_module()
 class DistributedModel(nn.Module):
-    """One of P equal models: starts from the weights of process 0, steps by the model's own ``train_step``.
+    """Data-parallel wrapper: broadcasts the weights of process 0 and uses the model's own ``train_step``.
 
     MMEngine's wrapper calls ``forward`` itself and silently skips ``train_step`` of the model, cached
     accumulation included.  Here gradients are averaged by ``PrecisionOptimWrapper.step``; they do not
-    overlap with the backward pass, which costs a few per cent of a step and makes any ``train_step`` correct.
+    overlap with the backward pass, which costs a few percent of a step but supports any ``train_step``.
 
     Args:
         module: the model, on its device.
@@ -182,28 +182,28 @@ class DistributedModel(nn.Module):
                 dist.broadcast(tensor, src=0)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own."""
+        """Call the model's method."""
         return self.module(*args, **kwargs)
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """The model's own.
+        """Call the model's method.
 
         Raises:
             TypeError: an optimizer wrapper that does not average gradients over processes.
         """
         if world_size() > 1 and not getattr(optim_wrapper, 'averages_gradients', False):
             raise TypeError(
-                f'{type(optim_wrapper).__name__} does not average gradients over processes: '
+                f'{type(optim_wrapper).__name__} does not average gradients over processes; '
                 'use optim_wrapper=dict(type=PrecisionOptimWrapper, ...)'
             )
         return self.module.train_step(data, optim_wrapper)
 
     def val_step(self, data: Any) -> list:
-        """The model's own."""
+        """Call the model's method."""
         return self.module.val_step(data)
 
     def test_step(self, data: Any) -> list:
-        """The model's own."""
+        """Call the model's method."""
         return self.module.test_step(data)
 
 
@@ -223,7 +223,7 @@ def _gradient(leaf: Tensor) -> Tensor:
 
 
 def _pass_on(embeddings: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
-    """Backward from embeddings; a frozen tower's have no graph."""
+    """Backward from embeddings; those of a frozen tower have no graph."""
     trained = [pair for pair in zip(embeddings, gradients, strict=True) if pair[0].requires_grad]
     if trained:
         outputs, output_gradients = zip(*trained, strict=True)

@@ -1,1 +1,1 @@
-"""What a method must answer, and what follows from the answer: windows, upsampling, background."""
+"""Interfaces of segmenters and detectors, and their shared parts: windows, upsampling, background."""

@@ -11,16 +11,16 @@ from .windows import Slide
 
 @dataclass(frozen=True)
 class SegmentationOptions:
-    """How images go through a segmenter and what its scores become.  None keeps the model's own setting.
+    """Inference settings of a segmenter.  None keeps the model's own setting.
 
     Args:
-        short_side: resize the shorter side to this first, in pixels.
-        window: side of the square sliding windows in pixels; 0 shows the whole image at once.
+        short_side: length in pixels that the shorter side is resized to.
+        window: side of the square sliding windows in pixels; 0 uses the whole image.
         stride: distance between windows in pixels; half a window if only ``window`` is given.
-        scales: sizes relative to the above whose class scores are averaged.
-        flip: average over the mirrored image too.
+        scales: relative image sizes whose class scores are averaged.
+        flip: average over the horizontally flipped image too.
         background_threshold: probability below which a pixel becomes background (0 .. 1).
-        area_threshold: classes that cover no more than this share of the foreground are dropped (0 .. 1).
+        area_threshold: classes that cover at most this fraction of the foreground are dropped (0 .. 1).
         refine: align masks with the edges of the image (PAMR).
 
     Raises:
@@ -47,7 +47,7 @@ class SegmentationOptions:
                 raise InputError(f'{name} must be at least {least}, got {value}')
 
     def slide(self, slide: Slide) -> Slide:
-        """``slide`` with the settings that were given.
+        """``slide`` with the settings that are not None.
 
         Raises:
             InputError: scales that are not positive, or a stride larger than the window.

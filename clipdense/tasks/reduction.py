@@ -1,4 +1,4 @@
-"""From class logits to a mask without ever holding all classes at full size.
+"""From class logits to a mask in chunks of classes, without the full-size logits of all classes.
 
 Q: queries, q: queries of a chunk, (h, w): patch grid of a window, (H, W): pixels of the result.  5,000
 classes on 512 x 512 pixels are 5.2 GB of logits; here a chunk of classes is upsampled, merged over windows
@@ -33,13 +33,13 @@ class PixelMaximum(NamedTuple):
 def reduce_queries(full_logits: Callable[[Tensor], Tensor], queries: Tensor, chunk: int) -> PixelMaximum:
     """Take the maximum over queries, one chunk after another.
 
-    The mask is that of the plain way (all logits at once, then argmax): upsampling, averaging and refining
-    treat each class on its own, and of equal logits the first wins in both.
+    The mask equals that of an argmax over all logits: upsampling, averaging and refining
+    treat each class separately, and the first of equal logits wins in both.
 
     Args:
-        full_logits: for some queries (q,), their logits (q, H, W).
-        queries: (Q,) int64, which to choose from.
-        chunk: how many are taken together.
+        full_logits: function of queries (q,) that returns their logits (q, H, W).
+        queries: (Q,) int64, indices of the queries.
+        chunk: number of queries per call.
 
     Raises:
         ValueError: no queries.
@@ -57,7 +57,7 @@ def reduce_queries(full_logits: Callable[[Tensor], Tensor], queries: Tensor, chu
 
 
 def _better(first: PixelMaximum, second: PixelMaximum) -> PixelMaximum:
-    """The winners of both; the first's where they are equal."""
+    """The maximum of both; the first for equal logits."""
     better = second.logit > first.logit
     return PixelMaximum(
         torch.where(better, second.query, first.query),
@@ -75,7 +75,7 @@ def merge_windows(
 
     Args:
         logits: of each window.
-        windows: where they lie.
+        windows: their positions.
         size: of the resized image.
         result_size: (H, W).
 

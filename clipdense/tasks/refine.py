@@ -1,4 +1,4 @@
-"""Masks that follow the edges of the image.
+"""Refinement of masks to the edges of the image.
 
 q: classes, (H, W): pixels, P: neighbors of a pixel.
 """
@@ -20,14 +20,14 @@ _BLOCK = 1 << 20  # numbers of a block of classes: what the caches of a processo
 
 @MODELS.register_module()
 class PAMR(nn.Module):
-    """Pixel-adaptive mask refinement: scores flow between neighbors of like color.  It has no weights.
+    """Pixel-adaptive mask refinement: averages scores over neighbors of similar color.  It has no weights.
 
-    The flow depends on the image alone and treats each class on its own, so classes may be refined in any
-    chunks: the result is that of all of them together.
+    The affinities depend on the image only and each class is refined separately, so classes may be refined in
+    chunks with the same result.
 
     Args:
-        iterations: how often scores flow.
-        dilations: distances, in pixels, at which the eight neighbors of a pixel lie.
+        iterations: number of iterations.
+        dilations: distances of the eight neighbors of a pixel, in pixels.
 
     Raises:
         InputError: no iterations, or no positive distance.
@@ -46,7 +46,7 @@ class PAMR(nn.Module):
         return self.refine(scores, self.affinity(image))
 
     def affinity(self, image: Tensor) -> Tensor:
-        """(3, H, W) -> (P, H, W): what a pixel takes from each neighbor; sums to 1."""
+        """(3, H, W) -> (P, H, W): the weight of each neighbor; sums to 1."""
         spread = self._deviation(image)  # (3, H, W)
         likeness = [
             ((near - image).abs() / (1e-8 + 0.1 * spread)).mean(dim=0).neg_()
@@ -68,7 +68,7 @@ class PAMR(nn.Module):
         return scores
 
     def _deviation(self, image: Tensor) -> Tensor:
-        """Of each color over the neighbors and, once for each distance, the pixel itself: (3, H, W)."""
+        """Standard deviation over the neighbors and, once per distance, the pixel itself: (3, H, W)."""
         own = len(self.dilations)
         count = own * (len(_AROUND) + 1)
         mean = (sum(self._neighbors(image)) + own * image) / count
@@ -76,7 +76,7 @@ class PAMR(nn.Module):
         return ((squares + own * (image - mean).square()) / (count - 1)).sqrt()
 
     def _neighbors(self, planes: Tensor) -> Iterator[Tensor]:
-        """Views (..., H, W) of the planes moved to each neighbor; rims repeat."""
+        """Views (..., H, W) of the planes shifted to each neighbor; borders are replicated."""
         height, width = planes.shape[-2:]
         rim = max(self.dilations)
         padded = F.pad(planes[None], (rim,) * 4, mode='replicate')[0]

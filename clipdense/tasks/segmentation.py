@@ -1,8 +1,8 @@
-"""Segmentation with words given at run time.
+"""Segmentation with class names given at run time.
 
 B: images or windows, (h, w): patch grid, (H, W): pixels, D: joint space, K: classes, Q: queries.
 
-A segmenter writes ``encode_pixels`` and ``classify_pixels``; this page does the rest.
+A segmenter implements ``encode_pixels`` and ``classify_pixels``; this module does the rest.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .reduction import PixelMaximum, merge_windows, reduce_queries
 from .refine import PAMR
 from .windows import Slide, Window
 
-_CHUNK = 64 << 20  # bytes of class logits beyond which chunks only get slower: they leave the caches
+_CHUNK = 64 << 20  # bytes of class logits; larger chunks are slower, because they exceed the caches
 _PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, upsampled window, result, exp
 
 
 class PixelLabels(NamedTuple):
-    """The answer for one image."""
+    """The prediction for one image."""
 
     classes: Tensor  # (H, W) int64
     probability: Tensor  # (H, W) of that class among all
@@ -45,15 +45,15 @@ class SegmentationModel(Model):
 
     Args:
         mean, std: of the tower's images, on the 0 .. 1 scale.
-        slide: how images are brought before the tower.
+        slide: resizing and sliding windows.
         logit_scale: factor on the class scores before the softmax over classes.
         background_threshold: pixels whose best class is less probable than this become background, where the
             vocabulary has a background class.
-        memory_budget: bytes for class logits at full size, and for windows in the tower: more than fit are
-            taken in chunks.
-        area_threshold: classes that cover no more than this share of what is not background are given up, and
-            their pixels go to the next best class; where the vocabulary has a background class.
-        refiner: moves class scores at full size, before the maximum, to the edges of the image (``PAMR``).
+        memory_budget: bytes for class logits at full size, and for windows in the tower: larger inputs are
+            processed in chunks.
+        area_threshold: classes that cover at most this fraction of the foreground are dropped, and
+            their pixels get the next best class, if the vocabulary has a background class.
+        refiner: refines class scores at full size, before the maximum (``PAMR``).
 
     Attributes:
         joint_over_classes: whether ``classify_pixels`` needs all classes together (softmax, top-k, maximum).
@@ -93,7 +93,7 @@ class SegmentationModel(Model):
         self.register_buffer('query_class', None, persistent=False)
 
     def configure(self, options: SegmentationOptions) -> None:
-        """Change settings of inference; those that ``options`` leaves out stay as they are.
+        """Change inference settings; those that are None in ``options`` are kept.
 
         Raises:
             InputError: windows that do not fit the model, or scales that are not positive.
@@ -109,7 +109,7 @@ class SegmentationModel(Model):
 
     @abstractmethod
     def encode_pixels(self, images: Tensor) -> Any:
-        """(B, 3, H, W) -> features that can be kept; knows no vocabulary.
+        """(B, 3, H, W) -> features, independent of the vocabulary.
 
         What it returns is a tensor or a tuple of tensors, B first in each.
         """
@@ -119,7 +119,7 @@ class SegmentationModel(Model):
         """Features, (K, D) or (B, K, D) class embeddings -> (B, K, h, w)."""
 
     def finish(self, labels: PixelLabels, image: Tensor) -> PixelLabels:
-        """Rules for the whole image.  Here: improbable pixels become background.
+        """Postprocessing of the whole image: improbable pixels become background.
 
         Args:
             labels: (H, W) each.
@@ -143,13 +143,15 @@ class SegmentationModel(Model):
         return vocabulary.index(vocabulary.background)
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Choose the words.  They are state of inference: no weight changes, strict loading goes on working.
+        """Set the vocabulary for subsequent calls.  It is not part of the state dict.
 
         Raises:
-            ValueError: as many classes must be embedded as the vocabulary has.
+            ValueError: the numbers of embedded classes and names differ.
         """
         if embeddings.num_classes != len(vocabulary):
-            raise ValueError(f'{embeddings.num_classes} embedded classes for {len(vocabulary)} names')
+            raise ValueError(
+                f'got embeddings of {embeddings.num_classes} classes for {len(vocabulary)} class names'
+            )
         device = next(self.parameters()).device
         self.vocabulary = vocabulary
         self.queries = embeddings.queries.to(device)
@@ -163,7 +165,7 @@ class SegmentationModel(Model):
         samples: Sequence[SegmentationSample] | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """MMEngine's door.  ``images`` are normalized; in mode 'predict' they may differ in size.
+        """Called by MMEngine.  ``images`` are normalized; in mode 'predict' they may differ in size.
 
         Returns:
             mode 'predict': the samples with ``prediction``; 'loss': a dict; 'tensor': logits (B, Q, h, w).
@@ -175,8 +177,8 @@ class SegmentationModel(Model):
         return self.pixel_logits(torch.stack(list(images)), self._text())
 
     def loss(self, images: Any, samples: Any) -> dict[str, Tensor]:
-        """Trained segmenters override this."""
-        raise RuntimeError(f'{type(self).__name__} is training-free: it has no loss')
+        """Training losses; overridden by trained segmenters."""
+        raise RuntimeError(f'{type(self).__name__} is training-free and has no loss')
 
     @torch.no_grad()
     def segment(self, image: Tensor, result_size: tuple[int, int] | None = None) -> PixelLabels:
@@ -186,7 +188,7 @@ class SegmentationModel(Model):
 
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> EncodedImage:
-        """The slow half: (3, H, W) through the tower.  Ask the result any number of vocabularies.
+        """Encode an image (3, H, W), once for any number of vocabularies; the slow part.
 
         Raises:
             InputError: windows that are smaller than a patch.
@@ -201,7 +203,7 @@ class SegmentationModel(Model):
 
     @torch.no_grad()
     def classify_image(self, image: EncodedImage, result_size: tuple[int, int]) -> PixelLabels:
-        """The fast half: an encoded image and the vocabulary -> labels (H, W).
+        """Classify an encoded image with the vocabulary -> labels (H, W); the fast part.
 
         Raises:
             InputError: no vocabulary yet, or scores that are NaN.
@@ -213,19 +215,19 @@ class SegmentationModel(Model):
         best = reduce_queries(full_logits, torch.arange(len(self._text()), device=image.image.device), chunk)
         if best.normalizer.isnan().any():
             raise InputError(
-                'the scores of an image are not numbers (NaN): the weights are damaged, or half precision '
-                'is too coarse for them'
+                'the scores of an image are NaN; the weights are damaged, or half precision '
+                'overflows: use float32'
             )
         if self.area_threshold and self.background_index is not None:
-            best = self._give_up_small(best, full_logits, chunk)
+            best = self._drop_small(best, full_logits, chunk)
         return self.finish(PixelLabels(self.query_class[best.query], best.probability), image.image)
 
     def window_bytes(self, height: int, width: int) -> int:
-        """Roughly what ``encode_pixels`` takes for a window: 64 full-size feature maps of three channels."""
+        """Approximate memory of ``encode_pixels`` for a window: 64 full-size maps of three channels."""
         return 64 * 3 * 4 * height * width
 
     def _encode_view(self, image: Tensor, mirrored: bool) -> View:
-        """(3, h, w) through the tower, as many windows together as the budget allows."""
+        """Encode (3, h, w), in batches of windows within the memory budget."""
         size = (image.shape[-2], image.shape[-1])
         windows = self.slide.windows(size)
         height, width = windows[0].bottom - windows[0].top, windows[0].right - windows[0].left
@@ -266,10 +268,10 @@ class SegmentationModel(Model):
 
         return full_logits
 
-    def _give_up_small(
+    def _drop_small(
         self, best: PixelMaximum, full_logits: Callable[[Tensor], Tensor], chunk: int
     ) -> PixelMaximum:
-        """Choose again among the background and the classes that cover enough.
+        """Classify again with the background and the classes above the area threshold.
 
         Source: SCLIP's ``area_thd``.  At most 1 / threshold classes are left, so the second round is short.
         """
@@ -292,12 +294,12 @@ class SegmentationModel(Model):
 
     def _text(self) -> Tensor:
         if self.queries is None:
-            raise InputError('no vocabulary yet: call set_vocabulary(vocabulary, embeddings) first')
+            raise InputError('no vocabulary is set; call set_vocabulary(vocabulary, embeddings) first')
         return self.queries
 
 
 class View(NamedTuple):
-    """An image at one scale after the tower, before any words."""
+    """An encoded image at one scale, before classification."""
 
     size: tuple[int, int]  # (h, w) in pixels
     windows: list[Window]
@@ -306,7 +308,7 @@ class View(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """An image as ``SegmentationModel.classify_image`` takes it."""
+    """Input of ``SegmentationModel.classify_image``."""
 
     image: Tensor  # (3, h, w) resized, normalized
     views: list[View]
@@ -324,7 +326,7 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _upsample(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) -> (3, *size) as scores are upsampled, so that the edges of both fall together."""
+    """(3, H, W) -> (3, *size), upsampled like the scores, so that both are aligned."""
     if size == image.shape[-2:]:
         return image
     return F.interpolate(image[None], size, mode='bilinear', align_corners=False)[0]

@@ -1,4 +1,4 @@
-"""Sizes and windows of an image that is too large, too small or too long for the tower.
+"""Resizing and sliding windows of images of any size.
 
 (H, W): pixels.
 """
@@ -24,16 +24,16 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Slide:
-    """How an image is brought before the tower.
+    """Resizing, sliding windows and test-time augmentation of an image.
 
     Args:
         short_side: the image is resized to this shorter side first, in pixels; None keeps its size.
         long_side: bound on the longer side after that, for very long images.
-        window: side of the square windows; None shows the whole image at once.
+        window: side of the square windows; None uses the whole image.
         stride: distance between windows, at most ``window``.
-        batch: windows that go through the tower together; as many as the memory budget allows where left out.
-        scales: sizes, relative to the above, at which the image is seen; their class scores are averaged.
-        flip: see each size mirrored too.
+        batch: windows per forward pass; by default as many as the memory budget allows.
+        scales: relative image sizes whose class scores are averaged.
+        flip: average over the horizontally flipped image too.
 
     Raises:
         InputError: sizes that are not positive, or a stride that leaves gaps.
@@ -54,29 +54,29 @@ class Slide:
             if value is not None and value < 1:
                 raise InputError(f'{name} must be at least 1, got {value}')
         if self.window is not None and self.step > self.window:
-            raise InputError(f'stride {self.stride} leaves gaps between windows of {self.window}')
+            raise InputError(f'stride {self.stride} must not be larger than the window of {self.window}')
         if not self.scales or min(self.scales) <= 0:
-            raise InputError(f'scales must be positive, and at least one, got {self.scales}')
+            raise InputError(f'scales must be one or more positive numbers, got {self.scales}')
 
     @property
     def step(self) -> int:
-        """The stride; half a window where none was given."""
+        """The stride; half a window by default."""
         return self.stride or max(1, (self.window or 2) // 2)
 
     def check(self, patch: int) -> None:
-        """Refuse windows in which no patch fits.
+        """Check that a window is at least as large as a patch.
 
         Raises:
-            InputError: saying which window would do.
+            InputError: smaller windows.
         """
         if self.window is not None and self.window < patch:
             raise InputError(
-                f'windows of {self.window} pixels are smaller than a patch of {patch}: '
-                f'choose a window of at least {patch}, or none'
+                f'windows of {self.window} pixels are smaller than a patch of {patch}; '
+                f'use a window of at least {patch}, or none'
             )
 
     def views(self) -> Iterator[tuple[float, bool]]:
-        """Each scale, and whether the image is mirrored."""
+        """Pairs of scale and horizontal flip."""
         for scale in self.scales:
             yield from ((scale, mirrored) for mirrored in ((False, True) if self.flip else (False,)))
 

@@ -90,14 +90,17 @@ def flip(path):
 BROKEN = {
     'missing': (Path.unlink, 'does not exist'),
     'empty': (lambda path: path.write_bytes(b''), 'is empty'),
-    'cut short': (cut, r'damaged or cut short \(\d+ bytes\)'),
-    'HTML': (lambda path: path.write_text('<html>404</html>'), 'damaged or cut short'),
+    'cut short': (cut, r'damaged or truncated \(\d+ bytes\)'),
+    'HTML': (lambda path: path.write_text('<html>404</html>'), 'damaged or truncated'),
     'one bit': (flip, 'checksum'),
     'foreign': (
         lambda path: torch.save({'weight': torch.ones(1)}, path),
         'not a training checkpoint.*load_from',
     ),
-    'code': (lambda path: torch.save(os.system, path), 'more than plain data, and is refused'),
+    'code': (
+        lambda path: torch.save(os.system, path),
+        'is not a checkpoint of clipdense: it contains objects',
+    ),
 }
 
 

@@ -229,7 +229,7 @@ def test_a_long_test_says_how_far_it_is(make_config, tiny, monkeypatch, capfd):
 
 
 def test_a_dataset_without_words_is_refused():
-    with pytest.raises(InputError, match='Words has no vocabulary'):
+    with pytest.raises(InputError, match='Words has no attribute vocabulary'):
         VocabularyHook().before_test(FakeRunner())
 
 

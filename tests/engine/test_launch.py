@@ -91,12 +91,12 @@ def test_options_that_fit(tiny_file, option, read):
 
 
 UNFIT = {
-    'entry': ('optim_wrapper.optimizer.lrr=1', "'lrr' is not known there. Did you mean 'lr'"),
-    'parent': ('optim_wraper.optimizer.lr=1', "no 'optim_wraper'. Did you mean 'optim_wrapper'"),
-    'top': ('load_form=x', "'load_form' is not known there. Did you mean 'load_from'"),
+    'entry': ('optim_wrapper.optimizer.lrr=1', "unknown entry 'lrr'. Did you mean 'lr'"),
+    'parent': ('optim_wraper.optimizer.lr=1', "no entry 'optim_wraper'. Did you mean 'optim_wrapper'"),
+    'top': ('load_form=x', "unknown entry 'load_form'. Did you mean 'load_from'"),
     'loader': ('train_dataloader.batchsize=1', "Did you mean 'batch_size'"),
-    'list': ('transforms.3.size=1', "no 'transforms.3'"),
-    'inside a number': ('size.x=1', "'x' is not known there"),
+    'list': ('transforms.3.size=1', "no entry 'transforms.3'"),
+    'inside a number': ('size.x=1', "unknown entry 'x'"),
 }
 
 
@@ -180,9 +180,9 @@ def test_config_text_can_be_read_again(tiny_file, tmp_path):
 
 
 INCOMPLETE = {
-    'no model': ({'model': None}, 'has no model'),
-    'no data': ({'train_dataloader': None}, 'cannot train: it has no train_dataloader'),
-    'no length': ({'train_cfg': None}, 'no train_cfg'),
+    'no model': ({'model': None}, 'has no entry model'),
+    'no data': ({'train_dataloader': None}, 'is not a training config: train_dataloader is missing'),
+    'no length': ({'train_cfg': None}, 'train_cfg is missing'),
 }
 
 
@@ -217,7 +217,7 @@ def test_resume_overrides_load_from_only_where_there_is_a_checkpoint(make_config
 
 
 RESUMES = {
-    'missing': ({'resume': 'absent.pth'}, InputError, 'no checkpoint absent.pth'),
+    'missing': ({'resume': 'absent.pth'}, InputError, 'the checkpoint .*absent.pth does not exist'),
     'strict': ({'resume': True, 'strict_resume': True}, CheckpointError, 'damaged'),
 }
 
@@ -255,7 +255,7 @@ def test_test_runs_loop_and_evaluations(make_config, tiny, tmp_path):
 
 
 def test_nothing_to_test(make_config, tmp_path):
-    with pytest.raises(InputError, match='nothing to test'):
+    with pytest.raises(InputError, match='has no evaluation'):
         launch.test(Config(make_config()), 'weights.pth', tmp_path)
 
 
@@ -286,7 +286,7 @@ def test_tools_say_what_is_wrong_in_one_line(tool, arguments, monkeypatch, capsy
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(TOOLS / tool), run_name='__main__')
     assert left.value.code == 2
-    assert capsys.readouterr().err == "error: no config 'absent.py'.\n"
+    assert capsys.readouterr().err == "error: the config 'absent.py' does not exist.\n"
 
 
 def test_tools_show_where_an_error_comes_from_when_asked(monkeypatch):

@@ -90,10 +90,13 @@ def test_validation_steps(make_config, tiny, train_cfg, expected):
 
 
 REFUSED = {
-    'no length given': ({'train_cfg': {}}, 'either max_steps or max_epochs'),
-    'two lengths': ({'train_cfg': {'max_steps': 1, 'max_epochs': 1}}, 'either max_steps or max_epochs'),
-    'epochs of a stream': ({'stream': True, 'train_cfg': {'max_epochs': 1}}, 'no length: give max_steps'),
-    'too few samples': ({'size': 1}, '1 samples, less than one batch of 2: lower batch_size'),
+    'no length given': ({'train_cfg': {}}, 'exactly one of max_steps and max_epochs'),
+    'two lengths': (
+        {'train_cfg': {'max_steps': 1, 'max_epochs': 1}},
+        'exactly one of max_steps and max_epochs',
+    ),
+    'epochs of a stream': ({'stream': True, 'train_cfg': {'max_epochs': 1}}, 'no length; use max_steps'),
+    'too few samples': ({'size': 1}, '1 samples, less than one batch of 2; lower batch_size'),
     'no samples': ({'size': 0}, '0 samples'),
     'too few in a stream': ({'size': 1, 'stream': True}, 'no batch, less than one batch of 2'),
     'too few in each worker': ({'size': 3, 'stream': True, 'workers': 2}, 'and 2 workers'),

@@ -113,5 +113,5 @@ def test_a_config_of_ours_by_name():
     assert cfg.custom_hooks.evaluation.interval == 100
     assert cfg.custom_hooks.segmentation is None
     assert cfg.param_scheduler.warmup == 7
-    with pytest.raises(InputError, match=r"no 'custom_hooks\.evaluatoin'\. Did you mean 'evaluation'"):
+    with pytest.raises(InputError, match=r"no entry 'custom_hooks\.evaluatoin'\. Did you mean 'evaluation'"):
         load_config('contrastive/clip_scenes', ['custom_hooks.evaluatoin.interval=100'])

@@ -69,7 +69,7 @@ def test_shared_parameters_are_listed_once():
 
 @pytest.mark.parametrize(
     ('rule', 'freeze', 'message'),
-    [('openclip', False, "Did you mean 'open_clip'"), ('open_clip', True, 'nothing to train')],
+    [('openclip', False, "Did you mean 'open_clip'"), ('open_clip', True, 'all parameters are frozen')],
 )
 def test_refusals(rule, freeze, message):
     with pytest.raises(InputError, match=message):
@@ -196,7 +196,7 @@ def test_resolve_precision(monkeypatch, precision, native, dtype):
     assert resolve_precision(precision, 'cpu') == dtype
 
 
-@pytest.mark.parametrize(('precision', 'message'), [('fp16', 'GPUs only'), ('half', "'auto', 'fp32'")])
+@pytest.mark.parametrize(('precision', 'message'), [('fp16', 'needs a GPU'), ('half', "'auto', 'fp32'")])
 def test_precision_refusals(precision, message):
     with pytest.raises(InputError, match=message):
         resolve_precision(precision, 'cpu')

@@ -146,7 +146,7 @@ class NoSkip(torch.utils.data.IterableDataset):
 
 
 UNPLACEABLE = {
-    'iterable without skip_batches': (lambda tiny: DataLoader(NoSkip()), 1, 'no skip_batches'),
+    'iterable without skip_batches': (lambda tiny: DataLoader(NoSkip()), 1, 'has no method skip_batches'),
     'other sampler': (lambda tiny: DataLoader(tiny.Map(4)), 1, 'ResumableSampler'),
     'persistent workers': (
         lambda tiny: DataLoader(tiny.Map(4), num_workers=1, persistent_workers=True),
@@ -178,7 +178,7 @@ def test_check_position(layout, mapped, iterable):
     now = Position(0, 0, 0, *layout)
     for expected, is_iterable in ((mapped, False), (iterable, True)):
         if expected is None:
-            with pytest.raises(InputError, match='same layout'):
+            with pytest.raises(InputError, match='resume with the same settings'):
                 check_position(SAVED, now, is_iterable)
         else:
             assert check_position(SAVED, now, is_iterable) == Position(13, 1, expected, *layout)

@@ -181,7 +181,7 @@ def test_full_disk_keeps_what_was_there(make_config, monkeypatch):
 
     config = make_config()
     monkeypatch.setattr(checkpointing_module.torch, 'save', full)
-    with pytest.raises(InputError, match=r'no room to write .*step_3\.pth.*previous file is intact'):
+    with pytest.raises(InputError, match=r'no space to write .*step_3\.pth.*old file is unchanged'):
         trained(config, checkpoint=saving())
     assert checkpointing_module.newest_checkpoint(config['work_dir']).name == 'step_2.pth'
     runner = trained({**config, 'work_dir': config['work_dir'] + '2'}, checkpoint=saving(on_error='warn'))
@@ -288,8 +288,8 @@ def resume_generator():
 
 
 REFUSED = {
-    'stream': ({'stream': True, 'batch_size': 1}, 'same layout of the data'),
-    'uneven': ({'batch_size': 5, 'size': 10}, 'same layout of the data'),
+    'stream': ({'stream': True, 'batch_size': 1}, 'resume with the same settings'),
+    'uneven': ({'batch_size': 5, 'size': 10}, 'resume with the same settings'),
 }
 
 

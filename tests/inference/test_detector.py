@@ -365,7 +365,7 @@ def test_refusals(files, alone, act, message):
 def test_no_vocabulary(detector, files):
     with pytest.raises(InputError, match='no class names yet'):
         detector(files / 'a.png')
-    with pytest.raises(InputError, match='no vocabulary yet'):
+    with pytest.raises(InputError, match='no vocabulary is set'):
         detector.model.predict([np.zeros((8, 8, 3), np.uint8)], DetectionRules())
 
 

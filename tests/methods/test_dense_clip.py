@@ -357,7 +357,7 @@ def _proxy() -> Proxy:
     [
         (lambda: DenseCLIP(clip(), 'maskclop'), "Did you mean 'maskclip'"),
         (lambda: DenseCLIP(clip(RESNET), 'gem'), 'needs a transformer; a ResNet can use .*maskclip'),
-        (lambda: DenseCLIP(clip()).segment(torch.randn(3, 64, 64)), 'no vocabulary yet'),
+        (lambda: DenseCLIP(clip()).segment(torch.randn(3, 64, 64)), 'no vocabulary is set'),
         (
             lambda: DenseCLIP(clip(), 'naclip', options={'sdt': 1}),
             "'naclip' has no option 'sdt'; its options: std=5.0, .*Did you mean 'std'",

@@ -66,7 +66,7 @@ def test_resized(size, short, expected):
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        ({'window': 8, 'stride': 9}, 'leaves gaps'),
+        ({'window': 8, 'stride': 9}, 'must not be larger than the window of 8'),
         ({'window': 0}, 'at least 1'),
         ({'batch': 0}, 'at least 1'),
     ],

@@ -400,7 +400,7 @@ def test_failure_half_way_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(io, '_bytes', fail)
-    with pytest.raises(InputError, match='no room'):
+    with pytest.raises(InputError, match='no space to write'):
         write_weights(path, {'a': torch.ones(2)})
     assert path.read_bytes() == b'old'
     assert [item.name for item in tmp_path.iterdir()] == [path.name]

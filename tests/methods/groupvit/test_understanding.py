@@ -267,7 +267,7 @@ def test_groups_as_images(tiny):
 
 
 def test_explaining_needs_words(tiny):
-    with pytest.raises(InputError, match='no vocabulary yet'):
+    with pytest.raises(InputError, match='no vocabulary is set'):
         explain(GroupVitSegmenter(tiny()), Image.new('RGB', (16, 16)))
 
 

@@ -159,7 +159,7 @@ def test_training_wants_masks_and_one_size(make_lseg):
 
 
 def test_nothing_is_segmented_without_words(make_lseg):
-    with pytest.raises(InputError, match='no vocabulary yet'):
+    with pytest.raises(InputError, match='no vocabulary is set'):
         make_lseg(words=None).segment(torch.randn(3, 32, 32))
 
 

@@ -249,7 +249,7 @@ def test_the_teacher_is_no_part_of_the_weights(tiny):
     [
         (lambda tiny: ViLD(**tiny.config(variant='vlid')), 'no variant'),
         (lambda tiny: ViLD(**tiny.config(), frozen=('spine',)), 'no part is called'),
-        (lambda tiny: ViLD(**tiny.config()).eval().test_step(batch(sample())), 'no vocabulary yet'),
+        (lambda tiny: ViLD(**tiny.config()).eval().test_step(batch(sample())), 'no vocabulary is set'),
         (lambda tiny: train_with(tiny, ('cow',), ('cow',)), 'training needs base classes'),
         (lambda tiny: train_with(tiny, ('cat', 'dog'), ('dog',)), 'counts as novel'),
         (lambda tiny: train_with(tiny, ('cat',), ()), 'vocabulary lacks'),
