@@ -229,7 +229,7 @@ def test_failures_do_not_stop_the_grid(tmp_path, own):
     """A dataset that is not there, and a method that lacks its proxy."""
     cells = run(tmp_path, ['proxyclip', 'vanilla'], ['cityscapes', str(own)], Source(tmp_path / 'nothing'))
     assert ['failure' in cell for cell in cells] == [True, True, True, False]
-    assert 'Cityscapes is not in' in cells[0]['failure']
+    assert 'Cityscapes not found in' in cells[0]['failure']
     assert 'needs a proxy' in cells[2]['failure']
     table = (tmp_path / 'out/table.md').read_text()
     assert '| proxyclip | proxyclip, native | failed (38.1 [V]) | failed |' in table
@@ -362,7 +362,7 @@ def test_what_a_run_needs_is_said_in_a_line_each(tmp_path):
         gather('sclip', 'ade20k', 'ViT-B-16/openai', absent, Source(tmp_path))
     first, second = told.value.needs
     assert first == 'weights: ViT-B-16/openai is not here'
-    assert second.startswith('data: ADE20K-150 is not in')
+    assert second.startswith('data: ADE20K-150 not found in')
     with pytest.raises(NotReady, match=r'method: method .proxyclip. needs a proxy'):
         gather('proxyclip', 'ade20k', 'x', lambda name: tiny(), Source(tmp_path))
 

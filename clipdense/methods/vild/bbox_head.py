@@ -123,7 +123,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
             InputError: there are no words yet.
         """
         if self.queries is None:
-            raise InputError('no vocabulary yet: call set_vocabulary(vocabulary, embeddings) first')
+            raise InputError('no vocabulary is set: call set_vocabulary(vocabulary, embeddings) first')
         logits = region_logits(self.projection(trunk), self.queries, self.background, temperature)
         best = best_of_queries(logits[:, :-1], self.query_class, self.num_classes)
         return torch.cat([best, logits[:, -1:]], dim=1)

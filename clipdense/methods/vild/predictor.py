@@ -86,7 +86,7 @@ class ViLDPredictor(nn.Module):
     def _following(self, rules: DetectionRules) -> Iterator[None]:
         """``rules`` in place of those of the config."""
         if self.vocabulary is None:
-            raise InputError('no vocabulary yet: call set_vocabulary(vocabulary, embeddings) first')
+            raise InputError('no vocabulary is set: call set_vocabulary(vocabulary, embeddings) first')
         head = self.model.roi_head
         kept, settings = head.test_cfg, copy.deepcopy(head.test_cfg)
         settings.score_thr = rules.thresholds(self.vocabulary)
