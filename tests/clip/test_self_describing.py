@@ -121,7 +121,7 @@ def test_the_tokenizer_comes_along(tmp_path, run):
 @pytest.mark.parametrize(
     ('entries', 'message'),
     [
-        ({'slide': Slide(window=32)}, 'holds a Slide'),
+        ({'slide': Slide(window=32)}, 'contains a Slide, which is not plain data'),
         ({'loss': {'type': dict}}, "asks for 'builtins.dict'"),
     ],
     ids=['object', 'foreign class'],

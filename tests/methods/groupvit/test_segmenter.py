@@ -231,7 +231,7 @@ def test_damaged_weights_are_told(tiny):
     with torch.no_grad():
         clip.image.patch_embed.weight[0] = torch.nan
     model = with_words(GroupVitSegmenter(clip), normalize(torch.randn(3, 8), dim=-1), background=True)
-    with pytest.raises(InputError, match='not numbers'):
+    with pytest.raises(InputError, match='scores of an image are NaN'):
         model.segment(torch.randn(3, 16, 16))
 
 
