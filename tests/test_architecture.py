@@ -127,7 +127,7 @@ def test_command_line_is_light():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize('room', ['weights', 'engine'])
+@pytest.mark.parametrize('room', ['inference', 'cli', 'weights', 'engine', 'benchmarks'])
 def test_no_method_is_named_outside_its_folder(room):
     """Loading, building, converting and the commands read the table of methods."""
     for path in sorted((PACKAGE / room).rglob('*.py')):

@@ -14,6 +14,7 @@ import typer
 from clipdense.utils.errors import InputError, one_line
 
 from . import benchmarks, detect, doctor, predict, quickstart, segment, train, weights
+from .method_commands import EmbedGroup
 
 BAD_INPUT = 2
 
@@ -44,11 +45,15 @@ for verb in (
     doctor.doctor,
 ):
     app.command()(verb)
-embed = typer.Typer(
-    name='embed', callback=predict.embed, invoke_without_command=True, rich_markup_mode='markdown'
+app.add_typer(
+    typer.Typer(
+        name='embed',
+        cls=EmbedGroup,
+        callback=predict.embed,
+        invoke_without_command=True,
+        rich_markup_mode='markdown',
+    )
 )
-embed.command()(detect.regions)
-app.add_typer(embed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

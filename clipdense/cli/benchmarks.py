@@ -71,7 +71,8 @@ class SubjectArguments:
             InputError: as ``clipdense.load``.
         """
         from clipdense.benchmarks.build import make_subject
-        from clipdense.inference.load import choose_device, load
+        from clipdense.inference.load import load
+        from clipdense.utils.devices import choose_device
 
         name = weights or self.weights
         model = load(name, choose_device(self.device), **weight_overrides(self.activation))

@@ -160,30 +160,6 @@ def detect(
         raise typer.Exit(1)
 
 
-def regions(
-    config: Annotated[str, typer.Argument(help='Config with the detector, its teacher and the images.')],
-    checkpoint: Annotated[Path, typer.Argument(help='Weights of a detector trained on base classes.')],
-    out: Annotated[Path, typer.Argument(help='Folder of the store, new or begun.')],
-    most: Annotated[int, typer.Option('--max', '--regions', min=1, help='Regions of an image.')] = 300,
-    workers: Annotated[int, typer.Option(min=0, help='Processes that read and cut images.')] = 0,
-    cfg_options: Annotated[
-        list[str] | None, typer.Option('--cfg-options', '-o', help='Change a setting of the config.')
-    ] = None,
-    device: Device = None,
-) -> None:
-    """Write what the teacher sees in each proposed region; started again, it goes on where it was.
-
-    Example: `clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/step_1000.pth data/regions`
-    """
-    from clipdense.inference.load import choose_device
-    from clipdense.methods.vild.region_embeddings import embed_regions
-
-    store = embed_regions(
-        config, checkpoint, out, cfg_options or (), most, workers=workers, device=choose_device(device)
-    )
-    print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} numbers')
-
-
 def class_thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, float]:
     """``['cat=0.5']`` -> score thresholds by class index.
 

@@ -15,10 +15,11 @@ from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.clip.model import CLIP
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
+from clipdense.utils.devices import choose_device
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .load import Embedder, choose_device, load_clip, load_detector, load_embedder, load_trained_detector
+from .load import Embedder, load_clip, load_detector, load_embedder, load_trained_detector
 from .predictor import Predictor
 from .results import Detections
 

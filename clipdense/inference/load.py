@@ -19,6 +19,7 @@ from clipdense.methods import Method, default_method, find_method, get_method, l
 from clipdense.registry import MODELS
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
@@ -282,24 +283,6 @@ def method_of(model: Any) -> Method | None:
     """The entry of a model in the table of methods; None for a plain CLIP and models that are not there."""
     name = getattr(model, 'method', '')
     return get_method(name) if name else None
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The named device; None means a GPU if there is one.
-
-    Raises:
-        InputError: a device that is not available on this machine.
-    """
-    if device is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device {str(device)!r} cannot be used here ({reason}); try device='cpu'"
-        ) from error
-    return torch.device(device)
 
 
 def as_vocabulary(class_names: ClassNames) -> Vocabulary:

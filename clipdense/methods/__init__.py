@@ -63,6 +63,8 @@ class Method:
         explain: ``(segmenter model, image) -> list of maps``; each has ``draw(image, opacity)`` and ``name``.
         embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings that ``recognize``
             accepts; ``prompts`` is the embedder that the model would use otherwise.
+        commands: ``typer`` functions by the name of the command, shown as ``clipdense embed NAME``.  Their
+            module must not import anything heavy.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
         default: of the methods that work on any CLIP, the one that is used for its task if none is named.
@@ -83,6 +85,7 @@ class Method:
     export: Mapping[str, str] = field(default_factory=dict)
     explain: str | None = None
     embedder: str | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
     default: bool = False
@@ -95,12 +98,12 @@ class Method:
             raise InputError(f'method {self.name!r} has two options of the same name: {names}')
 
     def part(self, name: str) -> Callable[..., Any]:
-        """Import one of its parts: 'load', 'build', 'explain', or a layout in ``export``.
+        """Import one of its parts: 'load', 'build', 'explain', or a name in ``export`` or ``commands``.
 
         Raises:
             InputError: the method has no such part, or it cannot be imported.
         """
-        path = self.export.get(name) or getattr(self, name, None)
+        path = self.export.get(name) or self.commands.get(name) or getattr(self, name, None)
         if not isinstance(path, str):
             raise InputError(f'method {self.name!r} has no {name!r}')
         module, _, function = path.partition(':')

@@ -25,7 +25,7 @@ from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark
-from clipdense.methods.dense_clip.recipes import RECIPES
+from clipdense.methods.dense_clip.functions import DENSE_METHODS
 from clipdense.methods.groupvit.model import build_group_vit
 from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, StageSize
 from clipdense.methods.lseg.backbones import TransformerPyramid
@@ -312,7 +312,7 @@ def test_json_table(tmp_path, own):
 )
 def test_names_are_checked_first(methods, datasets, message):
     with pytest.raises(InputError, match=message):
-        check_names(methods, datasets, None, tuple(RECIPES))
+        check_names(methods, datasets, None, tuple(DENSE_METHODS))
 
 
 VERDICTS = {  # cell, weights are those of the number: words

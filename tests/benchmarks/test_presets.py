@@ -16,7 +16,7 @@ from clipdense.benchmarks.published import ELSEWHERE, OPENAI_B16, PUBLISHED, STA
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.segmentation.published import BENCHMARKS
-from clipdense.methods.dense_clip.recipes import RECIPES, find_recipe
+from clipdense.methods.dense_clip.functions import DENSE_METHODS, find_dense_method
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 from clipdense.vocab.class_names import named_vocabulary
@@ -88,8 +88,8 @@ def test_every_preset_can_be_used(family, dataset):
     get_templates(preset.templates)
     if preset.slide() is not None:
         preset.slide().check(16)
-    if FAMILIES[family].method in RECIPES:
-        find_recipe(FAMILIES[family].method, preset.options)
+    if FAMILIES[family].method in DENSE_METHODS:
+        find_dense_method(FAMILIES[family].method, preset.options)
     assert not preset.background_threshold or classes.background
 
 
@@ -205,6 +205,6 @@ def test_published_numbers_are_of_known_things():
         assert number.status in STATUSES
         assert 0 < number.miou < 100
         assert number.preset in ('', *FAMILIES)
-        assert not number.preset or number.method in (*RECIPES, FAMILIES[number.preset].method)
+        assert not number.preset or number.method in (*DENSE_METHODS, FAMILIES[number.preset].method)
         assert number.weights in ELSEWHERE or zoo.find(number.weights).name == number.weights
     assert zoo.find(OPENAI_B16).sha256

@@ -15,7 +15,7 @@ from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.methods.dense_clip.recipes import RECIPES
+from clipdense.methods.dense_clip.functions import DENSE_METHODS
 from clipdense.utils.image_io import write_mask
 
 TINY = ClipSize(
@@ -106,7 +106,7 @@ def test_all_methods(capsys, own, weights):
     status, out, _ = run(capsys, 'bench', '--methods', 'all', '--datasets', own, '-w', weights)
     assert status == 0
     names = {line.split(' on ')[0] for line in out.splitlines() if ' on ' in line}
-    assert names == set(RECIPES) - {'proxyclip'}
+    assert names == set(DENSE_METHODS) - {'proxyclip'}
 
 
 def test_prepare_says_where_to_get_camvid_and_bccd(capsys):

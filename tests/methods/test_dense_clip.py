@@ -15,7 +15,7 @@ from clipdense.clip.dense import last_attention
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.methods.dense_clip.affinities import cosine_map, like_with_like, neighbourhood
-from clipdense.methods.dense_clip.recipes import RECIPES, find_recipe
+from clipdense.methods.dense_clip.functions import DENSE_METHODS, find_dense_method
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.tasks.windows import Slide
@@ -55,7 +55,7 @@ def official(golden):
     return model, tensors, meta
 
 
-OFFICIAL = [  # recipe, its options, the official output
+OFFICIAL = [  # method, its options, the official output
     ('vanilla', {}, 'clearclip.vanilla.resid'),
     ('vanilla', {'residual': False}, 'clearclip.vanilla.noresid'),
     ('maskclip', {}, 'clearclip.MaskCLIP.resid'),
@@ -83,12 +83,12 @@ OFFICIAL = [  # recipe, its options, the official output
 
 
 @pytest.mark.parametrize('image', ['image', 'image_rect'])
-@pytest.mark.parametrize(('recipe', 'options', 'output'), OFFICIAL, ids=lambda value: str(value))
-def test_pixel_embeddings_match_the_official_ones(official, image, recipe, options, output):
+@pytest.mark.parametrize(('method', 'options', 'output'), OFFICIAL, ids=lambda value: str(value))
+def test_pixel_embeddings_match_the_official_ones(official, image, method, options, output):
     model, golden, _ = official
     # GEM's code resizes position embeddings with antialias, the others as DINO's does.
-    model.image.position_mode = 'bicubic' if recipe == 'gem' else 'dino'
-    got = find_recipe(recipe, options).embed(model.image, golden[f'input.{image}']).flatten(2).mT
+    model.image.position_mode = 'bicubic' if method == 'gem' else 'dino'
+    got = find_dense_method(method, options).embed(model.image, golden[f'input.{image}']).flatten(2).mT
     expected = golden[f'output.{image}.{output}'][:, -got.shape[1] :]  # some keep the class token in front
     assert_close(got[: len(expected)], expected, **TOLERANCE)  # some were run for one image
 
@@ -124,8 +124,8 @@ def test_proxyclip_matches_the_official_one(official):
     features = golden['input.proxy_feats']
     means = cosine_map(features.flatten(2).mT).mean(dim=(1, 2))
     for index, mean in enumerate(means):
-        recipe = find_recipe('proxyclip', {'beta': 1.2 * float(means.mean() / mean)})
-        got = recipe.embed(model.image, golden['input.image'], proxy=lambda images: features)
+        method = find_dense_method('proxyclip', {'beta': 1.2 * float(means.mean() / mean)})
+        got = method.embed(model.image, golden['input.image'], proxy=lambda images: features)
         assert_close(got[index].flatten(1).mT, golden['output.image.proxyclip'][index], **TOLERANCE)
 
 
@@ -255,36 +255,36 @@ class Proxy(torch.nn.Module):
         return self.conv(images)
 
 
-ABLE = [name for name, recipe in RECIPES.items() if not recipe.needs_transformer]
+ABLE = [name for name, method in DENSE_METHODS.items() if not method.needs_transformer]
 
 
 @pytest.mark.parametrize(
-    ('tower', 'recipe'),
-    [(tower, name) for tower in (VIT, SIGLIP) for name in RECIPES] + [(RESNET, name) for name in ABLE],
+    ('tower', 'method'),
+    [(tower, name) for tower in (VIT, SIGLIP) for name in DENSE_METHODS] + [(RESNET, name) for name in ABLE],
     ids=lambda value: getattr(value, 'flavour', None) or (value if isinstance(value, str) else 'resnet'),
 )
 @pytest.mark.parametrize('size', [(64, 64), (64, 96), (90, 64)])
-def test_every_method_on_every_tower(tower, recipe, size):
-    model = DenseCLIP(clip(tower), recipe, Slide(window=64, stride=32), proxy=Proxy())
+def test_every_method_on_every_tower(tower, method, size):
+    model = DenseCLIP(clip(tower), method, Slide(window=64, stride=32), proxy=Proxy())
     with_words(model, ['a', 'b', 'c', 'd', 'e'])
     labels = model.segment(torch.randn(3, *size))
     assert labels.classes.shape == size
     assert labels.probability.isfinite().all()
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
-def test_a_plain_image_is_no_trouble(recipe):
+@pytest.mark.parametrize('method', DENSE_METHODS)
+def test_a_plain_image_is_no_trouble(method):
     """Every patch is like every other: nothing is below the mean, no patch is an outlier."""
     tower = clip()
     torch.nn.init.zeros_(tower.image.pos_embed)
-    model = with_words(DenseCLIP(tower, recipe, proxy=Proxy()), list('abcde'))
+    model = with_words(DenseCLIP(tower, method, proxy=Proxy()), list('abcde'))
     labels = model.segment(torch.full((3, 64, 96), 0.5))
     assert labels.probability.isfinite().all()
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
-def test_images_of_a_batch_do_not_see_each_other(recipe):
-    model = with_words(DenseCLIP(clip(), recipe, proxy=Proxy()), list('abcde'))
+@pytest.mark.parametrize('method', DENSE_METHODS)
+def test_images_of_a_batch_do_not_see_each_other(method):
+    model = with_words(DenseCLIP(clip(), method, proxy=Proxy()), list('abcde'))
     images = torch.randn(3, 3, 40, 64)
     with torch.no_grad():
         together = model.pixel_logits(images, model.queries)
@@ -298,16 +298,16 @@ def test_published_sizes(name):
     with torch.device('meta'):
         published = build_clip(name)
         images, text = torch.empty(2, 3, 224, 336), torch.empty(7, published.embed_dim)
-        for recipe in ABLE if name == 'RN50' else RECIPES:
-            model = DenseCLIP(published, recipe, proxy=Proxy(14))
-            cell = 14 if recipe == 'proxyclip' else model.patch_size
+        for method in ABLE if name == 'RN50' else DENSE_METHODS:
+            model = DenseCLIP(published, method, proxy=Proxy(14))
+            cell = 14 if method == 'proxyclip' else model.patch_size
             assert model.pixel_logits(images, text).shape == (2, 7, 224 // cell, 336 // cell)
 
 
 def test_both_halves_agree_on_their_defaults():
     """resclip's rounds share options; a default that differs would be used in one of them alone."""
-    for recipe in RECIPES.values():
-        if recipe.read is None:
+    for method in DENSE_METHODS.values():
+        if method.read is None:
             continue
         halves = [
             {
@@ -315,14 +315,14 @@ def test_both_halves_agree_on_their_defaults():
                 for one in signature(half).parameters.values()
                 if one.kind is one.KEYWORD_ONLY
             }
-            for half in (recipe.embed, recipe.read)
+            for half in (method.embed, method.read)
         ]
         for name in halves[0].keys() & halves[1].keys():
-            assert halves[0][name] == halves[1][name], (recipe.name, name)
+            assert halves[0][name] == halves[1][name], (method.name, name)
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'options'),
+    ('method', 'options'),
     [
         ('sclip', {'residual': False}),
         ('naclip', {'std': 1.0}),
@@ -336,9 +336,9 @@ def test_both_halves_agree_on_their_defaults():
     ],
     ids=str,
 )
-def test_options_reach_the_method(recipe, options):
+def test_options_reach_the_method(method, options):
     plain, changed = (
-        with_words(DenseCLIP(clip(), recipe, Slide(), options=given, proxy=_proxy()), list('abcdefgh'))
+        with_words(DenseCLIP(clip(), method, Slide(), options=given, proxy=_proxy()), list('abcdefgh'))
         for given in (None, options)
     )
     for name in ('queries', 'query_class'):
@@ -388,8 +388,8 @@ def _proxy() -> Proxy:
         ),
     ],
     ids=[
-        'unknown recipe',
-        'recipe without a transformer',
+        'unknown method',
+        'method without a transformer',
         'no words',
         'unknown option',
         'word for a number',
@@ -410,7 +410,3 @@ def _proxy() -> Proxy:
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
-
-
-def test_every_recipe_says_what_it_does():
-    assert all(recipe.embed.__doc__ for recipe in RECIPES.values())

@@ -114,9 +114,7 @@ def load(
         }
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device {str(device)!r} cannot be used here ({reason}); try device='cpu'"
-        ) from error
+        raise InputError(f"device {str(device)!r} is not available ({reason}): try device='cpu'") from error
     clip.load_state_dict(state, assign=True)
     return clip.eval()
 

@@ -21,7 +21,7 @@ from clipdense.structures import best_of_queries
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 
-from .recipe import cosines
+from .dense_method import cosines
 from .segmenter import DenseCLIP
 
 _IGNORED = 255

@@ -19,8 +19,8 @@ from clipdense.tasks.segmentation import EncodedImage, SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 
+from .functions import DENSE_METHODS, cosines, find_dense_method
 from .proxy import TimmProxy
-from .recipes import RECIPES, cosines, find_recipe
 
 _CELL = 32  # pixels of a ResNet's last stage
 
@@ -31,7 +31,7 @@ class DenseCLIP(SegmentationModel):
 
     Args:
         clip: any CLIP, its config, or weights as ``clipdense.load`` takes them.
-        method: a name in ``recipes.RECIPES``.
+        method: a name in ``functions.DENSE_METHODS``.
         slide: see ``SegmentationModel``; ``default_slide`` where left out.
         logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
         area_threshold, refiner: see ``SegmentationModel``.
@@ -67,10 +67,10 @@ class DenseCLIP(SegmentationModel):
             mean, std, slide, logit_scale, background_threshold, memory_budget, area_threshold, refiner
         )
         self.clip = clip
-        self.method, self.steps = method, find_recipe(method, options)
+        self.method, self.steps = method, find_dense_method(method, options)
         self.joint_over_classes = self.joint_over_classes or self.steps.read is not None
         if self.steps.needs_transformer and not isinstance(clip.image, VisionTransformer):
-            able = sorted(name for name, known in RECIPES.items() if not known.needs_transformer)
+            able = sorted(name for name, known in DENSE_METHODS.items() if not known.needs_transformer)
             raise InputError(f'method {method!r} needs a transformer; a ResNet can use {", ".join(able)}')
         self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
         self.proxy = self._build_proxy(proxy)

@@ -26,4 +26,5 @@ METHOD = Method(
     layout="ViLD (DetPro's release)",
     load='clipdense.methods.vild.checkpoint:from_file',
     build='clipdense.methods.vild.predictor:build',
+    commands={'regions': 'clipdense.methods.vild.commands:regions'},
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdense.methods.dense_clip.recipes import RECIPES
+from clipdense.methods.dense_clip.functions import DENSE_METHODS
 
 LIMIT = 1 << 30
 MORE = {'window': 224, 'area_threshold': 0.001, 'refine': True}
@@ -45,7 +45,7 @@ print(peak_memory('cpu') - before)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
-    [{'method': name} for name in RECIPES]
+    [{'method': name} for name in DENSE_METHODS]
     + [{'method': 'maskclip', more: value} for more, value in MORE.items()],
     ids=lambda settings: '-'.join(map(str, settings.values())),
 )

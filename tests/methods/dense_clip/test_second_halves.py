@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from clipdense.methods.dense_clip.recipes import RECIPES, cosines
+from clipdense.methods.dense_clip.functions import DENSE_METHODS, cosines
 
 B, K, D, GRID = 2, 5, 8, (3, 4)
 
@@ -25,7 +25,7 @@ def text():
 def test_feature_surgery(embeddings, text):
     """CLIP Surgery's equations on the (patches, classes, channels) products that we never build."""
     pooled = torch.randn(B, D)
-    got = RECIPES['clip_surgery'].read(None, (embeddings, pooled), text)
+    got = DENSE_METHODS['clip_surgery'].read(None, (embeddings, pooled), text)
     weight = (normalize(pooled, dim=-1) @ text.T * 2).softmax(dim=-1)
     weight = weight / weight.mean(dim=-1, keepdim=True)
     products = embeddings.flatten(2).mT[:, :, None] * text * weight[:, None, :, None]  # (B, N, K, D)
@@ -35,7 +35,7 @@ def test_feature_surgery(embeddings, text):
 
 def test_key_smoothing_and_prompt_denoising(embeddings, text):
     keys = torch.randn(B, 12, 6)
-    got = RECIPES['maskclip_denoised'].read(
+    got = DENSE_METHODS['maskclip_denoised'].read(
         None, (embeddings, keys), text, ks_threshold=1.1, pd_threshold=0.85, temperature=6.0
     )
     logits = cosines(embeddings, text).flatten(2) * 6
@@ -51,11 +51,11 @@ def test_key_smoothing_and_prompt_denoising(embeddings, text):
 def test_patches_that_are_sure_are_not_smoothed(embeddings, text):
     features = embeddings, torch.randn(B, 12, 6)
     settings = {'pd_threshold': 0.0, 'temperature': 6.0}
-    got = RECIPES['maskclip_denoised'].read(None, features, text, ks_threshold=0.0, **settings)
+    got = DENSE_METHODS['maskclip_denoised'].read(None, features, text, ks_threshold=0.0, **settings)
     assert_close(got, (cosines(embeddings, text) * 6).softmax(dim=1))
 
 
 def test_where_no_class_is_sure_none_is_dropped(embeddings, text):
     features = embeddings, torch.randn(B, 12, 6)
-    got = RECIPES['maskclip_denoised'].read(None, features, text, pd_threshold=1.1)
+    got = DENSE_METHODS['maskclip_denoised'].read(None, features, text, pd_threshold=1.1)
     assert got.isfinite().all()

@@ -14,8 +14,8 @@ from clipdense.clip.dense import LastAttention
 from clipdense.clip.sizes import VitSize
 from clipdense.clip.vit import VisionTransformer
 from clipdense.methods.dense_clip.affinities import neighbourhood
+from clipdense.methods.dense_clip.functions import cosines, find_dense_method
 from clipdense.methods.dense_clip.outliers import find_outliers, repair
-from clipdense.methods.dense_clip.recipes import cosines, find_recipe
 from clipdense.methods.dense_clip.resclip import same_object
 
 SIZES = [(32, 32), (24, 40)]
@@ -78,7 +78,7 @@ def test_sc_clip(tower, size):
     first = average(attend(average(repair(last[None, 1:], outliers, grid)[0], middle), last[0]), early)
     total = sum(after[index + 1][0] for index in range(3, 10))
     second = average(attend(total[1:], total[0]), early)
-    got = find_recipe('sc_clip').embed(tower, images)
+    got = find_dense_method('sc_clip').embed(tower, images)
     assert_close(got[0].flatten(1).mT, to_joint(tower, first + second), atol=1e-5, rtol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_clip_surgery(tower, size):
         _, _, value = heads(tower.blocks[index], after[index][0])
         mixed = torch.stack([(one @ one.mT / 8**0.5).softmax(dim=-1) @ one for one in value])
         stream = stream + out(tower.blocks[index], mixed)
-    embeddings, pooled = find_recipe('clip_surgery').embed(tower, images)
+    embeddings, pooled = find_dense_method('clip_surgery').embed(tower, images)
     assert_close(embeddings[0].flatten(1).mT, to_joint(tower, stream)[1:], atol=1e-5, rtol=1e-4)
     assert_close(pooled, to_joint(tower, after[12][:, 0]), atol=1e-5, rtol=1e-4)
 
@@ -128,11 +128,11 @@ def test_resclip(tower, size, base):
     same[1:, 1:] = same_object(scores.argmax(dim=-1).view(1, *grid), 5.0)[0]
     expected = F.normalize(answer(same), dim=-1) @ text.mT
 
-    recipe = find_recipe('resclip', {'base': base})
-    embeddings, *others = recipe.embed(tower, images)
+    method = find_dense_method('resclip', {'base': base})
+    embeddings, *others = method.embed(tower, images)
     features = (F.normalize(embeddings, dim=1), *others)
     assert_close(cosines(features[0], text)[0].flatten(1).mT, scores, atol=1e-5, rtol=1e-4)
-    assert_close(recipe.read(tower, features, text)[0].flatten(1).mT, expected, atol=1e-5, rtol=1e-4)
+    assert_close(method.read(tower, features, text)[0].flatten(1).mT, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_last_attention_untouched_is_the_tower(tower):

@@ -19,22 +19,22 @@ from clipdense.clip.dense import LastAttention, Tower, encode_dense, last_attent
 from clipdense.clip.vit import VisionTransformer
 
 from .affinities import attend_to_alike, cosine_map, like_with_like, neighbourhood
+from .dense_method import DENSE_METHODS, DenseMethod, cosines, dense_method, find_dense_method
 from .outliers import find_outliers, repair
-from .recipe import RECIPES, Recipe, cosines, find_recipe, recipe
 from .resclip import resclip_round, same_object
 from .second_path import gem_attention, second_path, value_attention
 
-__all__ = ['RECIPES', 'Recipe', 'cosines', 'find_recipe']
+__all__ = ['DENSE_METHODS', 'DenseMethod', 'cosines', 'find_dense_method']
 
 
-@recipe()
+@dense_method()
 def vanilla(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     """The last block as it was trained: patches mix with whatever the class token wanted of them."""
     last = last_attention(tower, images)
     return last.embed(last.attend(last.query, last.key), residual)
 
 
-@recipe()
+@dense_method()
 def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     """Each patch attends to itself alone; residual and feed-forward stay, as in the released code.
 
@@ -46,13 +46,13 @@ def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     return last.embed(last.value, residual)
 
 
-@recipe()
+@dense_method()
 def maskclip_no_residual(tower: Tower, images: Tensor) -> Tensor:
     """Each patch attends to itself alone and nothing else is added (ClearCLIP's ``ignore_residual``)."""
     return encode_dense(tower, images)
 
 
-@recipe()
+@dense_method()
 def sclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     """Patches attend to patches that ask alike and to patches that answer alike; the two are added.
 
@@ -63,7 +63,7 @@ def sclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     return last.embed(mixed, residual)
 
 
-@recipe()
+@dense_method()
 def clearclip(tower: Tower, images: Tensor, *, residual: bool = False) -> Tensor:
     """Patches attend to patches that ask alike; residual and feed-forward, which blur, are dropped.
 
@@ -73,7 +73,7 @@ def clearclip(tower: Tower, images: Tensor, *, residual: bool = False) -> Tensor
     return last.embed(last.attend(last.query, last.query), residual)
 
 
-@recipe()
+@dense_method()
 def naclip(
     tower: Tower, images: Tensor, *, std: float | None = 5.0, keys: bool = True, residual: bool = False
 ) -> Tensor:
@@ -94,7 +94,7 @@ def naclip(
     return last.embed(last.attend(nothing, nothing, weight * near), residual)
 
 
-@recipe(needs_transformer=True)
+@dense_method(needs_transformer=True)
 def gem(tower: VisionTransformer, images: Tensor, *, blocks: int = 6, residual: bool = True) -> Tensor:
     """Beside the last six blocks, a stream in which queries, keys and values each attend to themselves.
 
@@ -120,7 +120,7 @@ def _without_redundancy(
     return scores - scores.mean(dim=1, keepdim=True)
 
 
-@recipe(read=_without_redundancy)
+@dense_method(read=_without_redundancy)
 def clip_surgery(tower: Tower, images: Tensor, *, blocks: int = 6) -> tuple[Tensor, Tensor]:
     """Beside the last six blocks, a stream in which values attend to like values; then feature surgery.
 
@@ -164,7 +164,7 @@ def _smooth_and_denoise(
     return torch.where(unsure, smooth.view_as(shares), shares)
 
 
-@recipe(read=_smooth_and_denoise)
+@dense_method(read=_smooth_and_denoise)
 def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) -> tuple[Tensor, Tensor]:
     """MaskCLIP with key smoothing and prompt denoising; made for whole images.
 
@@ -182,7 +182,7 @@ def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) ->
     return last.embed(last.value, residual), keys
 
 
-@recipe(needs_transformer=True)
+@dense_method(needs_transformer=True)
 def sc_clip(
     tower: VisionTransformer,
     images: Tensor,
@@ -244,7 +244,7 @@ def _second_round(
     return cosines(F.normalize(refined, dim=1), text)
 
 
-@recipe(read=_second_round, needs_transformer=True)
+@dense_method(read=_second_round, needs_transformer=True)
 def resclip(
     tower: VisionTransformer,
     images: Tensor,
@@ -269,7 +269,7 @@ def resclip(
     return resclip_round(last, crossed, base, std, cross, lambda products: products), inputs[-1], crossed
 
 
-@recipe()
+@dense_method()
 def proxyclip(
     tower: Tower, images: Tensor, *, proxy: nn.Module, beta: float = 1.2, gamma: float = 3.0
 ) -> Tensor:

@@ -27,7 +27,7 @@ _RANGES = {  # of options that are senseless beyond
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DenseMethod:
     """A named function and, where the method needs the words, its second half."""
 
     name: str
@@ -51,7 +51,7 @@ class Recipe:
         """Whether it looks through a second backbone."""
         return 'proxy' in signature(self.embed).parameters
 
-    def with_options(self, options: Mapping[str, Any]) -> Recipe:
+    def with_options(self, options: Mapping[str, Any]) -> DenseMethod:
         """The same with options set.
 
         Raises:
@@ -80,30 +80,32 @@ class Recipe:
             raise InputError(f'option {name} lies between {low:g} and {high:g}, got {value}')
 
 
-RECIPES: dict[str, Recipe] = {}
+DENSE_METHODS: dict[str, DenseMethod] = {}
 
 
-def recipe(
+def dense_method(
     read: Callable[..., Tensor] | None = None, needs_transformer: bool = False
 ) -> Callable[[Callable], Callable]:
     """Register a function as a recipe."""
 
     def register(embed: Callable) -> Callable:
-        RECIPES[embed.__name__] = Recipe(embed.__name__, embed, read, needs_transformer)
+        DENSE_METHODS[embed.__name__] = DenseMethod(embed.__name__, embed, read, needs_transformer)
         return embed
 
     return register
 
 
-def find_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
+def find_dense_method(name: str, options: Mapping[str, Any] | None = None) -> DenseMethod:
     """The recipe called ``name``.
 
     Raises:
         InputError: an unknown name or option.
     """
-    if name not in RECIPES:
-        raise InputError(f'unknown method {name!r}: choose from {sorted(RECIPES)}.{nearest(name, RECIPES)}')
-    return RECIPES[name].with_options(options or {})
+    if name not in DENSE_METHODS:
+        raise InputError(
+            f'unknown method {name!r}: choose from {sorted(DENSE_METHODS)}.{nearest(name, DENSE_METHODS)}'
+        )
+    return DENSE_METHODS[name].with_options(options or {})
 
 
 def cosines(embeddings: Tensor, text: Tensor) -> Tensor:

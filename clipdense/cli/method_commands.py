@@ -1,0 +1,48 @@
+"""Commands that methods add to the command line, imported when they are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from clipdense.methods import Method, list_methods
+from clipdense.utils.errors import InputError
+
+
+class EmbedGroup(TyperGroup):
+    """``clipdense embed``: its own options, and a subcommand for each entry in ``Method.commands``."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the subcommands."""
+        return sorted(method_commands())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The subcommand, or None.
+
+        Raises:
+            InputError: it cannot be imported.
+        """
+        method = method_commands().get(cmd_name)
+        if method is None:
+            return None
+        single = typer.Typer(rich_markup_mode='markdown', add_completion=False)
+        single.command(cmd_name)(method.part(cmd_name))
+        return typer.main.get_command(single)
+
+
+def method_commands() -> dict[str, Method]:
+    """Each command that a method adds, and the method.
+
+    Raises:
+        InputError: two methods add a command of the same name.
+    """
+    found: dict[str, Method] = {}
+    for method in list_methods():
+        for name in method.commands:
+            if name in found:
+                both = f'{found[name].name!r} and {method.name!r}'
+                raise InputError(f'methods {both} both add the command `embed {name}`: uninstall one')
+            found[name] = method
+    return found

@@ -1,0 +1,38 @@
+"""Commands of ViLD, shown under ``clipdense embed``; what they need is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def regions(
+    config: Annotated[str, typer.Argument(help='Config with the detector, its CLIP and the images.')],
+    checkpoint: Annotated[Path, typer.Argument(help='Weights of a detector trained on base classes.')],
+    out: Annotated[Path, typer.Argument(help='Output folder; an incomplete one is completed.')],
+    most: Annotated[
+        int, typer.Option('--max', '--regions', min=1, help='Maximum number of regions per image.')
+    ] = 300,
+    workers: Annotated[int, typer.Option(min=0, help='Processes that read and crop images.')] = 0,
+    cfg_options: Annotated[
+        list[str] | None,
+        typer.Option('--cfg-options', '-o', help='Override a config setting: KEY=VALUE. May be repeated.'),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help='cpu, cuda, cuda:1, ...; the GPU by default, if there is one.')
+    ] = None,
+) -> None:
+    """Write CLIP embeddings of proposed regions, for training ViLD. Run it again after an interruption.
+
+    Example: `clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/step_1000.pth data/regions`
+    """
+    from clipdense.utils.devices import choose_device
+
+    from .region_embeddings import embed_regions
+
+    store = embed_regions(
+        config, checkpoint, out, cfg_options or (), most, workers=workers, device=choose_device(device)
+    )
+    print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} values')
