@@ -237,7 +237,7 @@ BAD = {
     ),
     'a word for a number': (
         ['segment', 'photo.png', '-c', 'a', '--method', 'naclip', '--option', 'std=x', '-w', '{weights}'],
-        'is like 5.0',
+        "option std of method 'naclip' must be a number such as 5.0",
     ),
     'no groups': (
         ['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'],

@@ -356,35 +356,53 @@ def _proxy() -> Proxy:
     ('call', 'message'),
     [
         (lambda: DenseCLIP(clip(), 'maskclop'), "Did you mean 'maskclip'"),
-        (lambda: DenseCLIP(clip(RESNET), 'gem'), 'needs a transformer; a ResNet can use .*maskclip'),
+        (
+            lambda: DenseCLIP(clip(RESNET), 'gem'),
+            'needs a vision transformer, .* use .*maskclip',
+        ),
         (lambda: DenseCLIP(clip()).segment(torch.randn(3, 64, 64)), 'no vocabulary is set'),
         (
             lambda: DenseCLIP(clip(), 'naclip', options={'sdt': 1}),
             "'naclip' has no option 'sdt'; its options: std=5.0, .*Did you mean 'std'",
         ),
-        (lambda: DenseCLIP(clip(), 'naclip', options={'std': 'x'}), "'naclip' is like 5.0, not 'x'"),
-        (lambda: DenseCLIP(clip(), 'sclip', options={'residual': 1}), 'is like True, not 1'),
-        (lambda: DenseCLIP(clip(), 'gem', options={'blocks': None}), 'is like 6, not None'),
-        (lambda: DenseCLIP(clip(), 'resclip', options={'cross': (1, 2, 3)}), r'like \(0.3, 2.0\), not'),
-        (lambda: DenseCLIP(clip(), 'naclip', options={'std': 0}), 'std lies between 0.01 and inf, got 0'),
-        (lambda: DenseCLIP(clip(), 'sc_clip', options={'outlier_share': 2}), 'lies between 0 and 1, got 2'),
+        (
+            lambda: DenseCLIP(clip(), 'naclip', options={'std': 'x'}),
+            "option std of method 'naclip' must be a number such as 5.0, got 'x'",
+        ),
+        (
+            lambda: DenseCLIP(clip(), 'sclip', options={'residual': 1}),
+            'must be true or false such as True, got 1',
+        ),
+        (
+            lambda: DenseCLIP(clip(), 'gem', options={'blocks': None}),
+            'must be an integer such as 6, got None',
+        ),
+        (
+            lambda: DenseCLIP(clip(), 'resclip', options={'cross': (1, 2, 3)}),
+            r'must be 2 values such as \(0.3, 2.0\), got',
+        ),
+        (lambda: DenseCLIP(clip(), 'naclip', options={'std': 0}), 'std .* must be at least 0.01, got 0'),
+        (
+            lambda: DenseCLIP(clip(), 'sc_clip', options={'outlier_share': 2}),
+            'between 0 and 1, got 2',
+        ),
         (lambda: DenseCLIP(clip(), 'maskclip_no_residual', options={'std': 1}), 'its options: none'),
         (
             lambda: DenseCLIP(clip(), slide=Slide(window=7)),
             'windows of 7 pixels are smaller than a patch of 8',
         ),
         (lambda: DenseCLIP(clip(RESNET), slide=Slide(window=16)), 'smaller than a patch of 32'),
-        (lambda: DenseCLIP(clip(), 'proxyclip'), "needs a proxy: name a timm backbone, such as proxy='vit_"),
+        (lambda: DenseCLIP(clip(), 'proxyclip'), "needs a proxy backbone: .* such as proxy='vit_"),
         (
             lambda: DenseCLIP(clip(), 'proxyclip', Slide(window=64), proxy=Proxy(14)),
-            "windows of 64 pixels are no multiple of the proxy's patch of 14: choose windows of 56 or 70",
+            'window size 64 is not a multiple of the patch size 14 of the proxy: use 56 or 70',
         ),
         (lambda: DenseCLIP(clip(), 'proxyclip', proxy='vit_tini_patch16_224'), 'timm has no backbone'),
         (
             lambda: with_words(DenseCLIP(clip(), 'resclip', options={'base': 'gem'}), ['a']).segment(
                 torch.randn(3, 64, 64)
             ),
-            r"resclip stands on \['clearclip', 'naclip', 'sclip'\], not on 'gem'",
+            r"base of method resclip must be one of \['clearclip', 'naclip', 'sclip'\], got 'gem'",
         ),
     ],
     ids=[

@@ -1,13 +1,13 @@
-"""Training-free dense CLIP: what patches say when they are asked like the class token; and MaskCLIP+.
+"""Training-free segmentation methods for CLIP, and MaskCLIP+.
 
-Each function in ``recipes`` names its paper.  What differs from the released codes:
+Each function in ``functions`` cites its paper.  Differences from the released code:
 
-* ProxyCLIP and SC-CLIP take the mean similarity of each image, not of the batch; SC-CLIP works on batches,
-  on images that are not square, and takes the layers of deeper towers at the same depth.
-* CLIPSurgery and GEM take images of any shape; CLIPSurgery's maps are not stretched from 0 to 1.
-* MaskCLIP's keys are normalized over their width; an image of which no class is sure keeps all classes.
-* ResCLIP takes its first answer patch by patch, without PAMR or threshold, and checks the whole line between
-  two patches.
-* PAMR, thresholds and sliding windows are every segmenter's (``tasks``), in chunks of classes, with the same
-  result.
+* ProxyCLIP and SC-CLIP use the mean similarity of each image, not of the batch.  SC-CLIP supports batches and
+  images that are not square; for deeper towers it uses the layers at the same relative depth.
+* CLIPSurgery and GEM support images of any shape; CLIPSurgery's maps are not rescaled to 0 .. 1.
+* MaskCLIP's keys are normalized over their width; if all classes are below the threshold, all are kept.
+* ResCLIP computes its first prediction per patch, without PAMR or thresholds, and checks the complete line
+  between two patches.
+* PAMR, thresholds and sliding windows are implemented once for all segmenters (``tasks``), in chunks of
+  classes, with the same result.
 """

@@ -1,4 +1,4 @@
-"""Attention of like with like, and of neighbors.
+"""Self-self attention, similarity attention and the Gaussian of patch distances.
 
 B: windows, N: patches, P: tokens before the first patch, T: P + N, (h, w): patch grid, C: width, d: width of
 a head.
@@ -14,23 +14,24 @@ from clipdense.clip.dense import Grid
 
 
 def like_with_like(x: Tensor) -> Tensor:
-    """(B, heads, T, d) -> (B, heads, T, T): products of its own tokens, scaled as attention scales them."""
+    """(B, heads, T, d) -> (B, heads, T, T): dot products of the tokens, scaled by d ** -0.5."""
     return x @ x.mT * x.shape[-1] ** -0.5
 
 
 def cosine_map(x: Tensor) -> Tensor:
-    """(B, N, C) -> (B, N, N): cosine of each with each."""
+    """(B, N, C) -> (B, N, N): pairwise cosines."""
     x = F.normalize(x, dim=-1)
     return x @ x.mT
 
 
-def attend_to_alike(alike: Tensor, beta: float, gamma: float) -> Tensor:
-    """Cosines (B, N, N) -> attention (B, N, N): those under beta times the mean are shut out, but the best.
+def similarity_attention(cosines: Tensor, beta: float, gamma: float) -> Tensor:
+    """Cosines (B, N, N) -> attention (B, N, N); cosines below beta times the mean are masked out.
 
-    The mean is each image's own; the released codes, of ProxyCLIP and SC-CLIP, see one image at a time.
+    The highest cosine of each row is always kept.  The mean is computed per image; the released code of
+    ProxyCLIP and SC-CLIP processes one image at a time.
     """
-    logits = (alike - beta * alike.mean(dim=(1, 2), keepdim=True)) * gamma
-    lowest = logits.amax(dim=-1, keepdim=True).clamp(max=0)  # where all are alike, none is above the mean
+    logits = (cosines - beta * cosines.mean(dim=(1, 2), keepdim=True)) * gamma
+    lowest = logits.amax(dim=-1, keepdim=True).clamp(max=0)  # if all are equal, none is above the mean
     return logits.masked_fill(logits < lowest, float('-inf')).softmax(dim=-1)
 
 
@@ -39,13 +40,13 @@ def neighbourhood(grid: Grid, std: float, prefix: int, like: Tensor) -> Tensor:
 
     Args:
         grid: (h, w).
-        std: in patches.
-        prefix: P.
+        std: standard deviation in patches.
+        prefix: P, the number of tokens before the first patch.
         like: any tensor.
 
     Source: NACLIP ``gaussian_window`` and ``get_attention_addition``.
     """
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in grid)
     row, column = ((-((line[:, None] - line) ** 2) / (2 * std**2)).exp() for line in (rows, columns))
-    nearness = torch.kron(row, column)  # (N, N): the Gaussian of two directions is the product of both
+    nearness = torch.kron(row, column)  # (N, N): the 2-d Gaussian is the product of two 1-d Gaussians
     return F.pad(nearness, (prefix, 0, prefix, 0))

@@ -1,4 +1,4 @@
-"""What a training-free method is, and how one is found by name.
+"""The registry of training-free methods.
 
 B: windows, (h, w): patch grid, D: joint space, K: classes.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipdense.utils.errors import InputError, nearest
 
-_RANGES = {  # of options that are senseless beyond
+_RANGES = {  # allowed values of options
     'blocks': (1, inf),
     'neighbours': (1, inf),
     'outlier_share': (0, 1),
@@ -28,7 +28,14 @@ _RANGES = {  # of options that are senseless beyond
 
 @dataclass(frozen=True)
 class DenseMethod:
-    """A named function and, where the method needs the words, its second half."""
+    """A training-free method.
+
+    Args:
+        name: name of the method.
+        embed: image tower and windows -> pixel embeddings.
+        read: tower, features and class embeddings -> class scores, for methods that need the text.
+        needs_transformer: whether it works on vision transformers only.
+    """
 
     name: str
     embed: Callable[..., Any]
@@ -37,7 +44,7 @@ class DenseMethod:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Names and defaults of what can be set."""
+        """Names and defaults of the options."""
         return {name: one.default for name, one in self._parameters.items()}
 
     @property
@@ -48,14 +55,14 @@ class DenseMethod:
 
     @property
     def needs_proxy(self) -> bool:
-        """Whether it looks through a second backbone."""
+        """Whether it needs a second backbone."""
         return 'proxy' in signature(self.embed).parameters
 
     def with_options(self, options: Mapping[str, Any]) -> DenseMethod:
-        """The same with options set.
+        """The method with options set.
 
         Raises:
-            InputError: one that it does not have, or a value of another kind than the default, or senseless.
+            InputError: an unknown option, a value of another type than the default, or out of range.
         """
         for name, value in options.items():
             self._check(name, value)
@@ -73,11 +80,13 @@ class DenseMethod:
             return
         if not _alike(value, parameter.default):
             raise InputError(
-                f'option {name} of method {self.name!r} is like {parameter.default}, not {value!r}'
+                f'option {name} of method {self.name!r} must be {_kind(parameter.default)} such as '
+                f'{parameter.default!r}, got {value!r}'
             )
         low, high = _RANGES.get(name, (None, None))
         if low is not None and not low <= value <= high:
-            raise InputError(f'option {name} lies between {low:g} and {high:g}, got {value}')
+            allowed = f'at least {low:g}' if high == inf else f'between {low:g} and {high:g}'
+            raise InputError(f'option {name} of method {self.name!r} must be {allowed}, got {value}')
 
 
 DENSE_METHODS: dict[str, DenseMethod] = {}
@@ -86,7 +95,7 @@ DENSE_METHODS: dict[str, DenseMethod] = {}
 def dense_method(
     read: Callable[..., Tensor] | None = None, needs_transformer: bool = False
 ) -> Callable[[Callable], Callable]:
-    """Register a function as a recipe."""
+    """Register a function as a training-free method, under its name."""
 
     def register(embed: Callable) -> Callable:
         DENSE_METHODS[embed.__name__] = DenseMethod(embed.__name__, embed, read, needs_transformer)
@@ -96,7 +105,7 @@ def dense_method(
 
 
 def find_dense_method(name: str, options: Mapping[str, Any] | None = None) -> DenseMethod:
-    """The recipe called ``name``.
+    """The training-free method of this name, with options set.
 
     Raises:
         InputError: an unknown name or option.
@@ -114,7 +123,7 @@ def cosines(embeddings: Tensor, text: Tensor) -> Tensor:
 
 
 def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of the default's kind: a number, a word, yes or no, or as many of these."""
+    """Whether a value has the type of the default: a number, a string, a bool, or a tuple of as many."""
     if isinstance(default, tuple):
         listed = isinstance(value, list | tuple) and len(value) == len(default)
         return listed and all(map(_alike, value, default))
@@ -124,6 +133,14 @@ def _alike(value: Any, default: Any) -> bool:
     return isinstance(value, number) and not isinstance(value, bool) and isfinite(value)
 
 
-def _own(half: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are this half's."""
-    return {name: value for name, value in options.items() if name in signature(half).parameters}
+def _kind(default: Any) -> str:
+    """The type of a default, for messages."""
+    if isinstance(default, tuple):
+        return f'{len(default)} values'
+    names = {bool: 'true or false', str: 'a string', int: 'an integer'}
+    return names.get(type(default), 'a number')
+
+
+def _own(function: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that this function takes."""
+    return {name: value for name, value in options.items() if name in signature(function).parameters}

@@ -1,4 +1,4 @@
-"""How well a CLIP segments without training, measured while it is pre-trained.  K: classes."""
+"""Training-free segmentation as an evaluation during pre-training.  K: classes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .segmenter import DenseCLIP
 
 @EVALUATIONS.register_module()
 class ZeroShotSegmentation:
-    """mIoU of a training-free segmenter on a labelled dataset, with chance beside it.
+    """mIoU of a training-free segmenter on a labeled dataset, and the chance level.
 
-    Chance is the mIoU of a mask whose pixels are drawn from all classes alike.
+    Chance is the mIoU of masks whose pixels are drawn uniformly from all classes.
 
     Args:
         dataset: items ``{'images', 'samples'}``, a ``vocabulary`` and an ``ignore_index``, or its config.
         method, slide, background_threshold, options, refiner, proxy: see ``DenseCLIP``.
         templates: prompt templates.
-        name: first part of the names of the results.
-        background_words: what the background is asked by; what the vocabulary says where left out.
+        name: prefix of the names of the results.
+        background_words: text queries for the background class; those of the vocabulary by default.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ZeroShotSegmentation:
         self.background_words = tuple(background_words)
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
-        """``miou``, ``foreground`` (without the background class), and chance of both."""
+        """``miou``, ``foreground`` (mIoU without the background class), and the chance level of both."""
         model = DenseCLIP(clip, **self.settings)
         model = model.to(next(clip.parameters()).device).eval()
         vocabulary = self._vocabulary()

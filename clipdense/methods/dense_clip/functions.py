@@ -1,12 +1,13 @@
-"""One short function for each training-free method, side by side.
+"""The training-free methods, one function each.
 
 B: windows, N: patches, T: tokens, (h, w): patch grid, C: width, d: width of a head, D: joint space,
 K: classes.
 
-A recipe takes an image tower and windows (B, 3, H, W) and returns the pixel embeddings (B, D, h, w), not yet
-normalized.  What comes after ``*`` are its options.  A method that needs the words has a second half, its
-``read``: the first half returns a tuple, pixel embeddings first, and the second takes it, unit length by now,
-with the class embeddings (K, D) to class scores (B, K, h, w).
+A function takes an image tower and windows (B, 3, H, W) and returns pixel embeddings (B, D, h, w), not
+normalized.  Its keyword-only arguments are the options of the method.  A method that needs the text has a
+second function, ``read``: the first returns a tuple that begins with the pixel embeddings, and ``read`` takes
+this tuple, with normalized pixel embeddings, and the class embeddings (K, D), and returns class scores
+(B, K, h, w).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from clipdense.clip.dense import LastAttention, Tower, encode_dense, last_attention, patches
 from clipdense.clip.vit import VisionTransformer
 
-from .affinities import attend_to_alike, cosine_map, like_with_like, neighbourhood
+from .affinities import cosine_map, like_with_like, neighbourhood, similarity_attention
 from .dense_method import DENSE_METHODS, DenseMethod, cosines, dense_method, find_dense_method
 from .outliers import find_outliers, repair
 from .resclip import resclip_round, same_object
@@ -29,18 +30,18 @@ __all__ = ['DENSE_METHODS', 'DenseMethod', 'cosines', 'find_dense_method']
 
 @dense_method()
 def vanilla(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
-    """The last block as it was trained: patches mix with whatever the class token wanted of them."""
+    """The unmodified last block (baseline)."""
     last = last_attention(tower, images)
     return last.embed(last.attend(last.query, last.key), residual)
 
 
 @dense_method()
 def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
-    """Each patch attends to itself alone; residual and feed-forward stay, as in the released code.
+    """Each patch attends to itself only; residual and feed-forward are kept, as in the released code.
 
     Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022 (arXiv 2112.01071).
     """
-    if not isinstance(tower, VisionTransformer):  # the released code leaves the pool's positions out
+    if not isinstance(tower, VisionTransformer):  # as released: without the positions of the pool
         return encode_dense(tower, images)
     last = last_attention(tower, images)
     return last.embed(last.value, residual)
@@ -48,13 +49,13 @@ def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
 
 @dense_method()
 def maskclip_no_residual(tower: Tower, images: Tensor) -> Tensor:
-    """Each patch attends to itself alone and nothing else is added (ClearCLIP's ``ignore_residual``)."""
+    """Each patch attends to itself only, without residual and feed-forward (``ignore_residual``)."""
     return encode_dense(tower, images)
 
 
 @dense_method()
 def sclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
-    """Patches attend to patches that ask alike and to patches that answer alike; the two are added.
+    """The sum of query-query attention and key-key attention.
 
     Wang et al., SCLIP, ECCV 2024 (arXiv 2312.01597).
     """
@@ -65,7 +66,7 @@ def sclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
 
 @dense_method()
 def clearclip(tower: Tower, images: Tensor, *, residual: bool = False) -> Tensor:
-    """Patches attend to patches that ask alike; residual and feed-forward, which blur, are dropped.
+    """Query-query attention; the residual connection and the feed-forward are dropped.
 
     Lan et al., ClearCLIP, ECCV 2024 (arXiv 2407.12442).
     """
@@ -77,10 +78,10 @@ def clearclip(tower: Tower, images: Tensor, *, residual: bool = False) -> Tensor
 def naclip(
     tower: Tower, images: Tensor, *, std: float | None = 5.0, keys: bool = True, residual: bool = False
 ) -> Tensor:
-    """Patches attend to patches that answer alike, near ones more.
+    """Key-key attention, with a Gaussian of the patch distance added to the logits.
 
-    Options: ``std`` of the neighbourhood, in patches, None for none; without ``keys`` nearness alone counts,
-    as much as queries and keys are long on average.
+    Options: ``std`` of the Gaussian in patches, None for no Gaussian.  ``keys=False`` uses the Gaussian only,
+    scaled by the product of the mean norms of queries and keys.
 
     Hajimiri et al., Pay Attention to Your Neighbours, WACV 2025 (arXiv 2404.08181).
     """
@@ -90,13 +91,13 @@ def naclip(
         return last.embed(last.attend(last.key, last.key, near), residual)
     lengths = last.query.norm(dim=-1).mean(dim=-1) * last.key.norm(dim=-1).mean(dim=-1)  # (B, heads)
     weight = lengths.mean(dim=1)[:, None, None, None] * last.key.shape[-1] ** -0.5
-    nothing = torch.zeros_like(last.key)
-    return last.embed(last.attend(nothing, nothing, weight * near), residual)
+    zeros = torch.zeros_like(last.key)
+    return last.embed(last.attend(zeros, zeros, weight * near), residual)
 
 
 @dense_method(needs_transformer=True)
 def gem(tower: VisionTransformer, images: Tensor, *, blocks: int = 6, residual: bool = True) -> Tensor:
-    """Beside the last six blocks, a stream in which queries, keys and values each attend to themselves.
+    """A second path of self-self attention of queries, keys and values, parallel to the last blocks.
 
     Bousselham et al., Grounding Everything, CVPR 2024 (arXiv 2312.00878).
     """
@@ -109,9 +110,9 @@ def gem(tower: VisionTransformer, images: Tensor, *, blocks: int = 6, residual: 
 def _without_redundancy(
     tower: Tower, features: tuple[Tensor, Tensor], text: Tensor, *, temperature: float = 2.0
 ) -> Tensor:
-    """Classes weighted by how much the whole image looks like them, less what all classes share.
+    """Feature surgery: classes weighted by their similarity to the whole image, minus the class mean.
 
-    What is shared is one number for each pixel: it changes the maps, not which class wins.
+    The mean over the classes is one value per pixel: it changes the scores, but not the argmax.
     """
     embeddings, pooled = features
     weight = (F.normalize(pooled, dim=-1) @ text.mT * temperature).softmax(dim=-1)  # (B, K)
@@ -122,11 +123,11 @@ def _without_redundancy(
 
 @dense_method(read=_without_redundancy)
 def clip_surgery(tower: Tower, images: Tensor, *, blocks: int = 6) -> tuple[Tensor, Tensor]:
-    """Beside the last six blocks, a stream in which values attend to like values; then feature surgery.
+    """A second path of value-value attention parallel to the last blocks; then feature surgery.
 
-    Returns pixel embeddings and the image's (B, D).  A ResNet's stream is its pool, eight times as sharp.
-    The maps are not stretched from 0 to 1 for each class, as the released demonstration does: a class that is
-    not there would reach 1 as well.
+    Returns pixel embeddings and image embeddings (B, D).  A ResNet has value-value attention in its pool,
+    with logits times eight.  Unlike the released demo, maps are not rescaled to 0 .. 1 per class, since
+    absent classes would reach 1 as well.
 
     Li et al., CLIP Surgery (arXiv 2304.05653).
     """
@@ -149,10 +150,10 @@ def _smooth_and_denoise(
     pd_threshold: float = 0.5,
     temperature: float = 100.0,
 ) -> Tensor:
-    """Prompt denoising, then key smoothing; the result ranks the classes and is no probability.
+    """Prompt denoising, then key smoothing.  The scores rank the classes; they are not probabilities.
 
-    A class that no patch is sure of is dropped, unless that would drop all; patches that are not sure take
-    what patches with like keys say.
+    Classes that reach ``pd_threshold`` in no patch are dropped, unless this would drop all.  Patches below
+    ``ks_threshold`` take the average of patches with similar keys.
     """
     embeddings, keys = features
     logits = cosines(embeddings, text) * temperature
@@ -166,10 +167,10 @@ def _smooth_and_denoise(
 
 @dense_method(read=_smooth_and_denoise)
 def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) -> tuple[Tensor, Tensor]:
-    """MaskCLIP with key smoothing and prompt denoising; made for whole images.
+    """MaskCLIP with key smoothing and prompt denoising; intended for whole images.
 
-    Returns pixel embeddings and keys (B, N, C), which the released code normalizes over patches, by
-    oversight, and we over their width, as the paper has it.
+    Returns pixel embeddings and keys (B, N, C).  Keys are normalized over their width, as in the paper; the
+    released code normalizes them over the patches.
 
     Zhou et al. (arXiv 2112.01071) section 3.2.
     """
@@ -192,31 +193,31 @@ def sc_clip(
     threshold: float = 0.4,
     class_share: float = 0.3,
 ) -> Tensor:
-    """Outlying patches repaired, patches averaged with those alike in middle layers, layers 3 to 9 added.
+    """Outlier patches replaced, patches averaged by similarity in the middle layers, layers 3 to 9 added.
 
-    Layers are the paper's, of twelve; of a deeper tower those at the same depth.  The released code mixes up
-    rows and columns of images that are not square; here every shape is right.
+    Layers are those of the paper for 12 blocks; deeper towers use the layers at the same relative depth.  The
+    released code swaps rows and columns of images that are not square; this implementation does not.
 
     Bai et al., Self-Calibrated CLIP (arXiv 2411.15869).
     """
-    layers = [_of_twelve(tower, layer) for layer in range(4, 11)]  # inputs: what blocks 3 to 9 gave
+    layers = [_of_twelve(tower, layer) for layer in range(4, 11)]  # inputs: the outputs of blocks 3 to 9
     inputs, grid = tower.forward_layers(images, {*layers, -1})
     tokens = patches(inputs[-1], grid)  # (B, N, C)
     outliers = find_outliers(tokens, neighbours, outlier_share)
     middle = cosine_map(repair(patches(inputs[_of_twelve(tower, 9)], grid), outliers, grid))
     early = cosine_map(patches(inputs[layers[0]], grid))
-    attention = attend_to_alike(middle, beta=1.0, gamma=3.0)[:, None]  # (B, 1, N, N)
+    attention = similarity_attention(middle, beta=1.0, gamma=3.0)[:, None]  # (B, 1, N, N)
 
     def through_last(tokens: Tensor, class_token: Tensor) -> Tensor:
         block = tower.blocks[-1]
         _, key, value = block.attn.split(block.norm1(tokens))
         weights = (attention + like_with_like(key).softmax(dim=-1)) / 2
         x = block.attn.merge(weights @ value) + class_share * class_token
-        return _average_alike(x, early, threshold)
+        return _average_similar(x, early, threshold)
 
-    calm = _average_alike(repair(tokens, outliers, grid), middle, threshold)
+    smooth = _average_similar(repair(tokens, outliers, grid), middle, threshold)
     total = torch.stack([inputs[layer] for layer in layers]).sum(dim=0)
-    x = through_last(calm, _class_token(tower, inputs[-1]))
+    x = through_last(smooth, _class_token(tower, inputs[-1]))
     x = x + through_last(patches(total, grid), _class_token(tower, total))
     return tower.project_patches(x, grid)
 
@@ -231,7 +232,7 @@ def _second_round(
     cross: tuple[float, float] = (0.3, 2.0),
     feedback: tuple[float, float] = (0.7, 2.2),
 ) -> Tensor:
-    """Round two: patches that round one gave to one object attend to each other more."""
+    """The second pass: patches with the same class in the first prediction get more attention."""
     embeddings, x, crossed = features
     grid = (embeddings.shape[-2], embeddings.shape[-1])
     last = LastAttention(tower, x, grid)
@@ -253,12 +254,12 @@ def resclip(
     std: float = 5.0,
     cross: tuple[float, float] = (0.3, 2.0),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Another method's attention, mixed with that of the middle layers; a second round after a first answer.
+    """Attention of a base method mixed with that of the middle layers, refined in a second pass.
 
     Options: ``base``: sclip, clearclip or naclip; ``std`` in patches; ``cross`` and ``feedback``: share and
-    gain of the middle layers' attention and of the first answer (defaults: the released VOC21 settings).  The
-    first answer is taken patch by patch; the released code refines it with PAMR.  Returns pixel embeddings,
-    the input of the last block (B, T, C) and the middle attention (B, heads, T, T).
+    gain of the middle layers' attention and of the first prediction (defaults: the released VOC21 settings).
+    The first prediction is computed per patch; the released code refines it with PAMR.  Returns pixel
+    embeddings, the input of the last block (B, T, C) and the middle attention (B, heads, T, T).
 
     Yang et al., ResCLIP, CVPR 2025 (arXiv 2411.15851).
     """
@@ -273,14 +274,16 @@ def resclip(
 def proxyclip(
     tower: Tower, images: Tensor, *, proxy: nn.Module, beta: float = 1.2, gamma: float = 3.0
 ) -> Tensor:
-    """Patches attend to patches that a self-supervised backbone finds alike, on that backbone's grid.
+    """Attention from the similarity of a self-supervised backbone's features, on the grid of that backbone.
 
     Lan et al., ProxyCLIP, ECCV 2024 (arXiv 2408.04883).
     """
     last = last_attention(tower, images)
     features = proxy(images)  # (B, C', h', w')
     grid = (features.shape[-2], features.shape[-1])
-    attention = attend_to_alike(cosine_map(features.flatten(2).mT), beta, gamma)[:, None]  # (B, 1, N', N')
+    attention = similarity_attention(cosine_map(features.flatten(2).mT), beta, gamma)[
+        :, None
+    ]  # (B, 1, N', N')
     value = patches(last.value.transpose(1, 2).flatten(2), last.grid)  # (B, N, C)
     value = F.interpolate(value.mT.unflatten(2, last.grid), grid, mode='bilinear', align_corners=False)
     value = value.flatten(2).unflatten(1, (last.value.shape[1], -1)).mT  # (B, heads, N', d)
@@ -288,23 +291,23 @@ def proxyclip(
 
 
 def _of_twelve(tower: VisionTransformer, layer: int) -> int:
-    """Where a layer of a tower of twelve lies in this one."""
+    """Index of the layer at the same relative depth as ``layer`` in a tower of 12 blocks."""
     return min(round(layer * len(tower.blocks) / 12), len(tower.blocks) - 1)
 
 
 def _attention(tower: VisionTransformer, layer: int, x: Tensor) -> Tensor:
-    """(B, T, C) -> (B, heads, T, T): the attention of a block, as trained."""
+    """(B, T, C) -> (B, heads, T, T): the unmodified attention of a block."""
     block = tower.blocks[layer]
     query, key, _ = block.attn.split(block.norm1(x))
     return (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def _average_alike(tokens: Tensor, alike: Tensor, threshold: float) -> Tensor:
-    """(B, N, C): each the mean of those whose cosine reaches the threshold, weighted by it."""
-    weight = alike * (alike >= threshold)
+def _average_similar(tokens: Tensor, cosine: Tensor, threshold: float) -> Tensor:
+    """(B, N, C): each token is the mean of tokens with a cosine of at least ``threshold``, weighted by it."""
+    weight = cosine * (cosine >= threshold)
     return weight @ tokens / (weight.sum(dim=-1, keepdim=True) + 1e-6)
 
 
 def _class_token(tower: VisionTransformer, tokens: Tensor) -> Tensor:
-    """(B, T, C) -> (B, 1, C); zeros where the tower has none."""
+    """(B, T, C) -> (B, 1, C); zeros if the tower has no class token."""
     return tokens[:, : tower.prefix].sum(dim=1, keepdim=True)

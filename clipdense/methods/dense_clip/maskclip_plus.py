@@ -1,9 +1,9 @@
-"""MaskCLIP+: any segmentation network, taught by what a training-free segmenter says of unlabeled images.
+"""MaskCLIP+: a segmentation network trained on pseudo labels of a training-free segmenter.
 
 B: images, (H, W): pixels, (h, w): grid of the student, D: joint space, K: classes, Q: queries.
 
-Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022 (arXiv 2112.01071) section 3.3.  The student's
-last layer is CLIP's class embeddings, so it answers to new words as its teacher does.
+Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022 (arXiv 2112.01071) section 3.3.  The student
+predicts pixel embeddings that are compared with CLIP's class embeddings, so it is open-vocabulary.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _IGNORED = 255
 
 @MODELS.register_module()
 class MaskCLIPPlus(SegmentationModel):
-    """A student that learns a teacher's masks, and after a while its own.
+    """A student trained on the masks of a teacher, and later on its own (self-training).
 
     Args:
         teacher: a training-free segmenter, or its config; frozen.
-        student: a network (B, 3, H, W) -> (B, D, h, w), or its config; torchvision's, which return a dict
-            with 'out', will do.
-        guided_steps: training steps for which the teacher labels; then the student labels for itself.  None
-            keeps the teacher.
-        confidence: labels of less probable pixels are left out.
-        use_masks: pixels that the data labels keep their labels, and only the others are labelled here: as
-            novel classes, where the vocabulary has some (zero-shot segmentation).
+        student: a network (B, 3, H, W) -> (B, D, h, w), or its config; it may return a dict with 'out', as
+            torchvision's segmentation models do.
+        guided_steps: training steps with pseudo labels of the teacher; the student provides them afterwards.
+            None: always the teacher.
+        confidence: pixels whose pseudo label has a lower probability are ignored.
+        use_masks: keep the labels of the dataset and give pseudo labels to unlabeled pixels only; if the
+            vocabulary has novel classes, pseudo labels are restricted to them (zero-shot segmentation).
         slide, logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
     """
 
@@ -65,15 +65,15 @@ class MaskCLIPPlus(SegmentationModel):
         self.teacher = built.requires_grad_(False)
         self.student = build_module(student)
         self.guided_steps, self.confidence, self.use_masks = guided_steps, confidence, use_masks
-        self.register_buffer('step', torch.zeros((), dtype=torch.int64))  # of training; kept in checkpoints
+        self.register_buffer('step', torch.zeros((), dtype=torch.int64))  # training step, in checkpoints
 
     @property
     def clip(self) -> CLIP:
-        """The CLIP whose words student and teacher understand."""
+        """The CLIP of the teacher, whose text tower embeds the class names."""
         return self.teacher.clip
 
     def train(self, mode: bool = True) -> MaskCLIPPlus:
-        """The teacher stays as it is."""
+        """The teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -88,7 +88,7 @@ class MaskCLIPPlus(SegmentationModel):
         return cosines(features, text)
 
     def loss(self, images: Any, samples: Any) -> dict[str, Tensor]:
-        """Cross-entropy over classes on every labelled pixel, and the share of pixels that had a label."""
+        """Cross-entropy over classes on labeled pixels, and the fraction of pixels with a label."""
         images = torch.stack(list(images))
         size = (images.shape[-2], images.shape[-1])
         logits = self._class_logits(self, images, size)  # (B, K, H, W)
@@ -104,14 +104,14 @@ class MaskCLIPPlus(SegmentationModel):
         return {'loss': loss, 'labelled': known.float().mean()}
 
     def _class_logits(self, model: SegmentationModel, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, 3, H, W) -> (B, K, *size): each class by its best query."""
+        """(B, 3, H, W) -> (B, K, *size): the maximum over the queries of each class."""
         logits = model.pixel_logits(images, self._text()) * model.logit_scale  # (B, Q, h, w)
         if len(self.query_class) != self.num_classes:
             logits = best_of_queries(logits, self.query_class, self.num_classes, dim=1)
         return F.interpolate(logits, size, mode='bilinear', align_corners=False)
 
     def _labels(self, logits: Tensor, samples: Any) -> Tensor:
-        """(B, K, H, W) -> (B, H, W) class of each pixel, ``_IGNORED`` where nobody knows."""
+        """(B, K, H, W) -> (B, H, W) class of each pixel, ``_IGNORED`` where there is none."""
         novel = (
             sorted(self.vocabulary.index(name) for name in self.vocabulary.novel) if self.vocabulary else []
         )
@@ -129,12 +129,12 @@ class MaskCLIPPlus(SegmentationModel):
 
 @MODELS.register_module()
 class PyramidStudent(nn.Module):
-    """A small student: a backbone of timm whose stages are mapped to the joint space and added.
+    """A small student: the stages of a timm backbone, projected to the joint space and summed.
 
     Args:
-        name: of the timm model; any that gives its stages.
+        name: name of a timm model that supports ``features_only``.
         embed_dim: D.
-        weights: True takes timm's, over the network where they are not on disk.
+        weights: whether to load timm's pre-trained weights, downloading them if needed.
     """
 
     def __init__(self, name: str, embed_dim: int, weights: bool = False) -> None:
@@ -148,7 +148,7 @@ class PyramidStudent(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D, h, w), the grid of its finest stage."""
+        """(B, 3, H, W) -> (B, D, h, w), on the grid of the finest stage."""
         maps = [head(stage) for head, stage in zip(self.heads, self.backbone(images), strict=True)]
         size = maps[0].shape[-2:]
         finer = (F.interpolate(stage, size, mode='bilinear', align_corners=False) for stage in maps[1:])

@@ -1,11 +1,11 @@
-"""The training-free methods, as the table of methods has them; they work on any CLIP."""
+"""Entries of the training-free methods in the table of methods; they work on any CLIP."""
 
 from __future__ import annotations
 
 from clipdense.methods import Method, Option
 
-_RESIDUAL = 'keep the residual and feed-forward of the last block'
-_LAST_BLOCKS = 'how many of the last blocks have a second path'
+_RESIDUAL = 'keep the residual connection and the feed-forward of the last block'
+_LAST_BLOCKS = 'number of last blocks that have a second path'
 
 
 def _method(name: str, summary: str, paper: str, *options: Option) -> Method:
@@ -24,19 +24,19 @@ def _method(name: str, summary: str, paper: str, *options: Option) -> Method:
 METHODS = (
     _method(
         'vanilla',
-        'the patch tokens as the last block was trained',
+        'patch tokens of the unmodified last block',
         'Radford et al. 2021 (arXiv 2103.00020)',
         Option('residual', True, _RESIDUAL),
     ),
     _method(
         'maskclip',
-        'each patch attends to itself alone in the last block',
+        'each patch attends to itself only in the last block',
         'Zhou et al. 2022 (arXiv 2112.01071)',
         Option('residual', True, _RESIDUAL),
     ),
     _method(
         'maskclip_no_residual',
-        'each patch attends to itself alone, without residual and feed-forward',
+        'each patch attends to itself only, without residual and feed-forward',
         'Zhou et al. 2022 (arXiv 2112.01071), Lan et al. 2024 (arXiv 2407.12442)',
     ),
     _method(
@@ -47,69 +47,69 @@ METHODS = (
         Option(
             'ks_threshold',
             1.0,
-            'probability below which a patch averages those with similar keys',
+            'probability below which a patch is averaged with patches of similar keys',
         ),
-        Option('pd_threshold', 0.5, 'probability that a class must reach in some patch, or it is dropped'),
+        Option('pd_threshold', 0.5, 'classes whose highest patch probability is lower are dropped'),
         Option('temperature', 100.0, 'factor on the cosines'),
     ),
     _method(
         'sclip',
-        'attention of queries to queries plus keys to keys',
+        'query-query attention plus key-key attention',
         'Wang et al. 2024 (arXiv 2312.01597)',
         Option('residual', True, _RESIDUAL),
     ),
     _method(
         'clearclip',
-        'attention of queries to queries, without residual and feed-forward',
+        'query-query attention, without residual and feed-forward',
         'Lan et al. 2024 (arXiv 2407.12442)',
         Option('residual', False, _RESIDUAL),
     ),
     _method(
         'naclip',
-        'attention of keys to keys, weighted by a Gaussian of the distance',
+        'key-key attention with a Gaussian of the patch distance',
         'Hajimiri et al. 2025 (arXiv 2404.08181)',
         Option('std', 5.0, 'standard deviation of the Gaussian in patches; None for no Gaussian'),
-        Option('keys', True, 'compare keys; otherwise the distance alone counts'),
+        Option('keys', True, 'use key-key similarity; otherwise the distance only'),
         Option('residual', False, _RESIDUAL),
     ),
     _method(
         'gem',
-        'a second path of self-self attention beside the last blocks',
+        'a second path of self-self attention parallel to the last blocks',
         'Bousselham et al. 2024 (arXiv 2312.00878)',
         Option('blocks', 6, _LAST_BLOCKS),
         Option('residual', True, _RESIDUAL),
     ),
     _method(
         'clip_surgery',
-        'a second path of value-value attention, and what all classes share subtracted',
+        'a second path of value-value attention; the mean over the classes is subtracted',
         'Li et al. 2023 (arXiv 2304.05653)',
         Option('blocks', 6, _LAST_BLOCKS),
-        Option('temperature', 2.0, 'of the weights of the classes'),
+        Option('temperature', 2.0, 'factor on the image-text cosines that weight the classes'),
     ),
     _method(
         'sc_clip',
-        'outlier patches repaired, patches averaged with similar ones of the middle layers',
+        'outlier patches replaced, patches averaged with patches similar in the middle layers',
         'Bai et al. 2024 (arXiv 2411.15869)',
-        Option('neighbours', 30, 'neighbors that the outlier score looks at'),
-        Option('outlier_share', 0.05, 'share of patches that are repaired'),
-        Option('threshold', 0.4, 'cosine from which patches are averaged'),
-        Option('class_share', 0.3, 'share of the class token that is added'),
+        Option('neighbours', 30, 'number of neighbors of the outlier score'),
+        Option('outlier_share', 0.05, 'fraction of patches that are replaced'),
+        Option('threshold', 0.4, 'minimum cosine of patches that are averaged'),
+        Option('class_share', 0.3, 'factor on the class token that is added'),
     ),
     _method(
         'resclip',
-        'attention of another method mixed with that of the middle layers, then a second round',
+        'attention of a base method mixed with that of the middle layers, refined in a second pass',
         'Yang et al. 2025 (arXiv 2411.15851)',
-        Option('base', 'naclip', 'the other method: sclip, clearclip or naclip'),
+        Option('base', 'naclip', 'base method: sclip, clearclip or naclip'),
         Option('std', 5.0, 'standard deviation of the Gaussian in patches'),
-        Option('cross', (0.3, 2.0), 'share and gain of the attention of the middle layers'),
-        Option('feedback', (0.7, 2.2), 'share and gain of the first answer'),
+        Option('cross', (0.3, 2.0), 'share of the attention of the middle layers, and gain'),
+        Option('feedback', (0.7, 2.2), 'share of the first prediction in the second pass, and gain'),
     ),
     _method(
         'proxyclip',
         'attention from the features of a self-supervised backbone',
         'Lan et al. 2024 (arXiv 2408.04883)',
         Option('proxy', '', 'the backbone: a timm name (vit_base_patch8_224.dino), NAME=FILE, or FILE'),
-        Option('beta', 1.2, 'times the mean similarity, which is subtracted'),
+        Option('beta', 1.2, 'factor on the mean similarity that is subtracted'),
         Option('gamma', 3.0, 'factor on the similarities'),
     ),
 )

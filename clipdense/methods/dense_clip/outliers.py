@@ -1,4 +1,4 @@
-"""Patches that stand for no place: found by their density, replaced by their neighbours (SC-CLIP).
+"""Outlier patches: detected by their local density, replaced by their neighbors (SC-CLIP).
 
 B: windows, N: patches, (h, w): patch grid, C: width.
 """
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 def find_outliers(tokens: Tensor, neighbours: int, share: float) -> Tensor:
     """(B, N, C) -> (B, N) bool: the ``share`` of patches with the highest local outlier factor.
 
-    The released code reaches each neighbour by the patch's own k-distance, which makes a patch's density the
-    inverse of that distance; so it is here.
+    As in the released code, the reachability distance is the patch's own k-distance, so that the density of a
+    patch is the inverse of this distance.
 
     Args:
         tokens: (B, N, C).
-        neighbours: k; all others where there are fewer.
-        share: of the patches.
+        neighbours: k; all other patches if there are fewer.
+        share: fraction of the patches.
     """
     count = min(neighbours, tokens.shape[1] - 1)
     if count < 1:
@@ -33,16 +33,16 @@ def find_outliers(tokens: Tensor, neighbours: int, share: float) -> Tensor:
 
 
 def repair(tokens: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Outliers become the mean of those of their eight neighbours that are none.
+    """Replace outliers by the mean of those of their eight neighbors that are not outliers.
 
     Args:
         tokens: (B, N, C).
         outliers: (B, N) bool.
         grid: (h, w).
     """
-    sound = (~outliers).to(tokens.dtype)[..., None]  # (B, N, 1)
-    image = torch.cat([tokens * sound, sound], dim=-1).mT.unflatten(2, grid)  # (B, C + 1, h, w)
-    # Outliers count as 0 there, so the mean over a square around one is over its sound neighbours.
+    kept = (~outliers).to(tokens.dtype)[..., None]  # (B, N, 1)
+    image = torch.cat([tokens * kept, kept], dim=-1).mT.unflatten(2, grid)  # (B, C + 1, h, w)
+    # Outliers are 0 here, so the 3 x 3 mean divided by the mean of ``kept`` is over inliers only.
     total = F.avg_pool2d(image, 3, stride=1, padding=1).flatten(2).mT  # (B, N, C + 1)
     mean, count = total[..., :-1] / total[..., -1:].clamp(min=1e-6), total[..., -1:]
     return torch.where(outliers[..., None] & (count > 0), mean, tokens)

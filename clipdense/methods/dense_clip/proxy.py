@@ -1,4 +1,4 @@
-"""Self-supervised backbones through which ProxyCLIP sees which patches are alike.
+"""Self-supervised backbones whose features give the attention of ProxyCLIP.
 
 B: windows, (h, w): grid of the backbone, C: its width.
 """
@@ -19,30 +19,29 @@ from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.weights.io import read_weights, write_weights
 from clipdense.weights.strict import load_strict
 
-_METADATA = 'timm'  # under this name a file says which backbone it holds
-_PATCHES = 'patch_embed.proj.weight'  # of timm's transformers
+_METADATA = 'timm'  # metadata key that records the backbone of a file
+_PATCHES = 'patch_embed.proj.weight'  # in timm's transformers
 _FILES = ('.safetensors', '.pt', '.pth', '.bin')
 
 
 @MODELS.register_module()
 class TimmProxy(nn.Module):
-    """Any backbone of timm as a function of CLIP's windows: its last feature map, frozen.
+    """The last feature map of a frozen timm backbone, for images normalized as CLIP's.
 
     Args:
-        name: of the timm model, with or without the tag of its weights: 'vit_base_patch8_224.dino'; with
-            '=FILE' behind it the weights are read from that file; a file of ``save_backbone`` says the name
-            and the arguments itself.
-        mean, std: of the windows that it will be given, on the 0 .. 1 scale: CLIP's.
-        weights: True takes timm's, over the network where they are not on disk; a file is read as it is;
-            False starts from chance (controls, tests).
-        arguments: of ``timm.create_model`` besides: ``{'img_size': 32, 'patch_size': 4}``.
+        name: name of a timm model, with or without its weights tag ('vit_base_patch8_224.dino'); NAME=FILE
+            reads the weights from a file; a file written by ``save_backbone`` records name and arguments.
+        mean, std: normalization of the input windows (CLIP's), for values in 0 .. 1.
+        weights: True loads timm's weights, downloading them if needed; a path loads a file; False keeps the
+            random initialization (controls, tests).
+        arguments: further arguments of ``timm.create_model``, such as ``{'img_size': 32, 'patch_size': 4}``.
 
     Attributes:
-        patch_size: pixels of a patch, or of a cell of its last stage.
+        patch_size: patch size, or stride of the last stage, in pixels.
 
     Raises:
-        InputError: an unknown name, arguments that the model does not take, or weights that cannot be had
-            or that are another model's.
+        InputError: an unknown name, arguments that the model does not take, weights that cannot be loaded, or
+            weights of another model.
     """
 
     factor: Tensor
@@ -63,20 +62,20 @@ class TimmProxy(nn.Module):
         own_mean, own_std, given_mean, given_std = (
             torch.tensor(values).view(3, 1, 1) for values in (own['mean'], own['std'], mean, std)
         )
-        # x * std + mean is the image; the backbone wants it less its own mean, by its own std.
+        # x * std + mean is the image in 0 .. 1; it is normalized again with the backbone's mean and std.
         self.register_buffer('factor', given_std / own_std, persistent=False)
         self.register_buffer('offset', (given_mean - own_mean) / own_std, persistent=False)
         self.patch_size = self.backbone.feature_info[-1]['reduction']
 
     def train(self, mode: bool = True) -> TimmProxy:
-        """It is frozen: always in evaluation mode."""
+        """Always in evaluation mode, since it is frozen."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalized for CLIP -> (B, C, h, w).
 
-        Sides that are no multiple of a patch are stretched to the next one.
+        Sides that are not multiples of the patch size are resized to the next multiple.
         """
         patch = self.patch_size
         size = tuple(-(-side // patch) * patch for side in images.shape[-2:])
@@ -89,25 +88,25 @@ class TimmProxy(nn.Module):
 
 
 def save_backbone(path: str | Path, backbone: nn.Module, name: str, arguments: Mapping[str, Any]) -> None:
-    """Write a backbone of timm so that ``TimmProxy(path)`` knows it again.
+    """Write a timm backbone as a file that ``TimmProxy(path)`` loads without further arguments.
 
     Args:
-        path: of the safetensors file.
+        path: the safetensors file to write.
         backbone: ``timm.create_model(name, **arguments)``, trained.
-        name, arguments: see ``TimmProxy``; arguments are numbers.
+        name, arguments: see ``TimmProxy``; arguments must be numbers.
 
     Raises:
-        InputError: no room, or no permission; the previous file is intact.
+        InputError: no disk space or no permission; an existing file is left intact.
     """
     described = json.dumps({'name': name, 'arguments': dict(arguments)})
     write_weights(path, backbone.state_dict(), {_METADATA: described})
 
 
 def create_backbone(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
-    """The timm model without its classifier.  Transformers are told to take images of any size.
+    """The timm model without its classifier.  Transformers take images of any size.
 
     Raises:
-        InputError: an unknown name, or arguments or weights that cannot be had.
+        InputError: an unknown name, invalid arguments, or weights that cannot be loaded.
     """
     import timm
 
@@ -116,11 +115,11 @@ def create_backbone(name: str, arguments: Mapping[str, Any], pretrained: bool = 
     sizes = {'dynamic_img_size': True} if name.startswith(('vit_', 'deit')) else {}
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **{**sizes, **arguments})
-    except Exception as error:  # timm passes on whatever its download or its layers raised
+    except Exception as error:  # timm raises errors of many types, from downloads and from its layers
         reason = ' '.join(str(error).split())
         if pretrained:
             raise InputError(
-                f'the weights of {name!r} cannot be had ({reason}): give a file, as {name}=FILE'
+                f'the weights of {name!r} cannot be loaded ({reason}): pass a local file as {name}=FILE'
             ) from error
         raise InputError(f'timm cannot build {name!r} with {dict(arguments)}: {reason}') from error
 
@@ -128,7 +127,7 @@ def create_backbone(name: str, arguments: Mapping[str, Any], pretrained: bool = 
 def _source(
     name: str, weights: bool | str | Path, arguments: Mapping[str, Any]
 ) -> tuple[str, bool | str | Path, Mapping[str, Any]]:
-    """Name, weights and arguments, out of a name that may be a file or hold one."""
+    """Name, weights and arguments from a name, NAME=FILE or FILE."""
     if '=' in name and not Path(name).is_file():
         model, _, file = name.partition('=')
         return model, file, arguments
@@ -137,15 +136,15 @@ def _source(
     text = read_weights(name).metadata.get(_METADATA)
     if text is None:
         raise CheckpointError(
-            f'{name} does not say which model of timm it holds: name it, as vit_base_patch8_224.dino={name}'
+            f'{name} does not record its timm model: pass its name, such as vit_base_patch8_224.dino={name}'
         )
     try:
         described = json.loads(text)
         own, model = described['arguments'], str(described['name'])
-        if not all(isinstance(value, int | float) for value in own.values()):  # no files, no addresses
-            raise ValueError('arguments are numbers')
+        if not all(isinstance(value, int | float) for value in own.values()):  # no paths, no URLs
+            raise ValueError('arguments must be numbers')
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{name} does not say properly which model of timm it holds: {error}') from None
+        raise CheckpointError(f'{name} has an invalid record of its timm model: {error}') from None
     return model, weights and name, {**own, **arguments}
 
 
@@ -155,7 +154,7 @@ def _create(name: str, weights: bool | str | Path, arguments: Mapping[str, Any])
     if isinstance(weights, bool):
         return model
     tensors = read_weights(weights).tensors
-    head = model.pretrained_cfg.get('classifier') or ()  # the one thing that a proxy leaves out
+    head = model.pretrained_cfg.get('classifier') or ()  # not part of a proxy
     heads = tuple(f'{part}.' for part in ((head,) if isinstance(head, str) else head))
     tensors = {key: tensor for key, tensor in tensors.items() if not (heads and key.startswith(heads))}
     ours = model.state_dict()
@@ -163,7 +162,7 @@ def _create(name: str, weights: bool | str | Path, arguments: Mapping[str, Any])
         found, wanted = (state[_PATCHES].shape[-1] for state in (tensors, ours))
         if found != wanted:
             raise CheckpointError(
-                f'{weights} has patches of {found} pixels, {name} of {wanted}: name the model that it holds'
+                f'{weights} has patch size {found}, but {name} has {wanted}: pass the name of its timm model'
             )
     load_strict(model, tensors, weights)
     return model

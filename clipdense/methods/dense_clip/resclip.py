@@ -1,5 +1,4 @@
-"""ResCLIP's two halves: attention mixed with that of the middle layers, and what a first answer says about
-which patches belong together.
+"""ResCLIP: attention mixed with that of the middle layers, and feedback from a first prediction.
 
 B: windows, N: patches, T: tokens, (h, w): patch grid.
 """
@@ -17,7 +16,7 @@ from clipdense.utils.errors import InputError, nearest
 
 from .affinities import like_with_like, neighbourhood
 
-_BASES = {  # what is compared, whether near patches count more, whether residual and feed-forward stay
+_BASES = {  # self-self attention of, with a Gaussian of the distance, with residual and feed-forward
     'sclip': (('query', 'key'), False, True),
     'clearclip': (('query',), False, False),
     'naclip': (('key',), True, False),
@@ -32,17 +31,23 @@ def resclip_round(
     cross: tuple[float, float],
     feedback: Callable,
 ) -> Tensor:
-    """One round of ResCLIP on another method's attention -> (B, D, h, w).
+    """One pass of ResCLIP with the attention of a base method -> (B, D, h, w).
 
     Args:
         last: the last attention.
         crossed: (B, heads, T, T) mean attention of middle layers.
         base, std: see ``resclip``.
         cross: share of ``crossed``, and the factor on the mixture.
-        feedback: what becomes of the products (B, heads, T, T) before the softmax.
+        feedback: function of the attention logits (B, heads, T, T), applied before the softmax.
+
+    Raises:
+        InputError: an unknown base method.
     """
     if base not in _BASES:
-        raise InputError(f'resclip stands on {sorted(_BASES)}, not on {base!r}.{nearest(base, _BASES)}')
+        known = sorted(_BASES)
+        raise InputError(
+            f'option base of method resclip must be one of {known}, got {base!r}.{nearest(base, known)}'
+        )
     sides, near, residual = _BASES[base]
     place = neighbourhood(last.grid, std, last.prefix, last.key) if near else 0.0
     weights = sum((feedback(like_with_like(getattr(last, side))) + place).softmax(dim=-1) for side in sides)
@@ -51,18 +56,19 @@ def resclip_round(
 
 
 def same_object(labels: Tensor, std: float) -> Tensor:
-    """How much patches belong together, by their labels: (B, h, w) -> (B, N, N), at most 1.
+    """Affinity of patches from their labels: (B, h, w) -> (B, N, N), at most 1.
 
-    Patches of one class count 1 where the straight line between them stays in the class, and less with
-    distance where it leaves it; others 0.  Rows are then smoothed along the row-major order of the patches,
-    as the released code does, and made to sum to one before the largest is set to 1.
+    Two patches of one class have affinity 1 if the straight line between them stays in the class, and an
+    affinity that decreases with their distance otherwise; patches of different classes have 0.  As in the
+    released code, rows are smoothed along the row-major order of the patches and normalized to sum 1; then
+    all are divided by their maximum.
 
     Args:
         labels: (B, h, w) class of each patch.
-        std: of the smoothing, in patches.
+        std: standard deviation of the smoothing in patches.
 
     Source: ResCLIP (arXiv 2411.15851) section 3.3.  The released code checks only part of the line between
-    patches that are near each other; here all of it counts, as the paper has it.
+    nearby patches; this implementation checks all of it, as in the paper.
     """
     joined, distance = _joined(labels)
     flat = labels.flatten(1)
@@ -75,7 +81,7 @@ def same_object(labels: Tensor, std: float) -> Tensor:
 
 
 def _joined(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether every patch on the line has the label of its start (B, N, N); distances in steps (N, N)."""
+    """Whether all patches on a line have the label of its start (B, N, N); distances in steps (N, N)."""
     height, width = labels.shape[1:]
     flat = labels.flatten(1)  # (B, N)
     sides = (torch.arange(side, device=labels.device) for side in (height, width))
@@ -92,7 +98,7 @@ def _joined(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smooth(rows: Tensor, std: float) -> Tensor:
-    """(B, N, N), along the last dimension; outside is 0."""
+    """(B, N, N) smoothed along the last dimension, zero-padded."""
     length = min(rows.shape[-1], int(6 * std + 1)) // 2 * 2 + 1
     offset = torch.arange(length, device=rows.device, dtype=rows.dtype) - length // 2
     kernel = (-(offset**2) / (2 * std**2)).exp()

@@ -1,6 +1,6 @@
-"""A second stream beside the last blocks: only attention of like with like, without feed-forward.
+"""A second path parallel to the last blocks: self-self attention without feed-forward.
 
-B: windows, T: tokens, C: width, d: width of a head.  CLIPSurgery and GEM are two kinds of such attention.
+B: windows, T: tokens, C: width, d: width of a head.  CLIPSurgery and GEM differ in the attention.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Mix = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 def second_path(
     vit: VisionTransformer, x: Tensor, blocks: int, mix: Mix, residual: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Run the last blocks, collecting what another attention makes of the same tokens.
+    """Run the last blocks and, parallel to them, another attention on the same tokens.
 
     Args:
         vit: the tower.
         x: (B, T, C) input of the first of these blocks.
-        blocks: how many.
+        blocks: number of blocks.
         mix: query, key, value (B, heads, T, d) and the normalized tokens (B, T, C) -> (B, heads, T, d).
-        residual: add up over the blocks; else the second stream is what the last one gives.
+        residual: sum the outputs over the blocks; otherwise the output of the last block is used.
 
     Returns:
-        (B, T, C) each: the second stream, and the tokens as the tower was trained to give them.
+        (B, T, C) each: the second path, and the unmodified output of the tower.
     """
     second = x
     for block in vit.blocks[-blocks:]:
@@ -42,14 +42,14 @@ def second_path(
 
 
 def value_attention(query: Tensor, key: Tensor, value: Tensor, normed: Tensor) -> Tensor:
-    """CLIPSurgery: values attend to like values."""
+    """CLIPSurgery: value-value attention."""
     return F.scaled_dot_product_attention(value, value, value)
 
 
 def gem_attention(query: Tensor, key: Tensor, value: Tensor, normed: Tensor) -> Tensor:
-    """GEM: queries, keys and values each attend to themselves, twice; the mean of the three.
+    """GEM: two steps of self-self attention of queries, keys and values; the mean of the three.
 
-    The temperature is the mean length of the image's tokens.
+    The logits are scaled by the mean norm of the image's tokens.
     """
     sharpness = (
         normed.norm(dim=-1).mean(dim=-1)[:, None, None, None] * query.shape[-1] ** -0.5

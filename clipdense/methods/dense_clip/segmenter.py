@@ -1,4 +1,4 @@
-"""A segmenter out of any CLIP, without training.
+"""Training-free segmentation with any CLIP.
 
 B: windows, (h, w): patch grid, C: width, d: width of a head, D: joint space, K: classes.
 """
@@ -22,30 +22,30 @@ from clipdense.utils.errors import InputError
 from .functions import DENSE_METHODS, cosines, find_dense_method
 from .proxy import TimmProxy
 
-_CELL = 32  # pixels of a ResNet's last stage
+_CELL = 32  # stride of a ResNet's last stage in pixels
 
 
 @MODELS.register_module()
 class DenseCLIP(SegmentationModel):
-    """Cosine of each patch with each class embedding; the method says what a patch's embedding is.
+    """Cosine similarity of pixel embeddings and class embeddings; the method computes the pixel embeddings.
 
     Args:
         clip: any CLIP, its config, or weights as ``clipdense.load`` takes them.
         method: a name in ``functions.DENSE_METHODS``.
-        slide: see ``SegmentationModel``; ``default_slide`` where left out.
+        slide: see ``SegmentationModel``; ``default_slide`` by default.
         logit_scale, background_threshold, memory_budget: see ``SegmentationModel``.
         area_threshold, refiner: see ``SegmentationModel``.
-        options: of the method: what stands after ``*`` in its function, such as ``{'std': 5.0}`` of naclip.
-        proxy: the backbone that proxyclip looks through: a name or file as ``TimmProxy`` takes them, a module
+        options: options of the method (keyword-only arguments of its function): ``{'std': 5.0}`` for naclip.
+        proxy: the backbone of proxyclip: a name or file as ``TimmProxy`` takes them, a module
             (B, 3, H, W) -> (B, C', h', w'), or its config.
 
     Raises:
-        InputError: a method or option that is unknown, a method that needs a transformer or a proxy, or
-            windows that the patches of tower or proxy do not fit.
+        InputError: an unknown method or option, a method that needs a transformer or a proxy, or a window
+            size that is not a multiple of the patch size of the tower or the proxy.
     """
 
     clip: CLIP
-    weights_argument = 'clip'  # it has no weights of its own to load
+    weights_argument = 'clip'  # all weights are those of the CLIP
 
     def __init__(
         self,
@@ -71,18 +71,21 @@ class DenseCLIP(SegmentationModel):
         self.joint_over_classes = self.joint_over_classes or self.steps.read is not None
         if self.steps.needs_transformer and not isinstance(clip.image, VisionTransformer):
             able = sorted(name for name, known in DENSE_METHODS.items() if not known.needs_transformer)
-            raise InputError(f'method {method!r} needs a transformer; a ResNet can use {", ".join(able)}')
+            raise InputError(
+                f'method {method!r} needs a vision transformer, but the image tower is a ResNet: '
+                f'use one of {", ".join(able)}'
+            )
         self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
         self.proxy = self._build_proxy(proxy)
         self._check_windows()
 
     def encode_image(self, image: Tensor) -> EncodedImage:
-        """As ``SegmentationModel``; windows that were chosen since then are checked anew."""
+        """As ``SegmentationModel``; the window size is checked again, since it may have been changed."""
         self._check_windows()
         return super().encode_image(image)
 
     def encode_pixels(self, images: Tensor) -> Any:
-        """(B, 3, H, W) -> unit embeddings (B, D, h, w), and what else the method's second half reads."""
+        """(B, 3, H, W) -> unit embeddings (B, D, h, w), and further inputs of the method's ``read``."""
         proxy = {'proxy': self.proxy} if self.steps.needs_proxy else {}
         found = self.steps.embed(self.clip.image, images, **proxy)
         if self.steps.read is None:
@@ -91,13 +94,13 @@ class DenseCLIP(SegmentationModel):
         return F.normalize(embeddings, dim=1), *others
 
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
-        """What ``encode_pixels`` gave, (K, D) or (B, K, D) -> class scores (B, K, h, w), cosines mostly."""
+        """Output of ``encode_pixels``, (K, D) or (B, K, D) -> class scores (B, K, h, w), usually cosines."""
         if self.steps.read is None:
             return cosines(features, text)
         return self.steps.read(self.clip.image, features, text)
 
     def window_bytes(self, height: int, width: int) -> int:
-        """Roughly what a window takes in a transformer: its widest tokens, and three maps of attention."""
+        """Estimated memory of a window in a transformer: its widest tokens and three attention maps."""
         if not isinstance(self.clip.image, VisionTransformer):
             return super().window_bytes(height, width)
         size = self.clip.image.size
@@ -107,33 +110,33 @@ class DenseCLIP(SegmentationModel):
     def _build_proxy(self, proxy: nn.Module | dict | str | None) -> nn.Module | None:
         if proxy is None and self.steps.needs_proxy:
             raise InputError(
-                f'method {self.steps.name!r} needs a proxy: name a timm backbone, '
-                "such as proxy='vit_base_patch8_224.dino' (--proxy)"
+                f'method {self.steps.name!r} needs a proxy backbone: pass the name of a timm model, such as '
+                "proxy='vit_base_patch8_224.dino' (segment: -o proxy=NAME; bench, reproduce: --proxy NAME)"
             )
         if isinstance(proxy, str):
             proxy = TimmProxy(proxy, *(getattr(self.clip.preprocess, name) for name in ('mean', 'std')))
         return None if proxy is None else build_module(proxy)
 
     def _check_windows(self) -> None:
-        """Patches of tower and proxy must fit."""
+        """Check that the window size is a multiple of the patch sizes of tower and proxy."""
         self.slide.check(self.patch_size)
         patch = getattr(self.proxy, 'patch_size', 1)
         if self.slide.window is not None and self.slide.window % patch:
             fits = self.slide.window // patch * patch or patch
             raise InputError(
-                f"windows of {self.slide.window} pixels are no multiple of the proxy's patch of {patch}: "
-                f'choose windows of {fits} or {fits + patch} pixels'
+                f'the window size {self.slide.window} is not a multiple of the patch size {patch} of the '
+                f'proxy: use {fits} or {fits + patch}'
             )
 
 
 def build(clip: CLIP, name: str, options: Mapping[str, Any]) -> DenseCLIP:
-    """The training-free method ``name`` on a CLIP; ``options`` are those of the method table."""
+    """A segmenter that applies the training-free method ``name`` to a CLIP, with options of the method."""
     options = dict(options)
     proxy = options.pop('proxy', None)
     return DenseCLIP(clip, name, options=options, proxy=proxy or None)
 
 
 def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:
-    """The SCLIP protocol in proportion: at 224 pixels, short side 336, windows of 224, stride 112."""
+    """SCLIP's protocol scaled to the image size: for 224 pixels short side 336, window 224, stride 112."""
     side = clip.image.size.image_size
     return Slide(short_side=short_side or side * 3 // 2, window=side, stride=max(1, side // 2))
