@@ -1,4 +1,4 @@
-"""The command line: ``clipdense VERB``.  Each verb imports what it needs when it runs."""
+"""The command line: ``clipdense COMMAND``.  Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door: verbs, and what the user sees when something goes wrong."""
+"""The ``clipdense`` program: its commands, exit statuses and error messages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BAD_INPUT = 2
 
 app = typer.Typer(
     name='clipdense',
-    help='Open-vocabulary dense prediction on CLIP: pre-train, segment and classify with any words.',
-    epilog='`--verbose` anywhere shows the traceback of an error. Every verb has --help with an example.',
+    help='Open-vocabulary classification, segmentation and detection with CLIP, and training of its models.',
+    epilog='`--verbose` prints the traceback of an error. Each command has a --help page with an example.',
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode='markdown',
     pretty_exceptions_enable=False,
 )
-for verb in (
+for command in (
     quickstart.quickstart,
     segment.segment,
     predict.classify,
@@ -44,7 +44,7 @@ for verb in (
     weights.convert,
     doctor.doctor,
 ):
-    app.command()(verb)
+    app.command()(command)
 app.add_typer(
     typer.Typer(
         name='embed',
@@ -57,9 +57,9 @@ app.add_typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb and exit: 0 well done, 1 failed, 2 bad input, 130 interrupted.
+    """Run a command and exit with a status: 0 success, 1 failure, 2 invalid input, 130 interrupted.
 
-    An error is one line; ``--verbose`` adds the traceback.
+    An error is printed as one line; ``--verbose`` adds the traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verbose = '--verbose' in arguments
@@ -71,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(one_line(error), verbose, BAD_INPUT)
     except KeyboardInterrupt:
         _fail('interrupted', verbose, 128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        hint = '' if verbose else ' (--verbose shows where)'
+        hint = '' if verbose else ' (add --verbose for the traceback)'
         _fail(f'unexpected {type(error).__name__}: {one_line(error)}{hint}', verbose, 1)
 
 

@@ -1,4 +1,4 @@
-"""Verbs about published segmentation datasets and numbers."""
+"""Commands for published datasets and benchmark results."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ if TYPE_CHECKING:
 _NO_NETWORK = ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE')
 
 DataRoot = Annotated[
-    Path, typer.Option('--data-root', envvar='CLIPDENSE_DATA', help='Folder of the published datasets.')
+    Path, typer.Option('--data-root', envvar='CLIPDENSE_DATA', help='Folder that contains the datasets.')
 ]
 PresetName = Annotated[
     str | None,
-    typer.Option('--preset', help="Family of settings: sclip, clearclip, ...; the method's own by default."),
+    typer.Option(
+        '--preset', help="Published evaluation settings: sclip, clearclip, ... [default: the method's]"
+    ),
 ]
 Proxy = Annotated[
     str | None,
-    typer.Option(help='Timm backbone of methods that need one: vit_base_patch8_224.dino, NAME=FILE or FILE.'),
+    typer.Option(help='timm backbone for proxyclip: vit_base_patch8_224.dino, NAME=FILE or FILE.'),
 ]
-Partial = Annotated[bool, typer.Option('--partial', help='Take datasets that are not complete.')]
-Limit = Annotated[int | None, typer.Option(min=1, help='Images of each dataset.')]
-Workers = Annotated[int, typer.Option(min=0, help='Processes beside this one.')]
-Split = Annotated[str, typer.Option(help='Of folders in PASCAL VOC format.')]
+Partial = Annotated[bool, typer.Option('--partial', help='Allow incomplete datasets.')]
+Limit = Annotated[int | None, typer.Option(min=1, help='Maximum number of images per dataset.')]
+Workers = Annotated[int, typer.Option(min=0, help='Number of worker processes; 0: none.')]
+Split = Annotated[str, typer.Option(help='Split of datasets in PASCAL VOC format.')]
 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Where datasets come from, and how much of them is used."""
+    """Location of the datasets, and how much of them is used."""
 
     data_root: DataRoot = Path('data')
     split: Split = 'val'
@@ -49,7 +51,7 @@ class DataArguments:
     workers: Workers = 0
 
     def source(self) -> Source:
-        """The same for the benchmarks."""
+        """The ``Source`` of a benchmark run."""
         from clipdense.benchmarks.measure import Source
 
         return Source(self.data_root, self.split, self.partial, self.limit, self.workers)
@@ -57,7 +59,7 @@ class DataArguments:
 
 @dataclass(frozen=True)
 class SubjectArguments:
-    """Which weights are measured, and what some methods need beside them."""
+    """The weights to measure, and what some methods need in addition."""
 
     weights: Weights = DEFAULT_WEIGHTS
     proxy: Proxy = None
@@ -65,7 +67,7 @@ class SubjectArguments:
     device: Device = None
 
     def load(self, weights: str | None = None) -> Subject:
-        """The weights for the benchmarks.
+        """The ``Subject`` of a benchmark run.
 
         Raises:
             InputError: as ``clipdense.load``.
@@ -84,16 +86,20 @@ def prepare(
     dataset: Annotated[str, typer.Argument(help='coco_stuff, context60, voc_aug, camvid, bccd, ...')],
     root: Annotated[
         Path,
-        typer.Argument(envvar='CLIPDENSE_DATA', help="The dataset's folder, or that of all datasets."),
+        typer.Argument(envvar='CLIPDENSE_DATA', help='Folder of the dataset, or of all datasets.'),
     ] = Path('data'),
     source: Annotated[
-        Path | None, typer.Option(help='Where the labels lie, if not in their usual place.')
+        Path | None, typer.Option(help='Folder of the original labels [default: inside ROOT].')
     ] = None,
-    train: Annotated[bool, typer.Option('--train', help='Convert training images too.')] = False,
-    check: Annotated[bool, typer.Option('--check', help='Only say what is there and what is not.')] = False,
+    train: Annotated[bool, typer.Option('--train', help='Convert the training split too.')] = False,
+    check: Annotated[
+        bool, typer.Option('--check', help='Only check whether the files are complete.')
+    ] = False,
     workers: Workers = 0,
 ) -> None:
-    """Convert the labels of a published dataset, beside its own files; run it again after an interruption.
+    """Convert the labels of a published dataset and check that it is complete.
+
+    Original files are not changed. Run it again after an interruption.
 
     Example: `clipdense prepare coco_stuff data/coco_stuff164k --workers 4`
     """
@@ -108,7 +114,7 @@ def prepare(
     failed = False
     if not check:
         report = convert(dataset, root, source, train, workers)
-        print(report if report.made + report.kept + len(report.faults) else 'no conversion is needed')
+        print(report if report.made + report.kept + len(report.faults) else 'no conversion needed')
         failed = bool(report.faults)
     name = dataset.lower().replace('-', '_')
     if name not in CONVERSIONS or name in BENCHMARKS:
@@ -141,13 +147,13 @@ def _prepare_voc_folder(dataset: VocFolder, root: Path, source: Path | None, wor
 @grouped
 def reproduce(
     method: Annotated[str, typer.Argument(help='sclip, naclip, ..., or the method of trained weights.')],
-    dataset: Annotated[str, typer.Argument(help='voc21, context59, ..., or a folder in VOC format.')],
+    dataset: Annotated[str, typer.Argument(help='voc21, context59, ..., or a folder in PASCAL VOC format.')],
     measured: SubjectArguments,
     data: DataArguments,
     preset: PresetName = None,
-    out: Annotated[Path | None, typer.Option('--out', help='Write the result to this JSON.')] = None,
+    out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the result to.')] = None,
 ) -> None:
-    """Measure a published number again: published, ours, tolerance, verdict.  Downloads nothing.
+    """Reproduce a published result and compare within a tolerance. Downloads nothing.
 
     Example: `clipdense reproduce sclip voc21 --weights ViT-B-16.pt --data-root data`
     """
@@ -163,7 +169,7 @@ def reproduce(
             run = gather(method, dataset, measured.weights, measured.load, data.source(), preset)
         except NotReady as error:
             for need in error.needs:
-                typer.echo(f'clipdense: needed: {need}', err=True)
+                typer.echo(f'clipdense: missing: {need}', err=True)
             raise typer.Exit(2) from error
         verdict = measure(run)
     print(verdict)
@@ -174,22 +180,22 @@ def reproduce(
 @grouped
 def bench(
     methods: Annotated[
-        str, typer.Option(help='Separated by commas: vanilla,sclip,naclip:naclip_pamr; or all.')
+        str, typer.Option(help='Comma-separated METHOD or METHOD:PRESET: sclip,naclip:naclip_pamr; or all.')
     ],
     datasets: Annotated[
-        str, typer.Option(help='Names, or FOLDER or FOLDER:SPLIT in VOC format, separated by commas; or all.')
+        str, typer.Option(help='Comma-separated names, or FOLDER or FOLDER:SPLIT in VOC format; or all.')
     ],
     measured: SubjectArguments,
     data: DataArguments,
     preset: PresetName = None,
-    out: Annotated[Path, typer.Option('--out', help='Folder for results and tables.')] = Path(
+    out: Annotated[Path, typer.Option('--out', help='Output folder for results and tables.')] = Path(
         'segmentation_benchmark'
     ),
 ) -> None:
-    """Run methods on datasets; finished results are kept, and a table has the published numbers beside them.
+    """Measure methods on datasets and write a table with ours and the published results.
 
-    Weights that were trained to segment, such as a GroupViT or an LSeg, are a method of their own:
-    `--methods all`.
+    Finished results in the output folder are reused. Weights of a trained segmenter (GroupViT, LSeg) have
+    one method: pass `--methods all`.
 
     Example: `clipdense bench --methods vanilla,sclip --datasets voc21,data/my_voc`
     """
@@ -213,8 +219,8 @@ def bench(
             typer.echo(f'clipdense: {place}: {cell["failure"]}', err=True)
             continue
         ours = 'n/a' if cell['miou'] is None else f'{cell["miou"]:.2f}'
-        print(f'{place}: mIoU {ours}{" (kept)" if cell.get("stored") else ""}')
-    print(f'{out / "table.md"}, table.csv and table.json')
+        print(f'{place}: mIoU {ours}{" (from an earlier run)" if cell.get("stored") else ""}')
+    print(f'tables: {out / "table.md"}, table.csv, table.json')
     if failed:
         raise typer.Exit(1)
 
@@ -239,7 +245,7 @@ def _known_methods() -> tuple[str, ...]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Whoever would download says instead what is missing."""
+    """Turn downloads off, so that missing files are errors."""
     before = {name: os.environ.get(name) for name in _NO_NETWORK}
     os.environ.update(dict.fromkeys(_NO_NETWORK, '1'))
     try:

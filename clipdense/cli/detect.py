@@ -31,37 +31,39 @@ DetectorConfig = Annotated[
     str | None,
     typer.Option(
         '--config',
-        help='Config of the detector, where its weights do not describe it: a file, or vild/vild_scenes.',
+        help='Config of the detector, for weights that are not self-describing: a file, or vild/vild_scenes.',
     ),
 ]
 Checkpoint = Annotated[
-    Path, typer.Option('--weights', '-w', help="What training exported, a checkpoint, or DetPro's weights.")
+    Path, typer.Option('--weights', '-w', help="Exported detector, training checkpoint, or DetPro's weights.")
 ]
-Teacher = Annotated[
+TextClip = Annotated[
     str | None,
-    typer.Option(help='A CLIP to embed class names, in place of the text tower of the weights.'),
+    typer.Option(help='CLIP that embeds class names, instead of the text tower of the weights.'),
 ]
 
 
 @dataclass(frozen=True)
 class DetectorArguments:
-    """Which detector, and how it is loaded."""
+    """The detector, and how it is loaded."""
 
     weights: Checkpoint
     method: Annotated[str | None, typer.Option(help='Detection method for plain CLIP weights.')] = None
     option: Options = None
     config: DetectorConfig = None
-    clip: Teacher = None
+    clip: TextClip = None
     templates: Annotated[
         str | None,
-        typer.Option(help="Prompts: vild (63), imagenet (80), simple, name. Default: the method's own."),
+        typer.Option(
+            help="Prompt templates: vild (63), imagenet (80), simple, name [default: the method's]."
+        ),
     ] = None
     device: Device = None
     cache: Cache = True
     embedder: EmbedderFile = None
 
     def load(self) -> Detector:
-        """The detector, ready for a vocabulary."""
+        """The detector."""
         from clipdense.config import parse_options
         from clipdense.inference.detector import Detector
 
@@ -72,7 +74,9 @@ class DetectorArguments:
             options = parse_options(self.option or [])
             return Detector.from_pretrained(self.weights, self.method, method_options=options, **common)
         if self.method or self.option:
-            raise InputError('--method and -o cannot be combined with --config, which specifies the method')
+            raise InputError(
+                '--method and -o cannot be combined with --config, which specifies the method: remove them'
+            )
         return Detector.from_config(self.config, self.weights, **common)
 
 
@@ -80,27 +84,27 @@ class DetectorArguments:
 class RulesArguments:
     """``DetectionRules`` on the command line."""
 
-    score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Lowest score of a detection.')] = (
+    score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Minimum score of detections.')] = (
         0.3
     )
     class_threshold: Annotated[
         list[str] | None,
-        typer.Option(help="Another score threshold for a class: 'cat=0.5'. May be repeated."),
+        typer.Option(help="Score threshold of one class: 'cat=0.5'. May be repeated."),
     ] = None
     iou_threshold: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help='IoU above which the box with the lower score is removed.'),
+        typer.Option(min=0.0, max=1.0, help='IoU threshold of non-maximum suppression.'),
     ] = 0.5
     class_agnostic: Annotated[
-        bool, typer.Option('--class-agnostic', help='Boxes of different classes remove each other too.')
+        bool, typer.Option('--class-agnostic', help='Non-maximum suppression across classes.')
     ] = False
-    max_detections: Annotated[int, typer.Option(min=1, help='Detections of an image, at most.')] = 100
+    max_detections: Annotated[int, typer.Option(min=1, help='Maximum number of detections per image.')] = 100
 
     def rules(self, vocabulary: Vocabulary) -> DetectionRules:
-        """What counts as a detection.
+        """The detection rules.
 
         Raises:
-            InputError: a threshold of a class that the vocabulary does not have, or out of range.
+            InputError: a threshold of a class that is not in the vocabulary, or out of range.
         """
         from clipdense.tasks.detection import DetectionRules
 
@@ -119,11 +123,11 @@ def detect(
     detector: DetectorArguments,
     vocabulary: VocabularyArguments,
     rules: RulesArguments,
-    out: Annotated[Path, typer.Option('--out', help='Folder for the results.')] = Path('detected'),
-    batch_size: Annotated[int, typer.Option(min=1, help='Images that go through together.')] = 1,
+    out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('detected'),
+    batch_size: Annotated[int, typer.Option(min=1, help='Images per batch.')] = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """Detect classes by name: an overlay for each image, and one COCO results file for all.
+    """Detect classes by name. Writes an overlay for each image and one COCO results file.
 
     Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """
@@ -174,6 +178,9 @@ def class_thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int
         except ValueError:
             threshold = -1.0
         if not name or not 0 <= threshold <= 1:
-            raise InputError(f'--class-threshold {text!r}: write a class name and a score, such as cat=0.5')
+            raise InputError(
+                '--class-threshold must be NAME=SCORE, such as cat=0.5, with a score from 0 to 1, '
+                f'got {text!r}'
+            )
         found[vocabulary.index(name.strip())] = threshold
     return found

@@ -1,4 +1,4 @@
-"""Is this installation sound?"""
+"""Check the installation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
     'numpy',
     'Pillow',
 )
-RIVALS = (
+CONFLICTS = (
     ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
     ('mmengine', 'onedl-mmengine'),
     ('mmdet', 'onedl-mmdetection'),
@@ -33,27 +33,28 @@ RIVALS = (
 
 
 class Finding(NamedTuple):
-    """One line of the report; ``mend`` says what to do where something is wrong."""
+    """One line of the report; ``fix`` is what to do if there is a problem."""
 
     what: str
     value: str
-    mend: str = ''
+    fix: str = ''
 
 
 def doctor() -> None:
-    """Report versions, devices and caches, and name what is wrong with the mend.
+    """Report versions, devices and caches, and how to fix problems of the installation.
 
     Example: `clipdense doctor`
     """
-    wrong = 0
+    problems = 0
     for finding in examine():
-        mark = 'x' if finding.mend else ' '
+        mark = 'x' if finding.fix else ' '
         print(f'{mark} {finding.what:18} {finding.value}')
-        if finding.mend:
-            wrong += 1
-            print(f'    -> {finding.mend}')
-    print('all is well' if not wrong else f'{wrong} to mend')
-    if wrong:
+        if finding.fix:
+            problems += 1
+            print(f'    -> {finding.fix}')
+    count = f'{problems} {"problem" if problems == 1 else "problems"} found'
+    print(count if problems else 'no problems found')
+    if problems:
         raise typer.Exit(1)
 
 
@@ -65,15 +66,16 @@ def examine() -> Iterator[Finding]:
     yield Finding('python', f'{platform.python_version()} on {platform.platform()}')
     for name in PACKAGES:
         version = _version(name)
-        yield Finding(name, version or 'absent', '' if version else f'pip install {name}')
-    yield from _rivals()
+        yield Finding(name, version or 'not installed', '' if version else f'pip install {name}')
+    yield from _conflicts()
     yield from _operations()
     yield from _device()
     yield from _vocabulary()
     yield _cache()
     offline = [name for name in ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE') if os.environ.get(name)]
     yield Finding(
-        'network', f'off ({", ".join(offline)})' if offline else 'used when a named weight is absent'
+        'network',
+        f'off ({", ".join(offline)})' if offline else 'used to download weights by name',
     )
 
 
@@ -84,12 +86,13 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _rivals() -> Iterator[Finding]:
-    """Packages that install files of the same name destroy each other."""
-    for names in RIVALS:
-        there = [name for name in names if _version(name)]
-        if len(there) > 1:
-            yield Finding(names[0], ' and '.join(there), f'keep one: pip uninstall {" ".join(there[1:])}')
+def _conflicts() -> Iterator[Finding]:
+    """Packages that overwrite each other's files."""
+    for names in CONFLICTS:
+        installed = [name for name in names if _version(name)]
+        if len(installed) > 1:
+            fix = f'keep only one: pip uninstall {" ".join(installed[1:])}'
+            yield Finding(names[0], ' and '.join(installed), fix)
 
 
 def _operations() -> Iterator[Finding]:
@@ -108,7 +111,7 @@ def _device() -> Iterator[Finding]:
     else:
         yield Finding('device', f'CPU, {torch.get_num_threads()} threads')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    yield Finding('bf16', 'native' if has_native_bf16(device) else 'emulated, slow: training uses fp32')
+    yield Finding('bf16', 'native' if has_native_bf16(device) else 'emulated and slow; training uses fp32')
 
 
 def _vocabulary() -> Iterator[Finding]:
@@ -118,7 +121,7 @@ def _vocabulary() -> Iterator[Finding]:
     try:
         yield Finding('tokenizer', f'{Tokenizer().vocab_size} tokens')
     except InputError as error:
-        yield Finding('tokenizer', 'no merges file', str(error))
+        yield Finding('tokenizer', 'merges file missing', str(error))
 
 
 def _cache() -> Finding:
@@ -128,5 +131,5 @@ def _cache() -> Finding:
         writable = os.access(folder, os.W_OK)
     except OSError:
         writable = False
-    mend = '' if writable else 'set CLIPDENSE_CACHE to a folder that can be written'
-    return Finding('cache', str(folder), mend)
+    fix = '' if writable else 'set the environment variable CLIPDENSE_CACHE to a writable folder'
+    return Finding('cache', str(folder), fix)

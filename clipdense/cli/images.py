@@ -1,4 +1,4 @@
-"""One image after another."""
+"""Process images one by one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from clipdense.utils.errors import InputError
 
 
 def each(paths: list[Path], work: Callable[[int], str], doing: str) -> None:
-    """Do the work for each image; a bad image is reported and the rest goes on.
+    """Call ``work`` for each image; an image that cannot be read is reported and skipped.
 
     Raises:
-        InputError: the only image, or every one, is bad.
-        typer.Exit: with status 1 where some are bad.
+        InputError: no image can be read.
+        typer.Exit: with status 1 if some images were skipped.
     """
     from clipdense.utils.progress import track
 

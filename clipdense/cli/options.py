@@ -1,7 +1,7 @@
-"""Options that several commands share, and how they are read.
+"""Options that several commands share.
 
-A group of options is a dataclass; ``grouped`` lets a command take it as one argument, while the command line
-shows its fields as options.
+A group of options is a dataclass.  With ``grouped`` a command takes it as one argument, and its fields become
+options on the command line.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ DEFAULT_WEIGHTS = 'ViT-B-16/openai'
 
 Images = Annotated[list[str], typer.Argument(help='Images, folders or glob patterns.', show_default=False)]
 Classes = Annotated[
-    str | None, typer.Option('--classes', '-c', help="Names, separated by commas: 'car, road, tree'.")
+    str | None, typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'.")
 ]
 VocabFile = Annotated[
     Path | None,
-    typer.Option('--vocab', help='File with one class a line (name, synonym, ...), or a .json vocabulary.'),
+    typer.Option('--vocab', help='File with one class per line (name, synonym, ...), or a .json vocabulary.'),
 ]
 NamedVocab = Annotated[
     str | None,
     typer.Option('--class-list', help='A published class list: voc21, coco, camvid, ade20k, imagenet, ...'),
 ]
 Weights = Annotated[
-    str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file in any CLIP format.')
+    str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
 ]
 Activation = Annotated[
     str | None,
     typer.Option(
-        help='quick_gelu or gelu, where a file does not tell (open_clip files without their config).'
+        help='quick_gelu or gelu, for files that do not specify it (open_clip files without their config).'
     ),
 ]
 Templates = Annotated[
@@ -52,22 +52,23 @@ Templates = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help='cpu, cuda, cuda:1, ... (default: a GPU where there is one).')
+    str | None, typer.Option(help='cpu, cuda, cuda:1, ... [default: the GPU if there is one].')
 ]
 Options = Annotated[
-    list[str] | None, typer.Option('--option', '-o', help="Set NAME=VALUE: 'std=3.0'. May be repeated.")
+    list[str] | None,
+    typer.Option('--option', '-o', help="Set an option, NAME=VALUE: 'std=3.0'. May be repeated."),
 ]
 EmbedderFile = Annotated[
     Path | None,
-    typer.Option(help='File of class embeddings or learned prompts, in place of prompt templates.'),
+    typer.Option(help='File of class embeddings or learned prompts, instead of prompt templates.'),
 ]
-Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace results that are there already.')]
-Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Keep class embeddings on disk.')]
+Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
+Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Cache class embeddings on disk.')]
 
 
 @dataclass(frozen=True)
 class VocabularyArguments:
-    """Which classes; exactly one of the three is given."""
+    """The classes, given by exactly one of three options."""
 
     classes: Classes = None
     vocab: VocabFile = None
@@ -77,14 +78,14 @@ class VocabularyArguments:
         """The vocabulary.
 
         Raises:
-            InputError: none of the three, or more than one.
+            InputError: none of the options, or more than one.
         """
         return read_vocabulary(self.classes, self.vocab, self.class_list)
 
 
 @dataclass(frozen=True)
 class WeightsArguments:
-    """Which weights, and how they are loaded."""
+    """The weights, and how they are loaded."""
 
     weights: Weights = DEFAULT_WEIGHTS
     activation: Activation = None
@@ -93,7 +94,7 @@ class WeightsArguments:
     embedder: EmbedderFile = None
 
     def overrides(self) -> dict[str, Any]:
-        """Keyword arguments of ``clipdense.load`` that were given."""
+        """The keyword arguments of ``clipdense.load`` that were given."""
         return weight_overrides(self.activation)
 
 
@@ -102,28 +103,31 @@ class ViewArguments:
     """``SegmentationOptions`` on the command line."""
 
     background_threshold: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help='Probability below which a pixel is background.')
+        float | None, typer.Option(min=0.0, max=1.0, help='Pixels of lower probability become background.')
     ] = None
     area_threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help='Drop classes that cover at most this share of the foreground.'),
+        typer.Option(
+            min=0.0, max=1.0, help='Drop classes that cover no more than this part of the foreground.'
+        ),
     ] = None
     refine: Annotated[
-        bool | None, typer.Option('--refine/--no-refine', help='Align masks with edges (PAMR).')
+        bool | None, typer.Option('--refine/--no-refine', help='Align masks with image edges (PAMR).')
     ] = None
-    short_side: Annotated[int | None, typer.Option(min=1, help='Resize the shorter side to this first.')] = (
+    short_side: Annotated[int | None, typer.Option(min=1, help='Resize the shorter side to this size.')] = (
         None
     )
     window: Annotated[
-        int | None, typer.Option(min=0, help='Side of the sliding windows; 0 for the whole image.')
+        int | None, typer.Option(min=0, help='Side of the sliding window in pixels; 0: the whole image.')
     ] = None
-    scales: Annotated[str | None, typer.Option(help="Sizes to average over: '0.75, 1, 1.25'.")] = None
+    scales: Annotated[str | None, typer.Option(help="Image scales to average over: '0.75, 1, 1.25'.")] = None
     flip: Annotated[
-        bool | None, typer.Option('--flip/--no-flip', help='Average over the mirrored image too.')
+        bool | None,
+        typer.Option('--flip/--no-flip', help='Average with the result of the flipped image.'),
     ] = None
 
     def options(self) -> SegmentationOptions:
-        """What was given; the rest is the model's own.
+        """The options that were given; the model's own apply to the rest.
 
         Raises:
             InputError: scales that are not positive numbers.
@@ -144,30 +148,30 @@ class ViewArguments:
 
 @dataclass(frozen=True)
 class OutputArguments:
-    """Where results go."""
+    """Where results are written."""
 
-    out: Annotated[Path, typer.Option('--out', help='Folder for the results.')] = Path('segmented')
+    out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('segmented')
     overwrite: Overwrite = False
-    opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help='Of the colors in the overlay.')] = 0.6
+    opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help='Opacity of the overlay.')] = 0.6
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
     """``'0.75, 1'`` -> (0.75, 1.0).
 
     Raises:
-        InputError: something else than positive numbers.
+        InputError: not a list of positive numbers.
     """
     try:
         scales = tuple(float(part) for part in text.split(','))
     except ValueError:
         scales = ()
     if not scales or not all(0 < scale < inf for scale in scales):
-        raise InputError(f"--scales takes positive numbers, such as '0.75, 1, 1.25', not {text!r}")
+        raise InputError(f"--scales must be positive numbers, such as '0.75, 1, 1.25', got {text!r}")
     return scales
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take groups of options: each field of a dataclass argument becomes an option."""
+    """Decorate a command that takes groups of options: fields of dataclass arguments become options."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters, members = [], {}
@@ -199,17 +203,17 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_vocabulary(classes: str | None, file: Path | None, preset: str | None) -> Vocabulary:
-    """The vocabulary that was asked for in one of three ways.
+    """The vocabulary from one of three sources.
 
     Raises:
-        InputError: none of them, or more than one.
+        InputError: no source, or more than one.
     """
     from clipdense.vocab.class_names import named_vocabulary
     from clipdense.vocab.vocabulary import Vocabulary
 
     given = [value for value in (classes, file, preset) if value is not None]
     if len(given) > 1:
-        raise InputError('--classes, --vocab and --class-list exclude each other: keep one')
+        raise InputError('--classes, --vocab and --class-list cannot be combined: use only one of them')
     if not given:
         raise InputError("no classes given: use one of --classes 'a, b', --vocab FILE or --class-list NAME")
     if classes is not None:
@@ -221,17 +225,17 @@ def read_vocabulary(classes: str | None, file: Path | None, preset: str | None) 
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    """Nothing already written is lost unless the user says so.
+    """Refuse to replace existing files without ``--overwrite``.
 
     Raises:
-        InputError: naming the first file that is there.
+        InputError: naming the first file that exists.
     """
-    there = [path for path in paths if path.exists()]
-    if there and not overwrite:
-        more = f' and {len(there) - 1} more are' if len(there) > 1 else ' is'
-        raise InputError(f'{there[0]}{more} there already: choose another --out, or add --overwrite')
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        found = f' exists and {len(existing) - 1} more files exist' if len(existing) > 1 else ' exists'
+        raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')
 
 
 def weight_overrides(activation: str | None) -> dict[str, Any]:
-    """Keyword arguments of ``clipdense.load`` that were really given."""
+    """The keyword arguments of ``clipdense.load`` that were given."""
     return {} if activation is None else {'activation': activation}

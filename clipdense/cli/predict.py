@@ -1,4 +1,4 @@
-"""Verbs that say which words fit: an image, or the words alone."""
+"""``clipdense classify`` and ``clipdense embed``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def classify(
     images: Images,
     vocabulary: VocabularyArguments,
     weights: WeightsArguments,
-    top: Annotated[int, typer.Option(min=1, help='Classes to print for each image.')] = 5,
-    out: Annotated[Path | None, typer.Option('--out', help='Write all results to this JSON file.')] = None,
+    top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
+    out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the results to.')] = None,
     templates: Templates = 'imagenet',
     overwrite: Overwrite = False,
 ) -> None:
-    """Say which of the words fits each image best.
+    """Classify images by class names: prints the most probable classes of each image.
 
     Example: `clipdense classify photos/ --classes 'cat, dog, bird' --weights ViT-B-32/openai`
     """
@@ -74,11 +74,11 @@ def embed(
     templates: Templates = 'imagenet',
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the embeddings of a vocabulary, for use without the text tower.
+    """Write the class embeddings of a vocabulary to a file, for use without the text tower.
 
     Example: `clipdense embed --class-list coco --weights ViT-B-32/openai --out coco.safetensors`
     """
-    if context.invoked_subcommand:  # `embed regions`
+    if context.invoked_subcommand:  # a command that a method adds
         return
     from clipdense.clip.class_embeddings import PromptEnsemble, save_embeddings
     from clipdense.inference.load import load_clip
@@ -90,4 +90,4 @@ def embed(
     embeddings = embedder.embed(classes)
     save_embeddings(out, classes, embeddings, embedder.templates)
     queries, width = embeddings.queries.shape
-    print(f'{out}: {len(classes)} classes, {queries} queries of {width} numbers')
+    print(f'{out}: {len(classes)} classes, {queries} text embeddings of dimension {width}')

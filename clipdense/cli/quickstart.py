@@ -1,4 +1,4 @@
-"""The whole tour in one verb: write scenes, pre-train, classify, segment, show."""
+"""``clipdense quickstart``: write a synthetic dataset, pre-train, classify, segment, draw."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 CONFIG = 'contrastive/clip_scenes_quickstart'
 MASKS = 'lseg/lseg_scenes_quickstart'
-MASK_STEPS = 400  # of the config's, to stay within the ten minutes
+MASK_STEPS = 400  # fewer than in the config, for a total time below ten minutes
 SPLITS = ('base', 'novel', 'unseen')
 TILE = 224  # pixels of each image in the gallery
 TEMPLATES = ('a {}', 'a picture of a {}')
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option('--out', help='Folder for everything.')] = Path('quickstart'),
-    steps: Annotated[int | None, typer.Option(min=1, help='Train for so many steps instead.')] = None,
-    images: Annotated[int | None, typer.Option(min=64, help='Train on so many images instead.')] = None,
-    seed: Annotated[int, typer.Option(help='Of images, weights and order.')] = 0,
+    out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('quickstart'),
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps [default: the config's].")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=64, help="Number of training images [default: the config's].")
+    ] = None,
+    seed: Annotated[int, typer.Option(help='Random seed of images, weights and sample order.')] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write scenes, pre-train a small CLIP from their captions, then classify and segment with words.
+    """Train small models on generated scenes and evaluate them: a complete example without downloads.
 
-    Segments without training first, then with LSeg, which sees masks of some classes and names the others.
-    Takes up to ten minutes on two cores, prints one table and leaves a gallery.
+    Pre-trains a CLIP on captions, segments without training, then trains LSeg on masks of some classes and
+    evaluates it on all. Takes up to ten minutes on two cores; prints a table and writes a gallery.
 
     Example: `clipdense quickstart --out quickstart`
     """
@@ -55,12 +57,12 @@ def quickstart(
     _say(begin, f'writing {count} scenes to {data}')
     write_scenes(data, cfg.difficulty, count, cfg.num_val, seed, overwrite=True, workers=cores)
 
-    torch.set_num_threads(max(1, cores - 1))  # one is busy reading; threads that wait for it only spin
+    torch.set_num_threads(max(1, cores - 1))  # one core reads the data
     _say(begin, f'pre-training a small CLIP from their captions ({CONFIG})')
     options: dict[str, Any] = {
         'train_dataloader.dataset.urls': str(data / 'shards' / 'train'),
         'train_dataloader.dataset.samples_per_epoch': count,
-        'custom_hooks.evaluation.at_end': False,  # the test below measures the same
+        'custom_hooks.evaluation.at_end': False,  # evaluated by the test below
     }
     if steps:
         options['train_cfg.max_steps'] = steps
@@ -75,8 +77,8 @@ def quickstart(
         'model.clip': str(weights),
         'train_cfg.max_steps': min(steps or MASK_STEPS, MASK_STEPS),
         'param_scheduler.warmup': min((steps or MASK_STEPS) - 1, MASK_STEPS // 10),
-        'custom_hooks.evaluation.interval': None,  # at the end only
-        'custom_hooks.evaluation.at_end': False,  # and by the test
+        'custom_hooks.evaluation.interval': None,
+        'custom_hooks.evaluation.at_end': False,  # evaluated by the test below
     }
     train(MASKS, work_dir=masks.parent, seed=seed, options=options)
     metrics |= test(MASKS, masks, work_dir=out / 'lseg_test', options=options)
@@ -84,13 +86,13 @@ def quickstart(
     minutes = (time.monotonic() - begin) / 60
     print(table(metrics))
     write_json(results, {'minutes': round(minutes, 2), 'seed': seed, **metrics})
-    print(f'\n{minutes:.1f} minutes.  Weights: {weights}  Gallery: {gallery}  Numbers: {results}')
+    print(f'\n{minutes:.1f} minutes.  Weights: {weights}  Gallery: {gallery}  Results: {results}')
     print(f"Next: clipdense segment PHOTO --classes 'a, b, c' --weights {masks}")
-    print(f"or without masks: clipdense segment PHOTO --classes 'a, b, c' --weights {weights}")
+    print(f"or, training-free: clipdense segment PHOTO --classes 'a, b, c' --weights {weights}")
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """The one table: each measure with chance beside it."""
+    """The table of results: each metric and its chance level."""
     rows = [('', 'score', 'chance')]
     for direction, name in (('image_to_text', 'image to caption'), ('text_to_image', 'caption to image')):
         key = f'retrieval/{direction}'
@@ -113,7 +115,7 @@ def _pair(metrics: Mapping[str, float], score: str, chance: str) -> tuple[str, s
 
 
 def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, columns: int = 3) -> None:
-    """A row for each split: images, and what the model says and segments with all names offered."""
+    """A row of images for each split, with predicted class and mask, for the vocabulary of all classes."""
     from clipdense.data.segmentation.datasets import VOCSegmentation
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_image
@@ -123,17 +125,19 @@ def _write_gallery(segmenter: Segmenter, weights: Path, voc: Path, file: Path, c
     rows = []
     for split in SPLITS:
         dataset = VOCSegmentation(voc, f'val_{split}')
-        words = dataset.vocabulary
-        named = words.subset([name for name in words.class_names if name != words.background])
+        vocabulary = dataset.vocabulary
+        foreground = vocabulary.subset(
+            [name for name in vocabulary.class_names if name != vocabulary.background]
+        )
         row = []
         for index in range(columns):
             image = Image.open(dataset.images[index]).convert('RGB')
-            result = segmenter(image, words)
-            best, probability = classifier(image, named).top(1)[0]
+            result = segmenter(image, vocabulary)
+            best, probability = classifier(image, foreground).top(1)[0]
             row.append((image, f'{split}: {best} {probability:.0%}'))
             row.append((result.draw(side=TILE), ''))
         rows.append(row)
-    write_image(file, gallery(rows, tile=TILE, title='Held-out scenes, all 64 names offered'))
+    write_image(file, gallery(rows, tile=TILE, title='Held-out scenes, vocabulary of all 64 class names'))
 
 
 def _say(begin: float, text: str) -> None:

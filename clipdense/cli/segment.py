@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 _NAMES = ', '.join(method.name for method in list_methods('segmentation', any_clip=True))
 Method = Annotated[str | None, typer.Option(help=f'Training-free method for plain CLIP weights: {_NAMES}.')]
 Config = Annotated[
-    str | None, typer.Option(help='Config that the weights were trained by, for checkpoints without it.')
+    str | None, typer.Option(help='Training config, for checkpoints that are not self-describing.')
 ]
 Background = Annotated[
-    str | None, typer.Option(help='Class of improbable pixels; added in front of the classes if it is new.')
+    str | None, typer.Option(help='Name of the background class; added as the first class if it is new.')
 ]
-Explain = Annotated[bool, typer.Option('--explain', help='Also draw how the method arrives at its masks.')]
+Explain = Annotated[
+    bool, typer.Option('--explain', help='Also draw maps that explain the masks, such as groups of GroupViT.')
+]
 MethodTemplates = Annotated[
-    str | None, typer.Option(help="Prompt templates, the method's own by default: imagenet, simple, ...")
+    str | None, typer.Option(help="Prompt templates: imagenet, simple, ... [default: the method's].")
 ]
 
 
@@ -55,7 +57,7 @@ def segment(
     templates: MethodTemplates = None,
     explain: Explain = False,
 ) -> None:
-    """Segment images by class names: an overlay, a palette mask and a JSON file for each.
+    """Segment images by class names. Writes an overlay, a palette mask and a JSON file for each image.
 
     `-o` sets an option of the method (see `clipdense methods NAME`), or of the config with `--config`.
 
@@ -106,14 +108,16 @@ def _segmenter(
             **weights.overrides(),
         )
     if method or weights.activation:
-        raise InputError('--method and --activation cannot be combined with --config, which specifies them')
+        raise InputError(
+            '--method and --activation cannot be combined with --config, which specifies them: remove them'
+        )
     segmenter = Segmenter.from_config(config, weights.weights, config_options=option, **common)
     segmenter.model.configure(view.options())
     return segmenter
 
 
 def _free_stems(paths: list[Path], output: OutputArguments) -> list[Path]:
-    """Where the files of each image go, without their endings."""
+    """Paths of the output files of each image, without suffix."""
     from clipdense.utils.image_files import output_stems
 
     stems = [output.out / stem for stem in output_stems(paths)]
@@ -123,7 +127,7 @@ def _free_stems(paths: list[Path], output: OutputArguments) -> list[Path]:
 
 
 def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
-    """Name the background; a new name goes in front, as in PASCAL VOC."""
+    """Set the background class; a new name becomes the first class, as in PASCAL VOC."""
     if name is None:
         return vocabulary
     if name in vocabulary.class_names:
@@ -132,19 +136,19 @@ def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
 
 
 def _refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
-    """Refuse thresholds that would do nothing.
+    """Refuse thresholds that have no effect without a background class.
 
     Raises:
-        InputError: naming what is missing beside them.
+        InputError: there is no background class.
     """
     if vocabulary.background is None and (view.background_threshold is not None or view.area_threshold):
         raise InputError(
-            '--background-threshold and --area-threshold need a background class: add --background NAME'
+            '--background-threshold and --area-threshold require a background class: add --background NAME'
         )
 
 
 def _write(segmenter: Segmenter, path: Path, stem: Path, opacity: float, explain: bool) -> str:
-    """Overlay, mask and JSON of one image, and what explains them; returns a line about it."""
+    """Write overlay, mask, JSON and optional explanation maps of an image; returns a line to print."""
     from clipdense.inference.results import write_image, write_json
     from clipdense.utils.image_io import read_image
 

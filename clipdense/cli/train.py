@@ -1,4 +1,4 @@
-"""Verbs that write data, train and evaluate."""
+"""Commands that write data, train and evaluate."""
 
 from __future__ import annotations
 
@@ -10,42 +10,46 @@ import typer
 
 ConfigOptions = Annotated[
     list[str] | None,
-    typer.Option('--option', '-o', help="Change a setting: 'train_cfg.max_steps=100'. May be repeated."),
+    typer.Option(
+        '--option', '-o', help="Override a config setting: 'train_cfg.max_steps=100'. May be repeated."
+    ),
 ]
 Config = Annotated[
-    str, typer.Argument(help='A config file, or its name as in configs/: contrastive/clip_scenes.')
+    str, typer.Argument(help='A config file, or the name of an included config: contrastive/clip_scenes.')
 ]
 
 
 def scenes(
-    out: Annotated[Path, typer.Argument(help='Folder to write to.')],
+    out: Annotated[Path, typer.Argument(help='Output folder.')],
     difficulty: Annotated[str, typer.Option(help='easy, standard or hard.')] = 'standard',
-    train: Annotated[int, typer.Option(min=1, help='Images to train on.')] = 5000,
-    val: Annotated[int, typer.Option(min=1, help='Images to evaluate on, for each split.')] = 200,
-    seed: Annotated[int, typer.Option(help='The same seed draws the same images.')] = 0,
+    train: Annotated[int, typer.Option(min=1, help='Number of training images.')] = 5000,
+    val: Annotated[int, typer.Option(min=1, help='Number of validation images per split.')] = 200,
+    seed: Annotated[int, typer.Option(help='Random seed of the images.')] = 0,
     image_size: Annotated[int | None, typer.Option(help='Side of the images in pixels.')] = None,
-    overwrite: Annotated[
-        bool, typer.Option('--overwrite', help='Write into a folder that is there.')
-    ] = False,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='Write to an existing folder.')] = False,
 ) -> None:
-    """Write the embedded set to disk: PASCAL VOC, COCO and webdataset shards.
+    """Write the synthetic scenes dataset: PASCAL VOC, COCO and webdataset shards with captions.
 
     Example: `clipdense scenes data/scenes --difficulty standard --train 20000`
     """
     from clipdense.data.scenes.writers import write_scenes
 
     write_scenes(out, difficulty, train, val, seed, image_size, overwrite, workers=os.cpu_count() or 1)
-    print(f'{out}: {train} training images and {val} for each split, as VOC, COCO and shards')
+    print(f'{out}: {train} training images and {val} validation images per split, as VOC, COCO and shards')
 
 
 def nouns(
     shards: Annotated[str, typer.Argument(help="Webdataset shards: a folder, or 'data/{000..099}.tar'.")],
-    out: Annotated[Path, typer.Argument(help='Folder for the copies.')],
-    kind: Annotated[str, typer.Option(help='phrase, noun, or word (nouns and verbs).')] = 'phrase',
-    tagger: Annotated[str, typer.Option(help='lemminflect, or hanta, spacy, nltk.')] = 'lemminflect',
-    captions: Annotated[str, typer.Option(help='Ending of the captions in the shards.')] = 'txt',
+    out: Annotated[Path, typer.Argument(help='Output folder.')],
+    kind: Annotated[
+        str, typer.Option(help='What to extract: phrase (noun phrases), noun, or word (nouns and verbs).')
+    ] = 'phrase',
+    tagger: Annotated[
+        str, typer.Option(help='Part-of-speech tagger: lemminflect, hanta, spacy or nltk.')
+    ] = 'lemminflect',
+    captions: Annotated[str, typer.Option(help='Suffix of the caption files in the shards.')] = 'txt',
 ) -> None:
-    """Copy shards with the nouns of their captions beside them, so that training need not look for them.
+    """Copy shards and add the nouns of each caption, so that training need not extract them.
 
     Example: `clipdense nouns data/cc3m data/cc3m_nouns`
     """
@@ -58,12 +62,14 @@ def nouns(
 
 def train(
     config: Config,
-    work_dir: Annotated[Path | None, typer.Option(help='Where checkpoints and logs go.')] = None,
-    resume: Annotated[bool, typer.Option('--resume', help='Go on from the newest sound checkpoint.')] = False,
-    seed: Annotated[int | None, typer.Option(help='Of everything random.')] = None,
+    work_dir: Annotated[Path | None, typer.Option(help='Output folder for checkpoints and logs.')] = None,
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Resume from the newest intact checkpoint in the work dir.')
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Random seed [default: the config's].")] = None,
     option: ConfigOptions = None,
 ) -> None:
-    """Train what a config describes.
+    """Train the model of a config.
 
     Example: `clipdense train contrastive/clip_scenes --work-dir runs/clip`
     """
@@ -74,11 +80,11 @@ def train(
 
 def test(
     config: Config,
-    checkpoint: Annotated[str, typer.Argument(help='Weights to evaluate.')],
-    work_dir: Annotated[Path | None, typer.Option(help='Where results go.')] = None,
+    checkpoint: Annotated[str, typer.Argument(help='Weights or checkpoint to evaluate.')],
+    work_dir: Annotated[Path | None, typer.Option(help='Output folder for results.')] = None,
     option: ConfigOptions = None,
 ) -> None:
-    """Evaluate weights as a config describes.
+    """Evaluate weights on the test data of a config.
 
     Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
     """

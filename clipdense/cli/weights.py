@@ -1,4 +1,4 @@
-"""Commands about weights and methods."""
+"""Commands for weights and methods."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from clipdense.methods import Method, get_method, list_methods
 from .options import Activation, Overwrite, weight_overrides
 
 _OF_METHODS = [f'{layout} ({method.name})' for method in list_methods() for layout in method.export]
-_LAYOUTS = ', '.join(['clipdense, openclip, huggingface of a CLIP', *_OF_METHODS])
+_LAYOUTS = ', '.join(['clipdense, openclip, huggingface (CLIP)', *_OF_METHODS])
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help='Part of a name, or a pattern: "*/openai".')] = '',
+    pattern: Annotated[str, typer.Argument(help='Part of a name, or a glob pattern: "*/openai".')] = '',
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
-    """List the named weights: model, training data, license, image size, activation; and the methods.
+    """List named weights (model, training data, image size, activation, license) and methods.
 
     Example: `clipdense models ViT-B-16`
     """
@@ -39,10 +39,12 @@ def models(
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help='Show one with its options.')] = None,
-    task: Annotated[str | None, typer.Option(help='segmentation, detection, pre-training, ...')] = None,
+    name: Annotated[str | None, typer.Argument(help='Show one method with its options.')] = None,
+    task: Annotated[
+        str | None, typer.Option(help='Only methods of a task: segmentation, detection, pre-training, ...')
+    ] = None,
 ) -> None:
-    """List the methods: what each is for, what it learns from, its options and file layouts.
+    """List the methods: task, summary and training data; with NAME also options and file layouts.
 
     Example: `clipdense methods naclip`
     """
@@ -54,7 +56,7 @@ def methods(
     print(f'{method.name} ({method.task}): {method.summary}')
     for label, value in (
         ('paper', method.paper),
-        ('learns from', method.learns_from),
+        ('trained on', method.learns_from),
         ('reads', method.layout),
     ):
         if value:
@@ -67,11 +69,12 @@ def methods(
 
 def convert(
     source: Annotated[str, typer.Argument(help='A file, a folder, or a name from `clipdense models`.')],
-    destination: Annotated[Path, typer.Argument(help='File to write; a folder for huggingface.')],
-    to: Annotated[str, typer.Option(help=f'The layout to write: {_LAYOUTS}.')] = 'clipdense',
+    destination: Annotated[Path, typer.Argument(help='Output file; a folder for huggingface.')],
+    to: Annotated[str, typer.Option(help=f'Output layout: {_LAYOUTS}.')] = 'clipdense',
     activation: Activation = None,
     num_heads: Annotated[
-        int | None, typer.Option(min=1, help='Of both towers, for open_clip files of an unpublished size.')
+        int | None,
+        typer.Option(min=1, help='Attention heads of both towers, for open_clip files of unpublished sizes.'),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -89,7 +92,7 @@ def convert(
 
 
 def _line(method: Method) -> str:
-    trained = f'learns from {method.learns_from}' if method.learns_from else 'training-free'
+    trained = f'trained on {method.learns_from}' if method.learns_from else 'training-free'
     return f'{method.name:22} {method.task:14} {method.summary} ({trained})'
 
 

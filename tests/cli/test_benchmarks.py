@@ -97,9 +97,9 @@ def test_bench(capsys, own, weights):
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     assert 'maskclip on own: mIoU ' in out
-    assert '(kept)' not in out
+    assert '(from an earlier run)' not in out
     assert Path('segmentation_benchmark/table.md').is_file()
-    assert run(capsys, *arguments)[1].count('(kept)') == 2
+    assert run(capsys, *arguments)[1].count('(from an earlier run)') == 2
 
 
 def test_all_methods(capsys, own, weights):
@@ -146,8 +146,8 @@ def test_reproduce_needs_weights_and_data(capsys):
     assert status == 2
     lines = err.strip().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith('clipdense: needed: weights: ViT-B-16/openai is not on this machine')
-    assert lines[1].startswith('clipdense: needed: data: VOC21 not found in data')
+    assert lines[0].startswith('clipdense: missing: weights: ViT-B-16/openai is not on this machine')
+    assert lines[1].startswith('clipdense: missing: data: VOC21 not found in data')
 
 
 def test_reproduce_downloads_nothing(capsys, monkeypatch):

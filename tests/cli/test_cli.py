@@ -186,7 +186,7 @@ BAD = {
     'no classes': (['segment', 'photo.png'], 'no classes given'),
     'two kinds of classes': (
         ['segment', 'photo.png', '-c', 'a', '--class-list', 'voc21'],
-        'exclude each other',
+        'cannot be combined: use only one',
     ),
     'empty vocabulary': (['segment', 'photo.png', '-c', ' '], 'empty'),
     'repeated class': (['segment', 'photo.png', '-c', 'car, Car'], 'twice'),

@@ -58,4 +58,4 @@ def test_nothing_is_overwritten(tour, capsys):
     with pytest.raises(SystemExit) as left:
         main(['quickstart', '--out', str(tour[0])])
     assert left.value.code == 2
-    assert 'is there already' in capsys.readouterr().err
+    assert 'results.json exists: choose another --out' in capsys.readouterr().err
