@@ -177,13 +177,13 @@ class TestTrained:
         assert all(torch.equal(before[name], after[name]) for name in before)
         run(capsys, 'convert', colors_file, tmp_path / 'third.safetensors', '--to', 'colors')
         with pytest.raises(
-            InputError, match=r"a colors model, which the layout 'openclip' cannot hold: .*colors"
+            InputError, match=r"a colors model, which the layout 'openclip' does not support: .*colors"
         ):
             convert(colors_file, tmp_path / 'x.safetensors', 'openclip')
 
     @pytest.mark.parametrize('method', ['sclip', 'smoothed'])
     def test_it_takes_no_other_method(self, colors_file, method):
-        with pytest.raises(InputError, match='is a trained colors: remove method'):
+        with pytest.raises(InputError, match='is a trained colors: remove the method'):
             clipdense.Segmenter.from_pretrained(colors_file, method)
 
 

@@ -1,1 +1,1 @@
-"""Images in, checked results out."""
+"""Inference: load models, classify, segment and detect; results are validated dataclasses."""

@@ -1,4 +1,4 @@
-"""Classify images by class names.  B: images, K: classes, D: joint space."""
+"""Zero-shot classification of images.  B: images, K: classes, D: joint space."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Classifier(Predictor[Classification]):
         cache: bool = True,
         **overrides: Any,
     ) -> Classifier:
-        """A classifier from a name in the zoo or a file in any official format.
+        """A classifier from a name in ``list_models()`` or a file in any official format.
 
         Args:
             weights, device, overrides: see ``load_clip``.
             templates: prompt templates, as ``get_templates`` takes them.
-            embedder: see ``load_embedder``; it has its own templates.
-            cache: whether class embeddings are kept on disk.
+            embedder: see ``load_embedder``; replaces the templates.
+            cache: whether to cache class embeddings on disk.
         """
         clip = load_clip(weights, device, **overrides)
         return cls(clip, load_embedder(clip, embedder, templates, cache))
@@ -75,7 +75,7 @@ class Classifier(Predictor[Classification]):
         return [Classification(row, vocabulary) for row in rows]
 
     def _probabilities(self, pixels: Tensor, embeddings: ClassEmbeddings) -> Tensor:
-        """(B, 3, H, W) -> (B, K): the best query of each class, then softmax over classes."""
+        """(B, 3, H, W) -> (B, K): the maximum over the queries of each class, then softmax over classes."""
         image_embeddings = self.clip.encode_image(pixels, normalize=True)  # (B, D)
         logits = self.clip.logit_scale.exp() * image_embeddings @ embeddings.queries.mT  # (B, Q)
         return embeddings.class_scores(logits).softmax(dim=-1)  # (B, K)

@@ -1,4 +1,4 @@
-"""Convert weights of any model from one layout to another."""
+"""Convert weights from one layout to another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIP_LAYOUTS = ('clipdense', 'openclip', 'huggingface')
 
 
 def layouts() -> dict[str, list[str]]:
-    """Every layout that can be written, and of which models: 'clip' or the name of a method."""
+    """Each layout that can be written, and the models that it supports: 'clip' or names of methods."""
     found: dict[str, list[str]] = {name: ['clip'] for name in CLIP_LAYOUTS}
     for method in list_methods():
         for name in method.export:
@@ -31,20 +31,20 @@ def convert(
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Write weights in another layout, without loss.
+    """Write weights in another layout; the tensors are unchanged.
 
     Args:
-        source: as ``load`` takes it: weights of a CLIP, or of a method that names layouts in its ``export``.
+        source: weights as ``load`` takes them, of a CLIP or of a method that supports ``export``.
         destination: a ``.safetensors`` file; a folder for 'huggingface'.
         to: one of ``layouts()``.
         overwrite: replace an existing destination.
-        overrides: what the source does not specify, as ``load`` takes it.
+        overrides: settings that the source does not record, as in ``load``.
 
     Returns:
         The file that was written.
 
     Raises:
-        InputError: a layout that cannot hold the model, or a destination that exists.
+        InputError: a layout that does not support the model, or a destination that exists.
         CheckpointError: as ``load``.
     """
     if to not in layouts():
@@ -53,14 +53,14 @@ def convert(
     file = opened.file
     if self_describing.read_config(file, method_packages()):
         raise InputError(
-            f'{source} is self-describing and is not converted: no other layout can hold its model'
+            f'{source} is a self-describing file and cannot be converted: no other layout supports its model'
         )
     method = find_method(file.tensors)
     able = CLIP_LAYOUTS if method is None else tuple(method.export)
     if to not in able:
         what = 'a CLIP' if method is None else f'a {method.name} model'
-        have = f'choose from {", ".join(able)}' if able else 'it cannot be converted and is read as it is'
-        raise InputError(f'{source} is {what}, which the layout {to!r} cannot hold: {have}')
+        hint = f'use one of {", ".join(able)}' if able else 'it has no other layout'
+        raise InputError(f'{source} is {what}, which the layout {to!r} does not support: {hint}')
     if method is None:
         return convert_clip(opened, destination, to, overwrite=overwrite, **overrides)  # type: ignore[arg-type]
     target = check_destination(destination, to == 'huggingface', overwrite)
@@ -73,11 +73,11 @@ def check_destination(destination: str | Path, folder: bool, overwrite: bool) ->
     """The file that will be written.
 
     Raises:
-        InputError: a destination that is not a ``.safetensors`` file, or that exists.
+        InputError: the destination is not a ``.safetensors`` file, or exists.
     """
     destination = Path(destination)
     if not folder and destination.suffix != '.safetensors':
-        raise InputError(f'{destination} must end in .safetensors, which is the format that is written')
+        raise InputError(f'the destination must end in .safetensors, got {destination}')
     target = destination / 'model.safetensors' if folder else destination
     if target.exists() and not overwrite:
         raise InputError(f'{target} exists: choose another destination, or add --overwrite')

@@ -1,4 +1,4 @@
-"""Detect classes by name.  n: detections, (H, W): pixels."""
+"""Open-vocabulary object detection.  n: detections, (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .results import Detections
 
 
 class Detector(Predictor[Detections]):
-    """A detector and what embeds its class names.
+    """A detection model and the embedder of its class names.
 
     Args:
         model: any detector.
-        embedder: class names -> embeddings; a ``PromptEnsemble`` of the model's text tower with the templates
-            of its method unless given.
-        rules: what counts as a detection, where a call does not say; the model's own unless given.
+        embedder: class names -> embeddings; by default a ``PromptEnsemble`` of the model's text tower with
+            the templates of its method.
+        rules: default detection rules of calls; the model's own by default.
 
     Raises:
-        InputError: a model without a text tower needs an embedder.
+        InputError: a model without a text tower, and no embedder.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class Detector(Predictor[Detections]):
         cache: bool = True,
         **overrides: Any,
     ) -> Detector:
-        """A detector from one file: what training exported, or an official file.
+        """A detector from an exported or official file.
 
         Args:
             weights, method, method_options: see ``load_detector``.
-            clip: a CLIP to embed the class names, in place of the text tower of the weights.
-            templates: prompt templates; the method's own unless given.
-            embedder: see ``load_embedder``; it has its own templates.
+            clip: a CLIP that embeds the class names, instead of the text tower of the weights.
+            templates: prompt templates; the method's own by default.
+            embedder: see ``load_embedder``; replaces the templates.
             rules: see the class.
-            device: where it runs; None means a GPU if there is one.
-            cache: whether class embeddings are kept on disk.
-            overrides: what the weights do not specify, as in ``load``.
+            device: device of the model; None means the GPU if there is one.
+            cache: whether to cache class embeddings on disk.
+            overrides: settings that the weights do not record, as in ``load``.
 
         Raises:
-            InputError: weights that need a config, are damaged or are not finite.
+            InputError: weights that need a config, are damaged, or contain NaN or infinite values.
         """
         model: Any = load_detector(weights, method, device, method_options=method_options, **overrides)
         if clip is None and embedder is None and model.clip is None:
@@ -94,17 +94,17 @@ class Detector(Predictor[Detections]):
         device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Detector:
-        """A detector out of its config and its weights.
+        """A detector from its training config and a checkpoint.
 
         Args:
-            config: a file, the name of a config, or a config object; its ``test_dataloader`` says what is
-                done to images.
-            weights: a training checkpoint, or any file of weights that fits.
-            clip: the CLIP that embeds class names, where it is not the one of the config.
+            config: a file, the name of a config, or a config object; its ``test_dataloader`` specifies the
+                image transforms.
+            weights: a training checkpoint, or a weights file with matching tensors.
+            clip: the CLIP that embeds class names, instead of the one in the config.
             templates, embedder, rules, device, cache: see ``from_pretrained``.
 
         Raises:
-            InputError: no config of a detector, or weights that do not fit or are not finite.
+            InputError: not the config of a detector, or weights that do not match it or are not finite.
         """
         keep_clip = clip is None and embedder is None
         model = load_trained_detector(config, weights, device, keep_clip)
@@ -121,7 +121,7 @@ class Detector(Predictor[Detections]):
         device: str | torch.device | None,
         cache: bool,
     ) -> Detector:
-        """Detector and text tower on one device."""
+        """A detector with model and text tower on one device."""
         place = choose_device(device)
         if clip is not None:
             model.clip = load_clip(clip, place)
@@ -129,7 +129,7 @@ class Detector(Predictor[Detections]):
         return cls(model, load_embedder(model, embedder, templates, cache), rules)
 
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Rules of a call: ``rules``, or single ones such as ``score_threshold=0.5``."""
+        """Detection rules of a call: ``rules``, or single values such as ``score_threshold=0.5``."""
         changes = dict(options)
         rules = changes.pop('rules', None) or self.rules
         return {'rules': rules.changed(**changes)}

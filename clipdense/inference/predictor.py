@@ -1,4 +1,4 @@
-"""What Classifier, Segmenter and Detector share: class names, one image or many, devices, threads."""
+"""Base class of Classifier, Segmenter and Detector."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Result = TypeVar('Result')
 ImageSource = Any  # a path, a PIL image or an array (H, W, 3)
 OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
 
-_KEPT = 8  # vocabularies whose embeddings stay in memory
+_KEPT = 8  # number of vocabularies whose embeddings are kept in memory
 
 
 class Predictor(ABC, Generic[Result]):
-    """A model and what embeds its class names.
+    """A model and the embedder of its class names.
 
-    A call answers about its own class names, whatever other threads or unfinished streams ask: the names are
-    fixed when it begins, and calls on one predictor run one after another.
+    Predictors are thread-safe: class names are fixed when a call or stream begins, and calls on one predictor
+    run one after another.
 
     Args:
-        model: in evaluation mode from now on.
+        model: the model; it is set to evaluation mode.
         embedder: class names -> embeddings.
     """
 
@@ -47,11 +47,11 @@ class Predictor(ABC, Generic[Result]):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> Any:
-        """Move the model; returns itself."""
+        """Move the model to a device; returns ``self``."""
         with self._lock:
             self.model.to(device)
             self._embedded.clear()
@@ -64,10 +64,10 @@ class Predictor(ABC, Generic[Result]):
             return None if self.vocabulary is None else self._embed(self.vocabulary)
 
     def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
-        """Set the vocabulary for subsequent calls that name no classes; it is embedded once.
+        """Set the vocabulary for subsequent calls without class names; it is embedded once.
 
         Raises:
-            InputError: names that ``Vocabulary`` refuses.
+            InputError: invalid names (see ``Vocabulary``).
         """
         vocabulary = as_vocabulary(class_names)
         with self._lock:
@@ -82,14 +82,14 @@ class Predictor(ABC, Generic[Result]):
 
         Args:
             image: a path, a PIL image or an array (H, W, 3); or a list of these.
-            class_names: the classes; those of ``set_vocabulary`` or of the last call by default.
+            class_names: the classes; by default those of ``set_vocabulary`` or of the last call.
             options: see the class.
 
         Returns:
             One result; a list of results for a list of images.
 
         Raises:
-            InputError: an unreadable image, no class names at all, or an unknown option.
+            InputError: an unreadable image, no class names, or an unknown option.
         """
         images = image if isinstance(image, list) else [image]
         results = [result for _, result in self.stream(images, class_names, **options)]
@@ -109,16 +109,16 @@ class Predictor(ABC, Generic[Result]):
         Args:
             images: any iterable of images, see ``__call__``.
             class_names: see ``__call__``; fixed when the stream begins.
-            batch_size: images that go through the model together.
-            on_error: what happens if an image cannot be read: 'raise' ends the stream, 'skip' leaves it out,
-                a function is called with its index and the error.
+            batch_size: images per batch.
+            on_error: action if an image cannot be read: 'raise' raises the error, 'skip' skips the image, a
+                function is called with the index and the error and the image is skipped.
             options: see the class.
 
         Yields:
             The index of an image in ``images``, and its result.
 
         Raises:
-            InputError: no class names at all, a batch size below 1, an unknown option, an unreadable image.
+            InputError: no class names, a batch size below 1, an unknown option, or an unreadable image.
         """
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, got {batch_size}')
@@ -129,7 +129,7 @@ class Predictor(ABC, Generic[Result]):
             self.set_vocabulary(class_names)
         vocabulary = self.vocabulary
         if vocabulary is None:
-            raise InputError('no class names yet: pass them, or call set_vocabulary first')
+            raise InputError('no class names: pass them to the call, or call set_vocabulary first')
         return self._stream(images, vocabulary, batch_size, on_error, settings)
 
     @abstractmethod
@@ -140,16 +140,16 @@ class Predictor(ABC, Generic[Result]):
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Result]:
-        """Results of a batch of images."""
+        """Predict for a batch of images."""
 
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check the options of a call.
 
         Raises:
-            InputError: one that is not known.
+            InputError: an unknown option.
         """
         for name in options:
-            raise InputError(f'{type(self).__name__} has no option {name!r} in a call')
+            raise InputError(f'calls of {type(self).__name__} have no option {name!r}: remove it')
         return {}
 
     def _stream(
@@ -191,6 +191,6 @@ class Predictor(ABC, Generic[Result]):
         return self._embedded[key]
 
     def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Give the model its vocabulary, unless it has it."""
+        """Set the vocabulary of the model, if it is another one."""
         if self.model.vocabulary != vocabulary:
             self.model.set_vocabulary(vocabulary, embeddings)

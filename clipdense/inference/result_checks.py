@@ -1,4 +1,4 @@
-"""Checks of results when they are made, and the short texts by which they are printed."""
+"""Validation of results, and helpers of their ``repr``."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from PIL import Image
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-_SHOWN = 3  # classes that a short text names
+_SHOWN = 3  # number of classes in a ``repr``
 
 
 def check_finite(name: str, values: NDArray) -> None:
     """Refuse NaN and infinite values.
 
     Raises:
-        InputError: there are some.
+        InputError: some values are not finite.
     """
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
-        raise InputError(f'{name} must be finite numbers, but {count} of {values.size} are NaN or infinite')
+        raise InputError(f'{name} must be finite, but {count} of {values.size} values are NaN or infinite')
 
 
 def check_indices(name: str, indices: NDArray, vocabulary: Vocabulary) -> None:
-    """Refuse what is no index of a class.
+    """Refuse values that are not class indices.
 
     Raises:
-        InputError: another type than integers, or an index out of range.
+        InputError: not integers, or an index out of range.
     """
     if indices.dtype.kind not in 'iu':
-        raise InputError(f'{name} must hold class indices, which are integers, got {indices.dtype}')
+        raise InputError(f'{name} must contain integer class indices, got {indices.dtype}')
     low, high = (int(indices.min()), int(indices.max())) if indices.size else (0, 0)
     if low < 0 or high >= len(vocabulary):
         wrong = low if low < 0 else high
         raise InputError(
-            f'{name} holds the class index {wrong}, but the vocabulary has {count_classes(len(vocabulary))}: '
-            f'indices run from 0 to {len(vocabulary) - 1}'
+            f'{name} contains class index {wrong}, but the vocabulary has {count_classes(len(vocabulary))}: '
+            f'indices must be from 0 to {len(vocabulary) - 1}'
         )
 
 
@@ -47,15 +47,15 @@ def check_boxes(xyxy: NDArray) -> None:
     """(n, 4) x1, y1, x2, y2.
 
     Raises:
-        InputError: numbers that are not finite, or a box that ends before it begins.
+        InputError: values that are not finite, or a box with x1 > x2 or y1 > y2.
     """
     check_finite('xyxy', xyxy)
     if (xyxy[:, :2] > xyxy[:, 2:]).any():
-        raise InputError('a box in xyxy ends before it begins: give x1, y1, x2, y2, not x, y, width, height')
+        raise InputError('a box in xyxy has x1 > x2 or y1 > y2: pass x1, y1, x2, y2, not x, y, width, height')
 
 
 def check_masks(masks: NDArray, count: int, image: Image.Image | None) -> None:
-    """(count, H, W) bool, of the image's size where there is one.
+    """(count, H, W) bool, of the same size as the image, if given.
 
     Raises:
         InputError: another shape or type.
@@ -72,10 +72,10 @@ def needed_image(image: Image.Image | None) -> Image.Image:
     """The image to draw on.
 
     Raises:
-        InputError: there is none.
+        InputError: it is None.
     """
     if image is None:
-        raise InputError('this result keeps no image: pass it, result.draw(image)')
+        raise InputError('this result has no image: pass one, as in result.draw(image)')
     return image
 
 
@@ -85,6 +85,6 @@ def count_classes(count: int) -> str:
 
 
 def listed(fractions: Mapping[str, float]) -> str:
-    """``'cat 70%, dog 20%'`` of the first few."""
+    """``'cat 70%, dog 20%'``, for the first few."""
     shown = [f'{name} {fraction:.0%}' for name, fraction in islice(fractions.items(), _SHOWN)]
     return ', '.join([*shown, '...'] if len(fractions) > _SHOWN else shown)

@@ -1,4 +1,4 @@
-"""Results as checked dataclasses.  (H, W): pixels, K: classes."""
+"""Results as validated dataclasses.  (H, W): pixels, K: classes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Classification:
         vocabulary: K classes.
 
     Raises:
-        InputError: another number of probabilities than of classes, or some that are not finite.
+        InputError: a wrong number of probabilities, or values that are not finite.
     """
 
     probabilities: NDArray[np.floating]
@@ -48,8 +48,8 @@ class Classification:
     def __post_init__(self) -> None:
         if self.probabilities.shape != (len(self.vocabulary),):
             raise InputError(
-                f'the probabilities have shape {self.probabilities.shape}, but the vocabulary has '
-                f'{len(self.vocabulary)} classes: give one probability for each class'
+                f'probabilities must have shape ({len(self.vocabulary)},), one for each class of the '
+                f'vocabulary, got {self.probabilities.shape}'
             )
         check_finite('probabilities', self.probabilities)
 
@@ -66,16 +66,16 @@ class Classification:
 
 @dataclass(frozen=True, repr=False)
 class Segmentation:
-    """One class for each pixel.
+    """A class for each pixel.
 
     Args:
         mask: (H, W) class indices.
-        scores: (H, W) probability of that class among all.
+        scores: (H, W) probability of the class of each pixel.
         vocabulary: K classes.
-        image: the image, as displayed; ``draw`` needs it.
+        image: the image, after EXIF rotation; needed by ``draw``.
 
     Raises:
-        InputError: sizes that differ, an index that no class has, or scores that are not finite.
+        InputError: different sizes, a class index out of range, or scores that are not finite.
     """
 
     mask: NDArray[np.integer]
@@ -89,8 +89,8 @@ class Segmentation:
             raise InputError(f'mask and scores must have the same shape (H, W), got {shapes}')
         if self.image is not None and self.image.size[::-1] != self.mask.shape:
             raise InputError(
-                f'the mask is {self.mask.shape}, its image {self.image.size[::-1]} (height, width): '
-                'resize the mask to the image'
+                f'the mask has size {self.mask.shape}, but the image has {self.image.size[::-1]} (height, '
+                'width): resize the mask to the image'
             )
         check_indices('the mask', self.mask, self.vocabulary)
         check_finite('scores', self.scores)
@@ -110,16 +110,16 @@ class Segmentation:
     def draw(
         self, image: Image.Image | None = None, opacity: float = 0.6, legend: bool = True, side: int = 512
     ) -> Image.Image:
-        """The image with the mask over it, an outline around each segment, and a legend.
+        """The image with the colored mask, an outline around each segment, and a legend.
 
         Args:
-            image: needed where this result keeps none.
-            opacity: of the class colors, 0 to 1; the background has no color.
+            image: the image; that of the result by default.
+            opacity: opacity of the class colors, 0 to 1; the background has no color.
             legend: whether to list the classes below the image.
-            side: images at most half as large are enlarged, by a whole factor, up to this longer side.
+            side: images at most half as large are enlarged, by an integer factor, up to this longer side.
 
         Raises:
-            InputError: no image is kept here and none is given.
+            InputError: the result has no image and none is passed.
         """
         names = self.vocabulary.class_names
         hidden = () if self._background is None else (names[self._background],)
@@ -129,22 +129,22 @@ class Segmentation:
     def plot(
         self, image: Image.Image | None = None, opacity: float = 0.6, legend: bool = True, side: int = 512
     ) -> NDArray[np.uint8]:
-        """``draw`` as an array: (H, W, 3) uint8 RGB, with the legend's rows unless ``legend=False``."""
+        """``draw`` as an array: (H, W, 3) uint8 RGB; includes the legend unless ``legend=False``."""
         return np.array(self.draw(image, opacity, legend, side))
 
     def save(self, path: str | Path) -> Path:
-        """Write the mask as a palette PNG whose indices are the classes, in the colors of ``draw``."""
+        """Write the mask as a palette PNG of class indices, with the colors of ``draw``."""
         write_mask(path, self.mask, class_palette(len(self.vocabulary), self._background))
         return Path(path)
 
     @property
     def _background(self) -> int | None:
-        """The index of the class without a color, if there is one."""
+        """The index of the background class, if there is one."""
         name = self.vocabulary.marking_background().background
         return None if name is None else self.vocabulary.index(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: size, classes, fraction and mean score of each class that occurs."""
+        """Values for JSON: size, classes, and area fraction and mean score of each class that occurs."""
         return {
             'height': self.mask.shape[0],
             'width': self.mask.shape[1],
@@ -161,7 +161,7 @@ class Segmentation:
         }
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
-        """One COCO result with a run-length mask for each class that occurs; category ids count from 1."""
+        """One COCO result with a run-length mask for each class that occurs; category ids start at 1."""
         return [
             {
                 'image_id': image_id,
@@ -191,19 +191,19 @@ class Segmentation:
 
 @dataclass(frozen=True, repr=False)
 class Detections:
-    """Boxes with a class each, best first; the fields have the names of ``supervision.Detections``.
+    """Boxes with classes, by decreasing score; fields are named as in ``supervision.Detections``.
 
     Args:
-        xyxy: (n, 4) boxes: x1, y1, x2, y2 in pixels of the image as displayed.
+        xyxy: (n, 4) boxes: x1, y1, x2, y2 in pixels of the image after EXIF rotation.
         confidence: (n,) scores.
         class_ids: (n,) indices into the vocabulary.
         vocabulary: K classes.
-        masks: (n, H, W) bool, where the detector draws them.
-        image: the image, as displayed; ``draw`` needs it.
+        masks: (n, H, W) bool, if the detector predicts masks.
+        image: the image, after EXIF rotation; needed by ``draw``.
 
     Raises:
-        InputError: lengths that differ, an index that no class has, masks of another size than the image, or
-            numbers that are not finite.
+        InputError: different lengths, a class index out of range, masks of another size than the image, or
+            values that are not finite.
     """
 
     xyxy: NDArray[np.floating]
@@ -240,20 +240,20 @@ class Detections:
         return [self.vocabulary.class_names[index] for index in self.class_ids]
 
     def summary(self) -> str:
-        """``'2 cat, 1 dog'``, or that nothing was found."""
+        """``'2 cat, 1 dog'``, or 'nothing found'."""
         counts = Counter(self.class_names)
         return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing found'
 
     def draw(self, image: Image.Image | None = None, opacity: float = 0.4, side: int = 512) -> Image.Image:
-        """The image with boxes, names and scores, and masks where there are some.
+        """The image with boxes, class names, scores and, if available, masks.
 
         Args:
-            image: needed where this result keeps none.
-            opacity: of the masks, 0 to 1.
-            side: images at most half as large are enlarged, by a whole factor, up to this longer side.
+            image: the image; that of the result by default.
+            opacity: opacity of the masks, 0 to 1.
+            side: images at most half as large are enlarged, by an integer factor, up to this longer side.
 
         Raises:
-            InputError: no image is kept here and none is given.
+            InputError: the result has no image and none is passed.
         """
         image = needed_image(image or self.image)
         notes = [f'{score:.0%}' for score in self.confidence]
@@ -273,7 +273,7 @@ class Detections:
         return Path(path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: class, score and box of each detection."""
+        """Values for JSON: class, score and box of each detection."""
         return {
             'classes': list(self.vocabulary.class_names),
             'detections': [
@@ -290,7 +290,7 @@ class Detections:
         }
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
-        """COCO results, with run-length masks where there are some; category ids count from 1."""
+        """COCO results, with run-length masks if available; category ids start at 1."""
         results = []
         for place, box in enumerate(self.xyxy.astype(float).tolist()):
             x1, y1, x2, y2 = (round(value, 3) for value in box)
@@ -325,12 +325,12 @@ def _supervision() -> Any:
     try:
         import supervision
     except ImportError as error:
-        raise InputError(f'supervision is missing ({error}): pip install "clipdense[viz]"') from error
+        raise InputError(f'supervision is not installed ({error}): pip install "clipdense[viz]"') from error
     return supervision
 
 
 def _run_lengths(mask: NDArray) -> dict[str, Any]:
-    """(H, W) -> COCO's compressed run lengths, ready for JSON."""
+    """(H, W) -> COCO's compressed run-length encoding, for JSON."""
     from pycocotools import mask as coco_mask
 
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -338,13 +338,13 @@ def _run_lengths(mask: NDArray) -> dict[str, Any]:
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:
-    """PNG, written atomically."""
+    """Write a PNG file atomically."""
     with atomic_write(path) as file:
         image.save(file, format='PNG')
 
 
 def write_json(path: str | Path, values: Any) -> None:
-    """UTF-8 JSON, written atomically."""
+    """Write a UTF-8 JSON file atomically."""
     with atomic_write(path, 'w') as file:
         json.dump(values, file, ensure_ascii=False, indent=1)
         file.write('\n')

@@ -1,4 +1,4 @@
-"""Segment images with class names given at run time.  (H, W): pixels."""
+"""Open-vocabulary segmentation.  (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import to_tensor
+from clipdense.methods import list_methods
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
@@ -26,7 +27,7 @@ from .results import Segmentation
 
 
 class Segmenter(Predictor[Segmentation]):
-    """A segmentation model and what embeds its class names.
+    """A segmentation model and the embedder of its class names.
 
     Args:
         model: any segmenter.
@@ -34,7 +35,7 @@ class Segmenter(Predictor[Segmentation]):
             the templates of its method.
 
     Raises:
-        InputError: a model without a text tower needs an embedder.
+        InputError: a model without a text tower, and no embedder.
     """
 
     def __init__(self, model: SegmentationModel, embedder: ClassEmbedder | None = None) -> None:
@@ -54,13 +55,13 @@ class Segmenter(Predictor[Segmentation]):
         cache: bool = True,
         **overrides: Any,
     ) -> Segmenter:
-        """A segmenter from a name in the zoo or a file in any official format.
+        """A segmenter from a name in ``list_models()`` or a file in any official format.
 
         Args:
             weights, method, options, method_options, device, overrides: see ``load_segmenter``.
             templates: prompt templates; the method's own by default.
-            embedder: see ``load_embedder``; it has its own templates.
-            cache: whether class embeddings are kept on disk.
+            embedder: see ``load_embedder``; replaces the templates.
+            cache: whether to cache class embeddings on disk.
 
         Example:
             >>> segmenter = Segmenter.from_pretrained('ViT-B-16/openai', 'naclip')
@@ -83,16 +84,16 @@ class Segmenter(Predictor[Segmentation]):
         device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Segmenter:
-        """A segmenter that was trained by a config.
+        """A segmenter from its training config and a checkpoint.
 
         Args:
             config, weights, config_options, device: see ``load_trained``.
             templates: prompt templates, which should be those of the training; the method's own by default.
-            embedder: see ``load_embedder``; it has its own templates.
-            cache: whether class embeddings are kept on disk.
+            embedder: see ``load_embedder``; replaces the templates.
+            cache: whether to cache class embeddings on disk.
 
         Raises:
-            InputError: a config of something else, or a model without a text tower and no embedder.
+            InputError: not the config of a segmenter, or a model without a text tower and no embedder.
         """
         model = load_trained(config, weights, device, config_options, SegmentationModel)
         return cls(model, load_embedder(model, embedder, templates, cache))
@@ -115,21 +116,24 @@ class Segmenter(Predictor[Segmentation]):
 
     @property
     def explains(self) -> bool:
-        """Whether the method can show how it arrives at a mask."""
+        """Whether the method supports ``explain``."""
         method = method_of(self.model)
         return method is not None and method.explain is not None
 
     def explain(self, image: str | Path | Image.Image | Any) -> list[Any]:
-        """Maps that show how the method arrives at a mask; each has ``name`` and ``draw(image, opacity)``.
+        """Maps that explain the mask of an image; each has ``name`` and ``draw(image, opacity)``.
 
         Raises:
-            InputError: a method that has none, an unreadable image, or no class names yet.
+            InputError: the method has no such maps, an unreadable image, or no class names.
         """
         method = method_of(self.model)
         if method is None or method.explain is None:
-            raise InputError(f'{type(self.model).__name__} has no maps to explain its masks')
+            able = ', '.join(one.name for one in list_methods('segmentation') if one.explain)
+            raise InputError(
+                f'{type(self.model).__name__} cannot explain its masks; methods that can: {able}'
+            )
         if self.vocabulary is None:
-            raise InputError('no class names yet: pass them, or call set_vocabulary first')
+            raise InputError('no class names: call set_vocabulary first')
         with self._lock:
             self._set_on_model(self.vocabulary, self._embed(self.vocabulary))
             return method.part('explain')(self.model, read_image(image))

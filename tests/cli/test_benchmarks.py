@@ -67,16 +67,16 @@ def cityscapes(tmp_path):
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a verb."""
+    """Exit status, standard output and standard error of a command."""
     with pytest.raises(SystemExit) as ended:
         main(list(arguments))
     captured = capsys.readouterr()
     return ended.value.code or 0, captured.out, captured.err
 
 
-@pytest.mark.parametrize('verb', ['prepare', 'bench', 'reproduce'])
-def test_help_has_an_example(capsys, verb):
-    status, out, _ = run(capsys, verb, '--help')
+@pytest.mark.parametrize('command', ['prepare', 'bench', 'reproduce'])
+def test_help_has_an_example(capsys, command):
+    status, out, _ = run(capsys, command, '--help')
     assert status == 0
     assert 'Example' in out
 

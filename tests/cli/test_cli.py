@@ -1,4 +1,4 @@
-"""Every verb as a user calls it, and wrong input of every kind: one line, status 2, nothing lost."""
+"""Every command as a user calls it, and wrong input of every kind: one line, status 2, nothing lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _apart(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a verb."""
+    """Exit status, standard output and standard error of a command."""
     with pytest.raises(SystemExit) as ended:
         main(list(arguments))
     captured = capsys.readouterr()
@@ -55,7 +55,7 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
 
 
 @pytest.mark.parametrize(
-    'verb',
+    'command',
     [
         '',
         'segment',
@@ -76,10 +76,10 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         'quickstart',
     ],
 )
-def test_help_has_an_example(capsys, verb):
-    status, out, _ = run(capsys, *verb.split(), '--help')
+def test_help_has_an_example(capsys, command):
+    status, out, _ = run(capsys, *command.split(), '--help')
     assert status == 0
-    assert not verb or 'Example' in out
+    assert not command or 'Example' in out
 
 
 def test_nouns_are_kept_beside_the_captions(capsys):
@@ -282,7 +282,7 @@ BAD = {
     'no such config': (['train', 'contrastive/clip_scene'], 'Did you mean'),
     'no such layout': (['convert', '{weights}', 'x', '--to', 'onnx'], 'huggingface'),
     'unknown option': (['segment', 'photo.png', '--clases', 'a'], '--classes'),
-    'no such verb': (['segmet'], 'segmet'),
+    'no such command': (['segmet'], 'segmet'),
 }
 
 

@@ -352,7 +352,7 @@ def test_unreadable_images(detector, files, tmp_path):
             'does not fit ViLD, of which it holds nothing',
         ),
         (lambda files: Detector.from_pretrained(files), 'several weights files: .*; name the file'),
-        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. cannot segment: give weights'),
+        (lambda files: load_segmenter(files / 'vild.safetensors'), 'ViLD. cannot segment: use weights'),
     ],
     ids=['not a detector', 'no weights', 'no config', 'a CLIP', 'a CLIP by a config', 'a folder', 'segment'],
 )
@@ -363,7 +363,7 @@ def test_refusals(files, alone, act, message):
 
 
 def test_no_vocabulary(detector, files):
-    with pytest.raises(InputError, match='no class names yet'):
+    with pytest.raises(InputError, match='no class names: '):
         detector(files / 'a.png')
     with pytest.raises(InputError, match='no vocabulary is set'):
         detector.model.predict([np.zeros((8, 8, 3), np.uint8)], DetectionRules())

@@ -127,7 +127,7 @@ def test_groupvit_explains_itself(groupvit_file, clip_file, photo):
     segmenter.set_vocabulary(WORDS)
     (stage,) = segmenter.explain(photo)
     assert stage.draw(photo).size >= photo.size
-    with pytest.raises(InputError, match='DenseCLIP has no maps'):
+    with pytest.raises(InputError, match='DenseCLIP cannot explain its masks; methods that can: .*groupvit'):
         clipdense.Segmenter.from_pretrained(clip_file).explain(photo)
 
 
@@ -186,9 +186,9 @@ def test_one_file_is_a_config_and_its_checkpoint(lseg_run, lseg_file, photo):
         (lambda file: clipdense.Classifier.from_pretrained(file), 'LSeg. is not a full CLIP checkpoint'),
         (
             lambda file: convert(file, file.with_name('other.safetensors')),
-            'is not converted',
+            'cannot be converted',
         ),
-        (lambda file: load_segmenter(file, 'sclip'), 'is a trained lseg: remove method'),
+        (lambda file: load_segmenter(file, 'sclip'), 'is a trained lseg: remove the method'),
     ],
     ids=['override', 'classifier', 'convert', 'method'],
 )
@@ -219,10 +219,10 @@ def test_a_training_free_config_is_built_around_its_weights(tmp_path, clip_file,
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('model = None', 'does not describe a model'),
+        ('model = None', 'has no model: add an entry'),
         (
             'from torch.nn import Linear\nmodel = dict(type=Linear)',
-            'describes a Linear, which is not a Seg',
+            'is a Linear: use the config of a Seg',
         ),
     ],
     ids=['empty', 'other'],
@@ -249,5 +249,5 @@ def test_words_in_any_way(words, names):
 
 @pytest.mark.parametrize('words', [5, None, {'cat': 1}, b'cat'])
 def test_words_that_are_none(words):
-    with pytest.raises(InputError, match='class names must be a list of strings or one text'):
+    with pytest.raises(InputError, match='class names must be a list of strings, or a string'):
         as_vocabulary(words)

@@ -89,10 +89,10 @@ def test_unreadable_images(predictor, images, tmp_path, on_error):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({}, 'no class names yet: pass them, or call set_vocabulary first'),
+        ({}, 'no class names: pass them to the call, or call set_vocabulary first'),
         ({'class_names': ['a'], 'batch_size': 0}, 'batch_size must be at least 1, got 0'),
         ({'class_names': ['a'], 'on_error': 'ignore'}, "on_error must be 'raise', 'skip' or a function"),
-        ({'class_names': ['a'], 'threshold': 0.5}, "has no option 'threshold' in a call"),
+        ({'class_names': ['a'], 'threshold': 0.5}, "calls of .* have no option 'threshold': remove it"),
         ({'class_names': 5}, 'class names must be a list of strings'),
     ],
     ids=['no names', 'batch size', 'on_error', 'unknown option', 'names'],
