@@ -59,9 +59,7 @@ def load(
     file = opened.file
     if config := self_describing.read_config(file, method_packages()):
         if overrides:
-            raise InputError(
-                f'{weights} is a self-describing file: remove the override {next(iter(overrides))!r}'
-            )
+            raise InputError(f'{weights} is self-describing: remove the override {next(iter(overrides))!r}')
         model = self_describing.build(file, config)
     elif method := find_method(file.tensors):
         model = method.load_file(file, overrides)
@@ -241,7 +239,9 @@ def as_detector(model: Any, source: object) -> nn.Module:
             f'(methods: {names})'
         )
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise InputError(f'{source} contains NaN or infinite values: use an earlier checkpoint')
+        raise InputError(
+            f'{source} has weights that are not finite (NaN or infinite): use an earlier checkpoint'
+        )
     return model
 
 

@@ -64,7 +64,7 @@ def test_a_groupvit_is_written_as_safetensors(tmp_path, groupvit):
 @pytest.mark.parametrize(
     ('source', 'to', 'message'),
     [
-        ('groupvit', 'openclip', 'choose from clipdense, huggingface, nvlabs'),
+        ('groupvit', 'openclip', 'use one of clipdense, huggingface, nvlabs'),
         ('clip_file', 'nvlabs', "layout 'nvlabs' does not support"),
     ],
 )

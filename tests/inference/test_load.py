@@ -127,7 +127,7 @@ def test_groupvit_explains_itself(groupvit_file, clip_file, photo):
     segmenter.set_vocabulary(WORDS)
     (stage,) = segmenter.explain(photo)
     assert stage.draw(photo).size >= photo.size
-    with pytest.raises(InputError, match='DenseCLIP cannot explain its masks; methods that can: .*groupvit'):
+    with pytest.raises(InputError, match=r'DenseCLIP cannot explain its masks; methods that can: .*groupvit'):
         clipdense.Segmenter.from_pretrained(clip_file).explain(photo)
 
 

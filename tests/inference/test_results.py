@@ -99,8 +99,11 @@ def test_a_result_prints_short(result, expected):
         ),
         (lambda: segmentation(mask=MASK + 1), 'class index 3, but the vocabulary has 3 .* from 0 to 2'),
         (lambda: segmentation(mask=MASK - 1), 'the mask contains class index -1'),
-        (lambda: segmentation(mask=MASK.astype(float)), 'class indices, which are integers, got float64'),
-        (lambda: segmentation(image=Image.new('RGB', (2, 4))), r'mask is \(2, 4\), its image \(4, 2\)'),
+        (lambda: segmentation(mask=MASK.astype(float)), 'must contain integer class indices, got float64'),
+        (
+            lambda: segmentation(image=Image.new('RGB', (2, 4))),
+            r'mask has size \(2, 4\), but the image has \(4, 2\)',
+        ),
         (lambda: detections(xyxy=np.zeros((3, 4))), r'got \(3, 4\), \(2,\) and \(2,\)'),
         (lambda: detections(xyxy=np.zeros((2, 5))), r'shapes \(n, 4\)'),
         (lambda: detections(confidence=np.zeros(3)), r'shapes \(n, 4\)'),
@@ -110,13 +113,16 @@ def test_a_result_prints_short(result, expected):
         (lambda: detections(xyxy=with_value(XYXY, np.nan)), 'xyxy must be finite, but 1 of 8'),
         (lambda: detections(xyxy=with_value(XYXY, -1)), 'has x1 > x2 or y1 > y2'),
         (lambda: detections(class_ids=np.array([0, 2])), 'class_ids contains class index 2'),
-        (lambda: detections(class_ids=np.array([0.0, 1.0])), 'integers, got float64'),
+        (
+            lambda: detections(class_ids=np.array([0.0, 1.0])),
+            'must contain integer class indices, got float64',
+        ),
         (lambda: detections(masks=np.zeros((1, 30, 40), bool)), r'shape \(2, 30, 40\), one for each box'),
         (lambda: detections(masks=np.zeros((2, 40, 30), bool)), r'got \(2, 40, 30\)'),
         (lambda: detections(masks=np.zeros((2, 9), bool), image=None), r'\(2, H, W\)'),
         (lambda: detections(masks=np.zeros((2, 30, 40))), 'masks must be bool, got float64'),
-        (lambda: segmentation(image=None).draw(), r'no image: pass it, result\.draw\(image\)'),
-        (lambda: detections(image=None).plot(), 'no image: pass it'),
+        (lambda: segmentation(image=None).draw(), r'no image: pass one, as in result\.draw\(image\)'),
+        (lambda: detections(image=None).plot(), 'no image: pass one'),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

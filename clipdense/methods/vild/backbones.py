@@ -12,12 +12,12 @@ from clipdense.utils.errors import InputError, nearest
 
 @MODELS.register_module()
 class TimmBackbone(nn.Module):
-    """Any timm model that gives feature maps.
+    """Any timm model that supports ``features_only``.
 
     Args:
-        name: as timm calls it, such as 'resnet50' or 'convnext_tiny'.
-        pretrained: take timm's weights.
-        stages: which feature maps, by index.
+        name: name of the timm model, such as 'resnet50' or 'convnext_tiny'.
+        pretrained: whether to load timm's weights.
+        stages: indices of the feature maps.
 
     Raises:
         InputError: timm has no such model.
@@ -40,11 +40,11 @@ class TimmBackbone(nn.Module):
 
 @MODELS.register_module()
 class TorchvisionBackbone(nn.Module):
-    """Any torchvision model, cut at named nodes.
+    """Feature maps of any torchvision model.
 
     Args:
-        name: as torchvision calls it, such as 'resnet18'.
-        weights: 'DEFAULT', the name of an entry, or None for none.
+        name: name of the torchvision model, such as 'resnet18'.
+        weights: 'DEFAULT', the name of an entry, or None for random weights.
         nodes: names of the layers whose outputs are the feature maps.
 
     Raises:

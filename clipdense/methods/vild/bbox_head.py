@@ -1,4 +1,4 @@
-"""ViLD's box head: what a region looks like, asked in words.
+"""ViLD's box head: region embeddings compared with class embeddings.
 
 R: regions, C: width, D: joint space, K: classes, Q: queries.
 """
@@ -27,16 +27,16 @@ Variant = Literal['text', 'image', 'vild', 'ensemble']
 
 @MODELS.register_module()
 class ViLDBBoxHead(ConvFCBBoxHead):
-    """Shared convolutions and layers, boxes for all classes alike, and the class by its words.
+    """Shared layers, class-agnostic box regression, and classification by cosines with class embeddings.
 
     Args:
-        variant: 'text' learns from boxes with names alone, 'image' from the teacher alone, 'vild' from both
-            through one embedding, 'ensemble' from both through a branch each.
+        variant: 'text' is trained on labeled boxes only, 'image' on the teacher only, 'vild' on both with one
+            embedding, 'ensemble' on both with a branch each.
         embed_dim: D.
         temperature: divisor of the cosines, in training and at test.
-        test_temperature: of the text head at test, where it is another (detpro: 0.007).
+        test_temperature: temperature of the text head at test, if different (DetPro: 0.007).
         fc_norm: batch norm after the fully connected layers too, as in the official code.
-        trunk: arguments of mmdet's ``ConvFCBBoxHead``; 4 convolutions and 2 layers unless it says otherwise.
+        trunk: arguments of mmdet's ``ConvFCBBoxHead``; 4 convolutions and 2 linear layers by default.
 
     Raises:
         InputError: an unknown variant.
@@ -58,7 +58,9 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         defaults = {'num_shared_convs': 4, 'num_shared_fcs': 2, 'num_classes': 1, 'reg_class_agnostic': True}
         super().__init__(**{**defaults, **trunk, 'with_cls': False})
         if variant not in ('text', 'image', 'vild', 'ensemble'):
-            raise InputError(f'no variant {variant!r} of ViLD: text, image, vild or ensemble')
+            raise InputError(
+                f"variant of ViLD must be 'text', 'image', 'vild' or 'ensemble', got {variant!r}"
+            )
         self.variant, self.embed_dim = variant, embed_dim
         self.temperature, self.test_temperature = temperature, test_temperature or temperature
         width = self.shared_out_channels
@@ -75,7 +77,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
                 _normalized(list(fcs), self.norm_cfg) if fc_norm else fcs,
             )
             self.image_projection = nn.Linear(width, embed_dim)
-        self.init_cfg = [  # mmdet's, for layers that are no longer where it looks for them
+        self.init_cfg = [  # as in mmdet, for layers under other names
             {'type': 'Xavier', 'distribution': 'uniform', 'layer': 'Linear'},
             {'type': 'Normal', 'std': 0.001, 'override': {'name': 'fc_reg'}},
         ]
@@ -93,9 +95,16 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         return self.variant != 'image'
 
     def set_vocabulary(self, queries: Tensor, query_class: Tensor, novel: Tensor) -> None:
-        """Choose the words: (Q, D) unit rows, (Q,) the class of each, (K,) which classes are novel."""
+        """Set the vocabulary: (Q, D) unit rows, (Q,) class of each query, (K,) whether a class is novel.
+
+        Raises:
+            InputError: embeddings of another dimension than D.
+        """
         if queries.shape[-1] != self.embed_dim:
-            raise InputError(f'words of {queries.shape[-1]} numbers for regions of {self.embed_dim}')
+            raise InputError(
+                f'class embeddings have dimension {queries.shape[-1]}, region embeddings {self.embed_dim}: '
+                'use the text tower of the CLIP that the detector was trained with'
+            )
         device = self.background.device
         self.queries, self.query_class = queries.to(device), query_class.to(device)
         self.novel = novel.to(device)
@@ -106,11 +115,11 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         return self._through(self.shared_convs, self.shared_fcs, features)
 
     def distilled(self, features: Tensor, trunk: Tensor | None = None) -> Tensor:
-        """RoI features -> (R, D), the embeddings that are held against the teacher's.
+        """RoI features -> (R, D), the embeddings that are compared with the teacher's.
 
         Args:
             features: RoI features.
-            trunk: ``trunk(features)``, if it is known.
+            trunk: ``trunk(features)``, if already computed.
         """
         if self.variant == 'ensemble':
             return self.image_projection(self._through(self.image_convs, self.image_fcs, features))
@@ -120,7 +129,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         """(R, C) -> (R, K + 1), background last.
 
         Raises:
-            InputError: there are no words yet.
+            InputError: no vocabulary has been set.
         """
         if self.queries is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary, embeddings) first')
@@ -137,7 +146,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         return self.training_logits(trunk), deltas
 
     def training_logits(self, trunk: Tensor) -> Tensor | None:
-        """(R, C) -> (R, K + 1) without novel classes; None where names are not learned."""
+        """(R, C) -> (R, K + 1) without novel classes; None if regions are not classified in training."""
         if not self.learns_from_names:
             return None
         return mask_novel(self.logits(trunk, self.temperature), self.novel)
@@ -187,7 +196,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
 
 
 def _normalized(fcs: Sequence[Any], norm_cfg: Mapping[str, Any] | None) -> nn.ModuleList:
-    """Each layer with a batch norm behind it, of the kind and with the settings of ``norm_cfg``."""
+    """Each layer followed by a batch norm, with type and settings of ``norm_cfg``."""
     settings = {key: value for key, value in (norm_cfg or {}).items() if key in ('eps', 'momentum')}
     kind = nn.SyncBatchNorm if (norm_cfg or {}).get('type') == 'SyncBN' else nn.BatchNorm1d
     layers = nn.ModuleList()

@@ -1,4 +1,4 @@
-"""DetPro's ViLD, an mmdet 2 program, as our detector.
+"""Load the ViLD weights of DetPro, which were trained with mmdet 2.
 
 Source: dyabel/detpro ``mmdet/models/roi_heads/{standard_roi_head,bbox_heads/convfc_bbox_head}.py``.
 """
@@ -23,7 +23,7 @@ _MARKS = ('roi_head.projection.weight', 'roi_head.bg_embedding.weight')
 _UNUSED = (
     'roi_head.clip_model.',
     'roi_head.bbox_head.fc_cls.',
-)  # the teacher, and a layer that is never asked
+)  # the teacher, and an unused layer
 _NAMES = {
     'roi_head.projection.': 'roi_head.bbox_head.projection.',
     'roi_head.projection_for_image.': 'roi_head.bbox_head.image_projection.',
@@ -33,48 +33,48 @@ _NAMES = {
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _NORMED = ('neck.', 'bbox_head.', 'mask_head.')
 _TEST_TEMPERATURE = 0.007
-TEACHER = 'ViT-B-32/openai'  # whose text tower embeds the class names
-TRANSFORMS = ({'type': Resize, 'scale': (1333, 800), 'keep_ratio': True},)  # of images to detect in
+TEACHER = 'ViT-B-32/openai'  # its text tower embeds the class names
+TRANSFORMS = ({'type': Resize, 'scale': (1333, 800), 'keep_ratio': True},)  # of test images
 
 
 def is_detpro(keys: Iterable[str]) -> bool:
-    """Whether these are names of DetPro's weights."""
+    """Whether these are tensor names of DetPro's weights."""
     return set(_MARKS) <= set(keys)
 
 
 def from_file(file: WeightsFile, test_temperature: float | None = None) -> ViLD:
-    """A detector out of DetPro's weights; files that training exports are self-describing.
+    """A detector from DetPro's weights; exported files are self-describing and need no loader.
 
-    DetPro's bring no text tower: ``model.clip`` is None, and ``model.clip_name`` is what they learned from.
+    DetPro's weights have no text tower: ``model.clip`` is None, ``model.clip_name`` names their teacher.
 
     Args:
         file: the weights.
-        test_temperature: of DetPro's text head, 0.007 unless given.
+        test_temperature: temperature of DetPro's text head at test, 0.007 by default.
 
     Raises:
         InputError: weights that need a config.
     """
     if not is_detpro(file.tensors):
         raise InputError(
-            f'{file.path} does not describe its detector: give its config too (--config, '
-            'Detector.from_config)'
+            f'{file.path} is a training checkpoint that needs its config: pass --config, or use '
+            'Detector.from_config'
         )
     overrides = {} if test_temperature is None else {'test_temperature': test_temperature}
     return from_official(file.tensors, **overrides)
 
 
 def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> ViLD:
-    """DetPro's weights -> our detector in evaluation mode, without vocabulary and teacher.
+    """DetPro's weights -> a detector in evaluation mode, without vocabulary and teacher.
 
     Args:
         state_dict: tensors by their official names.
-        overrides: entries of the box head that weights do not tell, such as ``test_temperature`` (0.007).
+        overrides: settings of the box head that tensors do not specify, such as ``test_temperature`` (0.007).
 
     Raises:
-        CheckpointError: not such weights, or ones that do not fit; says which.
+        CheckpointError: other weights, or missing, unexpected or mis-shaped tensors.
     """
     if not is_detpro(state_dict):
-        raise CheckpointError(f'these are no weights of DetPro: {_MARKS} are not among them')
+        raise CheckpointError(f"not DetPro's ViLD: the tensors {' and '.join(_MARKS)} are missing")
     state = rename(state_dict)
     model = build_module(_config(state, overrides))
     for name, tensor in model.state_dict().items():
@@ -87,7 +87,7 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> ViLD:
 
 
 def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names.  The background is what a layer of one input makes of a 1."""
+    """Tensors under our names.  The background embedding is the output of DetPro's background layer for 1."""
     state = {}
     for name, tensor in state_dict.items():
         if name.startswith(_UNUSED) or name.startswith('roi_head.bg_embedding.'):
@@ -100,7 +100,7 @@ def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Any:
-    """The detector that the weights are of."""
+    """The model config that matches the weights."""
     cfg = load_config('vild/vild_lvis').model
     cfg.clip = None
     blocks = tuple(
@@ -108,7 +108,7 @@ def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Any:
         for stage in (1, 2, 3, 4)
     )
     if blocks not in _DEPTHS:
-        raise CheckpointError(f'a backbone of {blocks} blocks is no ResNet-50, 101 or 152')
+        raise CheckpointError(f'the backbone has {blocks} blocks, which is not a ResNet-50, 101 or 152')
     cfg.backbone.depth = _DEPTHS[blocks]
     normed = {part: any(part in name and '.bn.' in name for name in state) for part in _NORMED}
     for part, entry in (

@@ -1,6 +1,6 @@
-"""Regions of an image as the teacher wants them.  R: regions, S: side of the teacher's input.
+"""Crops of image regions for the teacher CLIP.  R: regions, S: side of the teacher's input.
 
-An image is decoded once; each region is cut and scaled as uint8, whole batches are normalized together.
+An image is decoded once; regions are cropped and resized as uint8, and normalized in batches.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from clipdense.data.transforms import CenterCrop
 
 
 def grown(boxes: NDArray[np.floating], factor: float, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Boxes as whole pixels, enlarged about their centre and cut at the border.
+    """Boxes in integer pixels, enlarged around their center and clipped at the image border.
 
     Each side is moved outward by (factor - 1) / 2 of the width or height; corners are rounded outward, and a
-    box is never thinner than a pixel.
+    box is at least one pixel wide and high.
 
     Args:
         boxes: (R, 4) x1, y1, x2, y2.
-        factor: 1.5 for the teacher's second look.
+        factor: scale factor; ViLD uses 1 and 1.5.
         size: (H, W) of the image.
 
     Returns:
-        (R, 4) whole pixels; x2 and y2 are one past the last.
+        (R, 4) integer pixels; x2 and y2 are exclusive.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     margin = (boxes[:, 2:] - boxes[:, :2]) * (factor - 1) / 2
@@ -45,19 +45,19 @@ def crop_regions(
     crop: CenterCrop,
     factors: Sequence[float] = (1.0, 1.5),
 ) -> Tensor:
-    """Every region of an image, once for each factor.
+    """Crops of all regions of an image, for each scale factor.
 
     Args:
-        image: decoded, RGB; or (3, H, W) uint8.
-        boxes: (R, 4) x1, y1, x2, y2 in its pixels.
-        crop: what the teacher does to an image.
-        factors: how much larger than the box each crop is.
+        image: an RGB image, or (3, H, W) uint8.
+        boxes: (R, 4) x1, y1, x2, y2 in pixels.
+        crop: the teacher's image transform.
+        factors: scale factors of the boxes.
 
     Returns:
         (factors, R, 3, S, S) uint8.
     """
     pixels = pil_to_tensor(image) if isinstance(image, Image.Image) else image  # (3, H, W)
-    # Torch scales uint8 images fastest where the channels of a pixel lie together.
+    # Resizing uint8 images is fastest in channels-last memory format.
     pixels = pixels[None].contiguous(memory_format=torch.channels_last)[0]
     side = crop.preprocess.image_size
     found = torch.empty(len(factors), len(boxes), 3, side, side, dtype=torch.uint8)

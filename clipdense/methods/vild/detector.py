@@ -1,4 +1,4 @@
-"""The detector: mmdet's two stages, words given at run time.
+"""The detector: an mmdet two-stage detector with an open vocabulary.
 
 B: images, (H, W): pixels of the network's input, K: classes.
 """
@@ -37,21 +37,20 @@ PROPOSER = ('backbone', 'neck', 'rpn_head')  # the parts that propose regions
 
 @MODELS.register_module()
 class ViLD(TwoStageDetector):
-    """Mask R-CNN (or Faster R-CNN, without a mask head) that detects what it is asked for.
+    """Open-vocabulary Mask R-CNN (Faster R-CNN without a mask head).
 
     Args:
         backbone, neck, rpn_head, roi_head: parts of mmdet; ``roi_head`` is a ``ViLDRoIHead``.
-        train_cfg, test_cfg: of mmdet's two-stage detectors.
+        train_cfg, test_cfg: as in mmdet's two-stage detectors.
         data_preprocessor: mmdet's.
-        clip: the teacher, whose text tower embeds the words: a model, its config, or weights as
-            ``clipdense.load`` takes them. It is no part of the weights, and may be left out where
-            ``set_vocabulary`` is given embeddings.
-        frozen: parts that stay as they are, such as ('backbone', 'neck', 'rpn_head').
-        start: weights of a detector whose backbone, neck and RPN this one begins with.
+        clip: the teacher, whose text tower embeds the class names: a model, its config, or weights as
+            ``clipdense.load`` takes them.  It is not part of the detector's weights.
+        frozen: names of parts that are not trained, such as ('backbone', 'neck', 'rpn_head').
+        start: weights of a detector that initialize backbone, neck and RPN.
 
     Attributes:
-        transforms: mmdet's, such as a resize: what is done to images before ``test_step``.
-        clip_name: the CLIP whose text tower embeds class names, where ``clip`` is None.
+        transforms: mmdet transforms, such as a resize, applied to images before ``test_step``.
+        clip_name: name of the CLIP whose text tower embeds class names, if ``clip`` is None.
 
     Raises:
         InputError: an unknown part among ``frozen``, or a teacher that cannot be loaded.
@@ -91,7 +90,8 @@ class ViLD(TwoStageDetector):
         self.frozen, self.start = tuple(frozen), start
         unknown = [name for name in self.frozen if name not in dict(self.named_children())]
         if unknown:
-            raise InputError(f'frozen: no part is called {unknown}: {sorted(dict(self.named_children()))}')
+            known = sorted(dict(self.named_children()))
+            raise InputError(f'frozen contains unknown parts {unknown}: use names from {known}')
         for name in self.frozen:
             getattr(self, name).requires_grad_(False)
         self.vocabulary: Vocabulary | None = None
@@ -101,39 +101,39 @@ class ViLD(TwoStageDetector):
         self.take_text_tower(clip)
 
     def take_text_tower(self, clip: nn.Module | dict | str | Path | None) -> None:
-        """Set the teacher, or the text half of one: it is not trained, moved or saved with the detector.
+        """Set the teacher, or its text tower; it is not trained, moved or saved with the detector.
 
         Raises:
-            InputError: one that cannot be loaded.
+            InputError: it cannot be loaded.
         """
         self.__dict__['clip'] = None if clip is None else _teacher(clip).eval().requires_grad_(False)
 
     @property
     def portable_clip(self) -> FrozenText:
-        """What a self-describing file holds of the teacher."""
+        """The part of the teacher that a self-describing file contains: its text tower."""
         assert self.clip is not None
         return FrozenText.of(self.clip)
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the config of a run: the detector without what training needs, and what test images meet."""
+        """Config for a self-describing file: the detector without training settings, and test transforms."""
         model = {**cfg['model'], 'train_cfg': None, 'start': None}
         return {'model': model, 'transforms': test_transforms(cfg)}
 
     def apply_portable_config(self, config: Mapping[str, Any]) -> None:
-        """The rest of what ``portable_config`` wrote."""
+        """Apply the entries of ``portable_config`` other than the model."""
         self.transforms = [build(one, TRANSFORMS) for one in config.get('transforms') or ()]
 
     def init_weights(self) -> None:
-        """Random or pre-trained weights, as the parts say; then what ``start`` gives."""
+        """Initialize the parts as they specify; then load ``start``."""
         super().init_weights()
         if self.start is not None:
             self.take_proposer(self.start)
 
     def take_proposer(self, weights: str | Path) -> None:
-        """Load backbone, neck and RPN of another detector; its heads may be others.
+        """Load backbone, neck and RPN of another detector; its heads may differ.
 
         Raises:
-            CheckpointError: a damaged file, or parts that do not fit.
+            CheckpointError: a damaged file, or parts that do not match.
         """
         tensors = read_weights(weights).tensors
         for part in PROPOSER:
@@ -142,32 +142,34 @@ class ViLD(TwoStageDetector):
             load_strict(getattr(self, part), state, f'{weights} ({part})')
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Choose the words, before training or at any time after it.  No weight changes.
+        """Set the vocabulary, before training or at any time after it.  Weights do not change.
 
         Raises:
-            ValueError: as many classes must be embedded as the vocabulary has.
+            ValueError: embeddings of another number of classes.
         """
         if embeddings.num_classes != len(vocabulary):
-            raise ValueError(f'{embeddings.num_classes} embedded classes for {len(vocabulary)} names')
+            raise ValueError(
+                f'got embeddings of {embeddings.num_classes} classes for a vocabulary of {len(vocabulary)}'
+            )
         novel = torch.tensor([name in vocabulary.novel for name in vocabulary.class_names])
         self.roi_head.bbox_head.set_vocabulary(embeddings.queries, embeddings.query_class, novel)
         self.vocabulary, self.num_classes = vocabulary, len(vocabulary)
         self.dataset_meta = {'classes': vocabulary.class_names, 'vocabulary': vocabulary}
 
     def train(self, mode: bool = True) -> ViLD:
-        """Frozen parts stay in evaluation mode: their statistics are frozen too."""
+        """Frozen parts stay in evaluation mode, so that their batch norm statistics do not change."""
         super().train(mode)
         for name in self.frozen:
             getattr(self, name).eval()
         return self
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> feature maps; without a graph where both parts are frozen."""
+        """(B, 3, H, W) -> feature maps; without gradients if backbone and neck are frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not {'backbone', 'neck'} <= set(self.frozen)):
             return super().extract_feat(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Any]:
-        """Normalized images and what is on them -> losses."""
+        """Normalized images and their annotations -> losses."""
         self._check_labels(batch_data_samples)
         features = self.extract_feat(batch_inputs)
         settings = self.train_cfg.rpn_proposal
@@ -185,33 +187,33 @@ class ViLD(TwoStageDetector):
     def propose(
         self, features: Sequence[Tensor], samples: Sequence[DetDataSample], settings: Any = None
     ) -> list[InstanceData]:
-        """Class-agnostic boxes with scores, of each image, in the pixels of the network's input."""
+        """Class-agnostic boxes with scores for each image, in pixels of the network's input."""
         metas = [one.metainfo for one in samples]
         return self.rpn_head.predict_by_feat(
             *self._rpn(features), batch_img_metas=metas, cfg=settings or self.test_cfg.rpn, rescale=False
         )
 
     def _rpn(self, features: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
-        """Scores and deltas of each level, in fp32: mmdet's anchors take their precision."""
+        """Scores and deltas of each level, in fp32: mmdet creates anchors in their dtype."""
         return tuple([at_least_fp32(level) for level in part] for part in self.rpn_head(features))
 
     def _check_labels(self, samples: Sequence[DetDataSample]) -> None:
-        """Objects of novel classes would be pushed away from their own names."""
+        """Refuse objects of novel classes, which would be trained as background."""
         novel = self.roi_head.bbox_head.novel
         if novel is None:
             return
         if novel.all():
-            raise InputError('all classes of the vocabulary are novel: training needs base classes')
+            raise InputError('all classes of the vocabulary are novel: training requires base classes')
         labels = torch.cat([one.gt_instances.labels for one in samples])
         if len(labels) and (int(labels.max()) >= len(novel) or novel[labels].any()):
             raise InputError(
-                'training shows objects of classes that the vocabulary lacks or counts as novel: '
-                'train on a dataset of base classes'
+                'the training data has objects of novel classes, or of classes outside the vocabulary: '
+                "use a dataset of base classes (classes='base')"
             )
 
 
 def test_transforms(cfg: Mapping[str, Any]) -> list[Any]:
-    """What the config of a run does to test images."""
+    """The transforms of test images in a training config."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     return list(dataset.get('transforms') or ())
 
@@ -222,11 +224,11 @@ def _teacher(clip: nn.Module | dict | str | Path) -> CLIP | FrozenText:
     try:
         return load(clip)
     except InputError as error:
-        raise InputError(f'the teacher: {error}; name the CLIP to learn from in model.clip') from error
+        raise InputError(f'cannot load the teacher CLIP, model.clip: {error}') from error
 
 
 def _objects_alone(sample: DetDataSample) -> DetDataSample:
-    """What the RPN learns from: boxes of one class."""
+    """Training targets of the RPN: boxes of one class."""
     truth = sample.gt_instances
     objects = DetDataSample(metainfo=sample.metainfo)
     objects.gt_instances = InstanceData(bboxes=truth.bboxes, labels=torch.zeros_like(truth.labels))

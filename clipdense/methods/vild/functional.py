@@ -18,14 +18,14 @@ def region_logits(
     """Cosines over the temperature (section 3.2).
 
     Args:
-        region_embeddings: (R, D), of any length.
-        text_embeddings: (K, D), of any length.
-        background: (D,), of any length.
+        region_embeddings: (R, D), of any norm.
+        text_embeddings: (K, D), of any norm.
+        background: (D,), of any norm.
         temperature: the divisor.
 
     Returns:
-        (R, K + 1), fp32 also under autocast, since the temperature enlarges what is rounded off; the last
-        column is background.
+        (R, K + 1), fp32 also under autocast, since the temperature amplifies rounding errors; the last column
+        is background.
     """
     with torch.autocast(region_embeddings.device.type, enabled=False):
         rows = at_least_fp32(torch.cat([text_embeddings, background[None]]))  # (K + 1, D)
@@ -34,7 +34,7 @@ def region_logits(
 
 
 def mask_novel(logits: Tensor, novel: Tensor) -> Tensor:
-    """Take novel classes out of the softmax of training.
+    """Exclude novel classes from the softmax in training.
 
     Args:
         logits: (R, K + 1), background last.
@@ -44,7 +44,7 @@ def mask_novel(logits: Tensor, novel: Tensor) -> Tensor:
 
 
 def valid_regions(boxes: Tensor) -> Tensor:
-    """(R, 4) -> (R,): padding (-1) and boxes that were cropped away (all 0) carry no loss."""
+    """(R, 4) -> (R,) bool: False for padding (-1) and boxes that were cropped away (all 0)."""
     return boxes.amax(dim=-1) > 0
 
 
@@ -52,9 +52,9 @@ def distillation_loss(region_embeddings: Tensor, teacher: Tensor, valid: Tensor 
     """L1 distance of unit vectors, summed over D, mean over the valid regions of the whole batch (3.3).
 
     Args:
-        region_embeddings: (R, D), of any length.
-        teacher: (R, D), of any length.
-        valid: (R,) bool; all where left out.
+        region_embeddings: (R, D), of any norm.
+        teacher: (R, D), of any norm.
+        valid: (R,) bool; all by default.
 
     Returns:
         A scalar, 0 without a valid region.
@@ -76,6 +76,6 @@ def ensemble(text: Tensor, image: Tensor, novel: Tensor) -> Tensor:
     Args:
         text: (R, K) probabilities of the text head.
         image: (R, K) probabilities of the image head, without background.
-        novel: (K,) bool; there the image head has the larger weight, elsewhere the text head.
+        novel: (K,) bool; the image head has the larger weight for these, the text head for the others.
     """
     return (text * image * torch.where(novel, image, text)) ** (1 / 3)

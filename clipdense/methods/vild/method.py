@@ -1,4 +1,4 @@
-"""ViLD, as the table of methods has it."""
+"""ViLD's entry in the table of methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OURS = {'roi_head.bbox_head.projection.weight', 'roi_head.bbox_head.background'
 
 
 def recognize(keys: Iterable[str]) -> bool:
-    """Whether these are names of DetPro's ViLD, or of ours, which need a config."""
+    """Whether these are tensor names of DetPro's ViLD, or of a training checkpoint (needs a config)."""
     keys = set(keys)
     return keys >= _DETPRO or keys >= _OURS
 

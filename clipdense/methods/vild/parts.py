@@ -1,4 +1,4 @@
-"""The parts of mmdet that configs are made of, imported behind the stand-in for compiled mmcv."""
+"""The classes of mmdet that configs use, imported after the replacement for compiled mmcv operations."""
 
 from mmdet.models import (
     FPN,
@@ -13,7 +13,7 @@ from mmdet.models import (
 )
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
-FOUND_BY_MMDET = ('nms', 'soft_nms', 'RoIAlign', 'BN', 'SyncBN', 'GN')  # what it knows by these names alone
+FOUND_BY_MMDET = ('nms', 'soft_nms', 'RoIAlign', 'BN', 'SyncBN', 'GN')  # classes that mmdet looks up by name
 
 __all__ = [
     'FPN',

@@ -1,4 +1,4 @@
-"""ViLD behind the protocol of detectors: images as they are in, boxes in their pixels out."""
+"""ViLD as a ``DetectionModel``: detects in images of any size, boxes are in pixels of the images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .detector import ViLD
 
 
 class ViLDPredictor(nn.Module):
-    """A ``DetectionModel`` out of a ``ViLD``, its text tower and what its config does to test images.
+    """A ``DetectionModel`` from a ``ViLD``, its text tower and the test transforms of its config.
 
     Args:
         model: the detector.
-        clip: embeds class names, in place of ``model.clip``.
+        clip: the CLIP that embeds class names; ``model.clip`` by default.
     """
 
     templates = 'vild'
@@ -42,12 +42,12 @@ class ViLDPredictor(nn.Module):
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The current one."""
+        """The current vocabulary."""
         return self.model.vocabulary
 
     @property
     def rules(self) -> DetectionRules:
-        """Those of the detector's config."""
+        """The detection rules of the config."""
         settings = self.model.roi_head.test_cfg
         return DetectionRules(
             score_threshold=float(settings.score_thr),
@@ -57,19 +57,19 @@ class ViLDPredictor(nn.Module):
         )
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Set the vocabulary for subsequent calls.  No weight changes."""
+        """Set the vocabulary for subsequent calls.  Weights do not change."""
         self.model.set_vocabulary(vocabulary, embeddings)
 
     @torch.no_grad()
     def predict(self, images: Sequence[Pixels], rules: DetectionRules) -> list[DetectedObjects]:
         """Detect in RGB images (H, W, 3) uint8, of any sizes.
 
-        Images of one size go together: padding would change what is found in the smaller ones.
+        Only images of the same size are batched, since padding would change the results.
 
         Raises:
-            InputError: there is no vocabulary yet, or it has no class of ``rules.class_thresholds``.
+            InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
-        self.model.data_preprocessor.to(next(self.model.parameters()).device)  # parents do not tell it
+        self.model.data_preprocessor.to(next(self.model.parameters()).device)  # not moved with the model
         items = [self._prepared(np.asarray(image)) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, item in enumerate(items):
@@ -84,7 +84,7 @@ class ViLDPredictor(nn.Module):
 
     @contextmanager
     def _following(self, rules: DetectionRules) -> Iterator[None]:
-        """``rules`` in place of those of the config."""
+        """Use ``rules`` instead of those of the config."""
         if self.vocabulary is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary, embeddings) first')
         head = self.model.roi_head
@@ -111,18 +111,18 @@ class ViLDPredictor(nn.Module):
 
 
 def build(model: ViLD, name: str = 'vild', options: Mapping[str, Any] | None = None) -> ViLDPredictor:
-    """A detector out of a loaded model.
+    """A detector from a loaded model.
 
     Args:
-        model: with weights.
-        name: of the method.
-        options: ViLD has none.
+        model: the model with its weights.
+        name: name of the method.
+        options: must be empty; ViLD has no options.
 
     Raises:
-        InputError: an option.
+        InputError: options are given.
     """
     if options:
-        raise InputError(f'method {name!r} has no options, got {sorted(options)}')
+        raise InputError(f'method {name!r} has no options: remove {sorted(options)}')
     return ViLDPredictor(model)
 
 

@@ -1,4 +1,4 @@
-"""What the teacher sees in each region, once and for all: ``clipdense embed regions``.
+"""Compute the teacher's embeddings of proposed regions before training: ``clipdense embed regions``.
 
 B: images, R: regions of an image, S: side of the teacher's input, D: joint space.
 """
@@ -35,11 +35,11 @@ from clipdense.utils.progress import track
 from .crops import crop_regions
 from .detector import PROPOSER, ViLD
 
-_FLUSH = 32  # images that are written together
+_FLUSH = 32  # images per write
 
 
 class Proposed(NamedTuple):
-    """An image's regions before the teacher has seen them."""
+    """Proposed regions of an image and their crops."""
 
     image_id: int
     boxes: NDArray[np.float32]  # (R, 4), original pixels
@@ -50,7 +50,7 @@ class Proposed(NamedTuple):
 def embed_crops(clip: CLIP, crops: Tensor, batch: int = 256) -> Tensor:
     """(factors, R, 3, S, S) uint8 -> (R, D) unit rows, fp32: the sum over the factors, normalized.
 
-    Source: dyabel/detpro ``standard_roi_head.py``, which adds the embeddings as they come.
+    Source: dyabel/detpro ``standard_roi_head.py``, which adds the embeddings without normalizing them first.
     """
     factors, regions = crops.shape[:2]
     if not regions:
@@ -66,7 +66,7 @@ def embed_crops(clip: CLIP, crops: Tensor, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def propose(model: ViLD, dataset: CocoDetection, index: int, most: int) -> NDArray[np.float32]:
-    """(R, 4) boxes of an image in original pixels, best first; R <= ``most``."""
+    """(R, 4) boxes of an image in original pixels, by decreasing score; R <= ``most``."""
     item = dataset[index]
     data = model.data_preprocessor({'inputs': [item['inputs']], 'data_samples': [item['data_samples']]})
     sample: DetDataSample = data['data_samples'][0]
@@ -79,7 +79,7 @@ def propose(model: ViLD, dataset: CocoDetection, index: int, most: int) -> NDArr
 
 
 class _Crops(Dataset):
-    """Images whose boxes are known, read and cut by the loader's workers."""
+    """Crops of images with known boxes, for reading in the workers of a data loader."""
 
     def __init__(
         self, dataset: CocoDetection, boxes: dict[int, NDArray[np.float32]], crop: CenterCrop, factors: Any
@@ -100,7 +100,7 @@ class _Crops(Dataset):
 
 
 def teacher_digest(clip: CLIP) -> str:
-    """Of the image tower's weights and of how it wants its images."""
+    """Digest of the weights of the image tower and of its preprocessing."""
     return digest(module_digest(clip.image), repr(clip.preprocess))
 
 
@@ -113,25 +113,25 @@ def embed_dataset(
     workers: int = 0,
     batch: int = 256,
 ) -> RegionStore:
-    """Propose, cut and embed the regions of every image that the store does not have yet.
+    """Propose, crop and embed the regions of each image that is not in the store yet.
 
-    The processes of a group share the images.
+    The images are distributed over the processes of a process group.
 
     Args:
-        model: proposes with its RPN; its ``clip`` is the teacher.
-        dataset: images and how the detector wants them; without random transforms.
-        folder: of the store, new or begun.
-        regions: of an image, at most.
-        factors: how much larger than their box the crops are.
-        workers: processes that read and cut; 0 does it in this one.
-        batch: crops that go through the teacher together.
+        model: the detector; its RPN proposes regions, its ``clip`` is the teacher.
+        dataset: images with the detector's test transforms; without random transforms.
+        folder: folder of the store; an incomplete store is completed.
+        regions: maximum number of regions per image.
+        factors: scale factors of the crops.
+        workers: processes that read and crop images; 0: none.
+        batch: crops per batch of the teacher.
 
     Raises:
-        InputError: no teacher, or a store that belongs to something else.
+        InputError: no teacher, or a store of another teacher, detector or dataset.
     """
     clip = model.clip
     if not isinstance(clip, CLIP):
-        raise InputError('the detector has no teacher with an image tower: give model.clip in the config')
+        raise InputError('the detector has no teacher with an image tower: set model.clip in the config')
     model.eval()
     images = dataset.images
     facts = StoreFacts(
@@ -178,24 +178,26 @@ def embed_regions(
     workers: int = 0,
     device: torch.device | str = 'cpu',
 ) -> RegionStore:
-    """What the command line calls: the model of a config proposes on its ``proposal_dataset``.
+    """Embed the regions of the ``proposal_dataset`` of a config.
 
-    Started by torchrun, the processes share the images.
+    Under torchrun, the images are distributed over the processes.
 
     Args:
         config: a file, the name of a config or a config object, with ``model`` and ``proposal_dataset``.
         checkpoint: weights of the detector; only backbone, neck and RPN are used.
         out: folder of the store.
-        options: ``key.of.entry=value``, replacing entries of the config.
+        options: ``key.of.entry=value``: config settings to override.
         regions, factors, workers: as in ``embed_dataset``.
-        device: where the model runs.
+        device: device of the models.
 
     Raises:
-        InputError: whatever the user can mend, in one line.
+        InputError: an invalid config, checkpoint or store.
     """
     cfg = load_config(config, options)
     if cfg.get('proposal_dataset') is None:
-        raise InputError(f'{config} says no proposal_dataset: the images without random transforms')
+        raise InputError(
+            f'{config} has no proposal_dataset: add one, the training images without random transforms'
+        )
     model = build_module(cfg.model)
     if not isinstance(model, ViLD):
         raise InputError(f'{config} is not the config of a detector')

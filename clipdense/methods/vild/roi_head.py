@@ -1,4 +1,4 @@
-"""ViLD's second stage: regions from the RPN are named, regions of the store follow the teacher.
+"""ViLD's second stage: sampled proposals are classified, stored regions are distilled from the teacher.
 
 B: images, R: sampled regions, S: regions with a teacher embedding, C: channels, D: joint space.
 """
@@ -31,7 +31,7 @@ class ViLDRoIHead(StandardRoIHead):
     network's input and ``embeddings`` (S, D).
 
     Args:
-        distill_weight: of the distillation loss; 0.5 for R50, 1 (ViLD) and 2 (ensemble) for R152.
+        distill_weight: weight of the distillation loss; 0.5 for R50, 1 (ViLD) and 2 (ensemble) for R152.
         parts: arguments of mmdet's ``StandardRoIHead``.
     """
 
@@ -47,8 +47,9 @@ class ViLDRoIHead(StandardRoIHead):
     ) -> dict[str, Tensor]:
         """Feature maps and proposals -> losses.
 
-        Sampled and stored regions go through the head together, so that batch norm sees both.  Maps are made
-        fp32 first: mmdet rounds boxes to their precision, and bf16 knows every fourth pixel of 1,000.
+        Sampled and stored regions go through the head in one batch, for the statistics of batch norm.  Maps
+        are cast to fp32 first: mmdet casts boxes to their dtype, and bf16 has a resolution of 4 pixels at
+        1,000.
         """
         x = [at_least_fp32(level) for level in x]
         truths, ignored, _ = unpack_gt_instances(batch_data_samples)
@@ -73,8 +74,8 @@ class ViLDRoIHead(StandardRoIHead):
     ) -> list[InstanceData]:
         """Detections of each image.
 
-        Without a background, the image head alone cannot tell things from nothing: its scores are the
-        geometric mean with the proposal's objectness.
+        The image head has no background class; its scores are the geometric mean with the objectness of the
+        proposal.
         """
         proposals = [one.bboxes for one in rpn_results_list]
         rois = bbox2roi(proposals)
@@ -98,15 +99,15 @@ class ViLDRoIHead(StandardRoIHead):
         )
 
     def _sample(self, proposals: InstanceData, truth: InstanceData, ignored: InstanceData) -> SamplingResult:
-        """Choose regions of one image, a quarter of them objects, and what each should be."""
+        """Sample regions of one image, a quarter of them objects, and assign their targets."""
         priors = InstanceData(priors=proposals.bboxes)
         assigned = self.bbox_assigner.assign(priors, truth, ignored)
         return self.bbox_sampler.sample(assigned, priors, truth)
 
     def _stored(self, samples: Sequence[DetDataSample], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, 5) and (S, D) of all images; empty where nothing is distilled.
+        """(S, 5) and (S, D) of all images; empty if nothing is distilled.
 
-        The ensemble's image branch sees these regions alone, and batch norm cannot take a single one.
+        The image branch of the ensemble processes only these regions, and batch norm needs at least two.
         """
         width = self.bbox_head.embed_dim
         nothing = InstanceData(bboxes=rois.new_zeros(0, 4), embeddings=rois.new_zeros(0, width))
@@ -127,7 +128,7 @@ class ViLDRoIHead(StandardRoIHead):
         sampled: Sequence[SamplingResult],
     ) -> dict[str, Tensor]:
         head, count = self.bbox_head, len(rois)
-        # The ensemble's text branch sees the sampled regions alone, its image branch the stored ones alone.
+        # Ensemble: the text branch uses the sampled regions only, the image branch the stored ones only.
         shared = features[:count] if head.variant == 'ensemble' else features
         trunk = head.trunk(shared)  # (R, C), or (R + S, C)
         scores, deltas = head.training_logits(trunk[:count]), head.fc_reg(trunk[:count])

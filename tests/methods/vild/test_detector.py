@@ -247,8 +247,8 @@ def test_the_teacher_is_no_part_of_the_weights(tiny):
 @pytest.mark.parametrize(
     ('act', 'message'),
     [
-        (lambda tiny: ViLD(**tiny.config(variant='vlid')), 'no variant'),
-        (lambda tiny: ViLD(**tiny.config(), frozen=('spine',)), 'no part is called'),
+        (lambda tiny: ViLD(**tiny.config(variant='vlid')), "variant must be .* got 'vlid'"),
+        (lambda tiny: ViLD(**tiny.config(), frozen=('spine',)), r'frozen contains unknown parts \[.spine.\]'),
         (lambda tiny: ViLD(**tiny.config()).eval().test_step(batch(sample())), 'no vocabulary is set'),
         (lambda tiny: train_with(tiny, ('cow',), ('cow',)), 'training needs base classes'),
         (lambda tiny: train_with(tiny, ('cat', 'dog'), ('dog',)), 'counts as novel'),
@@ -263,5 +263,5 @@ def test_refusals(tiny, act, message):
 
 def test_words_of_another_width(tiny):
     vocabulary = Vocabulary(('cat',))
-    with pytest.raises(InputError, match='words of 5 numbers for regions of 8'):
+    with pytest.raises(InputError, match='class embeddings have dimension 5, region embeddings 8'):
         tiny.build(vocabulary=(vocabulary, ClassEmbeddings(torch.randn(1, 5), torch.arange(1), 1)))

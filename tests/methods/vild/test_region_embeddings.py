@@ -176,5 +176,5 @@ def test_from_a_config(tiny, dataset, tmp_path):
     store = embed_regions(cfg, tmp_path / 'rpn.pth', tmp_path / 'store', regions=4)
     assert len(store) == 3
     cfg.proposal_dataset = None
-    with pytest.raises(InputError, match='says no proposal_dataset'):
+    with pytest.raises(InputError, match='has no proposal_dataset'):
         embed_regions(cfg, tmp_path / 'rpn.pth', Path('x'))
