@@ -239,9 +239,7 @@ def as_detector(model: Any, source: object) -> nn.Module:
             f'(methods: {names})'
         )
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise InputError(
-            f'{source} has weights that are not finite (NaN or infinite): use an earlier checkpoint'
-        )
+        raise InputError(f'{source} has weights that are not finite: use an earlier checkpoint')
     return model
 
 

@@ -58,9 +58,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         defaults = {'num_shared_convs': 4, 'num_shared_fcs': 2, 'num_classes': 1, 'reg_class_agnostic': True}
         super().__init__(**{**defaults, **trunk, 'with_cls': False})
         if variant not in ('text', 'image', 'vild', 'ensemble'):
-            raise InputError(
-                f"variant of ViLD must be 'text', 'image', 'vild' or 'ensemble', got {variant!r}"
-            )
+            raise InputError(f"variant must be 'text', 'image', 'vild' or 'ensemble', got {variant!r}")
         self.variant, self.embed_dim = variant, embed_dim
         self.temperature, self.test_temperature = temperature, test_temperature or temperature
         width = self.shared_out_channels

@@ -250,9 +250,9 @@ def test_the_teacher_is_no_part_of_the_weights(tiny):
         (lambda tiny: ViLD(**tiny.config(variant='vlid')), "variant must be .* got 'vlid'"),
         (lambda tiny: ViLD(**tiny.config(), frozen=('spine',)), r'frozen contains unknown parts \[.spine.\]'),
         (lambda tiny: ViLD(**tiny.config()).eval().test_step(batch(sample())), 'no vocabulary is set'),
-        (lambda tiny: train_with(tiny, ('cow',), ('cow',)), 'training needs base classes'),
-        (lambda tiny: train_with(tiny, ('cat', 'dog'), ('dog',)), 'counts as novel'),
-        (lambda tiny: train_with(tiny, ('cat',), ()), 'vocabulary lacks'),
+        (lambda tiny: train_with(tiny, ('cow',), ('cow',)), 'training requires base classes'),
+        (lambda tiny: train_with(tiny, ('cat', 'dog'), ('dog',)), 'has objects of novel classes'),
+        (lambda tiny: train_with(tiny, ('cat',), ()), 'outside the vocabulary'),
     ],
     ids=['variant', 'frozen', 'no words', 'all novel', 'novel object', 'class without a word'],
 )
