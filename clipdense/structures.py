@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class ImageFeatures(NamedTuple):
-    """What an image tower returns."""
+    """Output of an image tower."""
 
     pooled: Tensor  # (B, C)     class token or attention pool, before projection
     patch_tokens: Tensor  # (B, N, C)  row-major grid
@@ -23,7 +23,7 @@ class ImageFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
-    """A vocabulary in the joint space: one embedding a query, and the class that each query speaks for.
+    """Embeddings of the queries of a vocabulary, and the class of each query.
 
     A class has one query, or one for each of its synonyms; its score is the maximum over its queries.
 
@@ -31,11 +31,11 @@ class ClassEmbeddings:
         queries: (Q, D), unit norm.
         query_class: (Q,), class index of each query, every class at least once.
         num_classes: K.
-        templates: (Q, T, D), the embedding of each prompt of a query, for methods that need them apart; None
-            where they were not kept.
+        templates: (Q, T, D), the embedding of each prompt of a query, for methods that need them; None if not
+            stored.
 
     Raises:
-        ValueError: shapes that do not fit, or a class without a query.
+        ValueError: inconsistent shapes, or a class without a query.
     """
 
     queries: Tensor
@@ -59,16 +59,19 @@ class ClassEmbeddings:
         present = set(self.query_class.tolist())
         if present != set(range(self.num_classes)):
             missing = sorted(set(range(self.num_classes)) - present)
-            raise ValueError(f'every class needs a query, and no other: classes without one {missing[:10]}')
+            raise ValueError(
+                f'query_class must have every class 0 to {self.num_classes - 1} and no other; '
+                f'missing: {missing[:10]}'
+            )
 
     @property
     def has_synonyms(self) -> bool:
-        """True where a class has more than one query, or the queries are not in class order."""
+        """Whether a class has more than one query, or the queries are not in class order."""
         order = torch.arange(self.num_classes, device=self.query_class.device)
         return not torch.equal(self.query_class, order)
 
     def class_scores(self, query_scores: Tensor, dim: int = -1) -> Tensor:
-        """Scores by query -> by class, see ``best_of_queries``."""
+        """Scores of queries -> scores of classes, see ``best_of_queries``."""
         return best_of_queries(query_scores, self.query_class, self.num_classes, dim)
 
     def to(self, device: torch.device | str) -> ClassEmbeddings:
@@ -80,7 +83,7 @@ class ClassEmbeddings:
 
 
 def best_of_queries(scores: Tensor, query_class: Tensor, num_classes: int, dim: int = -1) -> Tensor:
-    """Scores by query -> by class: a class with synonyms scores as the best of its queries.
+    """Scores of queries -> scores of classes: the maximum over the queries of each class.
 
     Args:
         scores: Q along ``dim``.
@@ -99,10 +102,10 @@ def best_of_queries(scores: Tensor, query_class: Tensor, num_classes: int, dim: 
 
 @dataclass
 class SegmentationSample:
-    """One image of a segmentation dataset, with its label and, after prediction, its result.
+    """An image of a segmentation dataset with its mask and, after prediction, its result.
 
     Args:
-        image_path: where the image came from; empty for images made in memory.
+        image_path: of the image file; empty for images created in memory.
         size: (H, W) in pixels, as displayed (after EXIF rotation).
         mask: (H, W) class indices, with ``ignore_index`` where unlabeled.
         prediction: (H, W) predicted class indices.
@@ -117,4 +120,6 @@ class SegmentationSample:
         for name in ('mask', 'prediction'):
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != tuple(self.size):
-                raise ValueError(f'{name} of {self.image_path} is {tuple(value.shape)}, image is {self.size}')
+                raise ValueError(
+                    f'{name} of {self.image_path} has shape {tuple(value.shape)}, but the image {self.size}'
+                )

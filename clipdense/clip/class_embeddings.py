@@ -1,4 +1,4 @@
-"""A vocabulary in CLIP's joint space: what embeds class names, and the files that keep the result.
+"""Class embeddings: embed the class names of a vocabulary in the joint space, and save and load the result.
 
 Q: queries, D: joint space, T: templates, L: tokens.
 
@@ -36,11 +36,11 @@ from .frozen_text import FrozenText
 from .model import CLIP
 
 _FORMAT = 'clipdense text embeddings 1'
-_SORTED_BATCHES = 64  # prompts of so many batches are sorted by length together
+_SORTED_BATCHES = 64  # number of batches whose prompts are sorted by length together
 
 
 class ClassEmbedder(Protocol):
-    """Class names -> the joint space.  Whatever answers this can replace the prompts and the text tower."""
+    """Embeds class names in the joint space; can replace the prompts and the text tower."""
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         """One embedding for each query of a vocabulary."""
@@ -48,14 +48,14 @@ class ClassEmbedder(Protocol):
 
 @CLASS_EMBEDDERS.register_module()
 class PromptEnsemble:
-    """The default ``ClassEmbedder``: each name in T prompts, and the mean of their embeddings.
+    """The default ``ClassEmbedder``: the mean over T prompts of each class name.
 
     Args:
-        clip: encodes in evaluation mode without gradients, and is left in the mode that it was found in.
+        clip: encodes in evaluation mode without gradients; its mode is restored afterwards.
         templates: as ``get_templates`` takes them.
-        cache: folder where embeddings are kept, by weights, tokenizer, templates and names; 'default' for the
-            user's cache folder.  None where the weights are still changing.
-        batch_size: prompts encoded at once.
+        cache: folder where embeddings are stored, keyed by weights, tokenizer, templates and names; 'default'
+            for the user's cache folder; None for no cache, for weights that are being trained.
+        batch_size: prompts per batch.
         keep_templates: whether ``ClassEmbeddings.templates`` keeps the embedding of each prompt.
 
     Raises:
@@ -74,10 +74,10 @@ class PromptEnsemble:
         self.batch_size, self.keep_templates = batch_size, keep_templates
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        """The embeddings of a vocabulary, fp32 on the model's device.
+        """The embeddings of a vocabulary, in fp32 on the model's device.
 
         Raises:
-            InputError: weights whose numbers are not finite.
+            InputError: the embeddings are not finite.
         """
         file = self._cache_file(vocabulary)
         embeddings = _read_cached(file, vocabulary) if file else None
@@ -101,7 +101,7 @@ class PromptEnsemble:
         return _class_embeddings(queries[rows], vocabulary, 'the text tower', kept)
 
     def _cache_file(self, vocabulary: Vocabulary) -> Path | None:
-        """Where these embeddings are kept; None where they are not."""
+        """The cache file of these embeddings; None without a cache."""
         clip, templates = self.clip, self.templates
         tokenizer = getattr(clip.tokenizer, 'identity', None)
         if self.cache is None or tokenizer is None:
@@ -123,13 +123,13 @@ class PromptEnsemble:
 
 @CLASS_EMBEDDERS.register_module()
 class StoredEmbeddings:
-    """A ``ClassEmbedder`` that reads a file, where the weights of the text tower are not at hand.
+    """A ``ClassEmbedder`` that reads stored embeddings instead of running a text tower.
 
     Args:
         file: as ``load_embeddings`` reads it.
-        class_names: what its rows stand for, needed for ``.npy``: names, the name of a class list such as
+        class_names: class names of the rows, needed for ``.npy``: names, the name of a class list such as
             'coco', a vocabulary file, or the categories of COCO or LVIS as JSON.
-        stand_ins: name in the vocabulary -> name in the file, for names that the file does not have.
+        stand_ins: name in the vocabulary -> name in the file to use instead, for names that the file lacks.
     """
 
     def __init__(
@@ -146,10 +146,10 @@ class StoredEmbeddings:
         self.stand_ins = {normalize(name): other for name, other in (stand_ins or {}).items()}
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        """The rows of a vocabulary's names.
+        """The rows of a vocabulary's class names.
 
         Raises:
-            InputError: a name that the file does not have.
+            InputError: the file lacks a class name.
         """
         rows = []
         for query, _ in vocabulary.queries:
@@ -157,7 +157,9 @@ class StoredEmbeddings:
             row = self.rows.get(normalize(name))
             if row is None:
                 hint = nearest(name, [known for known, _ in self.known.queries])
-                raise InputError(f'{self.file} has no row for {name!r}: name a stand-in in stand_ins.{hint}')
+                raise InputError(
+                    f'{self.file} has no row for {name!r}: map it to another name in stand_ins.{hint}'
+                )
             rows.append(row)
         return _class_embeddings(self.queries[rows], vocabulary, Path(self.file))
 
@@ -168,16 +170,16 @@ def class_embedder(
     templates: Templates | None = None,
     cache: str | Path | Literal['default'] | None = None,
 ) -> ClassEmbedder:
-    """The ``ClassEmbedder`` of a model, or the one that a caller or a config gives in its place.
+    """The ``ClassEmbedder`` of a model, or the one given instead of it.
 
     Args:
         model: a CLIP, or a model with a text tower as ``model.clip``.
-        embedder: an object, or its config, in which ``clip`` is filled in where its class takes one.  None
-            means ``model.embedder`` where the model has one, else a ``PromptEnsemble``.
+        embedder: an object, or its config, to which ``clip`` is added if its class takes one.  None means
+            ``model.embedder`` if the model has one, else a ``PromptEnsemble``.
         templates, cache: of the ``PromptEnsemble``; ``model.templates`` unless given.
 
     Raises:
-        InputError: a text tower is needed and there is none, or something else was given.
+        InputError: ``embedder`` has no ``embed``, or a text tower is needed and the model has none.
     """
     clip = getattr(model, 'clip', model)
     if embedder is None:
@@ -193,7 +195,7 @@ def class_embedder(
         embedder = build({**embedder, **given}, CLASS_EMBEDDERS)
     if not callable(getattr(embedder, 'embed', None)):
         raise InputError(
-            f'a class embedder needs a method embed(vocabulary); {type(embedder).__name__} has none'
+            f'a class embedder must have a method embed(vocabulary); {type(embedder).__name__} does not'
         )
     return cast('ClassEmbedder', embedder)
 
@@ -201,7 +203,7 @@ def class_embedder(
 def _needed(clip: CLIP | FrozenText | None) -> CLIP | FrozenText:
     if clip is None:
         raise InputError(
-            'there is no text tower to embed the class names: give the model a CLIP (clip=...) or pass an '
+            'the model has no text tower to embed class names: give the model a CLIP (clip=...) or pass an '
             'embedder'
         )
     return clip
@@ -215,10 +217,9 @@ def embed_texts(
 ) -> Tensor:
     """Texts -> (Q, D) unit rows, fp32: the normalized mean over templates of normalized prompt embeddings.
 
-    A model whose ``unit_prompts`` is false, as a GroupViT, averages prompts of the length that they have.
+    Prompt embeddings of a model whose ``unit_prompts`` is False are averaged without normalization.
 
-    Prompts of like length share a batch, so that a causal tower is trimmed to what they need; the result is
-    that of any other order.
+    Prompts of similar length share a batch, which saves padding and does not change the result.
 
     Raises:
         InputError: templates that ``get_templates`` refuses, or no texts.
@@ -230,9 +231,9 @@ def embed_texts(
 def _encode_texts(
     clip: CLIP | FrozenText, texts: Sequence[str], templates: TemplateSet, batch_size: int, keep: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """(Q, D) unit rows, and where ``keep`` the embeddings of their prompts (Q, T, D)."""
+    """(Q, D) unit rows, and if ``keep`` the embeddings of their prompts (Q, T, D)."""
     if not texts:
-        raise InputError('there are no texts to embed')
+        raise InputError('no texts to embed: give at least one')
     device, count = _device(clip), len(templates.prompts(texts[0]))
     total = -(-len(texts) * count // batch_size)
     sums: Tensor | None = None
@@ -259,9 +260,9 @@ def save_embeddings(
     embeddings: ClassEmbeddings,
     templates: Templates | None = None,
 ) -> None:
-    """Write a safetensors file with ``queries`` (Q, D) and ``query_class`` (Q,), and the names as metadata.
+    """Write a safetensors file with ``queries`` (Q, D), ``query_class`` (Q,), and class names as metadata.
 
-    ``templates`` (Q, T, D) stands beside them where ``embeddings`` has it.
+    ``templates`` (Q, T, D) is added if ``embeddings`` has it.
 
     Raises:
         InputError: the file cannot be written.
@@ -281,30 +282,30 @@ def save_embeddings(
 def load_embeddings(
     path: str | Path, vocabulary: Vocabulary | None = None
 ) -> tuple[ClassEmbeddings, Vocabulary]:
-    """Read what ``save_embeddings`` wrote, or a ``.npy`` array (Q, D) of the names of ``vocabulary``.
+    """Read a file of ``save_embeddings``, or a ``.npy`` array (Q, D) for the class names of ``vocabulary``.
 
     Args:
         path: the file.
-        vocabulary: what the rows stand for: needed for ``.npy``, where row q is query q and need not be of
-            unit length; checked against the file otherwise.
+        vocabulary: class names of the rows.  Needed for ``.npy``, where row q is query q, not necessarily of
+            unit norm; checked against the file otherwise.
 
     Raises:
-        InputError: no such file, a damaged one, or one for other names.
+        InputError: the file is missing, damaged, or for other class names.
     """
     path = Path(path)
     if path.suffix == '.npy':
         if vocabulary is None:
-            raise InputError(f'{path} does not say which names its rows stand for: give the vocabulary')
+            raise InputError(f'{path} does not record the class names of its rows: give the vocabulary')
         return _class_embeddings(F.normalize(_read_npy(path), dim=-1), vocabulary, path), vocabulary
     file = read_weights(path)
     if file.metadata.get('format') != _FORMAT:
-        raise InputError(f'{path} is not a file of class embeddings: make one with `clipdense embed`')
+        raise InputError(f'{path} is not a file of class embeddings: create one with `clipdense embed`')
     if file.metadata.get('sha256') != weights_digest(file.tensors):
-        raise InputError(f'{path} is damaged: its numbers are not those that were written')
+        raise InputError(f'{path} is damaged: checksum mismatch; create it again with `clipdense embed`')
     stored = Vocabulary.from_dict(json.loads(file.metadata['vocabulary']))
     if vocabulary is not None and vocabulary.queries != stored.queries:
-        raise InputError(f'{path} is for other names than those of the vocabulary')
-    queries = file.tensors['queries'].to(torch.float32, copy=True)  # the file itself may be replaced
+        raise InputError(f'{path} is for other class names than those of the vocabulary')
+    queries = file.tensors['queries'].to(torch.float32, copy=True)  # tensors may be mapped from the file
     templates = file.tensors.get('templates')
     kept = None if templates is None else templates.to(torch.float32, copy=True)
     return _class_embeddings(queries, stored, path, kept), stored
@@ -313,7 +314,7 @@ def load_embeddings(
 def module_digest(module: nn.Module) -> str:
     """SHA-256 over a module's parameters and buffers.
 
-    It is remembered for as long as a checksum of every tensor, which costs a twentieth, stays the same.
+    Cached until a checksum of the tensors, which costs a twentieth of it, changes.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     checksum = _checksum(list(tensors.values()))
@@ -338,7 +339,7 @@ def _checksum(tensors: Sequence[Tensor]) -> list[int]:
 def _batches(
     tokenizer: Callable[..., Any], texts: Sequence[str], templates: TemplateSet, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Token ids (<= batch_size, L), the row of each one's text and its template; like lengths together."""
+    """Batches sorted by length: token ids (<= batch_size, L), text index and template index of each row."""
     count = len(templates.prompts(texts[0]))
     step = max(1, _SORTED_BATCHES * batch_size // max(count, 1))
     for start in range(0, len(texts), step):
@@ -347,8 +348,8 @@ def _batches(
             found = templates.prompts(text)
             if len(found) != count or not found:
                 raise InputError(
-                    f'the templates give {len(found)} prompts for {text!r} and {count} for {texts[0]!r}: '
-                    'every class name needs the same number, at least one'
+                    f'the templates give {len(found)} prompts for {text!r} but {count} for {texts[0]!r}: '
+                    'every class name needs the same number of prompts, at least one'
                 )
             prompts += found
         token_ids = torch.as_tensor(np.asarray(tokenizer(prompts)))  # (step * T, L)
@@ -362,7 +363,7 @@ def _read_npy(path: Path) -> Tensor:
     try:
         return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), np.float32))
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f'cannot read {path} as an array of numbers: {error}') from error
+        raise InputError(f'{path} cannot be read as a numeric array: {error}') from error
 
 
 def _class_embeddings(
@@ -372,10 +373,10 @@ def _class_embeddings(
     if queries.ndim != 2 or len(queries) != len(query_class):
         shape = tuple(queries.shape)
         raise InputError(
-            f'{source} has an array of shape {shape} for a vocabulary of {len(query_class)} names'
+            f'{source} has an array of shape {shape}, but the vocabulary needs {len(query_class)} rows'
         )
     if not queries.isfinite().all():
-        raise InputError(f'{source}: not all numbers are finite')
+        raise InputError(f'{source} has values that are not finite')
     return ClassEmbeddings(queries, query_class, len(vocabulary), templates)
 
 
@@ -386,7 +387,7 @@ def _read_cached(file: Path, vocabulary: Vocabulary) -> ClassEmbeddings | None:
     try:
         return load_embeddings(file, vocabulary)[0]
     except InputError as error:
-        warnings.warn(f'cached class embeddings are made again: {error}')
+        warnings.warn(f'class embeddings cannot be read from the cache and are computed again: {error}')
         return None
 
 
@@ -396,7 +397,7 @@ def _write_cached(
     try:
         save_embeddings(file, vocabulary, embeddings, templates)
     except InputError as error:
-        warnings.warn(f'class embeddings are not kept: {error}')
+        warnings.warn(f'class embeddings cannot be written to the cache: {error}')
 
 
 def _device(clip: nn.Module) -> torch.device:

@@ -1,7 +1,7 @@
-"""Dense embeddings of a tower: its last attention, taken apart.
+"""Dense embeddings from the last attention of an image tower.
 
 B: images or windows, N: patches, P: tokens before the first patch, T: P + N, (h, w): patch grid, C: width,
-d: width of a head, D: joint space.
+d: head width, D: joint space.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Grid = tuple[int, int]
 
 
 class LastAttention:
-    """A transformer's last block: its queries, keys and values, and the way from its output to embeddings.
+    """The last block of a transformer: queries, keys and values, and the projection of its output.
 
     Args:
         vit: the tower.
@@ -34,22 +34,22 @@ class LastAttention:
         self.query, self.key, self.value = block.attn.split(block.norm1(x))  # (B, heads, T, d)
 
     def attend(self, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The values mixed by softmax(query key / sqrt(d) + bias): (B, heads, T, d)."""
+        """Attention output, softmax(query key / sqrt(d) + bias) value: (B, heads, T, d)."""
         return F.scaled_dot_product_attention(query, key, self.value, attn_mask=bias)
 
     def embed(self, mixed: Tensor, residual: bool = False, grid: Grid | None = None) -> Tensor:
-        """Mixed values (B, heads, T, d) -> pixel embeddings (B, D, h, w), not normalized.
+        """Attention output (B, heads, T, d) -> pixel embeddings (B, D, h, w), not normalized.
 
         Args:
             mixed: (B, heads, T, d).
-            residual: go on as the block was trained: add its input, then its feed-forward half.
-            grid: of the mixed values, where it is not the tower's.
+            residual: continue as in training: add the input of the block, then its feed-forward part.
+            grid: of the attention output, if different from the tower's.
         """
         grid = grid or self.grid
         return self.vit.project_patches(patches(self.tokens(mixed, residual), grid), grid)
 
     def tokens(self, mixed: Tensor, residual: bool = False) -> Tensor:
-        """Mixed values (B, heads, T, d) -> tokens behind the block (B, T, C)."""
+        """Attention output (B, heads, T, d) -> output tokens of the block (B, T, C)."""
         block = self.vit.blocks[-1]
         x = block.attn.merge(mixed)  # (B, T, C)
         if residual:
@@ -58,14 +58,14 @@ class LastAttention:
         return x
 
     def pooled(self) -> Tensor:
-        """(B, D): the image's embedding, as the tower was trained to give it."""
+        """The image embedding (B, D), as in training."""
         return self.vit.project(self.vit.pool_tokens(self.vit.blocks[-1](self.x)))
 
 
 class PoolAttention(LastAttention):
-    """A ResNet's attention pool, every cell asking as the mean of all cells was trained to ask.
+    """The attention pool of a ResNet, with a query for every cell instead of one for the mean of all cells.
 
-    It has neither residual nor feed-forward half.
+    It has neither residual nor feed-forward part.
 
     Args:
         resnet: the tower.
@@ -96,9 +96,9 @@ class PoolAttention(LastAttention):
 
 
 def encode_dense(tower: Tower, images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> pixel embeddings (B, D, h, w), not normalized: every patch attends to itself alone.
+    """(B, 3, H, W) -> pixel embeddings (B, D, h, w), not normalized: every patch attends to itself only.
 
-    * A ViT: the value path of the last block, without its residual and feed-forward half, then the final norm
+    * A ViT: the value path of the last block, without its residual and feed-forward part, then the final norm
       and projection (MaskCLIP as ClearCLIP simplifies it).
     * A ViT that pools with a query (SigLIP) has no projection; the patches then take the value path of the
       pool: value, output projection, feed-forward residual.
@@ -115,7 +115,7 @@ def encode_dense(tower: Tower, images: Tensor) -> Tensor:
 
 
 def last_attention(tower: Tower, images: Tensor) -> LastAttention:
-    """(B, 3, H, W) through a tower up to its last attention."""
+    """Run a tower on images (B, 3, H, W) up to its last attention."""
     if isinstance(tower, ModifiedResNet):
         features = tower(images)
         return PoolAttention(tower, features.patch_tokens, features.grid)
@@ -124,5 +124,5 @@ def last_attention(tower: Tower, images: Tensor) -> LastAttention:
 
 
 def patches(tokens: Tensor, grid: Grid) -> Tensor:
-    """(B, T, C) -> (B, N, C): they come last."""
+    """The patch tokens (B, N, C) of (B, T, C), which come last."""
     return tokens[:, -prod(grid) :]

@@ -1,4 +1,4 @@
-"""CLIPs by name: which there are, one of them as a model, and its tokenizer."""
+"""Create published CLIP models and tokenizers by name, and list them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ['create_model', 'get_tokenizer', 'list_models', 'model_table']
 
 
 def list_models(pattern: str = '') -> list[str]:
-    """Names of published weights, '<model>/<tag>' such as 'ViT-B-16/openai'; OpenAI's come first.
+    """Names of published weights, '<model>/<tag>' such as 'ViT-B-16/openai'; OpenAI's first.
 
     Args:
-        pattern: part of a name, or a shell pattern for the whole of it where it has one of ``*?[``; upper and
-            lower case are the same.
+        pattern: part of a name, or a shell pattern for the whole name if it contains one of ``*?[``; case is
+            ignored.
     """
     pattern = pattern.lower()
     if not any(sign in pattern for sign in '*?['):
@@ -38,7 +38,7 @@ def list_models(pattern: str = '') -> list[str]:
 
 
 def model_table(pattern: str = '') -> list[dict[str, Any]]:
-    """What is known about the weights that ``list_models`` names, as plain values."""
+    """Source, license, checksum, activation and preprocessing of each name in ``list_models``."""
     rows = []
     for name in list_models(pattern):
         entry = zoo.ZOO[name]
@@ -60,23 +60,23 @@ def create_model(
     device: str | torch.device = 'cpu',
     dtype: torch.dtype | None = None,
 ) -> CLIP:
-    """A CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
+    """Create a CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
 
     Args:
         name: a model such as 'ViT-B-16', or published weights such as 'ViT-B-16/openai'.
         pretrained: weights for the model: a tag of published weights such as 'openai', or a file or folder as
-            ``clipdense.load`` takes it.  None gives fresh weights where ``name`` has no tag.
-        device: where the model goes.
-        dtype: of its numbers; fp32 unless said.
+            ``clipdense.load`` takes it.  None initializes the weights randomly if ``name`` has no tag.
+        device: of the model.
+        dtype: of the parameters; fp32 by default.
 
     Raises:
-        InputError: an unknown name or tag, with the nearest known one; a file that holds a model of another
-            size; or as ``clipdense.load``.
+        InputError: an unknown name or tag, with the nearest known one; a file with a model of another size;
+            or as ``clipdense.load``.
         CheckpointError: as ``clipdense.load``.
     """
     if '/' in name or ':' in name:
         if pretrained is not None:
-            raise InputError(f'{name!r} names its weights; remove pretrained={str(pretrained)!r}')
+            raise InputError(f'{name!r} already specifies weights; remove pretrained={str(pretrained)!r}')
         return load(name, device, dtype)
     if pretrained is None:
         return _fresh(name).to(device=device, dtype=dtype or torch.float32).eval()
@@ -85,7 +85,7 @@ def create_model(
         return load(tagged, device, dtype)
     clip = load(path, device, dtype)
     if name in PUBLISHED and _shape(clip.size) != _shape(PUBLISHED[name]):
-        raise InputError(f'{path} does not hold a {name}: its towers have other sizes; use clipdense.load')
+        raise InputError(f'{path} is not a {name}: its towers have other sizes; use clipdense.load')
     return clip
 
 
@@ -96,8 +96,8 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
         name: a model such as 'ViT-B-16', or published weights such as 'ViT-B-16/openai'.
 
     Raises:
-        InputError: an unknown name, with the nearest known one; or tokenizer files that are not on this
-            machine and cannot be downloaded.
+        InputError: an unknown name, with the nearest known one; or tokenizer files that are not cached and
+            cannot be downloaded.
     """
     if name in PUBLISHED and PUBLISHED[name].text.vocab_size == VOCAB_SIZE:
         return OpenAITokenizer(PUBLISHED[name].text.context_length)
@@ -111,20 +111,22 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
 
 
 def _fresh(name: str) -> CLIP:
-    """A published size with fresh weights."""
+    """A published size with random weights."""
     if name not in PUBLISHED:
         raise InputError(
-            f'unknown model {name!r}.{nearest(name, PUBLISHED)} `clipdense models` lists all weights'
+            f'unknown model {name!r}.{nearest(name, PUBLISHED)} `clipdense models` lists all models'
         )
     size = PUBLISHED[name]
     tokenizer: Callable[..., Any] | None = None
     if size.text.vocab_size != VOCAB_SIZE:
-        tokenizer = MissingTokenizer(f'fresh weights of {name} come without a tokenizer: use get_tokenizer')
+        tokenizer = MissingTokenizer(
+            f'{name} with random weights has no tokenizer: use get_tokenizer({name!r})'
+        )
     return build_clip(size, default_preprocess(size), tokenizer)
 
 
 def _shape(size: Any) -> tuple[Any, ...]:
-    """What tensors tell of a size: widths and depths, not activations."""
+    """The part of a size that determines tensor shapes: widths and depths, not activations."""
     image, text = size.image, size.text
     return (
         image.width,

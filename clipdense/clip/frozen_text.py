@@ -1,4 +1,4 @@
-"""The text half of a CLIP.  K: texts, L: tokens, D: joint space."""
+"""The text tower of a CLIP as a frozen module.  K: texts, L: tokens, D: joint space."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .tokenizers import OpenAITokenizer
 
 @MODELS.register_module()
 class FrozenText(nn.Module):
-    """Embeds words and is never trained.
+    """A text tower with its tokenizer, without gradients and always in evaluation mode.
 
     Args:
         text: a text tower or its config.
-        tokenizer: texts -> (K, L) token ids; belongs to the weights.  OpenAI's where left out.
+        tokenizer: texts -> (K, L) token ids; belongs to the weights.  OpenAI's by default.
     """
 
     unit_prompts = True
@@ -33,12 +33,12 @@ class FrozenText(nn.Module):
 
     @classmethod
     def of(cls, clip: CLIP | FrozenText) -> FrozenText:
-        """The text half of a CLIP, whose image tower stays as it is; a text half itself."""
+        """The text tower of a CLIP, which is left unchanged; a ``FrozenText`` is returned as it is."""
         return clip if isinstance(clip, FrozenText) else cls(clip.text, clip.tokenizer)
 
     @property
     def config(self) -> dict[str, Any]:
-        """What builds it again, with fresh weights."""
+        """Config that builds this module with new weights."""
         return {'type': FrozenText, 'text': self.text.config}
 
     @property
@@ -47,7 +47,7 @@ class FrozenText(nn.Module):
         return self.text.size.embed_dim
 
     def train(self, mode: bool = True) -> FrozenText:
-        """It stays in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     def encode_text(self, token_ids: Tensor, normalize: bool = False) -> Tensor:

@@ -20,12 +20,12 @@ def contrastive_loss(
 ) -> Tensor:
     """Symmetric cross entropy over the global batch; gradients flow through the gather.
 
-    Each process scores its own B rows against all P * B columns, so that the mean over processes is the
-    loss of the whole batch and nothing is computed twice.
+    Each process scores its own B rows against all P * B columns; the mean over processes is the loss of the
+    global batch.
 
     Args:
         image_embeddings, text_embeddings: (B, D).
-        logit_scale: the factor itself, not its logarithm; 1 / temperature.
+        logit_scale: the factor, not its logarithm; 1 / temperature.
 
     Source: CLIP, figure 3; open_clip ``ClipLoss`` with ``local_loss`` and ``gather_with_grad``.
     """
@@ -43,11 +43,11 @@ def contrastive_loss(
 def sigmoid_loss(
     image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float
 ) -> Tensor:
-    """Every pair on its own: matching or not, summed and divided by the number of images of this process.
+    """Binary cross entropy of every pair, summed and divided by the number of images of this process.
 
     Args:
         image_embeddings, text_embeddings: (B, D).
-        logit_scale: the factor itself.
+        logit_scale: the factor, not its logarithm.
         logit_bias: added to every logit; starts at -10 because almost all pairs do not match.
 
     Source: SigLIP, algorithm 1 (arXiv 2303.15343).
@@ -67,24 +67,24 @@ def multi_label_loss(
     form: Literal['mean', 'sum'] = 'mean',
     phrases: Tensor | None = None,
 ) -> Tensor:
-    """Each image against several prompts made of words of its caption, over the global batch.
+    """Contrast each image with several prompts made from its caption, over the global batch.
 
-    Patches (B, N, D) in place of an image's embedding meet a prompt by the log-sum-exp of their scaled
-    similarities: a soft maximum, so that one patch is enough, and which one it is, is learned.
+    Patches (B, N, D) instead of an image embedding are pooled by the log-sum-exp of their scaled similarities
+    with a prompt, a soft maximum over patches.
 
     Args:
         image_embeddings: (B, D), or (B, N, D) patches.
         prompt_embeddings: (B, M, D).
-        logit_scale: the factor itself.
-        form: over the M prompts of an image, 'mean' of log p (GroupViT's code), or the logarithm of their
-            'sum' of p (its paper, equation 7, which is content with one of them).
-        phrases: (B, M) int64, equal where prompts say the same.  Then a phrase that several captions of the
-            batch have is right for all of them; without it the others' are wrong (as released).
+        logit_scale: the factor, not its logarithm.
+        form: over the M prompts of an image, 'mean' of log p (GroupViT's code), or the logarithm of the 'sum'
+            of p (its paper, equation 7).
+        phrases: (B, M) int64 ids, equal for equal prompts.  A phrase of several captions in the batch is then
+            a positive for all of them; without it, only for its own image (as released).
 
     Source: GroupViT (arXiv 2202.11094), section 3.3; NVlabs/GroupViT models/multi_label_contrastive.py.
     """
     if form not in ('mean', 'sum'):
-        raise ValueError(f"form is 'mean' or 'sum', got {form!r}")
+        raise ValueError(f"form must be 'mean' or 'sum', got {form!r}")
     batch, prompts = prompt_embeddings.shape[:2]
     texts = prompt_embeddings.flatten(0, 1)  # (B * M, D)
     to_texts = _logits(image_embeddings, gather_with_grad(texts), logit_scale)  # (B, P * B * M)
@@ -99,7 +99,7 @@ def multi_label_loss(
 
 
 def text_numbers(token_ids: Tensor) -> Tensor:
-    """(..., L) token ids -> (...) int64, equal for equal texts, different otherwise (to one in 2 ** 60)."""
+    """(..., L) token ids -> (...) int64, equal for equal texts, different otherwise (up to 2 ** -60)."""
     places = torch.arange(1, token_ids.shape[-1] + 1, device=token_ids.device)
     factors = (places * 0x9E3779B97F4A7C1 + 0x2545F4914F6CDD1) | 1  # int64 wraps around
     mixed = (token_ids + 1) * factors
@@ -113,7 +113,7 @@ def _logits(images: Tensor, texts: Tensor, logit_scale: Tensor | float) -> Tenso
 
 
 def _right_answers(logits: Tensor, right: Tensor, form: str) -> Tensor:
-    """Mean over rows of (R, T) logits whose right answers are several."""
+    """Mean loss over rows of (R, T) logits with several positives per row."""
     log_p = logits.log_softmax(dim=-1)
     if form == 'sum':
         return -log_p.masked_fill(~right, -torch.inf).logsumexp(dim=-1).mean()

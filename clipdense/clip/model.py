@@ -1,4 +1,4 @@
-"""CLIP: an image tower and a text tower that meet in one space.
+"""CLIP: an image tower and a text tower with a joint embedding space.
 
 B: images, K: texts, L: tokens, C: width, D: joint space.
 """
@@ -29,18 +29,18 @@ MAX_LOGIT_SCALE = 100.0
 
 @MODELS.register_module()
 class CLIP(nn.Module):
-    """The two towers, their projections, and the scale of their similarity.
+    """An image tower and a text tower with their projections, logit scale and logit bias.
 
     Args:
         image: an image tower or its config.
         text: a text tower or its config.
-        logit_scale: at the start of training; kept as its logarithm.
-        logit_bias: added to the logits (SigLIP starts at -10); None where the loss has none.
-        preprocess: how these weights want their images; OpenAI's at the size of the tower where left out.
-        tokenizer: texts -> (K, L) int64 token ids; belongs to the weights.  OpenAI's where left out.
+        logit_scale: initial value; the parameter stores its logarithm.
+        logit_bias: initial value, added to the logits (-10 for SigLIP); None for no bias.
+        preprocess: preprocessing of the images; OpenAI's at the image size of the tower by default.
+        tokenizer: texts -> (K, L) int64 token ids; belongs to the weights.  OpenAI's by default.
 
     Attributes:
-        unit_prompts: whether the prompts of a class have unit length before they are averaged.
+        unit_prompts: whether prompt embeddings are normalized before they are averaged.
     """
 
     unit_prompts = True
@@ -64,23 +64,25 @@ class CLIP(nn.Module):
 
     @property
     def visual(self) -> VisionTransformer | ModifiedResNet:
-        """The image tower, under open_clip's name for it; the same as ``image``."""
+        """Alias of ``image``, the name in open_clip."""
         return self.image
 
     @property
     def size(self) -> ClipSize:
-        """Everything that ``build_clip`` needs to build this model again."""
+        """The size that ``build_clip`` takes to build this model."""
         return ClipSize(self.image.size, self.text.size, self.logit_bias is not None)
 
     @property
     def config(self) -> dict[str, Any]:
-        """What builds it again, with fresh weights.
+        """Config that builds this model with new weights.
 
         Raises:
-            InputError: a model whose towers ``build_clip`` does not make.
+            InputError: a subclass, which ``build_clip`` does not build.
         """
         if type(self) is not CLIP:
-            raise InputError(f'a {type(self).__name__} cannot be written into a self-describing file')
+            raise InputError(
+                f'a {type(self).__name__} cannot be saved as a self-describing file; only CLIP itself can'
+            )
         options = {key: value for key, value in self.image.config.items() if key not in ('type', 'size')}
         size, preprocess = self.size.to_dict(), self.preprocess.to_dict()
         return {'type': build_clip, 'size': size, 'preprocess': preprocess, **options}
@@ -100,7 +102,7 @@ class CLIP(nn.Module):
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     def encode_dense(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """(B, 3, H, W), any H and W -> pixel-aligned embeddings (B, D, h, w): one for each patch.
+        """(B, 3, H, W), any H and W -> pixel embeddings (B, D, h, w), one for each patch.
 
         A ViT: value path of the last block without residual, then the projection.  SigLIP: the same, with the
         value path of its query pool in place of the projection.  A ResNet: value and output projection of its
@@ -115,17 +117,17 @@ class CLIP(nn.Module):
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor, deep: Sequence[Tensor] | None = None) -> Tensor:
-        """Learned prompts: (K, L, C) token embeddings, (K,) places of end-of-text -> (K, D)."""
+        """Learned prompts: token embeddings (K, L, C), positions of end-of-text (K,) -> (K, D)."""
         return self.text.project(self.text.forward_embeddings(embeddings, eot, deep))
 
     def set_gradient_checkpointing(self, on: bool = True) -> None:
-        """Trade a second forward pass for the memory of the activations, in both towers."""
+        """Recompute activations in the backward pass to save memory, in both towers."""
         self.image.gradient_checkpointing = on
         self.text.gradient_checkpointing = on
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the scale in [1, 100], as is done after each training step (open_clip, SLIP)."""
+        """Clamp the scale to [1, 100], to be called after each training step (open_clip, SLIP)."""
         self.logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
 
 
@@ -136,12 +138,12 @@ def build_clip(
     tokenizer: Callable[..., Any] | None = None,
     **image_options: Any,
 ) -> CLIP:
-    """A CLIP with fresh weights.
+    """Build a CLIP with random weights.
 
     Args:
         size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
-        preprocess: how it will want its images; a name as in ``Preprocess.named``, or a dict, will do.
-        tokenizer: texts -> (K, L) token ids; OpenAI's where left out.
+        preprocess: preprocessing of the images, its dict, or a name of ``Preprocess.named``.
+        tokenizer: texts -> (K, L) token ids; OpenAI's by default.
         image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
 
     Raises:
@@ -149,7 +151,9 @@ def build_clip(
     """
     if isinstance(size, str):
         if size not in PUBLISHED:
-            raise InputError(f'unknown CLIP size {size!r}.{nearest(size, PUBLISHED)}')
+            raise InputError(
+                f'unknown CLIP size {size!r}.{nearest(size, PUBLISHED)} `clipdense models` lists all models'
+            )
         size = PUBLISHED[size]
     elif isinstance(size, dict):
         size = ClipSize.from_dict(size)

@@ -1,4 +1,4 @@
-"""How weights want their images.  It belongs to the weights and travels with them."""
+"""Image preprocessing, which is recorded with the weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ STATISTICS: dict[str, tuple[Triple, Triple]] = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop and normalize: an image in, a tensor for the image tower out.
+    """Resize, crop and normalize an image to a tensor for the image tower.
 
     Args:
         image_size: side of the square result, in pixels.
-        mean, std: of RGB in 0 .. 1.
+        mean, std: of RGB in [0, 1].
         interpolation: 'bicubic' or 'bilinear', by Pillow (antialiased).
-        resize: 'shortest' scales the shorter side and crops the centre; 'squash' ignores the aspect (SigLIP).
+        resize: 'shortest' resizes the shorter side and crops the center; 'squash' ignores the aspect ratio
+            (SigLIP).
 
     Source: openai/CLIP clip/clip.py ``_transform``.
     """
@@ -52,13 +53,15 @@ class Preprocess:
         size = (side, side) if self.resize == 'squash' else _scaled(image.size, side)
         image = image.convert('RGB')
         image = image if image.size == size else image.resize(size, mode)
-        return image_to_tensor(_centre(image, side))
+        return image_to_tensor(_center_crop(image, side))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(..., 3, H, W) uint8 -> float32 of mean 0 and deviation 1 per channel."""
+        """(..., 3, H, W) uint8 -> float32, normalized by mean and std."""
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)  # one new tensor, not four
+        return (
+            images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        )  # in place: allocates one tensor, not four
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -71,7 +74,7 @@ class Preprocess:
 
     @classmethod
     def named(cls, name: str, image_size: int) -> Preprocess:
-        """'openai', 'imagenet', 'half' statistics, or 'siglip' (half, squashed).
+        """Preprocessing with statistics 'openai', 'imagenet' or 'half', or 'siglip' ('half', squashed).
 
         Raises:
             InputError: an unknown name.
@@ -80,25 +83,27 @@ class Preprocess:
             return cls(image_size, *STATISTICS['half'], resize='squash')
         if name not in STATISTICS:
             known = [*STATISTICS, 'siglip']
-            raise InputError(f'unknown preprocessing {name!r}: choose from {known}.{nearest(name, known)}')
+            raise InputError(
+                f'unknown preprocessing {name!r}: choose from {", ".join(known)}.{nearest(name, known)}'
+            )
         return cls(image_size, *STATISTICS[name])
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image -> (3, H, W) uint8, a copy of its pixels in their order in memory (channels last)."""
+    """An RGB image -> (3, H, W) uint8, a copy in channels-last memory format."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """Width and height with the shorter side scaled to ``short``; the longer one is rounded down."""
+    """Width and height with the shorter side resized to ``short``; the longer side is rounded down."""
     width, height = size
     if width <= height:
         return short, int(short * height / width)
     return int(short * width / height), short
 
 
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    """The square in the middle; halves are rounded to the even pixel, as torchvision does."""
+def _center_crop(image: Image.Image, side: int) -> Image.Image:
+    """The center square; half pixels are rounded to even, as in torchvision."""
     if image.size == (side, side):
         return image
     left, top = (round((length - side) / 2) for length in image.size)
@@ -109,11 +114,11 @@ ImageLike = TypeVar('ImageLike', Image.Image, Tensor)
 
 
 def without_far_ends(image: ImageLike, longest: int = 16) -> ImageLike:
-    """The middle of an image whose longer side is more than ``longest`` times the shorter one.
+    """Crop the center of an image whose longer side is more than ``longest`` times the shorter one.
 
-    A center crop never sees the ends, but resizing them first would fill the memory: 1 x 5000 pixels would
-    become 224 x 1,120,000.  Other images are returned as they are, so that they are resized exactly as the
-    official code does; a cut moves the sampling grid by a fraction of a pixel.
+    A center crop drops the ends, but resizing them first would exhaust the memory: 1 x 5000 pixels would
+    become 224 x 1,120,000.  Other images are returned unchanged, so that they are resized exactly as in the
+    official code; cropping shifts the sampling grid by a fraction of a pixel.
     """
     width, height = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
     side = longest * min(width, height)

@@ -25,7 +25,7 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1; a stride is an average pool, never a strided convolution."""
+    """1x1, 3x3 and 1x1 convolutions; downsamples by average pooling, not by a strided convolution."""
 
     def __init__(self, in_width: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """The mean of all cells attends to the mean and the cells."""
+    """Attention pooling: the query is the mean of all cells; keys and values are the mean and the cells."""
 
     def __init__(self, side: int, width: int, num_heads: int, embed_dim: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ModifiedResNet(nn.Module):
     """CLIP's ResNet for images of any size: the pool's position embeddings are resized at run time.
 
     Args:
-        size: widths and depths; a dict of ``ResNetSize``'s fields will do.
+        size: widths and depths; or a dict with the fields of ``ResNetSize``.
         position_mode, antialias: how position embeddings are interpolated, see ``resize_positions``.
 
     Source: openai/CLIP clip/model.py ``ModifiedResNet``, ``AttentionPool2d``.
@@ -111,12 +111,12 @@ class ModifiedResNet(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What builds it again, with fresh weights."""
+        """Config that builds this module with new weights."""
         options = {'position_mode': self.position_mode, 'antialias': self.antialias}
         return {'type': type(self), 'size': asdict(self.size), **options}
 
     def reset_parameters(self) -> None:
-        """OpenAI's initialisation: the pool from N(0, 1/C), the last norm of each block zero."""
+        """OpenAI's initialization: the pool from N(0, 1/C), the last norm of each block zero."""
         std = self.attn_pool.q.in_features**-0.5
         for linear in (self.attn_pool.q, self.attn_pool.k, self.attn_pool.v, self.attn_pool.proj):
             nn.init.normal_(linear.weight, std=std)
@@ -127,13 +127,13 @@ class ModifiedResNet(nn.Module):
         """(B, 3, H, W), normalized -> pooled (B, C), cells of the last stage (B, N, C)."""
         x = self.stem(images)  # (B, width, H / 4, W / 4)
         for block in self._blocks():
-            x = self._run(block, x)  # (B, C, h, w) in the end
+            x = self._run(block, x)  # finally (B, C, h, w)
         grid = (x.shape[-2], x.shape[-1])
         cells = x.flatten(2).mT  # (B, N, C)
         return ImageFeatures(self.attn_pool(cells, self.positions(grid).to(cells.dtype)), cells, grid)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalized -> (B, C): what ``forward`` pools."""
+        """(B, 3, H, W), normalized -> the pooled features (B, C) of ``forward``."""
         return self(images).pooled
 
     def stem(self, images: Tensor) -> Tensor:
@@ -143,7 +143,9 @@ class ModifiedResNet(nn.Module):
             ValueError: images smaller than one cell of the last stage.
         """
         if min(images.shape[-2:]) < 32:
-            raise ValueError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a cell of 32')
+            raise ValueError(
+                f'images of {tuple(images.shape[-2:])} pixels are too small: at least 32 x 32 are needed'
+            )
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         return F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
@@ -159,7 +161,7 @@ class ModifiedResNet(nn.Module):
         return self.attn_pool.proj(pooled)
 
     def project_patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Cells (B, N, C) -> (B, D, h, w) in the joint space: the pool's value path, cell by cell."""
+        """Cells (B, N, C) -> embeddings (B, D, h, w) by the value path of the pool, for each cell."""
         return self.project(self.attn_pool.v(tokens)).mT.unflatten(2, grid)
 
     def _blocks(self) -> Iterator[Bottleneck]:
@@ -179,7 +181,7 @@ class ModifiedResNet(nn.Module):
 
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """The recomputation of a checkpointed block must not count its batch a second time."""
+    """Leave batch norm statistics unchanged while a checkpointed block is recomputed."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
     before = [(norm, norm.momentum, count, count.clone()) for norm, count in zip(norms, counts, strict=True)]

@@ -1,7 +1,7 @@
-"""A trained model in one file: its weights, and the config that builds it without any other file.
+"""Self-describing files: the weights of a trained model and the config that builds it, in one file.
 
-The config is plain data beside the tensors.  It may name what is registered here and what the model's class
-lists; a file that names anything else is refused, so that reading one never runs foreign code.
+The config is plain data in the metadata.  It may name registered classes and functions and those that the
+model's class lists; a file that names anything else is refused, so that loading never runs foreign code.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from .model import CLIP
 from .tokenizers import copy_tokenizer, find_tokenizer
 
 FORMAT = 'clipdense-model'
-PREFIX = 'clip.'  # before the names of the tensors of the CLIP
+PREFIX = 'clip.'  # of tensor names of the CLIP
 
 
 class Portable(Protocol):
-    """A model that one file can hold.
+    """A model that can be saved as a self-describing file.
 
     Attributes:
-        portable_name: of the file, without its ending.
-        portable_types: names that its config may have as ``type`` beside those of our registered classes and
-            functions, and what they mean.
+        portable_name: of the file, without its suffix.
+        portable_types: names that its config may have as ``type`` in addition to registered classes and
+            functions, and their objects.
         clip: the text tower, or a whole CLIP.
-        portable_clip: what of it the file holds: the ``FrozenText`` of a model that needs no image tower, or
-            the ``CLIP`` itself.  Either has a ``config`` that builds it.
+        portable_clip: the part of it that is saved: a ``FrozenText`` for a model that needs no image tower,
+            or the ``CLIP``.  Both have a ``config`` that builds them.
     """
 
     portable_name: str
@@ -49,31 +49,33 @@ class Portable(Protocol):
     def portable_clip(self) -> FrozenText | CLIP | None: ...
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the config of a run, ``model`` without any file in it, and what else inference needs.
+        """The part of a run's config that inference needs, with ``model`` free of file paths.
 
-        A model that writes more than ``model`` reads it in ``apply_portable_config(config)``.
+        A model that needs more than ``model`` reads it in ``apply_portable_config(config)``.
         """
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
 
 def is_portable(model: Any) -> bool:
-    """Whether one file can hold the model, which needs a text tower for that."""
+    """Whether the model can be saved as a self-describing file, which needs a text tower."""
     return hasattr(model, 'portable_config') and getattr(model, 'clip', None) is not None
 
 
 def describe(model: Portable, cfg: Config) -> dict[str, str]:
-    """What stands beside the tensors; in a training checkpoint as ``meta['portable']``.
+    """The metadata of a self-describing file; in a training checkpoint it is ``meta['portable']``.
 
     Args:
-        model: as the config of its run built it.
-        cfg: that config.
+        model: built from ``cfg``.
+        cfg: the config of the run.
 
     Raises:
-        InputError: a model that no config describes, or one that is no plain data or names what no file may.
+        InputError: the model has no config, or the config is not plain data or names something not allowed.
     """
     if not isinstance(cfg.get('model'), Mapping):
-        raise InputError('its model was built in code, and no config describes it')
+        raise InputError(
+            'the config has no model: a model built in code cannot be saved as a self-describing file'
+        )
     config = model.portable_config(cfg.to_dict())
     config['model'] = {**config['model'], 'clip': _clip(model).config}
     text = repr(plain_config(config, strict=True))
@@ -82,28 +84,28 @@ def describe(model: Portable, cfg: Config) -> dict[str, str]:
 
 
 def meta(model: Any, cfg: Config) -> dict[str, Any]:
-    """What lets a training checkpoint be opened alone, which then holds ``weights`` of the model."""
+    """Metadata that makes a training checkpoint with the ``weights`` of the model self-describing."""
     if not is_portable(model):
         return {}
     try:
         return {'portable': describe(model, cfg)}
-    except InputError:  # it then needs its config
+    except InputError:  # the checkpoint then needs its config
         return {}
 
 
 def weights(model: Portable) -> dict[str, Tensor]:
-    """The tensors of a model with those of its CLIP, which a detector keeps outside its own."""
+    """The tensors of a model and of its CLIP, which may not be part of its state dict."""
     clip = _clip(model).state_dict()
     return {**model.state_dict(), **{f'{PREFIX}{name}': tensor for name, tensor in clip.items()}}
 
 
 def save(model: Portable, path: str | Path, cfg: Config) -> None:
-    """Write a model with its CLIP, and the config of its run, into one safetensors file.
+    """Save a model with its CLIP and the config of its run in one safetensors file.
 
     A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
 
     Raises:
-        InputError: as ``describe``; no room, or no permission.
+        InputError: as ``describe``; or the disk is full or not writable.
     """
     path = Path(path)
     write_weights(path, weights(model), describe(model, cfg))
@@ -111,14 +113,14 @@ def save(model: Portable, path: str | Path, cfg: Config) -> None:
 
 
 def read_config(file: WeightsFile, packages: Collection[str] = ('clipdense',)) -> dict[str, Any] | None:
-    """The config that a file brings with its weights; None where it brings none.
+    """The config in a self-describing file; None in other files.
 
     Args:
         file: weights and metadata.
         packages: installed packages whose registered classes and functions the config may name.
 
     Raises:
-        CheckpointError: a damaged one, or one that asks for what no file may name.
+        CheckpointError: the config is damaged, or names something not allowed.
     """
     meta = file.extra.get('meta')
     own = meta.get('portable') if isinstance(meta, dict) else file.metadata
@@ -127,25 +129,25 @@ def read_config(file: WeightsFile, packages: Collection[str] = ('clipdense',)) -
     try:
         return _parse(own['config'], packages)
     except (InputError, KeyError, TypeError) as error:
-        raise CheckpointError(f'{file.path}: its config cannot be used ({error})') from error
+        raise CheckpointError(f'{file.path}: the config in the file is invalid: {error}') from error
 
 
 def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
-    """The model of a file, in evaluation mode.
+    """Build the model of a self-describing file, in evaluation mode.
 
     Args:
         file: the weights.
-        config: what ``read_config`` found in it.
+        config: from ``read_config``.
 
     Raises:
-        CheckpointError: no model can be built so, or the weights do not fit it.
+        CheckpointError: the model cannot be built, or the weights do not match it.
     """
     try:
         model = build_module(dict(config['model']))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise CheckpointError(f'{file.path}: {error}') from error
-        raise CheckpointError(f'{file.path} describes an impossible model: {error}') from error
+        raise CheckpointError(f'{file.path} describes an invalid model: {error}') from error
     clip = {
         name.removeprefix(PREFIX): tensor for name, tensor in file.tensors.items() if name.startswith(PREFIX)
     }
@@ -160,7 +162,7 @@ def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
 
 
 def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the CLIP, where a portable model keeps it outside its weights."""
+    """Tensors without those of the CLIP, if the CLIP is not part of the model's state dict."""
     if not hasattr(model, 'portable_config'):
         return dict(tensors)
     own = model.state_dict()
@@ -168,21 +170,21 @@ def own_tensors(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _clip(model: Portable) -> FrozenText | CLIP:
-    assert model.portable_clip is not None  # is_portable has asked
+    assert model.portable_clip is not None  # checked by is_portable
     return model.portable_clip
 
 
 def _parse(text: str, packages: Collection[str]) -> dict[str, Any]:
-    """The config that a text is, with what it names in place of the names.
+    """Parse a config, with names of types replaced by their objects.
 
     Raises:
-        InputError: no plain data with a model in it, or a ``type`` that is not allowed.
+        InputError: not plain data with a ``model``, or a ``type`` that is not allowed.
     """
     try:
         config = ast.literal_eval(text)
         kind = config['model']['type']
     except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-        raise InputError('it is no plain data that describes a model') from None
+        raise InputError('it is not plain data with an entry model') from None
     return _resolved(config, getattr(_known(kind, {}, packages), 'portable_types', {}), packages)
 
 
@@ -198,17 +200,17 @@ def _resolved(value: Any, allowed: Mapping[str, Any], packages: Collection[str])
 
 
 def _known(kind: Any, allowed: Mapping[str, Any], packages: Collection[str]) -> Any:
-    """What a name means that a file may use.
+    """The object of a type name that a file may use.
 
     Raises:
-        InputError: another one.
+        InputError: any other name.
     """
     if not isinstance(kind, str):
-        raise InputError(f'its type {kind!r} is no name')
+        raise InputError(f'type {kind!r} is not a name')
     if kind in allowed:
         return allowed[kind]
     found = get_object_from_string(kind) if kind.split('.')[0] in packages else None
     ours = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *allowed.values())
     if found is None or not any(found is one for one in ours):
-        raise InputError(f'it asks for {kind!r}, which is not a registered part of {", ".join(packages)}')
+        raise InputError(f'type {kind!r} is not registered in {", ".join(packages)}')
     return found

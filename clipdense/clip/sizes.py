@@ -1,6 +1,6 @@
-"""Sizes are a table: every published CLIP that the towers here can hold.
+"""Table of the sizes of published CLIP models.
 
-Names are open_clip's.  Head counts and MLP widths are written out because weights do not tell them.
+Names are those of open_clip.  Head counts are written out because weights do not record them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class VitSize:
 
 @dataclass(frozen=True)
 class ResNetSize:
-    """OpenAI's ModifiedResNet; ``width`` is that of the stem, features are 32 times as wide."""
+    """OpenAI's ModifiedResNet; ``width`` is that of the stem; features have 32 times that width."""
 
     image_size: int
     width: int
@@ -39,7 +39,7 @@ class ResNetSize:
 
 @dataclass(frozen=True)
 class TextSize:
-    """A text transformer; 'openai' is causal and pools at the end of text, 'siglip' neither."""
+    """A text transformer; 'openai' is causal and pools at the end-of-text token, 'siglip' does neither."""
 
     width: int
     layers: int
@@ -54,7 +54,7 @@ class TextSize:
 
 @dataclass(frozen=True)
 class ClipSize:
-    """Both towers; they meet in ``embed_dim``.
+    """Both towers, with the same ``embed_dim``.
 
     Raises:
         ValueError: towers of different ``embed_dim``.
@@ -67,7 +67,8 @@ class ClipSize:
     def __post_init__(self) -> None:
         if self.image.embed_dim != self.text.embed_dim:
             raise ValueError(
-                f'towers do not meet: embed_dim {self.image.embed_dim} and {self.text.embed_dim}'
+                f'the towers have different embed_dim: image {self.image.embed_dim}, '
+                f'text {self.text.embed_dim}'
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class ClipSize:
         return cls(image, text, values.get('logit_bias', False))
 
     def with_activation(self, activation: Activation) -> ClipSize:
-        """The same size with another activation in both towers (a ResNet has its own)."""
+        """The same size with another activation in both towers (except a ResNet, which uses ReLU)."""
         image = self.image
         if isinstance(image, VitSize):
             image = replace(image, activation=activation)
@@ -109,7 +110,7 @@ def vit(
     mlp_width: int | None = None,
     text_layers: int = 12,
 ) -> ClipSize:
-    """A CLIP of OpenAI's flavour with exact GELU; MLPs are four times as wide as their tower unless said."""
+    """A CLIP of OpenAI's flavour with exact GELU; MLPs are four times as wide as their tower by default."""
     image = VitSize(
         image_size,
         patch_size,
@@ -153,7 +154,7 @@ def _siglip(
 ) -> ClipSize:
     """Zhai et al., Sigmoid Loss for Language Image Pre-Training (arXiv 2303.15343).
 
-    Exact GELU as open_clip runs these weights; Hugging Face files ask for 'gelu_tanh' in their config.
+    Exact GELU, as open_clip uses for these weights; configs of Hugging Face specify 'gelu_tanh'.
     """
     num_heads, mlp_width = num_heads or width // 64, mlp_width or 4 * width
     image = VitSize(image_size, patch_size, width, layers, num_heads, mlp_width, width, 'gelu', 'siglip')

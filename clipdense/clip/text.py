@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.layers.packing import Packing
-from clipdense.layers.transformer import Block, initialise_blocks, replace_tokens, run_blocks
+from clipdense.layers.transformer import Block, initialize_blocks, replace_tokens, run_blocks
 from clipdense.registry import MODELS
 
 from .sizes import TextSize
@@ -18,9 +18,9 @@ from .sizes import TextSize
 
 @dataclass(frozen=True)
 class TextFlavour:
-    """What differs between published text transformers beyond their size."""
+    """Differences between published text transformers other than their size."""
 
-    causal: bool  # and pooled at the end-of-text token; otherwise at the last place
+    causal: bool  # and pooled at the end-of-text token; otherwise at the last position
     proj_bias: bool
     eps: float
 
@@ -35,11 +35,11 @@ FLAVOURS = {
 class TextTransformer(nn.Module):
     """CLIP's text tower.
 
-    In a causal tower nothing behind the end-of-text token can reach it: each text is cut there and the batch
-    is packed without padding.  The result is the same, and most of the work is saved.
+    In a causal tower the end-of-text token does not attend to later tokens: each text is cut after it and the
+    batch is packed without padding.  The result is the same with less computation.
 
     Args:
-        size: widths and depths; a dict of ``TextSize``'s fields will do.
+        size: widths and depths; or a dict with the fields of ``TextSize``.
 
     Source: openai/CLIP clip/model.py ``CLIP.encode_text``.
     """
@@ -63,14 +63,14 @@ class TextTransformer(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What builds it again, with fresh weights."""
+        """Config that builds this module with new weights."""
         return {'type': type(self), 'size': asdict(self.size)}
 
     def reset_parameters(self) -> None:
-        """OpenAI's initialisation (openai/CLIP ``initialize_parameters``)."""
+        """OpenAI's initialization (openai/CLIP ``initialize_parameters``)."""
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
-        initialise_blocks(list(self.blocks), self.size.width)
+        initialize_blocks(list(self.blocks), self.size.width)
         nn.init.normal_(self.proj, std=self.size.width**-0.5)
         if self.proj_bias is not None:
             nn.init.zeros_(self.proj_bias)
@@ -79,7 +79,7 @@ class TextTransformer(nn.Module):
         """(K, L) -> features (K, C), before projection.
 
         Raises:
-            ValueError: more tokens than the tower has places.
+            ValueError: more tokens than the context length.
         """
         if not self.flavour.causal:
             last = torch.full_like(token_ids[:, 0], token_ids.shape[1] - 1)
@@ -95,13 +95,13 @@ class TextTransformer(nn.Module):
 
         Args:
             embeddings: (K, L, C); the first token is start-of-text.
-            eot: (K,) place of the end-of-text token, from the token ids.
-            deep: entry i, (n, C), replaces the n tokens behind start-of-text before block i + 1 (MaPLe).
+            eot: (K,) position of the end-of-text token, from the token ids.
+            deep: entry i, (n, C), replaces the n tokens after start-of-text before block i + 1 (MaPLe).
         """
         if self.flavour.causal and len(eot):
             embeddings = embeddings[:, : int(eot.max()) + 1]
         x = self._place(embeddings)  # (K, L, C)
-        rows = torch.arange(len(x), device=x.device) * x.shape[1] + eot  # the tokens that are wanted
+        rows = torch.arange(len(x), device=x.device) * x.shape[1] + eot  # the end-of-text tokens
         packing = None
         if self.flavour.causal and not deep:
             packing = Packing.of_lengths(eot + 1, x.shape[1])
@@ -127,10 +127,12 @@ class TextTransformer(nn.Module):
     def _place(self, embeddings: Tensor) -> Tensor:
         length = embeddings.shape[1]
         if length > len(self.pos_embed):
-            raise ValueError(f'{length} tokens, but the text tower has {len(self.pos_embed)} places')
+            raise ValueError(
+                f'{length} tokens exceed the context length {len(self.pos_embed)} of the text tower'
+            )
         return embeddings + self.pos_embed[:length].to(embeddings.dtype)
 
 
 def end_of_text(token_ids: Tensor) -> Tensor:
-    """(K, L) -> (K,): place of the first occurrence of each row's largest id, which is end-of-text."""
+    """(K, L) -> (K,): position of the first occurrence of each row's largest id, which is end-of-text."""
     return token_ids.argmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Tokenizers that come with weights; a fault of one shows only once it is used.  K: texts, L: tokens."""
+"""Tokenizers of weights, loaded when first used.  K: texts, L: tokens."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', '
 
 
 class LazyTokenizer(ABC):
-    """A tokenizer that is read when the first text arrives, and that returns tensors."""
+    """A tokenizer that is loaded when first used, and that returns tensors."""
 
     @cached_property
     def tokenizer(self) -> BaseTokenizer:
-        """The tokenizer itself, whose rows are numpy arrays.
+        """The wrapped tokenizer, which returns numpy arrays.
 
         Raises:
-            InputError: its files cannot be read.
+            InputError: the tokenizer files cannot be read.
         """
         return self._read()
 
     @property
     def identity(self) -> str:
-        """A string that only tokenizers which give equal rows share."""
+        """A string that is equal only for tokenizers with equal results."""
         return self.tokenizer.identity
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, uncut, without the special ids around it."""
+        """The ids of a text, not truncated, without special ids."""
         return self.tokenizer.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for, as far as cleaning lets it be recovered."""
+        """The text of ids, as cleaned before encoding."""
         return self.tokenizer.decode(int(index) for index in ids)
 
     def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Tensor:
         """One text or several -> (K, L) int64 token ids; see ``vocab.tokenizer.BaseTokenizer``.
 
         Raises:
-            InputError: something that is not a text, or a text over the context where ``truncate`` is False.
+            InputError: an input is not a text, or longer than the context with ``truncate=False``.
         """
         return torch.from_numpy(self.tokenizer(texts, truncate))
 
@@ -59,7 +59,7 @@ class LazyTokenizer(ABC):
 
 
 class OpenAITokenizer(LazyTokenizer):
-    """OpenAI's byte pairs, which need no file of the weights.
+    """OpenAI's byte-pair tokenizer, which needs no files.
 
     Args:
         context_length: of ``vocab.tokenizer.Tokenizer``.
@@ -87,10 +87,10 @@ class FolderTokenizer(LazyTokenizer):
 
 
 class MissingTokenizer:
-    """Stands where weights came without their tokenizer.
+    """Placeholder for the tokenizer of weights that have none; raises when used.
 
     Args:
-        reason: what is missing.
+        reason: the error message.
     """
 
     identity = None
@@ -99,18 +99,18 @@ class MissingTokenizer:
         self.reason = reason
 
     def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Tensor:
-        """Refuses.
+        """Raise an error.
 
         Raises:
-            InputError: always; says what is missing.
+            InputError: always, with ``reason``.
         """
         raise InputError(self.reason)
 
 
 def find_tokenizer(size: TextSize, path: Path, clean: str = 'canonicalize') -> Callable[..., Any] | None:
-    """The tokenizer of the weights at ``path``: None for OpenAI's, which needs no file.
+    """The tokenizer of the weights at ``path``; None for OpenAI's, which needs no files.
 
-    Tokenizer files lie in ``<name of the file>-tokenizer`` or beside the weights.
+    Tokenizer files are in ``<name of the file>-tokenizer`` or next to the weights.
     """
     if size.vocab_size == VOCAB_SIZE and size.flavour == 'openai':
         return None
@@ -119,13 +119,13 @@ def find_tokenizer(size: TextSize, path: Path, clean: str = 'canonicalize') -> C
         if any((folder / name).is_file() for name in FILES):
             return FolderTokenizer(folder, size.context_length, clean)
     return MissingTokenizer(
-        f'{path} came without a tokenizer for its {size.vocab_size} token ids: put tokenizer.json and '
+        f'{path} has no tokenizer for its vocabulary of {size.vocab_size} tokens: put tokenizer.json and '
         f'tokenizer_config.json of the model into {folders[1]}'
     )
 
 
 def copy_tokenizer(tokenizer: Any, folder: Path) -> bool:
-    """Copy the files of a tokenizer that has some into ``folder``; whether there were any."""
+    """Copy the files of a tokenizer into ``folder``; return False if it has none."""
     source = getattr(tokenizer, 'folder', None)
     if source is None:
         return False

@@ -1,4 +1,4 @@
-"""The image transformer.
+"""Vision transformer.
 
 B: images, N: patches, (h, w): patch grid, C: width, D: joint space, n: extra tokens.
 """
@@ -23,7 +23,7 @@ from .sizes import VitSize
 
 @dataclass(frozen=True)
 class VitFlavour:
-    """What differs between published image transformers beyond their size."""
+    """Differences between published image transformers other than their size."""
 
     class_token: bool
     norm_pre: bool
@@ -44,8 +44,8 @@ class VisionTransformer(nn.Module):
     """CLIP's ViT for images of any size: position embeddings are resized at run time.
 
     Args:
-        size: widths and depths; a dict of ``VitSize``'s fields will do.
-        patch_dropout: share of the patches that a training step leaves out (FLIP, arXiv 2212.00794).
+        size: widths and depths; or a dict with the fields of ``VitSize``.
+        patch_dropout: fraction of the patches that is dropped in training (FLIP, arXiv 2212.00794).
         position_mode, antialias: how position embeddings are interpolated, see ``resize_positions``.
 
     Source: openai/CLIP clip/model.py ``VisionTransformer``; timm for the flavours 'slip' and 'siglip'.
@@ -62,7 +62,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.size = size = VitSize(**size) if isinstance(size, dict) else size
         if not 0 <= patch_dropout < 1:
-            raise ValueError(f'patch_dropout is a share of the patches, 0 <= share < 1, got {patch_dropout}')
+            raise ValueError(f'patch_dropout must be a fraction in [0, 1), got {patch_dropout}')
         self.flavour = flavour = FLAVOURS[size.flavour]
         self.patch_dropout = patch_dropout
         self.position_mode, self.antialias = position_mode, antialias
@@ -91,12 +91,12 @@ class VisionTransformer(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What builds it again, with fresh weights."""
+        """Config that builds this module with new weights."""
         options = {name: getattr(self, name) for name in ('patch_dropout', 'position_mode', 'antialias')}
         return {'type': type(self), 'size': asdict(self.size), **options}
 
     def reset_parameters(self) -> None:
-        """OpenAI's initialisation: N(0, 1/C) for token, positions, projection; PyTorch's in the blocks."""
+        """OpenAI's initialization: N(0, 1/C) for token, positions, projection; PyTorch's in the blocks."""
         std = self.size.width**-0.5
         for parameter in (self.class_token, self.pos_embed, self.proj):
             if parameter is not None:
@@ -107,18 +107,18 @@ class VisionTransformer(nn.Module):
             nn.init.zeros_(block.attn.proj.bias)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W), normalized -> pooled (B, C), patch tokens (B, N, C) as the last block leaves them.
+        """(B, 3, H, W), normalized -> pooled (B, C), patch tokens (B, N, C) of the last block.
 
-        With patch dropout in training, N is the number of patches that were kept.
+        With patch dropout in training, N is the number of patches that are kept.
         """
         x, grid = self.embed(images)  # (B, 1 + N, C)
         x = self._run(self.blocks, x)
         return ImageFeatures(self.pool_tokens(x), x[:, self.prefix :], grid)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalized -> (B, C): what ``forward`` pools, for less work.
+        """(B, 3, H, W), normalized -> the pooled features (B, C) of ``forward``.
 
-        The last block is finished for the class token alone, because nothing reads its patches.
+        The last block is computed for the class token only, which is cheaper.
         """
         x, _ = self.embed(images)  # (B, 1 + N, C)
         if self.class_token is None:
@@ -132,25 +132,25 @@ class VisionTransformer(nn.Module):
         layers: Iterable[int],
         extra_tokens: Sequence[Tensor] | None = None,
     ) -> tuple[dict[int, Tensor], tuple[int, int]]:
-        """Inputs of the named blocks; the number of blocks itself names the output of the last one.
+        """Inputs of the given blocks; the number of blocks stands for the output of the last one.
 
         Args:
             images: (B, 3, H, W).
             layers: 0 .. number of blocks; negative ones count from the end (-1: the last block).
-            extra_tokens: learned prompts: entry i, (n, C), stands after the patches from block i on, in
-                place of entry i - 1; tokens read as [class token, patches, extra].
+            extra_tokens: learned prompts: entry i, (n, C), is placed after the patches from block i on,
+                replacing entry i - 1; the token order is [class token, patches, extra].
 
         Returns:
-            ``{layer: (B, 1 + N + n, C)}`` under the layers as they were given, and the grid.
+            ``{layer: (B, 1 + N + n, C)}`` with the layers as given, and the grid.
 
         Raises:
-            IndexError: a layer that is not there.
+            IndexError: a layer that does not exist.
         """
         depth = len(self.blocks)
         wanted = {layer: layer + depth if layer < 0 else layer for layer in layers}
         for layer, place in wanted.items():
             if not 0 <= place <= depth:
-                raise IndexError(f'layer {layer} of a tower with {depth} blocks')
+                raise IndexError(f'layer {layer} does not exist in a tower with {depth} blocks')
         x, grid = self.embed(images)
         body = x.shape[1]
         inputs = {}
@@ -164,7 +164,7 @@ class VisionTransformer(nn.Module):
         return {layer: inputs[place] for layer, place in wanted.items()}, grid
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, 3, H, W) -> input of the first block (B, 1 + N, C), grid.  Rims short of a patch are cut.
+        """(B, 3, H, W) -> input of the first block (B, 1 + N, C), grid.  Incomplete patches are dropped.
 
         Raises:
             InputError: images smaller than one patch.
@@ -194,9 +194,9 @@ class VisionTransformer(nn.Module):
         return pooled if self.proj is None else pooled @ self.proj
 
     def project_patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch tokens (B, N, C), not yet normalized -> their map in the joint space (B, D, h, w).
+        """Patch tokens (B, N, C) before the final norm -> pixel embeddings (B, D, h, w).
 
-        SigLIP's tower has no projection: its patches are taken through the value path of the query pool.
+        SigLIP's tower has no projection: its patches go through the value path of the query pool.
         """
         x = self.norm_post(tokens)
         if self.pool is not None:
@@ -209,7 +209,7 @@ class VisionTransformer(nn.Module):
         return run_blocks(blocks, x, rows=rows, checkpointing=self.gradient_checkpointing)
 
     def _drop_patches(self, x: Tensor) -> Tensor:
-        """Keep a random share of the patches of each image, and the class token."""
+        """Keep a random fraction of the patches of each image, and the class token."""
         patches = x[:, self.prefix :]
         keep = max(1, round(patches.shape[1] * (1 - self.patch_dropout)))
         chosen = torch.rand(patches.shape[:2], device=x.device).argsort(dim=1)[:, :keep]

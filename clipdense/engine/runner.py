@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from clipdense.clip import self_describing as portable
-from clipdense.layers.batch_norm import synchronise
+from clipdense.layers.batch_norm import synchronize
 from clipdense.registry import RUNNERS, entries
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError
@@ -139,7 +139,7 @@ class Runner(MMEngineRunner):
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
         if self.distributed:
-            synchronise(model, every=bool(self.cfg.get('sync_bn')))
+            synchronize(model, every=bool(self.cfg.get('sync_bn')))
             model = DistributedModel(model)
         return model
 

@@ -15,7 +15,7 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of OpenAI's weights (openai/CLIP clip/model.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x * _QUICK) / _QUICK  # the same function, with one fused kernel instead of two
+        return F.silu(x * _QUICK) / _QUICK  # the same function with one fused kernel
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -1,4 +1,4 @@
-"""Attention.  B: sequences, N: tokens, C: width, d: width of a head."""
+"""Attention.  B: sequences, N: tokens, C: width, d: head width."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f'width {width} cannot be divided among {num_heads} heads')
+            raise ValueError(f'width {width} is not divisible by {num_heads} attention heads')
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward half of a block."""
+    """The feed-forward part of a block."""
 
     def __init__(self, width: int, hidden: int, activation: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MLP(nn.Module):
 
 
 class QueryPool(nn.Module):
-    """One learned query attends to all tokens, then a feed-forward residual: SigLIP's pooling.
+    """SigLIP's attention pooling: a learned query attends to all tokens; then a residual MLP.
 
     Source: big_vision ``MAPHead`` (Zhai et al., Scaling Vision Transformers).
     """

@@ -13,16 +13,16 @@ from .precision import at_least_fp32
 class SyncedBatchNorm(nn.BatchNorm1d):
     """Normalizes (..., C) by the mean and variance of each channel over every row of every process.
 
-    torch's ``SyncBatchNorm`` refuses CPU tensors.  This one works wherever tensors can be gathered, and P
-    processes get the result, the gradients and the running statistics of one process with all the rows; they
-    may bring different numbers of them.
+    torch's ``SyncBatchNorm`` does not support CPU tensors.  This one works on any device, and P processes get
+    the output, gradients and running statistics of one process with all rows.  Processes may have different
+    numbers of rows.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> the same shape.
 
         Raises:
-            ValueError: a single row in training, over all processes.
+            ValueError: only one row over all processes in training.
         """
         if not self.training or world_size() == 1:
             return super().forward(x.flatten(0, -2)).view_as(x)
@@ -30,28 +30,30 @@ class SyncedBatchNorm(nn.BatchNorm1d):
 
 
 class SyncedMapNorm(nn.SyncBatchNorm):
-    """torch's ``SyncBatchNorm`` of (B, C, ...), which also works on the CPU."""
+    """torch's ``SyncBatchNorm`` of (B, C, ...) with CPU support."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape.
 
         Raises:
-            ValueError: a single row in training, over all processes.
+            ValueError: only one row over all processes in training.
         """
         if x.is_cuda:
             return super().forward(x)
         if not self.training or world_size() == 1:
-            return super(nn.SyncBatchNorm, self).forward(x)  # torch's own asks for a GPU even then
+            return super(nn.SyncBatchNorm, self).forward(
+                x
+            )  # torch's own requires a GPU even in evaluation mode
         return _over_processes(self, x.movedim(1, -1)).movedim(-1, 1)
 
 
-def synchronise(model: nn.Module, every: bool = False) -> None:
-    """Let batch norm see the images of all processes; weights, statistics and names stay.
+def synchronize(model: nn.Module, every: bool = False) -> None:
+    """Synchronize batch norm over all processes; weights, statistics and names are unchanged.
 
     Args:
-        model: changed in place, before an optimizer or a wrapper holds it.
-        every: all ``BatchNorm1d`` and ``2d``; otherwise those alone that are torch's ``SyncBatchNorm``, which
-            refuse the CPU.  Descendants with more inside, as timm's with an activation, stay as they are.
+        model: changed in place, before an optimizer or a wrapper is created.
+        every: all ``BatchNorm1d`` and ``BatchNorm2d``; otherwise only torch's ``SyncBatchNorm``.  Other
+            subclasses, such as timm's with an activation, are left unchanged.
     """
     kinds = (nn.SyncBatchNorm, *((nn.BatchNorm1d, nn.BatchNorm2d) if every else ()))
     for parent in list(model.modules()):
@@ -69,7 +71,7 @@ def _synced(norm: nn.Module) -> SyncedMapNorm:
 
 
 def _over_processes(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    """(..., C) -> the same, by the mean and variance of the rows of all processes."""
+    """Normalize (..., C) by the mean and variance over the rows of all processes."""
     with torch.autocast(x.device.type, enabled=False):
         rows = at_least_fp32(x.flatten(0, -2))  # (N, C)
         count = rows.new_full((1,), len(rows))

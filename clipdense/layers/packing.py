@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of a batch lie when the sequences are written one behind the other, (T, C).
+    """Indices for a batch of sequences concatenated without padding, (T, C).
 
-    Linear layers and norms work on the T tokens that count; only attention has to see sequences.
+    Linear layers and norms work on the T tokens; only attention needs the sequences.
 
     Args:
-        places: (T,) place of each token among the B * N of the padded batch.
-        last: (B,) place among the T tokens of the last one of each sequence.
+        places: (T,) index of each token among the B * N of the padded batch.
+        last: (B,) index among the T tokens of the last token of each sequence.
         shape: (B, N).
     """
 
@@ -38,7 +38,7 @@ class Packing:
         return x.flatten(0, 1).index_select(0, self.places)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """(T, C) -> (B, N, C), zeros behind the end of each sequence."""
+        """(T, C) -> (B, N, C), zeros after the end of each sequence."""
         batch, longest = self.shape
         padded = x.new_zeros(batch * longest, x.shape[-1]).index_copy_(0, self.places, x)
         return padded.unflatten(0, self.shape)

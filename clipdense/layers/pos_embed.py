@@ -1,6 +1,6 @@
-"""Images as patches, and position embeddings resized to any grid of them.
+"""Patch embedding, and resizing of position embeddings to any grid.
 
-B: images, N: patches, P: leading tokens without a place in the grid (class token), (h, w): patch grid,
+B: images, N: patches, P: leading tokens outside the grid (class token), (h, w): patch grid,
 C: width.
 """
 
@@ -16,18 +16,18 @@ from clipdense.utils.errors import InputError
 
 
 def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[int, int]]:
-    """(B, 3, H, W) -> a token for each patch (B, N, C), grid.  Rims short of a patch are cut.
+    """(B, 3, H, W) -> a token for each patch (B, N, C), grid.  Incomplete patches are dropped.
 
     Args:
         images: normalized.
-        projection: a convolution as wide as its stride.
+        projection: a convolution whose kernel size is its stride.
 
     Raises:
         InputError: images smaller than one patch.
     """
     patch = projection.kernel_size[0]
     if min(images.shape[-2:]) < patch:
-        raise InputError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {patch}')
+        raise InputError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a patch ({patch})')
     x = projection(images)  # (B, C, h, w)
     return x.flatten(2).mT, (x.shape[-2], x.shape[-1])
 
@@ -46,18 +46,18 @@ def resize_positions(
         positions: (P + n * n, C).
         grid: (h, w).
         prefix: P.
-        mode: of F.interpolate, or 'dino': bicubic at scale (h + 0.1) / n, as DINO's code and its heirs
-            (SCLIP, ClearCLIP, NACLIP) have it, without antialias.
+        mode: of F.interpolate, or 'dino': bicubic at scale (h + 0.1) / n without antialias, as in the
+            code of DINO, SCLIP, ClearCLIP and NACLIP.
         antialias: for 'bilinear' and 'bicubic'.  Bicubic with it is open_clip's ``resize_pos_embed``; Hugging
-            Face leaves it out; OpenAI made ViT-L/14@336 with bilinear.
+            Face uses no antialias; OpenAI resized ViT-L/14@336 with bilinear.
 
     Raises:
-        ValueError: the stored embeddings are no square grid.
+        ValueError: the stored embeddings do not form a square grid.
     """
     leading, body = positions[:prefix], positions[prefix:]
     side = isqrt(len(body))
     if side * side != len(body):
-        raise ValueError(f'{len(body)} position embeddings are not a square grid')
+        raise ValueError(f'{len(body)} position embeddings do not form a square grid')
     if grid == (side, side):
         return positions
     image = body.unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (1, C, n, n)
@@ -72,4 +72,4 @@ def _interpolate(image: Tensor, grid: tuple[int, int], mode: str, antialias: boo
         return F.interpolate(image, scale_factor=scale, mode='bicubic', align_corners=False)
     if mode in ('bilinear', 'bicubic'):
         return F.interpolate(image, grid, mode=mode, align_corners=False, antialias=antialias)
-    return F.interpolate(image, grid, mode=mode)  # the other modes know neither corners nor antialias
+    return F.interpolate(image, grid, mode=mode)  # other modes take neither align_corners nor antialias

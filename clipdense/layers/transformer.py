@@ -1,6 +1,6 @@
 """Pre-norm transformer blocks and the loop that runs them.
 
-B: sequences, N: tokens, T: tokens of all sequences without padding, C: width, R: tokens that are wanted.
+B: sequences, N: tokens, T: tokens of all sequences without padding, C: width, R: selected tokens.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ class Block(nn.Module):
         """(B, N, C), or (T, C) with a packing -> the same shape, or (R, C) with ``rows``.
 
         Args:
-            causal: a token sees those before it and itself.
-            packing: how the sequences lie in (T, C).
-            rows: (R,) the tokens, counted through all sequences, whose output is wanted: the others are
-                seen by them, and go no further.
+            causal: a token attends to itself and earlier tokens.
+            packing: the sequences in (T, C).
+            rows: (R,) indices over all sequences of the tokens to return; the others are attended to only.
         """
         attended = self.attn.attend(self.norm1(x), causal, packing)
         if rows is not None:
@@ -54,7 +53,7 @@ def run_blocks(
     rows: Tensor | None = None,
     checkpointing: bool = False,
 ) -> Tensor:
-    """Through the blocks, as ``Block.forward`` says; ``rows`` are picked in the last one.
+    """Run the blocks, with the arguments of ``Block.forward``; ``rows`` apply to the last block.
 
     ``checkpointing`` recomputes activations in the backward pass.
     """
@@ -74,8 +73,8 @@ def replace_tokens(x: Tensor, start: int, tokens: Tensor) -> Tensor:
     return torch.cat([x[:, :start], tokens.to(x.dtype).expand(len(x), -1, -1), x[:, stop:]], dim=1)
 
 
-def initialise_blocks(blocks: Sequence[Block], width: int) -> None:
-    """OpenAI's text-tower initialisation: residual branches shrink with depth (openai/CLIP clip/model.py)."""
+def initialize_blocks(blocks: Sequence[Block], width: int) -> None:
+    """OpenAI's initialization of text towers: residual branches scale with depth (openai/CLIP model.py)."""
     out_std = width**-0.5 * (2 * len(blocks)) ** -0.5
     for block in blocks:
         nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)

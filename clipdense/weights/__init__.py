@@ -1,1 +1,1 @@
-"""weights."""
+"""Read, write, download and name weights files."""

@@ -1,4 +1,4 @@
-"""Files from the network: checked, resumable, never half there, and never against the user's wish."""
+"""Download files: with checksum, resumable, atomic, and only if the user allows network access."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from clipdense.utils.files import sha256
 from clipdense.utils.progress import track
 
 _MEBIBYTE = 1 << 20
-_TIMEOUT = 30.0  # seconds without an answer
+_TIMEOUT = 30.0  # seconds without a response
 _OFFLINE = ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE')
 
 
 class NotPublished(InputError):
-    """The server has no such file."""
+    """The server does not have the file."""
 
 
 def offline() -> str:
-    """The environment variable that forbids the network, as 'NAME=value'; empty where it is allowed."""
+    """The environment variable that disables downloads, as 'NAME=value'; empty if they are allowed."""
     for name in _OFFLINE:
         if os.environ.get(name, '').lower() in ('1', 'on', 'yes', 'true'):
             return f'{name}={os.environ[name]}'
@@ -34,24 +34,27 @@ def offline() -> str:
 
 
 def download(url: str, target: Path, digest: str = '') -> Path:
-    """Fetch ``url`` into ``target``, which appears once it is complete and its SHA-256 is right.
+    """Download ``url`` to ``target``, which is created once it is complete and its SHA-256 is correct.
 
-    A download that broke off is continued where it stopped.  Several processes may ask for the same file.
+    An interrupted download is resumed.  Several processes may download the same file.
 
     Args:
         url: of the file.
-        target: where it shall lie; returned at once where it is there already.
-        digest: SHA-256 or its first digits; Hugging Face's servers state it themselves.
+        target: path of the file; returned at once if it exists.
+        digest: SHA-256 or its first digits; servers of Hugging Face send it themselves.
 
     Raises:
-        NotPublished: the server has no such file.
-        InputError: offline, unreachable, cut short, a web page instead of the file, or of a wrong digest.
+        NotPublished: the server does not have the file.
+        InputError: offline, unreachable, interrupted, a web page instead of the file, or a wrong checksum.
     """
     if target.is_file():
         return target
     forbidden = offline()
     if forbidden:
-        raise InputError(f'{target.name} is not on this machine and {forbidden} forbids to download it')
+        raise InputError(
+            f'{target.name} is not cached and {forbidden} disables downloads: unset it or copy the file to '
+            f'{target}'
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
@@ -62,20 +65,21 @@ def download(url: str, target: Path, digest: str = '') -> Path:
                 os.replace(part, target)
     except OSError as error:
         raise InputError(
-            f'cannot write {target}: {error.strerror or error}; set CLIPDENSE_CACHE to a folder with room'
+            f'cannot write {target}: {error.strerror or error}; set CLIPDENSE_CACHE to a '
+            'writable folder with enough space'
         ) from error
     return target
 
 
 def _transfer(url: str, part: Path) -> str:
-    """Append what is missing of ``url`` to ``part``; returns the digest that the server states, or ''."""
+    """Append the missing bytes of ``url`` to ``part``; returns the checksum that the server sends, or ''."""
     done = part.stat().st_size if part.is_file() else 0
     response, stated = _open(url, done)
     with response:
         if done and response.status != http.client.PARTIAL_CONTENT:
-            done = 0  # the server sends everything again
+            done = 0  # the server sends the whole file
         if response.headers.get_content_type() == 'text/html':
-            raise InputError(f'{url} is a web page instead of a file: download it in a browser')
+            raise InputError(f'{url} is a web page, not a file: download it in a browser and give its path')
         length = response.headers.get('Content-Length')
         total = done + int(length) if length else None
         with open(part, 'ab' if done else 'wb') as file:
@@ -95,7 +99,7 @@ def _transfer(url: str, part: Path) -> str:
 
 
 def _open(url: str, start: int) -> tuple[Any, str]:
-    """The answer from byte ``start`` on, and the digest that a server on the way stated."""
+    """The response from byte ``start`` on, and the checksum that a server sent in a redirect."""
     redirects = _Redirects()
     headers = {'User-Agent': 'clipdense', **({'Range': f'bytes={start}-'} if start else {})}
     request = urllib.request.Request(url, headers=headers)
@@ -104,21 +108,19 @@ def _open(url: str, start: int) -> tuple[Any, str]:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            return _open(url, 0)  # what is here is no beginning of what is there
+            return _open(url, 0)  # the partial file does not match the file on the server
         if error.code == http.client.NOT_FOUND:
-            raise NotPublished(f'{url} is not there (404)') from error
-        raise InputError(
-            f'{url} cannot be downloaded: the server answers {error.code} {error.reason}'
-        ) from error
+            raise NotPublished(f'{url} does not exist (404)') from error
+        raise InputError(f'{url} cannot be downloaded: HTTP status {error.code} {error.reason}') from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, 'reason', error)
         raise InputError(
-            f'{url} cannot be reached ({reason}): download it elsewhere and name the file'
+            f'{url} cannot be reached ({reason}): download it elsewhere and give the path of the file'
         ) from error
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects; Hugging Face states the SHA-256 of large files in the first of them."""
+    """Follows redirects; Hugging Face sends the SHA-256 of large files in the first of them."""
 
     digest = ''
 
@@ -136,19 +138,21 @@ def _blocks(response: Any) -> Iterator[bytes]:
 
 
 def _stopped(url: str, done: int, total: int | None) -> str:
-    return f'{url} stopped after {done} of {total or "?"} bytes: run again, and it continues from there'
+    return f'{url}: download stopped after {done} of {total or "?"} bytes; run again to resume it'
 
 
 def _verify(part: Path, digest: str, url: str) -> None:
     found = sha256(part) if digest else ''
     if not found.startswith(digest):
         part.unlink()
-        raise InputError(f'{url} has the wrong sha256 {found[: len(digest)]}, not {digest}: it was removed')
+        raise InputError(
+            f'{url} has sha256 {found[: len(digest)]}, expected {digest}: the file was removed; run again'
+        )
 
 
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """One process at a time; the others wait, and then find the file."""
+    """Lock the file for one process; the others wait."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Weight files in and out: nothing that is read runs code, nothing that is written can be left half done."""
+"""Read and write weights files: reading never runs code, writing is atomic."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _LOOKS = {
     b'\x1f\x8b': 'a gzip archive: unpack it first',
     b'7z\xbc\xaf': 'a 7-Zip archive: unpack it first',
     b'Rar!': 'a RAR archive: unpack it first',
-    b'\x89HDF': 'an HDF5 file (Keras), which is not read here',
-    b'GGUF': 'a GGUF file, which is not read here',
+    b'\x89HDF': 'an HDF5 file (Keras), which is not supported',
+    b'GGUF': 'a GGUF file, which is not supported',
     b'\x93NUMPY': 'a single numpy array',
     b'\x89PNG': 'an image',
     b'\xff\xd8\xff': 'an image',
@@ -45,14 +45,14 @@ _LOOKS = {
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds.
+    """Contents of a weights file.
 
     Args:
-        path: where it lies.
+        path: of the file.
         kind: 'safetensors', 'torch', 'torchscript' or 'pickle' (without torch's container).
-        tensors: by name; mapped from the file where possible, so copy them before the file changes.
-        metadata: text beside the tensors (safetensors only).
-        extra: what else stood beside the state dict, such as the epoch; outside classes are inert records.
+        tensors: by name; mapped from the file if possible; copy them before the file changes.
+        metadata: text metadata (safetensors only).
+        extra: other entries of the checkpoint, such as the epoch; objects of other classes are ``Inert``.
     """
 
     path: Path
@@ -63,12 +63,12 @@ class WeightsFile:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """Read a safetensors file, or anything ``torch.save`` or ``torch.jit.save`` wrote, without running code.
+    """Read a safetensors file, or a file of ``torch.save`` or ``torch.jit.save``, without running code.
 
-    An ``.index.json`` stands for the files that it lists, as Hugging Face cuts large models.
+    An ``.index.json`` is read as the files that it lists (sharded models of Hugging Face).
 
     Raises:
-        CheckpointError: the file is missing, damaged, asks for code, or holds no weights; says which.
+        CheckpointError: the file is missing, damaged, unsafe, or has no weights.
     """
     path = Path(path).expanduser()
     head = _head(path)
@@ -80,44 +80,44 @@ def read_weights(path: str | Path) -> WeightsFile:
         value, kind = read_torch(path)
     except Refused as refusal:
         raise CheckpointError(
-            f'{path} is refused: its pickle asks for {refusal}, which weights do not need (nothing was run); '
-            'get the model as safetensors, or as a plain state_dict from someone you trust'
+            f'{path} is refused as unsafe: its pickle uses {refusal}, which weights do not need (no code was '
+            'run); get the model as safetensors, or as a plain state_dict'
         ) from None
     except CheckpointError:
         raise
-    except (Exception, RecursionError, MemoryError) as error:  # what a damaged file leads to is without limit
+    except (Exception, RecursionError, MemoryError) as error:  # a damaged file can raise any exception
         raise CheckpointError(_damaged(path, head, error)) from error
     if isinstance(value, Inert) and value.name.startswith('__torch__'):
         return WeightsFile(path, kind, flatten_modules(value))
     tensors, extra = _state_dict(value)
     if not tensors:
         keys = f' (its top-level keys: {sorted(map(str, value))[:10]})' if isinstance(value, dict) else ''
-        raise CheckpointError(f'{path} holds no state_dict: no tensors under names{keys}')
+        raise CheckpointError(f'{path} has no state_dict: no tensors by name{keys}')
     return WeightsFile(path, kind, tensors, extra=extra)
 
 
 def write_weights(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, one tensor at a time; it appears under its name once it is complete.
+    """Write a safetensors file atomically, one tensor at a time.
 
-    Tensors may share memory or have any strides: each is written whole.
+    Tensors may share memory and have any strides.
 
     Raises:
-        InputError: no room, or no permission; the previous file is intact.
-        TypeError: a tensor of a type that safetensors does not know, or metadata that is not text.
+        InputError: the disk is full or not writable; an existing file is left unchanged.
+        TypeError: a dtype that safetensors does not support, or metadata that is not text.
     """
     header: dict[str, Any] = {}
     if metadata:
         if not all(isinstance(text, str) for text in (*metadata, *metadata.values())):
-            raise TypeError('metadata of a safetensors file is text by name')
+            raise TypeError('metadata of a safetensors file must be a dict of str to str')
         header['__metadata__'] = dict(metadata)
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # for alignment
     stop = 0
     for name in names:
         tensor = tensors[name]
         if tensor.dtype not in _DTYPE_NAMES or tensor.layout != torch.strided:
-            raise TypeError(f'{name} is {tensor.dtype}, {tensor.layout}, which safetensors cannot hold')
+            raise TypeError(f'{name} is {tensor.dtype}, {tensor.layout}, which safetensors does not support')
         start, stop = stop, stop + tensor.numel() * tensor.element_size()
         header[name] = {
             'dtype': _DTYPE_NAMES[tensor.dtype],
@@ -134,7 +134,7 @@ def write_weights(
 
 
 def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, whatever their order, device or strides."""
+    """SHA-256 over names, dtypes, shapes and values, independent of order, device and strides."""
     total = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name]
@@ -149,7 +149,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _state_dict(value: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Find the dict of tensors, inside the wrappers that training programs put around it; and the rest."""
+    """Find the state dict within the entries of a checkpoint; returns it and the other entries."""
     if not isinstance(value, dict):
         return {}, {}
     for wrapper in WRAPPERS:
@@ -163,9 +163,9 @@ def _state_dict(value: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file that is there and is not empty."""
+    """The first bytes of a file, which must exist and not be empty."""
     if path.is_dir():
-        raise CheckpointError(f'{path} is a folder: name the weights file in it')
+        raise CheckpointError(f'{path} is a folder: give the path of the weights file in it')
     if not path.exists():
         folder = path.parent
         near = nearest(path.name, (item.name for item in folder.iterdir())) if folder.is_dir() else ''
@@ -208,17 +208,17 @@ def _read_shards(path: Path) -> WeightsFile:
     try:
         names = set(json.loads(path.read_text('utf-8'))['weight_map'].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{path} is no index of weight files: {_one_line(error)}') from error
+        raise CheckpointError(f'{path} is not an index of weights files: {_one_line(error)}') from error
     strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if strange or not names:
-        raise CheckpointError(f'{path} must name files of its own folder, not {strange}')
+        raise CheckpointError(f'{path} must list files of its own folder, not {strange}')
     files = [read_weights(path.with_name(name)) for name in sorted(names)]
     tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
     return WeightsFile(path, files[0].kind, tensors)
 
 
 def _expected_size(path: Path) -> int | None:
-    """What the header of a safetensors file says its size is; None where the header is unreadable."""
+    """The file size that the header of a safetensors file specifies; None if the header is unreadable."""
     try:
         with open(path, 'rb') as file:
             length = int.from_bytes(file.read(8), 'little')
@@ -234,28 +234,30 @@ def _expected_size(path: Path) -> int | None:
 
 
 def _looks(head: bytes) -> str:
-    """What a file that holds no weights seems to be; empty where nothing is known."""
+    """What a file without weights probably is; empty if unknown."""
     start = head.lstrip()[:64].lower()
     if start.startswith((b'<!doctype', b'<html', b'<?xml', b'<head', b'<!--')):
-        return 'a web page, not weights: the link needs a login, or is wrong; open it in a browser'
+        return 'a web page, not weights: the link is wrong or needs a login; open it in a browser'
     if head.startswith(b'version https://git-lfs'):
-        return 'a git-lfs pointer, not the weights themselves: run `git lfs pull` in its repository'
+        return 'a git-lfs pointer, not the weights: run `git lfs pull` in its repository'
     if head[257:262] == b'ustar':
-        return 'a tar archive: unpack it first (torch before 0.1.10 wrote such files; save them anew)'
+        return (
+            'a tar archive: unpack it first, or if torch before 0.1.10 wrote it, save it with a newer torch'
+        )
     look = next((look for magic, look in _LOOKS.items() if head.startswith(magic)), '')
-    return look or ('text, not weights: copy or download the weights themselves' if _is_text(head) else '')
+    return look or ('text, not weights: copy or download the weights' if _is_text(head) else '')
 
 
 def _is_text(head: bytes) -> bool:
     try:
-        text = getincrementaldecoder('utf-8')().decode(head)  # which may end within a letter
+        text = getincrementaldecoder('utf-8')().decode(head)  # may end within a character
     except UnicodeDecodeError:
         return False
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def _damaged(path: Path, head: bytes, error: BaseException) -> str:
-    """One line: path, size, and what the file looks like."""
+    """One line: path, size, and what the file probably is."""
     size = path.stat().st_size
     look = _looks(head)
     if look:
@@ -264,7 +266,7 @@ def _damaged(path: Path, head: bytes, error: BaseException) -> str:
         return (
             f'{path} ({size} bytes) is truncated or damaged ({_one_line(error)}): copy or download it again'
         )
-    return f'{path} ({size} bytes) is no weights file: neither safetensors nor written by torch'
+    return f'{path} ({size} bytes) is not a weights file: neither safetensors nor written by torch'
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""Our state-dict names against those of the official layouts: tables, read in both directions.
+"""Tables that map state-dict names of clipdense to those of official layouts, in both directions.
 
-A row is (ours, theirs, form).  ``{n}`` is a number, ``{p}`` 'weight' or 'bias', ``{any}`` anything; ``a + b``
-are tensors that the other side keeps joined along their first axis, ``2*a`` one that counts twice in it.
-A package that knows a model adds the tables of its layouts.
+A row is (name in clipdense, name in the layout, form).  ``{n}`` is a number, ``{p}`` 'weight' or 'bias',
+``{any}`` anything; ``a + b`` are tensors that are concatenated along the first axis on the other side,
+``2*a`` one with two shares of it.
+Packages of models add the tables of their layouts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from clipdense.utils.errors import CheckpointError
 Row = tuple[str, str, str]
 
 _HOLES = {'{n}': r'(\d+)', '{p}': '(weight|bias)', '{any}': '(.+)'}
-_FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {  # to ours, from ours
+_FORMS: dict[
+    str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+] = {  # to clipdense, from clipdense
     'same': (lambda x: x, lambda x: x),
     'transposed': (lambda x: x.t(), lambda x: x.t()),
     'scalar': (lambda x: x.reshape(()) if x.numel() == 1 else x, lambda x: x),
@@ -34,21 +37,21 @@ _LAYOUTS: dict[str, tuple[Sequence[Row], re.Pattern[str] | None]] = {}
 
 
 def add_layout(name: str, rows: Sequence[Row], dropped: re.Pattern[str] | None = None) -> None:
-    """Make the table of a layout known.
+    """Register the table of a layout.
 
     Args:
         name: of the layout.
         rows: the table.
-        dropped: matches names of theirs that hold nothing a model needs.
+        dropped: matches names in the layout that the model does not need.
     """
     _LAYOUTS[name] = (rows, dropped)
 
 
 def to_ours(tensors: Mapping[str, Tensor], layout: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors of an official layout under our names, and the names that have no place with us.
+    """Rename tensors of an official layout; also returns the names that the layout does not define.
 
     Raises:
-        CheckpointError: one part of a tensor that we keep joined is missing.
+        CheckpointError: a part of a concatenated tensor is missing.
     """
     dropped = _LAYOUTS[layout][1]
     kept = {name: x for name, x in tensors.items() if dropped is None or not dropped.fullmatch(name)}
@@ -56,21 +59,21 @@ def to_ours(tensors: Mapping[str, Tensor], layout: str) -> tuple[dict[str, Tenso
 
 
 def from_ours(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Our tensors under the names of an official layout; the inverse of ``to_ours``, bit for bit.
+    """Rename tensors to an official layout; the exact inverse of ``to_ours``.
 
     Raises:
-        CheckpointError: the layout has no place for some of them.
+        CheckpointError: tensors that the layout does not define.
     """
     renamed, leftover = _rename(tensors, _rules(layout, to_ours=False))
     if leftover:
         shown = ', '.join(leftover[:10])
-        raise CheckpointError(f'the layout {layout} has no place for {len(leftover)} tensors: {shown}')
+        raise CheckpointError(f'the layout {layout} does not define {len(leftover)} tensors: {shown}')
     return renamed
 
 
 @dataclass(frozen=True)
 class _Rule:
-    sources: tuple[tuple[re.Pattern[str], str], ...]  # pattern to match, template to name the part
+    sources: tuple[tuple[re.Pattern[str], str], ...]  # pattern to match, template of the name
     targets: tuple[tuple[str, int], ...]  # template, share of the first axis
     form: Callable[[Tensor], Tensor]
 
@@ -115,7 +118,7 @@ def _rename(tensors: Mapping[str, Tensor], rules: tuple[_Rule, ...]) -> tuple[di
         names = [_fill(template, values) for _, template in rule.sources]
         missing = [part for part in names if part not in tensors]
         if missing:
-            raise CheckpointError(f'{name} is there, but not {", ".join(missing)}: they belong together')
+            raise CheckpointError(f'{name} exists, but not {", ".join(missing)}: all parts are needed')
         done.update(names)
         parts = [tensors[part] for part in names]
         joined = rule.form(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -138,7 +141,8 @@ def _split(tensor: Tensor, targets: tuple[tuple[str, int], ...]) -> tuple[Tensor
     shares = [share for _, share in targets]
     if tensor.ndim == 0 or len(tensor) % sum(shares):
         raise CheckpointError(
-            f'a tensor of shape {tuple(tensor.shape)} cannot be split into {targets[0][0]} ...'
+            f'a tensor of shape {tuple(tensor.shape)} cannot be split into '
+            f'{", ".join(name for name, _ in targets)}'
         )
     unit = len(tensor) // sum(shares)
     return tensor.split([unit * share for share in shares])

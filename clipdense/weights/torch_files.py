@@ -1,4 +1,4 @@
-"""The containers that ``torch.save`` and ``torch.jit.save`` write: zip, and what came before torch 1.6."""
+"""Read the containers of ``torch.save`` and ``torch.jit.save``: zip, and the formats before torch 1.6."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from clipdense.utils.errors import CheckpointError
 from .unpickle import ArrayRecord, Global, Inert, Machine, StorageRecord, TensorRecord
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_EXPANDED = 1 << 24  # elements; a larger tensor must really be in the file
+_EXPANDED = 1 << 24  # elements; a larger tensor must be stored in full
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 
 
 def read_torch(path: Path) -> tuple[Any, str]:
-    """Everything in a file that torch wrote, and its kind: 'torch', 'torchscript' or 'pickle'.
+    """Read everything in a file of torch, and its kind: 'torch', 'torchscript' or 'pickle'.
 
     Tensors are mapped from the file: copy them before the file changes.
 
     Raises:
         CheckpointError: a zip archive that torch did not write.
-        Refused: the pickle asks for something that weights do not need.
-        Exception: whatever a damaged file leads to.
+        Refused: the pickle uses something that weights do not need.
+        Exception: any, for a damaged file.
     """
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _read_zip(path, data) if data[:2] == b'PK' else _read_legacy(path, data)
 
 
 def flatten_modules(module: Inert, prefix: str = '') -> dict[str, Tensor]:
-    """The tensors of a TorchScript module and its submodules, under dotted names."""
+    """The tensors of a TorchScript module and its submodules, by dotted names."""
     tensors: dict[str, Tensor] = {}
     for name, value in (module.state or {}).items():
         if isinstance(value, Tensor):
@@ -70,15 +70,15 @@ def _read_zip(path: Path, data: mmap.mmap) -> tuple[Any, str]:
 def _other_archive(members: dict[str, zipfile.ZipInfo]) -> str:
     if any(name.endswith('.npy') for name in members):
         return (
-            'is a numpy archive of big_vision, whose layout is not read here: load it with open_clip and '
-            'save its state_dict, or take the same model from Hugging Face'
+            'is a numpy archive of big_vision, which is not supported: load it with open_clip and save its '
+            'state_dict, or use the same model from Hugging Face'
         )
     return 'is a zip archive that torch did not write: unpack it and name the weights file inside'
 
 
 def _first_byte(data: mmap.mmap, member: zipfile.ZipInfo) -> int:
     if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError('compressed members; torch never writes them')
+        raise ValueError('compressed members, which torch never writes')
     header = data[member.header_offset : member.header_offset + _LOCAL_HEADER]
     name_length, extra_length = struct.unpack('<HH', header[26:30])
     return member.header_offset + _LOCAL_HEADER + name_length + extra_length
@@ -90,7 +90,7 @@ def _bytes(data: mmap.mmap, member: zipfile.ZipInfo) -> bytes:
 
 
 def _read_legacy(path: Path, data: mmap.mmap) -> tuple[Any, str]:
-    """Magic number, version, machine, object, keys, then the storages one by one; or a plain pickle."""
+    """Read magic number, version, machine, object, keys and storages, in this order; or a plain pickle."""
     first = Machine(data).load()
     source = _Source(path)
     if type(first) is not int or first != _LEGACY_MAGIC:
@@ -111,17 +111,17 @@ def _read_legacy(path: Path, data: mmap.mmap) -> tuple[Any, str]:
 
 
 class _Source:
-    """The bytes of one file, mapped into memory; what is written to them stays in memory."""
+    """The bytes of a file, mapped into memory copy-on-write."""
 
     def __init__(self, path: Path, swapped: bool = False) -> None:
         self.size = path.stat().st_size
         self.bytes = torch.UntypedStorage.from_file(str(path), False, self.size)
-        self.swapped = swapped  # stored in the other byte order than this machine's
+        self.swapped = swapped  # stored in another byte order than this machine's
         self.places: dict[str, tuple[int, int]] = {}  # key -> first byte, number of bytes
         self.storages: dict[StorageRecord, torch.UntypedStorage] = {}
 
     def tensor(self, record: TensorRecord) -> Tensor:
-        """Rebuild one tensor; those that shared a storage share it again."""
+        """Rebuild a tensor; tensors that shared a storage share it again."""
         storage = self._storage(record.storage)
         size, stride, offset = record.size, record.stride, record.offset
         if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
@@ -140,23 +140,23 @@ class _Source:
         place, available = self.places[record.key]
         start, length = place + record.start, record.length * record.dtype.itemsize
         if record.start + length > available or place + available > self.size:
-            raise EOFError('a storage reaches past the end of the file')
+            raise EOFError('a storage extends past the end of the file')
         storage = self.bytes[start : start + length]
         if start % 16:
-            storage = storage.clone()  # old files do not align their data
+            storage = storage.clone()  # legacy files do not align storages
         self.storages[record] = storage
         return storage
 
 
 def _swap(tensor: Tensor) -> Tensor:
-    """The same elements with their bytes in the other order."""
+    """The same elements with swapped byte order."""
     width = tensor.element_size() // (2 if tensor.is_complex() else 1)
     flipped = tensor.contiguous().reshape(-1).view(torch.uint8).view(-1, width).flip(1)
     return flipped.reshape(-1).view(tensor.dtype).view(tensor.shape)
 
 
 def _resolve(value: Any, source: _Source, seen: dict[int, tuple[Any, Any]]) -> Any:
-    """Put tensors in the place of their records; containers are filled in place, so that cycles end."""
+    """Replace records by tensors; containers are filled in place, to support cycles."""
     if id(value) in seen:
         return seen[id(value)][1]
     result = value
@@ -168,7 +168,7 @@ def _resolve(value: Any, source: _Source, seen: dict[int, tuple[Any, Any]]) -> A
         result = Inert(value.name)
     elif type(value) is tuple:
         result = tuple(_resolve(item, source, seen) for item in value)
-    seen[id(value)] = value, result  # the value is kept, or its id would be given away
+    seen[id(value)] = value, result  # keeps the value alive, so that its id is not reused
     if isinstance(value, dict):
         for key, item in value.items():
             value[key] = _resolve(item, source, seen)

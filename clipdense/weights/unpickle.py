@@ -1,10 +1,9 @@
-"""Reading pickles without running any of them.
+"""Read pickles without running code.
 
-A pickle is a program for a stack machine.  The machine here knows tensors, containers, numbers and text;
-a closed list of harmless classes that official files carry becomes inert records (never imported), and
-every other name ends the reading.  ``torch.load(weights_only=True)`` is not used: before torch 2.6 it could
-be made to run code (CVE-2025-32434), it refuses TorchScript archives, and one reader is easier to trust
-than two.
+A pickle is a program for a stack machine.  The machine here supports tensors, containers, numbers and text;
+a closed list of harmless classes in official files becomes inert records (never imported), and any other
+name is refused.  ``torch.load(weights_only=True)`` is not used: before torch 2.6 it could be made to run code
+(CVE-2025-32434), and it refuses TorchScript archives.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-# Classes that official files carry beside their tensors: settings, histories, optimiser helpers.
+# Classes in official files other than tensors: settings, histories, optimizer helpers.
 INERT_PACKAGES = {
     'addict', 'argparse', 'datetime', 'easydict', 'enum', 'fvcore', 'lightning', 'lightning_fabric', 'mmcv',
     'mmengine', 'ml_collections', 'omegaconf', 'pathlib', 'pytorch_lightning', 'typing', 'yacs',
@@ -35,14 +34,14 @@ STORAGES = {
     'BoolStorage': torch.bool, 'ComplexFloatStorage': torch.complex64,
     'ComplexDoubleStorage': torch.complex128, 'UntypedStorage': torch.uint8,
 }  # fmt: skip
-_Unpickler: Any = pickle._Unpickler  # the one that is written in Python
+_Unpickler: Any = pickle._Unpickler  # the pure Python implementation
 _DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _OLD_MODULES = {'__builtin__': 'builtins', 'copy_reg': 'copyreg', 'numpy._core': 'numpy.core'}
 
 
 @dataclass
 class Inert:
-    """What stands in for an object of an outside class: its name and contents, no behaviour."""
+    """Placeholder for an object of another class: its name and contents, no behavior."""
 
     name: str
     args: tuple = ()
@@ -53,16 +52,16 @@ class Inert:
         self.items[key] = value
 
     def append(self, value: Any) -> None:
-        """Contents of a list-like class are kept under their index."""
+        """Items of a list-like class are stored by index."""
         self.items[len(self.items)] = value
 
 
 class Mapping(dict):
-    """An OrderedDict or defaultdict; attributes that a pickle gives it are dropped."""
+    """An OrderedDict or defaultdict; attributes set by a pickle are dropped."""
 
 
 class Global(NamedTuple):
-    """A name in a pickle, and what calling it makes here."""
+    """A name in a pickle, and the function that replaces calls of it."""
 
     name: str
     make: Callable[..., Any]
@@ -74,12 +73,12 @@ class StorageRecord(NamedTuple):
 
     key: str
     dtype: torch.dtype
-    start: int  # bytes into the stored data, for views of old files
+    start: int  # byte offset into the stored data, for views in legacy files
     length: int  # elements
 
 
 class TensorRecord(NamedTuple):
-    """A tensor before its storage is read."""
+    """A tensor whose storage has not been read."""
 
     storage: StorageRecord
     offset: int
@@ -90,25 +89,25 @@ class TensorRecord(NamedTuple):
 
 @dataclass
 class _Dtype:
-    """numpy.dtype; its byte order arrives with BUILD."""
+    """numpy.dtype; its byte order is set by BUILD."""
 
     code: str
     state: Any = None
 
     def numpy(self) -> np.dtype | None:
-        """The type itself, or None where it holds no plain numbers or text."""
+        """The dtype, or None if it is neither numeric nor text."""
         order = self.state[1] if isinstance(self.state, tuple) and self.state[1] in ('<', '>') else '<'
         return np.dtype(order + self.code) if re.fullmatch(r'b1|[iufcSU]\d{1,4}', self.code) else None
 
 
 @dataclass
 class ArrayRecord:
-    """numpy.ndarray; its contents arrive with BUILD."""
+    """numpy.ndarray; its contents are set by BUILD."""
 
     state: Any = None
 
     def tensor(self) -> Any:
-        """A tensor; a list where the array holds text."""
+        """A tensor, or a list if the array is of text."""
         _, shape, dtype, fortran, raw = self.state
         if dtype.numpy() is None or not isinstance(raw, bytes):
             return Inert('numpy.ndarray')  # of objects
@@ -119,7 +118,7 @@ class ArrayRecord:
 
 
 class Refused(Exception):
-    """The pickle asks for something that weights do not need; the message names it."""
+    """The pickle uses something that weights do not need; the message names it."""
 
 
 def _tensor(storage: StorageRecord, offset: int, size: tuple, stride: tuple, *_: Any) -> TensorRecord:
@@ -141,7 +140,7 @@ def _inert(name: str) -> Global:
 
 
 def _attribute(owner: Any, name: Any, *_: Any) -> Global:
-    """``getattr`` as HistoryBuffer's methods are pickled: a name within an inert class, and nothing else."""
+    """``getattr`` as in pickled methods of HistoryBuffer: only names within an inert class."""
     if isinstance(owner, Global) and owner.inert and isinstance(name, str):
         return _inert(f'{owner.name}.{name}')
     raise Refused('builtins.getattr')
@@ -166,7 +165,7 @@ def _mapping(items: Any = (), *_: Any) -> Mapping:
 
 
 def _key(value: Any) -> Any:
-    """Keys are flat: hashing a tuple that is nested a million times would overflow the C stack."""
+    """Refuse nested keys: hashing a deeply nested tuple would overflow the C stack."""
     if isinstance(value, tuple | frozenset) and any(isinstance(item, tuple | frozenset) for item in value):
         raise Refused('a nested key')
     return value
@@ -211,16 +210,16 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Machine(_Unpickler):  # every step that could call code is replaced
-    """Runs a pickle over plain values, names and records.
+class Machine(_Unpickler):  # every opcode that could run code is replaced
+    """Runs a pickle with plain values, names and records only.
 
     Raises:
-        Refused: it asks for anything else.
+        Refused: the pickle uses anything else.
     """
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
-        self.storages: dict[str, torch.dtype] = {}  # those it spoke of
+        self.storages: dict[str, torch.dtype] = {}  # storages that the pickle refers to
 
     def find_class(self, module: str, name: str) -> Any:
         for old, new in _OLD_MODULES.items():
@@ -264,7 +263,7 @@ class Machine(_Unpickler):  # every step that could call code is replaced
     def load_newobj_ex(self) -> None:
         keywords = self.stack.pop()
         if keywords:
-            raise Refused('an object made from keywords')
+            raise Refused('an object created from keyword arguments')
         self.load_reduce()
 
     def load_build(self) -> None:
@@ -291,7 +290,7 @@ class Machine(_Unpickler):  # every step that could call code is replaced
         _keys(self.stack)
         super().load_frozenset()
 
-    dispatch = dict(_Unpickler.dispatch)  # noqa: RUF012, the base's own name for its table
+    dispatch = dict(_Unpickler.dispatch)  # noqa: RUF012, name in the base class
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build

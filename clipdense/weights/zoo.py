@@ -1,6 +1,6 @@
-"""Named weights: where they are published, under which license, and what they want of an image.
+"""Published weights by name: source, license, size and preprocessing.
 
-OpenAI's nine are a table here; all others are read from open_clip's published list when they are asked for.
+OpenAI's nine are a table here; all others are read from open_clip's list when needed.
 Names are ``'<model>/<tag>'``, such as 'ViT-B-16/openai'.
 """
 
@@ -26,7 +26,7 @@ from clipdense.utils.files import cache_folder, sha256
 from .download import NotPublished, download, offline
 
 OPENAI_URL = 'https://openaipublic.azureedge.net/clip/models'
-_OPENAI = {  # file: sha256, which is also the folder of its url; model name of open_clip; image size
+_OPENAI = {  # file: sha256 (also the folder in its url), model name in open_clip, image size
     'RN50.pt': ('afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762', 'RN50', 224),
     'RN101.pt': ('8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599', 'RN101', 224),
     'RN50x4.pt': ('7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd', 'RN50x4', 288),
@@ -41,7 +41,7 @@ _OPENAI = {  # file: sha256, which is also the folder of its url; model name of 
         336,
     ),
 }
-_OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # as openai/CLIP calls them
+_OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # names in openai/CLIP
 _LICENSES = (
     ('openai', 'MIT'),
     ('metaclip', 'CC-BY-NC-4.0'),
@@ -52,21 +52,21 @@ _LICENSES = (
 )
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
-# Model names of open_clip whose towers we have; the others are published as well, but not for us.
+# Model names of open_clip whose towers are supported.
 _OURS = re.compile(r'(RN|ViT-)(?!.*(CLIPA|worldwide|SigLIP-i18n)).*')
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Weights under a name.
+    """Published weights.
 
     Args:
         name: '<model>/<tag>'.
-        url: of the file; empty where it lies in a Hugging Face repository.
-        repo: of Hugging Face, 'organisation/name'; may also hold a converted copy of a file with a url.
-        files: names to look for in ``repo``, best first.
-        sha256: of the file, or its first digits as far as they are published; may be empty.
-        license: of the weights, as their publishers state it.
+        url: of the file; empty if it is in a Hugging Face repository.
+        repo: of Hugging Face, 'organization/name'; may also have a converted copy of a file with a url.
+        files: file names in ``repo``, preferred first.
+        sha256: of the file, or its first digits if only these are published; may be empty.
+        license: of the weights, as stated by their publishers.
         config: in the form of ``open_clip_config.json``.
     """
 
@@ -80,18 +80,18 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """Where a browser finds the weights."""
+        """URL of the weights."""
         return self.url or f'https://huggingface.co/{self.repo}'
 
     @property
     def companions(self) -> tuple[str, ...]:
-        """Files of the repository that the weights cannot be used without."""
+        """Other files of the repository that the weights need."""
         tokenizer = (self.config['model_cfg'].get('text_cfg') or {}).get('hf_tokenizer_name')
         return _TOKENIZER_FILES if tokenizer else ()
 
 
 class Zoo(Mapping[str, Entry]):
-    """Every named entry; open_clip's list is read at the first look beyond OpenAI's nine."""
+    """All entries by name; open_clip's list is read when a name is not one of OpenAI's nine."""
 
     def __getitem__(self, name: str) -> Entry:
         entries = _openai()
@@ -108,7 +108,7 @@ ZOO = Zoo()
 
 
 def find(name: str) -> Entry:
-    """The entry of a name; OpenAI's own names and 'model:tag' will do as well.
+    """The entry of a name; names of openai/CLIP and 'model:tag' are accepted.
 
     Raises:
         InputError: an unknown name, with the nearest known one; a model without a tag, with its tags.
@@ -126,18 +126,16 @@ def find(name: str) -> Entry:
     tags = [known.split('/')[1] for known in ZOO if known.split('/')[0] == asked]
     if tags:
         raise InputError(
-            f'{name} is a size: name its training too, as in {asked}/{tags[0]}; there are {", ".join(tags)}'
+            f'{name} is a model size: add a tag, as in {asked}/{tags[0]}; tags: {", ".join(tags)}'
         )
-    raise InputError(
-        f'no weights are called {name!r}.{nearest(asked, ZOO)} `clipdense models` lists them all'
-    )
+    raise InputError(f'unknown weights {name!r}.{nearest(asked, ZOO)} `clipdense models` lists all names')
 
 
 def fetch(entry: Entry | str) -> Path:
-    """The file of an entry: from the caches of clipdense, open_clip and Hugging Face, else from the network.
+    """The file of an entry, from the caches of clipdense, open_clip and Hugging Face, or downloaded.
 
     Raises:
-        InputError: unknown name; offline; or the download failed.
+        InputError: an unknown name, offline, or the download failed.
     """
     if isinstance(entry, str):
         entry = find(entry)
@@ -148,8 +146,8 @@ def fetch(entry: Entry | str) -> Path:
     forbidden = offline()
     if forbidden:
         raise InputError(
-            f'{entry.name} is not on this machine and {forbidden} forbids to download it: get {entry.source} '
-            'elsewhere and give the path of the file instead of the name'
+            f'{entry.name} is not cached and {forbidden} disables downloads: get {entry.source} elsewhere '
+            'and give the path of the file instead of the name'
         )
     if entry.url:
         return download(entry.url, folder / Path(entry.url).name, entry.sha256)
@@ -157,14 +155,17 @@ def fetch(entry: Entry | str) -> Path:
     for file in entry.files:
         with contextlib.suppress(NotPublished):
             return download(_hub_url(entry, file), folder / file)
-    raise InputError(f'{entry.source} holds none of {", ".join(entry.files)}: it may have moved')
+    raise InputError(
+        f'{entry.source} has none of the files {", ".join(entry.files)}: give the path of a '
+        'downloaded file instead of the name'
+    )
 
 
 def fetch_tokenizer(entry: Entry) -> Path:
-    """The folder with the tokenizer files of an entry that has some: from the caches, else from the network.
+    """The folder with the tokenizer files of an entry, from the caches or downloaded.
 
     Raises:
-        InputError: offline; or the download failed.
+        InputError: offline, or the download failed.
     """
     folder = cache_folder() / 'weights' / entry.name.replace('/', '-')
     cached = _cached(entry, folder)
@@ -186,7 +187,7 @@ def _hub_url(entry: Entry, file: str) -> str:
 
 
 def _cached(entry: Entry, folder: Path) -> Path | None:
-    """Where the weights lie on this machine."""
+    """Path of the weights in a cache."""
     name = Path(entry.url).name
     ours = [folder / file for file in (name, *entry.files) if file]
     found = next((path for path in ours if path.is_file()), None)
@@ -194,7 +195,7 @@ def _cached(entry: Entry, folder: Path) -> Path | None:
         return found
     by_open_clip = (
         Path.home() / '.cache' / 'clip' / name
-    )  # which writes in place: what broke off is there under the same name
+    )  # open_clip writes in place: an interrupted download has the same name
     if entry.sha256 and by_open_clip.is_file() and sha256(by_open_clip).startswith(entry.sha256):
         return by_open_clip
     if not entry.repo:
@@ -245,7 +246,7 @@ def _from_open_clip(name: str, facts: Mapping[str, Any], sizes: dict[str, Any]) 
     url = facts.get('url', '')
     digits = Path(url).stem.rsplit('-', 1)[-1] if 'mlfoundations' in url else ''
     about = f'{url} {name} {repo}'
-    url = url if digits or not repo else ''  # Hugging Face states the digest of what it sends
+    url = url if digits or not repo else ''  # Hugging Face sends the checksum
     license = next((license for part, license in _LICENSES if part in about), 'see the model page')
     keys = ('mean', 'std', 'interpolation', 'resize_mode')
     config = {
@@ -256,10 +257,10 @@ def _from_open_clip(name: str, facts: Mapping[str, Any], sizes: dict[str, Any]) 
 
 
 def _open_clip_list() -> tuple[Mapping[str, Mapping[str, Any]], Path]:
-    """open_clip's table of published weights and the folder of its sizes; empty where it is not installed.
+    """open_clip's table of published weights and the folder of its model configs; empty if not installed.
 
-    ``import open_clip`` costs seconds; its list alone is imported here, as a module of a package of ours
-    that has the same folder.
+    ``import open_clip`` takes seconds; only the module with the list is imported, through a placeholder
+    package with the same folder.
     """
     spec = importlib.util.find_spec('open_clip')
     if spec is None or not spec.submodule_search_locations:

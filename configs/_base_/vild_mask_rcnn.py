@@ -1,5 +1,5 @@
 """The published detector: Mask R-CNN with FPN, 4 convolutions and 2 layers in the box head, boxes and masks
-for all classes alike, synchronised batch norm.  Configs choose the backbone, the data and the schedule.
+for all classes alike, synchronized batch norm.  Configs choose the backbone, the data and the schedule.
 """
 
 from clipdense.clip.class_embeddings import PromptEnsemble

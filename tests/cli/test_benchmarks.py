@@ -153,7 +153,7 @@ def test_reproduce_needs_weights_and_data(capsys):
 def test_reproduce_downloads_nothing(capsys, monkeypatch):
     monkeypatch.delenv('CLIPDENSE_OFFLINE')
     status, _, err = run(capsys, 'reproduce', 'sclip', 'voc21')
-    assert (status, 'forbids to download' in err) == (2, True)
+    assert (status, 'disables downloads' in err) == (2, True)
     assert 'CLIPDENSE_OFFLINE' not in os.environ
 
 

@@ -45,7 +45,7 @@ def test_a_name_without_weights_gives_fresh_ones():
     assert {p.dtype for p in clip.parameters()} == {torch.float64}
     siglip = create_model('ViT-B-16-SigLIP')
     assert siglip.preprocess == Preprocess.named('siglip', SIGLIP.image.image_size)
-    with pytest.raises(InputError, match='without a tokenizer: use get_tokenizer'):
+    with pytest.raises(InputError, match='has no tokenizer: use get_tokenizer'):
         siglip.tokenizer('a cat')
 
 
@@ -63,7 +63,7 @@ def test_weights_from_a_file(tmp_path):
     clip = make(TINY)
     save(clip, tmp_path / 'clip.safetensors')
     assert_same_model(create_model('ViT-B-16', tmp_path / 'clip.safetensors'), clip)
-    with pytest.raises(InputError, match='does not hold a ViT-B-16-SigLIP'):
+    with pytest.raises(InputError, match='is not a ViT-B-16-SigLIP'):
         create_model('ViT-B-16-SigLIP', str(tmp_path / 'clip.safetensors'))
 
 
@@ -73,7 +73,7 @@ def test_weights_from_a_file(tmp_path):
         (('ViT-B16',), r"unknown model 'ViT-B16'\. Did you mean 'ViT-B-16'\?"),
         (('ViT-B-16/opnai',), r"Did you mean 'ViT-B-16/openai'"),
         (('ViT-B-16', 'opnai'), r"Did you mean 'ViT-B-16/openai'"),
-        (('ViT-B-16/openai', 'openai'), r"names its weights; remove pretrained='openai'"),
+        (('ViT-B-16/openai', 'openai'), r"already specifies weights; remove pretrained='openai'"),
     ],
 )
 def test_unknown_names(call, message):

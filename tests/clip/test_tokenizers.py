@@ -24,7 +24,7 @@ def test_tokenizer_of_openai_needs_nothing(tmp_path):
 def test_missing_tokenizer_is_told_when_used(tmp_path):
     save(make(SIGLIP), tmp_path / 'clip.safetensors')
     clip = load(tmp_path / 'clip.safetensors')
-    with pytest.raises(InputError, match=r'without a tokenizer for its 50 token ids: put tokenizer.json'):
+    with pytest.raises(InputError, match=r'no tokenizer for its vocabulary of 50 tokens: put tokenizer.json'):
         clip.tokenizer('a cat')
 
 

@@ -27,15 +27,15 @@ def state(**changes):
 
 MISMATCHES = {
     'missing': (state(bias=None), r'1 of 2 tensors match.*1 missing \(bias\)'),
-    'unexpected': (state(extra=torch.ones(1)), r'2 of 2 tensors match.*1 without a place \(extra\)'),
-    'shape': (state(bias=torch.ones(3)), r'1 of another shape \(bias is \(3,\), not \(2,\)\)'),
+    'unexpected': (state(extra=torch.ones(1)), r'2 of 2 tensors match.*1 unexpected \(extra\)'),
+    'shape': (state(bias=torch.ones(3)), r'1 of another shape \(bias is \(3,\), expected \(2,\)\)'),
     'many': (
         state(**{f'x{i}': torch.ones(1) for i in range(14)}),
-        r'14 without a place \(x0, .*x9, \.',
+        r'14 unexpected \(x0, .*x9, \.',
     ),
     'other model': (
         {'a': torch.ones(1)},
-        r'file\.pth does not fit Linear, of which it holds nothing \(its tensors are a\): give',
+        r'file\.pth does not match Linear: none of its tensors match \(they are a\); give',
     ),
     'other sizes': (nn.Linear(3, 3).state_dict(), '0 of 2 tensors match; 2 of another shape'),
     'nothing': ({}, r'0 of 2 tensors match; 2 missing \(weight, bias\)'),

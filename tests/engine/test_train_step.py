@@ -209,6 +209,6 @@ def _refused(rank):
     model.train_step(make_data(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
 
 
-def test_wrapper_that_would_not_synchronise_is_refused(run_processes):
+def test_wrapper_that_would_not_synchronize_is_refused(run_processes):
     with pytest.raises(TypeError, match='PrecisionOptimWrapper'):
         run_processes(_refused)

@@ -235,7 +235,7 @@ def test_a_config_of_something_else(tmp_path, clip_file, text, message):
 
 
 def test_weights_of_another_model(lseg_run, clip_file):
-    with pytest.raises(CheckpointError, match='does not fit LSeg'):
+    with pytest.raises(CheckpointError, match='does not match LSeg'):
         clipdense.Segmenter.from_config(lseg_run[0], clip_file)
 
 

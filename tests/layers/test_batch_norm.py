@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing import assert_close
 
-from clipdense.layers.batch_norm import SyncedBatchNorm, SyncedMapNorm, synchronise
+from clipdense.layers.batch_norm import SyncedBatchNorm, SyncedMapNorm, synchronize
 
 CHANNELS = 5
 
@@ -30,7 +30,7 @@ def maps() -> SyncedMapNorm:
     """The same layer, made out of torch's."""
     model = nn.Sequential(nn.Sequential(nn.BatchNorm2d(CHANNELS)))
     model.load_state_dict({f'0.0.{name}': value for name, value in layer().state_dict().items()})
-    synchronise(model, every=True)
+    synchronize(model, every=True)
     return model[0][0]
 
 
@@ -100,7 +100,7 @@ def test_alone_it_is_torchs(shape, training):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_synchronised_maps_are_torchs_alone(training):
+def test_synchronized_maps_are_torchs_alone(training):
     theirs = nn.BatchNorm2d(CHANNELS).train(training)
     theirs.load_state_dict(layer().state_dict())
     ours, x = maps().train(training), rows().mT.reshape(2, CHANNELS, 2, 3)
@@ -108,7 +108,7 @@ def test_synchronised_maps_are_torchs_alone(training):
     assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_what_is_synchronised():
+def test_what_is_synchronized():
     class WithActivation(nn.BatchNorm2d):
         pass
 
@@ -119,8 +119,8 @@ def test_what_is_synchronised():
 
     asked, all_of_them = parts(), parts()
     weights = [part.weight for part in all_of_them]
-    synchronise(asked)
-    synchronise(all_of_them, every=True)
+    synchronize(asked)
+    synchronize(all_of_them, every=True)
     kept = [nn.BatchNorm2d, nn.BatchNorm1d, WithActivation, SyncedBatchNorm]
     assert [type(part) for part in asked] == [SyncedMapNorm, *kept]
     assert [type(part) for part in all_of_them] == [SyncedMapNorm] * 3 + kept[2:]

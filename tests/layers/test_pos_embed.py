@@ -40,5 +40,5 @@ def test_constants_stay_constant(prefix, mode, antialias):
 
 
 def test_no_square():
-    with pytest.raises(ValueError, match='15 position embeddings are not a square'):
+    with pytest.raises(ValueError, match='15 position embeddings do not form a square'):
         resize_positions(torch.randn(16, 8), (2, 2))

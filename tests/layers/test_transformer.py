@@ -41,7 +41,7 @@ def test_unknown_activation():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match='cannot be divided among 3 heads'):
+    with pytest.raises(ValueError, match='is not divisible by 3 attention heads'):
         SelfAttention(16, 3)
 
 

@@ -98,7 +98,7 @@ def test_it_learns_a_batch_by_heart():
 
 
 def test_sigmoid_needs_a_bias():
-    with pytest.raises(InputError, match='logit bias'):
+    with pytest.raises(InputError, match='needs a model with a logit_bias'):
         ContrastivePretrainer(build_clip(ClipSize(IMAGE, TEXT)), loss='sigmoid')
 
 
@@ -138,7 +138,7 @@ def test_phrases_meet_patches(match, patches):
 
 def test_phrases_need_patches_and_prompts():
     resnet = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=16)
-    with pytest.raises(InputError, match='patches of a transformer'):
+    with pytest.raises(InputError, match='needs a vision transformer as image tower, not ModifiedResNet'):
         ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrase_weight=1.0)
     with pytest.raises(InputError, match='needs prompts'):
         step(pretrainer(phrase_weight=1.0))
@@ -183,5 +183,5 @@ def test_patches_need_a_background():
     class Plain(Halves):
         vocabulary = Vocabulary(('left', 'right'))
 
-    with pytest.raises(InputError, match='needs one'):
+    with pytest.raises(InputError, match='no background, which PatchSegmentation needs'):
         evaluation.PatchSegmentation(Plain(), Halves())

@@ -192,8 +192,8 @@ def test_index_stands_for_its_files(tmp_path):
         ('{"weight_map": {"a": 3}}', 'of its own folder'),
         ('{"weight_map": {}}', 'of its own folder'),
         ('{"weight_map": {"a": "absent.bin"}}', 'absent.bin does not exist'),
-        ('{"a": 1}', 'no index'),
-        ('{', 'no index'),
+        ('{"a": 1}', 'not an index of weights files'),
+        ('{', 'not an index of weights files'),
     ],
 )
 def test_bad_index(tmp_path, text, message):
@@ -239,7 +239,7 @@ BAD_FILES = {
     'long text': (lambda _: b'a' + 'ü'.encode() * 999, 'is text, not weights'),
     'gzip': (lambda _: b'\x1f\x8b\x08\x00' + bytes(40), 'gzip archive: unpack'),
     'tar': (lambda _: bytes(257) + b'ustar' + bytes(300), 'tar archive'),
-    'noise': (lambda _: bytes(range(7, 200)), 'no weights file|damaged safetensors'),
+    'noise': (lambda _: bytes(range(7, 200)), 'not a weights file|damaged safetensors'),
     'zip-cut': (lambda t: torch_bytes(t)[:-300], r'truncated or damaged'),
     'zip-half': (lambda t: torch_bytes(t)[:5000], r'5000 bytes\) is truncated'),
     'legacy-cut': (lambda t: torch_bytes(t, _use_new_zipfile_serialization=False)[:-9], 'truncated'),
@@ -263,7 +263,7 @@ BAD_FILES = {
     'deep': (lambda _: b'\x80\x02' + b'(' * 3000 + b'l' * 3000 + b'.', r'damaged|no state_dict'),
     'safe-cut': (lambda t: safe_bytes(t)[:-10], r'truncated: \d+ of \d+ bytes'),
     'safe-cut-header': (lambda t: safe_bytes(t)[:20], 'truncated: 20 of'),
-    'safe-huge-header': (lambda _: b'\xff' * 7 + b'\x00{}', 'damaged safetensors|no weights file'),
+    'safe-huge-header': (lambda _: b'\xff' * 7 + b'\x00{}', 'damaged safetensors|not a weights file'),
     'safe-long-header': (lambda _: header({}, length=90_000_000), 'truncated'),
     'safe-overlap': (
         lambda _: (

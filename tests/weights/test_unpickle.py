@@ -122,7 +122,7 @@ def contained(data, container, path):
 def test_code_is_refused_by_name(tmp_path, no_mark, name, container):
     data, named = payloads(no_mark)[name]
     path = contained(data, container, tmp_path / 'weights.pt')
-    with pytest.raises(CheckpointError, match='nothing was run') as caught:
+    with pytest.raises(CheckpointError, match='no code was run') as caught:
         read_weights(path)
     assert named in str(caught.value)
     assert '\n' not in str(caught.value)

@@ -115,12 +115,12 @@ def test_download(server, tmp_path, path, digest):
 
 
 BAD_ANSWERS = {
-    'not there': ('/absent', '', NotPublished, 'is not there'),
-    'not allowed': ('/closed', '', InputError, 'answers 403'),
+    'not there': ('/absent', '', NotPublished, 'does not exist'),
+    'not allowed': ('/closed', '', InputError, 'HTTP status 403'),
     'web page': ('/page', '', InputError, 'is a web page'),
-    'wrong digest': ('/file', '0' * 64, InputError, f'wrong sha256 {DIGEST}, not 0000.*removed'),
-    'wrong digits': ('/file', '00000000', InputError, f'wrong sha256 {DIGEST[:8]}, not 00000000'),
-    'stated digest': ('/moved/wrong', '', InputError, 'wrong sha256'),
+    'wrong digest': ('/file', '0' * 64, InputError, f'has sha256 {DIGEST}, expected 0000.*removed'),
+    'wrong digits': ('/file', '00000000', InputError, f'has sha256 {DIGEST[:8]}, expected 00000000'),
+    'stated digest': ('/moved/wrong', '', InputError, 'has sha256 .*, expected'),
 }
 
 
@@ -135,7 +135,7 @@ def test_bad_answers_leave_nothing(server, tmp_path, name):
 
 def test_what_broke_off_is_continued(server, tmp_path):
     target = tmp_path / 'weights.pt'
-    with pytest.raises(InputError, match=f'stopped after {len(BODY)} of {len(BODY) + 5} bytes: run again'):
+    with pytest.raises(InputError, match=f'stopped after {len(BODY)} of {len(BODY) + 5} bytes; run again'):
         download(f'{server.url}/cut', target)
     assert files(tmp_path) == ['weights.pt.part']
     (tmp_path / 'weights.pt.part').write_bytes(BODY[:1000])
@@ -283,10 +283,10 @@ def test_the_list_costs_no_import_of_open_clip(open_clip_list, monkeypatch):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('ViT-B-16/opnai', r"no weights are called 'ViT-B-16/opnai'. Did you mean 'ViT-B-16/openai'\?"),
-        ('ViT-B-32-quickgelu/laion2b_s34b_b79k', r'no weights are called'),
-        ('ViT-B-16', r'name its training too, as in ViT-B-16/openai; there are openai'),
-        ('nonsense', r"no weights are called 'nonsense'\..*clipdense models"),
+        ('ViT-B-16/opnai', r"unknown weights 'ViT-B-16/opnai'. Did you mean 'ViT-B-16/openai'\?"),
+        ('ViT-B-32-quickgelu/laion2b_s34b_b79k', r'unknown weights'),
+        ('ViT-B-16', r'is a model size: add a tag, as in ViT-B-16/openai; tags: openai'),
+        ('nonsense', r"unknown weights 'nonsense'\..*clipdense models"),
     ],
 )
 def test_unknown_names(name, message):
@@ -331,12 +331,12 @@ def test_fetch_from_hub_takes_the_next_file_and_the_tokenizer(entries, server):
 
 
 def test_fetch_of_what_is_gone(entries):
-    with pytest.raises(InputError, match=r'someone/gone holds none of weights.pt'):
+    with pytest.raises(InputError, match=r'someone/gone has none of the files weights.pt'):
         fetch('A/gone')
 
 
 def test_wrong_file_is_not_kept(entries, tmp_path):
-    with pytest.raises(InputError, match='wrong sha256'):
+    with pytest.raises(InputError, match=r'has sha256 .*, expected'):
         fetch('A/wrong')
     assert files(tmp_path / 'cache' / 'weights' / 'A-wrong') == []
 
@@ -371,7 +371,7 @@ def test_offline_touches_no_network(entries, server, monkeypatch, variable, name
     monkeypatch.setattr(socket.socket, 'connect', refuse)
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
     monkeypatch.setenv(variable, '1')
-    with pytest.raises(InputError, match=f'{variable}=1 forbids.*path of the file') as caught:
+    with pytest.raises(InputError, match=f'{variable}=1 disables downloads.*path of the file') as caught:
         fetch(name)
     assert '\n' not in str(caught.value)
 

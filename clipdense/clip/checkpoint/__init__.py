@@ -1,7 +1,7 @@
-"""CLIP weights in and out: any official format becomes a model that is ready, and back.
+"""Read and write CLIP checkpoints in any official format.
 
-``load`` finds, reads and builds; ``layouts`` has the key tables; ``settings`` decides what tensors do not
-specify, ``config_files`` reads it; ``convert`` writes every layout.
+``load`` finds and reads weights and builds the model; ``layouts`` has the key tables; ``config_files`` reads
+what tensors do not specify and ``settings`` decides it; ``convert`` writes every layout.
 """
 
 from .convert import convert

@@ -1,7 +1,7 @@
-"""Config files next to the weights: what Hugging Face and open_clip write beside their tensors.
+"""Config files that Hugging Face and open_clip write next to the weights.
 
-Heads, activations, image size and preprocessing are read from them.  Settings that our towers do not have are
-refused by name, for they would silently change the results.
+Attention heads, activations, image size and preprocessing are read from them.  Settings that the towers here
+do not support are refused by name, because they would silently change the results.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _ACTIVATIONS = {
     'gelu_pytorch_tanh': 'gelu_tanh',
     'gelu_new': 'gelu_tanh',
 }
-_INTERPOLATIONS = {2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers, which Hugging Face writes
+_INTERPOLATIONS = {2: 'bilinear', 3: 'bicubic'}  # Pillow's codes, as Hugging Face writes them
 
-# What transformers takes for a setting that config.json leaves out: (vision, text) of each model type.
+# Defaults of transformers for settings that config.json omits: (vision, text) of each model type.
 _HUGGINGFACE_DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     'clip': (
         {'hidden_act': 'quick_gelu', 'num_attention_heads': 12, 'layer_norm_eps': 1e-5, 'image_size': 224},
@@ -44,7 +44,7 @@ _HUGGINGFACE_DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
-# open_clip's settings that our towers can hold; a config that says otherwise is refused.
+# Settings of open_clip that the towers here support; a config with other values is refused.
 _VISION = {
     'pool_type': 'tok',
     'attentional_pool': False,
@@ -61,31 +61,31 @@ _TIMM_TANH = re.compile(r'vit_(base_patch32|large_patch16_siglip_512|so400m_patc
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        CheckpointError: unreadable, or no object.
+        CheckpointError: the file cannot be read, or is not a JSON object.
     """
     try:
         values = json.loads(path.read_text('utf-8'))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} cannot be read as JSON: {error}') from error
     if not isinstance(values, dict):
-        raise CheckpointError(f'{path} holds no JSON object')
+        raise CheckpointError(f'{path} is not a JSON object')
     return values
 
 
 def from_huggingface(folder: Path) -> Recorded:
-    """``config.json`` and, where it is there, ``preprocessor_config.json``.
+    """Read ``config.json`` and, if it exists, ``preprocessor_config.json``.
 
     Raises:
-        CheckpointError: a model type or a setting that our towers do not have.
+        CheckpointError: the model type or a setting is not supported.
     """
     source = folder / 'config.json'
     config = read_json(source)
     kind = config.get('model_type')
     if kind not in _HUGGINGFACE_DEFAULTS:
-        raise CheckpointError(f'{source} describes a model of type {kind!r}; CLIP and SigLIP are read here')
+        raise CheckpointError(f'{source}: unsupported model_type {kind!r}; supported: clip, siglip')
     towers = []
     for name, defaults in zip(('vision', 'text'), _HUGGINGFACE_DEFAULTS[kind], strict=True):
         given = config.get(f'{name}_config_dict') or config.get(f'{name}_config') or {}
@@ -97,7 +97,8 @@ def from_huggingface(folder: Path) -> Recorded:
         )
         if values['hidden_act'] not in _ACTIVATIONS:
             raise CheckpointError(
-                f'{source} asks for the activation {values["hidden_act"]!r}, which is unknown here'
+                f'{source}: unsupported hidden_act {values["hidden_act"]!r}; supported: '
+                f'{", ".join(_ACTIVATIONS)}'
             )
         towers.append(
             TowerFacts(
@@ -115,10 +116,10 @@ def from_huggingface(folder: Path) -> Recorded:
 
 
 def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
-    """``open_clip_config.json``, or the same from open_clip's own lists.
+    """Read ``open_clip_config.json``, or the same from open_clip's model list.
 
     Raises:
-        CheckpointError: a setting that our towers do not have.
+        CheckpointError: a setting is not supported.
     """
     model = config.get('model_cfg', config)
     vision, text = model.get('vision_cfg') or {}, model.get('text_cfg') or {}
@@ -141,9 +142,7 @@ def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
         eps = 1e-5
     for tower in (vision, text):
         if (tower.get('norm_kwargs') or {}).get('eps', 1e-5) != (1e-5 if tower is vision else eps):
-            raise CheckpointError(
-                f'{source} asks for norm_kwargs {tower.get("norm_kwargs")}, which are unknown here'
-            )
+            raise CheckpointError(f'{source}: unsupported norm_kwargs {tower.get("norm_kwargs")}')
     preprocess = _open_clip_preprocess(config.get('preprocess_cfg') or {}, image.image_size, source)
     clean = (text.get('tokenizer_kwargs') or {}).get('clean', 'lower')
     facts = TowerFacts(
@@ -156,7 +155,7 @@ def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
 
 
 def from_zoo(entry: Entry) -> Recorded:
-    """What the list of published weights says about a named model.
+    """What the list of published weights records about a named model.
 
     Raises:
         CheckpointError: as ``from_open_clip``.
@@ -165,22 +164,22 @@ def from_zoo(entry: Entry) -> Recorded:
 
 
 def timm_activation(name: str) -> str:
-    """What a SigLIP tower of timm runs with; open_clip has no other setting for it."""
+    """The activation of a SigLIP tower of timm; open_clip has no other setting for it."""
     return 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
 
 
 def _check(given: Mapping[str, Any], required: Mapping[str, Any], source: object) -> None:
     for key, value in required.items():
         if key in given and given[key] != value:
-            raise CheckpointError(
-                f'{source} asks for {key}={given[key]!r}, which our towers do not have ({value!r})'
-            )
+            raise CheckpointError(f'{source}: unsupported {key}={given[key]!r}; supported: {value!r}')
 
 
 def _timm_facts(name: str, vision: Mapping[str, Any], source: str) -> TowerFacts:
     match = _TIMM_SIGLIP.fullmatch(name)
     if match is None or vision.get('timm_pool') != 'map':
-        raise CheckpointError(f'{source} asks for the timm tower {name!r}; of those only SigLIP is read here')
+        raise CheckpointError(
+            f'{source}: unsupported timm image tower {name!r}; only SigLIP towers of timm are supported'
+        )
     return TowerFacts(timm_activation(name), _TIMM_HEADS[match[1]], vision.get('image_size'))
 
 
@@ -194,7 +193,7 @@ def _open_clip_preprocess(config: Mapping[str, Any], size: int | None, source: s
         return None
     resize = config.get('resize_mode', 'shortest')
     if resize not in ('shortest', 'squash'):
-        raise CheckpointError(f'{source} asks for resize_mode={resize!r}; shortest and squash are known here')
+        raise CheckpointError(f'{source}: unsupported resize_mode={resize!r}; supported: shortest, squash')
     return {
         'image_size': size,
         'mean': tuple(config.get('mean', STATISTICS['openai'][0])),
@@ -212,7 +211,7 @@ def _huggingface_preprocess(path: Path, image_size: int | None) -> dict[str, Any
     crop = config.get('crop_size') or side
     crop = crop.get('height') if isinstance(crop, dict) else crop
     if config.get('do_center_crop') and crop != side:
-        raise CheckpointError(f'{path} resizes to {side} and crops to {crop}; one size is expected')
+        raise CheckpointError(f'{path}: resize to {side} and crop to {crop}; both must be the same size')
     half = STATISTICS['half'][0]
     siglip = 'Siglip' in str(config.get('image_processor_type') or config.get('feature_extractor_type'))
     return {

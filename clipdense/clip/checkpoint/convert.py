@@ -1,4 +1,4 @@
-"""From any official layout to ours, open_clip's or Hugging Face's, without loss."""
+"""Convert checkpoints losslessly from any official layout to that of clipdense, open_clip or Hugging Face."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .settings import Overrides
 Target = Literal['clipdense', 'openclip', 'huggingface']
 
 _HIDDEN_ACT = {'quick_gelu': 'quick_gelu', 'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh'}
-_RESAMPLE = {'bilinear': 2, 'bicubic': 3}  # Pillow's numbers
-# timm's SigLIP towers: (width, layers, patch) -> beginning of the name.
+_RESAMPLE = {'bilinear': 2, 'bicubic': 3}  # Pillow's codes
+# SigLIP towers of timm: (width, layers, patch size) -> prefix of the name.
 _TIMM = {
     (768, 12, 32): 'vit_base_patch32_siglip',
     (768, 12, 16): 'vit_base_patch16_siglip',
@@ -42,22 +42,22 @@ def convert(
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Write weights in another layout; numbers and dtypes stay as they are.
+    """Write weights in another layout; values and dtypes are unchanged.
 
     Args:
-        source: whatever ``load`` takes.
+        source: weights as ``load`` takes them.
         destination: a ``.safetensors`` file for 'clipdense'; a folder for 'huggingface', for transformers'
             ``from_pretrained``; for 'openclip' a ``.safetensors`` file, or a folder for open_clip's
             ``local-dir:FOLDER``.
         to: the layout.
-        overwrite: replace what is there.
+        overwrite: replace an existing destination.
         overrides: see ``Overrides``.
 
     Returns:
         The weights file that was written.
 
     Raises:
-        InputError: the destination is there already or is the source, or the layout cannot hold this model.
+        InputError: the destination exists or is the source, or the layout does not support this model.
         CheckpointError: as ``load``.
     """
     if to not in get_args(Target):
@@ -83,9 +83,7 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
     size = weights.size
     flavour = getattr(size.image, 'flavour', 'openai')
     if flavour == 'slip':
-        raise InputError(
-            "SLIP's image tower has no counterpart in open_clip: keep it in the layout clipdense"
-        )
+        raise InputError('open_clip does not support the image tower of SLIP: convert to clipdense instead')
     layout = {'siglip': 'openclip_siglip', 'openai': 'openclip_vit'}[flavour]
     if isinstance(size.image, ResNetSize):
         layout = 'openclip_resnet'
@@ -110,10 +108,12 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
 def _write_huggingface(weights: ClipWeights, folder: Path, overwrite: bool) -> Path:
     size = weights.size
     if not isinstance(size.image, VitSize) or size.image.flavour == 'slip':
-        kind = 'ResNet' if isinstance(size.image, ResNetSize) else 'SLIP tower'
-        raise InputError(f'transformers has no CLIP with a {kind}: convert to clipdense or openclip instead')
+        resnet = isinstance(size.image, ResNetSize)
+        kind = 'ResNet' if resnet else 'SLIP image tower'
+        other = 'clipdense or openclip' if resnet else 'clipdense'
+        raise InputError(f'transformers does not support a CLIP with a {kind}: convert to {other} instead')
     if folder.suffix in ('.safetensors', '.bin', '.pt'):
-        raise InputError(f'a Hugging Face model is a folder, {folder} names a file')
+        raise InputError(f'the destination of a Hugging Face model is a folder, but {folder} is a file name')
     kind = 'siglip' if size.image.flavour == 'siglip' else 'clip'
     tensors = from_ours(weights.tensors, f'huggingface_{kind}')
     file = folder / 'model.safetensors'
@@ -127,11 +127,11 @@ def _write_huggingface(weights: ClipWeights, folder: Path, overwrite: bool) -> P
 
 def _check_target(file: Path, weights: ClipWeights, overwrite: bool) -> None:
     if file.suffix != '.safetensors' or file.is_dir():
-        raise InputError(f'{file} must name a .safetensors file, for that is what is written')
+        raise InputError(f'{file}: the destination must have the suffix .safetensors')
     if file.exists() and file.samefile(weights.path):
-        raise InputError(f'{file} is the source itself: give another destination')
+        raise InputError(f'{file} is the source file: give another destination')
     if file.exists() and not overwrite:
-        raise InputError(f'{file} is there already: pass overwrite=True (--overwrite) to replace it')
+        raise InputError(f'{file} exists: pass overwrite=True (--overwrite) to replace it')
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -141,10 +141,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _open_clip_config(size: ClipSize) -> dict[str, Any]:
-    """open_clip's ``model_cfg``; it names one activation for both towers.
+    """open_clip's ``model_cfg``, which has one activation for both towers.
 
     Raises:
-        InputError: activations or towers that open_clip cannot be told of.
+        InputError: activations or towers that ``model_cfg`` cannot specify.
     """
     image, text = size.image, size.text
     quick = text.activation == 'quick_gelu'
@@ -155,8 +155,8 @@ def _open_clip_config(size: ClipSize) -> dict[str, Any]:
         config |= {'custom_text': True, 'vision_cfg': _timm_config(image)}
     elif isinstance(image, VitSize) and (image.activation == 'quick_gelu') != quick:
         raise InputError(
-            f'open_clip has one activation for both towers, not {image.activation} and {text.activation}: '
-            'write a file instead of a folder'
+            f'a config of open_clip has one activation for both towers, not {image.activation} and '
+            f'{text.activation}: give a .safetensors file as destination instead of a folder'
         )
     else:
         config['vision_cfg'] = _open_clip_image(image)
@@ -200,19 +200,20 @@ def _timm_config(image: VitSize) -> dict[str, Any]:
     name = f'{start}_{image.image_size}'
     if start is None:
         raise InputError(
-            f'timm has no SigLIP tower of width {image.width} with {image.layers} layers: write a file'
+            f'timm has no SigLIP tower of width {image.width} with {image.layers} layers: give a '
+            '.safetensors file as destination instead of a folder'
         )
     runs = timm_activation(name)
     if runs != image.activation:
         raise InputError(
-            f'open_clip runs {name} with {runs}, but these weights record {image.activation}: write a file '
-            'instead of a folder, and mind the difference'
+            f'open_clip uses activation {runs} for {name}, but these weights record {image.activation}: give '
+            'a .safetensors file as destination instead of a folder; open_clip will use its own activation'
         )
     return {'image_size': image.image_size, 'timm_model_name': name, 'timm_pool': 'map', 'timm_proj': 'none'}
 
 
 def _ratio(hidden: int, width: int) -> float:
-    """open_clip takes ``int(width * ratio)``; half a channel more survives the rounding."""
+    """open_clip computes ``int(width * ratio)``; adding half a channel makes the rounding exact."""
     return hidden / width if hidden % width == 0 else (hidden + 0.5) / width
 
 

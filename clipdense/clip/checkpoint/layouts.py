@@ -1,7 +1,7 @@
-"""Official layouts of CLIP: their key tables, which one a file has, and the sizes that its tensors tell.
+"""Official layouts of CLIP checkpoints: key tables, layout recognition, and model sizes from tensor shapes.
 
 C: width, D: joint space.  Source of the tables: the modules of openai/CLIP, open_clip, timm, SLIP and
-transformers whose keys these are; ``weights.key_map`` says how to read a row.
+transformers whose keys these are; ``weights.key_map`` defines the rows.
 """
 
 from __future__ import annotations
@@ -28,25 +28,22 @@ __all__ = [
     'to_ours',
 ]
 
-# Buffers that official files carry and that hold no knowledge, and SLIP's self-supervised head.
+# Buffers of official files that the model does not need, and SLIP's self-supervised head.
 DROPPED = re.compile(
     r'(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size|image_mlp\..*'
 )
 _PREFIXES = ('module.', 'model.', 'clip_model.', 'clip.', 'state_dict.')
 _OPENAI_KEYS = {'input_resolution', 'context_length', 'vocab_size'}
 
-# Layouts that look like CLIP and that have no tower here: a key that gives them away, and what they are.
+# Unsupported layouts similar to CLIP: prefix of a key -> what the weights are.
 _FOREIGN = (
     ('text.transformer.embeddings.', 'an open_clip model with a Hugging Face text tower'),
-    ('text_decoder.', 'a CoCa model, whose captioning decoder has no place here'),
+    ('text_decoder.', 'a CoCa model with a captioning decoder'),
     ('visual.trunk.', 'an open_clip model whose image tower is a timm network other than SigLIP'),
     ('image_encoder.model.', 'a MobileCLIP model'),
-    ('img_encoder.', 'a GroupViT model: load it with its method, not as a CLIP'),
-    ('decoder.fuse.', 'an LSeg without its config: `clipdense segment` takes both (--config)'),
-    ('roi_head.bbox_head.', 'a detector: `clipdense detect` and clipdense.Detector open it'),
     ('vision_model.', 'a Hugging Face image tower without its text tower'),
     ('text_model.', 'a Hugging Face text tower without its image tower'),
-    ('optimizer', 'the state of an optimiser'),
+    ('optimizer', 'an optimizer state'),
 )
 
 
@@ -55,7 +52,7 @@ def _same(*pairs: tuple[str, str]) -> list[Row]:
 
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
-    """Residual blocks as openai/CLIP names them."""
+    """Residual blocks under the names of openai/CLIP."""
     return _same(
         (f'{ours}.{{n}}.norm1.{{p}}', f'{theirs}.{{n}}.ln_1.{{p}}'),
         (f'{ours}.{{n}}.attn.qkv.{{p}}', f'{theirs}.{{n}}.attn.in_proj_{{p}}'),
@@ -150,7 +147,7 @@ _HUGGINGFACE = [
 _HUGGINGFACE_CLIP = [
     *_HUGGINGFACE,
     ('image.class_token', 'vision_model.embeddings.class_embedding', 'same'),
-    ('image.norm_pre.{p}', 'vision_model.pre_layrnorm.{p}', 'same'),  # their spelling
+    ('image.norm_pre.{p}', 'vision_model.pre_layrnorm.{p}', 'same'),  # sic
     ('image.proj', 'visual_projection.weight', 'transposed'),
     ('text.proj', 'text_projection.weight', 'transposed'),
     *_LOGITS,
@@ -185,13 +182,13 @@ for _name, _rows in LAYOUTS.items():
 
 @dataclass(frozen=True)
 class Recognized:
-    """Weights under our names.
+    """Weights under the names of clipdense.
 
     Args:
         layout: a key of ``LAYOUTS``.
-        tensors: under our names, in the file's dtypes.
-        leftover: names that have no place with us.
-        openai: the weights carry the three extra keys of OpenAI's own archives.
+        tensors: under the names of clipdense, in the file's dtypes.
+        leftover: names in the file that the layout does not define.
+        openai: the weights have the three extra keys of OpenAI's archives.
     """
 
     layout: str
@@ -201,10 +198,10 @@ class Recognized:
 
 
 def recognize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Recognized:
-    """Find the layout by its keys, strip known wrappers, and rename to our names.
+    """Find the layout by its keys, strip known wrapper prefixes, and rename to the names of clipdense.
 
     Raises:
-        CheckpointError: no known layout; names what it looks like, or its first keys.
+        CheckpointError: not a known layout; the message says what the weights are, or lists the first keys.
     """
     tensors = strip_wrappers(tensors)
     layout = _layout(tensors, metadata or {})
@@ -213,7 +210,7 @@ def recognize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
 
 
 def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what DataParallel, ``torch.compile`` and training programs put before all of them."""
+    """Remove the common prefixes that DataParallel, ``torch.compile`` and training programs add to names."""
     stripped = {re.sub(r'(^|\.)_orig_mod\.', r'\1', name): tensor for name, tensor in tensors.items()}
     while prefix := next((prefix for prefix in _PREFIXES if _all_start(stripped, prefix)), ''):
         stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
@@ -221,20 +218,20 @@ def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sizes from tensors under our names: the fields of ``clip.sizes.ClipSize`` but for heads and activation.
+    """Sizes from tensor shapes: the fields of ``clip.sizes.ClipSize`` except heads and activation.
 
-    ``image_size`` is the grid times the patch, which may fall short of the published one by a rim.
+    ``image_size`` is the grid times the patch size; the published size may be larger by less than a patch.
 
     Raises:
-        CheckpointError: a tensor that the sizes are read from is missing or of an impossible shape.
+        CheckpointError: a tensor that the sizes are read from is missing or has an invalid shape.
     """
     try:
         image = _resnet_size(tensors) if 'image.attn_pool.pos_embed' in tensors else _vit_size(tensors)
         return {'image': image, 'text': _text_size(tensors), 'logit_bias': 'logit_bias' in tensors}
     except KeyError as error:
-        raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
+        raise CheckpointError(f'incomplete weights: the tensor {error.args[0]} is missing') from None
     except (IndexError, ValueError) as error:
-        raise CheckpointError(f'the weights have impossible shapes: {error}') from None
+        raise CheckpointError(f'the weights have invalid shapes: {error}') from None
 
 
 def _all_start(names: Iterable[str], prefix: str) -> bool:
@@ -271,11 +268,11 @@ def _layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 def _unknown(tensors: Mapping[str, Tensor]) -> str:
     for beginning, what in _FOREIGN:
         if any(name.startswith(beginning) for name in tensors):
-            return f'the weights look like {what}'
+            return f'unsupported weights: {what}'
     shown = ', '.join(sorted(tensors)[:10])
     return (
-        'the weights have no known CLIP layout (OpenAI, open_clip, SLIP, SigLIP, Hugging Face, ours); '
-        f'{len(tensors)} tensors: {shown}'
+        'not a known CLIP layout (OpenAI, open_clip, SLIP, SigLIP, Hugging Face, clipdense); the checkpoint '
+        f'of a segmenter or detector may need its config (--config); {len(tensors)} tensors: {shown}'
     )
 
 
@@ -320,7 +317,7 @@ def _text_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _side(cells: int) -> int:
     side = isqrt(max(cells, 0))
     if not side or side * side != cells:
-        raise ValueError(f'position embeddings for {cells} places, which is no square grid')
+        raise ValueError(f'{cells} position embeddings, which do not form a square grid')
     return side
 
 
@@ -329,5 +326,5 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     if not found:
         raise KeyError(pattern.replace('\\', '').replace('(d+)', '0'))
     if len(found) != max(found) + 1:
-        raise ValueError(f'layers are numbered 0 to {max(found)}, but {len(found)} are there')
+        raise ValueError(f'layers are numbered 0 to {max(found)}, but only {len(found)} exist')
     return max(found) + 1

@@ -1,4 +1,4 @@
-"""CLIP weights of any official format: found, read, completed, and built; and written in our own format."""
+"""Load CLIP weights of any official format, and save them in the format of clipdense."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
-from clipdense.weights.strict import first_names, misfits
+from clipdense.weights.strict import first_names, mismatches
 
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
@@ -26,7 +26,7 @@ from .layouts import Recognized, infer_size, recognize
 from .settings import Overrides, Recorded, TowerFacts, check_overrides, complete, default_preprocess
 
 _OPEN_CLIP_CONFIG = 'open_clip_config.json'
-_FOLDER_FILES = {  # config: weights that belong to it, best first
+_FOLDER_FILES = {  # config file: its weights files, preferred first
     _OPEN_CLIP_CONFIG: (
         'open_clip_model.safetensors',
         'open_clip_pytorch_model.safetensors',
@@ -48,13 +48,13 @@ _SLIP = Recorded(
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Everything about a CLIP but its modules.
+    """The weights and settings of a CLIP, without its modules.
 
     Args:
         path: of the file.
-        tensors: under our names, in the file's dtypes.
-        leftover: names in the file that have no place with us.
-        size, preprocess, tokenizer: as the model will have them; a tokenizer of None is OpenAI's.
+        tensors: under the names of clipdense, in the file's dtypes.
+        leftover: names in the file that the layout does not define.
+        size, preprocess, tokenizer: settings of the model; a tokenizer of None is OpenAI's.
     """
 
     path: Path
@@ -67,11 +67,11 @@ class ClipWeights:
 
 @dataclass(frozen=True)
 class OpenedWeights:
-    """A file that has been found and read, of whatever model.
+    """A weights file that has been read; it may hold any model.
 
     Args:
-        file: what it holds.
-        recorded: what the zoo knows about it; None for a file that the user named.
+        file: its contents.
+        recorded: what the zoo records about it; None for a file given by path.
     """
 
     file: WeightsFile
@@ -84,20 +84,20 @@ def load(
     dtype: torch.dtype | None = None,
     **overrides: Any,
 ) -> CLIP:
-    """A CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
+    """Load a CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
 
     Args:
         weights: a file of OpenAI, open_clip, SLIP, Hugging Face or clipdense, a folder of Hugging Face or
             open_clip, a training checkpoint, a name from `clipdense models` such as 'ViT-B-16/openai', or
             what ``open_weights`` returned for one of these.
-        device: where the model goes.
-        dtype: of its numbers; fp32 unless said, whatever the file holds.
-        overrides: what the weights do not tell, see ``Overrides``: ``activation='quick_gelu'`` and so on.
+        device: of the model.
+        dtype: of the parameters; fp32 by default, whatever the file stores.
+        overrides: what the weights do not specify, see ``Overrides``, such as ``activation='quick_gelu'``.
 
     Raises:
-        CheckpointError: damaged or unsafe, of no known layout, keys and shapes that do not fit, or something
-            that only an override can tell.
-        InputError: an unknown name, a download that failed, or a missing device.
+        CheckpointError: the file is damaged or unsafe, its layout is unknown, keys or shapes do not match, or
+            an override is needed.
+        InputError: an unknown name, a failed download, or a device that is not available.
     """
     found = read_clip(weights, Overrides.of(overrides))
     clip = fitting_model(found)
@@ -107,7 +107,7 @@ def load(
             name: tensor.to(
                 device,
                 dtype if tensor.is_floating_point() else tensor.dtype,
-                copy=True,  # the file may change, the model must not
+                copy=True,  # tensors may be mapped from the file
                 memory_format=torch.contiguous_format,
             )
             for name, tensor in found.tensors.items()
@@ -120,12 +120,12 @@ def load(
 
 
 def save(clip: CLIP, path: str | Path) -> None:
-    """Write our own format: one safetensors file that can be loaded alone.
+    """Save in the format of clipdense: one safetensors file that can be loaded without any other.
 
     A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
 
     Raises:
-        InputError: no room, or no permission; a previous file is intact.
+        InputError: the disk is full or not writable; an existing file is left unchanged.
     """
     path = Path(path)
     write_weights(path, clip.state_dict(), describe(clip.size, clip.preprocess))
@@ -133,7 +133,7 @@ def save(clip: CLIP, path: str | Path) -> None:
 
 
 def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
-    """Find weights by file, folder or name, and read them; opened weights pass as they are.
+    """Read weights given by file, folder or name; opened weights are returned unchanged.
 
     Raises:
         CheckpointError, InputError: as ``load``.
@@ -145,7 +145,7 @@ def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
 
 
 def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> ClipWeights:
-    """Find, read and recognize weights: everything that ``load`` does short of building the model.
+    """Read weights and recognize their layout, without building the model.
 
     Raises:
         CheckpointError, InputError: as ``load``.
@@ -160,7 +160,7 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
             size, preprocess, recorded = own
             check_overrides(recorded, overrides)
         else:
-            recorded = recorded or _beside(path, found)
+            recorded = recorded or _next_to(path, found)
             size = complete(infer_size(found.tensors), recorded, overrides)
             fields = recorded.preprocess
             preprocess = Preprocess.from_dict(fields) if fields else default_preprocess(size)
@@ -174,7 +174,7 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
 
 
 def describe(size: ClipSize, preprocess: Preprocess) -> dict[str, str]:
-    """What our format stores next to the tensors; in a training checkpoint it stands as ``meta['clip']``."""
+    """The metadata of the format of clipdense; in a training checkpoint it is ``meta['clip']``."""
     return {
         'format': 'clipdense',
         'version': '1',
@@ -184,25 +184,25 @@ def describe(size: ClipSize, preprocess: Preprocess) -> dict[str, str]:
 
 
 def fitting_model(weights: ClipWeights) -> CLIP:
-    """The model of these weights on the meta device: no memory, no initialisation; names and shapes match.
+    """The model of these weights on the meta device (no memory, no initialization); names and shapes match.
 
     Raises:
-        CheckpointError: sizes that no model has; or tensors that are missing, without a place or mis-shaped,
-            with counts and the first ten names.
+        CheckpointError: invalid sizes; or tensors that are missing, unexpected or of another shape, with
+            counts and the first ten names.
     """
     image, text = weights.size.image, weights.size.text
     layers = text.layers + (image.layers if isinstance(image.layers, int) else sum(image.layers))
     if layers > len(weights.tensors):
         raise CheckpointError(
-            f'{weights.path} describes {layers} layers but holds {len(weights.tensors)} tensors'
+            f'{weights.path} describes {layers} layers but has only {len(weights.tensors)} tensors'
         )
     try:
         with meta_device():
             clip = build_clip(weights.size, weights.preprocess, weights.tokenizer)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f'{weights.path} describes an impossible model: {error}') from error
-    if told := misfits(clip.state_dict(), weights.tensors, weights.leftover):
-        raise CheckpointError(f'{weights.path} does not fit its model; tensors: {told}')
+        raise CheckpointError(f'{weights.path} describes an invalid model: {error}') from error
+    if problems := mismatches(clip.state_dict(), weights.tensors, weights.leftover):
+        raise CheckpointError(f'{weights.path} does not match its model; tensors: {problems}')
     return clip
 
 
@@ -217,7 +217,7 @@ def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
     try:
         entry = zoo.find(text)
     except InputError as error:
-        raise InputError(f'{text} is no file here, and {error}') from None
+        raise InputError(f'{text} does not exist as a file, and {error}') from None
     return zoo.fetch(entry), from_zoo(entry)
 
 
@@ -232,27 +232,27 @@ def _in_folder(folder: Path) -> Path:
     held = (
         f'several weights files: {first_names(path.name for path in files)}' if files else 'no weights file'
     )
-    raise CheckpointError(f'{folder} holds {held}; name the file')
+    raise CheckpointError(f'{folder} has {held}; give the path of the weights file')
 
 
 def _clip_part(file: WeightsFile) -> dict[str, Tensor]:
-    """The CLIP within a training checkpoint of a larger model; all tensors of any other file."""
+    """The tensors of the CLIP in a training checkpoint of a larger model; all tensors of other files."""
     meta = file.extra.get('meta')
     part = {name: tensor for name, tensor in file.tensors.items() if name.startswith('clip.')}
     return part if part and isinstance(meta, dict) and 'clip' in meta else file.tensors
 
 
-def _beside(path: Path, found: Recognized) -> Recorded:
-    """What the layout implies, or the config file in the same folder says."""
+def _next_to(path: Path, found: Recognized) -> Recorded:
+    """Settings that the layout implies or the config file in the same folder records."""
     try:
-        return _beside_or_raise(path, found)
+        return _read_next_to(path, found)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise
-        raise CheckpointError(f'the config next to {path.name} is not valid: {error!r}') from error
+        raise CheckpointError(f'the config file next to {path.name} is invalid: {error!r}') from error
 
 
-def _beside_or_raise(path: Path, found: Recognized) -> Recorded:
+def _read_next_to(path: Path, found: Recognized) -> Recorded:
     if found.openai:
         return _OPENAI
     if found.layout == 'slip':
@@ -271,7 +271,7 @@ def _beside_or_raise(path: Path, found: Recognized) -> Recorded:
 
 
 def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | None:
-    """What our own format says: in the metadata, or in the ``meta`` of a training checkpoint."""
+    """Settings in the format of clipdense: from the metadata, or from ``meta`` of a training checkpoint."""
     meta = file.extra.get('meta')
     own: Mapping[str, Any] = file.metadata
     if isinstance(meta, dict) and isinstance(meta.get('clip'), dict):
@@ -282,7 +282,7 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
         size = ClipSize.from_dict(json.loads(own['size']))
         preprocess = Preprocess.from_dict(json.loads(own['preprocess']))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f'its size or preprocessing cannot be read ({error})') from error
+        raise CheckpointError(f'the recorded size or preprocessing cannot be read ({error})') from error
     image = TowerFacts(getattr(size.image, 'activation', None), size.image.num_heads)
     recorded = Recorded('the file itself', image, TowerFacts(size.text.activation, size.text.num_heads))
     return size, preprocess, recorded

@@ -1,4 +1,4 @@
-"""Settings that tensors do not specify: heads, activations, image size; who says them, and who wins."""
+"""Settings that tensors do not specify (heads, activations, image size), their sources and precedence."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSi
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """One tower; None where nothing was recorded.
+    """Settings of one tower; None where nothing is recorded.
 
     Args:
         activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
-        num_heads: of attention.
-        image_size: side of the images, of the image tower only.
-        width, layers: for comparison with the tensors, lest a config of other weights be taken.
+        num_heads: attention heads.
+        image_size: side of the images in pixels, of the image tower only.
+        width, layers: compared with the tensors, to refuse a config of other weights.
     """
 
     activation: str | None = None
@@ -32,13 +32,13 @@ class TowerFacts:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The facts, and where they stand.
+    """Recorded settings, and their source.
 
     Args:
-        source: what an error names, such as 'config.json'.
-        image, text: facts of the towers.
+        source: named in errors, such as 'config.json'.
+        image, text: settings of the towers.
         preprocess: the fields of ``clip.preprocess.Preprocess``.
-        clean: how texts are cleaned before a Hugging Face tokenizer reads them.
+        clean: text cleaning before a Hugging Face tokenizer.
     """
 
     source: str
@@ -50,13 +50,13 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What weights may leave open; an answer that contradicts what they record is refused.
+    """Settings for what weights do not record; a value that contradicts what they record is refused.
 
     Args:
         activation: of both towers: 'quick_gelu', 'gelu' or 'gelu_tanh'.
         text_activation: of the text tower, where it differs.
         num_heads, text_num_heads: attention heads of the image tower and of the text tower.
-        preprocess: how the weights want their images, or a name of ``Preprocess.named``; this one wins.
+        preprocess: preprocessing of the images, or a name of ``Preprocess.named``; replaces the recorded one.
     """
 
     activation: Activation | None = None
@@ -83,10 +83,10 @@ class Overrides:
 
 
 def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
-    """A file of our own is complete: overrides may only repeat it.
+    """Check overrides against a file in the format of clipdense, which records everything.
 
     Raises:
-        CheckpointError: one that contradicts it.
+        CheckpointError: an override that contradicts the file.
     """
     text_activation = overrides.text_activation or overrides.activation
     if recorded.image.activation:
@@ -97,10 +97,11 @@ def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
 
 
 def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
-    """Sizes from the tensors, with heads, activations and image size from elsewhere.
+    """Complete the sizes from the tensors with heads, activations and image size.
 
     Raises:
-        CheckpointError: the record is of other weights, contradicts an override, or nothing tells.
+        CheckpointError: the recorded settings are of other weights or contradict an override, or a setting
+            cannot be inferred.
     """
     image, text = dict(sizes['image']), dict(sizes['text'])
     _compare(image, recorded.image, recorded.source)
@@ -119,16 +120,18 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
 
 
 def _compare(tower: Mapping[str, Any], facts: TowerFacts, source: str) -> None:
-    """Refuse a config of another tower that was put next to the weights by mistake."""
+    """Refuse a config of another tower."""
     for key in ('width', 'layers'):
-        told = getattr(facts, key)
-        if told is not None and told != tower[key]:
-            raise CheckpointError(f'{source} describes {key}={told}, the tensors have {tower[key]}')
+        recorded = getattr(facts, key)
+        if recorded is not None and recorded != tower[key]:
+            raise CheckpointError(
+                f'{source} records {key}={recorded}, but the tensors have {key}={tower[key]}'
+            )
     if facts.image_size is not None:
         cell, side = tower.get('patch_size', 32), tower['image_size']
         if facts.image_size // cell != side // cell:
             raise CheckpointError(
-                f'{source} describes images of {facts.image_size} pixels, the tensors {side}'
+                f'{source} records images of {facts.image_size} pixels, but the tensors are for {side}'
             )
 
 
@@ -139,22 +142,24 @@ def _finish(
     known: VitSize | ResNetSize | TextSize | None,
     source: str,
 ) -> None:
-    """Add heads and activation to a tower; ``asked`` has both, under the names of their options."""
+    """Add heads and activation to a tower; ``asked`` has both, by the names of their overrides."""
     (heads_option, heads), (activation_option, activation) = asked.items()
     heads = _choose(heads_option, facts.num_heads, heads, source)
     activation = _choose(activation_option, facts.activation, activation, source)
     tower['num_heads'] = heads or _usual_heads(tower, heads_option)
-    tower['activation'] = activation or getattr(known, 'activation', None) or _ask(tower, source)
+    tower['activation'] = (
+        activation or getattr(known, 'activation', None) or _refuse_unknown_activation(tower, source)
+    )
 
 
-def _choose(name: str, told: Any, asked: Any, source: str) -> Any:
-    if told is not None and asked is not None and told != asked:
-        raise CheckpointError(f'{source} records {name}={told!r}; remove the override {name}={asked!r}')
-    return told if asked is None else asked
+def _choose(name: str, recorded: Any, asked: Any, source: str) -> Any:
+    if recorded is not None and asked is not None and recorded != asked:
+        raise CheckpointError(f'{source} records {name}={recorded!r}; remove the override {name}={asked!r}')
+    return recorded if asked is None else asked
 
 
 def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
-    """As a published tower of this width has, or 64 channels each."""
+    """The heads of the published tower of this width, else one head per 64 channels."""
     for size in PUBLISHED.values():
         for known in (size.image, size.text):
             keys = ('width', 'layers', 'mlp_width', 'flavour')
@@ -162,13 +167,13 @@ def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
                 return known.num_heads
     if tower['width'] % 64:
         raise CheckpointError(
-            f'a tower of width {tower["width"]} is unknown; pass the number of attention heads with {option}='
+            f'cannot infer the number of attention heads of a tower of width {tower["width"]}; pass {option}='
         )
     return tower['width'] // 64
 
 
 def _published(image: Mapping[str, Any], text: Mapping[str, Any]) -> ClipSize | None:
-    """The published SigLIP of these sizes; other flavours were published with several activations."""
+    """The published SigLIP of these sizes; other flavours are published with several activations."""
     for size in PUBLISHED.values():
         towers = (
             (size.image, image, ('flavour', 'width', 'layers', 'patch_size')),
@@ -182,7 +187,7 @@ def _published(image: Mapping[str, Any], text: Mapping[str, Any]) -> ClipSize | 
     return None
 
 
-def _ask(tower: Mapping[str, Any], source: str) -> str:
+def _refuse_unknown_activation(tower: Mapping[str, Any], source: str) -> str:
     choices = (
         "activation='gelu' (open_clip) or 'gelu_tanh' (Hugging Face)"
         if tower['flavour'] == 'siglip'
@@ -192,7 +197,7 @@ def _ask(tower: Mapping[str, Any], source: str) -> str:
 
 
 def default_preprocess(size: ClipSize) -> Preprocess:
-    """How weights of a flavour want their images where nothing says otherwise."""
+    """The preprocessing of a flavour, for weights that do not record their own."""
     flavour = getattr(size.image, 'flavour', 'openai')
     if flavour == 'slip':  # torchvision's defaults (facebookresearch/SLIP main.py)
         return Preprocess(size.image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')

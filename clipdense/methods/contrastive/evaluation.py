@@ -1,4 +1,4 @@
-"""How well the patches of a CLIP segment, measured while it is pre-trained.  K: classes, (H, W): pixels."""
+"""Segmentation quality of the patches of a CLIP during pre-training.  K: classes, (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 from .patches import embed_patches
 
-_TRIED = 50  # thresholds
-_SAMPLE = 100_000  # pixels that they are spread over
+_TRIED = 50  # number of thresholds
+_SAMPLE = 100_000  # pixels whose cosines give the thresholds
 
 
 class _Answers(NamedTuple):
-    """Of all pixels of a dataset: the best class that is not background, its cosine, the label."""
+    """For all pixels of a dataset: the best foreground class, its cosine, the label."""
 
     class_ids: Tensor
     cosine: Tensor
@@ -34,18 +34,18 @@ class _Answers(NamedTuple):
 
 @EVALUATIONS.register_module()
 class PatchSegmentation:
-    """mIoU of the nearest class name to each patch, with a background threshold from another dataset.
+    """mIoU of the nearest class name of each patch, with a background threshold from another dataset.
 
-    The background is never asked for: pixels whose best cosine is below the threshold are background.  The
-    threshold is the one with the highest mIoU on ``tuning``, whose labels may be of base classes alone.
+    Pixels whose best cosine is below the threshold are background; the class name of the background is not
+    used.  The threshold maximizes mIoU on ``tuning``, which may have labels of base classes only.
 
     Args:
         dataset: items ``{'images', 'samples'}`` and a ``vocabulary`` with a background, or its config.
-        tuning: another one, or its config; all images of each dataset are of one size.
+        tuning: another dataset, or its config; all images of a dataset have the same size.
         patches: 'values' or 'last', see ``embed_patches``.
         templates: prompt templates.
-        name: first part of the names of the results.
-        ignore_index: label that is not counted.
+        name: prefix of the names of the results.
+        ignore_index: label of pixels that do not count.
 
     Raises:
         InputError: a vocabulary without a background.
@@ -63,7 +63,9 @@ class PatchSegmentation:
         self.dataset, self.tuning = build(dataset, DATASETS), build(tuning, DATASETS)
         for data in (self.dataset, self.tuning):
             if data.vocabulary.background is None:
-                raise InputError('patches are parted from a background: the vocabulary needs one')
+                raise InputError(
+                    'the vocabulary of the dataset has no background, which PatchSegmentation needs: add one'
+                )
         self.patches, self.templates, self.name = patches, templates, name
         self.ignore_index = ignore_index
 

@@ -1,4 +1,4 @@
-"""Contrastive pre-training, as the table of methods has it."""
+"""Entry of contrastive pre-training in the table of methods."""
 
 from clipdense.methods import Method
 

@@ -1,4 +1,4 @@
-"""Patch embeddings of a transformer beside its image embedding.
+"""Image and patch embeddings of a vision transformer.
 
 B: images, D: joint space, (h, w): patch grid.
 """
@@ -29,7 +29,9 @@ def embed_patches(
         InputError: a tower that is not a transformer.
     """
     if not isinstance(tower, VisionTransformer):
-        raise InputError(f'patch embeddings need a vision transformer, not {type(tower).__name__}')
+        raise InputError(
+            f'patch embeddings need a vision transformer as image tower, not {type(tower).__name__}'
+        )
     if kind == 'last':
         features = tower(images)
         return tower.project(features.pooled), tower.project_patches(features.patch_tokens, features.grid)

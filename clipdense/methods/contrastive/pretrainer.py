@@ -1,4 +1,4 @@
-"""CLIP under training.  B: pairs, L: tokens, D: joint space."""
+"""Training of a CLIP.  B: pairs, L: tokens, D: joint space."""
 
 from __future__ import annotations
 
@@ -27,30 +27,29 @@ if TYPE_CHECKING:
 
 @MODELS.register_module()
 class ContrastivePretrainer(Model):
-    """Matches the images of a batch with its texts.
+    """Trains a CLIP to match images and texts of a batch.
 
     Args:
         clip: the model to train, its config, or weights as ``clipdense.load`` takes them.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP; the model needs a ``logit_bias``).
         temperature: a fixed divisor of the cosines; None learns ``logit_scale``.
-        micro_batch: pairs that go through the towers together, for batches that do not fit the memory; the
-            gradient is that of the whole batch.  Batch norm sees micro-batches.  None takes all at once.
-        lock_image: keep the image tower as it is (LiT).
+        micro_batch: pairs that are encoded together, for batches that exceed the memory; the gradient is
+            that of the full batch; batch norm statistics are per micro-batch.  None: all pairs at once.
+        lock_image: freeze the image tower (LiT).
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
-        phrase_weight: of a multi-label loss between the patches of an image, pooled by log-sum-exp, and the
-            phrases of its caption; the data has ``NounPrompts`` for its tokenizer.
-        phrase_patches: what a patch is: 'values', what it would give a token that attends to it alone in the
-            last block, or 'last', as that block leaves it.  The methods 'maskclip_no_residual' and 'vanilla'
-            of ``dense_clip`` segment with these.
-        equal_texts_match: phrases that several captions of the batch have are right for all of them; without
-            it they are so for their own image alone.
+        phrase_weight: weight of a multi-label loss between the patches of an image, pooled by log-sum-exp,
+            and the phrases of its caption; the dataset needs ``NounPrompts`` as tokenizer.
+        phrase_patches: patch embeddings: 'values', the value path of the last block, or 'last', its output.
+            The methods 'maskclip_no_residual' and 'vanilla' of ``dense_clip`` segment with these.
+        equal_texts_match: phrases of several captions in the batch are positives for all of their images;
+            otherwise for their own image only.
 
     Raises:
-        InputError: a sigmoid loss without ``logit_bias``, or phrases without a transformer.
+        InputError: a sigmoid loss without ``logit_bias``, or phrases with a ResNet as image tower.
     """
 
     clip: CLIP
-    weights_argument = 'clip'  # a test takes weights of any size, whatever the config would train
+    weights_argument = 'clip'  # tests accept weights of any size for this argument
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class ContrastivePretrainer(Model):
         self.temperature = temperature
         self.micro_batch = micro_batch
         if loss == 'sigmoid' and model.logit_bias is None:
-            raise InputError('the sigmoid loss needs a model with a logit bias: CLIP(..., logit_bias=-10)')
+            raise InputError("loss='sigmoid' needs a model with a logit_bias: pass CLIP(..., logit_bias=-10)")
         model.set_gradient_checkpointing(gradient_checkpointing)
         model.logit_scale.requires_grad_(temperature is None)
         if lock_image:
@@ -79,14 +78,16 @@ class ContrastivePretrainer(Model):
             model.image.eval()
         self.lock_image = lock_image
         if phrase_weight and not isinstance(model.image, VisionTransformer):
-            raise InputError('phrase_weight pools the patches of a transformer; this tower is another')
+            raise InputError(
+                f'phrase_weight needs a vision transformer as image tower, not {type(model.image).__name__}'
+            )
         if phrase_patches not in ('values', 'last'):
-            raise InputError(f"phrase_patches are 'values' or 'last', got {phrase_patches!r}")
+            raise InputError(f"phrase_patches must be 'values' or 'last', got {phrase_patches!r}")
         self.phrase_weight, self.equal_texts_match = phrase_weight, equal_texts_match
         self.phrase_patches = phrase_patches
 
     def train(self, mode: bool = True) -> ContrastivePretrainer:
-        """A locked tower stays in evaluation mode: its statistics are locked too."""
+        """A locked image tower stays in evaluation mode, which also freezes its statistics."""
         super().train(mode)
         if self.lock_image:
             self.clip.image.eval()
@@ -102,7 +103,7 @@ class ContrastivePretrainer(Model):
     ) -> Any:
         """(B, 3, H, W) normalized, (B, L) -> losses (mode 'loss') or the two embeddings (B, D).
 
-        Phrases add (B, M, L) and (B, M), of which the losses alone make use.
+        Phrases add (B, M, L) and (B, M), which are used for the loss only.
         """
         if mode != 'loss':
             return self.clip(images, token_ids)
@@ -123,17 +124,19 @@ class ContrastivePretrainer(Model):
         return self.clip.logit_scale.exp() if self.temperature is None else 1 / self.temperature
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """One step of the optimiser; the scale is clamped after it."""
+        """One optimizer step, after which the logit scale is clamped."""
         data = self.data_preprocessor(data, training=True)
         loss = pretrain_step(self, data, *self._halves(data), optim_wrapper)
         return {'loss': loss, 'logit_scale': torch.as_tensor(self.logit_scale).detach()}
 
     def _halves(self, data: dict[str, Tensor]) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
-        """How a part of the batch is embedded, and the loss of all its embeddings."""
+        """The encoder of a micro-batch, and the loss of the embeddings of the batch."""
         if not self.phrase_weight:
             return self._encode, self.loss
         if 'prompt_ids' not in data:
-            raise InputError('phrase_weight needs prompts: give the dataset tokenizer=dict(type=NounPrompts)')
+            raise InputError(
+                'phrase_weight needs phrases: set tokenizer=dict(type=NounPrompts) of the dataset'
+            )
         return self._encode_phrases, self._phrase_losses(data)
 
     def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -145,7 +148,7 @@ class ContrastivePretrainer(Model):
         images, patches = embed_patches(self.clip.image, part['images'], self.phrase_patches)
         images = F.normalize(images, dim=-1)
         patches = patches.flatten(2).mT  # (B, N, D)
-        different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts recur
+        different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts repeat
         texts = self.clip.encode_text(different, normalize=True)[places].unflatten(0, ids.shape[:2])
         return images, texts[:, 0], F.normalize(patches, dim=-1), texts[:, 1:]
 

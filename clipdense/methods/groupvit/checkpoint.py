@@ -26,7 +26,7 @@ from clipdense.utils.files import atomic_write
 from clipdense.utils.modules import meta_device
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
-from clipdense.weights.strict import first_names, misfits
+from clipdense.weights.strict import first_names, mismatches
 
 from . import huggingface
 from . import layouts as _layouts  # noqa: F401 (registers the tables)
@@ -288,7 +288,7 @@ def _assemble(
     """The model with these weights; names and shapes must match."""
     with meta_device():
         model = build_group_vit(size, preprocess=preprocess)
-    if told := misfits(model.state_dict(), tensors, leftover):
+    if told := mismatches(model.state_dict(), tensors, leftover):
         raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {told}')
     state = {
         name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()

@@ -21,7 +21,7 @@ from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.text import TextTransformer
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.weights.io import WeightsFile
-from clipdense.weights.strict import misfits
+from clipdense.weights.strict import mismatches
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode
@@ -240,7 +240,7 @@ _CLIP_EXTRAS = {'logit_scale', 'input_resolution', 'context_length', 'vocab_size
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str = 'the weights') -> None:
     """Load strictly; text towers that are filled already need not be in ``tensors``."""
     expected = {key: x for key, x in module.state_dict().items() if not key.startswith('clip.')}
-    if told := misfits(expected, tensors):
+    if told := mismatches(expected, tensors):
         raise CheckpointError(f'{source} (our names) do not fit LSeg: {told}')
     with torch.no_grad():
         module.load_state_dict(dict(tensors), strict=False)

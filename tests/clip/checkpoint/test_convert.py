@@ -51,16 +51,21 @@ def test_dtypes_are_kept(tmp_path, golden_path):
 
 
 IMPOSSIBLE = {
-    'ResNet': ('resnet', 'folder', 'huggingface', 'no CLIP with a ResNet'),
-    'SLIP to Hugging Face': ('slip', 'folder', 'huggingface', 'no CLIP with a SLIP tower'),
-    'SLIP to open_clip': ('slip', 'folder', 'openclip', 'no counterpart in open_clip'),
+    'ResNet': ('resnet', 'folder', 'huggingface', 'does not support a CLIP with a ResNet'),
+    'SLIP to Hugging Face': (
+        'slip',
+        'folder',
+        'huggingface',
+        'does not support a CLIP with a SLIP image tower',
+    ),
+    'SLIP to open_clip': ('slip', 'folder', 'openclip', 'open_clip does not support the image tower of SLIP'),
     'small SigLIP': ('siglip', 'folder', 'openclip', 'timm has no SigLIP tower of width 64'),
     'layout': ('vit', 'folder', 'hugingface', "unknown layout 'hugingface'.* Did you mean 'huggingface'"),
-    'suffix': ('vit', 'file.pt', 'clipdense', 'must name a .safetensors file'),
-    'suffix of open_clip': ('vit', 'file.pt', 'openclip', 'must name a .safetensors file'),
+    'suffix': ('vit', 'file.pt', 'clipdense', 'must have the suffix .safetensors'),
+    'suffix of open_clip': ('vit', 'file.pt', 'openclip', 'must have the suffix .safetensors'),
     'file for a folder': ('vit', 'file.safetensors', 'huggingface', 'is a folder'),
-    'source': ('vit', 'clip.safetensors', 'clipdense', 'is the source itself'),
-    'there already': ('vit', 'other.safetensors', 'clipdense', 'is there already: pass overwrite=True'),
+    'source': ('vit', 'clip.safetensors', 'clipdense', 'is the source file'),
+    'exists': ('vit', 'other.safetensors', 'clipdense', 'exists: pass overwrite=True'),
 }
 
 
@@ -81,7 +86,7 @@ def test_overwrite(tmp_path):
     (tmp_path / 'other.safetensors').write_bytes(b'old')
     convert(tmp_path / 'clip.safetensors', tmp_path / 'other.safetensors', overwrite=True)
     assert_same_model(load(tmp_path / 'other.safetensors'), clip)
-    with pytest.raises(InputError, match='source itself'):
+    with pytest.raises(InputError, match='source file'):
         convert(tmp_path / 'clip.safetensors', tmp_path / 'clip.safetensors', overwrite=True)
 
 

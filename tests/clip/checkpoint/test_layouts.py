@@ -198,10 +198,16 @@ FOREIGN = {
     ),
     'coca': (['text_decoder.ln_final.weight', 'text.ln_final.weight', 'visual.class_embedding'], 'CoCa'),
     'convnext': (['visual.trunk.stem.0.weight', 'text.ln_final.weight'], 'timm network'),
-    'groupvit': (['img_encoder.pos_embed'], 'GroupViT'),
+    'groupvit': (
+        ['img_encoder.pos_embed'],
+        r'may need its config \(--config\); 1 tensors: img_encoder.pos_embed',
+    ),
     'vision only': (['vision_model.embeddings.class_embedding'], 'without its text tower'),
     'text only': (['text_model.embeddings.token_embedding.weight'], 'without its image tower'),
-    'resnet50': (['conv1.weight', 'fc.weight'], r'no known CLIP layout.*2 tensors: conv1.weight, fc.weight'),
+    'resnet50': (
+        ['conv1.weight', 'fc.weight'],
+        r'not a known CLIP layout.*2 tensors: conv1.weight, fc.weight',
+    ),
     'nothing': ([], '0 tensors'),
 }
 
@@ -227,17 +233,21 @@ def test_a_missing_third_is_named():
 
 def test_what_a_layout_cannot_hold_is_named():
     with pytest.raises(
-        CheckpointError, match=r'openclip_vit has no place for 1 tensors: image.patch_embed.bias'
+        CheckpointError, match=r'openclip_vit does not define 1 tensors: image.patch_embed.bias'
     ):
         from_ours({'image.patch_embed.bias': torch.zeros(1)}, 'openclip_vit')
 
 
 SHAPES = {
-    'no square': ('image.pos_embed', torch.zeros(11, 24), '10 places, which is no square'),
-    'no grid': ('image.pos_embed', torch.zeros(1, 24), '0 places'),
-    'flat patches': ('image.patch_embed.weight', torch.zeros(24, 3), 'impossible shapes'),
-    'flat projection': ('text.proj', torch.zeros(20), 'impossible shapes'),
-    'a gap': ('text.blocks.999999999.norm1.weight', torch.zeros(20), 'numbered 0 to 999999999, but 4'),
+    'no square': (
+        'image.pos_embed',
+        torch.zeros(11, 24),
+        '10 position embeddings, which do not form a square grid',
+    ),
+    'no grid': ('image.pos_embed', torch.zeros(1, 24), '0 position embeddings'),
+    'flat patches': ('image.patch_embed.weight', torch.zeros(24, 3), 'invalid shapes'),
+    'flat projection': ('text.proj', torch.zeros(20), 'invalid shapes'),
+    'a gap': ('text.blocks.999999999.norm1.weight', torch.zeros(20), 'numbered 0 to 999999999, but only 4'),
     'gone': ('text.token_embed.weight', None, 'text.token_embed.weight is missing'),
 }
 

@@ -96,7 +96,7 @@ def test_a_file_that_says_what_it_holds(saved):
         ('{folder}/broken.safetensors', r'broken.safetensors has an invalid record of its timm model'),
         ('{folder}/sly.safetensors', r'sly.safetensors has an invalid record .*: arguments must be numbers'),
         (f'{VIT}={{folder}}/proxy.safetensors', rf'proxy.safetensors has patch size 4, but {VIT} has 16'),
-        ('resnet10t={folder}/proxy.safetensors', r'does not fit ResNet, of which it holds nothing'),
+        ('resnet10t={folder}/proxy.safetensors', r'does not match ResNet: none of its tensors match'),
     ],
     ids=['name', 'no file', 'no file of a name', 'silent', 'broken', 'sly', 'other patch', 'other model'],
 )

@@ -190,7 +190,7 @@ def broken(state, change):
     ('change', 'message'),
     [
         (lambda s: s.pop('img_encoder.norm.weight'), r'1 missing \(image.norm_post.weight\)'),
-        (lambda s: s.update(extra=torch.ones(1)), r'1 without a place \(extra\)'),
+        (lambda s: s.update(extra=torch.ones(1)), r'1 unexpected \(extra\)'),
         (
             lambda s: s.update({'img_encoder.layers.1.group_token': torch.zeros(1, 5, 32)}),
             'group_projector.mixer.fc2.weight is',

@@ -236,7 +236,7 @@ def _one_of_two(rank, store, model, queue):
 
 @pytest.mark.parametrize('options', [{'equal_texts_match': True}, {'background_weight': 1.0}], ids=str)
 def test_two_processes_equal_one(tiny, tmp_path, options):
-    """Losses are gathered and batch norm is synchronised.  Spawned, as launchers do it."""
+    """Losses are gathered and batch norm is synchronized.  Spawned, as launchers do it."""
 
     def model():
         clip = tiny(**SOFT)

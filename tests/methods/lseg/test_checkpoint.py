@@ -96,7 +96,7 @@ def test_hooks_choose_the_blocks(official, image):
     ('change', 'options', 'message'),
     [
         ({'net.scratch.layer2_rn.weight': None}, {}, r'1 missing \(decoder\.reduce\.1\.weight\)'),
-        ({'net.scratch.layer5_rn.weight': torch.zeros(1)}, {}, r'1 without a place \(decoder\.reduce\.4'),
+        ({'net.scratch.layer5_rn.weight': torch.zeros(1)}, {}, r'1 unexpected \(decoder\.reduce\.4'),
         (
             {'net.scratch.attention.weight': torch.zeros(1)},
             {},

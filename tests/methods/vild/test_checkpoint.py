@@ -76,7 +76,7 @@ def test_weights_arrive(variant):
             "not DetPro's ViLD: .* are missing",
         ),
         (lambda state: state.pop('rpn_head.rpn_cls.weight'), r'1 missing \(rpn_head.rpn_cls.weight\)'),
-        (lambda state: state.update(extra=torch.zeros(1)), r'1 without a place \(extra\)'),
+        (lambda state: state.update(extra=torch.zeros(1)), r'1 unexpected \(extra\)'),
         (lambda state: [state.pop(n) for n in list(state) if n.startswith('backbone.layer3.2')], 'blocks'),
     ],
     ids=['others', 'missing', 'leftover', 'depth'],
