@@ -306,7 +306,7 @@ def test_resume_of_another_model_is_refused(make_config, tiny):
     trained(config, checkpoint=saving())
     other = {**config, 'model': {'type': tiny.Model, 'width': 8}, 'resume': True}
     with pytest.raises(
-        CheckpointError, match=r'3 of another shape \(first\.weight is \(4, 3\), not \(8, 3\)'
+        CheckpointError, match=r'3 of another shape \(first\.weight is \(4, 3\), expected \(8, 3\)'
     ):
         trained(other, checkpoint=None)
 

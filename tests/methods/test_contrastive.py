@@ -140,7 +140,7 @@ def test_phrases_need_patches_and_prompts():
     resnet = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=16)
     with pytest.raises(InputError, match='needs a vision transformer as image tower, not ModifiedResNet'):
         ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrase_weight=1.0)
-    with pytest.raises(InputError, match='needs prompts'):
+    with pytest.raises(InputError, match='needs phrases: set tokenizer'):
         step(pretrainer(phrase_weight=1.0))
     with pytest.raises(InputError, match="'values' or 'last'"):
         pretrainer(phrase_weight=1.0, phrase_patches='keys')

@@ -380,7 +380,7 @@ def test_shared_and_empty_dicts_are_written(tmp_path):
     [
         ({'a': torch.ones(2, dtype=torch.complex64)}, None, 'complex64'),
         ({'a': torch.ones(2, 2).to_sparse()}, None, 'sparse'),
-        ({'a': torch.ones(2)}, {'epoch': 3}, 'text'),
+        ({'a': torch.ones(2)}, {'epoch': 3}, 'dict of str to str'),
     ],
     ids=['complex', 'sparse', 'metadata'],
 )
