@@ -4,7 +4,7 @@ No text and no label is used.  An image with hidden patches, turned and tinted, 
 cluster to which a slow copy of the network assigns that patch and its neighbors in the image as it is
 (iBOT, arXiv 2111.07832 section 3; neighbors as in SelfPatch, arXiv 2206.07990); the copy spreads the patches
 of a batch evenly over the clusters (SwAV, arXiv 2006.09882 section 3).  The file is a proxy of ProxyCLIP:
-``clipdense segment PHOTO --method proxyclip --proxy FILE``.
+``clipdense segment PHOTO --method proxyclip -o proxy=FILE``.
 
 B: images, C: width, (h, w): patches, K: clusters, S: side of an image.
 """

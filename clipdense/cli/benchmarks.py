@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipdense.methods import Method, list_methods
+from clipdense.methods import Method, get_method, list_methods
+from clipdense.utils.errors import InputError
 
 from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, grouped, refuse_existing, weight_overrides
 
@@ -30,9 +31,9 @@ PresetName = Annotated[
         '--preset', help="Published evaluation settings: sclip, clearclip, ... [default: the method's]"
     ),
 ]
-Proxy = Annotated[
-    str | None,
-    typer.Option(help='timm backbone for proxyclip: vit_base_patch8_224.dino, NAME=FILE or FILE.'),
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option('--option', '-o', help="Set METHOD.NAME=VALUE: 'naclip.std=3.0'. Repeatable."),
 ]
 Partial = Annotated[bool, typer.Option('--partial', help='Allow incomplete datasets.')]
 Limit = Annotated[int | None, typer.Option(min=1, help='Maximum number of images per dataset.')]
@@ -62,7 +63,7 @@ class SubjectArguments:
     """The weights to measure, and what some methods need in addition."""
 
     weights: Weights = DEFAULT_WEIGHTS
-    proxy: Proxy = None
+    option: MethodOptions = None
     activation: Activation = None
     device: Device = None
 
@@ -78,8 +79,24 @@ class SubjectArguments:
 
         name = weights or self.weights
         model = load(name, choose_device(self.device), **weight_overrides(self.activation))
-        options = {one.name: {'proxy': self.proxy} for one in _any_clip() if self.proxy and _takes_proxy(one)}
-        return make_subject(model, name, options)
+        return make_subject(model, name, self.options())
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Options by method.
+
+        Raises:
+            InputError: an unknown method, or an option that it does not have.
+        """
+        from clipdense.config import parse_options
+
+        found: dict[str, dict[str, Any]] = {}
+        for key, value in parse_options(self.option or []).items():
+            method, dot, name = key.partition('.')
+            if not dot:
+                raise InputError(f'option {key!r} names no method: write METHOD.{key}={value}')
+            get_method(method, 'segmentation').check_options({name: value})
+            found.setdefault(method, {})[name] = value
+        return found
 
 
 def prepare(
@@ -207,7 +224,8 @@ def bench(
     if named:
         check_names(_names(methods), columns, preset, _known_methods())
     subject = measured.load()
-    every = [one.name for one in _any_clip() if measured.proxy or not _takes_proxy(one)]
+    given = measured.options()
+    every = [one.name for one in _any_clip() if not one.required - given.get(one.name, {}).keys()]
     every = list(subject.methods) if subject.trained else every
     rows = _names(methods, every)
     grid = Grid(subject, rows, columns, out, data.source(), preset)
@@ -233,10 +251,6 @@ def _names(text: str, every: Iterable[str] = ()) -> list[str]:
 
 def _any_clip() -> list[Method]:
     return list_methods('segmentation', any_clip=True)
-
-
-def _takes_proxy(method: Method) -> bool:
-    return any(option.name == 'proxy' for option in method.options)
 
 
 def _known_methods() -> tuple[str, ...]:

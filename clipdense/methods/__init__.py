@@ -34,11 +34,13 @@ class Option:
         name: of the setting.
         default: its value if it is not given; values must be of the same kind.
         help: one line.
+        required: whether the method needs it to be given.
     """
 
     name: str
     default: Any
     help: str
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class Method:
         names = [option.name for option in self.options]
         if len(set(names)) != len(names):
             raise InputError(f'method {self.name!r} has two options of the same name: {names}')
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Names of the options that must be given."""
+        return frozenset(option.name for option in self.options if option.required)
 
     def part(self, name: str) -> Callable[..., Any]:
         """Import one of its parts: 'load', 'build', 'explain', or a name in ``export`` or ``commands``.

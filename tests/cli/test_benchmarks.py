@@ -146,7 +146,7 @@ def test_reproduce_needs_weights_and_data(capsys):
     assert status == 2
     lines = err.strip().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith('clipdense: missing: weights: ViT-B-16/openai is not on this machine')
+    assert lines[0].startswith('clipdense: missing: weights: ViT-B-16/openai is not cached')
     assert lines[1].startswith('clipdense: missing: data: VOC21 not found in data')
 
 
@@ -174,6 +174,14 @@ BAD = {
     'no such method': (['reproduce', 'sclop', 'voc21'], "mean 'sclip'"),
     'no such dataset': (['reproduce', 'sclip', 'voc12'], "mean 'voc21'"),
     'no such folder': (['bench', '--methods', 'sclip', '--datasets', 'data/my'], 'PASCAL VOC'),
+    'option without a method': (
+        ['bench', '--methods', 'naclip', '--datasets', 'voc21', '-o', 'std=3'],
+        'write METHOD.std=3',
+    ),
+    'unknown option': (
+        ['bench', '--methods', 'naclip', '--datasets', 'voc21', '-o', 'naclip.sdt=3'],
+        "'naclip' has no option 'sdt'",
+    ),
     'no such preset': (['reproduce', 'sclip', 'voc21', '--preset', 'slip'], "mean 'sclip'"),
     'no methods': (['bench', '--methods', ',', '--datasets', 'voc21'], 'at least one'),
     'nothing to prepare': (['prepare', 'coco_stuf', 'data'], "mean 'coco_stuff'"),

@@ -108,7 +108,7 @@ METHODS = (
         'proxyclip',
         'attention from the features of a self-supervised backbone',
         'Lan et al. 2024 (arXiv 2408.04883)',
-        Option('proxy', '', 'the backbone: a timm name (vit_base_patch8_224.dino), NAME=FILE, or FILE'),
+        Option('proxy', '', 'the backbone: a timm name (vit_base_patch8_224.dino), NAME=FILE, or FILE', True),
         Option('beta', 1.2, 'factor on the mean similarity that is subtracted'),
         Option('gamma', 3.0, 'factor on the similarities'),
     ),

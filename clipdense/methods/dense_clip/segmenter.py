@@ -111,7 +111,7 @@ class DenseCLIP(SegmentationModel):
         if proxy is None and self.steps.needs_proxy:
             raise InputError(
                 f'method {self.steps.name!r} needs a proxy backbone: pass the name of a timm model, such as '
-                "proxy='vit_base_patch8_224.dino' (segment: -o proxy=NAME; bench, reproduce: --proxy NAME)"
+                "proxy='vit_base_patch8_224.dino' (segment: -o proxy=NAME; bench: -o proxyclip.proxy=NAME)"
             )
         if isinstance(proxy, str):
             proxy = TimmProxy(proxy, *(getattr(self.clip.preprocess, name) for name in ('mean', 'std')))
