@@ -1,6 +1,6 @@
-"""Published protocols and numbers, and what measures a model under them.
+"""Published protocols and scores, and measurement of models under them.
 
-Segmentation: ``presets`` (settings), ``published`` (numbers), ``measure`` (one number, with everything that
-it depends on), ``grid`` (methods x datasets), ``reproduce`` (one published number) and ``tables``.
-Methods are named here as data only; what builds their models is passed in.
+Segmentation: ``presets`` (settings), ``published`` (scores), ``measure`` (one score with its conditions),
+``grid`` (methods x datasets), ``reproduce`` (one published score) and ``tables``.  Methods are named as data
+only; functions that build their models are passed in.
 """

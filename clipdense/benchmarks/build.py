@@ -1,4 +1,4 @@
-"""Segmenters for rows of the grid, out of any weights."""
+"""Build segmenters for the benchmarks from any weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .presets import Preset
 def make_subject(
     model: nn.Module, name: str, options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Subject:
-    """Weights as the benchmarks measure them.
+    """The ``Subject`` of loaded weights.
 
     Args:
-        model: what ``clipdense.load`` gave.
+        model: from ``clipdense.load``.
         name: of the weights.
         options: by method, options that differ from the preset's.
     """
@@ -36,7 +36,7 @@ def make_subject(
 
 
 def builder(model: Any, options: Mapping[str, Mapping[str, Any]]) -> Build:
-    """What makes the segmenter of a method under a preset."""
+    """A function that builds the segmenter of a method under a preset."""
     device = next(model.parameters()).device
 
     def build(method: str, preset: Preset) -> SegmentationModel:
@@ -49,10 +49,10 @@ def builder(model: Any, options: Mapping[str, Mapping[str, Any]]) -> Build:
 
 
 def configure(model: SegmentationModel, preset: Preset) -> None:
-    """Set what a preset decides; None leaves the model's own.
+    """Apply the settings of a preset to a model; None keeps the model's own.
 
     Raises:
-        InputError: windows that do not fit the model.
+        InputError: the model does not support the windows.
     """
     model.slide = preset.slide() or model.slide
     if preset.logit_scale is not None:

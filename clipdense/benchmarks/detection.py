@@ -1,4 +1,4 @@
-"""Published protocols of open-vocabulary detection, the published numbers, and a row for any detector.
+"""Published protocols and scores of open-vocabulary detection, and measurement of any detector.
 
 K: classes, n: detections of an image.
 """
@@ -20,20 +20,20 @@ from clipdense.utils.progress import track
 
 @dataclass(frozen=True)
 class DetectionProtocol:
-    """What is measured, and on which images.
+    """A protocol: dataset, classes and scores.
 
     Args:
         name: of the protocol.
-        title: as papers write it.
+        title: as in papers.
         layout: 'coco' (an annotation file and a folder of images) or 'voc' (a folder in PASCAL VOC's layout).
-        annotations, images: below the data folder; for 'voc' ``images`` is the folder with the lists.
+        annotations, images: paths in the data folder; for 'voc' ``images`` is the folder with the lists.
         split: of a 'voc' folder.
-        classes: those that are asked, see ``data.detection.splits.choose``; None for all.
+        classes: of the vocabulary, see ``data.detection.splits.choose``; None for all.
         metric: protocol of ``DetectionAP``.
         kind: boxes or masks.
-        headline: the score that papers compare.
-        scores: the scores that have published numbers, in the order of the table.
-        max_detections: of an image.
+        headline: the main score.
+        scores: the scores with published values, in the order of the table.
+        max_detections: per image.
         source: where the protocol was published.
     """
 
@@ -52,10 +52,10 @@ class DetectionProtocol:
     max_detections: int = 100
 
     def open(self, root: str | Path) -> Any:
-        """The dataset below a folder.
+        """Open the dataset in a data folder.
 
         Raises:
-            InputError: files that are missing or cannot be read.
+            InputError: files are missing or cannot be read.
         """
         from clipdense.data.detection.datasets import CocoDetection, VOCDetection
 
@@ -117,7 +117,7 @@ STATUSES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class PublishedDetection:
-    """Published scores in percent, in the order of the protocol's ``scores``; None where there is none."""
+    """Published scores in percent, in the order of the protocol's ``scores``; None if not published."""
 
     method: str
     protocol: str
@@ -161,7 +161,7 @@ def find_protocol(name: str) -> DetectionProtocol:
     """The protocol of this name.
 
     Raises:
-        InputError: an unknown one; the nearest is named.
+        InputError: an unknown name; the message suggests the nearest.
     """
     if name not in DETECTION_PROTOCOLS:
         known = ', '.join(DETECTION_PROTOCOLS)
@@ -182,15 +182,15 @@ def bench_detector(
 
     Args:
         model: a detector whose vocabulary is the dataset's: ``predict(images, rules)`` takes RGB images
-            (H, W, 3) uint8 and gives for each ``xyxy`` (n, 4), ``confidence`` (n,), ``class_ids`` (n,) and,
-            where masks are measured, ``masks`` (n, H, W).
-        rules: which detections count; papers keep nearly all, whatever their score.
+            (H, W, 3) uint8 and returns for each ``xyxy`` (n, 4), ``confidence`` (n,), ``class_ids`` (n,) and,
+            if masks are measured, ``masks`` (n, H, W).
+        rules: which detections count; papers use a very low score threshold.
         protocol: what is measured.
-        dataset: what ``protocol.open`` gave.
-        limit: images; all by default.
+        dataset: from ``protocol.open``.
+        limit: number of images; all by default.
 
     Raises:
-        InputError: an unreadable image, or a detector without masks where they are measured.
+        InputError: an unreadable image, or a detector without masks if they are measured.
     """
     from clipdense.evaluation.detection.metric import DetectionAP
 
@@ -203,7 +203,7 @@ def bench_detector(
 
 
 def row(method: str, protocol: DetectionProtocol, scores: Mapping[str, float]) -> str:
-    """A line of a Markdown table: the protocol's scores in percent, the published one in brackets."""
+    """A row of a Markdown table: the protocol's scores in percent, published ones in brackets."""
     own = [one for one in PUBLISHED_DETECTION if (one.method, one.protocol) == (method, protocol.name)]
     cells = []
     for score in protocol.scores:
@@ -215,7 +215,7 @@ def row(method: str, protocol: DetectionProtocol, scores: Mapping[str, float]) -
 
 
 def _instances(found: Any, protocol: DetectionProtocol) -> dict[str, Any]:
-    """Detections of an image, the best first and as many as the protocol allows, under mmdet's names."""
+    """The best detections of an image, limited by the protocol, under mmdet's names."""
     scores = torch.as_tensor(found.confidence)
     best = scores.argsort(descending=True, stable=True)[: protocol.max_detections]
     instances = {
@@ -226,6 +226,6 @@ def _instances(found: Any, protocol: DetectionProtocol) -> dict[str, Any]:
     masks = getattr(found, 'masks', None)
     if protocol.kind == 'segm':
         if masks is None:
-            raise InputError(f'{protocol.title} measures masks, and the detector gives none')
+            raise InputError(f'{protocol.title} measures masks, but the detector returns none')
         instances['masks'] = torch.as_tensor(masks)[best]
     return instances

@@ -1,4 +1,4 @@
-"""A segmentation method under published settings, as a config asks for it."""
+"""Evaluation of a segmentation method under a preset, for configs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .measure import Source, dataset_name, measure, preset_of
 
 @EVALUATIONS.register_module()
 class PresetSegmentation:
-    """mIoU of a method on a dataset under a preset: the number that ``clipdense reproduce`` gives.
+    """mIoU of a method on a dataset under a preset, the same as by ``clipdense reproduce``.
 
-    The preset decides class names, templates, windows, scale, thresholds and how position embeddings are
+    The preset specifies class names, templates, windows, scale, thresholds and how position embeddings are
     resized.
 
     Args:
@@ -27,13 +27,13 @@ class PresetSegmentation:
         dataset: a name in ``BENCHMARKS``, or a folder in PASCAL VOC format.
         root: folder of all published datasets.
         preset: a name in ``FAMILIES``; the method's own by default.
-        options: by method, beside those of the preset: ``{'proxyclip': {'proxy': ...}}``.
-        partial: take a published dataset that is not complete as it is.
+        options: by method, in addition to those of the preset: ``{'proxyclip': {'proxy': ...}}``.
+        partial: allow an incomplete published dataset.
         limit: number of images; all by default.
         workers: processes that read.
 
     Raises:
-        InputError: an unknown method, dataset or preset, or files that are missing.
+        InputError: an unknown method, dataset or preset, or missing files.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PresetSegmentation:
         self.data = Source(Path(root), partial=partial, limit=limit).open(dataset, self.preset.words)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """``DATASET/METHOD/miou``, ``pixel_accuracy`` and ``mean_accuracy``, shares of 1."""
+        """``DATASET/METHOD/miou``, ``pixel_accuracy`` and ``mean_accuracy``, as fractions."""
         subject = make_subject(model, '', self.options)
         scores, _ = measure(subject, self.method, self.data, self.preset, self.workers)
         return {

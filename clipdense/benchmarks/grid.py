@@ -1,8 +1,8 @@
-"""Methods times datasets: each cell once, whatever interrupts it, and one table of all.
+"""Methods x datasets: each cell is measured once, also after interruptions, and written to one table.
 
 out/
-  cells/KEY.json                     one result; KEY stands for everything that it depends on
-  table.md, table.csv, table.json    this run's cells beside the published numbers
+  cells/KEY.json                     one result; KEY is a hash of its conditions
+  table.md, table.csv, table.json    cells of this run with the published scores
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Grid:
     """A run over methods and datasets.
 
     Args:
-        subject: the weights and what makes segmenters of them.
-        methods: training-free methods, the rows of the table; ``METHOD:PRESET`` chooses a row's own family.
+        subject: the weights, and how segmenters are built from them.
+        methods: training-free methods, the rows of the table; ``METHOD:PRESET`` chooses the family of a row.
         datasets: names in ``BENCHMARKS``, or folders in PASCAL VOC format.
         out: folder of the results.
         source: where the datasets come from.
@@ -58,9 +58,9 @@ class Grid:
         self._open: dict[tuple[str, str], LabeledImages] = {}
 
     def run(self) -> Iterator[Cell]:
-        """Yield one cell after another, the stored one where it is finished; the tables follow each.
+        """Yield one cell after another, read from its file if finished; tables are written after each.
 
-        A cell that fails is yielded with its reason under 'failure'; it is tried again in the next run.
+        A failed cell is yielded with the reason in 'failure', and tried again in the next run.
         """
         cells: list[Cell] = []
         for dataset in self.datasets:
@@ -81,7 +81,7 @@ class Grid:
             if stored is not None:
                 return {**stored, 'stored': True}
             scores, seconds = measure(self.subject, method, data, preset, self.source.workers)
-        except Exception as error:  # whatever it is, the other cells go on
+        except Exception as error:  # the other cells are still measured
             kind = '' if isinstance(error, InputError) else f'{type(error).__name__}: '
             return {
                 'method': method,
@@ -102,17 +102,17 @@ class Grid:
 def check_names(
     methods: Sequence[str], datasets: Sequence[str], preset: str | None, known: tuple[str, ...]
 ) -> None:
-    """Find typing errors before anything is loaded.
+    """Check names before anything is loaded.
 
     Args:
         methods, datasets, preset: as in ``Grid``.
-        known: the names of methods that there are.
+        known: names of all methods.
 
     Raises:
         InputError: an unknown method, dataset or preset, or none.
     """
     if not methods or not datasets:
-        raise InputError('name at least one method and one dataset')
+        raise InputError('no method or no dataset given: give at least one of each')
     for method, family in (_row(method, preset) for method in methods):
         check_method(method, known)
         for dataset in datasets:
@@ -126,7 +126,7 @@ def _row(row: str, preset: str | None) -> tuple[str, str | None]:
 
 
 def _read(path: Path) -> Cell | None:
-    """A finished cell; what cannot be read is made again."""
+    """A finished cell; None if it cannot be read, to measure it again."""
     try:
         cell = json.loads(path.read_text('utf-8'))
     except (OSError, ValueError):

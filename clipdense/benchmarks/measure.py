@@ -1,4 +1,4 @@
-"""One method on one dataset under one preset: the number, and everything that it depends on.
+"""Measure one method on one dataset under one preset, and record all conditions.
 
 K: classes, (H, W): pixels.
 """
@@ -34,21 +34,21 @@ from .presets import FAMILIES, Preset, default_preset, find_preset, resizing_pos
 
 FORMAT = 'clipdense segmentation benchmark 2'
 Build = Callable[[str, Preset], SegmentationModel]
-"""Name of a method and a preset -> a segmenter whose settings are the preset's."""
+"""(method name, preset) -> segmenter with the settings of the preset."""
 _SETTINGS = ('slide', 'logit_scale', 'background_threshold', 'area_threshold', 'refiner')
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The weights that are measured, and how a segmenter is made of them.
+    """The weights to measure, and how segmenters are built from them.
 
     Args:
-        model: what the weights hold: a CLIP, or a model that was trained to segment.
+        model: a CLIP, or a trained segmentation model.
         name: of the weights.
-        build: makes the segmenter.
-        methods: names that ``build`` takes for these weights.
-        trained: the weights were trained to segment, so that the settings of training-free methods (scale of
-            the scores, position embeddings, options) do not apply.
+        build: builds the segmenter.
+        methods: names that ``build`` accepts for these weights.
+        trained: the model is a trained segmentation model, so settings of training-free methods (logit scale,
+            position embeddings, options) do not apply.
         options: by method, options that differ from the preset's, such as ``{'proxyclip': {'proxy': ...}}``.
     """
 
@@ -61,15 +61,15 @@ class Subject:
 
     @property
     def device(self) -> str:
-        """Where the model is."""
+        """The device of the model."""
         return str(next(self.model.parameters()).device)
 
     @contextmanager
     def segmenter(self, method: str, preset: Preset) -> Iterator[SegmentationModel]:
-        """A segmenter in evaluation mode under a preset; the model is afterwards as it was before.
+        """A segmenter in evaluation mode under a preset; the model is restored afterwards.
 
         Raises:
-            InputError: settings that do not fit the weights.
+            InputError: the weights do not support the settings.
         """
         model = self.model
         before = {name: getattr(model, name) for name in _SETTINGS if hasattr(model, name)}
@@ -81,7 +81,7 @@ class Subject:
                     setattr(model, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """What tells weights from others: SHA-256 of the numbers, sizes with activations, preprocessing."""
+        """Identity of the weights: SHA-256 of the tensors, sizes with activations, preprocessing."""
         parts: dict[str, Any] = {name: getattr(self.model, name, None) for name in ('size', 'preprocess')}
         facts = {name: part.to_dict() for name, part in parts.items() if hasattr(part, 'to_dict')}
         return {'digest': module_digest(self.model), **facts}
@@ -89,12 +89,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Source:
-    """Where datasets come from.
+    """Location of datasets.
 
     Args:
         root: folder of all published datasets.
-        split: of folders in PASCAL VOC format, where ``FOLDER:SPLIT`` does not name one.
-        partial: take published datasets that are not complete as they are.
+        split: of folders in PASCAL VOC format, if not given as ``FOLDER:SPLIT``.
+        partial: allow incomplete published datasets.
         limit: images of each dataset; all by default.
         workers: processes that read.
     """
@@ -109,7 +109,7 @@ class Source:
         """A published dataset by its name, or a folder in PASCAL VOC format, ``FOLDER`` or ``FOLDER:SPLIT``.
 
         Raises:
-            InputError: neither is there, or not complete.
+            InputError: it does not exist or is incomplete.
         """
         place = find_folder(dataset)
         if place is None:
@@ -120,14 +120,14 @@ class Source:
 
 
 class Place(NamedTuple):
-    """A folder in PASCAL VOC format and one of its lists, empty for the usual one."""
+    """A folder in PASCAL VOC format and one of its splits; empty for the default."""
 
     folder: Path
     split: str
 
 
 def find_folder(dataset: str) -> Place | None:
-    """What ``FOLDER`` or ``FOLDER:SPLIT`` names; None where it is the name of a published dataset."""
+    """Parse ``FOLDER`` or ``FOLDER:SPLIT``; None for the name of a published dataset."""
     folder, _, split = dataset.rpartition(':')
     places = [Place(Path(dataset), ''), *([Place(Path(folder), split)] if folder else [])]
     return next((place for place in places if (place.folder / 'ImageSets').is_dir()), None)
@@ -136,8 +136,8 @@ def find_folder(dataset: str) -> Place | None:
 def preset_of(method: str, dataset: str, name: str | None = None, trained: bool = False) -> Preset:
     """The named preset, or that of the method, for this dataset.
 
-    Options are the family's own method's alone; a trained model keeps its scale, and the way its position
-    embeddings are resized, under other families' presets.
+    Options apply only to the method of the family; under presets of other families a trained model keeps its
+    logit scale and position mode.
 
     Raises:
         InputError: an unknown dataset or preset.
@@ -151,10 +151,10 @@ def preset_of(method: str, dataset: str, name: str | None = None, trained: bool 
 
 
 def check_method(method: str, methods: tuple[str, ...]) -> None:
-    """Find typing errors in the name of a method.
+    """Check the name of a method.
 
     Raises:
-        InputError: an unknown one; the nearest is named.
+        InputError: an unknown name; the message suggests the nearest.
     """
     if method not in methods:
         known = ', '.join(sorted(methods))
@@ -169,7 +169,7 @@ def measure(
     """Scores over a dataset, and the seconds that reading and segmenting took.
 
     Raises:
-        InputError: a broken image or mask, or settings that do not fit the weights.
+        InputError: an image or mask is damaged, or the weights do not support the settings.
     """
     with subject.segmenter(method, preset) as model:
         set_class_names(model, data.vocabulary, preset.templates)
@@ -179,7 +179,7 @@ def measure(
 
 
 def set_class_names(model: SegmentationModel, vocabulary: Vocabulary, templates: str) -> None:
-    """Embed the names of the classes as the model does and set them."""
+    """Embed the class names with the model's embedder and set them."""
     embedder = class_embedder(model, templates=templates, cache='default')
     model.set_vocabulary(vocabulary, embedder.embed(vocabulary))
 
@@ -187,7 +187,7 @@ def set_class_names(model: SegmentationModel, vocabulary: Vocabulary, templates:
 def conditions(
     subject: Subject, method: str, dataset: str, data: LabeledImages, preset: Preset
 ) -> dict[str, Any]:
-    """Everything that the number depends on, as plain values."""
+    """All conditions of a score, as plain values."""
     return {
         'format': FORMAT,
         'method': method,
@@ -203,7 +203,7 @@ def conditions(
 
 
 def key_of(conditions: Mapping[str, Any]) -> str:
-    """The same for the same conditions, whenever and wherever."""
+    """A stable hash of the conditions."""
     return digest(FORMAT, json.dumps(conditions, sort_keys=True))[:16]
 
 
@@ -214,10 +214,10 @@ def record(
     scores: SegmentationScores,
     seconds: float,
 ) -> dict[str, Any]:
-    """What a result file holds: the conditions, the scores, speed, versions and date.
+    """Contents of a result file: conditions, scores, speed, versions and date.
 
-    ``scores`` are shares of 1, under the names and to the digit that ``clipdense test`` gives them; the
-    others are in percent, for tables.
+    ``scores`` are fractions with the names and values of ``clipdense test``; the others are in percent, for
+    tables.
     """
     facts = getattr(data, 'benchmark', None)
     names = data.vocabulary.class_names
@@ -251,7 +251,7 @@ def record(
 
 
 def dataset_name(dataset: str) -> str:
-    """What results call it: the name of a published dataset, or that of the folder."""
+    """The name of a dataset in results: that of a published dataset, or of the folder."""
     place = find_folder(dataset)
     if place is None:
         return find_benchmark(dataset).name

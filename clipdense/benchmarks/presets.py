@@ -1,7 +1,7 @@
-"""How each family of papers runs each dataset: words, windows, scale, thresholds.
+"""Published evaluation settings of each family of papers: class names, windows, scale, thresholds.
 
-These settings move mIoU by several points, the synonyms of VOC alone by some, so a number means little
-without its preset.  Values are those of the released configs; what was not to be had, the family's note says.
+These settings change mIoU by several points, so scores are comparable under the same preset only.  Values are
+those of the released configs; the note of a family says what is not available.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _WITH_BACKGROUND = ('voc21', 'context60', 'coco_object')
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything but the method and the weights that a number on one dataset depends on.
+    """All settings of an evaluation on one dataset except method and weights.
 
     Args:
         name: of the family.
-        words: name of the vocabulary; empty for the dataset's own words.
+        words: name of the vocabulary; empty for the dataset's own class names.
         templates: name of the prompt templates.
-        short_side: pixels that the shorter side of an image is resized to; None leaves size and windows to
-            the model (a training-free method chooses them in proportion to its tower's image size).
-        long_side: bound on the longer side after that.
-        window, stride: of the sliding window, in pixels; a window of None shows whole images.
+        short_side: shorter side of the resized image in pixels; None for size and windows of the model (for a
+            training-free method, in proportion to the image size of its tower).
+        long_side: maximum of the longer side after that.
+        window, stride: of the sliding window in pixels; None for whole images.
         logit_scale: of the softmax over classes; None for the model's own.
         background_threshold: probability below which a pixel is background; None for the model's own.
-        area_threshold: share of the foreground up to which a class is given up.
-        pamr: iterations of refinement; 0 for none.
-        pamr_dilations: distances of the neighbours in it.
+        area_threshold: fraction of the foreground up to which a class is removed.
+        pamr: number of iterations of PAMR; 0 for none.
+        pamr_dilations: dilations of PAMR.
         position_mode: how position embeddings are resized, see ``layers.pos_embed``; empty for the tower's
-            own way.
-        options: of the family's method.
+            own mode.
+        options: of the method of the family.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Preset:
         return Slide(self.short_side, self.long_side, self.window, self.stride)
 
     def refiner(self) -> PAMR | None:
-        """PAMR where the preset has it."""
+        """PAMR, or None."""
         return PAMR(self.pamr, self.pamr_dilations) if self.pamr else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,10 +73,12 @@ class Preset:
         return asdict(self)
 
     def __str__(self) -> str:
-        size = f'short side {self.short_side}' if self.short_side else "in proportion to the tower's images"
+        size = (
+            f'short side {self.short_side}' if self.short_side else "in proportion to the tower's image size"
+        )
         windows = f', windows {self.window} / {self.stride}' if self.window else ', whole images'
         parts = [
-            f'words {self.words or "of the dataset"}, templates {self.templates}',
+            f'class names {self.words or "of the dataset"}, templates {self.templates}',
             size + (windows if self.short_side else ''),
         ]
         parts += ['scale of the model' if self.logit_scale is None else f'scale {self.logit_scale:g}']
@@ -97,11 +99,11 @@ class Family:
     """The settings of one paper for all datasets.
 
     Args:
-        method: the method that they were published for.
-        files: whose class files it uses: the end of their names in ``vocab.class_names``.
-        source: where the values are from.
-        common: what differs from ``Preset``'s defaults on every dataset.
-        datasets: what differs further on some.
+        method: the method of the paper.
+        files: suffix of the names of its class files in ``vocab.class_names``.
+        source: of the values.
+        common: differences from the defaults of ``Preset`` on every dataset.
+        datasets: further differences by dataset.
         note: what could not be verified.
     """
 
@@ -119,7 +121,7 @@ def _thresholds(voc21: float, context60: float, coco_object: float) -> dict[str,
 
 
 def _merged(*tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """One row a dataset out of several tables."""
+    """Merge tables by dataset."""
     rows = {name: [table.get(name, {}) for table in tables] for name in BENCHMARKS}
     return {
         name: {key: value for part in parts for key, value in part.items()} for name, parts in rows.items()
@@ -156,8 +158,8 @@ FAMILIES: dict[str, Family] = {
         'mc-lan/ClearCLIP configs at fd05ce4, clearclip_segmentor.py at afe06b8',
         common={'short_side': 448, 'window': 448, 'stride': 224, 'logit_scale': 50.0},
         datasets=_merged(_thresholds(0.5, 0.15, 0.4), {'cityscapes': {'window': 224}}),
-        note='the class files of VOC20 and COCO-Object and the configs of COCO-Stuff and ADE20K were not to '
-        'be had: VOC20 has the words of VOC21, COCO-Object plain names and "background"',
+        note='the class files of VOC20 and COCO-Object and the configs of COCO-Stuff and ADE20K are not '
+        'available: VOC20 has the class names of VOC21, COCO-Object plain names and "background"',
     ),
     'naclip': Family(
         'naclip',
@@ -185,8 +187,8 @@ FAMILIES: dict[str, Family] = {
                 'ade20k_full': {'short_side': 448},
             },
         ),
-        note='the released code pads windows to multiples of 56 pixels, here the proxy stretches them; class '
-        "files of Context, COCO-Stuff, Cityscapes and ADE20K-150 are taken to be SCLIP's",
+        note='the released code pads windows to multiples of 56 pixels, here the proxy resizes them; class '
+        "files of Context, COCO-Stuff, Cityscapes and ADE20K-150 are assumed to be SCLIP's",
     ),
     'sc_clip': Family(
         'sc_clip',
@@ -200,7 +202,7 @@ FAMILIES: dict[str, Family] = {
                 'coco_object': {'logit_scale': 55.0},
             },
         ),
-        note="its class files were not to be had and are taken to be SCLIP's, which its README follows",
+        note="its class files are not available and are assumed to be SCLIP's, which its README follows",
     ),
     'resclip': Family(
         'resclip',
@@ -219,8 +221,8 @@ FAMILIES: dict[str, Family] = {
                 'ade20k': _resclip(0.3, 0.7, 2.1),
             },
         ),
-        note='the threshold of its first answer (temp_thd) has no counterpart here; its class files were not '
-        "to be had and are taken to be SCLIP's",
+        note='the threshold of its first answer (temp_thd) has no counterpart here; its class files are not '
+        "available and are assumed to be SCLIP's",
     ),
     'maskclip_paper': Family(
         'maskclip',
@@ -235,8 +237,8 @@ FAMILIES: dict[str, Family] = {
             'position_mode': 'bicubic',
         },
         datasets={'context59': {'short_side': 520, 'long_side': 520}},
-        note="the released code gives CLIP images with ImageNet's mean and deviation, exact GELU and "
-        'another epsilon, which is not done here; its numbers are for Context59 and COCO-Stuff',
+        note="the released code uses ImageNet's mean and std, exact GELU and another epsilon for CLIP, "
+        'which is not done here; its numbers are for Context59 and COCO-Stuff',
     ),
     'gem': Family(
         'gem',
@@ -250,7 +252,7 @@ FAMILIES: dict[str, Family] = {
             'logit_scale': 100.0,
             'position_mode': 'bicubic',
         },
-        note='neither its words nor its rule for the background were to be had: no threshold, plain names',
+        note='its class names and rule for the background are not available: no threshold, plain names',
     ),
     'clip_surgery': Family(
         'clip_surgery',
@@ -263,8 +265,8 @@ FAMILIES: dict[str, Family] = {
             'stride': None,
             'position_mode': 'bicubic',
         },
-        note='the released code squeezes images into squares; its words, scale and rule for the background '
-        'were not to be had: no threshold, plain names',
+        note='the released code resizes images to squares; its class names, scale and rule for the '
+        'background are not available: no threshold, plain names',
     ),
     'groupvit': Family(
         'groupvit',
@@ -280,13 +282,13 @@ FAMILIES: dict[str, Family] = {
             'position_mode': '',
         },
         datasets=_thresholds(0.95, 0.35, 0.95),
-        note='the released code has VOC, Context and COCO-Object only; its words for COCO-Object were not to '
-        'be had: plain names',
+        note='the released code has VOC, Context and COCO-Object only; its class names for COCO-Object are '
+        'not available: plain names',
     ),
     'lseg': Family(
         'lseg',
         '',
-        "ours: the dataset's own words, and the size, windows and scale that the weights come with",
+        "clipdense: the dataset's own class names, and the size, windows and scale of the weights",
         common={
             'templates': 'name',
             'short_side': None,
@@ -300,11 +302,11 @@ FAMILIES: dict[str, Family] = {
     'native': Family(
         '',
         '',
-        "ours: the dataset's own words, images and windows in proportion to the tower's size",
+        "clipdense: the dataset's own class names, images and windows in proportion to the tower's size",
         common={'short_side': None, 'window': None, 'stride': None, 'position_mode': ''},
     ),
 }
-# Methods without a family of their own are run as SCLIP's authors ran them; trained ones in their own way.
+# Methods without a family use that of SCLIP; trained models use their own settings.
 _FAMILY_OF = {'maskclip_denoised': 'maskclip_paper'}
 _OTHER_METHODS = 'sclip'
 
@@ -314,28 +316,26 @@ def find_preset(name: str, dataset: str = '') -> Preset:
 
     Args:
         name: a key of ``FAMILIES``.
-        dataset: a name in ``BENCHMARKS``; empty for a folder of one's own, which is asked its own words and
-            gets what the family has in common for all datasets.
+        dataset: a name in ``BENCHMARKS``; empty for other folders, which use their own class names and the
+            common settings of the family.
 
     Raises:
-        InputError: an unknown family; the nearest is named.
+        InputError: an unknown family; the message suggests the nearest.
     """
     if name not in FAMILIES:
-        raise InputError(
-            f'no preset is called {name!r}.{nearest(name, FAMILIES)} Known: {", ".join(FAMILIES)}'
-        )
+        raise InputError(f'unknown preset {name!r}.{nearest(name, FAMILIES)} Known: {", ".join(FAMILIES)}')
     family = FAMILIES[name]
     words = _class_file(family.files, dataset) if dataset else ''
     return Preset(name, words, **{**family.common, **family.datasets.get(dataset, {})})
 
 
 def default_preset(method: str, dataset: str = '', trained: bool = False) -> str:
-    """The family that a method was published with; on a folder of one's own, the tower's own proportions.
+    """The family that a method was published with; 'native' for folders that are not published datasets.
 
     Args:
         method: its name.
-        dataset: a name in ``BENCHMARKS``; empty for a folder of one's own.
-        trained: its weights were trained to segment.
+        dataset: a name in ``BENCHMARKS``; empty for other folders.
+        trained: whether the model is a trained segmentation model.
     """
     if trained:
         return method if method in FAMILIES else 'native'
@@ -345,7 +345,7 @@ def default_preset(method: str, dataset: str = '', trained: bool = False) -> str
 
 
 def _class_file(files: str, dataset: str) -> str:
-    """The vocabulary of a family's class file; most families share most of them."""
+    """The vocabulary of a class file of a family; families share most of them."""
     if not files or dataset == 'ade20k_full':
         return ''
     own = {
@@ -362,7 +362,7 @@ def _class_file(files: str, dataset: str) -> str:
 
 @contextmanager
 def resizing_positions(model: nn.Module, mode: str) -> Iterator[None]:
-    """Image towers resize their position embeddings in this mode meanwhile; an empty one changes nothing."""
+    """Set the position mode of all image towers meanwhile; an empty mode changes nothing."""
     towers: list[Any] = [part for part in model.modules() if hasattr(part, 'position_mode')] if mode else []
     before = [tower.position_mode for tower in towers]
     for tower in towers:

@@ -1,6 +1,6 @@
-"""Published mIoU of open-vocabulary segmentation without the datasets' masks, each with where it was read.
+"""Published mIoU of open-vocabulary segmentation without training on the masks of the datasets, with sources.
 
-In percent.  OpenAI's ViT-B/16 unless the row says otherwise, and without refinement unless its name says so.
+In percent.  OpenAI's ViT-B/16 unless the row specifies other weights, and without refinement unless named.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ STATUSES: dict[str, str] = {
     'V': 'quoted by another paper or document',
     'M': 'recalled from the paper, not verified',
 }
-# How far ours may lie from a number and still count as the same, in points of mIoU.  Ours to choose: released
-# code computes in half precision and resizes without antialias, and papers differ from their code by more.
+# Maximum difference from a published score that counts as reproduced, in points of mIoU.  Chosen here:
+# released code uses half precision and no antialias, and papers differ from their code by more.
 TOLERANCE: dict[str, float] = {'R': 0.5, 'V': 1.0, 'M': 1.0}
 OPENAI_B16 = 'ViT-B-16/openai'
-# Released weights that are not in our zoo.
+# Released weights that are not in the zoo.
 ELSEWHERE = ('GroupViT CC3M + CC12M + YFCC14M', 'GroupViT CC3M + CC12M + RedCaps12M')
 
 _DATASETS = (
@@ -35,15 +35,15 @@ _DATASETS = (
 
 @dataclass(frozen=True)
 class Published:
-    """One number.
+    """One published score.
 
     Args:
-        method: its name; of a method that is not here, its name in the paper.
+        method: its name; for a method that is not implemented, its name in the paper.
         dataset: name in ``BENCHMARKS``.
         miou: in percent.
         status: how it was verified, see ``STATUSES``.
-        source: which paper or page has it.
-        preset: the family under whose settings it was measured; empty where we have no such family.
+        source: paper or page.
+        preset: the family of its settings; empty if there is none.
         weights: name in the zoo, or in ``ELSEWHERE``.
     """
 
@@ -67,7 +67,7 @@ class Published:
 def _row(
     method: str, preset: str, source: str, values: str, weights: str = OPENAI_B16, status: Status = 'V'
 ) -> list[Published]:
-    """Numbers in the order of ``_DATASETS``, "-" for none; a letter behind one is its own status."""
+    """Scores in the order of ``_DATASETS``, "-" for none; a letter after a score is its own status."""
     numbers = []
     for dataset, value in zip(_DATASETS, values.split(), strict=True):
         if value == '-':
@@ -122,7 +122,7 @@ _TABLE = [
     _row('sc_clip', 'sc_clip', 'SC-CLIP, paper', '64.6 36.8 37.7 84.3 40.1 26.6 41.0 20.1'),
     _row('groupvit', 'groupvit', 'GroupViT, README', '52.3 22.4 24.3 - - - - -', ELSEWHERE[0], 'R'),
     _row('groupvit', 'groupvit', 'GroupViT, README', '50.8 23.7 27.5 - - - - -', ELSEWHERE[1], 'R'),
-    # Methods that are not here, for comparison.
+    # Methods that are not implemented, for comparison.
     _row('LaVG', '', 'LaVG, README', '62.1 31.6 34.2 82.5 34.7 23.2 26.2 15.8', status='R'),
     _row(
         'CLIP-DINOiser',
@@ -141,12 +141,12 @@ PUBLISHED: tuple[Published, ...] = tuple(number for row in _TABLE for number in 
 
 
 def published(method: str, dataset: str, preset: str | None = None) -> tuple[Published, ...]:
-    """The numbers of a method on a dataset, the best verified first.
+    """The published scores of a method on a dataset, the best verified first.
 
     Args:
         method: name of a training-free method.
         dataset: a name in ``BENCHMARKS``.
-        preset: only what was measured under this family's settings.
+        preset: only scores under the settings of this family.
     """
     numbers = [
         number

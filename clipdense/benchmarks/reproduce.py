@@ -1,4 +1,4 @@
-"""Is a published number reproduced?  What that needs, both numbers, the tolerance and a verdict."""
+"""Reproduce a published score: requirements, both scores, tolerance and verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tables import Cell
 
 
 class NotReady(InputError):
-    """Something that the run needs is not on this machine; ``needs`` has a line for each."""
+    """Something that the run needs is not available; ``needs`` has a line for each."""
 
     def __init__(self, needs: list[str]) -> None:
         super().__init__('; '.join(needs))
@@ -27,21 +27,21 @@ class NotReady(InputError):
 
 @dataclass(frozen=True)
 class Run:
-    """A method on a dataset with all that it needs."""
+    """A method on a dataset, ready to run."""
 
     method: str
     dataset: str
     preset: Preset
     subject: Subject
     data: LabeledImages
-    target: Published | None  # the number to meet
-    same_weights: bool | None  # as the number's; None where that cannot be told
+    target: Published | None  # the published score
+    same_weights: bool | None  # whether the weights are those of the target; None if unknown
     workers: int = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Ours beside the published number."""
+    """The measured and the published score."""
 
     cell: Cell
     preset: Preset
@@ -74,7 +74,7 @@ def gather(
     source: Source,
     preset: str | None = None,
 ) -> Run:
-    """Everything that a run needs.
+    """Prepare a run.
 
     Args:
         method: name of a training-free method.
@@ -116,7 +116,7 @@ def gather(
 
 
 def reproduce(run: Run) -> Verdict:
-    """Measure and judge.
+    """Measure, and compare with the published score.
 
     Raises:
         InputError: as ``measure``.
@@ -128,26 +128,26 @@ def reproduce(run: Run) -> Verdict:
 
 
 def judge(cell: Cell, target: Published | None, same: bool | None) -> str:
-    """The verdict in words."""
+    """The verdict as text."""
     data = cell['data']
     if target is None:
-        return 'not comparable: no number was published for this method, dataset and preset'
+        return 'not comparable: no score was published for this method, dataset and preset'
     if cell['miou'] is None:
-        return 'not comparable: no class occurs'
+        return 'not comparable: no class occurs in the labels'
     if data['complete'] is False:
         return f'not comparable: {data["images"]} of {data["published_images"]} images'
     if same is False:
-        return f'not comparable: the number is for {target.weights}'
+        return f'not comparable: the published score is for {target.weights}'
     distance = cell['miou'] - target.miou
-    doubt = '' if same else f', if these weights are {target.weights} (that cannot be told from the file)'
-    doubt += ' (but the published number itself is not verified)' if target.status == 'M' else ''
+    doubt = '' if same else f', if these weights are {target.weights} (which the file does not record)'
+    doubt += ' (the published score is not verified)' if target.status == 'M' else ''
     if abs(distance) <= target.tolerance:
         return f'reproduced ({distance:+.2f} points){doubt}'
     return f'not reproduced: {distance:+.2f} points{doubt}'
 
 
 def same_weights(weights: str, name: str) -> bool | None:
-    """Are these the weights of that name?  None where it cannot be told, as of converted files."""
+    """Whether these are the weights of that name; None if unknown, as for converted files."""
     if name in ELSEWHERE:
         return None
     entry = zoo.find(name)
@@ -160,7 +160,7 @@ def same_weights(weights: str, name: str) -> bool | None:
 
 
 def _target(method: str, dataset: str, preset: str, weights: str) -> Published | None:
-    """The best verified number under these settings, for these weights if there is one."""
+    """The best verified score under these settings, preferably for these weights."""
     numbers = published(method, dataset, preset)
     own = [number for number in numbers if same_weights(weights, number.weights)]
     return next(iter(own or numbers), None)

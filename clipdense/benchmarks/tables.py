@@ -1,4 +1,4 @@
-"""Cells as Markdown, CSV and JSON, beside the published numbers with their source."""
+"""Tables of cells as Markdown, CSV and JSON, with published scores and sources."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COLUMNS = (
 
 
 def beside(cell: Cell) -> Published | None:
-    """The published number to put beside a cell: same method, dataset and preset, the best verified."""
+    """The published score for a cell: the best verified of the same method, dataset and preset."""
     numbers = published(cell['method'], cell['dataset'], cell['preset']['name'])
     return numbers[0] if numbers else None
 
@@ -53,7 +53,7 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def comma_separated(cells: Sequence[Cell]) -> str:
-    """One line a cell."""
+    """One line per cell."""
     file = io.StringIO()
     writer = csv.DictWriter(file, _COLUMNS, lineterminator='\n')
     writer.writeheader()
@@ -73,7 +73,7 @@ def comma_separated(cells: Sequence[Cell]) -> str:
 
 
 def markdown(cells: Sequence[Cell]) -> str:
-    """Methods by datasets, ours over the published number, and below it what the numbers depend on."""
+    """A table of methods x datasets with published scores in brackets, and notes on settings."""
     datasets = list(dict.fromkeys(cell['dataset'] for cell in cells))
     rows: dict[str, dict[str, Cell]] = {}
     for cell in cells:
@@ -150,7 +150,7 @@ def _speed(cells: Sequence[Cell]) -> list[str]:
 
 
 def _others(datasets: Sequence[str]) -> list[str]:
-    """Published numbers of methods that are not here."""
+    """Published scores of methods that are not implemented."""
     rows: dict[str, dict[str, Published]] = {}
     here = {number.method for number in PUBLISHED if number.preset}
     for number in PUBLISHED:

@@ -1,1 +1,1 @@
-"""How good is a model?  Evaluations take a CLIP and return numbers; metrics serve MMEngine's test loop."""
+"""Evaluations take a model and return scores; metrics are for MMEngine's test loop."""

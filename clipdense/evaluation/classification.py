@@ -1,4 +1,4 @@
-"""Zero-shot classification: which class name is nearest to an image?
+"""Zero-shot classification.
 
 B: images, K: classes, Q: queries (a class name, or one of its synonyms), D: joint space.
 """
@@ -26,23 +26,23 @@ TOP = (1, 5)
 
 @EVALUATIONS.register_module()
 class ZeroShotClassification:
-    """Accuracy on labelled images, with class names in place of training.
+    """Zero-shot accuracy on labeled images, by class names.
 
     Source: Radford et al., arXiv 2103.00020, section 3.1; with the 'imagenet' templates it is the protocol of
     the published ImageNet numbers.
 
     Args:
-        dataset: items with ``images`` uint8 and ``labels``, -1 for those to leave out; or its config.
+        dataset: items with ``images`` uint8 and ``labels``, -1 for images to skip; or its config.
         templates: prompt templates, by name or as texts with ``{}``.
         class_names: K names or a vocabulary, instead of ``dataset.class_names``.
-        batch_size: images, and texts, at a time.
-        name: what the numbers are filed under.
+        batch_size: images, and texts, per batch.
+        name: prefix of the names of the results.
         num_workers: processes that read images.
-        splits: class names of each part (base, novel, ...) that is scored apart as well.
+        splits: class names of each split (base, novel, ...) that is scored in addition.
         per_class: report the accuracy of each class, and their mean.
 
     Raises:
-        InputError: no class names, or a split without names or with unknown or repeated ones.
+        InputError: no class names, or a split with no, unknown or repeated class names.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ZeroShotClassification:
         self.dataset = build(dataset, DATASETS)
         names = getattr(self.dataset, 'class_names', None) if class_names is None else class_names
         if names is None:
-            raise InputError(f'{type(self.dataset).__name__} names no classes: give class_names')
+            raise InputError(f'{type(self.dataset).__name__} has no class names: give class_names')
         self.vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names))
         self.templates, self.batch_size, self.num_workers = templates, batch_size, num_workers
         self.name, self.per_class = name, per_class
@@ -69,7 +69,7 @@ class ZeroShotClassification:
         }
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
-        """Evaluate a model, and leave it as it was.
+        """Evaluate a model; its mode is restored.
 
         Returns:
             ``NAME/top1``, ``/top5``, ``/chance`` (of top 1) and ``/count`` (images).  With splits also
@@ -78,7 +78,7 @@ class ZeroShotClassification:
             ``NAME/per_class/CLASS``.
 
         Raises:
-            InputError: a label that has no name, or no image at all.
+            InputError: a label without a class name, or an empty dataset.
         """
         with evaluating(clip):
             embedder = PromptEnsemble(clip, self.templates, cache=None, batch_size=self.batch_size)
@@ -88,7 +88,7 @@ class ZeroShotClassification:
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
     def _rank(self, clip: CLIP, classes: ClassEmbeddings) -> tuple[Tensor, dict[str, Tensor]]:
-        """Labels, and the rank of the right class among all names ('') and among those of each split."""
+        """Labels, and the rank of the true class among all class names ('') and among those of each split."""
         labels: list[Tensor] = []
         ranks: dict[str, list[Tensor]] = {part: [] for part in ('', *self.splits)}
         for embeddings, batch in embedded_batches(
@@ -102,13 +102,15 @@ class ZeroShotClassification:
                 shown, column = (labels[-1][:, None] == members).nonzero(as_tuple=True)
                 ranks[split].append(label_ranks(scores[shown][:, members], column))
         if not sum(map(len, labels)):
-            raise InputError(f'{self.name}: there is no image to evaluate')
+            raise InputError(f'{self.name}: the dataset has no images')
         return torch.cat(labels), {part: torch.cat(values) for part, values in ranks.items()}
 
     def _checked(self, labels: Tensor) -> Tensor:
         count = len(self.vocabulary)
         if len(labels) and labels.max() >= count:
-            raise InputError(f'{self.name}: label {int(labels.max())} in the data, but {count} class names')
+            raise InputError(
+                f'{self.name}: label {int(labels.max())} in the dataset, but only {count} class names'
+            )
         return labels
 
     def _report(self, labels: Tensor, ranks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -129,28 +131,27 @@ class ZeroShotClassification:
 
 
 def class_scores(embeddings: Tensor, classes: ClassEmbeddings) -> Tensor:
-    """Cosine similarities (B, K) of unit embeddings (B, D); a class scores as the best of its queries."""
+    """Cosine similarities (B, K) of unit embeddings (B, D); the maximum over the queries of a class."""
     scores = embeddings.float() @ classes.queries.to(embeddings.device, torch.float32).mT  # (B, Q)
     return classes.class_scores(scores) if classes.has_synonyms else scores
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many other classes score at least as high as the right one.
+    """Number of other classes that score at least as high as the true one.
 
-    So a tie counts against the model, which thus gains nothing from giving all classes one score; and so
-    does a score that is not a number.
+    Ties and NaN count against the model.
 
     Args:
         scores: (B, K).
         labels: (B,).
 
     Returns:
-        (B,) int64, 0 where the right class is the only best one.
+        (B,) int64, 0 if the true class is the only best one.
     """
     own = scores.gather(1, labels[:, None])
     return (~(scores < own)).sum(1) - 1
 
 
 def accuracy(ranks: Tensor, k: int) -> float:
-    """Share of ranks below k; not a number where there are none."""
+    """Fraction of ranks below k; NaN if there are none."""
     return (ranks < k).double().mean().item()

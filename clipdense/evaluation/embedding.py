@@ -1,4 +1,4 @@
-"""Datasets through the towers, without gradients.  B: images, D: joint space."""
+"""Embed datasets without gradients.  B: images, D: joint space."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from clipdense.utils.progress import track
 def embedded_batches(
     clip: CLIP, dataset: Any, batch_size: int, num_workers: int, title: str
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """Unit embeddings (B, D) of a dataset's images, batch by batch, with the rest of each batch.
+    """Yield unit embeddings (B, D) of a dataset's images, with the other entries of each batch.
 
-    Images of a dataset that has a transform are taken as they come; others are cropped as the model's
-    weights want.
+    Images are preprocessed as recorded with the weights, unless the dataset has a transform.
 
     Args:
         clip: in evaluation mode.
@@ -33,12 +32,12 @@ def embedded_batches(
     """
     crop = None if getattr(dataset, 'transform', None) is not None else CenterCrop.of(clip.preprocess)
     if crop is not None and hasattr(dataset, 'transform'):
-        dataset, crop = copy.copy(dataset), None  # the workers crop; the dataset itself stays as it is
+        dataset, crop = copy.copy(dataset), None  # cropped in the workers; the dataset is unchanged
         dataset.transform = CenterCrop.of(clip.preprocess)
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate)
     size, parameter = clip.preprocess.image_size, next(clip.parameters())
     total = None if isinstance(dataset, IterableDataset) else len(loader)
-    for batch in track((batch for batch in loader), title, total):  # a stream may not know its length
+    for batch in track((batch for batch in loader), title, total):  # a stream may have no length
         images = batch.pop('images')
         if crop is not None and (isinstance(images, list) or images.shape[-2:] != (size, size)):
             images = torch.stack([crop(image) for image in images])

@@ -1,4 +1,4 @@
-"""Scores of zero-shot and few-shot segmentation by episodes.  K: classes of the fold, (H, W): pixels.
+"""Scores of zero-shot and few-shot segmentation over episodes.  K: classes of the fold, (H, W): pixels.
 
 Source: HSNet's harness (juhongm999/hsnet ``common/evaluation.py``), as isl-org/lang-seg uses it.
 """
@@ -18,7 +18,7 @@ from .mean_iou import confusion_matrix
 
 
 class FoldScores(NamedTuple):
-    """Scores as shares of 1."""
+    """Scores as fractions."""
 
     iou: Tensor  # (K,) float64, of each class against its background
     mean_iou: float
@@ -28,8 +28,8 @@ class FoldScores(NamedTuple):
 def fold_scores(counts: Tensor) -> FoldScores:
     """Pixel counts (K, 2, 2) of each class, rows labels and columns predictions -> scores.
 
-    mIoU is the mean over classes of the foreground's IoU, a class without episodes counting 0.  FB-IoU adds
-    all classes up first and takes the mean of the background's and the foreground's IoU.
+    mIoU is the mean foreground IoU over classes; a class without episodes counts as 0.  FB-IoU is the mean of
+    background and foreground IoU, of counts summed over classes.
     """
     hits = counts.diagonal(dim1=1, dim2=2).double()  # (K, 2): background, class
     union = counts.sum(2).double() + counts.sum(1) - hits
@@ -45,14 +45,14 @@ class FoldIoU(BaseMetric):
     Args:
         class_ids: the fold's classes; the dataset's by default.
         ignore_index: label of pixels that do not count.
-        prefix: before every name.
-        collect_device: 'cpu' or 'gpu', where results of several processes meet.
+        prefix: of every name.
+        collect_device: 'cpu' or 'gpu', where results of several processes are gathered.
 
     Attributes:
-        scores: the last evaluation's; None before.
+        scores: of the last evaluation; None before.
     """
 
-    default_prefix = ''  # none is wanted; without it MMEngine warns
+    default_prefix = ''  # empty: MMEngine warns without it
 
     def __init__(
         self,
@@ -81,19 +81,21 @@ class FoldIoU(BaseMetric):
             data_samples: with ``class_id``, and mask and prediction of 0 and 1.
 
         Raises:
-            InputError: a sample without them, or of a class that the fold does not have.
+            InputError: a sample without them, or of a class outside the fold.
         """
         for sample in data_samples:
             name = sample.image_path or 'an image'
             if sample.mask is None or sample.prediction is None:
-                raise InputError(f'{name} has no mask or no prediction: episodes need both')
+                raise InputError(f'{name} has no mask or no prediction; FoldIoU needs both')
             if sample.class_id not in self.class_ids:
-                raise InputError(f'{name} asks for class {sample.class_id}, which is not in {self.class_ids}')
+                raise InputError(
+                    f'{name} has class {sample.class_id}, which is not in class_ids {self.class_ids}'
+                )
             counts = confusion_matrix(sample.prediction, sample.mask, 2, self.ignore_index)
             self.results.append((sample.class_id, counts.flatten().tolist()))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Add the episodes up by class."""
+        """Sum the counts of episodes by class and score them."""
         place = {class_id: at for at, class_id in enumerate(self.class_ids)}
         total = torch.zeros(len(place), 4, dtype=torch.int64)
         for class_id, counts in results:

@@ -1,7 +1,7 @@
-"""Intersection over union of segmentations, over a whole dataset.  K: classes, (H, W): pixels.
+"""Intersection over union over a dataset.  K: classes, (H, W): pixels.
 
-Intersections and unions are added up over all images before they are divided, as PASCAL VOC and its
-successors do.  A class that is in no label and in no prediction has no value: it is left out of the means.
+Intersections and unions are summed over all images before division, as in PASCAL VOC.  A class that is in no
+label and no prediction has no value and is excluded from the means.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..utils.errors import InputError
 
 
 class IouScores(NamedTuple):
-    """Scores as shares of 1; NaN where there is nothing to score."""
+    """Scores as fractions; NaN if undefined."""
 
     iou: Tensor  # (K,) float64
-    accuracy: Tensor  # (K,) float64, share of a class's labelled pixels that were found
+    accuracy: Tensor  # (K,) float64, fraction of labeled pixels of a class that are correct
     mean_iou: float
     mean_accuracy: float
     pixel_accuracy: float
-    counted: int  # classes that have an IoU
+    counted: int  # number of classes with an IoU
 
 
 def confusion_matrix(
@@ -35,7 +35,7 @@ def confusion_matrix(
         prediction: integers 0 ... K - 1 of any shape.
         target: integers of the same shape.
         num_classes: K.
-        ignore_index: label of pixels that do not count; None where there is none.
+        ignore_index: label of pixels that do not count; None for no such label.
 
     Returns:
         (K, K) int64, rows are labels and columns predictions.
@@ -45,7 +45,7 @@ def confusion_matrix(
     """
     if prediction.shape != target.shape:
         raise InputError(
-            f'the prediction is {tuple(prediction.shape)}, the mask {tuple(target.shape)}: they must be equal'
+            f'the prediction has shape {tuple(prediction.shape)}, but the mask {tuple(target.shape)}'
         )
     target = target.to(prediction.device, torch.int64).flatten()
     prediction = prediction.to(torch.int64).flatten()
@@ -58,8 +58,8 @@ def confusion_matrix(
     highest = ignore_index if behind and ignore_index is not None else num_classes - 1
     if not (_within(prediction, num_classes - 1) and _within(target, highest)):
         raise InputError(_out_of_range(prediction, target, num_classes, ignore_index))
-    # Where the ignored label comes behind the last class, its pixels are counted too, and cut off with the
-    # rows behind the last: that is cheaper than taking them out of the images.
+    # If the ignored label is larger than the last class, its pixels are counted and their row is dropped,
+    # which is cheaper than masking the images.
     counts = torch.add(prediction, target, alpha=num_classes).bincount(minlength=(highest + 1) * num_classes)
     confusion = counts.view(highest + 1, num_classes)
     if confusion[num_classes:highest].any():
@@ -79,10 +79,9 @@ def mean_iou(confusion: Tensor) -> IouScores:
 
 
 def foreground_iou(confusion: Tensor, background: int | None) -> float:
-    """Mean IoU of the classes that occur in the labels and are not the background; NaN where none does.
+    """Mean IoU of the classes in the labels except the background; NaN if there are none.
 
-    Classes that are only predicted lower the IoU of those they take pixels from and do not count themselves,
-    so that names that are offered and nowhere to be seen cost what they draw away and no more.
+    Classes that are only predicted do not count; they lower the IoU of the classes of these pixels.
     """
     shown = confusion.sum(1) > 0
     if background is not None:
@@ -96,7 +95,7 @@ def _within(values: Tensor, highest: int) -> bool:
 
 
 def _out_of_range(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> str:
-    """Which values are wrong, and how often."""
+    """The message for values out of range, with their counts."""
     bad_prediction = not _within(prediction, num_classes - 1)
     what, values = ('predictions', prediction) if bad_prediction else ('mask labels', target)
     allowed = set(range(num_classes))
@@ -111,15 +110,15 @@ def _out_of_range(prediction: Tensor, target: Tensor, num_classes: int, ignore_i
 
 
 def mean_of(values: Tensor) -> float:
-    """Mean of what is not NaN; NaN where nothing is."""
+    """Mean of the values that are not NaN; NaN if all are."""
     return values.nanmean().item()
 
 
 def harmonic_mean(first: float, second: float) -> float:
-    """Of two shares; 0 where both are 0."""
+    """Harmonic mean of two fractions; 0 if both are 0."""
     return 2 * first * second / (first + second) if first + second else 0.0
 
 
 def percent(share: float) -> str:
-    """In percent, six characters wide; n/a where it is NaN."""
+    """In percent, six characters wide; n/a for NaN."""
     return '   n/a' if math.isnan(share) else f'{100 * share:6.2f}'

@@ -1,4 +1,4 @@
-"""Retrieval: which caption belongs to an image, and which image to a caption?
+"""Image-text retrieval.
 
 N: images, M: captions, U: different texts among them, D: joint space.
 """
@@ -27,16 +27,16 @@ _SCORES_AT_ONCE = 1 << 22  # 16 MB, which caches can hold; 100,000 x 100,000 wou
 class Retrieval:
     """Recall from image to text and from text to image.
 
-    An image counts as found its text when any of its captions is among the first k. Captions with the same
-    token ids are one text, that belongs to each image it describes: no model could tell them apart.
+    An image is a hit if any of its captions is among the first k.  Captions with the same token ids are one
+    text that matches all of their images.
 
     Args:
-        dataset: images with ``token_ids``; all captions of an image count where the dataset has
-            ``captions_of(index)``, and are then tokenised as the model wants. Or its config.
-        batch_size: images, and texts, at a time.
-        name: what the numbers are filed under.
+        dataset: images with ``token_ids``; all captions of an image count if the dataset has
+            ``captions_of(index)``, tokenized by the model's tokenizer.  Or its config.
+        batch_size: images, and texts, per batch.
+        name: prefix of the names of the results.
         num_workers: processes that read images.
-        ks: numbers of results that are looked at.
+        ks: numbers of retrieved results.
     """
 
     def __init__(
@@ -51,11 +51,10 @@ class Retrieval:
         self.batch_size, self.name, self.num_workers, self.ks = batch_size, name, num_workers, tuple(ks)
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
-        """Evaluate a model, and leave it as it was.
+        """Evaluate a model; its mode is restored.
 
         Returns:
-            see ``recall_at``, each key after ``NAME/``; and ``NAME/images``, ``NAME/texts``, how many there
-            are.
+            the scores of ``recall_at`` with prefix ``NAME/``; and counts ``NAME/images``, ``NAME/texts``.
 
         Raises:
             InputError: an empty dataset.
@@ -72,7 +71,7 @@ class Retrieval:
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
     def _embed_images(self, clip: CLIP) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (N, D) and the token ids (N, L) that came with them."""
+        """Unit embeddings (N, D) and token ids (N, L) of the dataset."""
         embeddings, tokens = [], []
         for batch_embeddings, batch in embedded_batches(
             clip, self.dataset, self.batch_size, self.num_workers, f'{self.name}: images'
@@ -80,11 +79,11 @@ class Retrieval:
             embeddings.append(batch_embeddings)
             tokens.append(batch['token_ids'])
         if not embeddings:
-            raise InputError(f'{self.name}: there is no image to evaluate')
+            raise InputError(f'{self.name}: the dataset has no images')
         return torch.cat(embeddings), torch.cat(tokens)
 
     def _all_captions(self, clip: CLIP, count: int) -> tuple[Tensor, Tensor]:
-        """Token ids (M, L) of every caption, and the images (M,) that they belong to."""
+        """Token ids (M, L) of all captions, and the image index (M,) of each."""
         captions, owners = [], []
         for index in range(count):
             found = self.dataset.captions_of(index)
@@ -106,22 +105,21 @@ def recall_at(
     ks: Sequence[int] = (1, 5, 10),
     text_ids: Tensor | None = None,
 ) -> dict[str, float]:
-    """Recall, chance and median rank, both ways.
+    """Recall, chance and median rank in both directions.
 
-    Something is found at k when fewer than k wrong answers score at least as high as its best right one:
-    ties count
-    against the model.
+    A query is a hit at k if fewer than k wrong answers score at least as high as its best correct one; ties
+    count against the model.
 
     Args:
         image_embeddings: (N, D), unit norm.
         text_embeddings: (U, D), unit norm.
         image_of_text: (M,) image of each caption.
-        ks: numbers of results that are looked at.
-        text_ids: (M,) text of each caption; without it each caption is a text of its own, and M = U.
+        ks: numbers of retrieved results.
+        text_ids: (M,) text of each caption; without it all captions are different texts and M = U.
 
     Returns:
         for each direction ``image_to_text`` and ``text_to_image``: ``DIRECTION/r<k>``,
-        ``DIRECTION/chance_r<k>`` for a random order, and ``DIRECTION/median_rank`` of the best right
+        ``DIRECTION/chance_r<k>`` for a random order, and ``DIRECTION/median_rank`` of the best correct
         answer, counted from 1.
     """
     text_ids = torch.arange(len(text_embeddings)) if text_ids is None else text_ids
@@ -134,7 +132,7 @@ def recall_at(
 
 
 def unique_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, L) -> the different rows (U, L) in order of appearance, and the number (M,) of each row."""
+    """(M, L) -> the unique rows (U, L) in order of appearance, and the index (M,) of each row."""
     numbers: dict[bytes, int] = {}
     ids = [numbers.setdefault(row.tobytes(), len(numbers)) for row in tokens.numpy()]
     first: dict[int, int] = {}
@@ -146,7 +144,7 @@ def unique_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
 def _one_way(
     direction: str, queries: Tensor, gallery: Tensor, pairs: Tensor, ks: Sequence[int]
 ) -> dict[str, float]:
-    asked, right = pairs[0].unique(return_counts=True)  # queries with an answer, and how many they have
+    asked, right = pairs[0].unique(return_counts=True)  # queries with correct answers, and their number
     ranks = best_ranks(queries, gallery, pairs)[asked]
     report = {f'{direction}/r{k}': (ranks < k).double().mean().item() for k in ks}
     report |= {f'{direction}/chance_r{k}': _chance(right.double(), len(gallery), k) for k in ks}
@@ -155,15 +153,15 @@ def _one_way(
 
 
 def best_ranks(queries: Tensor, gallery: Tensor, pairs: Tensor) -> Tensor:
-    """How many wrong answers score at least as high as the best right one.
+    """Number of wrong answers that score at least as high as the best correct one.
 
     Args:
         queries: (Q, D).
         gallery: (G, D).
-        pairs: (2, P) query and right answer, each pair once.
+        pairs: (2, P) query and correct answer, each pair once.
 
     Returns:
-        (Q,) int64; G for queries without a right answer.
+        (Q,) int64; G for queries without a correct answer.
     """
     order = pairs[0].argsort(stable=True)
     query, answer = pairs[0][order], pairs[1][order]
@@ -177,14 +175,14 @@ def best_ranks(queries: Tensor, gallery: Tensor, pairs: Tensor) -> Tensor:
         column = answer[first:last].to(scores.device)
         best = scores.new_full((len(scores),), -torch.inf)
         best = best.scatter_reduce_(0, row, scores[row, column], 'amax')
-        scores[row, column] = torch.inf  # right answers are never worse
-        # What is not a number is not worse either, and so counts against the model.
+        scores[row, column] = torch.inf  # excludes correct answers
+        # NaN is not worse either, and so counts against the model.
         worse.append(scores.lt_(best[:, None]).sum(1))
     return wrong - torch.cat(worse).cpu().long()
 
 
 def _chance(right: Tensor, size: int, k: int) -> float:
-    """Mean chance that one of ``right`` answers is among the first k of ``size`` in random order."""
+    """Mean probability that one of ``right`` answers is among the first k of ``size`` in random order."""
     missed = torch.ones_like(right)
     for place in range(min(k, size)):
         missed *= ((size - right - place) / (size - place)).clamp(min=0)

@@ -1,8 +1,8 @@
-"""How well images are segmented: one evaluator for every way to ask.
+"""Evaluation of segmentation.
 
 Training hooks, ``clipdense test`` (through ``MeanIoU``), ``clipdense bench`` and ``reproduce`` all count
-pixels with ``count_sample`` and score them with ``SegmentationScores``, so that one model under one protocol
-has one number, to the last digit.
+pixels with ``count_sample`` and score them with ``SegmentationScores``, so a model under a
+protocol has the same score in all of them.
 
 K: classes, (H, W): pixels.
 """
@@ -32,21 +32,21 @@ from .mean_iou import IouScores, confusion_matrix, foreground_iou, harmonic_mean
 
 IGNORE_INDEX = 255
 Labeler = Callable[[Tensor, SegmentationSample], Tensor | None]
-"""An image (3, H, W) uint8 and its sample -> class indices (H, W); None leaves the image out."""
+"""An image (3, H, W) uint8 and its sample -> class indices (H, W); None skips the image."""
 
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """Scores of a dataset, as shares of 1; NaN where there is nothing to score.
+    """Scores of a dataset, as fractions; NaN if undefined.
 
     Args:
         confusion: (K, K) pixel counts, rows labels and columns predictions.
         vocabulary: the K classes.
-        groups: class names by group, for an mIoU of each; by default base and novel of a vocabulary that has
+        groups: class names by group, for an mIoU of each; by default base and novel, if the vocabulary has
             novel classes.
 
     Raises:
-        ValueError: a matrix that does not fit the vocabulary.
+        ValueError: the matrix does not match the vocabulary.
     """
 
     confusion: Tensor
@@ -67,17 +67,17 @@ class SegmentationScores:
 
     @property
     def mean_iou(self) -> float:
-        """mIoU over all classes that are labelled or predicted, the background included."""
+        """mIoU over all classes that are labeled or predicted, including the background."""
         return self.classes.mean_iou
 
     @property
     def foreground(self) -> float:
-        """mIoU over the classes that are labelled and not the background, see ``foreground_iou``."""
+        """mIoU over the labeled classes except the background, see ``foreground_iou``."""
         return foreground_iou(self.confusion, self._background)
 
     @property
     def background(self) -> float:
-        """IoU of the background; NaN where the vocabulary has none."""
+        """IoU of the background; NaN if the vocabulary has none."""
         return float('nan') if self._background is None else self.classes.iou[self._background].item()
 
     @property
@@ -91,7 +91,7 @@ class SegmentationScores:
         return {group: mean_of(self.classes.iou[members]) for group, members in ids.items()}
 
     def to_dict(self) -> dict[str, float]:
-        """By name: ``mIoU``, accuracies, ``GROUP/mIoU``, and ``harmonic_mIoU`` of base and novel classes."""
+        """Scores by name: ``mIoU``, accuracies, ``GROUP/mIoU``, ``harmonic_mIoU`` of base and novel."""
         metrics = {
             'mIoU': self.mean_iou,
             'pixel_accuracy': self.classes.pixel_accuracy,
@@ -105,7 +105,7 @@ class SegmentationScores:
         return metrics
 
     def table(self) -> str:
-        """One class a line, in percent."""
+        """A table with one class per line, in percent."""
         names, scores = self.vocabulary.class_names, self.classes
         width = max(len('class'), *map(len, names))
         lines = [f'{"class":<{width}}  {"IoU":>6}  {"found":>6}']
@@ -126,12 +126,12 @@ def count_sample(sample: SegmentationSample, num_classes: int, ignore_index: int
     """Pixel counts (K, K) of a sample with mask and prediction, rows labels and columns predictions.
 
     Raises:
-        InputError: a sample without them, or as ``confusion_matrix``, naming the image.
+        InputError: a sample without them, or as ``confusion_matrix``; the message names the image.
     """
     name = sample.image_path or 'an image'
     if sample.mask is None or sample.prediction is None:
         missing = 'mask' if sample.mask is None else 'prediction'
-        raise InputError(f'{name} has no {missing}: mIoU needs labelled and segmented images')
+        raise InputError(f'{name} has no {missing}; mIoU needs mask and prediction of every image')
     try:
         return confusion_matrix(sample.prediction, sample.mask, num_classes, ignore_index)
     except InputError as error:
@@ -143,8 +143,8 @@ class SegmentationEvaluator:
 
     Args:
         dataset: items ``{'images', 'samples'}``: (3, H, W) uint8 and a ``SegmentationSample`` with a mask.
-        vocabulary: the classes that masks count in; the dataset's by default.
-        ignore_index: label of pixels that do not count; the dataset's by default, 255 where it names none.
+        vocabulary: classes of the masks; the dataset's by default.
+        ignore_index: label of pixels that do not count; the dataset's by default, or 255.
         workers: processes that read images.
         title: of the progress bar.
     """
@@ -166,21 +166,21 @@ class SegmentationEvaluator:
         """Scores of a model whose vocabulary is set; its mode is kept.
 
         Raises:
-            InputError: no vocabulary yet, a broken image or mask, or labels that are no class.
+            InputError: no vocabulary is set, an image or mask is damaged, or a label is not a class.
         """
         return self.compare({'': labeler(model)}, model)['']
 
     def compare(
         self, labelers: Mapping[str, Labeler], model: nn.Module | None = None
     ) -> dict[str, SegmentationScores]:
-        """Scores of several ways to label the same images, which are read once.
+        """Scores of several labelers on the same images, which are read once.
 
         Args:
-            labelers: by name; for each image they are called in this order.
-            model: is in evaluation mode meanwhile.
+            labelers: by name; called in this order for each image.
+            model: set to evaluation mode meanwhile.
 
         Raises:
-            InputError: a broken image or mask, or labels that are no class.
+            InputError: an image or mask is damaged, or a label is not a class.
         """
         size = len(self.vocabulary)
         counts = {name: torch.zeros(size, size, dtype=torch.int64) for name in labelers}
@@ -189,7 +189,7 @@ class SegmentationEvaluator:
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_unchanged,
-            generator=torch.Generator(),  # the global one is the training's
+            generator=torch.Generator(),  # does not advance the global generator of training
         )
         with evaluating(nn.Module() if model is None else model):
             for item in track(items, self.title, total=len(self.dataset)):
@@ -205,7 +205,7 @@ class SegmentationEvaluator:
 
 
 def labeler(model: SegmentationModel) -> Labeler:
-    """A model as the test loop asks it: one image, one prediction."""
+    """A labeler that runs a model as the test loop does, one image at a time."""
 
     def label(image: Tensor, sample: SegmentationSample) -> Tensor:
         (found,) = model.test_step({'images': [image], 'samples': [sample]})
@@ -215,7 +215,7 @@ def labeler(model: SegmentationModel) -> Labeler:
 
 
 def chance_labeler(num_classes: int, seed: int = 0) -> Labeler:
-    """Each pixel drawn from all classes alike: what a model that knows nothing scores."""
+    """A labeler that draws each pixel uniformly from all classes, for the chance level."""
     generator = torch.Generator().manual_seed(seed)
     return lambda image, sample: torch.randint(num_classes, sample.size, generator=generator)
 
@@ -224,21 +224,21 @@ def chance_labeler(num_classes: int, seed: int = 0) -> Labeler:
 class MeanIoU(BaseMetric):
     """``SegmentationScores`` for MMEngine's test loop.
 
-    Every process keeps the few cells of each image's matrix, not one sum, so that images that a
-    distributed sampler repeats for padding are counted once.
+    Every process keeps the nonzero counts of each image, not their sum, so that images that a distributed
+    sampler repeats for padding are counted once.
 
     Args:
         ignore_index: label of pixels that do not count.
         vocabulary: the classes; the dataset's by default.
         groups: see ``SegmentationScores``.
-        prefix: before every name, as in ``val_unseen/mIoU``.
-        collect_device: 'cpu' or 'gpu', where results of several processes meet.
+        prefix: of every name, as in ``val_unseen/mIoU``.
+        collect_device: 'cpu' or 'gpu', where results of several processes are gathered.
 
     Attributes:
-        evaluated: the last evaluation's scores; None before.
+        evaluated: scores of the last evaluation; None before.
     """
 
-    default_prefix = ''  # none is wanted; without it MMEngine warns
+    default_prefix = ''  # empty: MMEngine warns without it
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class MeanIoU(BaseMetric):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The classes that indices stand for."""
+        """The classes."""
         vocabulary = self._vocabulary or (self.dataset_meta or {}).get('vocabulary')
         if vocabulary is None:
             raise InputError('MeanIoU needs a vocabulary, or a dataset whose metainfo has one')
@@ -264,7 +264,7 @@ class MeanIoU(BaseMetric):
 
     @property
     def scores(self) -> IouScores | None:
-        """The last evaluation's, with the values of each class; None before."""
+        """Scores of the last evaluation, with the values of each class; None before."""
         return None if self.evaluated is None else self.evaluated.classes
 
     def process(self, data_batch: Any, data_samples: Sequence[SegmentationSample]) -> None:
@@ -284,7 +284,7 @@ class MeanIoU(BaseMetric):
             self.results.append((cells, counts[cells]))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Add the images up and score them; the table of classes goes to the log."""
+        """Sum the counts of images and score them; the table of classes is logged."""
         size = len(self.vocabulary)
         total = torch.zeros(size * size, dtype=torch.int64)
         for cells, counts in results:
@@ -294,7 +294,7 @@ class MeanIoU(BaseMetric):
         return self.evaluated.to_dict()
 
     def table(self) -> str:
-        """The last evaluation, one class a line."""
+        """Table of the last evaluation, one class per line."""
         return 'not evaluated yet' if self.evaluated is None else self.evaluated.table()
 
 

@@ -85,7 +85,7 @@ def test_masks(root):
     protocol = tiny(kind='segm', scores=('segm/all/AP50',))
     scores = bench_detector(Detector(masks=True), 'rules', protocol, protocol.open(root))
     assert scores['segm/all/AP50'] > 0.99
-    with pytest.raises(InputError, match='the detector gives none'):
+    with pytest.raises(InputError, match='the detector returns none'):
         bench_detector(Detector(), 'rules', protocol, protocol.open(root))
 
 

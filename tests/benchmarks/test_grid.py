@@ -233,7 +233,7 @@ def test_failures_do_not_stop_the_grid(tmp_path, own):
     assert 'needs a proxy' in cells[2]['failure']
     table = (tmp_path / 'out/table.md').read_text()
     assert '| proxyclip | proxyclip, native | failed (38.1 [V]) | failed |' in table
-    assert '* failed: cityscapes (proxyclip, vanilla): Cityscapes is not in' in table
+    assert '* failed: cityscapes (proxyclip, vanilla): Cityscapes not found in' in table
 
 
 def test_errors_of_any_kind_are_recorded(tmp_path, own, monkeypatch):
@@ -307,7 +307,7 @@ def test_json_table(tmp_path, own):
     [
         (['maskclop'], ['voc21'], "mean 'maskclip'"),
         (['vanilla'], ['voc12'], "'voc12'. Did you mean"),
-        ([], ['voc21'], 'at least one method'),
+        ([], ['voc21'], 'no method or no dataset given'),
     ],
 )
 def test_names_are_checked_first(methods, datasets, message):
@@ -318,15 +318,15 @@ def test_names_are_checked_first(methods, datasets, message):
 VERDICTS = {  # cell, weights are those of the number: words
     'within': (fake('sclip', 'voc21', 59.20), True, r'^reproduced \(-0.43 points\)$'),
     'above': (fake('sclip', 'voc21', 61.0), True, r'^not reproduced: \+1.37 points$'),
-    'unknown weights': (fake('sclip', 'voc21', 59.63), None, 'reproduced .* cannot be told from the file'),
-    'other weights': (fake('sclip', 'voc21', 59.63), False, '^not comparable: the number is for ViT-B-16/'),
+    'unknown weights': (fake('sclip', 'voc21', 59.63), None, 'reproduced .*which the file does not record'),
+    'other weights': (fake('sclip', 'voc21', 59.63), False, '^not comparable: .* score is for ViT-B-16/'),
     'incomplete': (
         fake('sclip', 'voc21', 59.63, False, published_images=1449),
         True,
         '^not comparable: 2 of 1449 images$',
     ),
-    'not verified': (fake('vanilla', 'voc21', 18.8), True, 'reproduced .* number itself is not verified'),
-    'nothing published': (fake('maskclip_no_residual', 'voc21', 1.0), None, 'no number was published'),
+    'not verified': (fake('vanilla', 'voc21', 18.8), True, 'reproduced .*published score is not verified'),
+    'nothing published': (fake('maskclip_no_residual', 'voc21', 1.0), None, 'no score was published'),
 }  # fmt: skip
 
 
@@ -344,11 +344,11 @@ def test_reproduce(tmp_path, data):
     )
     assert made.target is None
     verdict = reproduce(made)
-    assert 'verdict    not comparable: no number' in str(verdict)
+    assert 'verdict    not comparable: no score' in str(verdict)
     made = gather('sclip', 'voc20', str(tmp_path / 'tiny.safetensors'), lambda name: tiny(), Source(data))
     assert (made.target.miou, made.same_weights) == (81.54, None)
     text = str(reproduce(made))
-    assert 'settings   words voc20_sclip, ' in text
+    assert 'settings   class names voc20_sclip, ' in text
     assert 'published  81.54 [R' in text
     assert 'tolerance  0.5 points' in text
     assert 'not reproduced' in text

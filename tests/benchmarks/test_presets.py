@@ -99,19 +99,20 @@ def test_every_preset_can_be_used(family, dataset):
         (
             'sclip',
             'voc21',
-            'words voc21_sclip, templates imagenet, short side 336, windows 224 / 112, scale 65, '
+            'class names voc21_sclip, templates imagenet, short side 336, windows 224 / 112, scale 65, '
             'background below 0.1, no class up to 0.1 of the foreground',
         ),
         (
             'naclip_pamr',
             'voc20',
-            'words voc20_sclip, templates imagenet, short side 336, whole images, scale 40, '
+            'class names voc20_sclip, templates imagenet, short side 336, whole images, scale 40, '
             'PAMR 10 at (8, 16)',
         ),
         (
             'native',
             '',
-            "words of the dataset, templates imagenet, in proportion to the tower's images, scale 40",
+            'class names of the dataset, templates imagenet, '
+            "in proportion to the tower's image size, scale 40",
         ),
     ],
 )

@@ -70,7 +70,7 @@ COLOURS = {
 
 
 class ColourClip(nn.Module):
-    """Knows colours: an image is its mean RGB, a text is a row of a table."""
+    """Knows colors: an image is its mean RGB, a text is a row of a table."""
 
     unit_prompts = True
 
@@ -200,9 +200,9 @@ class TestImageSizes:
 @pytest.mark.parametrize(
     ('settings', 'images', 'message'),
     [
-        ({'class_names': ['red', 'green']}, IMAGES, 'label 2 in the data, but 2 class names'),
-        ({}, [(RED, -1)], 'no image to evaluate'),
-        ({}, [], 'no image to evaluate'),
+        ({'class_names': ['red', 'green']}, IMAGES, 'label 2 in the dataset, but only 2 class names'),
+        ({}, [(RED, -1)], 'the dataset has no images'),
+        ({}, [], 'the dataset has no images'),
         ({'class_names': []}, IMAGES, 'vocabulary is empty'),
         ({'splits': {'novel': ['gren']}}, IMAGES, "Did you mean 'green'"),
         ({'splits': {'novel': []}}, IMAGES, 'at least one class'),

@@ -46,7 +46,7 @@ def test_episodes_of_a_class_are_added_up():
 @pytest.mark.parametrize(
     ('meta', 'one', 'message'),
     [
-        ({'class_ids': (7,)}, sample(8, [[1]], [[1]]), r'asks for class 8, which is not in \(7,\)'),
+        ({'class_ids': (7,)}, sample(8, [[1]], [[1]]), r'has class 8, which is not in class_ids \(7,\)'),
         ({}, sample(8, [[1]], [[1]]), 'needs class_ids'),
         ({'class_ids': (7,)}, EpisodeSample('a.jpg', (1, 1)), 'no mask or no prediction'),
     ],

@@ -82,7 +82,7 @@ def test_arguments_are_left_alone():
 @pytest.mark.parametrize(
     ('prediction', 'target', 'message'),
     [
-        ([[0, 1]], [[0], [1]], r'prediction is \(1, 2\), the mask \(2, 1\)'),
+        ([[0, 1]], [[0], [1]], r'prediction has shape \(1, 2\), but the mask \(2, 1\)'),
         (
             [[0, 0, 0]],
             [[37, 37, 1]],

@@ -185,7 +185,7 @@ class TestEvaluation:
         assert Retrieval(Stream(), 2)(clip) == Retrieval([scenes[index] for index in range(5)], 2)(clip)
 
     def test_refuses_an_empty_dataset(self):
-        with pytest.raises(InputError, match='no image to evaluate'):
+        with pytest.raises(InputError, match='the dataset has no images'):
             Retrieval([])(build_clip(TINY))
 
 

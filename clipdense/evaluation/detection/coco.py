@@ -18,13 +18,13 @@ from clipdense.data.detection.coco import check_coco, check_results
 from clipdense.utils.errors import InputError
 
 Kind = Literal['bbox', 'segm']
-LVIS_DETECTIONS = 300  # of an image, all classes together
+LVIS_DETECTIONS = 300  # per image, over all classes
 _FREQUENCIES = {'r': 'rare', 'c': 'common', 'f': 'frequent'}
 _AREAS = ('', 's', 'm', 'l')
 
 
 class Precision(NamedTuple):
-    """All that the averages are taken from; -1 where a class has no ground truth."""
+    """Precision and recall tables; -1 for classes without ground truth."""
 
     class_names: tuple[str, ...]
     precision: NDArray[np.floating]  # (T, R, K, A, M)
@@ -32,9 +32,9 @@ class Precision(NamedTuple):
     max_detections: tuple[int, ...]
 
     def means(self, names: Sequence[str] | None = None) -> dict[str, float]:
-        """AP, AP50, AP75, those of small, medium and large objects, and recalls, over some classes or all.
+        """AP, AP50, AP75, AP of small, medium and large objects, and recalls, over some classes or all.
 
-        Classes without ground truth are left out; -1 where none is left, as in COCO.
+        Classes without ground truth are excluded; -1 if none is left, as in COCO.
         """
         at = self._places(names)
         values = self.precision[:, :, at]
@@ -49,7 +49,7 @@ class Precision(NamedTuple):
         return {name: _mean(part) for name, part in found.items()}
 
     def per_class(self, threshold: int | None = None) -> dict[str, float]:
-        """AP of each class; of one IoU threshold where ``threshold`` counts it (0 is .5)."""
+        """AP of each class; at one IoU threshold if ``threshold`` is its index (0 is .5)."""
         part = self.precision if threshold is None else self.precision[[threshold]]
         return {name: _mean(part[:, :, at, 0, -1]) for at, name in enumerate(self.class_names)}
 
@@ -57,7 +57,7 @@ class Precision(NamedTuple):
         wanted = self.class_names if names is None else names
         unknown = sorted(set(wanted) - set(self.class_names))
         if unknown:
-            raise InputError(f'no such classes in the ground truth: {unknown[:5]}')
+            raise InputError(f'unknown classes {unknown[:5]}: not in the ground truth')
         return [self.class_names.index(name) for name in wanted]
 
 
@@ -71,9 +71,9 @@ def coco_precision(
 
     Args:
         truth: annotations; checked here.
-        results: detections in COCO's results layout; none is well.
+        results: detections in COCO's results layout; may be empty.
         kind: boxes or masks.
-        class_names: classes that count, all where left out; OV-COCO's 65 for example.
+        class_names: classes to score, such as OV-COCO's 65; all by default.
 
     Raises:
         InputError: annotations or detections that cannot be scored, or an unknown class.
@@ -91,21 +91,21 @@ def lvis_precision(
     kind: Kind = 'segm',
     max_detections: int = LVIS_DETECTIONS,
 ) -> Precision:
-    """The same for LVIS, whose images name only some of the classes that they do not show.
+    """Precision and recall by LVIS's protocol, whose images are annotated for some of the classes only.
 
-    The best ``max_detections`` of each image count, over all its classes together.  A mask's area is its
-    own, also where the result has a box.
+    The best ``max_detections`` of each image count, over all classes.  The area of a mask is its own, even if
+    the result has a box.
 
     Raises:
         InputError: as ``coco_precision``; or categories without a frequency.
 
-    Source: lvis-dataset/lvis-api ``lvis/eval.py``, whose package no longer runs; equal to it.
+    Source: lvis-dataset/lvis-api ``lvis/eval.py``, whose package no longer runs; same results.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     plain = [one['name'] for one in truth['categories'] if one.get('frequency') not in _FREQUENCIES]
     if plain and results:
-        raise InputError(f"LVIS's AP needs categories with a frequency of r, c or f: {plain[0]!r} has none")
+        raise InputError(f"LVIS's AP needs categories with frequency r, c or f: {plain[0]!r} has none")
 
     def evaluator(gt: Any, dt: Any, iou_type: str) -> Any:
         return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)
@@ -136,7 +136,7 @@ def _evaluate(
     ids = {one['name']: one['id'] for one in truth['categories']}
     unknown = sorted(set(class_names or ()) - ids.keys())
     if unknown:
-        raise InputError(f'no such classes in the ground truth: {unknown[:5]}')
+        raise InputError(f'unknown classes {unknown[:5]}: not in the ground truth')
     wanted = sorted((ids[name], name) for name in (class_names or ids))
     images = [one['id'] for one in truth['images']]
     checked = check_results(list(results), images, ids.values())
@@ -161,10 +161,10 @@ def _evaluate(
 
 
 def _only(kind: Kind, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with what is scored: beside a box, a mask would be given the box's area.
+    """A copy with only the box or the mask, because a mask with a box would get the area of the box.
 
     Raises:
-        InputError: a result without it.
+        InputError: the result does not have it.
     """
     what = 'bbox' if kind == 'bbox' else 'segmentation'
     if what not in result:
@@ -177,7 +177,7 @@ def _only(kind: Kind, result: Mapping[str, Any]) -> dict[str, Any]:
 def _nothing_found(
     truth: Mapping[str, Any], wanted: Sequence[tuple[int, str]], max_detections: tuple[int, ...]
 ) -> Precision:
-    """0 for every class that has ground truth, -1 for the others."""
+    """Scores without detections: 0 for every class with ground truth, -1 for the others."""
     there = {one['category_id'] for one in truth['annotations'] if not one['iscrowd']}
     values = np.array([0.0 if category in there else -1.0 for category, _ in wanted])
     precision = np.broadcast_to(values[:, None, None], (10, 101, len(values), 4, len(max_detections)))
@@ -185,7 +185,7 @@ def _nothing_found(
 
 
 def _best_of_each_image(results: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Of equal scores, those that come first."""
+    """The ``count`` best results of each image; ties keep their order."""
     by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         by_image[result.get('image_id')].append(result)

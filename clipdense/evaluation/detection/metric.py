@@ -19,19 +19,19 @@ from .voc import voc_average_precision
 
 @METRICS.register_module()
 class DetectionAP(BaseMetric):
-    """AP of a dataset, over all of its classes and over base and novel ones apart.
+    """AP of a dataset over all classes, and over base and novel classes.
 
-    Names say what they are: ``novel/AP50``, ``base/AP50``, ``all/AP50``; 'all' asks every class of the
-    vocabulary, which is the generalised setting.  AP is a share of 1; -1 where a group has no ground truth.
+    Scores are named ``novel/AP50``, ``base/AP50``, ``all/AP50``; all are measured with the full vocabulary
+    (generalized setting).  AP is a fraction; -1 if a group has no ground truth.
 
     Args:
-        protocol: 'coco'; 'lvis', with APr, APc and APf beside; 'voc07' or 'voc12', AP50 as VOC defines it.
-        kinds: 'bbox', 'segm' or both; masks are given as ``segm/...``.
+        protocol: 'coco'; 'lvis', which adds APr, APc and APf; 'voc07' or 'voc12', AP50 as VOC defines it.
+        kinds: 'bbox', 'segm' or both; scores of masks are named ``segm/...``.
         results: JSON file for the detections, in COCO's results layout.
         prefix, collect_device: as in MMEngine.
     """
 
-    default_prefix = ''  # the names are whole; without it MMEngine warns
+    default_prefix = ''  # empty: MMEngine warns without it
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class DetectionAP(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if protocol not in ('coco', 'lvis', 'voc07', 'voc12'):
-            raise InputError(f'no protocol {protocol!r}: coco, lvis, voc07 or voc12')
+            raise InputError(f'unknown protocol {protocol!r}: choose from coco, lvis, voc07, voc12')
         self.protocol, self.kinds, self.results_file = protocol, tuple(kinds), results
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
@@ -53,7 +53,7 @@ class DetectionAP(BaseMetric):
             self.results.append((image_id, to_coco(image_id, _get(sample, 'pred_instances'))))
 
     def compute_metrics(self, results: list[tuple[int, list[dict[str, Any]]]]) -> dict[str, float]:
-        """Score what was found."""
+        """Score the detections."""
         meta = self.dataset_meta or {}
         if 'ground_truth' not in meta:
             raise InputError('DetectionAP needs a dataset whose metainfo has a ground_truth')
@@ -61,7 +61,7 @@ class DetectionAP(BaseMetric):
         ids = {one['name']: one['id'] for one in truth['categories']}
         found = [
             {**one, 'category_id': ids[vocabulary.class_names[one['category_id']]]}
-            for _, listed in dict(results).items()  # an image that was repeated for padding counts once
+            for _, listed in dict(results).items()  # images repeated for padding count once
             for one in listed
         ]
         if self.results_file is not None:
@@ -126,7 +126,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """A COCO results file, written atomically."""
+    """Write a COCO results file atomically."""
     import json
 
     with atomic_write(path, 'w') as file:
@@ -134,5 +134,5 @@ def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Non
 
 
 def _get(sample: Any, name: str) -> Any:
-    """MMEngine's evaluator hands over samples as dicts."""
+    """An attribute of a sample, which MMEngine's evaluator may pass as a dict."""
     return sample[name] if isinstance(sample, Mapping) else getattr(sample, name)

@@ -23,15 +23,15 @@ def voc_average_precision(
 ) -> dict[str, float]:
     """AP of each class that has ground truth.
 
-    Difficult objects (``iscrowd`` or ``difficult``) neither count nor harm.  Each detection is held against
-    the object that it overlaps most; an object counts once.
+    Difficult objects (``iscrowd`` or ``difficult``) are ignored.  Each detection is matched to the object
+    with the largest IoU; an object counts once.
 
     Args:
         truth: annotations in COCO's layout; checked here.
         results: detections in COCO's results layout.
         style: how precision is averaged over recall.
-        iou_threshold: least overlap of a hit.
-        pixels: 1 counts the last pixel in, as the official code does; VOC XML read as written needs it.
+        iou_threshold: minimum IoU of a hit.
+        pixels: 1 to include the last pixel, as the official code does for coordinates of VOC XML files.
 
     Returns:
         AP by class name; the mean is the mAP.
@@ -64,7 +64,7 @@ def _judge(
     threshold: float,
     pixels: int,
 ) -> tuple[NDArray, NDArray]:
-    """(n,) running numbers of hits and misses, best detection first."""
+    """Cumulative numbers (n,) of hits and misses, by descending score."""
     ordered = sorted(found, key=lambda one: -one['score'])
     hits, misses = np.zeros(len(ordered)), np.zeros(len(ordered))
     taken: set[tuple[int, int]] = set()

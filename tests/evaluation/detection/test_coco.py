@@ -139,5 +139,5 @@ def test_unknown_classes_are_named():
         coco_precision(TRUTH, FOUND, class_names=['dog', 'horse'])
     with pytest.raises(InputError, match='no segmentation'):
         coco_precision(TRUTH, FOUND, 'segm')
-    with pytest.raises(InputError, match='needs categories with a frequency'):
+    with pytest.raises(InputError, match='needs categories with frequency'):
         lvis_precision(TRUTH, FOUND, 'bbox')

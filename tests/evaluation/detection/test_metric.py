@@ -116,7 +116,7 @@ def test_nothing_found_is_zero(protocol):
 
 
 def test_refusals():
-    with pytest.raises(InputError, match='no protocol'):
+    with pytest.raises(InputError, match="unknown protocol 'pascal': choose from coco"):
         DetectionAP('pascal')
     metric = DetectionAP()
     metric.process(None, [sample(1)])
