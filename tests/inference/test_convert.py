@@ -16,7 +16,7 @@ from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, St
 from clipdense.utils.errors import InputError
 from clipdense.vocab.tokenizer import tokenize
 
-pytestmark = pytest.mark.filterwarnings('ignore:.* does not store')
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not record')
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 HEADS = {'num_heads': 2, 'text_num_heads': 2}
 
@@ -52,7 +52,9 @@ def test_a_groupvit_comes_back(tmp_path, groupvit, to, name, overrides):
 
 def test_what_a_layout_does_not_tell_is_said(tmp_path, groupvit):
     """Two heads of width 8 where the released models have one of 64."""
-    with pytest.warns(UserWarning, match=r'does not store num_heads=\[2, 2\], text_num_heads=2: pass them'):
+    with pytest.warns(
+        UserWarning, match=r'does not record num_heads=\[2, 2\], text_num_heads=2: pass these values'
+    ):
         convert(groupvit[1], tmp_path / 'a.safetensors', 'nvlabs')
 
 

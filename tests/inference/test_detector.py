@@ -342,7 +342,10 @@ def test_unreadable_images(detector, files, tmp_path):
             'is not the config of a detector',
         ),
         (lambda files: Detector.from_config(files / 'tiny_vild.py', files / 'none.pth'), 'none.pth'),
-        (lambda files: Detector.from_pretrained(files / 'weights.pth'), 'give its config too'),
+        (
+            lambda files: Detector.from_pretrained(files / 'weights.pth'),
+            'is a training checkpoint that needs its config',
+        ),
         (
             lambda files: Detector.from_pretrained(files / 'other.pth'),
             'layout',

@@ -1,6 +1,6 @@
-"""GroupViT: segmentation that emerges from text alone.
+"""GroupViT: segmentation learned from text supervision only.
 
 Xu et al., GroupViT: Semantic Segmentation Emerges from Text Supervision, CVPR 2022 (arXiv 2202.11094).
-Written from the paper and from facts about the released weights, without the released code.  Ours has more: a
-choice of what counts as a false negative, thresholds by class or without labels, a learned background.
+Implemented from the paper and the released weights.  In addition to the paper: equal texts of a batch can
+count as matches, background thresholds by class or without labels, and a learned background.
 """

@@ -1,4 +1,4 @@
-"""A place for what no caption names: a training constraint of ours, not of the paper.
+"""A loss for a learned background embedding (not in the paper).
 
 B: images, G: groups, M: prompts of an image, P: processes, T: prompts of all images (P * B * M),
 D: joint space.
@@ -21,22 +21,21 @@ def background_loss(
     logit_scale: Tensor | float,
     phrases: Tensor | None = None,
 ) -> Tensor:
-    """Every group is a phrase of its own caption or background, and every phrase has a group.
+    """Each group matches a phrase of its own caption or the background, and each phrase has a group.
 
-    The sum of three parts, of which each is wrong alone:
+    The sum of three terms:
 
-    * rejected: each group prefers one of its caption's phrases, or the background, to the phrases of the
-      other images.  Background everywhere would do.
-    * found: for each phrase some group prefers it to all phrases of others *and to the background*, which
-      can therefore not take everything.
-    * told apart: the multi-label loss over groups pooled by log-sum-exp, so that a phrase also prefers the
-      groups of its own image to those of the others.
+    * rejected: the probability that a group matches a phrase of its own caption or the background, among all
+      phrases of the batch and the background.  Alone, it allows background for all groups.
+    * found: for each phrase, the total probability over the groups, *with the background as a competitor*.
+    * separated: the multi-label loss over groups pooled by log-sum-exp, which contrasts the groups of an
+      image with those of the other images for each phrase.
 
     Args:
         groups: (B, G, D), unit norm.
         prompts: (B, M, D), unit norm.
         background: (D,), unit norm.
-        logit_scale: the factor itself.
+        logit_scale: the factor, not its logarithm.
         phrases: (B, M), see ``multi_label_loss``.
     """
     everyone = gather_with_grad(prompts)  # (P * B, M, D)
@@ -51,7 +50,7 @@ def background_loss(
 
 
 def _same(prompts: Tensor, everyone: Tensor, phrases: Tensor | None) -> Tensor:
-    """Whether a prompt of this process says the same as each prompt of all: (B, M, T)."""
+    """Whether a prompt of this process equals each prompt of all processes: (B, M, T)."""
     if phrases is not None:
         return phrases[..., None] == gather_with_grad(phrases).flatten()
     own = (prompts.flatten(1)[:, None] == everyone.flatten(1)).all(dim=-1)  # (B, P * B)
@@ -60,5 +59,5 @@ def _same(prompts: Tensor, everyone: Tensor, phrases: Tensor | None) -> Tensor:
 
 
 def _log_total(log_p: Tensor, which: Tensor) -> Tensor:
-    """Logarithm of the probability of all that are meant, along the last axis."""
+    """Logarithm of the total probability of the selected entries, along the last axis."""
     return log_p.masked_fill(~which, -torch.inf).logsumexp(dim=-1)

@@ -1,7 +1,7 @@
-"""GroupViT weights in and out: NVlabs' files, Hugging Face's, ours.
+"""Load and save GroupViT weights in the layouts of NVlabs, Hugging Face and clipdense.
 
-Heads and the text tower's activation cannot be told from tensors: they are the width over 64 and quick_gelu,
-as in the released models, unless said.
+Attention heads and the activation of the text tower cannot be inferred from tensors; the defaults are
+width / 64 and quick_gelu, as in the released models.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .model import GroupVit, build_group_vit
 from .sizes import GroupVitImageSize, GroupVitSize, StageSize
 
 _OVERRIDES = ('num_heads', 'text_num_heads', 'text_activation', 'image_size', 'preprocess')
-_MARKS = {  # a name that only this layout has
+_MARKS = {  # a tensor name that only this layout has
     'clipdense': 'image.norm_patch.weight',
     'groupvit_nvlabs': 'img_encoder.patch_embed.proj.weight',
     'groupvit_huggingface': 'vision_model.embeddings.patch_embeddings.projection.weight',
@@ -47,19 +47,19 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVi
 
     Args:
         state_dict: NVlabs', Hugging Face's or our names; wrappers such as ``module.`` are stripped.
-        overrides: what tensors do not tell: ``num_heads`` of the image tower (one number, or one a stage),
-            ``text_num_heads``, ``text_activation``, ``image_size`` where the grid falls short of it by a rim,
-            ``preprocess`` ('clip' for the one of the Hugging Face files, or a ``Preprocess``).
+        overrides: settings that tensors do not specify: ``num_heads`` of the image tower (one value, or one
+            per stage), ``text_num_heads``, ``text_activation``, ``image_size`` if it is not a multiple of the
+            patch size, ``preprocess`` ('clip' as in the Hugging Face files, or a ``Preprocess``).
 
     Raises:
-        CheckpointError: no GroupViT; or tensors that are missing, left over or mis-shaped, by name.
-        InputError: an override that is not known.
+        CheckpointError: not a GroupViT, or missing, unexpected or mis-shaped tensors, by name.
+        InputError: an unknown override.
     """
     _check_names(overrides)
     tensors = strip_wrappers(state_dict)
     layout = _layout(tensors)
     if layout is None:
-        raise CheckpointError(f'these {len(tensors)} tensors are no GroupViT: {first_names(sorted(tensors))}')
+        raise CheckpointError(f'not a GroupViT: {len(tensors)} tensors, {first_names(sorted(tensors))}')
     ours, leftover = to_ours(tensors, layout)
     size = _infer(ours, overrides)
     return _assemble(size, ours, leftover, _preprocess(overrides.get('preprocess'), size.image.image_size))
@@ -71,14 +71,14 @@ def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: A
     Args:
         weights: a file of NVlabs (``group_vit_gcc_yfcc_30e-879422e0.pth``), of Hugging Face or of ours, a
             training checkpoint, or a folder with ``config.json``.
-        device: where the model goes.
-        overrides: as in ``from_official``; of our own files, which tell their sizes, only ``preprocess``
-            changes anything.
+        device: device of the model.
+        overrides: as in ``from_official``; clipdense files record their sizes, only ``preprocess`` can be
+            overridden.
 
     Raises:
-        CheckpointError: damaged or unsafe, no GroupViT, tensors that do not fit, or an override that
-            contradicts what the file tells.
-        InputError: an override that is not known.
+        CheckpointError: a damaged or unsafe file, not a GroupViT, tensors that do not match, or an override
+            that contradicts the file.
+        InputError: an unknown override.
     """
     path = Path(weights).expanduser()
     file = read_weights(_in_folder(path) if path.is_dir() else path)
@@ -86,7 +86,7 @@ def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: A
 
 
 def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
-    """A GroupViT in evaluation mode from a file that has been read; else as ``load``."""
+    """As ``load``, for a file that has been read."""
     path = file.path
     _check_names(overrides)
     meta = file.extra.get('meta')
@@ -103,15 +103,15 @@ def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise CheckpointError(f'{path}: {error}') from error
-        raise CheckpointError(f'{path}: its size cannot be read ({error})') from error
+        raise CheckpointError(f'{path}: cannot read the sizes of the model ({error})') from error
     return model.eval()
 
 
 def save(model: GroupVit, path: str | Path) -> None:
-    """Write our own format: one safetensors file that says its sizes.
+    """Write a clipdense file: a safetensors file that records the sizes of the model.
 
     Raises:
-        InputError: no room, or no permission; a previous file is intact.
+        InputError: no disk space or no permission; an existing file is left intact.
     """
     write_weights(path, model.state_dict(), describe(model.size, model.preprocess))  # type: ignore[arg-type]
 
@@ -120,12 +120,12 @@ def to_official(model: GroupVit, layout: str = 'huggingface') -> dict[str, Tenso
     """Tensors under the names of NVlabs ('nvlabs') or of transformers ('huggingface').
 
     Raises:
-        InputError: an unknown layout, or a model that transformers' ``GroupViTModel`` cannot hold.
+        InputError: an unknown layout, or a model that transformers' ``GroupViTModel`` does not support.
     """
     if layout not in ('nvlabs', 'huggingface'):
-        raise InputError(f"unknown layout {layout!r}: 'nvlabs' or 'huggingface'")
+        raise InputError(f"layout must be 'nvlabs' or 'huggingface', got {layout!r}")
     state = dict(model.state_dict())
-    state.pop('background', None)  # ours alone
+    state.pop('background', None)  # not in the official layouts
     if layout == 'huggingface':
         huggingface.check_fits(model.size.image)
         state.pop('multi_label_logit_scale', None)  # transformers has no such loss
@@ -136,7 +136,7 @@ def save_huggingface(model: GroupVit, folder: str | Path) -> None:
     """Write ``model.safetensors``, ``config.json`` and ``preprocessor_config.json`` for transformers.
 
     Raises:
-        InputError: a model that transformers cannot hold, or a folder that cannot be written.
+        InputError: a model that transformers does not support, or a folder that cannot be written.
     """
     tensors, folder = to_official(model, 'huggingface'), Path(folder)
     try:
@@ -150,32 +150,32 @@ def save_huggingface(model: GroupVit, folder: str | Path) -> None:
 
 
 def write_clipdense(model: GroupVit, file: Path) -> None:
-    """``save``, as the table of methods calls it."""
+    """``save``, with the signature of ``Method.export``."""
     save(model, file)
 
 
 def write_nvlabs(model: GroupVit, file: Path) -> None:
-    """Write a file under the names of NVlabs; warns of settings that the layout cannot store.
+    """Write a file with the names of NVlabs; warns about settings that the layout does not record.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     write_weights(file, to_official(model, 'nvlabs'))
     _warn_of_lost_settings(model, file)
 
 
 def write_huggingface(model: GroupVit, folder: Path) -> None:
-    """``save_huggingface``; warns of settings that the layout cannot store."""
+    """``save_huggingface``; warns about settings that the layout does not record."""
     save_huggingface(model, folder)
     _warn_of_lost_settings(model, folder / 'model.safetensors')
 
 
 def _warn_of_lost_settings(model: GroupVit, written: Path) -> None:
-    """Official layouts have no place for heads and activations other than the released ones."""
+    """Official layouts do not record attention heads and activations."""
     before, after = _beyond_tensors(model), _beyond_tensors(load(written))
     lost = [f'{name}={value!r}' for name, value in before.items() if after[name] != value]
     if lost:
-        warnings.warn(f'{written} does not store {", ".join(lost)}: pass them when loading it')
+        warnings.warn(f'{written} does not record {", ".join(lost)}: pass these values when loading it')
 
 
 def _beyond_tensors(model: GroupVit) -> dict[str, Any]:
@@ -195,22 +195,22 @@ def _check_names(overrides: Mapping[str, Any]) -> None:
 
 
 def _check_sizes(size: GroupVitSize, overrides: Mapping[str, Any]) -> None:
-    """A file of our own is complete: overrides may only repeat its sizes."""
+    """Refuse overrides that contradict the sizes that a clipdense file records."""
     stages = size.image.stages
-    told = {
+    recorded = {
         'num_heads': [stage.num_heads for stage in stages],
         'text_num_heads': size.text.num_heads,
         'text_activation': size.text.activation,
         'image_size': size.image.image_size,
     }
-    asked = {name: overrides[name] for name in told if overrides.get(name) is not None}
+    asked = {name: overrides[name] for name in recorded if overrides.get(name) is not None}
     if 'num_heads' in asked:
         heads = asked['num_heads']
         asked['num_heads'] = list(heads) if isinstance(heads, list | tuple) else [heads] * len(stages)
     for name, value in asked.items():
-        if value != told[name]:
+        if value != recorded[name]:
             raise InputError(
-                f'the file records {name}={told[name]}, but {overrides[name]} was asked for: leave it out'
+                f'the file records {name}={recorded[name]}, got {name}={overrides[name]}: remove the override'
             )
 
 
@@ -221,7 +221,7 @@ def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Group
         patch = tensors['image.patch_embed.weight'].shape[-1]
         cells = len(tensors['image.pos_embed'])
         if isqrt(cells) ** 2 != cells:
-            raise CheckpointError(f'{cells} position embeddings are not a square grid')
+            raise CheckpointError(f'{cells} position embeddings do not form a square grid')
         hidden = len(tensors['image.stages.0.blocks.0.mlp.fc1.weight'])
         projector = tensors['image.projector.out.weight']
         image = GroupVitImageSize(
@@ -239,7 +239,7 @@ def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Group
     except (IndexError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f'the weights have impossible shapes: {error}') from None
+        raise CheckpointError(f'the weights have invalid shapes: {error}') from None
 
 
 def _stages(tensors: Mapping[str, Tensor], heads: int | list[int] | None) -> tuple[StageSize, ...]:
@@ -285,11 +285,11 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
 def _assemble(
     size: GroupVitSize, tensors: Mapping[str, Tensor], leftover: list[str], preprocess: Preprocess | None
 ) -> GroupVit:
-    """The model with these weights; names and shapes must match."""
+    """The model with these weights; names and shapes must match exactly."""
     with meta_device():
         model = build_group_vit(size, preprocess=preprocess)
-    if told := mismatches(model.state_dict(), tensors, leftover):
-        raise CheckpointError(f'the weights do not fit a GroupViT of their size; tensors: {told}')
+    if found := mismatches(model.state_dict(), tensors, leftover):
+        raise CheckpointError(f'the tensors do not match a GroupViT of this size: {found}')
     state = {
         name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for name, tensor in tensors.items()
@@ -299,7 +299,7 @@ def _assemble(
 
 
 def _preprocess(asked: str | Preprocess | None, image_size: int) -> Preprocess | None:
-    """None keeps the model's own, ImageNet's statistics and bilinear."""
+    """The preprocessing; None means the model's default (ImageNet statistics, bilinear)."""
     if isinstance(asked, str):
         return Preprocess.named('openai' if asked == 'clip' else asked, image_size)
     return asked
@@ -309,4 +309,4 @@ def _in_folder(folder: Path) -> Path:
     for name in ('model.safetensors', 'pytorch_model.bin'):
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f'{folder} holds neither model.safetensors nor pytorch_model.bin; name the file')
+    raise CheckpointError(f'{folder} has no model.safetensors or pytorch_model.bin: pass the weights file')

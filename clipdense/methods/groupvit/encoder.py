@@ -1,4 +1,4 @@
-"""The image tower: a transformer whose tokens gather into groups, stage by stage.
+"""The image tower: a transformer that assigns tokens to groups at the end of each stage.
 
 B: images, N: tokens of an image, (h, w): patch grid, T: group tokens, G: groups, C: width, D: joint space.
 """
@@ -21,24 +21,24 @@ from .sizes import GroupVitImageSize, StageSize
 
 
 class StageOutput(NamedTuple):
-    """What a stage leaves behind."""
+    """Output of a stage."""
 
-    x: Tensor  # (B, G, C) groups, or (B, N, C) where the stage makes none
-    group_tokens: Tensor | None  # (B, T, C) as they left the blocks
+    x: Tensor  # (B, G, C) groups, or (B, N, C) for a stage without grouping
+    group_tokens: Tensor | None  # (B, T, C) after the blocks
     assignment: Assignment | None
 
 
 class GroupFeatures(NamedTuple):
-    """What the tower sees in images."""
+    """Output of the image tower."""
 
     pooled: Tensor  # (B, C) mean over the groups
     groups: Tensor  # (B, G, C) after the last stage
-    assignments: list[Assignment]  # of each grouping stage, (B, G, N) with N the groups of the one before
+    assignments: list[Assignment]  # of each grouping stage, (B, G, N), N: groups of the previous one
     grid: tuple[int, int]
 
 
 class DropBlock(Block):
-    """A block whose two branches are at times left out in training, for whole images (stochastic depth)."""
+    """A block with stochastic depth: in training its branches are dropped at random for whole images."""
 
     def __init__(self, width: int, num_heads: int, mlp_width: int, drop: float) -> None:
         super().__init__(width, num_heads, mlp_width, 'gelu')
@@ -55,16 +55,16 @@ class DropBlock(Block):
 
 
 def drop_rows(x: Tensor, drop: float) -> Tensor:
-    """(B, ...) with whole rows set to zero at random; the others grow so that the mean stays.
+    """(B, ...) with random rows set to zero and the others scaled to keep the mean.
 
-    Draws as ``torchvision.ops.stochastic_depth`` does in mode 'row'.
+    Uses the same random numbers as ``torchvision.ops.stochastic_depth`` in mode 'row'.
     """
     kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - drop)
     return x * (kept if drop == 1 else kept.div_(1 - drop))
 
 
 class GroupProjector(nn.Module):
-    """The last stage's group tokens, as a start for those of the next."""
+    """Projects the group tokens of the previous stage to those of the next."""
 
     def __init__(self, before: StageSize, now: StageSize) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class GroupProjector(nn.Module):
 
 
 class WideningProjector(nn.Module):
-    """The same, where the next stage has another width."""
+    """The same for a next stage of another width."""
 
     def __init__(self, before: StageSize, now: StageSize) -> None:
         super().__init__()
@@ -91,12 +91,12 @@ class WideningProjector(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks over the image's tokens and the group tokens together, then the grouping.
+    """Blocks on image tokens and group tokens together, then the grouping block.
 
     Args:
-        size: of this stage.
-        before: the stage before, None for the first.
-        width_out: C of the stage after.
+        size: size of this stage.
+        before: size of the previous stage, None for the first.
+        width_out: C of the next stage.
         mlp_ratio: see ``GroupVitImageSize``.
         drops: stochastic depth of each block.
         assign: see ``AssignBlock``.
@@ -125,7 +125,7 @@ class Stage(nn.Module):
                 self.group_projector = projector(before, size)
 
     def forward(self, x: Tensor, before: Tensor | None = None, checkpointing: bool = False) -> StageOutput:
-        """(B, N, C), group tokens of the stage before (B, T', C') -> see ``StageOutput``."""
+        """(B, N, C), group tokens of the previous stage (B, T', C') -> see ``StageOutput``."""
         if self.group_tokens is None or self.grouping is None:
             return StageOutput(run_blocks(self.blocks, x, checkpointing=checkpointing), None, None)
         tokens = self.group_tokens.to(x.dtype).expand(len(x), -1, -1)  # (B, T, C)
@@ -139,7 +139,7 @@ class Stage(nn.Module):
 
 
 class Projector(nn.Module):
-    """Into the joint space: linear, batch norm over the rows of all processes, ReLU, linear."""
+    """Projector into the joint space: linear, synchronized batch norm, ReLU, linear."""
 
     def __init__(self, width: int, hidden: int, embed_dim: int) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class GroupVitEncoder(nn.Module):
         size: a ``GroupVitImageSize`` or a dict of its fields.
         assign: 'hard' (released) or 'soft' (ablation), see ``AssignBlock``.
         drop_path: stochastic depth of the last block; it grows from 0 along the blocks.
-        spread: start with groups that differ, see ``spread_groups``; for runs shorter than the paper's.
+        spread: initialize with ``spread_groups``, for runs shorter than the paper's.
 
     Source: Xu et al., arXiv 2202.11094, section 3; NVlabs/GroupViT models/group_vit.py.
     """
@@ -194,7 +194,7 @@ class GroupVitEncoder(nn.Module):
             self.spread_groups()
 
     def reset_parameters(self) -> None:
-        """Truncated normal, 0.02; group tokens that follow from those of a stage before start from zero."""
+        """Truncated normal, std 0.02; group tokens with a projector from the previous stage start at zero."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for stage in self.stages:
             if stage.group_tokens is not None and stage.group_projector is None:
@@ -207,10 +207,10 @@ class GroupVitEncoder(nn.Module):
 
     @torch.no_grad()
     def spread_groups(self) -> None:
-        """Group tokens of unit variance, and choices of unit variance (ours).
+        """Initialize group tokens and assignment logits with unit variance (not in the paper).
 
-        The released start makes every choice nearly uniform, the more so the narrower the tower: a hard one
-        is then its noise alone and groups are random samples of the image until the logits have grown.
+        With the released initialization assignments are nearly uniform, especially in narrow towers: hard
+        assignments are then random until the logits have grown.
         """
         for stage in self.stages:
             if stage.grouping is not None:
@@ -231,7 +231,7 @@ class GroupVitEncoder(nn.Module):
         return GroupFeatures(groups.mean(dim=1), groups, assignments, grid)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, 3, H, W) -> tokens of the first stage (B, N, C), grid.  Rims short of a patch are cut.
+        """(B, 3, H, W) -> tokens of the first stage (B, N, C), grid.  Incomplete patches are cropped.
 
         Raises:
             InputError: images smaller than one patch.

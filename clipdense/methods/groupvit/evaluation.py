@@ -1,4 +1,4 @@
-"""How well a GroupViT segments while it is pre-trained, and what its errors are.  K: classes, G: groups."""
+"""Segmentation of a GroupViT as an evaluation during pre-training.  K: classes, G: groups."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Threshold = float | Mapping[str, float] | Literal['shared', 'by class', 'automat
 
 @EVALUATIONS.register_module()
 class GroupSegmentation:
-    """mIoU on a labelled dataset, with what its errors are made of.
+    """mIoU on a labeled dataset, with an oracle and baselines.
 
-    ``oracle`` gives each group its best class by the labels, which leaves the errors of the masks; ``floor``
-    does the same with the groups of the image before, which have likely sizes and places but know nothing;
-    ``chance`` draws each pixel's class.
+    ``oracle`` assigns each group its best class by the labels, which leaves the errors of the masks;
+    ``floor`` does the same with the groups of the previous image, a baseline for the oracle; ``chance`` draws
+    the class of each pixel at random.
 
     Args:
         dataset: items ``{'images', 'samples'}`` and a ``vocabulary``, or its config.
-        threshold: see ``GroupVitSegmenter``; or how to find it: 'shared' or 'by class' from the labels of
-            ``tuning``, 'automatic' from its images alone.
-        tuning: another dataset, or its config; its classes may be others (base classes for novel ones), and
-            thresholds 'by class' then serve the classes of the same name.
+        threshold: see ``GroupVitSegmenter``; or how to determine it: 'shared' or 'by class' from the labels
+            of ``tuning``, 'automatic' from its images only.
+        tuning: another dataset, or its config; its classes may differ (base instead of novel classes);
+            thresholds 'by class' apply to classes of the same name.
         slide: see ``SegmentationModel``.
         templates: prompt templates.
-        name: first part of the names of the results.
-        ignore_index: label that is not counted.
+        name: prefix of the names of the results.
+        ignore_index: label of pixels that are ignored.
 
     Raises:
-        InputError: a threshold that has to be found, without ``tuning``.
+        InputError: an invalid threshold, or one that needs ``tuning``.
     """
 
     def __init__(
@@ -59,9 +59,11 @@ class GroupSegmentation:
         self.dataset = build(dataset, DATASETS)
         self.tuning: Any = None if tuning is None else build(tuning, DATASETS)
         if isinstance(threshold, str) and threshold not in ('shared', 'by class', 'automatic'):
-            raise InputError(f"threshold is a number, 'shared', 'by class' or 'automatic', not {threshold!r}")
+            raise InputError(
+                f"threshold must be a number, 'shared', 'by class' or 'automatic', got {threshold!r}"
+            )
         if isinstance(threshold, str) and self.tuning is None:
-            raise InputError(f'threshold {threshold!r} is found on another dataset: give tuning=...')
+            raise InputError(f'threshold {threshold!r} requires a dataset to determine it: pass tuning=...')
         self.threshold, self.slide, self.templates = threshold, slide, templates
         self.name, self.ignore_index = name, ignore_index
 
@@ -87,7 +89,7 @@ class GroupSegmentation:
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
     def _find(self, clip: GroupVit) -> float | Mapping[str, float] | None:
-        """The threshold, found on ``tuning`` where it has to be."""
+        """The threshold, determined on ``tuning`` if needed."""
         if not isinstance(self.threshold, str):
             return self.threshold
         model = self._model(clip, 0.0, self.tuning.vocabulary)
@@ -104,7 +106,7 @@ class GroupSegmentation:
 
 
 class _Oracle:
-    """Labels from the groups of an image, and from those of the image before."""
+    """Labels from the groups of an image, and from those of the previous image."""
 
     def __init__(self, model: GroupVitSegmenter, ignore_index: int) -> None:
         self.model, self.ignore_index = model, ignore_index
@@ -113,12 +115,12 @@ class _Oracle:
         self.groups = 0
 
     def by_own_groups(self, image: Tensor, sample: SegmentationSample) -> Tensor:
-        """(3, H, W) uint8 -> each pixel's class (H, W) if its group had the best name."""
+        """(3, H, W) uint8 -> class of each pixel (H, W) if its group has the best class by the labels."""
         self.before, self.owner = self.owner, self._owner(image, sample.size)
         return self._named(self.owner, sample)
 
     def by_groups_before(self, image: Tensor, sample: SegmentationSample) -> Tensor | None:
-        """The same with the groups of the image before; None for the first."""
+        """The same with the groups of the previous image; None for the first."""
         return None if self.before is None else self._named(resize_labels(self.before, sample.size), sample)
 
     def _named(self, owner: Tensor, sample: SegmentationSample) -> Tensor:

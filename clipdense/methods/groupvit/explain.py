@@ -1,4 +1,4 @@
-"""What a GroupViT sees: the groups of each stage on the image, and the word of each.
+"""Maps that explain the masks of a GroupViT: the groups of each stage, with the best class of each.
 
 G: groups of a stage, (H, W): pixels.
 """
@@ -26,8 +26,8 @@ class StageMap:
     Args:
         stage: from 1, as the paper counts.
         owner: (H, W) each pixel's group.
-        words: the best class of each of the G groups, and its score in 0 .. 1.  Groups of an early stage have
-            no embedding: they take the word of the group that they go to.
+        words: best class of each of the G groups, and its score in 0 .. 1.  Groups of an early stage have no
+            embedding in the joint space; they take the class of the group that they are assigned to.
     """
 
     stage: int
@@ -40,7 +40,7 @@ class StageMap:
         return f'groups_{self.stage}'
 
     def draw(self, image: Image.Image, opacity: float = 0.6) -> Image.Image:
-        """The image colored by group, with the words in a legend."""
+        """The image colored by group, with a legend of classes and scores."""
         names = [f'{index}: {word} {score:.2f}' for index, (word, score) in enumerate(self.words)]
         return overlay(image, self.owner, names, opacity=opacity, hidden=())
 
@@ -50,7 +50,7 @@ def explain(model: GroupVitSegmenter, image: Image.Image) -> list[StageMap]:
     """The maps of all grouping stages, the first one first, with the whole image in one window.
 
     Args:
-        model: with its words chosen.
+        model: the segmenter, with a vocabulary.
         image: an image of any size.
 
     Raises:
@@ -64,7 +64,7 @@ def explain(model: GroupVitSegmenter, image: Image.Image) -> list[StageMap]:
         embedded = model.clip.encode_groups(shown)
         scores = model.class_scores(embedded.image, embedded.groups, text)[0]  # (G, K)
         if model.background_index is not None and model.thresholds is not None:
-            scores[:, model.background_index] = -1  # 1 or 0 there is a verdict, no likeness
+            scores[:, model.background_index] = -1  # it is 0 or 1, by the threshold
     best, class_ids = scores.max(dim=1)
     assert model.vocabulary is not None
     names = model.vocabulary.class_names

@@ -17,9 +17,9 @@ Assign = Literal['hard', 'soft']
 
 
 class Assignment(NamedTuple):
-    """Which token went to which group; each column sums to 1."""
+    """Assignment of tokens to groups; each column sums to 1."""
 
-    used: Tensor  # (B, G, N) as the block used it: one-hot where assignment is hard, noise included
+    used: Tensor  # (B, G, N) as used by the block: one-hot for hard assignment, with noise in training
     soft: Tensor  # (B, G, N) softmax over the groups, without noise
 
 
@@ -38,7 +38,7 @@ class Mlp(nn.Module):
 
 
 class TokenMixer(Mlp):
-    """An MLP along the tokens: T tokens become G."""
+    """An MLP over the token dimension: T tokens -> G."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, G, C)."""
@@ -46,7 +46,7 @@ class TokenMixer(Mlp):
 
 
 class CrossBlock(nn.Module):
-    """Groups look at the image: attention and MLP, both residual, one norm at the end."""
+    """Cross-attention of groups to image tokens and an MLP, both residual, with a final norm."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -69,20 +69,19 @@ class CrossBlock(nn.Module):
 
 
 class AssignBlock(nn.Module):
-    """Each token of the image chooses one group, and a group gathers the values of those that chose it.
+    """Assigns each image token to a group, and averages the values of the tokens of each group.
 
-    A group's sum is divided by its number of tokens plus one: an empty group gathers zeros, and n tokens
-    count n / (n + 1) of their mean.
+    The sum over a group is divided by its number of tokens plus one.
 
     Args:
         width: C.
-        assign: 'hard' is a straight-through argmax, over Gumbel noise in training; 'soft' a plain softmax.
+        assign: 'hard' is a straight-through argmax, with Gumbel noise in training; 'soft' is a softmax.
     """
 
     def __init__(self, width: int, assign: Assign = 'hard') -> None:
         super().__init__()
         if assign not in ('hard', 'soft'):
-            raise ValueError(f"assign is 'hard' or 'soft', got {assign!r}")
+            raise ValueError(f"assign must be 'hard' or 'soft', got {assign!r}")
         self.assign = assign
         self.scale = width**-0.5
         self.q = nn.Linear(width, width)
@@ -90,10 +89,10 @@ class AssignBlock(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, x: Tensor) -> tuple[Tensor, Assignment]:
-        """(B, G, C), (B, N, C) -> (B, G, C) and who went where."""
+        """(B, G, C), (B, N, C) -> (B, G, C) and the assignment."""
         key, value = self.kv(x).chunk(2, dim=-1)  # (B, N, C)
         logits = at_least_fp32(self.q(queries) @ key.mT) * self.scale  # (B, G, N)
-        soft = logits.softmax(dim=1)  # tokens choose among groups
+        soft = logits.softmax(dim=1)  # over the groups
         used = soft
         if self.assign == 'hard':
             noisy = (logits + gumbel_noise(logits)).softmax(dim=1) if self.training else soft
@@ -103,13 +102,13 @@ class AssignBlock(nn.Module):
 
 
 class GroupingBlock(nn.Module):
-    """Group tokens and the image's tokens in, groups out.
+    """Group tokens and image tokens -> groups.
 
     Args:
         width: C.
-        num_heads: of the attention before the assignment, which the paper does not mention.
+        num_heads: heads of the cross-attention before the assignment, which the paper does not mention.
         group_tokens, groups: T, G.
-        width_out: of the groups.
+        width_out: width of the groups.
         assign: see ``AssignBlock``.
 
     Source: NVlabs/GroupViT models/group_vit.py ``GroupingBlock``, as its released weights need it.
@@ -136,7 +135,7 @@ class GroupingBlock(nn.Module):
         self.reduction = nn.Identity() if width == width_out else _reduction(width, width_out)
 
     def forward(self, group_tokens: Tensor, x: Tensor) -> tuple[Tensor, Assignment]:
-        """(B, T, C), (B, N, C) -> groups (B, G, width_out) and who went where."""
+        """(B, T, C), (B, N, C) -> groups (B, G, width_out) and the assignment."""
         tokens, x = self.norm_tokens(group_tokens), self.norm_x(x)
         queries = self.norm_queries(self.mixer(tokens))  # (B, G, C)
         queries = self.cross(queries, x)
@@ -146,24 +145,24 @@ class GroupingBlock(nn.Module):
 
 
 def patch_shares(assignments: Sequence[Assignment]) -> Tensor:
-    """Share of each last group in each patch (B, G, N): the product of the stages' soft assignments.
+    """Share of each final group in each patch (B, G, N): the product of the stages' soft assignments.
 
     Raises:
         ValueError: a tower without groups.
     """
     if not assignments:
-        raise ValueError('this tower makes no groups: nothing can be segmented with it')
+        raise ValueError('the image tower has no grouping stage and cannot segment')
     return reduce(lambda so_far, stage: stage.soft @ so_far, assignments[1:], assignments[0].soft)
 
 
 def straight_through(soft: Tensor) -> Tensor:
-    """(B, G, N) -> one-hot along G, with the gradient of ``soft``.  Of equal groups the first is taken."""
+    """(B, G, N) -> one-hot along G (the first of equal values), with the gradient of ``soft``."""
     hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
     return hard + (soft - soft.detach()) if soft.requires_grad else hard
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Gumbel(0, 1) noise of the same shape: the argmax of logits + noise is a draw from their softmax."""
+    """Gumbel(0, 1) noise of the same shape: the argmax of logits + noise is a sample of their softmax."""
     smallest = torch.finfo(like.dtype).tiny
     return -torch.empty_like(like).exponential_().clamp_min_(smallest).log()
 

@@ -1,4 +1,4 @@
-"""What Hugging Face keeps beside the tensors of a GroupViT: ``config.json``, ``preprocessor_config.json``.
+"""Config files of GroupViT in the Hugging Face layout: ``config.json``, ``preprocessor_config.json``.
 
 Source: transformers ``GroupViTConfig`` and its defaults.
 """
@@ -17,7 +17,7 @@ from .sizes import GroupVitImageSize
 
 
 def read_beside(path: Path) -> dict[str, Any]:
-    """What tensors do not tell, from the ``config.json`` in the folder of these weights; {} without one."""
+    """Overrides from ``config.json`` in the folder of the weights; {} without one."""
     config = path.with_name('config.json')
     if not config.is_file():
         return {}
@@ -34,24 +34,22 @@ def read_beside(path: Path) -> dict[str, Any]:
 
 
 def check_fits(size: GroupVitImageSize) -> None:
-    """Refuse what transformers' ``GroupViTModel`` has no place for.
+    """Refuse sizes that transformers' ``GroupViTModel`` does not support.
 
     Raises:
-        InputError: stages that differ in width or heads, groups that are not the next stage's tokens, or
-            blocks with narrower or wider MLPs than the grouping's own, which are four times the width.
+        InputError: stages of different width or heads, a number of groups that differs from the group tokens
+            before another grouping stage, or an MLP ratio other than 4.
     """
     if size.mlp_ratio != 4:
-        raise InputError(
-            f'transformers has MLPs of four times the width in a GroupViT, not {size.mlp_ratio:g}'
-        )
+        raise InputError(f'GroupViT in transformers supports mlp_ratio 4 only, got {size.mlp_ratio:g}')
     widths = {(stage.width, stage.num_heads) for stage in size.stages}
     if len(widths) > 1:
-        raise InputError('transformers has one width and one number of heads for all stages of a GroupViT')
+        raise InputError('GroupViT in transformers supports stages of equal width and heads only')
     for before, now in zip(size.stages, size.stages[1:], strict=False):
         if now.group_tokens and before.groups != before.group_tokens:
             raise InputError(
-                f'transformers needs as many groups as group tokens before another grouping stage, '
-                f'not {before.groups} of {before.group_tokens}'
+                f'GroupViT in transformers requires as many groups as group tokens before another grouping '
+                f'stage, got {before.groups} groups and {before.group_tokens} group tokens'
             )
 
 

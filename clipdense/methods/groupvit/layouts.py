@@ -1,4 +1,4 @@
-"""GroupViT's names in the official files against ours, as tables for ``weights.key_map``.
+"""Tensor names of GroupViT in official files and in clipdense, as tables for ``weights.key_map``.
 
 Source: the state dicts of NVlabs/GroupViT and of transformers' ``GroupViTModel``.
 """
@@ -17,7 +17,7 @@ def _same(*pairs: tuple[str, str]) -> list[Row]:
 
 
 def _grouping(theirs: str, cross_out: str) -> list[Row]:
-    """The grouping block; both releases name it alike but for one projection."""
+    """The grouping block; both releases use the same names except for one projection."""
     ours, cross = f'{_OURS}.grouping', f'{theirs}.downsample.pre_assign_attn'
     down = f'{theirs}.downsample'
     key_value = '{0}.k_proj.{{p}} + {0}.v_proj.{{p}}'
@@ -54,7 +54,7 @@ def _projector(ours: str, hidden: str, norm: str, out: str, form: str) -> list[R
 
 
 def _conv_projector(ours: str, theirs: str) -> list[Row]:
-    """NVlabs' linear layers are convolutions of length 1."""
+    """NVlabs implements these linear layers as convolutions of length 1."""
     hidden = f'{theirs}.linear_hidden'
     return _projector(ours, f'{hidden}.0', f'{hidden}.1', f'{theirs}.linear_out', 'last one')
 

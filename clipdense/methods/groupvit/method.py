@@ -1,4 +1,4 @@
-"""GroupViT, as the table of methods has it."""
+"""GroupViT's entry in the table of methods."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MARKS = (  # a tensor that only a GroupViT has: in the layouts of clipdense, NV
 
 
 def recognize(keys: Iterable[str]) -> bool:
-    """Whether these are names of a GroupViT in one of its three layouts, with any prefix."""
+    """Whether these are tensor names of a GroupViT in one of its three layouts, with any prefix."""
     return any(f'.{key}'.endswith(tuple(f'.{mark}' for mark in _MARKS)) for key in keys)
 
 
 METHOD = Method(
     name='groupvit',
     task='segmentation',
-    summary='patches choose among learned groups; each group takes the class name that it is most like',
+    summary='patches are assigned to learned groups; each group takes the class of the most similar text',
     learns_from='captions',
     paper='Xu et al. 2022 (arXiv 2202.11094)',
     recognize=recognize,
@@ -34,5 +34,5 @@ METHOD = Method(
         'nvlabs': 'clipdense.methods.groupvit.checkpoint:write_nvlabs',
     },
     explain='clipdense.methods.groupvit.explain:explain',
-    options=(Option('top_classes', 5, 'classes of the whole window that are kept'),),
+    options=(Option('top_classes', 5, 'number of classes that are kept for each window'),),
 )

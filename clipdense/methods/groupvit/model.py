@@ -1,4 +1,4 @@
-"""GroupViT: both towers, their projectors, and the scales of their similarity.
+"""The GroupViT model: both towers, their projectors, and logit scales.
 
 B: images, K: texts, G: groups, C: width, D: joint space.
 """
@@ -25,7 +25,7 @@ from .sizes import GroupVitSize
 
 
 class GroupEmbeddings(NamedTuple):
-    """Images and their groups in the joint space, all of unit norm."""
+    """Embeddings of images and their groups, all of unit norm."""
 
     image: Tensor  # (B, D)
     groups: Tensor  # (B, G, D)
@@ -35,10 +35,10 @@ class GroupEmbeddings(NamedTuple):
 
 @MODELS.register_module()
 class GroupVitText(TextTransformer):
-    """CLIP's text tower with a projector in place of the projection matrix.
+    """CLIP's text tower with a projector instead of the projection matrix.
 
     Args:
-        size: widths and depths; a dict of ``TextSize``'s fields will do.
+        size: a ``TextSize``, or a dict of its fields.
         projector_width: hidden width of the projector.
     """
 
@@ -49,7 +49,7 @@ class GroupVitText(TextTransformer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What builds it again, with fresh weights."""
+        """Config that builds the tower with random weights."""
         return {**super().config, 'projector_width': self.projector.hidden.out_features}
 
     def project(self, features: Tensor) -> Tensor:
@@ -59,15 +59,15 @@ class GroupVitText(TextTransformer):
 
 @MODELS.register_module()
 class GroupVit(CLIP):
-    """A CLIP whose image tower makes groups; ``encode_image``, ``encode_text`` and the rest are CLIP's.
+    """A CLIP with a grouping image tower; ``encode_image``, ``encode_text`` etc. are those of CLIP.
 
     Args:
         image: a ``GroupVitEncoder`` or its config.
         text: a ``GroupVitText`` or its config.
-        logit_scale: at the start of training.
-        multi_label: whether there is a second scale, for the multi-label loss.
-        background: whether there is an embedding of what no caption names, to be learned.
-        preprocess: how the weights want their images; as NVlabs trained it where left out.
+        logit_scale: initial value.
+        multi_label: whether there is a second logit scale, for the multi-label loss.
+        background: whether there is a learned background embedding.
+        preprocess: image preprocessing; NVlabs' by default.
     """
 
     image: GroupVitEncoder  # type: ignore[assignment]
@@ -100,7 +100,7 @@ class GroupVit(CLIP):
         return GroupVitSize(self.image.size, self.text.size, multi_label, background)
 
     def encode_dense(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """(B, 3, H, W), any H and W -> (B, D, h, w): a patch is the mixture of the groups it belongs to."""
+        """(B, 3, H, W), any H and W -> (B, D, h, w): group embeddings averaged by the shares in a patch."""
         features = self.image(images)
         groups = self.image.project(features.groups)  # (B, G, D)
         shares = patch_shares(features.assignments)  # (B, G, N)
@@ -129,11 +129,11 @@ def build_group_vit(
     preprocess: Preprocess | None = None,
     **image_options: Any,
 ) -> GroupVit:
-    """A GroupViT with fresh weights.
+    """A GroupViT with random weights.
 
     Args:
         size: a ``GroupVitSize``, its dict, or a published name such as 'GroupViT-S-16'.
-        background: whether a background embedding is learned, where it is not as the size says.
+        background: whether there is a learned background embedding; as in ``size`` by default.
         preprocess: see ``GroupVit``.
         image_options: ``assign``, ``drop_path``, ``spread`` of the image tower.
 

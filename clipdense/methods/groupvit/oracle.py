@@ -1,4 +1,4 @@
-"""How good are the masks, whatever the names?  Each group is given its best class by the labels.
+"""Quality of the masks independent of their classes: each group takes its best class by the labels.
 
 G: groups, K: classes, (H, W): pixels.
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 def oracle_labels(
     owner: Tensor, labels: Tensor, num_groups: int, num_classes: int, ignore_index: int = 255
 ) -> Tensor:
-    """The class of each pixel, (H, W), if each group were named after the class that it covers best by IoU.
+    """The class of each pixel, (H, W), if each group takes the class with the highest IoU.
 
     Args:
-        owner: (H, W) each pixel's group.
-        labels: (H, W) true classes; pixels of ``ignore_index`` do not count.
+        owner: (H, W) group of each pixel.
+        labels: (H, W) true classes; pixels of ``ignore_index`` are ignored.
         num_groups: G.
         num_classes: K.
         ignore_index: see above.

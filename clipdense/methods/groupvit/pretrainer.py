@@ -1,4 +1,4 @@
-"""GroupViT under training.  B: pairs, L: tokens, M: prompts of an image, G: groups, D: joint space."""
+"""Pre-training of GroupViT.  B: pairs, L: tokens, M: prompts of an image, G: groups, D: joint space."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
 
 @MODELS.register_module()
 class GroupVitPretrainer(Model):
-    """Matches the images of a batch with their captions, and with prompts made of the captions' nouns.
+    """Contrastive pre-training with captions, and with prompts made of the nouns of the captions.
 
-    Equal captions or phrases within a batch are false negatives.  As released, each is right for its own
-    image alone, and B equal captions cost at least log B; ``equal_texts_match`` makes them right for all.
+    Equal captions or phrases within a batch are false negatives.  In the released code each matches its own
+    image only; with ``equal_texts_match`` they match all images that have them.
 
     Args:
         clip: the GroupViT to train, its config, or weights as ``checkpoint.load`` takes them.
-        multi_label_weight: of the multi-label loss; 0 leaves it out, and the data needs no prompts.
+        multi_label_weight: weight of the multi-label loss; 0 disables it, and the data needs no prompts.
         form: 'mean' (released code) or 'sum' (paper), see ``multi_label_loss``.
         equal_texts_match: see above.
-        background_weight: of ``background_loss``; above 0 the model learns a background embedding.
-        balance_weight: of a term of ours against collapse, where one group takes whole images: minus the
-            mutual information of tokens and groups, see ``assignment_information``.
-        start: weights of a CLIP that the GroupViT starts from, see ``start_from_clip``.
-        micro_batch: pairs that go through the towers together; the gradient is that of the whole batch but
-            for batch norm, which sees micro-batches.  None takes all at once.
+        background_weight: weight of ``background_loss``; above 0 the model learns a background embedding.
+        balance_weight: weight of a loss against the collapse to one group per image (not in the paper): minus
+            the mutual information of tokens and groups, see ``assignment_information``.
+        start: weights of a CLIP to initialize the GroupViT, see ``start_from_clip``.
+        micro_batch: pairs per forward pass; the gradient is that of the whole batch, except for batch norm,
+            whose statistics are per micro-batch.  None: the whole batch.
         gradient_checkpointing: recompute activations in the backward pass.
 
     Raises:
-        InputError: losses that the model has no parameters for, or a negative weight.
+        InputError: a loss without parameters in the model, a negative weight, or an invalid argument.
 
     Source: arXiv 2202.11094, section 3.3; NVlabs/GroupViT models/multi_label_contrastive.py.
     """
@@ -75,15 +75,25 @@ class GroupVitPretrainer(Model):
         model: GroupVit = load(clip) if isinstance(clip, (str, Path)) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         if min(multi_label_weight, background_weight, balance_weight) < 0:
-            raise InputError('weights of losses must not be negative')
+            raise InputError(
+                'weights of losses must be at least 0, got '
+                f'multi_label_weight={multi_label_weight}, background_weight={background_weight}, '
+                f'balance_weight={balance_weight}'
+            )
         if micro_batch is not None and micro_batch < 1:
             raise InputError(f'micro_batch must be at least 1, got {micro_batch}')
         if form not in ('mean', 'sum'):
-            raise InputError(f"form of the multi-label loss is 'mean' or 'sum', got {form!r}")
+            raise InputError(f"form must be 'mean' or 'sum', got {form!r}")
         if multi_label_weight and model.multi_label_logit_scale is None:
-            raise InputError('this GroupViT has no scale for the multi-label loss: set multi_label_weight=0')
+            raise InputError(
+                'the GroupViT has no logit scale for the multi-label loss: set multi_label_weight=0, or '
+                'multi_label=True in its size'
+            )
         if background_weight and model.background is None:
-            raise InputError('background_weight needs a GroupViT of size background=True')
+            raise InputError(
+                'background_weight requires a GroupViT with a background embedding: set background=True in '
+                'its config'
+            )
         if model.background is not None:
             model.background.requires_grad_(background_weight > 0)
         if model.multi_label_logit_scale is not None:
@@ -132,9 +142,9 @@ class GroupVitPretrainer(Model):
         Args:
             images: (B, D), unit norm, of this process.
             texts: (B, 1 + M, D), unit norm; the caption first, then the prompts.
-            groups: (B, G, D), unit norm; not looked at without a background.
-            information: (B,) of ``assignment_information``.
-            captions, phrases: (B,), (B, M) numbers, equal where texts are; None where that must not matter.
+            groups: (B, G, D), unit norm; not used without a background.
+            information: (B,), see ``assignment_information``.
+            captions, phrases: (B,), (B, M) numbers, equal for equal texts; None to ignore equal texts.
         """
         images, texts = at_least_fp32(images), at_least_fp32(texts)
         caption, prompts = texts[:, 0], texts[:, 1:]
@@ -160,7 +170,7 @@ class GroupVitPretrainer(Model):
         return losses
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """One step of the optimiser; the scales are clamped after it."""
+        """One optimizer step; the scales are clamped afterwards."""
         data = self.data_preprocessor(data, training=True)
         self._check(data)
         loss = partial(self.loss, **self._numbers(data))
@@ -184,7 +194,7 @@ class GroupVitPretrainer(Model):
         return both[:, 0], texts, both[:, 1:], assignment_information(features)
 
     def _numbers(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Which texts are equal, where that matters."""
+        """Numbers of equal texts, if ``equal_texts_match``."""
         if not self.equal_texts_match:
             return {}
         numbers = {'captions': text_numbers(data['token_ids'])}
@@ -196,26 +206,31 @@ class GroupVitPretrainer(Model):
     def _check(self, data: dict[str, Tensor]) -> None:
         images, texts = len(data['images']), len(data['token_ids'])
         if images != texts:
-            raise InputError(f'{images} images came with {texts} captions: each image needs one')
+            raise InputError(f'got {images} images and {texts} captions: each image needs one caption')
         if self.training and world_size() == 1:
             parts = split_batch(data, self.micro_batch or max(images, 1))
             if min((len(part['images']) for part in parts), default=0) < 2:
                 raise InputError(
-                    f'batch norm in the projectors needs at least two pairs at a time: a batch of {images}'
-                    + (f' in micro-batches of {self.micro_batch} leaves one alone' if len(parts) > 1 else '')
+                    'batch norm in the projectors needs at least two pairs per forward pass: '
+                    + (
+                        f'a batch of {images} with micro_batch={self.micro_batch} leaves a remainder of one'
+                        if len(parts) > 1
+                        else f'got a batch of {images}'
+                    )
                 )
         if self.needs_prompts and 'prompt_ids' not in data:
             raise InputError(
-                'the multi-label loss needs prompts: give the dataset tokenizer=dict(type=NounPrompts, ...), '
-                'or set multi_label_weight=0'
+                'the multi-label loss needs prompts: set tokenizer=dict(type=NounPrompts, ...) in the '
+                'dataset, or set multi_label_weight=0'
             )
 
 
 def assignment_information(features: GroupFeatures) -> Tensor:
-    """How much a token's group tells about the token, (B,): 0 where all go the same way, 1 at most.
+    """Mutual information of tokens and groups, (B,), in 0 .. 1.
 
-    It is the entropy of the groups' sizes minus that of a token's own choice, over the logarithm of the
-    number of groups, in the mean over stages: high where groups are of like size and choices are sharp.
+    It is the entropy of the mean assignment minus the mean entropy of the assignments of the tokens, divided
+    by the logarithm of the number of groups, averaged over stages: high for groups of equal size and
+    confident assignments.
     """
     found = [features.pooled.new_zeros(len(features.pooled))]
     for assignment in features.assignments:

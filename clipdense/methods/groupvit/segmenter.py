@@ -1,4 +1,4 @@
-"""Zero-shot segmentation with groups: each pixel takes the class of the group that it belongs to.
+"""Zero-shot segmentation with GroupViT: each pixel takes the class of its group.
 
 B: windows, G: groups, N: patches, (h, w): patch grid, (H, W): pixels of a window, D: joint space, K: classes,
 Q: queries.
@@ -28,14 +28,14 @@ from .checkpoint import load
 from .grouping import patch_shares
 from .model import GroupEmbeddings, GroupVit
 
-# Of the released code, by dataset; the paper says 0.9, 0.5 and nothing for COCO.
+# From the released code, by dataset; the paper states 0.9 for VOC, 0.5 for Context, and none for COCO.
 BACKGROUND_THRESHOLDS = {'voc': 0.95, 'context': 0.35, 'coco_object': 0.95}
 _NEVER = -1.0  # below every score
 
 
 @dataclass
 class GroupScores:
-    """Class scores (1, Q, H, W) of a window that are never held: a table by group, and each pixel's group."""
+    """Class scores (1, Q, H, W) of a window, stored as a table by group and the group of each pixel."""
 
     table: Tensor  # (G, Q)
     owner: Tensor  # (H, W) index of a group
@@ -49,21 +49,21 @@ class GroupScores:
 class GroupVitSegmenter(SegmentationModel):
     """GroupViT as a segmenter.
 
-    A group's score for a class is the product of its probability among all classes and of that among the five
-    classes that fit the whole window best.  A pixel belongs to the group with the largest share in it, where
+    The score of a group for a class is the product of its probability among all classes and its probability
+    among the ``top_classes`` of the window.  A pixel belongs to the group with the largest share, where
     shares are products of the soft assignments of all stages.
 
     Args:
         clip: a GroupViT, its config, or weights as ``checkpoint.load`` takes them.
-        slide: see ``SegmentationModel``; ``default_slide`` where left out.
-        background_threshold: groups whose best score is below it are background, where the vocabulary has
-            one: a number, or one by class name ('' for the classes that are not named).  Some group of a
-            window always stays in front.  None asks the background that the model has learned.
-        top_classes: how many classes of the whole window are kept; all, where the vocabulary has no more.
+        slide: see ``SegmentationModel``; ``default_slide`` by default.
+        background_threshold: groups with a lower best score become background, if the vocabulary has one: a
+            number, or a dict by class name ('' for all other classes).  The group with the highest score of a
+            window never becomes background.  None uses the learned background.
+        top_classes: number of classes that are kept for each window.
         memory_budget: see ``SegmentationModel``.
 
     Raises:
-        InputError: a model without a learned background, where it is asked for.
+        InputError: an invalid argument, or ``background_threshold=None`` without a learned background.
 
     Source: NVlabs/GroupViT segmentation/evaluation/group_vit_seg.py.
     """
@@ -93,12 +93,13 @@ class GroupVitSegmenter(SegmentationModel):
             raise InputError(f'top_classes must be at least 1, got {top_classes}')
         if not isinstance(background_threshold, (int, float, Mapping, type(None))):
             raise InputError(
-                f'background_threshold is a number, or one by class name, not {background_threshold!r}'
+                'background_threshold must be a number, a dict of class names and numbers, or None, got '
+                f'{background_threshold!r}'
             )
         if background_threshold is None and clip.background is None:
             raise InputError(
-                'this GroupViT has not learned a background (pre-train it with background_weight): '
-                'give a background_threshold'
+                'background_threshold=None requires a learned background, which this GroupViT does not have: '
+                'pass a threshold, or pre-train with background_weight'
             )
         self.clip = clip
         self.thresholds = background_threshold
@@ -107,7 +108,7 @@ class GroupVitSegmenter(SegmentationModel):
         self.register_buffer('_threshold', None, persistent=False)  # (K,)
 
     def configure(self, options: SegmentationOptions) -> None:
-        """As ``SegmentationModel``; a background threshold applies to the scores of groups."""
+        """As ``SegmentationModel``; the background threshold applies to the scores of groups."""
         super().configure(options)
         if options.background_threshold is not None:
             self.thresholds = options.background_threshold
@@ -115,28 +116,27 @@ class GroupVitSegmenter(SegmentationModel):
                 self._threshold = self._class_thresholds(self.vocabulary).to(self.queries.device)
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Choose the words, and with them the thresholds.
+        """Set the vocabulary, and the thresholds of its classes.
 
         Raises:
-            InputError: a vocabulary that is nothing but background; or thresholds by class without one for
-                this class and without ''.
+            InputError: a vocabulary without foreground classes, or no threshold for a class.
         """
         if len(vocabulary) - (vocabulary.background is not None) < 1:
-            raise InputError('the vocabulary has nothing but a background: give at least one class')
+            raise InputError('the vocabulary has only a background class: add at least one other class')
         thresholds = self._class_thresholds(vocabulary)
         super().set_vocabulary(vocabulary, embeddings)
         self._threshold = thresholds.to(self.queries.device)
 
     def encode_pixels(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) -> unit embeddings (B, D) and (B, G, D), each pixel's group (B, H, W)."""
+        """(B, 3, H, W) -> unit embeddings (B, D) and (B, G, D), group of each pixel (B, H, W)."""
         embedded = self.clip.encode_groups(images)
         owner = pixel_groups(embedded, (images.shape[-2], images.shape[-1]))
         return embedded.image, embedded.groups, owner
 
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
-        """What ``encode_pixels`` gave, (Q, D) of the vocabulary -> scores (B, Q, H, W).
+        """Output of ``encode_pixels``, (Q, D) of the vocabulary -> scores (B, Q, H, W).
 
-        The background scores 1 or 0.  A class with synonyms scores at the first of its queries.
+        The score of the background is 1 or 0.  The score of a class is stored at its first query.
         """
         return torch.cat([scores[:, :] for scores in self._scores(features, text)])
 
@@ -162,7 +162,7 @@ class GroupVitSegmenter(SegmentationModel):
         return columns
 
     def _classify(self, view: View, text: Tensor) -> Iterator[Any]:
-        """Scores of one window after another, each standing for (1, Q, H, W)."""
+        """Scores of each window, each representing (1, Q, H, W)."""
         for features in view.features:
             yield from self._scores(features, text)
 
@@ -170,13 +170,13 @@ class GroupVitSegmenter(SegmentationModel):
         image, groups, owner = features
         columns = self.class_scores(image, groups, text)  # (B, G, K)
         table = columns.new_full((*columns.shape[:2], len(text)), _NEVER)
-        # The class has spoken for all its queries: the first one carries what it said.
+        # Scores are per class: store each at the first query of the class.
         first = [int((self.query_class == index).nonzero()[0]) for index in range(self.num_classes)]
         table[:, :, first] = columns
         yield from map(GroupScores, table, owner.long())
 
     def _by_class(self, logits: Tensor) -> Tensor:
-        """(..., Q) -> (..., K): a class is as good as the best of its queries."""
+        """(..., Q) -> (..., K): the maximum over the queries of each class."""
         return best_of_queries(logits, self.query_class, self.num_classes)
 
     def _class_thresholds(self, vocabulary: Vocabulary) -> Tensor:
@@ -186,17 +186,19 @@ class GroupVitSegmenter(SegmentationModel):
         missing = [name for name in vocabulary.class_names if name not in given and '' not in given]
         missing = [name for name in missing if name != vocabulary.background]
         if missing:
-            raise InputError(f"no threshold for class {missing[0]!r}: give one, or one under '' for the rest")
+            raise InputError(
+                f"background_threshold has no entry for class {missing[0]!r}: add one, or '' for all others"
+            )
         return torch.tensor([float(given.get(name, given.get('', 0.0))) for name in vocabulary.class_names])
 
 
 def build(clip: GroupVit, name: str, options: Mapping[str, Any]) -> GroupVitSegmenter:
-    """A GroupViT as a segmenter; ``options`` are those of the method table."""
+    """A GroupViT as a segmenter, with options of the method."""
     return GroupVitSegmenter(clip, **options)
 
 
 def default_slide(clip: GroupVit, short_side: int | None = None) -> Slide:
-    """The released protocol in proportion: at 224 pixels, short side 448, windows of 448, stride 224."""
+    """The released protocol scaled to the image size: for 224 short side 448, window 448, stride 224."""
     side = clip.image.size.image_size
     return Slide(short_side=short_side or 2 * side, window=2 * side, stride=side)
 
@@ -213,8 +215,8 @@ def group_scores(to_image: Tensor, to_groups: Tensor, top: int, background: Tens
 
     Args:
         to_image, to_groups: scaled similarities.
-        top: classes of each window that are kept; all where K is smaller.
-        background: (B, G) logits of a learned background, which is never dropped: a last column K + 1.
+        top: number of classes that are kept for each window.
+        background: (B, G) logits of a learned background, which is always kept, as column K + 1.
     """
     kept = to_image.topk(min(top, to_image.shape[-1]), dim=-1).indices  # (B, 5)
     dropped = torch.ones_like(to_image, dtype=torch.bool).scatter_(-1, kept, False)[:, None]  # (B, 1, K)
@@ -228,7 +230,7 @@ def group_scores(to_image: Tensor, to_groups: Tensor, top: int, background: Tens
 def background_scores(scores: Tensor, thresholds: Tensor) -> Tensor:
     """(B, G, K), thresholds (K,) -> (B, G): 1 for groups whose best class is below its threshold, else 0.
 
-    No threshold is above the best score of the window, so that some group always stays.
+    Thresholds are limited to the best score of the window, so that at least one group is not background.
     """
     best, class_ids = scores.max(dim=-1)  # (B, G)
     bound = torch.minimum(thresholds[class_ids], best.amax(dim=-1, keepdim=True))

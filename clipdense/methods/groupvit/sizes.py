@@ -11,14 +11,14 @@ from clipdense.utils.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class StageSize:
-    """Blocks, and the grouping at their end.
+    """A stage: transformer blocks, and optionally a grouping block.
 
     Args:
-        depth: transformer blocks.
+        depth: number of transformer blocks.
         width: C.
-        num_heads: of attention, in the blocks and in the grouping.
-        group_tokens: learned tokens that enter beside the image's.
-        groups: that leave; 0 lets the image's tokens leave as they are.
+        num_heads: attention heads, in the blocks and in the grouping.
+        group_tokens: number of learned group tokens.
+        groups: number of groups after the stage; 0 for no grouping.
 
     Raises:
         ValueError: group tokens without groups, or groups without group tokens.
@@ -33,7 +33,8 @@ class StageSize:
     def __post_init__(self) -> None:
         if bool(self.group_tokens) != bool(self.groups):
             raise ValueError(
-                f'group tokens make groups: {self.group_tokens} tokens for {self.groups} groups does not fit'
+                'group_tokens and groups must both be 0 or both be positive, got '
+                f'{self.group_tokens} and {self.groups}'
             )
 
 
@@ -42,8 +43,8 @@ class GroupVitImageSize:
     """The image tower.
 
     Args:
-        image_size, patch_size: in pixels; other images are taken as they come.
-        stages: one after another; the first one's width is that of the patch embedding.
+        image_size, patch_size: in pixels; images of other sizes are accepted.
+        stages: the stages; the width of the first is that of the patch embedding.
         embed_dim: D.
         projector_width: hidden width of the projector into the joint space.
         mlp_ratio: hidden width of the blocks' MLPs over C.
@@ -68,9 +69,9 @@ class GroupVitSize:
     """Both towers; they meet in ``embed_dim``.
 
     Args:
-        image, text: the towers; dicts of their fields will do.
-        multi_label: whether there is a scale of its own for the multi-label loss.
-        background: whether a background embedding is learned (ours).
+        image, text: sizes of the towers, or dicts of their fields.
+        multi_label: whether the multi-label loss has its own logit scale.
+        background: whether there is a learned background embedding (not in the paper).
 
     Raises:
         ValueError: towers of different ``embed_dim``.
@@ -88,7 +89,8 @@ class GroupVitSize:
             object.__setattr__(self, 'text', TextSize(**self.text))
         if self.image.embed_dim != self.text.embed_dim:
             raise ValueError(
-                f'towers do not meet: embed_dim {self.image.embed_dim} and {self.text.embed_dim}'
+                f'image and text must have the same embed_dim, got {self.image.embed_dim} and '
+                f'{self.text.embed_dim}'
             )
 
     def to_dict(self) -> dict[str, Any]:

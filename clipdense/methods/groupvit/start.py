@@ -1,4 +1,4 @@
-"""A GroupViT that starts from a CLIP, as a shorter way than from nothing (ours; SegCLIP starts so too)."""
+"""Initialize a GroupViT from the weights of a CLIP (not in the paper; similar to SegCLIP)."""
 
 from __future__ import annotations
 
@@ -46,13 +46,15 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
             target = f'image.stages.{index}.blocks.{place}.'
             found = {name: value for name, value in theirs.items() if name.startswith(source)}
             if not found:
-                raise InputError(f'the CLIP has {first + place} blocks, fewer than the GroupViT')
+                raise InputError(
+                    f'the CLIP has {first + place} image blocks, fewer than the GroupViT: use a deeper CLIP'
+                )
             wanted |= {target + name.removeprefix(source): value for name, value in found.items()}
         first += len(stage.blocks)
     wrong = [name for name, value in wanted.items() if ours[name].shape != value.shape]
     if wrong:
-        shapes = f'{tuple(wanted[wrong[0]].shape)} for {tuple(ours[wrong[0]].shape)}'
-        raise InputError(f'the CLIP does not fit the GroupViT: {wrong[0]} is {shapes}')
+        shapes = f'{tuple(wanted[wrong[0]].shape)}, expected {tuple(ours[wrong[0]].shape)}'
+        raise InputError(f'the CLIP does not match the GroupViT: {wrong[0]} has shape {shapes}')
     for name, value in wanted.items():
         ours[name].copy_(value)
     for scale in (model.logit_scale, model.multi_label_logit_scale):
@@ -69,8 +71,8 @@ def _check_activations(model: GroupVit, clip: CLIP) -> None:
     for tower, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise InputError(
-                f"the CLIP's {tower} tower has the activation {theirs}, the GroupViT's {ours}: "
-                'blocks would not do what they have learned'
+                f'the {tower} tower of the CLIP has the activation {theirs}, that of the GroupViT {ours}: '
+                f'use a CLIP with {ours}'
             )
 
 

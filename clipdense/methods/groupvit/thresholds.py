@@ -1,4 +1,4 @@
-"""Where a group is too unsure to be a class: thresholds learned from labels, by class, or without labels.
+"""Background thresholds of groups: one or one per class from labels, or automatic without labels.
 
 G: groups, K: classes with the background, (H, W): pixels of a window.
 """
@@ -23,17 +23,17 @@ _SHARED = ''  # name of the threshold of all classes that have none of their own
 
 
 class GroupStatistics:
-    """How many pixels lie in groups of each class and score, and what they are labelled.
+    """Pixel counts by class and score of their group, and by label.
 
     Args:
         num_classes: K.
         background: index of the background.
 
     Attributes:
-        groups: (3, bins + 1, K) int64: by score and best class of their group, pixels of any label, of that
-            class, and of the background.  The best group of a window never becomes background and counts in
+        groups: (3, bins + 1, K) int64: pixels by score and best class of their group: of any label, of that
+            class, and of the background.  The best group of a window, which never becomes background, is in
             the last bin.
-        labels: (K,) int64: pixels of each label.
+        labels: (K,) int64: number of pixels of each label.
     """
 
     def __init__(self, num_classes: int, background: int) -> None:
@@ -42,12 +42,12 @@ class GroupStatistics:
         self.labels = torch.zeros(num_classes, dtype=torch.int64)
 
     def add(self, scores: Tensor, owner: Tensor, labels: Tensor) -> None:
-        """One window.
+        """Add a window.
 
         Args:
-            scores: (G, K) of each group; the background's column does not count.
-            owner: (H, W) each pixel's group.
-            labels: (H, W) class indices; others are left out.
+            scores: (G, K) scores of each group; the column of the background is ignored.
+            owner: (H, W) group of each pixel.
+            labels: (H, W) class indices; other values are ignored.
         """
         scores = scores.clone()
         scores[:, self.background] = -1
@@ -63,14 +63,14 @@ class GroupStatistics:
         self.labels += pixels.sum(0)
 
     def best_threshold(self) -> float:
-        """The one threshold with the highest mIoU; the lowest of several."""
+        """The shared threshold with the highest mIoU; the lowest if there are several."""
         return float(self._mean_iou(self._above()).argmax()) / _BINS
 
     def best_thresholds(self, rounds: int = 3) -> Tensor:
-        """(K,) thresholds by class: from the one above, each in turn is moved to where mIoU is highest.
+        """(K,) thresholds by class, by coordinate ascent of the mIoU from the shared threshold.
 
         Args:
-            rounds: how often all classes have their turn.
+            rounds: maximum number of passes over the classes.
         """
         above = self._above()
         classes = torch.arange(len(self.labels))
@@ -88,13 +88,13 @@ class GroupStatistics:
         return places.double() / _BINS
 
     def _above(self) -> Tensor:
-        """(3, bins + 1, K): ``groups``, added up over those that score at least this much."""
+        """(3, bins + 1, K): ``groups``, summed over all scores of at least this bin."""
         above = self.groups.flip(1).cumsum(1).flip(1)
         above[..., self.background] = 0
         return above
 
     def _mean_iou(self, kept: Tensor) -> Tensor:
-        """(3, P, K) ``groups`` that are no background -> (P,) mean over the classes that are labelled."""
+        """(3, P, K) ``groups`` that are not background -> (P,) mIoU over the classes that occur in labels."""
         found, hit, background = kept[0].clone(), kept[1].clone(), self.background
         found[:, background] = self.labels.sum() - kept[0].sum(1)
         hit[:, background] = self.labels[background] - kept[2].sum(1)
@@ -109,27 +109,27 @@ def learn_thresholds(
     limit: int | None = None,
     ignore_index: int = 255,
 ) -> dict[str, float]:
-    """Thresholds from a labelled set, which may be one of base classes alone.
+    """Thresholds from a labeled dataset, which may have base classes only.
 
-    Labels of the vocabulary's novel classes are never looked at: such pixels are left out before anything is
-    counted, and novel classes get the threshold that is best for all the others together.
+    Pixels labeled with novel classes of the vocabulary are not used; novel classes get the shared threshold
+    of the other classes.
 
     Args:
-        model: with its words chosen; they have a background.
-        dataset: items ``{'images', 'samples'}`` whose masks count in the model's vocabulary.
-        by_class: one for each class that was seen; else one for all.
-        limit: images that are looked at.
-        ignore_index: label that is not counted.
+        model: the segmenter, with a vocabulary that has a background.
+        dataset: items ``{'images', 'samples'}`` with masks of class indices in the model's vocabulary.
+        by_class: whether to return a threshold for each class that occurs, or a shared one.
+        limit: maximum number of images.
+        ignore_index: label of pixels that are ignored.
 
     Returns:
-        By class name, '' for all that have none: ``GroupVitSegmenter(background_threshold=...)``.
+        Thresholds by class name, '' for all others: ``GroupVitSegmenter(background_threshold=...)``.
 
     Raises:
         InputError: a vocabulary without background.
     """
     vocabulary, background = model.vocabulary, model.background_index
     if vocabulary is None or background is None:
-        raise InputError('thresholds part classes from a background: the vocabulary needs one')
+        raise InputError('thresholds require a vocabulary with a background class: add a background')
     statistics = GroupStatistics(len(vocabulary), background)
     novel = torch.tensor([vocabulary.index(name) for name in vocabulary.novel], dtype=torch.int64)
     count = len(dataset) if limit is None else min(limit, len(dataset))
@@ -157,13 +157,13 @@ def learn_thresholds(
 
 
 def automatic_threshold(model: GroupVitSegmenter, images: Iterable[Tensor]) -> float:
-    """A threshold that needs no labels: the one that parts the groups' best scores in two (Otsu's method).
+    """A threshold without labels, by Otsu's method on the best scores of the groups.
 
-    It supposes that the images show both, something of the vocabulary and something else.
+    It assumes that the images show both classes of the vocabulary and other things.
 
     Args:
-        model: with its words chosen.
-        images: (3, H, W) uint8 each, of any size; gone through once.
+        model: the segmenter, with a vocabulary.
+        images: (3, H, W) uint8 each, of any size; iterated once.
 
     Raises:
         InputError: no images.
@@ -173,7 +173,7 @@ def automatic_threshold(model: GroupVitSegmenter, images: Iterable[Tensor]) -> f
     histogram = torch.zeros(_BINS, dtype=torch.float64)
     background = model.background_index
     with evaluating(model):
-        for image in track(images, 'looking at images'):
+        for image in track(images, 'scoring images'):
             for scores, owner, _ in group_windows(model, _encode(model, image)):
                 if background is not None:
                     scores = scores.clone()
@@ -182,14 +182,14 @@ def automatic_threshold(model: GroupVitSegmenter, images: Iterable[Tensor]) -> f
                 bins = (scores.amax(dim=1) * _BINS).long().clamp(0, _BINS - 1).cpu()
                 histogram.index_add_(0, bins, pixels)
     if not histogram.any():
-        raise InputError('an automatic threshold needs images')
+        raise InputError('an automatic threshold requires images, got none')
     return otsu(histogram) / _BINS
 
 
 def otsu(histogram: Tensor) -> float:
-    """The place that parts a histogram (n,) in two classes whose variance between is largest.
+    """The split of a histogram (n,) into two classes with the largest between-class variance.
 
-    Of equally good places the middle one, so that a wide gap is cut in its middle.
+    The middle one of equally good splits, so that a wide gap is split at its center.
     """
     weights = histogram.double() / histogram.sum()
     values = torch.arange(len(weights), dtype=torch.float64)
@@ -197,13 +197,13 @@ def otsu(histogram: Tensor) -> float:
     total = (weights * values).sum()
     between = (total * below - mean_below).square() / (below * (1 - below)).clamp(min=1e-12)
     best = (between >= between.max() * (1 - 1e-9)).nonzero().double()
-    return float(best.mean()) + 1  # the first place of the upper class
+    return float(best.mean()) + 1  # the first bin of the upper class
 
 
 def group_windows(
     model: GroupVitSegmenter, encoded: EncodedImage
 ) -> list[tuple[Tensor, Tensor, tuple[tuple[int, int], tuple[int, int, int, int]]]]:
-    """Scores of the groups (G, K), each pixel's group (H, W), size of the view and place of the window."""
+    """For each window: group scores (G, K), group of each pixel (H, W), size of the view, position."""
     found = []
     for view in encoded.views:
         windows = iter(view.windows)
@@ -224,7 +224,7 @@ def _encode(model: GroupVitSegmenter, image: Tensor) -> EncodedImage:
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W) labels at another size."""
+    """(H, W) labels, resized by nearest neighbor."""
     rows = torch.arange(size[0]) * labels.shape[0] // size[0]
     columns = torch.arange(size[1]) * labels.shape[1] // size[1]
     return labels[rows][:, columns]

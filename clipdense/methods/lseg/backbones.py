@@ -1,7 +1,7 @@
-"""Image networks as four maps of falling resolution.  B: images, N: patches, C: width, (h, w): grid.
+"""Backbones with four maps of decreasing resolution.  B: images, N: patches, C: width, (h, w): grid.
 
-A pyramid has ``channels``, of its four maps, and ``stride``, pixels of a cell of its last and coarsest map:
-images come in multiples of it.
+A pyramid has ``channels`` of its four maps and the ``stride`` of the coarsest one in pixels; the sides of
+images must be multiples of the stride.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SCALES = {8: (2, 1, 0.5, 0.25), 16: (4, 2, 1, 0.5), 32: (8, 4, 2, 1)}  # by pat
 class TransformerPyramid(nn.Module):
     """The outputs of four blocks of a ViT, each reassembled to a map of its own resolution.
 
-    Blocks behind the last one that is read, and the final norm, are cut off.
+    Blocks after the last hook and the final norm are removed.
 
     Args:
-        vit: timm's ViT with a class token, CLIP's image tower, or a config of either.
-        hooks: the four blocks, counted from 0; the last of each quarter where left out.
-        channels: of the four maps.
-        scales: resolution of each map over that of the patch grid; by default such that their cells are
-            4, 8, 16 and 32 pixels wide.
+        vit: a timm ViT with a class token, an image tower of CLIP, or a config of either.
+        hooks: indices of the four blocks; the last of each quarter by default.
+        channels: channels of the four maps.
+        scales: resolution of each map relative to the patch grid; by default for strides of 4, 8, 16 and 32
+            pixels.
         readout: see ``Readout``.
 
     Raises:
@@ -57,16 +57,19 @@ class TransformerPyramid(nn.Module):
         net: Any = build_module(vit)
         if not isinstance(net, VisionTransformer) and getattr(net, 'num_prefix_tokens', None) != 1:
             raise InputError(
-                f"{type(net).__name__} is neither CLIP's image tower nor a timm ViT with a class token"
+                'vit must be an image tower of CLIP or a timm ViT with a class token, got '
+                f'{type(net).__name__}'
             )
         depth = len(net.blocks)
         self.hooks = tuple(hooks) if hooks is not None else default_hooks(depth)
         if len(self.hooks) != 4 or list(self.hooks) != sorted({*self.hooks} & {*range(depth)}):
-            raise InputError(f'hooks are four ascending blocks of 0 to {depth - 1}, got {list(self.hooks)}')
+            raise InputError(
+                f'hooks must be four ascending block indices from 0 to {depth - 1}, got {list(self.hooks)}'
+            )
         self.vit: Any = _cut(net, self.hooks[-1] + 1)
         self.patch_size = _patch_size(net)
         if scales is None and self.patch_size not in _SCALES:
-            raise InputError(f'patches of {self.patch_size} pixels have no default scales: give four')
+            raise InputError(f'no default scales for patch size {self.patch_size}: pass four scales')
         self.scales = tuple(_SCALES[self.patch_size] if scales is None else scales)
         self.channels = tuple(channels)
         self.stride = round(self.patch_size * max(1 / min(self.scales), 1))
@@ -96,7 +99,7 @@ class TransformerPyramid(nn.Module):
         return outputs, grid
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """timm's embedding for images of any size; positions are resized as DPT does."""
+        """timm's patch embedding for images of any size; position embeddings are resized as in DPT."""
         vit = self.vit
         x, grid = patch_tokens(images, vit.patch_embed.proj)  # (B, N, C)
         x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, C)
@@ -109,7 +112,7 @@ class ResNetPyramid(nn.Module):
     """The four stages of a ResNet.
 
     Args:
-        resnet: torchvision's, timm's or CLIP's, or a config of one; its classifier or pool is cut off.
+        resnet: a ResNet of torchvision, timm or CLIP, or its config; its classifier or pool is removed.
 
     Raises:
         InputError: a network without the four stages.
@@ -123,7 +126,7 @@ class ResNetPyramid(nn.Module):
         super().__init__()
         net: Any = build_module(resnet)
         if not all(hasattr(net, name) for name in ('conv1', 'layer1', 'layer2', 'layer3', 'layer4')):
-            raise InputError(f'{type(net).__name__} is no ResNet with four stages')
+            raise InputError(f'resnet must be a ResNet with layer1 to layer4, got {type(net).__name__}')
         for name in ('fc', 'attn_pool'):
             if hasattr(net, name):
                 setattr(net, name, nn.Identity())
@@ -146,7 +149,7 @@ class ResNetPyramid(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> list[Tensor]:
-        """The four maps of a small image, to learn their channels."""
+        """The four maps of a small image, to determine their channels."""
         training = self.training
         device = next(self.resnet.parameters()).device
         maps = self.eval()(torch.zeros(1, 3, self.stride, self.stride, device=device))
@@ -156,21 +159,22 @@ class ResNetPyramid(nn.Module):
 
 @MODELS.register_module()
 def timm_network(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    """A network of timm without its classifier.
+    """A timm model without its classifier.
 
     Args:
-        name: as timm knows it, 'vit_large_patch16_384' for example.
-        pretrained: training starts from timm's weights; they are downloaded then, not before.
-        options: of timm's constructor.
+        name: name of the timm model, such as 'vit_large_patch16_384'.
+        pretrained: load timm's weights at the start of training; they are downloaded only then.
+        options: further arguments of ``timm.create_model``.
 
     Raises:
-        InputError: timm does not know the name.
+        InputError: timm has no model of this name.
     """
     import timm
 
     if not timm.is_model(name.partition('.')[0]):
         close = timm.list_models(f'{name.partition("_")[0]}*')[:5]
-        raise InputError(f'timm has no network {name!r}; there are {", ".join(close) or "others"}')
+        hint = f': similar names are {", ".join(close)}' if close else ''
+        raise InputError(f'timm has no model {name!r}{hint}')
     build = partial(timm.create_model, name, num_classes=0, **options)
     network: Any = build()
     if pretrained:
@@ -179,10 +183,10 @@ def timm_network(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
 
 
 def load_pretrained(backbone: nn.Module) -> None:
-    """Fill a pyramid's network with the weights it was to start from, if any.
+    """Load the pre-trained weights of a pyramid's network, if it has any.
 
     Raises:
-        InputError: they cannot be had.
+        InputError: they cannot be downloaded.
     """
     network = getattr(backbone, 'vit', None) or getattr(backbone, 'resnet', None)
     fetch = getattr(network, 'pretrained', None)
@@ -192,8 +196,8 @@ def load_pretrained(backbone: nn.Module) -> None:
         state = fetch().state_dict()
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f'the pre-trained weights cannot be fetched ({str(error).splitlines()[0]}): go online once, or '
-            'set pretrained=False'
+            f'the pre-trained weights cannot be downloaded ({str(error).splitlines()[0]}): check the network '
+            'connection, or set pretrained=False'
         ) from error
     network.load_state_dict({name: state[name] for name in network.state_dict()})
 
@@ -204,7 +208,7 @@ def default_hooks(depth: int) -> tuple[int, ...]:
 
 
 def _cut(vit: Any, depth: int) -> Any:
-    """Without what lies behind block ``depth - 1``."""
+    """Remove the blocks after the first ``depth``, the final norm and the head."""
     vit.blocks = vit.blocks[:depth]
     ours = isinstance(vit, VisionTransformer)
     for name in ('norm_post',) if ours else ('norm', 'fc_norm', 'head'):

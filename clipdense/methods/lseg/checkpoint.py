@@ -1,4 +1,4 @@
-"""Official weights in: Lightning checkpoints of isl-org/lang-seg, and their bare networks.
+"""Load official weights: Lightning checkpoints of isl-org/lang-seg, and state dicts of their networks.
 
 C: channels, D: joint space.
 """
@@ -34,7 +34,7 @@ Block = Literal['none', 'depthwise', 'bottleneck']
 _NET, _CLIP = 'net.', 'clip_pretrained.'
 _KERNEL = 'scratch.head_block.depthwise.depthwise.'
 _BLOCKS: dict[str, type[RegularizationBlock]] = {'depthwise': DepthwiseBlock, 'bottleneck': BottleneckBlock}
-_RULES: Sequence[tuple[str, str]] = (  # theirs, ours; "\1 - 1" below
+_RULES: Sequence[tuple[str, str]] = (  # official name, our name; stages are renumbered from 0 below
     (r'pretrained\.model\.(.+)', r'backbone.vit.\1'),
     (r'pretrained\.act_postprocess(\d)\.0\.project\.0\.(.+)', r'backbone.reassemble.\1.readout.project.\2'),
     (r'pretrained\.act_postprocess(\d)\.3\.(.+)', r'backbone.reassemble.\1.project.\2'),
@@ -50,8 +50,8 @@ _RULES: Sequence[tuple[str, str]] = (  # theirs, ours; "\1 - 1" below
     (r'scratch\.head1\.(.+)', r'project.\1'),
     (re.escape(_KERNEL) + r'(.+)', r'block.conv.\1'),
 )
-# In official files and without effect there: the final norm and classifier of the image network, the unit of
-# the coarsest fusion that would take a finer map, the similarity of the scratch training code.
+# Tensors that the official code does not use: the final norm and classifier of the image network, the skip
+# unit of the coarsest fusion, the logit scale.
 _UNUSED = re.compile(
     r'pretrained\.model\.(norm|head|head_dist|fc_norm|pre_logits)\..+|scratch\.refinenet4\.resConfUnit1\..+'
     r'|logit_scale|auxlayer\..+|scratch\.output_conv\..+'
@@ -60,7 +60,7 @@ _NUMBERED = re.compile(r'(reassemble|reduce|fuse)\.(\d)\.')
 
 
 def from_file(file: WeightsFile, **overrides: Any) -> LSeg:
-    """An LSeg in evaluation mode from a file that has been read; else as ``from_official``."""
+    """As ``from_official``, for a file that has been read."""
     known = list(inspect.signature(from_official).parameters)[1:]
     refuse_unknown(overrides, known, 'LSeg weights have no override')
     return from_official(file.tensors, **overrides)
@@ -79,30 +79,33 @@ def from_official(
     network: nn.Module | None = None,
     statistics: str | None = None,
 ) -> LSeg:
-    """An LSeg in evaluation mode, in fp32, from a Lightning checkpoint's tensors.
+    """An LSeg in evaluation mode, in fp32, from the tensors of a Lightning checkpoint.
 
-    Its ``unused_keys`` names what the file holds and the release does not use.
+    Its ``unused_keys`` are the tensors of the file that the official code does not use.
 
     Args:
-        state_dict: under official names, with or without 'net.'.
+        state_dict: tensors by official names, with or without the prefix 'net.'.
         hooks: blocks of the image transformer that are read; by default the last of each quarter.
-        num_heads, text_num_heads: attention heads, for widths other than 64 a head.
-        readout: 'add' or 'ignore', which leave no tensors; the first where nothing else is said.
-        block, depth, activation: the regularisation, of which the tensors tell only that there is one; where
-            they do, ``block`` and ``depth`` have to be said.  'none' ignores the kernel.
-        network: an empty ResNet of the right sizes, where it is not torchvision's.
-        statistics: of the images; 'half' for transformers and 'imagenet' for ResNets by default.
+        num_heads, text_num_heads: attention heads; by default for a head width of 64.
+        readout: 'add' (default) or 'ignore', for weights without a readout projection.
+        block, depth, activation: the regularization.  Required (``block`` and ``depth``) if the weights have
+            a regularization kernel, since tensors do not specify its use; 'none' ignores the kernel.
+        network: a ResNet of matching sizes, if it is not torchvision's.
+        statistics: image normalization; 'half' for transformers and 'imagenet' for ResNets by default.
 
     Raises:
-        CheckpointError: keys that are missing or have no place, or a kernel whose block nothing tells.
+        CheckpointError: missing or unexpected keys, or a regularization kernel without ``block``.
+        InputError: an unknown ``block``.
     """
     state = {key.removeprefix(_NET): tensor.float() for key, tensor in state_dict.items()}
     clip_state = {key.removeprefix(_CLIP): x for key, x in state.items() if key.startswith(_CLIP)}
     state = {key: x for key, x in state.items() if not key.startswith(_CLIP)}
     if not recognize(state):
-        raise CheckpointError(f'no LSeg: scratch.head1 is missing; there are {", ".join(sorted(state)[:5])}')
+        raise CheckpointError(
+            f'not an LSeg: scratch.head1 is missing; the tensors are {", ".join(sorted(state)[:5])}, ...'
+        )
     ours, unused = _rename(state)
-    regularisation = _block(ours, unused, block, depth, activation)
+    regularization = _block(ours, unused, block, depth, activation)
     if any(key.startswith('backbone.vit.') for key in ours):
         backbone: nn.Module = _transformer(ours, unused, hooks, num_heads, readout)
     else:
@@ -111,16 +114,16 @@ def from_official(
     embed_dim, width = ours['project.weight'].shape[:2]
     batch_norm = 'decoder.fuse.0.unit.bn1.weight' in ours
     if not batch_norm:
-        raise CheckpointError('the decoder has no batch norm: no LSeg was published without')
+        raise CheckpointError('the decoder has no batch norm, which is not supported')
     statistics = statistics or ('half' if isinstance(backbone, TransformerPyramid) else 'imagenet')
-    model = LSeg(backbone, text, embed_dim, width, regularisation, statistics=statistics)
+    model = LSeg(backbone, text, embed_dim, width, regularization, statistics=statistics)
     _fill(model, ours)
     model.unused_keys = tuple(unused)
     return model.eval()
 
 
 def _rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under our names, and the names of those that the release does not use."""
+    """Tensors under our names, and the names of unused tensors."""
     ours, unused, strange = {}, [], []
     for key, tensor in state.items():
         if _UNUSED.fullmatch(key):
@@ -134,22 +137,24 @@ def _rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         else:
             strange.append(key)
     if strange:
-        raise CheckpointError(f'{len(strange)} keys have no place in LSeg: {", ".join(strange[:10])}')
+        raise CheckpointError(f'{len(strange)} unexpected keys for LSeg: {", ".join(strange[:10])}')
     return ours, unused
 
 
 def _block(
     ours: dict[str, Tensor], unused: list[str], block: Block | None, depth: int | None, activation: Activation
 ) -> RegularizationBlock | None:
-    """The regularisation that the caller names; its kernel is set aside where that is none."""
+    """The regularization block; for 'none' its kernel is moved to ``unused``."""
     if 'block.conv.weight' not in ours:
         if block not in (None, 'none'):
-            raise CheckpointError(f'block={block!r} needs a kernel, and the weights have no {_KERNEL}weight')
+            raise CheckpointError(
+                f'the weights have no regularization kernel ({_KERNEL}weight): remove block={block!r}'
+            )
         return None
     if block is None or (block != 'none' and depth is None):
         raise CheckpointError(
-            'the weights have a regularisation kernel, and nothing tells how it is used: say '
-            "block='bottleneck' (--arch_option 1), 'depthwise' (2) or 'none' (0), and depth= (--block_depth)"
+            'the weights have a regularization kernel, but do not record its use: pass the training values, '
+            "block='bottleneck' (--arch_option 1), 'depthwise' (2) or 'none' (0), and depth (--block_depth)"
         )
     if block == 'none':
         unused += [
@@ -157,7 +162,7 @@ def _block(
         ]
         return None
     if block not in _BLOCKS:
-        raise InputError(f"block is 'none', 'depthwise' or 'bottleneck', got {block!r}")
+        raise InputError(f"block must be 'none', 'depthwise' or 'bottleneck', got {block!r}")
     return _BLOCKS[block](max(depth or 1, 1), activation)  # their depth 0 is the same as 1
 
 
@@ -168,7 +173,7 @@ def _transformer(
     num_heads: int | None,
     readout: ReadoutMode | None,
 ) -> TransformerPyramid:
-    """An empty pyramid of the sizes that the tensors tell; blocks behind the last hook are set aside."""
+    """A pyramid with the sizes of the tensors; blocks after the last hook are removed from ``ours``."""
     from timm.models.vision_transformer import VisionTransformer
 
     try:
@@ -181,7 +186,7 @@ def _transformer(
     depth = 1 + max(int(key.split('.')[3]) for key in ours if key.startswith('backbone.vit.blocks.'))
     if num_heads is None and width % 64:
         raise CheckpointError(
-            f'a transformer of width {width} is unknown: say how many heads with num_heads='
+            f'cannot infer the attention heads of a transformer of width {width}: pass num_heads'
         )
     hooks = tuple(hooks) if hooks is not None else default_hooks(depth)
     vit = VisionTransformer(
@@ -208,7 +213,7 @@ def _transformer(
 
 
 def _resnet(ours: Mapping[str, Tensor]) -> nn.Module:
-    """torchvision's ResNet with as many blocks as there are tensors."""
+    """A ResNet of torchvision with the number of blocks of the tensors."""
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
     depths = [
@@ -220,7 +225,7 @@ def _resnet(ours: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _text(state: Mapping[str, Tensor], heads: int | None, unused: list[str]) -> FrozenText | None:
-    """The text half of the CLIP inside; None where there is none."""
+    """The text tower of the CLIP in the checkpoint, or None."""
     if not state:
         return None
     found = recognize_clip(state)
@@ -238,7 +243,7 @@ _CLIP_EXTRAS = {'logit_scale', 'input_resolution', 'context_length', 'vocab_size
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str = 'the weights') -> None:
-    """Load strictly; text towers that are filled already need not be in ``tensors``."""
+    """Load strictly; text towers are already loaded and need not be in ``tensors``."""
     expected = {key: x for key, x in module.state_dict().items() if not key.startswith('clip.')}
     if told := mismatches(expected, tensors):
         raise CheckpointError(f'{source} (our names) do not fit LSeg: {told}')

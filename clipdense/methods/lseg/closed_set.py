@@ -1,6 +1,6 @@
-"""What LSeg is compared with: the same network with a classifier that learned its classes.
+"""A closed-set baseline of LSeg: the same network with a trained classifier.
 
-B: images, (h, w): cells of the pixel map, K: classes that were learned, Q: queries.
+B: images, (h, w): cells of the pixel map, K: training classes, Q: queries.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from clipdense.vocab.vocabulary import Vocabulary, normalize
 
 from .segmenter import LSeg, PixelMap
 
-_NEVER = -1e4  # logit of a word that was not learned
+_NEVER = -1e4  # logit of a class name that is not a training class
 
 
 class FilterHead(nn.Conv2d):
-    """One filter a class; the same calls as ``CosineHead``."""
+    """One filter per class; the same interface as ``CosineHead``."""
 
     def keep(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> logits (B, K, h, w)."""
@@ -34,14 +34,14 @@ class FilterHead(nn.Conv2d):
 
 @MODELS.register_module()
 class ClosedSetDPT(LSeg):
-    """DPT with a closed head: backbone and decoder of LSeg, and one filter a class in place of words.
+    """Backbone and decoder of LSeg with one filter per class instead of text embeddings.
 
-    It answers to any vocabulary: a word that it learned gets its filter, any other is never chosen.
+    It accepts any vocabulary: a training class uses its filter, other class names are never predicted.
 
     Args:
-        class_names: the K classes.
+        class_names: the K training classes.
         backbone, width, loss, statistics, lock_backbone: as in ``LSeg``.
-        clip: lends its image tower to a backbone that names no network; its text tower is left behind.
+        clip: provides the image tower for a backbone without a network; its text tower is not used.
     """
 
     def __init__(
@@ -75,23 +75,23 @@ class ClosedSetDPT(LSeg):
 
     @property
     def embedder(self) -> OneHotEmbedder:
-        """What stands in for a text tower."""
+        """The ``ClassEmbedder``, used instead of a text tower."""
         return OneHotEmbedder(self.class_names)
 
 
 @CLASS_EMBEDDERS.register_module()
 class OneHotEmbedder:
-    """A ``ClassEmbedder`` for a closed head: a one-hot row for each class that it learned.
+    """A ``ClassEmbedder`` for a closed-set head: a one-hot row for each training class.
 
     Args:
-        class_names: the K classes.
+        class_names: the K training classes.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        """A one-hot row for each name that was learned, zeros for any other."""
+        """A one-hot row for each training class, zeros for other names."""
         place = {normalize(name): at for at, name in enumerate(self.class_names)}
         rows = torch.zeros(len(vocabulary.queries), len(self.class_names))
         for row, (name, _) in enumerate(vocabulary.queries):

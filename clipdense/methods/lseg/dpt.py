@@ -17,20 +17,20 @@ ReadoutMode = Literal['project', 'add', 'ignore']
 
 
 class Readout(nn.Module):
-    """What becomes of the class token: merged into each patch by a layer, added to each, or left out.
+    """Use of the class token: projected together with each patch, added to each patch, or ignored.
 
     Args:
         width: C.
         mode: 'project', 'add' or 'ignore'.
 
     Raises:
-        ValueError: another mode.
+        ValueError: an unknown mode.
     """
 
     def __init__(self, width: int, mode: ReadoutMode = 'project') -> None:
         super().__init__()
         if mode not in ('project', 'add', 'ignore'):
-            raise ValueError(f"readout is 'project', 'add' or 'ignore', got {mode!r}")
+            raise ValueError(f"readout must be 'project', 'add' or 'ignore', got {mode!r}")
         self.mode = mode
         self.project = nn.Linear(2 * width, width) if mode == 'project' else None
 
@@ -51,8 +51,8 @@ class Reassemble(nn.Module):
     Args:
         width: channels of the tokens.
         channels: of the map.
-        scale: its resolution over that of the patch grid: 8, 4, 2, 1, 0.5 or 0.25.
-        readout: see ``Readout``; None where there is no class token.
+        scale: resolution of the map relative to the patch grid: 8, 4, 2, 1, 0.5 or 0.25.
+        readout: see ``Readout``; None if there is no class token.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Reassemble(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """x + two convolutions of it.
+    """A residual block of two convolutions.
 
     Args:
         width: C.
-        batch_norm: after each convolution, which then has no bias.
+        batch_norm: whether each convolution is followed by batch norm and has no bias.
     """
 
     def __init__(self, width: int, batch_norm: bool = True) -> None:
@@ -90,12 +90,12 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds the map of a finer stage to what comes from the coarser ones, and doubles the resolution.
+    """Adds the map of a finer stage to the output of the coarser ones, and doubles the resolution.
 
     Args:
         width: C.
         batch_norm: see ``ResidualUnit``.
-        skip: whether there is a finer map; the first fusion has what the encoder ends in, and no other.
+        skip: whether there is a finer map; the first fusion has a single input.
     """
 
     def __init__(self, width: int, batch_norm: bool = True, skip: bool = True) -> None:
@@ -108,18 +108,18 @@ class Fusion(nn.Module):
         """(B, C, h, w), and a map of the same size or none -> (B, C, 2 h, 2 w)."""
         if self.skip_unit is not None and skip is not None:
             x = x + self.skip_unit(skip)
-        # A 1 x 1 convolution and an interpolation commute: done first, it works on a quarter of the pixels.
+        # A 1 x 1 convolution and an interpolation commute; before it, there are a quarter of the pixels.
         return double(self.out_conv(self.unit(x)))
 
 
 @MODELS.register_module()
 class DPT(nn.Module):
-    """Four maps, each half as large as the one before -> one map of twice the first's resolution.
+    """Four maps of decreasing resolution -> one map with twice the resolution of the first.
 
     Args:
-        in_channels: of the four maps, finest first.
+        in_channels: channels of the four maps, finest first.
         width: C of the decoder.
-        batch_norm: in the residual units.
+        batch_norm: whether the residual units have batch norm.
 
     Raises:
         ValueError: not four maps.
@@ -128,7 +128,7 @@ class DPT(nn.Module):
     def __init__(self, in_channels: Sequence[int], width: int = 256, batch_norm: bool = True) -> None:
         super().__init__()
         if len(in_channels) != 4:
-            raise ValueError(f'the decoder takes four maps, got channels {list(in_channels)}')
+            raise ValueError(f'in_channels must have four values, got {list(in_channels)}')
         self.width = width
         self.reduce: Any = nn.ModuleList(
             nn.Conv2d(channels, width, 3, padding=1, bias=False) for channels in in_channels
@@ -159,4 +159,4 @@ def _resample(channels: int, scale: float) -> nn.Module:
         return nn.Conv2d(channels, channels, 3, stride=round(1 / scale), padding=1)
     if scale in (2, 4, 8):
         return nn.ConvTranspose2d(channels, channels, int(scale), stride=int(scale))
-    raise ValueError(f'maps are resampled by 8, 4, 2, 1, 0.5 or 0.25, not by {scale}')
+    raise ValueError(f'scale must be 8, 4, 2, 1, 0.5 or 0.25, got {scale}')

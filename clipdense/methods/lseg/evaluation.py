@@ -1,7 +1,4 @@
-"""How a segmenter does on classes that its masks showed, and on others, during and after training.
-
-K: classes, (H, W): pixels.
-"""
+"""Evaluation on seen and unseen classes, during and after training.  K: classes, (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -24,17 +21,17 @@ from clipdense.utils.modules import evaluating
 
 @EVALUATIONS.register_module()
 class SceneSplits:
-    """mIoU over the foreground of base, novel and unseen scenes, among own names and among all.
+    """Foreground mIoU on base, novel and unseen scenes, with the class names of the split and with all.
 
-    The mean is over the classes that the images show, so that names that are offered and nowhere to be seen
-    cost what they draw away and no more.  Both ways end in the harmonic mean of base and novel.
+    The mean is over the classes that occur in the images; other class names of the vocabulary lower it only
+    by false positives.  The harmonic mean of base and novel is reported for both vocabularies.
 
     Args:
-        splits: of the scenes.
-        num_images: of each split.
-        difficulty: of the scenes.
+        splits: splits of the scenes.
+        num_images: number of images per split.
+        difficulty: difficulty of the scenes.
         templates: prompt templates.
-        name: first part of the names of the results.
+        name: prefix of the names of the results.
     """
 
     def __init__(
@@ -53,7 +50,7 @@ class SceneSplits:
         }
 
     def __call__(self, model: SegmentationModel) -> dict[str, float]:
-        """``NAME/own/base`` and so on; the model keeps its vocabulary."""
+        """``NAME/own/base`` etc.; the vocabulary of the model is restored afterwards."""
         kept = model.vocabulary, model.queries, model.query_class
         found: dict[str, float] = {}
         for (offered, split), dataset in self.datasets.items():
@@ -77,10 +74,10 @@ class SceneSplits:
 
 @HOOKS.register_module()
 class SegmenterEvaluationHook(EvaluationHook):
-    """``EvaluationHook`` for evaluations that take the whole segmenter instead of its CLIP."""
+    """``EvaluationHook`` for evaluations that take the segmenter instead of its CLIP."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Every evaluation's numbers."""
+        """The metrics of all evaluations."""
         model = unwrapped(model)
         metrics: dict[str, float] = {}
         with evaluating(model), random_state_kept():

@@ -12,14 +12,14 @@ from clipdense.utils.errors import InputError
 def pixel_cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int = 255, balance: float = 0.0
 ) -> Tensor:
-    """Cross entropy, averaged over the labelled pixels of the batch; zero where there are none.
+    """Cross entropy, averaged over the labeled pixels of the batch; zero if there are none.
 
     Args:
         logits: (B, K, H, W).
         labels: (B, H, W) int64.
-        ignore_index: label of pixels that do not count.
-        balance: 0 weighs all pixels alike, 1 all classes of the batch; between them a class with n pixels
-            weighs n ** (1 - balance).
+        ignore_index: label of pixels that are ignored.
+        balance: 0 weights all pixels equally, 1 all classes of the batch; in general the total weight of a
+            class with n pixels is n ** (1 - balance).
     """
     counted = labels != ignore_index
     if balance:
@@ -34,21 +34,21 @@ def pixel_cross_entropy(
 
 
 def check_labels(labels: Tensor, num_classes: int, ignore_index: int, source: str) -> None:
-    """Refuse labels that are no class before the loss reads past its classes.
+    """Refuse labels that are not class indices.
 
     Raises:
-        InputError: naming the image, the labels and the classes there are.
+        InputError: naming the image, the labels and the valid range.
     """
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if wrong.any():
         found = labels[wrong].unique().tolist()[:10]
         raise InputError(
-            f'{source or "an image"} has labels {found} that are no class: the vocabulary has classes 0 to '
-            f'{num_classes - 1}, and {ignore_index} is ignored'
+            f'the mask of {source or "an image"} has labels {found}, which are not classes: labels must be '
+            f'from 0 to {num_classes - 1}, or {ignore_index} (ignored)'
         )
 
 
 def _class_weights(labels: Tensor, num_classes: int, balance: float) -> Tensor:
-    """(K,) n ** -balance for a class with n pixels, 0 for one without."""
+    """(K,) n ** -balance for a class with n pixels, 0 for absent classes."""
     counts = labels.bincount(minlength=num_classes).float()
     return torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0.0)

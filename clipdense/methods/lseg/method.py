@@ -1,4 +1,4 @@
-"""LSeg, as the table of methods has it."""
+"""LSeg's entry in the table of methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clipdense.methods import Method
 
 
 def recognize(keys: Iterable[str]) -> bool:
-    """Whether these are names of an official LSeg: with 'net.' in front, or without."""
+    """Whether these are tensor names of an official LSeg, with or without the prefix 'net.'."""
     bare = {key.removeprefix('state_dict.').removeprefix('net.') for key in keys}
     return {'scratch.head1.weight', 'scratch.refinenet1.out_conv.weight'} <= bare
 

@@ -1,6 +1,6 @@
-"""Spatial regularisation of class logits.  B: images, K: classes, (h, w): pixels.
+"""Spatial regularization of class logits.  B: images, K: classes, (h, w): pixels.
 
-The blocks know nothing of classes: one 3 x 3 kernel for all of them, so that any vocabulary goes through.
+The blocks are independent of the vocabulary: one 3 x 3 kernel is shared by all classes.
 Source: LSeg (arXiv 2201.03546), section 4.3; isl-org/lang-seg ``modules/models/lseg_net.py``.
 """
 
@@ -25,10 +25,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class RegularizationBlock(nn.Module):
-    """One kernel over each class map, applied several times, the last time without activation.
+    """A shared kernel applied to each class map several times, the last time without activation.
 
     Args:
-        depth: how often; 1 is a convolution alone.
+        depth: number of applications; 1 is a single convolution.
         activation: 'lrelu' (the release trains with it), 'relu' or 'tanh'.
 
     Attributes:
@@ -43,7 +43,7 @@ class RegularizationBlock(nn.Module):
     def __init__(self, depth: int = 1, activation: Activation = 'lrelu') -> None:
         super().__init__()
         if depth < 1:
-            raise InputError(f'a regularisation block has depth 1 or more, got {depth}; block=None has none')
+            raise InputError(f'depth must be at least 1, got {depth}: use block=None for no regularization')
         if activation not in _ACTIVATIONS:
             known = list(_ACTIVATIONS)
             raise InputError(
@@ -66,12 +66,12 @@ class RegularizationBlock(nn.Module):
 
 @MODELS.register_module()
 class DepthwiseBlock(RegularizationBlock):
-    """Smooths each class map on its own."""
+    """Smooths each class map independently."""
 
 
 @MODELS.register_module()
 class BottleneckBlock(RegularizationBlock):
-    """Smooths each class map and adds the maximum over all classes, so that a class hears of the others."""
+    """Smooths each class map and adds the maximum over all classes."""
 
     joint = True
 

@@ -1,4 +1,4 @@
-"""Words for pixels.
+"""The LSeg model.
 
 B: images, (H, W): pixels, (h, w): cells of the pixel map, D: joint space, K: classes, Q: queries.
 """
@@ -29,35 +29,35 @@ from .head import CosineHead
 from .losses import check_labels, pixel_cross_entropy
 from .regularize import RegularizationBlock
 
-PixelMap = tuple[Tensor, Tensor]  # what the head keeps (B, ., h, w), (B, 2) sizes of the images in pixels
+PixelMap = tuple[Tensor, Tensor]  # stored features (B, ., h, w), (B, 2) sizes of the images in pixels
 
 
 @MODELS.register_module()
 class LSeg(SegmentationModel):
-    """Pixel embeddings from an image network and a DPT decoder, compared with embedded words.
+    """Pixel embeddings from a backbone and a DPT decoder, compared with class embeddings.
 
     Args:
-        backbone: gives four maps, see ``backbones``; a module or its config.  Left out, or where it names no
-            network, the CLIP's own image tower is fine-tuned.
-        clip: whose frozen text tower embeds the words: a model, its config, or weights as ``clipdense.load``
-            takes them.  None where embeddings come from a file (``StoredEmbeddings``).
-        embed_dim: D, where there is no text tower to say it.
+        backbone: a module with four output maps (see ``backbones``), or its config.  If None, or without a
+            network, the image tower of ``clip`` is fine-tuned.
+        clip: the CLIP whose frozen text tower embeds the class names: a model, its config, or weights as
+            ``clipdense.load`` takes them.  None if embeddings come from a file (``StoredEmbeddings``).
+        embed_dim: D; required without a text tower.
         width: channels of the decoder.
-        block: spatial regularisation of the logits, see ``regularize``; None for none.
-        temperature: divisor of the cosines; fixed, as in the release.
+        block: spatial regularization of the logits, see ``regularize``; None for none.
+        temperature: divisor of the cosines; fixed, as in the official code.
         loss: arguments of ``pixel_cross_entropy``: ``dict(ignore_index=255, balance=0.0)``.
-        statistics: 'half', 'imagenet' or 'openai': what the backbone wants of its images.
+        statistics: normalization of images: 'half', 'imagenet' or 'openai'.
         slide: see ``SegmentationModel``.
-        lock_backbone: train the decoder alone.
+        lock_backbone: train the decoder only.
 
     Raises:
         InputError: neither a text tower nor ``embed_dim``.
     """
 
     portable_name = 'lseg'
-    portable_types: Mapping[str, Any] = {}  # nothing but ours
-    unused_keys: tuple[str, ...] = ()  # of an official file: what the release does not use
-    patch_size = 1  # smaller images are padded
+    portable_types: Mapping[str, Any] = {}  # no classes of other packages
+    unused_keys: tuple[str, ...] = ()  # tensors of an official file that the official code does not use
+    patch_size = 1  # images are padded
     templates = 'name'
     method = 'lseg'
 
@@ -80,7 +80,7 @@ class LSeg(SegmentationModel):
         self.backbone = build_module(_with_network(backbone, model))
         dim = embed_dim if self.clip is None else self.clip.embed_dim
         if dim is None:
-            raise InputError('LSeg needs a clip for its words, or embed_dim and a file of embeddings')
+            raise InputError('LSeg needs clip to embed class names, or embed_dim for embeddings from a file')
         self.decoder = DPT(self.backbone.channels, width)
         self.project: Any = CosineHead(width, dim)
         self.block = None if block is None else build_module(block)
@@ -93,11 +93,11 @@ class LSeg(SegmentationModel):
 
     @property
     def portable_clip(self) -> FrozenText | None:
-        """What a self-describing file holds of the CLIP: its text tower."""
+        """The part of the CLIP that a self-describing file contains: its text tower."""
         return self.clip
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The config of a run that built this model, without the CLIP that lent its image tower."""
+        """Config for a self-describing file; an image tower taken from the CLIP becomes part of it."""
         backbone = cfg['model'].get('backbone') or {}
         if not _names_network(backbone):
             key = 'vit' if isinstance(self.backbone, TransformerPyramid) else 'resnet'
@@ -106,10 +106,10 @@ class LSeg(SegmentationModel):
         return {'model': {**cfg['model'], 'backbone': backbone}}
 
     def init_weights(self) -> None:
-        """Called before training: fetches what the backbone starts from.
+        """Load the pre-trained weights of the backbone; called before training.
 
-        Constructors have set every other weight.  MMEngine's own method would reset networks of timm, which
-        have a method of this name.
+        All other weights are initialized by constructors.  MMEngine's own method would reset timm models,
+        which have a method of this name.
         """
         load_pretrained(self.backbone)
 
@@ -128,11 +128,11 @@ class LSeg(SegmentationModel):
         return self.project.keep(features), size
 
     def embed_pixels(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded images, a cell for 2 x 2 pixels."""
+        """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded images, at stride 2."""
         return self.project.embeddings(self.encode_pixels(images)[0])
 
     def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
-        """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the images without their padding."""
+        """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the images without padding."""
         kept, sizes = features
         logits = self.project.logits(kept, text / self.temperature)  # (B, K, h, w)
         if self.block is not None:
@@ -148,7 +148,7 @@ class LSeg(SegmentationModel):
         """Images of one size and their masks -> ``{'loss': cross entropy}``.
 
         Raises:
-            InputError: images of several sizes, samples without a mask, or labels that are no class.
+            InputError: images of different sizes, samples without a mask, or labels that are not classes.
         """
         images, labels = self.training_batch(images, samples)
         logits = self.merge_queries(self.pixel_logits(images, self._text()))
@@ -159,41 +159,45 @@ class LSeg(SegmentationModel):
     ) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and checked labels (B, H, W), on the images' device."""
         if not isinstance(images, Tensor):
-            raise InputError('images of a training batch differ in size: crop them (SegmentationCrops)')
+            raise InputError(
+                'the images of a training batch have different sizes: crop them with SegmentationCrops'
+            )
         masks = []
         for sample in samples:
             if sample.mask is None:
-                raise InputError(f'{sample.image_path or "an image"} has no mask to learn from')
+                raise InputError(
+                    f'{sample.image_path or "an image"} has no mask: use a dataset with masks for training'
+                )
             check_labels(sample.mask, self.num_labels, self.ignore_index, sample.image_path)
             masks.append(sample.mask)
         return images, torch.stack(masks).to(images.device)
 
     @property
     def ignore_index(self) -> int:
-        """Label of pixels that do not count."""
+        """Label of pixels that are ignored."""
         return self.loss_options.get('ignore_index', 255)
 
     @property
     def num_labels(self) -> int:
-        """How many values a mask may have."""
+        """Number of classes of the masks."""
         self._text()
         return self.num_classes
 
     def merge_queries(self, logits: Tensor) -> Tensor:
-        """(B, Q, H, W) -> (B, K, H, W): the best query of each class."""
+        """(B, Q, H, W) -> (B, K, H, W): the maximum over the queries of each class."""
         if len(self.query_class) == self.num_classes:  # then they are in class order
             return logits
         return best_of_queries(logits, self.query_class, self.num_classes, dim=1)
 
 
 def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """The next multiples."""
+    """Both sides rounded up to multiples."""
     height, width = (-(-side // multiple) * multiple for side in size)
     return height, width
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Zeros, the mean of normalized images, to the right and below."""
+    """Pad with zeros (the mean of normalized images) at the right and bottom."""
     height, width = images.shape[-2:]
     bottom, right = padded_size((height, width), multiple)
     return (
@@ -208,16 +212,20 @@ def _names_network(backbone: Mapping[str, Any] | None) -> bool:
 
 
 def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | dict:
-    """A backbone that names no network takes the CLIP's image tower, in the pyramid that fits it."""
+    """The backbone; without a network it uses the CLIP's image tower, in the pyramid for its type.
+
+    Raises:
+        InputError: neither a network nor a CLIP, or a pyramid for another type of tower.
+    """
     if isinstance(backbone, nn.Module) or _names_network(backbone):
         return backbone or {}
     if not isinstance(clip, CLIP):
-        raise InputError('the backbone names no network, and there is no CLIP to lend its image tower')
+        raise InputError('the backbone has no network: set vit or resnet, or pass a full CLIP as clip')
     convolutional = isinstance(clip.image, ModifiedResNet)
     key, kind = ('resnet', ResNetPyramid) if convolutional else ('vit', TransformerPyramid)
-    asked = (backbone or {}).get('type', kind)  # text in a config that a run has left
+    asked = (backbone or {}).get('type', kind)  # a string in a config written by a training run
     if getattr(asked, '__name__', str(asked).rpartition('.')[2]) != kind.__name__:
         raise InputError(
-            f"the CLIP's image tower is a {type(clip.image).__name__}: it needs a {kind.__name__}"
+            f'the image tower of the CLIP is a {type(clip.image).__name__}: use the backbone {kind.__name__}'
         )
     return {**(backbone or {}), 'type': kind, key: clip.image}

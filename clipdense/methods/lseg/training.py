@@ -1,4 +1,4 @@
-"""The optimizer of LSeg: two learning rates."""
+"""The optimizer of LSeg, with two learning rates."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from clipdense.utils.errors import InputError
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ScratchFaster:
-    """Optimizer and wrapper in which everything but the backbone learns faster.
+    """Builds an optimizer wrapper with a higher learning rate for all parameters outside the backbone.
 
     Args:
-        optim_wrapper_cfg: ``dict(optimizer=dict(type=SGD, lr=...), ...)``; ``lr`` is the backbone's.
-        paramwise_cfg: ``scratch_lr``, a factor, 10 in the release; ``decay_all=True`` decays gains and biases
-            too, as the release does, instead of by ``engine.optimizer.parameter_groups``.
+        optim_wrapper_cfg: ``dict(optimizer=dict(type=SGD, lr=...), ...)``; ``lr`` is that of the backbone.
+        paramwise_cfg: ``scratch_lr``: factor on the learning rate outside the backbone, 10 as released;
+            ``decay_all=True``: weight decay for gains and biases too, as released, instead of the rule of
+            ``engine.optimizer.parameter_groups``.
+
+    Raises:
+        InputError: unknown keys of ``paramwise_cfg``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -30,7 +34,9 @@ class ScratchFaster:
         self.factor = options.pop('scratch_lr', 10.0)
         self.decay_all = options.pop('decay_all', False)
         if options:
-            raise InputError(f'paramwise_cfg has scratch_lr and decay_all, not {sorted(options)}')
+            raise InputError(
+                f'unknown keys {sorted(options)} in paramwise_cfg: use scratch_lr and decay_all only'
+            )
 
     def __call__(self, model: torch.nn.Module) -> OptimWrapper:
         """The optimizer wrapper of an ``LSeg``."""

@@ -107,7 +107,7 @@ def test_images_smaller_than_a_patch_are_refused(tiny):
 
 @pytest.mark.parametrize('options', [{'group_tokens': 4}, {'groups': 4}], ids=str)
 def test_tokens_and_groups_come_together(options):
-    with pytest.raises(ValueError, match='does not fit'):
+    with pytest.raises(ValueError, match='group_tokens and groups must both be'):
         StageSize(1, 16, 2, **options)
 
 
@@ -121,7 +121,7 @@ def test_tokens_and_groups_come_together(options):
                 GroupVitImageSize(16, 4, (StageSize(1, 8, 2),), 8),
                 {'width': 8, 'layers': 1, 'num_heads': 1, 'mlp_width': 8, 'embed_dim': 6},
             ),
-            'do not meet',
+            'must have the same embed_dim, got 8 and 6',
         ),
     ],
 )

@@ -192,13 +192,13 @@ def test_what_is_compared(tiny):
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
-        (lambda tiny: GroupVitPretrainer(tiny(multi_label=False)), 'no scale for the multi-label'),
+        (lambda tiny: GroupVitPretrainer(tiny(multi_label=False)), 'no logit scale for the multi-label'),
         (lambda tiny: GroupVitPretrainer(tiny(), background_weight=1.0), 'background=True'),
-        (lambda tiny: GroupVitPretrainer(tiny(), multi_label_weight=-1), 'negative'),
+        (lambda tiny: GroupVitPretrainer(tiny(), multi_label_weight=-1), 'got multi_label_weight=-1'),
         (lambda tiny: GroupVitPretrainer(tiny(), form='max'), "'mean' or 'sum'"),
         (
             lambda tiny: step(GroupVitPretrainer(tiny()), {**batch(), 'token_ids': batch()['token_ids'][:4]}),
-            '6 images came with 4 captions',
+            'got 6 images and 4 captions',
         ),
         (
             lambda tiny: step(
@@ -209,7 +209,7 @@ def test_what_is_compared(tiny):
         (lambda tiny: step(GroupVitPretrainer(tiny()).train(), batch(1)), 'at least two pairs'),
         (
             lambda tiny: step(GroupVitPretrainer(tiny(), micro_batch=2).train(), batch(3)),
-            'a batch of 3 in micro-batches of 2 leaves one alone',
+            'a batch of 3 with micro_batch=2 leaves a remainder of one',
         ),
         (lambda tiny: GroupVitPretrainer(tiny(), micro_batch=0), 'micro_batch must be at least 1, got 0'),
     ],

@@ -170,7 +170,7 @@ def test_thresholds_by_class(tiny):
     model = with_words(GroupVitSegmenter(tiny(), background_threshold={'class 1': 2.0, '': 0.0}), text, True)
     assert model._threshold.tolist() == [0, 0, 2, 0]
     assert model.segment(image).classes.shape == (40, 24)
-    with pytest.raises(InputError, match="no threshold for class 'class 0'"):
+    with pytest.raises(InputError, match="no entry for class 'class 0'"):
         with_words(GroupVitSegmenter(tiny(), background_threshold={'class 1': 0.5}), text, True)
 
 
@@ -202,7 +202,7 @@ def test_thresholds_go_where_the_model_goes(tiny):
 def test_words_that_are_refused_change_nothing(tiny):
     model = with_words(GroupVitSegmenter(tiny()), normalize(torch.randn(3, 8), dim=-1))
     model.thresholds = {'class 1': 0.5}
-    with pytest.raises(InputError, match="no threshold for class 'class 0'"):
+    with pytest.raises(InputError, match="no entry for class 'class 0'"):
         with_words(model, normalize(torch.randn(2, 8), dim=-1))
     assert len(model.vocabulary) == model.num_classes == 3
 
@@ -210,14 +210,14 @@ def test_words_that_are_refused_change_nothing(tiny):
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
-        (lambda clip: GroupVitSegmenter(clip, background_threshold=None), 'has not learned a background'),
+        (lambda clip: GroupVitSegmenter(clip, background_threshold=None), 'requires a learned background'),
         (lambda clip: GroupVitSegmenter(clip, top_classes=0), 'top_classes'),
-        (lambda clip: GroupVitSegmenter(clip, background_threshold='high'), "by class name, not 'high'"),
+        (lambda clip: GroupVitSegmenter(clip, background_threshold='high'), "or None, got 'high'"),
         (
             lambda clip: GroupVitSegmenter(clip).set_vocabulary(
                 Vocabulary(('sky',), background='sky'), ClassEmbeddings(torch.ones(1, 8), torch.zeros(1), 1)
             ),
-            'nothing but a background',
+            'only a background class',
         ),
     ],
 )
@@ -237,5 +237,5 @@ def test_damaged_weights_are_told(tiny):
 
 def test_a_tower_without_groups_segments_nothing(tiny):
     model = with_words(GroupVitSegmenter(tiny(stages=((1, 0, 0),))), normalize(torch.randn(3, 8), dim=-1))
-    with pytest.raises(ValueError, match='makes no groups'):
+    with pytest.raises(ValueError, match='no grouping stage'):
         model.segment(torch.randn(3, 16, 16))

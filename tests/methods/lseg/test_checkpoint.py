@@ -100,21 +100,21 @@ def test_hooks_choose_the_blocks(official, image):
         (
             {'net.scratch.attention.weight': torch.zeros(1)},
             {},
-            '1 keys have no place in LSeg: scratch.attention',
+            '1 unexpected keys for LSeg: scratch.attention',
         ),
         (
             {'net.scratch.layer1_rn.weight': torch.zeros(1)},
             {},
             r'of another shape \(decoder\.reduce\.0\.weight is',
         ),
-        ({'net.scratch.head1.weight': None}, {}, 'no LSeg: scratch.head1 is missing'),
+        ({'net.scratch.head1.weight': None}, {}, 'not an LSeg: scratch.head1 is missing'),
         ({'net.pretrained.model.pos_embed': None}, {}, r'backbone\.vit\.pos_embed .* is missing'),
         (
             {f'net.{KERNEL}weight': torch.zeros(1, 1, 3, 3), f'net.{KERNEL}bias': torch.zeros(1)},
             {},
-            'say block=',
+            'do not record its use: pass .* block=',
         ),
-        ({}, {'block': 'depthwise', 'depth': 1}, 'needs a kernel'),
+        ({}, {'block': 'depthwise', 'depth': 1}, "no regularization kernel .* remove block='depthwise'"),
     ],
     ids=['missing', 'leftover', 'strange', 'shape', 'no head', 'no positions', 'which block', 'no block'],
 )
@@ -133,7 +133,7 @@ def test_heads_are_asked_for(golden):
         'pretrained.model.blocks.0.mlp.fc1.weight': torch.zeros(96, 48),
         **{f'pretrained.act_postprocess{n}.3.weight': torch.zeros(4, 48, 1, 1) for n in (1, 2, 3, 4)},
     }
-    with pytest.raises(CheckpointError, match='width 48 is unknown: say how many heads'):
+    with pytest.raises(CheckpointError, match='transformer of width 48: pass num_heads'):
         from_official(state)
 
 

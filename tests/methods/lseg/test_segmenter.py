@@ -139,7 +139,7 @@ def test_an_image_without_labels_teaches_nothing(make_lseg, balance, block):
     [
         (
             torch.full((32, 32), 3),
-            r'a\.jpg has labels \[3\] that are no class: .* 0 to 2, and 255 is ignored',
+            r'a\.jpg has labels \[3\], which are not classes: .* from 0 to 2, or 255',
         ),
         (torch.full((32, 32), -1), r'a\.jpg has labels \[-1\]'),
     ],
@@ -152,7 +152,7 @@ def test_labels_must_be_classes(make_lseg, mask, message):
 
 def test_training_wants_masks_and_one_size(make_lseg):
     model = make_lseg()
-    with pytest.raises(InputError, match='has no mask to learn from'):
+    with pytest.raises(InputError, match='has no mask: use a dataset'):
         model.loss(torch.randn(1, 3, 8, 8), [SegmentationSample('a.jpg', (8, 8))])
     with pytest.raises(InputError, match='SegmentationCrops'):
         model.loss([torch.randn(3, 8, 8), torch.randn(3, 9, 8)], [])
@@ -219,7 +219,7 @@ def test_hooks_are_the_ends_of_the_quarters(depth, hooks):
 
 @pytest.mark.parametrize('hooks', [(0, 1, 2), (0, 1, 2, 4), (1, 0, 2, 3), (0, 0, 1, 2), (-1, 0, 1, 2)])
 def test_hooks_must_be_blocks(make_clip, hooks):
-    with pytest.raises(InputError, match='hooks are four ascending blocks of 0 to 3'):
+    with pytest.raises(InputError, match='hooks must be four ascending block indices from 0 to 3'):
         TransformerPyramid(make_clip().image, hooks, (8,) * 4, (4, 2, 1, 0.5))
 
 
@@ -232,9 +232,12 @@ def test_blocks_behind_the_last_hook_are_cut_off():
 @pytest.mark.parametrize(
     ('build', 'message'),
     [
-        (lambda: timm_network('vit_huge_patch99'), "timm has no network 'vit_huge_patch99'; there are vit_"),
-        (lambda: TransformerPyramid(timm_network('resnet10t')), 'neither CLIP'),
-        (lambda: LSeg({'channels': (8,) * 4}), 'names no network'),
+        (
+            lambda: timm_network('vit_huge_patch99'),
+            "timm has no model 'vit_huge_patch99': similar names are vit_",
+        ),
+        (lambda: TransformerPyramid(timm_network('resnet10t')), 'vit must be an image tower of CLIP'),
+        (lambda: LSeg({'channels': (8,) * 4}), 'the backbone has no network'),
     ],
     ids=['unknown', 'no ViT', 'nothing'],
 )
@@ -255,7 +258,7 @@ def test_the_backbone_may_be_the_image_tower_of_the_clip(make_clip, image):
     assert torch.equal(next(getattr(model.backbone, image).parameters()), weight)
     assert type(LSeg(clip=make_clip(image), width=16).backbone) is type(model.backbone)
     other = ResNetPyramid if image == 'vit' else TransformerPyramid
-    with pytest.raises(InputError, match=f'needs a {type(model.backbone).__name__}'):
+    with pytest.raises(InputError, match=f'use the backbone {type(model.backbone).__name__}'):
         LSeg({'type': other}, make_clip(image))
 
 
@@ -283,13 +286,16 @@ def test_episodes_ask_for_one_class(make_lseg):
         loss = model(images, samples, mode='loss')['loss']
     assert_close(loss, F.cross_entropy(logits, torch.stack([mask, mask])))
     assert torch.equal(torch.stack([one.prediction for one in found]), logits.argmax(1))
-    with pytest.raises(InputError, match='asks for no class'):
+    with pytest.raises(InputError, match='has no class_id: use a dataset of episodes'):
         model(images[:1], [sample(mask)], mode='predict')
 
 
 @pytest.mark.parametrize(
     ('build', 'message'),
-    [(lambda: DepthwiseBlock(0), 'depth 1 or more'), (lambda: BottleneckBlock(1, 'lrulu'), "mean 'lrelu'")],
+    [
+        (lambda: DepthwiseBlock(0), 'depth must be at least 1'),
+        (lambda: BottleneckBlock(1, 'lrulu'), "mean 'lrelu'"),
+    ],
     ids=['depth', 'activation'],
 )
 def test_wrong_blocks_are_refused(build, message):
