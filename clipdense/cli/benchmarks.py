@@ -77,9 +77,9 @@ class SubjectArguments:
         from clipdense.inference.load import load
         from clipdense.utils.devices import choose_device
 
-        name = weights or self.weights
+        name, options = weights or self.weights, self.options()
         model = load(name, choose_device(self.device), **weight_overrides(self.activation))
-        return make_subject(model, name, self.options())
+        return make_subject(model, name, options)
 
     def options(self) -> dict[str, dict[str, Any]]:
         """Options by method.
