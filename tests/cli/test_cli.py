@@ -260,7 +260,7 @@ BAD = {
     ),
     'a config of a pre-trainer': (
         ['segment', 'photo.png', '-c', 'a', '--config', 'contrastive/clip_scenes', '-w', '{weights}'],
-        'is not a SegmentationModel',
+        'use the config of a SegmentationModel',
     ),
     'no such weights': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-61/openai'], 'ViT-B-16/openai'),
     'offline': (['segment', 'photo.png', '-c', 'a', '-w', 'ViT-B-16/openai'], 'CLIPDENSE_OFFLINE'),

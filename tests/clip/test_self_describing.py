@@ -172,7 +172,7 @@ HOSTILE = {
         "{'model': {'type': 'clipdense.clip.vit.VisionTransformer'}}",
         'invalid model',
     ),
-    'no words': ("{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg'}}", 'names no network'),
+    'no words': ("{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg'}}", 'has no network'),
 }
 
 

@@ -172,7 +172,7 @@ def test_a_model_may_bring_its_own_embedder():
     [
         ({'templates': 'name', 'embedder': Rows()}, 'give templates or embedder'),
         ({'templates': 'imagnet'}, "Did you mean 'imagenet'"),
-        ({'embedder': 'name'}, 'needs a method embed'),
+        ({'embedder': 'name'}, 'must have a method embed'),
     ],
 )
 def test_embedders_that_are_refused(arguments, message):

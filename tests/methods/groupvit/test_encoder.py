@@ -101,7 +101,7 @@ def test_groups_that_differ_are_chosen_from_the_first_step(tiny, spread, lowest,
 
 
 def test_images_smaller_than_a_patch_are_refused(tiny):
-    with pytest.raises(ValueError, match='smaller than a patch of 4'):
+    with pytest.raises(ValueError, match=r'smaller than a patch \(4\)'):
         tiny().encode_image(torch.randn(1, 3, 3, 16))
 
 
