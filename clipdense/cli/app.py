@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -27,6 +28,25 @@ app = typer.Typer(
     rich_markup_mode='markdown',
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from clipdense import __version__
+
+        print(f'clipdense {__version__}')
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option('--version', callback=_print_version, is_eager=True, help='Print the version and exit.'),
+    ] = False,
+) -> None: ...
+
+
 for command in (
     quickstart.quickstart,
     segment.segment,

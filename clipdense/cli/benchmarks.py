@@ -120,8 +120,7 @@ def prepare(
 
     Example: `clipdense prepare coco_stuff data/coco_stuff164k --workers 4`
     """
-    from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark, find_files, find_root
-    from clipdense.data.segmentation.published.prepare import CONVERSIONS
+    from clipdense.data.segmentation.published.prepare import check as find
     from clipdense.data.segmentation.published.prepare import prepare as convert
     from clipdense.data.segmentation.published.voc_folders import VOC_FOLDERS
 
@@ -133,18 +132,11 @@ def prepare(
         report = convert(dataset, root, source, train, workers)
         print(report if report.made + report.kept + len(report.faults) else 'no conversion needed')
         failed = bool(report.faults)
-    name = dataset.lower().replace('-', '_')
-    if name not in CONVERSIONS or name in BENCHMARKS:
-        benchmarks = [find_benchmark(dataset)]
-    else:
-        benchmarks = [known for known in BENCHMARKS.values() if known.prepare == name]
-    for benchmark in benchmarks:
-        place = find_root(benchmark, root)
-        found = find_files(benchmark, place)
+    for title, place, found in find(dataset, root):
         for fault in found.faults:
-            print(f'{benchmark.title}: {fault}')
+            print(f'{title}: {fault}')
         if not found.faults:
-            print(f'{benchmark.title}: complete, {len(found.images)} images in {place}')
+            print(f'{title}: complete, {len(found.images)} images in {place}')
         failed = failed or bool(found.faults)
     if failed:
         raise typer.Exit(1)

@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def doctor() -> None:
-    """Report versions, devices and caches, and how to fix problems of the installation.
+    """Report versions, devices and caches, and problems with how to fix them.
 
     Example: `clipdense doctor`
     """
@@ -98,7 +98,9 @@ def _conflicts() -> Iterator[Finding]:
 def _operations() -> Iterator[Finding]:
     if importlib.util.find_spec('mmcv') is not None:
         compiled = importlib.util.find_spec('mmcv._ext') is not None
-        yield Finding('mmcv operations', 'compiled' if compiled else 'not compiled')
+        yield Finding(
+            'mmcv operations', 'compiled' if compiled else 'in PyTorch (a compiled mmcv is not needed)'
+        )
 
 
 def _device() -> Iterator[Finding]:
@@ -109,7 +111,8 @@ def _device() -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield Finding('device', torch.cuda.get_device_name())
     else:
-        yield Finding('device', f'CPU, {torch.get_num_threads()} threads')
+        threads = torch.get_num_threads()
+        yield Finding('device', f'CPU, {threads} {"thread" if threads == 1 else "threads"}')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     yield Finding('bf16', 'native' if has_native_bf16(device) else 'emulated and slow; training uses fp32')
 

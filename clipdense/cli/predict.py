@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdense.utils.errors import InputError
+
 from .images import each
 from .options import (
     Images,
@@ -84,6 +86,10 @@ def embed(
     from clipdense.inference.load import load_clip
 
     classes = vocabulary.read()
+    if out.suffix != '.safetensors':
+        raise InputError(
+            f'--out {out}: class embeddings are written as safetensors; use {out.stem}.safetensors'
+        )
     refuse_existing([out], overwrite)
     clip = load_clip(weights.weights, weights.device, **weights.overrides())
     embedder = PromptEnsemble(clip, templates, cache=None)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipdense.methods import Method, get_method, list_methods
+from clipdense.utils.errors import InputError, nearest
 
 from .options import Activation, Overwrite, weight_overrides
 
@@ -28,12 +29,15 @@ def models(
 
     rows = model_table(pattern)
     known = [method for method in list_methods() if pattern.lower() in method.name.lower()]
+    if not rows and not known:
+        raise InputError(_no_match(pattern))
     if as_json:
         print(json.dumps({'weights': rows, 'methods': [_facts(method) for method in known]}, indent=1))
         return
     for row in rows:
         print(f'{row["name"]:52} {row["image_size"]:>4} px  {row["activation"]:10}  {row["license"]}')
-    print(f'{len(rows)} weights; load one with --weights NAME, or a local file of the same format')
+    if rows:
+        print(f'{len(rows)} weights; load one with --weights NAME, or a local file of the same format')
     for method in known:
         print(_line(method))
 
@@ -49,7 +53,11 @@ def methods(
     Example: `clipdense methods naclip`
     """
     if name is None:
-        for method in list_methods(task):
+        found = list_methods(task)
+        if not found:
+            able = ', '.join(sorted({method.task for method in list_methods()}))
+            raise InputError(f'no method for the task {task!r}; tasks that have methods: {able}')
+        for method in found:
             print(_line(method))
         return
     method = get_method(name, task)
@@ -89,6 +97,21 @@ def convert(
         overrides |= {'num_heads': num_heads, 'text_num_heads': num_heads}
     convert_weights(source, destination, to, overwrite=overwrite, **overrides)
     print(f'{destination}: written in the {to} layout')
+
+
+def _no_match(pattern: str) -> str:
+    from clipdense.clip.factory import list_models
+
+    names = list_models()
+    known = [
+        *names,
+        *{name.split('/')[0]: None for name in names},
+        *(method.name for method in list_methods()),
+    ]
+    return (
+        f'no weights or method match {pattern!r}; give a part of a name or a glob pattern, or nothing for '
+        f'the whole list.{nearest(pattern, known)}'
+    )
 
 
 def _line(method: Method) -> str:

@@ -156,7 +156,12 @@ def list_methods(task: str | None = None, any_clip: bool | None = None) -> list[
     Args:
         task: only those of this task.
         any_clip: only those that do (or do not) work on any CLIP.
+
+    Raises:
+        InputError: an unknown task.
     """
+    if task is not None:
+        refuse_unknown([task], get_args(Task), 'unknown task')
     found = [table for name, table in sorted(_table().items())]
     return [method for method in found if task in (None, method.task) and any_clip in (None, method.any_clip)]
 

@@ -92,6 +92,22 @@ def test_prepare(capsys, cityscapes):
     assert '0 files written, 1 already existed' in run(capsys, 'prepare', 'cityscapes', cityscapes)[1]
 
 
+def test_prepare_checks_the_augmented_voc(capsys):
+    """It is trained on, so it is not among the benchmarks."""
+    root = Path('data/VOCdevkit/VOC2012')
+    for folder in ('JPEGImages', 'SegmentationClassAug', 'ImageSets/Segmentation'):
+        (root / folder).mkdir(parents=True)
+    status, out, _ = run(capsys, 'prepare', 'voc_aug', str(root), '--check')
+    assert (status, 'create them with `clipdense prepare voc_aug' in out) == (1, True)
+    (root / 'ImageSets/Segmentation/trainaug.txt').write_text('a')
+    (root / 'JPEGImages/a.jpg').touch()
+    status, out, _ = run(capsys, 'prepare', 'voc_aug', str(root), '--check')
+    assert (status, '1 of 1 files are not in' in out) == (1, True)
+    (root / 'SegmentationClassAug/a.png').touch()
+    status, out, _ = run(capsys, 'prepare', 'voc_aug', str(root), '--check')
+    assert (status, out) == (0, f'VOC, augmented: complete, 1 images in {root}\n')
+
+
 def test_bench(capsys, own, weights):
     arguments = ('bench', '--methods', 'vanilla, maskclip', '--datasets', own, '-w', weights)
     status, out, _ = run(capsys, *arguments)
@@ -185,6 +201,7 @@ BAD = {
     'no such preset': (['reproduce', 'sclip', 'voc21', '--preset', 'slip'], "mean 'sclip'"),
     'no methods': (['bench', '--methods', ',', '--datasets', 'voc21'], 'at least one'),
     'nothing to prepare': (['prepare', 'coco_stuf', 'data'], "mean 'coco_stuff'"),
+    'no folder to check': (['prepare', 'voc_aug', 'data', '--check'], 'VOC21 not found in data: neither'),
     'not there': (['prepare', 'ade20k', 'data'], 'ADE20K-150 not found in data'),
 }
 

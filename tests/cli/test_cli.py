@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+import clipdense
 from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
@@ -177,6 +178,19 @@ def test_models_and_doctor(capsys):
     assert 'torch' in run(capsys, 'doctor')[1]
 
 
+def test_version(capsys):
+    assert run(capsys, '--version') == (0, f'clipdense {clipdense.__version__}\n', '')
+
+
+@pytest.mark.parametrize(('threads', 'text'), [(1, 'CPU, 1 thread\n'), (2, 'CPU, 2 threads\n')])
+def test_doctor_counts_threads(capsys, monkeypatch, threads, text):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    out = run(capsys, 'doctor')[1]
+    assert text in out
+    assert 'not compiled' not in out
+
+
 def test_scenes(capsys):
     assert run(capsys, 'scenes', 'scenes', '--train', '3', '--val', '2')[0] == 0
     assert run(capsys, 'scenes', 'scenes', '--train', '3', '--val', '2')[0] == 2
@@ -280,6 +294,14 @@ BAD = {
         'activation',
     ),
     'no such config': (['train', 'contrastive/clip_scene'], 'Did you mean'),
+    'no such task': (['methods', '--task', 'segmentaton'], "Did you mean 'segmentation'"),
+    'no method for a task': (['methods', '--task', 'grounding'], "no method for the task 'grounding'"),
+    'no such model': (['models', 'ViT-B-61'], "Did you mean 'ViT-B-16'"),
+    'no such model in JSON': (['models', 'nosuchmodel', '--json'], "match 'nosuchmodel'"),
+    'embeddings under another suffix': (
+        ['embed', '-c', 'a', '-w', '{weights}', '--out', 'emb.pt'],
+        'use emb.safetensors',
+    ),
     'no such layout': (['convert', '{weights}', 'x', '--to', 'onnx'], 'huggingface'),
     'unknown option': (['segment', 'photo.png', '--clases', 'a'], '--classes'),
     'no such command': (['segmet'], 'segmet'),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .conversion import (
     run_jobs,
     shrink_ade20k_image,
 )
-from .reader import find_root
+from .reader import Found, find_files, find_root
 from .table import BENCHMARKS, find_benchmark
 
 _CONTEXT_LISTS = 'ImageSets/SegmentationContext'
@@ -60,6 +60,30 @@ def prepare(
     if not name:
         return Report()
     return CONVERSIONS[name](Path(root), None if source is None else Path(source), train, workers)
+
+
+def check(dataset: str, root: str | Path) -> Iterator[tuple[str, Path, Found]]:
+    """Look for the files of a dataset, after conversion.
+
+    Args:
+        dataset: as in ``prepare``; a conversion for several benchmarks yields each of them.
+        root: the dataset's own folder, or the folder of all datasets.
+
+    Yields:
+        Title, folder, and files with what is missing.
+
+    Raises:
+        InputError: an unknown dataset, or its folder does not exist.
+    """
+    name = dataset.lower().replace('-', '_')
+    if name == 'voc_aug':  # for training, so not a benchmark
+        place = find_root(BENCHMARKS['voc21'], root)
+        yield 'VOC, augmented', place, _find_augmented(place)
+        return
+    same = [known for known in BENCHMARKS.values() if known.prepare == name]
+    for benchmark in same if name in CONVERSIONS and name not in BENCHMARKS else [find_benchmark(dataset)]:
+        place = find_root(benchmark, root)
+        yield benchmark.title, place, find_files(benchmark, place)
 
 
 def _coco(root: Path, source: Path | None, train: bool, workers: int, *, things: bool) -> Report:
@@ -175,6 +199,30 @@ def _voc_aug(root: Path, source: Path | None, train: bool, workers: int) -> Repo
     _write_list(root / _VOC_LISTS / 'aug.txt', added)
     _write_list(root / _VOC_LISTS / 'trainaug.txt', sorted({*own['train'], *added}))
     return report
+
+
+def _find_augmented(root: Path) -> Found:
+    """The images and masks of the list ``trainaug``."""
+    remedy = f'create them with `clipdense prepare voc_aug {root}`'
+    try:
+        names = read_list(root, _VOC_LISTS, 'trainaug')
+    except InputError as error:
+        return Found(faults=[f'{error}; {remedy}'])
+    found = Found(
+        [root / 'JPEGImages' / f'{name}.jpg' for name in names],
+        [root / 'SegmentationClassAug' / f'{name}.png' for name in names],
+    )
+    for files, fix in (
+        (found.images, f'download them from {BENCHMARKS["voc21"].source}'),
+        (found.masks, remedy),
+    ):
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            found.faults.append(
+                f'{len(missing)} of {len(files)} files are not in {missing[0].parent}, '
+                f'the first is {missing[0].name}; {fix}'
+            )
+    return found
 
 
 def _ade20k_full(root: Path, source: Path | None, train: bool, workers: int) -> Report:
