@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
+from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
 from clipdense.structures import ClassEmbeddings
 from clipdense.vocab.templates import Templates
@@ -34,7 +34,7 @@ class Classifier(Predictor[Classification]):
     """
 
     def __init__(self, clip: CLIP, embedder: ClassEmbedder | None = None) -> None:
-        super().__init__(clip, class_embedder(clip, embedder, cache='default'))
+        super().__init__(clip, embedder)
 
     @property
     def clip(self) -> CLIP:

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
+from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
@@ -43,7 +43,7 @@ class Detector(Predictor[Detections]):
         embedder: ClassEmbedder | None = None,
         rules: DetectionRules | None = None,
     ) -> None:
-        super().__init__(model, class_embedder(model, embedder, cache='default'))  # type: ignore[arg-type]
+        super().__init__(model, embedder)  # type: ignore[arg-type]
         self.rules = rules or model.rules
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from clipdense.registry import MODELS
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.devices import choose_device
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import WeightsFile, read_weights
@@ -28,6 +29,8 @@ from clipdense.weights.strict import load_strict
 
 Embedder = ClassEmbedder | str | Path
 ClassNames = Vocabulary | str | list[str] | tuple[str, ...]
+
+_ARGUMENTS = ('device', 'dtype', 'method', 'options', 'method_options', 'templates', 'cache', 'embedder')
 
 
 def load(
@@ -54,6 +57,7 @@ def load(
             shapes, or a setting that must be passed as an override.
         InputError: an unknown name or override, a failed download, or a device that is not available.
     """
+    _check_call(weights, overrides)
     place = choose_device(device)
     opened = clip_checkpoint.open_weights(weights)
     file = opened.file
@@ -121,6 +125,8 @@ def load_segmenter(
         assert entry is not None
         entry.check_options(given)
         model = entry.part('build')(model, entry.name, given)
+    if not isinstance(options, SegmentationOptions | None):
+        raise InputError(f'options must be SegmentationOptions(...), got {type(options).__name__}')
     model.configure(options or SegmentationOptions())
     return model.to(choose_device(device)).eval()
 
@@ -148,7 +154,7 @@ def load_detector(
     model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
     entry = method_of(model)
     if entry is None and isinstance(model, CLIP):
-        entry = get_method(method, 'detection') if method else default_method('detection')
+        entry = _clip_method(method, 'detection', weights)
         given = dict(method_options or {})
         entry.check_options(given)
         model = entry.part('build')(model, entry.name, given).to(choose_device(device)).eval()
@@ -305,6 +311,45 @@ def as_vocabulary(class_names: ClassNames) -> Vocabulary:
     return Vocabulary(tuple(class_names))
 
 
+def _clip_method(name: str | None, task: str, source: object) -> Method:
+    """The method that is applied to plain CLIP weights.
+
+    Raises:
+        InputError: an unknown method, or one that needs weights of its own.
+    """
+    if name is None:
+        return default_method(task)
+    known = [method.name for method in list_methods(task, any_clip=True)]
+    usable = f'methods for any CLIP: {", ".join(known)}' if known else f'no {task} method works on any CLIP'
+    every = [method.name for method in list_methods()]
+    if name not in every:
+        raise InputError(f'method {name!r} is unknown; {usable}.{nearest(str(name), known)}')
+    if name not in known:
+        kind = source if isinstance(source, str | Path) else type(source).__name__
+        raise InputError(
+            f'method {name!r} needs weights trained with it, and {kind} is a plain CLIP; {usable}'
+        )
+    return get_method(name, task)
+
+
+def _check_call(weights: object, overrides: Mapping[str, Any]) -> None:
+    """Refuse weights that are not a name or path, and misspelled arguments.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if not isinstance(weights, str | Path):
+        raise InputError(
+            f"weights must be a name such as 'ViT-B-16/openai' or a path, got {type(weights).__name__}"
+        )
+    if not str(weights).strip():
+        raise InputError('the name of the weights is empty')
+    for name in overrides:
+        close = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.8)
+        if close:
+            raise InputError(f'unknown argument {name!r}. Did you mean {close[0]!r}?')
+
+
 def _segmentation_method(model: Any, asked: str | None, source: object) -> Method | None:
     """The entry of the table of methods to segment with this model.
 
@@ -313,7 +358,7 @@ def _segmentation_method(model: Any, asked: str | None, source: object) -> Metho
     """
     entry = method_of(model)
     if entry is None and isinstance(model, CLIP):
-        return get_method(asked, 'segmentation') if asked else default_method('segmentation')
+        return _clip_method(asked, 'segmentation', source)
     if not isinstance(model, CLIP | SegmentationModel) or (entry and entry.task != 'segmentation'):
         raise InputError(
             f'{source} ({type(model).__name__}) cannot segment: use weights of a CLIP or of a segmenter'

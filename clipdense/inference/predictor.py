@@ -6,13 +6,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from PIL import Image
 from torch import nn
 
-from clipdense.clip.class_embeddings import ClassEmbedder
+from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
@@ -38,9 +39,14 @@ class Predictor(ABC, Generic[Result]):
         embedder: class names -> embeddings.
     """
 
-    def __init__(self, model: nn.Module, embedder: ClassEmbedder) -> None:
+    def __init__(self, model: Any, embedder: ClassEmbedder | None = None) -> None:
+        if not isinstance(model, nn.Module):
+            kind = type(self).__name__
+            raise InputError(
+                f'{kind} takes a model, got {model!r}: use {kind}.from_pretrained(...) for weights'
+            )
         self.model: Any = model.eval()
-        self.embedder = embedder
+        self.embedder = class_embedder(model, embedder, cache='default')
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
         self._lock = threading.RLock()
@@ -120,6 +126,8 @@ class Predictor(ABC, Generic[Result]):
         Raises:
             InputError: no class names, a batch size below 1, an unknown option, or an unreadable image.
         """
+        if isinstance(images, str | Path):
+            raise InputError(f'stream takes a list or iterator of images, got one path: [{str(images)!r}]')
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, got {batch_size}')
         if on_error not in ('raise', 'skip') and not callable(on_error):
@@ -149,7 +157,10 @@ class Predictor(ABC, Generic[Result]):
             InputError: an unknown option.
         """
         for name in options:
-            raise InputError(f'calls of {type(self).__name__} have no option {name!r}: remove it')
+            kind = type(self).__name__
+            raise InputError(
+                f'a call of {kind} has no option {name!r}; settings belong to {kind}.from_pretrained'
+            )
         return {}
 
     def _stream(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
+from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import to_tensor
 from clipdense.methods import list_methods
@@ -39,7 +39,8 @@ class Segmenter(Predictor[Segmentation]):
     """
 
     def __init__(self, model: SegmentationModel, embedder: ClassEmbedder | None = None) -> None:
-        super().__init__(model, class_embedder(model, embedder, cache='default'))
+        super().__init__(model, embedder)
+        self._needs_background = False
 
     @classmethod
     def from_pretrained(
@@ -70,7 +71,9 @@ class Segmenter(Predictor[Segmentation]):
         model = load_segmenter(
             weights, method, device, options=options, method_options=method_options, **overrides
         )
-        return cls(model, load_embedder(model, embedder, templates, cache))
+        made = cls(model, load_embedder(model, embedder, templates, cache))
+        made._needs_background = options is not None and options.needs_background
+        return made
 
     @classmethod
     def from_config(
@@ -105,6 +108,11 @@ class Segmenter(Predictor[Segmentation]):
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Segmentation]:
+        if self._needs_background and vocabulary.background is None:
+            raise InputError(
+                'background_threshold and area_threshold need a background class: add one, such as '
+                "'background' or Vocabulary(names).with_background()"
+            )
         self._set_on_model(vocabulary, embeddings)
         results = []
         for image in images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from clipdense.utils.errors import InputError
 
@@ -39,12 +40,25 @@ class SegmentationOptions:
     def __post_init__(self) -> None:
         for name in ('background_threshold', 'area_threshold'):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InputError(f'{name} must be between 0 and 1, got {value}')
+            if value is not None and not (_is_number(value) and 0 <= value <= 1):
+                raise InputError(f'{name} must be a number between 0 and 1, got {value!r}')
         for name, least in (('short_side', 1), ('window', 0), ('stride', 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f'{name} must be at least {least}, got {value}')
+            if value is not None and not (_is_number(value) and value == int(value) and value >= least):
+                raise InputError(f'{name} must be a whole number of at least {least}, got {value!r}')
+        for name in ('flip', 'refine'):
+            if not isinstance(getattr(self, name), bool | None):
+                raise InputError(f'{name} must be True or False, got {getattr(self, name)!r}')
+        if self.scales is not None:
+            listed = isinstance(self.scales, list | tuple) and len(self.scales) > 0
+            if not listed or not all(_is_number(scale) and scale > 0 for scale in self.scales):
+                raise InputError(f'scales must be positive numbers such as (0.75, 1.0), got {self.scales!r}')
+            object.__setattr__(self, 'scales', tuple(self.scales))
+
+    @property
+    def needs_background(self) -> bool:
+        """Whether a setting has no effect without a background class."""
+        return self.background_threshold is not None or bool(self.area_threshold)
 
     def slide(self, slide: Slide) -> Slide:
         """``slide`` with the settings that are not None.
@@ -62,3 +76,7 @@ class SegmentationOptions:
         if self.scales is not None:
             slide = replace(slide, scales=self.scales)
         return slide if self.flip is None else replace(slide, flip=self.flip)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -12,10 +12,13 @@ from PIL import Image
 import clipdense
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.tasks.options import SegmentationOptions
 from clipdense.utils.errors import InputError
 
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, num_heads=2, mlp_width=16, embed_dim=8)
+
+SEGMENTER = clipdense.Segmenter.from_pretrained
 
 
 @pytest.fixture(params=['Classifier', 'Segmenter'])
@@ -92,7 +95,7 @@ def test_unreadable_images(predictor, images, tmp_path, on_error):
         ({}, 'no class names: pass them to the call, or call set_vocabulary first'),
         ({'class_names': ['a'], 'batch_size': 0}, 'batch_size must be at least 1, got 0'),
         ({'class_names': ['a'], 'on_error': 'ignore'}, "on_error must be 'raise', 'skip' or a function"),
-        ({'class_names': ['a'], 'threshold': 0.5}, "calls of .* have no option 'threshold': remove it"),
+        ({'class_names': ['a'], 'threshold': 0.5}, "has no option 'threshold': set it in .*from_pretrained"),
         ({'class_names': 5}, 'class names must be a list of strings'),
     ],
     ids=['no names', 'batch size', 'on_error', 'unknown option', 'names'],
@@ -105,3 +108,50 @@ def test_refusals(predictor, images, arguments, message):
 def test_devices(predictor):
     assert predictor.device == torch.device('cpu')
     assert predictor.to('cpu') is predictor
+
+
+@pytest.mark.parametrize(
+    ('act', 'message'),
+    [
+        (
+            lambda clip: clipdense.Segmenter('clip.safetensors'),
+            "Segmenter takes a model, got 'clip.safetensors'",
+        ),
+        (lambda clip: clipdense.load(None), 'weights must be a name .* or a path, got NoneType'),
+        (lambda clip: clipdense.load(' '), 'the name of the weights is empty'),
+        (
+            lambda clip: clipdense.load('x.pt', devcie='cpu'),
+            "'devcie'. Did you mean 'device'",
+        ),
+        (
+            lambda clip: SEGMENTER(clip, options={'refine': True}),
+            'options must be Seg',
+        ),
+        (
+            lambda clip: SEGMENTER(clip, 'lseg'),
+            "'lseg' needs weights trained with it",
+        ),
+        (
+            lambda clip: SEGMENTER(clip, 'nacip'),
+            "'nacip' is unknown.*mean 'naclip'",
+        ),
+        (
+            lambda clip: clipdense.Detector.from_pretrained(clip, 'vild'),
+            "'vild' needs weights trained with it",
+        ),
+        (lambda clip: SEGMENTER(clip).stream('a.jpg', 'cat'), 'got one path'),
+    ],
+    ids=['model', 'none', 'blank', 'typo', 'options', 'trained', 'unknown', 'detector', 'path'],
+)
+def test_wrong_arguments_are_named(act, message):
+    with pytest.raises(InputError, match=message):
+        act(build_clip(ClipSize(VIT, TEXT)))
+
+
+@pytest.mark.parametrize('setting', [{'background_threshold': 0.3}, {'area_threshold': 0.1}], ids=str)
+def test_background_settings_need_a_background(images, setting):
+    clip, options = build_clip(ClipSize(VIT, TEXT)), SegmentationOptions(**setting)
+    segmenter = clipdense.Segmenter.from_pretrained(clip, options=options, cache=False)
+    with pytest.raises(InputError, match='need a background class'):
+        segmenter(images[0], ['cat', 'dog'])
+    assert segmenter(images[0], 'background, cat').mask.shape == (20, 24)
