@@ -43,7 +43,7 @@ class Detector(Predictor[Detections]):
         embedder: ClassEmbedder | None = None,
         rules: DetectionRules | None = None,
     ) -> None:
-        super().__init__(model, embedder)  # type: ignore[arg-type]
+        super().__init__(model, embedder)
         self.rules = rules or model.rules
 
     @classmethod

@@ -95,7 +95,7 @@ def test_unreadable_images(predictor, images, tmp_path, on_error):
         ({}, 'no class names: pass them to the call, or call set_vocabulary first'),
         ({'class_names': ['a'], 'batch_size': 0}, 'batch_size must be at least 1, got 0'),
         ({'class_names': ['a'], 'on_error': 'ignore'}, "on_error must be 'raise', 'skip' or a function"),
-        ({'class_names': ['a'], 'threshold': 0.5}, "has no option 'threshold': set it in .*from_pretrained"),
+        ({'class_names': ['a'], 'threshold': 0.5}, "has no option 'threshold'; settings belong to"),
         ({'class_names': 5}, 'class names must be a list of strings'),
     ],
     ids=['no names', 'batch size', 'on_error', 'unknown option', 'names'],
