@@ -19,8 +19,10 @@ prints the options of one. This page is written by `python tools/methods_page.py
 |---|---|---|---|---|
 """
 TAIL = """
-Training-free methods work on the weights of any CLIP: `--method NAME` on the command line, `method='NAME'`
-in Python. Weights of the other methods are recognized; for them no method is named.
+Training-free methods work on CLIP weights: `--method NAME` on the command line, `method='NAME'` in Python.
+`gem`, `resclip` and `sc_clip` need a vision transformer; the others work on the ResNets of CLIP too.
+`proxyclip` needs a second backbone: `-o proxy=NAME` (`bench` and `reproduce`: `-o proxyclip.proxy=NAME`).
+Weights of the other methods are recognized; for them no method is named.
 
 Methods in other installed packages appear in `clipdense methods` too; [CONTRIBUTING.md](../CONTRIBUTING.md)
 says how to write one.

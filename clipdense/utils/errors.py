@@ -43,5 +43,5 @@ def one_line(error: BaseException) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` with the known name closest to ``name``, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f' Did you mean {by_lower[match[0]]!r}?' if match else ''

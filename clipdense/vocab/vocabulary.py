@@ -15,6 +15,9 @@ from typing import Any
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write, digest
 
+# separators that are not split at: semicolons, Chinese and Japanese commas, full stops of grounding prompts
+_OTHER_SEPARATORS = re.compile(r'(?<!\\);|[\uff0c\u3001\uff1b]| \. ')
+
 
 def is_background(name: str) -> bool:
     """Whether a class name is a spelling of "background", as datasets and labeling tools write it.
@@ -121,12 +124,12 @@ class Vocabulary:
         synonyms = {name: words for name, words in self.synonyms.items() if name in kept}
         return Vocabulary(kept, synonyms, background, self.novel & set(kept))
 
-    def with_background(self, words: Sequence[str] = (), name: str = 'background') -> Vocabulary:
+    def with_background(self, words: str | Sequence[str] = (), name: str = 'background') -> Vocabulary:
         """Insert a background class at index 0, as in PASCAL VOC.
 
         Args:
             words: queries of the background, such as ``class_names.BACKGROUND_WORDS``; names of
-                other classes are dropped. By default its name is the query.
+                other classes are dropped. A string is one query. By default its name is the query.
             name: its class name.
 
         Raises:
@@ -134,6 +137,7 @@ class Vocabulary:
         """
         if self.background is not None:
             raise InputError(f'the vocabulary already has a background class: {self.background!r}')
+        words = (words,) if isinstance(words, str) else words
         taken = {normalize(word) for word, _ in self.queries}
         free = tuple(word for word in _check_list(words, 'background words') if normalize(word) not in taken)
         return Vocabulary((name, *self.class_names), {**self.synonyms, name: free}, name, self.novel)
@@ -156,7 +160,12 @@ class Vocabulary:
 
         Raises:
             InputError: as the constructor.
+
+        Warns:
+            UserWarning: the text has no comma, but a semicolon, a Chinese or Japanese comma, or ' . '.
         """
+        if ',' not in text and _OTHER_SEPARATORS.search(text):
+            warnings.warn(f'{text!r} is read as one class name; separate names with commas', stacklevel=2)
         return cls(tuple(_split(text, ','))).marking_background()
 
     @classmethod

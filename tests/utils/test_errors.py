@@ -25,7 +25,12 @@ def test_an_error_from_a_loader_is_one_line(workers):
 
 @pytest.mark.parametrize(
     ('name', 'expected'),
-    [('maskclop', " Did you mean 'maskclip'?"), ('VANILLA', " Did you mean 'vanilla'?"), ('xyz', '')],
+    [
+        ('maskclop', " Did you mean 'maskclip'?"),
+        ('VANILLA', " Did you mean 'vanilla'?"),
+        ('vild', ''),
+        ('xyz', ''),
+    ],
 )
 def test_nearest(name, expected):
     assert nearest(name, ['maskclip', 'vanilla']) == expected

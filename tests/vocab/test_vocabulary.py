@@ -130,6 +130,10 @@ def test_with_background():
     assert vocabulary.with_background(name='rest').queries[0] == ('rest', 0)
 
 
+def test_with_background_takes_one_word():
+    assert Vocabulary(('car',)).with_background('sky').queries == (('sky', 0), ('car', 1))
+
+
 def test_with_background_twice(street):
     with pytest.raises(InputError, match='already has a background class'):
         street.with_background()
@@ -141,12 +145,25 @@ def test_with_background_twice(street):
         ('car', ('car',)),
         ('car, traffic light,tree', ('car', 'traffic light', 'tree')),
         (r'salt\, pepper, tree', ('salt, pepper', 'tree')),
-        ('a;b', ('a;b',)),
+        ('a;b, c', ('a;b', 'c')),
+        ('St. Bernard', ('St. Bernard',)),
         ('back\\slash', ('back\\slash',)),
     ],
 )
 def test_parse(text, names):
     assert Vocabulary.parse(text).class_names == names
+
+
+@pytest.mark.parametrize('text', ['car; road', 'a . b .', '车\uff0c路', '車\u3001道', 'a\uff1bb'])
+def test_parse_tells_of_other_separators(text):
+    with pytest.warns(UserWarning, match='is read as one class name; separate names with commas'):
+        assert Vocabulary.parse(text).class_names == (text,)
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('text', ['car', 'a;b, c', r'a\;b', 'St. Bernard'])
+def test_parse_is_silent(text):
+    Vocabulary.parse(text)
 
 
 @pytest.mark.parametrize(

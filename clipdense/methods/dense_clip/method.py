@@ -1,4 +1,4 @@
-"""Entries of the training-free methods in the table of methods; they work on any CLIP."""
+"""Entries of the training-free methods in the table of methods; they work on CLIP weights."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ METHODS = (
         'Yang et al. 2025 (arXiv 2411.15851)',
         Option('base', 'naclip', 'base method: sclip, clearclip or naclip'),
         Option('std', 5.0, 'standard deviation of the Gaussian in patches'),
-        Option('cross', (0.3, 2.0), 'share of the attention of the middle layers, and gain'),
-        Option('feedback', (0.7, 2.2), 'share of the first prediction in the second pass, and gain'),
+        Option('cross', (0.3, 2.0), 'weight and scale of the attention of the middle layers'),
+        Option('feedback', (0.7, 2.2), 'weight and scale of the first prediction in the second pass'),
     ),
     _method(
         'proxyclip',
