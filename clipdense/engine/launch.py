@@ -19,6 +19,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 
 from .checkpointing import newest_checkpoint
+from .checks import check_values
 from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
@@ -73,6 +74,7 @@ def train(
     missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
     if missing:
         raise InputError(f'{_name(cfg)} is not a training config: {", ".join(missing)} is missing')
+    check_values(cfg)
     if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
@@ -115,6 +117,7 @@ def test(
     cfg = _prepared(config, work_dir, options)
     for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[part] = None
+    check_values(cfg)
     argument = getattr(part_class(cfg.model), 'weights_argument', None)
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights

@@ -22,6 +22,7 @@ from clipdense.registry import DATASETS, LOOPS, build
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
+from .checks import check_count
 from .hooks import scalar
 from .resume import (
     Position,
@@ -54,8 +55,9 @@ class TrainLoop(BaseLoop):
         val_begin: no validation before this step.
 
     Raises:
-        InputError: neither or both of ``max_steps`` and ``max_epochs``; data without a length and without
-            ``max_steps``; fewer samples than one batch, or shards than workers (``dataset.check_workers``).
+        InputError: neither or both of ``max_steps`` and ``max_epochs``, or less than 1; data without a
+            length and without ``max_steps``; fewer samples than one batch, or shards than workers
+            (``dataset.check_workers``).
     """
 
     def __init__(
@@ -67,13 +69,16 @@ class TrainLoop(BaseLoop):
         val_interval: int | None = None,
         val_begin: int = 1,
     ) -> None:
-        if isinstance(dataloader, dict):
-            dataloader = _training_defaults(dataloader, runner.seed)
-        super().__init__(runner, dataloader)
         if (max_steps is None) == (max_epochs is None):
             raise InputError(
                 'train_cfg needs exactly one of max_steps and max_epochs; set the other one to None'
             )
+        check_count('train_cfg.max_steps', max_steps)
+        check_count('train_cfg.max_epochs', max_epochs)
+        check_count('train_cfg.val_interval', val_interval)
+        if isinstance(dataloader, dict):
+            dataloader = _training_defaults(dataloader, runner.seed)
+        super().__init__(runner, dataloader)
         if hasattr(self.dataloader.dataset, 'check_workers'):
             self.dataloader.dataset.check_workers(self.dataloader.num_workers)
         self.steps_per_epoch = _length(self.dataloader)

@@ -192,6 +192,46 @@ def test_incomplete_configs(make_config, entries, message):
         launch.train(Config({**make_config(), **entries}))
 
 
+INVALID = {
+    'negative length': ('train_cfg.max_steps=-5', 'train_cfg.max_steps must be .* at least 1, got -5'),
+    'no length': ('train_cfg.max_steps=0', 'train_cfg.max_steps must be .* at least 1, got 0'),
+    'a word for a length': ('train_cfg.max_steps=abc', "train_cfg.max_steps must be .*, got 'abc'"),
+    'a part of a step': ('train_cfg.max_steps=2.5', 'train_cfg.max_steps must be .*, got 2.5'),
+    'no interval': ('train_cfg.val_interval=0', 'train_cfg.val_interval must be .*, got 0'),
+    'empty batch': ('train_dataloader.batch_size=0', 'train_dataloader.batch_size must be .*, got 0'),
+    'a float for a batch size': (
+        'train_dataloader.batch_size=8.0',
+        r'batch_size must be an integer, such as 8, got 8\.0',
+    ),
+    'a word for a batch size': (
+        'train_dataloader.batch_size=x',
+        "train_dataloader.batch_size must .*, got 'x'",
+    ),
+    'negative workers': ('train_dataloader.num_workers=-1', 'num_workers must be .* at least 0, got -1'),
+    'a word for a rate': (
+        'optim_wrapper.optimizer.lr=abc',
+        "optim_wrapper.optimizer.lr must be .*, got 'abc'",
+    ),
+    'negative rate': ('optim_wrapper.optimizer.lr=-1', 'optim_wrapper.optimizer.lr must be .*, got -1'),
+    'a word for the decay': ('optim_wrapper.optimizer.weight_decay=x', "weight_decay must be .*, got 'x'"),
+}
+
+
+@pytest.mark.parametrize(('option', 'message'), INVALID.values(), ids=INVALID)
+def test_invalid_values_are_refused_before_anything_is_built(tiny_file, tmp_path, option, message):
+    """The dataset of this config does not exist."""
+    with pytest.raises(InputError, match=message):
+        launch.train(tiny_file, tmp_path / 'run', options=[option])
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('name', ['photo.jpg', 'photo.jpg/run'])
+def test_a_file_is_not_a_work_dir(tiny_file, tmp_path, name):
+    (tmp_path / 'photo.jpg').touch()
+    with pytest.raises(InputError, match=r'work_dir .*photo\.jpg is a file; choose a folder'):
+        launch.train(tiny_file, tmp_path / name)
+
+
 def test_train_and_resume(make_config, tmp_path):
     config = Config(make_config())
     first = launch.train(config, tmp_path / 'a', seed=9, options={'train_cfg.max_steps': 3})

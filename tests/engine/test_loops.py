@@ -95,6 +95,7 @@ REFUSED = {
         {'train_cfg': {'max_steps': 1, 'max_epochs': 1}},
         'exactly one of max_steps and max_epochs',
     ),
+    'negative length': ({'train_cfg': {'max_steps': -5}}, 'max_steps must be .* at least 1, got -5'),
     'epochs of a stream': ({'stream': True, 'train_cfg': {'max_epochs': 1}}, 'no length; use max_steps'),
     'too few samples': ({'size': 1}, '1 samples, less than one batch of 2; lower batch_size'),
     'no samples': ({'size': 0}, '0 samples'),
