@@ -15,7 +15,10 @@ _HOMES = {
     'create_model': 'clipdense.clip.factory',
     'get_tokenizer': 'clipdense.clip.factory',
     'list_models': 'clipdense.clip.factory',
+    'list_methods': 'clipdense.methods',
     'Vocabulary': 'clipdense.vocab.vocabulary',
+    'SegmentationOptions': 'clipdense.tasks.options',
+    'DetectionRules': 'clipdense.tasks.detection',
     'Classifier': 'clipdense.inference.classifier',
     'Detector': 'clipdense.inference.detector',
     'Segmenter': 'clipdense.inference.segmenter',
@@ -23,12 +26,15 @@ _HOMES = {
 
 __all__ = [
     'Classifier',
+    'DetectionRules',
     'Detector',
+    'SegmentationOptions',
     'Segmenter',
     'Vocabulary',
     '__version__',
     'create_model',
     'get_tokenizer',
+    'list_methods',
     'list_models',
     'load',
 ]
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
     from clipdense.inference.detector import Detector
     from clipdense.inference.load import load
     from clipdense.inference.segmenter import Segmenter
+    from clipdense.methods import list_methods
+    from clipdense.tasks.detection import DetectionRules
+    from clipdense.tasks.options import SegmentationOptions
     from clipdense.vocab.vocabulary import Vocabulary
 
 

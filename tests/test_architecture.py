@@ -202,3 +202,10 @@ def test_inference_never_imports_the_engine(module):
     code = f"import sys, clipdense.methods.{module}; sys.exit('clipdense.engine' in sys.modules)"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_public_names_can_be_imported():
+    import clipdense
+
+    assert all(getattr(clipdense, name) is not None for name in clipdense.__all__)
+    assert set(clipdense.__all__) <= set(dir(clipdense))

@@ -4,8 +4,8 @@
     clipdense test dense_clip/maskclip_plus_voc work_dirs/maskclip_plus_voc/step_40000.pth
 
 The images of the folder and its class names are all that it needs: VOC 2012, PASCAL Context in this
-format, or your own.  The paper starts from ImageNet's weights, which torchvision fetches where it is told
-``-o model.student.weights_backbone=IMAGENET1K_V1``.
+format, or your own.  The paper starts from ImageNet's weights, which torchvision downloads
+with ``-o model.student.weights_backbone=IMAGENET1K_V1``.
 Cost: 40,000 steps of 16 crops of 512 pixels.
 Score: the paper, with DeepLabv2-R101 and no annotations, has 31.1 mIoU on PASCAL Context and 18.0 on
 COCO-Stuff.
