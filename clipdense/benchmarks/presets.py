@@ -221,8 +221,8 @@ FAMILIES: dict[str, Family] = {
                 'ade20k': _resclip(0.3, 0.7, 2.1),
             },
         ),
-        note='the threshold of its first answer (temp_thd) has no counterpart here; its class files are not '
-        "available and are assumed to be SCLIP's",
+        note='the threshold of its first prediction (temp_thd) has no counterpart here; its class files are '
+        "not available and are assumed to be SCLIP's",
     ),
     'maskclip_paper': Family(
         'maskclip',

@@ -1,7 +1,7 @@
 """The table of methods: each folder here, or in another installed package, describes itself.
 
 A method is a folder with a ``method.py`` that holds ``METHOD`` (or ``METHODS``, several of one folder) and
-imports nothing heavy.  Folders of this package are found by listing it; other packages name their ``METHOD``
+does not import torch.  Folders of this package are found by listing it; other packages name their ``METHOD``
 in the entry-point group ``clipdense.methods``.  Loading, building, converting and the command line read this
 table, and none of them names a method.
 """
