@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from clipdense.clip.model import CLIP
+from clipdense.clip.vit import VisionTransformer
 from clipdense.inference.load import load_segmenter, method_of
-from clipdense.methods import list_methods
+from clipdense.methods import get_method, list_methods
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 
@@ -33,6 +34,29 @@ def make_subject(
     own = entry.name if entry else type(model).__name__
     methods = (own,) if trained else tuple(one.name for one in list_methods('segmentation', any_clip=True))
     return Subject(model, name, builder(model, options), methods, trained, options)
+
+
+def runnable(subject: Subject) -> tuple[list[str], dict[str, str]]:
+    """Which methods can be measured on these weights with the options that are given.
+
+    Returns:
+        Names of methods, and of the others with what they need.
+    """
+    able, skipped = [], {}
+    for name in subject.methods:
+        if subject.trained:
+            able.append(name)
+            continue
+        method = get_method(name)
+        missing = sorted(method.required - subject.options.get(name, {}).keys())
+        tower = getattr(subject.model, 'image', None)
+        if method.needs_transformer and not isinstance(tower, VisionTransformer):
+            skipped[name] = 'a vision transformer'
+        elif missing:
+            skipped[name] = ' '.join(f'-o {name}.{option}=NAME' for option in missing)
+        else:
+            able.append(name)
+    return able, skipped
 
 
 def builder(model: Any, options: Mapping[str, Mapping[str, Any]]) -> Build:

@@ -119,6 +119,27 @@ def check_names(
             preset_of(method, dataset, family)
 
 
+def check_datasets(datasets: Sequence[str], source: Source) -> None:
+    """Check that at least one dataset can be read; the others are reported as failed cells.
+
+    Args:
+        datasets: as in ``Grid``.
+        source: where they come from.
+
+    Raises:
+        InputError: what is wrong with each dataset, if none can be read.
+    """
+    faults = []
+    for dataset in datasets:
+        try:
+            source.open(dataset)
+            return
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError('; '.join(dict.fromkeys(faults)))
+
+
 def _row(row: str, preset: str | None) -> tuple[str, str | None]:
     """Method and family of ``METHOD`` or ``METHOD:PRESET``."""
     method, _, family = row.partition(':')

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipdense.methods import Method, get_method, list_methods
+from clipdense.methods import get_method, list_methods
 from clipdense.utils.errors import InputError
 
 from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, grouped, refuse_existing, weight_overrides
@@ -208,19 +208,23 @@ def bench(
 
     Example: `clipdense bench --methods vanilla,sclip --datasets voc21,data/my_voc`
     """
-    from clipdense.benchmarks.grid import Grid, check_names
+    from clipdense.benchmarks.build import runnable
+    from clipdense.benchmarks.grid import Grid, check_datasets, check_names
     from clipdense.data.segmentation.published import BENCHMARKS
 
     columns = _names(datasets, BENCHMARKS)
     named = methods.strip() != 'all'
     if named:
         check_names(_names(methods), columns, preset, _known_methods())
+    measured.options()  # wrong ones are refused before the data is read
+    check_datasets(columns, data.source())
     subject = measured.load()
-    given = measured.options()
-    every = [one.name for one in _any_clip() if not one.required - given.get(one.name, {}).keys()]
-    every = list(subject.methods) if subject.trained else every
-    rows = _names(methods, every)
-    grid = Grid(subject, rows, columns, out, data.source(), preset)
+    able, skipped = runnable(subject)
+    if skipped and not named:
+        needs = {need: [name for name in skipped if skipped[name] == need] for need in skipped.values()}
+        parts = [f'{", ".join(names)} ({_need(names)} {need})' for need, names in needs.items()]
+        print(f'skipped: {", ".join(parts)}')
+    grid = Grid(subject, _names(methods, able), columns, out, data.source(), preset)
     failed = 0
     for cell in grid.run():
         place = f'{cell["method"]} on {cell["dataset"]}'
@@ -241,8 +245,8 @@ def _names(text: str, every: Iterable[str] = ()) -> list[str]:
     return [name.strip() for name in text.split(',') if name.strip()]
 
 
-def _any_clip() -> list[Method]:
-    return list_methods('segmentation', any_clip=True)
+def _need(names: list[str]) -> str:
+    return 'needs' if len(names) == 1 else 'need'
 
 
 def _known_methods() -> tuple[str, ...]:

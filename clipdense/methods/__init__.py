@@ -69,6 +69,7 @@ class Method:
             module must not import anything heavy.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
+        needs_transformer: works on CLIPs with a vision transformer only, not with a ResNet.
         default: of the methods that work on any CLIP, the one that is used for its task if none is named.
 
     Raises:
@@ -90,6 +91,7 @@ class Method:
     commands: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
+    needs_transformer: bool = False
     default: bool = False
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.methods.dense_clip.functions import DENSE_METHODS
 from clipdense.utils.image_io import write_mask
 
@@ -123,6 +123,31 @@ def test_all_methods(capsys, own, weights):
     assert status == 0
     names = {line.split(' on ')[0] for line in out.splitlines() if ' on ' in line}
     assert names == set(DENSE_METHODS) - {'proxyclip'}
+    assert out.startswith('skipped: proxyclip (needs -o proxyclip.proxy=NAME)\n')
+
+
+def test_all_methods_on_a_resnet(capsys, own, tmp_path):
+    size = ClipSize(
+        ResNetSize(64, 8, (1, 1, 1, 1), 4, 16),
+        TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16),
+    )
+    save(build_clip(size), tmp_path / 'resnet.safetensors')
+    status, out, err = run(capsys, 'bench', '--methods', 'all', '--datasets', own, '-w', 'resnet.safetensors')
+    assert (status, err) == (0, '')
+    assert out.startswith(
+        'skipped: gem, resclip, sc_clip (need a vision transformer), '
+        'proxyclip (needs -o proxyclip.proxy=NAME)\n'
+    )
+    names = {line.split(' on ')[0] for line in out.splitlines() if ' on ' in line}
+    assert names == set(DENSE_METHODS) - {'proxyclip', 'gem', 'resclip', 'sc_clip'}
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'message'), [('voc21', 'not found in data'), ('own:tset', "no split 'tset'")]
+)
+def test_bench_without_data_ends_before_weights_are_loaded(capsys, own, dataset, message):
+    status, _, err = run(capsys, 'bench', '--methods', 'sclip', '--datasets', dataset, '-w', 'absent.pt')
+    assert (status, message in err) == (2, True)
 
 
 def test_prepare_says_where_to_get_camvid_and_bccd(capsys):

@@ -8,7 +8,7 @@ _RESIDUAL = 'keep the residual connection and the feed-forward of the last block
 _LAST_BLOCKS = 'number of last blocks that have a second path'
 
 
-def _method(name: str, summary: str, paper: str, *options: Option) -> Method:
+def _method(name: str, summary: str, paper: str, *options: Option, needs_transformer: bool = False) -> Method:
     return Method(
         name=name,
         task='segmentation',
@@ -17,6 +17,7 @@ def _method(name: str, summary: str, paper: str, *options: Option) -> Method:
         build='clipdense.methods.dense_clip.segmenter:build',
         options=options,
         any_clip=True,
+        needs_transformer=needs_transformer,
         default=name == 'maskclip',
     )
 
@@ -78,6 +79,7 @@ METHODS = (
         'Bousselham et al. 2024 (arXiv 2312.00878)',
         Option('blocks', 6, _LAST_BLOCKS),
         Option('residual', True, _RESIDUAL),
+        needs_transformer=True,
     ),
     _method(
         'clip_surgery',
@@ -94,6 +96,7 @@ METHODS = (
         Option('outlier_share', 0.05, 'fraction of patches that are replaced'),
         Option('threshold', 0.4, 'minimum cosine of patches that are averaged'),
         Option('class_share', 0.3, 'factor on the class token that is added'),
+        needs_transformer=True,
     ),
     _method(
         'resclip',
@@ -103,6 +106,7 @@ METHODS = (
         Option('std', 5.0, 'standard deviation of the Gaussian in patches'),
         Option('cross', (0.3, 2.0), 'weight and scale of the attention of the middle layers'),
         Option('feedback', (0.7, 2.2), 'weight and scale of the first prediction in the second pass'),
+        needs_transformer=True,
     ),
     _method(
         'proxyclip',

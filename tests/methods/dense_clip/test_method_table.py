@@ -30,5 +30,10 @@ def test_proxies_agree(name):
 
 
 @pytest.mark.parametrize('name', sorted(DENSE_METHODS))
+def test_towers_agree(name):
+    assert get_method(name).needs_transformer == DENSE_METHODS[name].needs_transformer
+
+
+@pytest.mark.parametrize('name', sorted(DENSE_METHODS))
 def test_every_function_is_documented(name):
     assert DENSE_METHODS[name].embed.__doc__
