@@ -97,10 +97,18 @@ def _conflicts() -> Iterator[Finding]:
 
 def _operations() -> Iterator[Finding]:
     if importlib.util.find_spec('mmcv') is not None:
-        compiled = importlib.util.find_spec('mmcv._ext') is not None
+        compiled = _is_compiled()
         yield Finding(
             'mmcv operations', 'compiled' if compiled else 'in PyTorch (a compiled mmcv is not needed)'
         )
+
+
+def _is_compiled() -> bool:
+    """Whether mmcv has its compiled operators; our stand-in for them, once installed, has no spec."""
+    try:
+        return importlib.util.find_spec('mmcv._ext') is not None
+    except ValueError:
+        return False
 
 
 def _device() -> Iterator[Finding]:

@@ -191,6 +191,16 @@ def test_doctor_counts_threads(capsys, monkeypatch, threads, text):
     assert 'not compiled' not in out
 
 
+def test_doctor_beside_the_stand_in_for_mmcv(capsys):
+    """A process that has used detection has it installed."""
+    from clipdense.mmcv_ops import install
+
+    install()
+    status, out, err = run(capsys, 'doctor')
+    assert 'device' in out, err
+    assert status in (0, 1)
+
+
 def test_scenes(capsys):
     assert run(capsys, 'scenes', 'scenes', '--train', '3', '--val', '2')[0] == 0
     assert run(capsys, 'scenes', 'scenes', '--train', '3', '--val', '2')[0] == 2
