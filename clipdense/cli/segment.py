@@ -111,9 +111,9 @@ def _segmenter(
         raise InputError(
             '--method and --activation cannot be combined with --config, which specifies them: remove them'
         )
-    segmenter = Segmenter.from_config(config, weights.weights, config_options=option, **common)
-    segmenter.model.configure(view.options())
-    return segmenter
+    return Segmenter.from_config(
+        config, weights.weights, config_options=option, options=view.options(), **common
+    )
 
 
 def _free_stems(paths: list[Path], output: OutputArguments) -> list[Path]:
@@ -141,7 +141,7 @@ def _refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
     Raises:
         InputError: there is no background class.
     """
-    if vocabulary.background is None and (view.background_threshold is not None or view.area_threshold):
+    if vocabulary.background is None and view.options().needs_background:
         raise InputError(
             '--background-threshold and --area-threshold require a background class: add --background NAME'
         )

@@ -173,7 +173,7 @@ class Predictor(ABC, Generic[Result]):
     ) -> Iterator[tuple[int, Result]]:
         numbered = iter(enumerate(images))
         while batch := list(islice(numbered, batch_size)):
-            read = [(index, image) for index, image in self._read(batch, on_error)]
+            read = list(self._read(batch, on_error))
             if not read:
                 continue
             with self._lock, torch.no_grad():

@@ -33,14 +33,21 @@ class Segmenter(Predictor[Segmentation]):
         model: any segmenter.
         embedder: class names -> embeddings; by default a ``PromptEnsemble`` of the model's text tower with
             the templates of its method.
+        options: settings that every segmenter has; the model's own by default.
 
     Raises:
-        InputError: a model without a text tower, and no embedder.
+        InputError: a model without a text tower and no embedder, or options that do not fit the model.
     """
 
-    def __init__(self, model: SegmentationModel, embedder: ClassEmbedder | None = None) -> None:
+    def __init__(
+        self,
+        model: SegmentationModel,
+        embedder: ClassEmbedder | None = None,
+        options: SegmentationOptions | None = None,
+    ) -> None:
         super().__init__(model, embedder)
-        self._needs_background = False
+        self.options = options or SegmentationOptions()
+        self.model.configure(self.options)
 
     @classmethod
     def from_pretrained(
@@ -71,9 +78,7 @@ class Segmenter(Predictor[Segmentation]):
         model = load_segmenter(
             weights, method, device, options=options, method_options=method_options, **overrides
         )
-        made = cls(model, load_embedder(model, embedder, templates, cache))
-        made._needs_background = options is not None and options.needs_background
-        return made
+        return cls(model, load_embedder(model, embedder, templates, cache), options)
 
     @classmethod
     def from_config(
@@ -82,6 +87,7 @@ class Segmenter(Predictor[Segmentation]):
         weights: str | Path,
         *,
         config_options: Sequence[str] | Mapping[str, Any] = (),
+        options: SegmentationOptions | None = None,
         templates: Templates | None = None,
         embedder: Embedder | None = None,
         device: str | torch.device | None = None,
@@ -91,6 +97,7 @@ class Segmenter(Predictor[Segmentation]):
 
         Args:
             config, weights, config_options, device: see ``load_trained``.
+            options: see the class.
             templates: prompt templates, which should be those of the training; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
             cache: whether to cache class embeddings on disk.
@@ -99,7 +106,7 @@ class Segmenter(Predictor[Segmentation]):
             InputError: not the config of a segmenter, or a model without a text tower and no embedder.
         """
         model = load_trained(config, weights, device, config_options, SegmentationModel)
-        return cls(model, load_embedder(model, embedder, templates, cache))
+        return cls(model, load_embedder(model, embedder, templates, cache), options)
 
     def _predict(
         self,
@@ -108,7 +115,7 @@ class Segmenter(Predictor[Segmentation]):
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Segmentation]:
-        if self._needs_background and vocabulary.background is None:
+        if self.options.needs_background and vocabulary.background is None:
             raise InputError(
                 'background_threshold and area_threshold need a background class: add one, such as '
                 "'background' or Vocabulary(names).with_background()"

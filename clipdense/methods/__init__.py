@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -164,7 +165,7 @@ def list_methods(task: str | None = None, any_clip: bool | None = None) -> list[
     """
     if task is not None:
         refuse_unknown([task], get_args(Task), 'unknown task')
-    found = [table for name, table in sorted(_table().items())]
+    found = [method for _, method in sorted(_table().items())]
     return [method for method in found if task in (None, method.task) and any_clip in (None, method.any_clip)]
 
 
@@ -223,8 +224,6 @@ def _table() -> dict[str, Method]:
         try:
             described = entry.load()
         except Exception as error:  # a package of somebody else: the others stay usable
-            import warnings
-
             warnings.warn(f'the methods of {entry.value!r} cannot be loaded and are left out: {error!r}')
             continue
         for method in _described(described):
