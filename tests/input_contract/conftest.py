@@ -1,7 +1,8 @@
 """Every row of a section of docs/input_contract.md is a test of the module that names the section.
 
 A module has ``SECTION``, a heading of the page, and ``READ``, which maps the first column of each row to a
-function of a scratch folder that reads such an input.  ``test_row(row, check)`` then calls ``check(row, READ)``.
+function of a scratch folder that reads such an input and asserts what it read.  ``test_row(row, check)`` then
+calls ``check(row, READ)``.
 """
 
 from __future__ import annotations
