@@ -1,4 +1,4 @@
-"""Atomic writing of files, and digests."""
+"""Regular files, atomic writing, and digests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import InputError
+from .errors import InputError, nearest
 
+_KINDS = (
+    (stat.S_ISDIR, 'a folder'),
+    (stat.S_ISFIFO, 'a named pipe (FIFO)'),
+    (stat.S_ISCHR, 'a device'),
+    (stat.S_ISBLK, 'a device'),
+    (stat.S_ISSOCK, 'a socket'),
+)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -45,6 +53,56 @@ def atomic_write(path: str | Path, mode: str = 'wb') -> Iterator[IO[Any]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def special_file(path: str | Path) -> str:
+    """What a path is if not a regular file: 'a folder', 'a device', ...; '' for a regular or missing file.
+
+    Nothing is opened, so a named pipe does not block.  Links are followed.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return ''
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), '')
+
+
+def regular_file(path: str | Path, max_bytes: int | None = None) -> Path:
+    """The path of an existing regular file, with ``~`` expanded.  To be called before a file is opened.
+
+    A named pipe would block the program, and a device such as ``/dev/zero`` would fill the memory.
+
+    Args:
+        path: of the file; links are followed.
+        max_bytes: the largest size that is accepted; None for any.
+
+    Raises:
+        InputError: the file does not exist, is not a regular file, or is too large.
+    """
+    try:
+        path = Path(path).expanduser()
+        found = os.stat(path)
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null byte; RuntimeError: no home
+        raise InputError(_not_found(Path(path), error)) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f'{path} is {special_file(path)}, not a regular file')
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise InputError(
+            f'{path} is too large: {found.st_size / 1e6:.0f} MB, the limit is {max_bytes / 1e6:.0f} MB'
+        )
+    return path
+
+
+def _not_found(path: Path, error: Exception) -> str:
+    if not isinstance(error, FileNotFoundError):
+        return f'{path} cannot be read: {getattr(error, "strerror", None) or error}'
+    if path.is_symlink():
+        return f'{path} is a link to {os.readlink(path)}, which does not exist'
+    try:
+        near = nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        near = ''
+    return f'{path} does not exist.{near}' if near else f'{path} does not exist'
 
 
 def sha256(path: str | Path) -> str:
