@@ -1,26 +1,32 @@
 """Validation of COCO and LVIS JSON.
 
 pycocotools silently gives wrong numbers for duplicate ids, annotation id 0, negative boxes and NaN
-scores; here each is an error of one line that names the entry.
+scores; here each is an error of one line that names the entry.  ``results`` checks detections.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
+import warnings
 from collections import Counter
-from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Container, Hashable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeGuard
+from urllib.parse import unquote, urlsplit
 
-from mmengine.logging import print_log
+import numpy as np
 
+from clipdense.data.image_lists import NamedFiles, first_of, relative_name
 from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import MAX_PIXELS
+from clipdense.utils.json_files import read_json
+from clipdense.vocab.vocabulary import normalize
 
+from .masks import check_mask, has_mask, mask_area
+
+_LARGEST_FILE = 4_000_000_000  # bytes; LVIS has 1.1 GB
 _CORNER_FRACTION = 0.05  # of boxes beyond their image from which xyxy boxes are assumed
-_POLYGON = 6  # numbers of the smallest polygon
 
 
 def read_coco(path: str | Path, images: str | Path | None = None) -> dict[str, Any]:
@@ -34,18 +40,11 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> dict[str, A
         'images', 'annotations' and 'categories'; see ``check_coco``.
 
     Raises:
-        InputError: a missing file, invalid JSON, or as ``check_coco``.
+        InputError: a missing file, invalid JSON, or as ``check_coco`` and ``find_images``.
     """
-    path = Path(path)
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {error.strerror}') from error
-    except ValueError as error:
-        raise InputError(f'{path} is not JSON: {error}') from error
-    data = check_coco(data, str(path))
+    data = check_coco(read_json(path, _LARGEST_FILE), str(path))
     if images is not None:
-        check_images(data['images'], Path(images))
+        find_images(data['images'], images)
     return data
 
 
@@ -54,7 +53,7 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
 
     Annotation ids are renumbered from 1, because pycocotools misreads an id of 0; ``iscrowd`` and ``area``
     are filled in if missing; boxes without area are dropped and boxes beyond the border are clipped, with
-    a log message.
+    a warning.  A missing mask stays missing: ``masks.has_mask`` tells.
 
     Args:
         data: content of the file.
@@ -73,28 +72,40 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
     for part in ('images', 'annotations', 'categories'):
         _check_ids(data[part], part, source)
     names = _check_categories(data['categories'], source)
+    if not data['images']:
+        raise InputError(f'{source} has no images')
     sizes = {image['id']: _size_of(image, source) for image in data['images']}
-    annotations = _check_annotations(data['annotations'], sizes, set(names), source)
+    images = [
+        {**image, 'height': sizes[image['id']][0], 'width': sizes[image['id']][1]} for image in data['images']
+    ]
+    annotations = _Annotations(sizes, set(names), source).check(data['annotations'])
     kept = {key: data[key] for key in ('info', 'licenses') if key in data}
-    return {**kept, 'images': data['images'], 'annotations': annotations, 'categories': data['categories']}
+    return {**kept, 'images': images, 'annotations': annotations, 'categories': data['categories']}
 
 
-def check_images(images: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Check that every image exists in the folder.
+def find_images(images: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:
+    """The file of each image.
 
     Raises:
-        InputError: images are missing, or a name points outside the folder.
+        InputError: images are missing (the first ten are named), or a name points outside the folder.
+
+    Warns:
+        UserWarning: two images have the same file.
     """
+    folder = Path(folder)
+    files = NamedFiles(folder)
     names = [file_name(image) for image in images]
-    for name in names:
-        if Path(name).is_absolute() or '..' in Path(name).parts:
-            raise InputError(f'image {name!r} is outside {folder}; names must be relative to this folder')
-    listed = {parent: _list(folder / parent) for parent in {str(Path(name).parent) for name in names}}
-    missing = [name for name in names if Path(name).name not in listed[str(Path(name).parent)]]
+    found = [files.find(name) or _with_any_ending(name, folder) for name in names]
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
         raise InputError(
-            f'{len(missing)} of {len(names)} images are missing in {folder}, first {missing[0]!r}'
+            f'{len(missing)} of {len(names)} images are missing in {folder}: {first_of(missing)}'
         )
+    paths = [file for file in found if file is not None]
+    if len(set(paths)) < len(paths):
+        twice, count = Counter(paths).most_common(1)[0]
+        warnings.warn(f'{count} images of the annotations have the file {twice}', stacklevel=2)
+    return paths
 
 
 def file_name(image: Mapping[str, Any]) -> str:
@@ -103,48 +114,51 @@ def file_name(image: Mapping[str, Any]) -> str:
     Raises:
         InputError: the image has neither.
     """
-    if image.get('file_name'):
-        return str(image['file_name'])
-    address = str(image.get('coco_url', ''))
-    if '/' not in address:
+    name = image.get('file_name')
+    if isinstance(name, str) and name.strip():
+        return name
+    address = image.get('coco_url')
+    parts = unquote(urlsplit(address).path).split('/')[-2:] if isinstance(address, str) else []
+    if len(parts) < 2 or not parts[-1]:
         raise InputError(f'image {image["id"]} has no file_name and no coco_url')
-    return '/'.join(address.split('/')[-2:])
+    return '/'.join(parts)
 
 
-def check_results(
-    results: Any, images: Iterable[int], categories: Iterable[int], source: str = 'the results'
-) -> list[dict[str, Any]]:
-    """Validate detections in COCO's results format.
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite real number."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def among(key: Any, known: Container[Any]) -> bool:
+    """Whether a value, which may not be hashable, is one of the known ones."""
+    return isinstance(key, Hashable) and key in known
+
+
+def check_box(box: Any, where: str) -> tuple[float, float, float, float]:
+    """Four finite numbers x, y, width, height.
 
     Raises:
-        InputError: not a list; images or categories that are not in the ground truth; scores that are
-            not finite; boxes that are not four numbers or negative; neither box nor mask.
+        InputError: others, or a negative width or height.
     """
-    if not isinstance(results, list):
-        raise InputError(f'{source} must be a list of detections, not a {type(results).__name__}')
-    known = {'image_id': set(images), 'category_id': set(categories)}
-    for number, result in enumerate(results):
-        where = f'{source}, detection {number}'
-        if not isinstance(result, Mapping):
-            raise InputError(f'{where} must be a JSON object, got {type(result).__name__}')
-        for key, values in known.items():
-            if not _among(result.get(key), values):
-                raise InputError(f'{where}: {key} {result.get(key)!r} is not in the ground truth')
-        score = result.get('score')
-        if not _is_number(score):
-            raise InputError(f'{where}: score must be a finite number, got {score!r}')
-        if 'bbox' in result:
-            _check_box(result['bbox'], where)
-        elif 'segmentation' not in result:
-            raise InputError(f'{where} has neither bbox nor segmentation')
-        _check_segmentation(result.get('segmentation'), where)
-    return results
+    if isinstance(box, np.ndarray):
+        box = box.tolist()
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        raise InputError(f'{where}: bbox must be four numbers, got {box!r:.60}')
+    if not all(is_number(value) for value in box):
+        raise InputError(f'{where}: bbox {box!r:.60} contains a value that is not a finite number')
+    if box[2] < 0 or box[3] < 0:
+        raise InputError(
+            f'{where}: bbox {list(box)} has a negative width or height; boxes are x, y, width, height'
+        )
+    return box[0], box[1], box[2], box[3]
 
 
 def _check_ids(items: Sequence[Any], part: str, source: str) -> None:
     for number, item in enumerate(items):
-        if not isinstance(item, Mapping) or not isinstance(item.get('id'), int):
-            raise InputError(f'{source}: entry {number} of {part} has no integer id')
+        given = item.get('id') if isinstance(item, Mapping) else None
+        if not isinstance(given, Integral) or isinstance(given, bool):
+            hint = '' if given is None else f', got {given!r:.40}'
+            raise InputError(f'{source}: entry {number} of {part} has no integer id{hint}')
     counts = Counter(item['id'] for item in items)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
@@ -160,123 +174,110 @@ def _check_categories(categories: Sequence[Mapping[str, Any]], source: str) -> d
         if not isinstance(name, str) or not name.strip():
             raise InputError(f'{source}: category {category["id"]} has no name')
         names[category['id']] = name
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    counts = Counter(map(normalize, names.values()))
+    twice = [name for name in names.values() if counts[normalize(name)] > 1]
     if twice:
-        raise InputError(f'{source}: two categories have the name {twice[0]!r}')
+        spelled = '' if twice[0] == twice[1] else f' and {twice[1]!r}, which are the same without case'
+        raise InputError(f'{source}: two categories have the name {twice[0]!r}{spelled}')
     return names
 
 
-def _size_of(image: Mapping[str, Any], source: str) -> tuple[float, float]:
-    """Width and height."""
+def _size_of(image: Mapping[str, Any], source: str) -> tuple[int, int]:
+    """(H, W)."""
     size = (image.get('width'), image.get('height'))
-    if not all(_is_number(side) and side > 0 for side in size):
-        raise InputError(f'{source}: image {image["id"]} has invalid width and height {size}')
-    return size  # type: ignore[return-value]
-
-
-def _check_annotations(
-    annotations: Sequence[Mapping[str, Any]],
-    sizes: Mapping[int, tuple[float, float]],
-    categories: set[int],
-    source: str,
-) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
-    empty, beyond, cut = 0, 0, 0
-    for annotation in annotations:
-        where = f'{source}: annotation {annotation["id"]}'
-        if not _among(annotation.get('image_id'), sizes):
-            raise InputError(f'{where}: image_id {annotation.get("image_id")!r} is not in images')
-        if not _among(annotation.get('category_id'), categories):
-            raise InputError(f'{where}: category_id {annotation.get("category_id")!r} is not in categories')
-        left, top, width, height = _check_box(annotation.get('bbox'), where)
-        across, down = sizes[annotation['image_id']]
-        beyond += left + width > across + 1 or top + height > down + 1
-        box = _inside((left, top, width, height), across, down)
-        cut += box != [left, top, width, height]
-        if min(box[2:]) <= 0:
-            empty += 1
-            continue
-        filled = {'iscrowd': 0, 'area': box[2] * box[3], **annotation, 'bbox': box, 'id': len(kept) + 1}
-        if not _is_number(filled['area']) or filled['iscrowd'] not in (0, 1):
-            raise InputError(f'{where}: invalid area {filled["area"]!r} or iscrowd {filled["iscrowd"]!r}')
-        _check_segmentation(filled.get('segmentation'), where, (down, across))
-        kept.append(filled)
-    if beyond > _CORNER_FRACTION * len(annotations) and _all_corners(annotations, sizes):
+    if not all(is_number(side) and side > 0 and side == int(side) for side in size):
+        missing = size == (None, None)
+        what = 'no width and height' if missing else f'invalid width and height {size}'
+        raise InputError(f'{source}: image {image["id"]} has {what}')
+    width, height = (int(side) for side in size if side is not None)
+    if width * height > MAX_PIXELS:
         raise InputError(
-            f'{source}: {beyond} of {len(annotations)} boxes extend beyond their image, and all would fit as '
-            'x1, y1, x2, y2; COCO boxes must be x, y, width, height'
+            f'{source}: image {image["id"]} has {width} x {height} pixels, above the limit of {MAX_PIXELS}'
         )
-    for count, what in (
-        (empty, 'boxes without area were dropped'),
-        (cut, 'boxes beyond the image border were clipped'),
-    ):
-        if count:
-            print_log(f'{source}: {count} {what}', logger='current', level=logging.WARNING)
-    return kept
+    return height, width
 
 
-def _inside(box: tuple[float, float, float, float], across: float, down: float) -> list[float]:
-    """The box x, y, width, height clipped to the image; up to a pixel beyond the border is rounding."""
-    left, top, width, height = box
-    right, bottom = left + width, top + height
-    if min(left, top) >= -1 and right <= across + 1 and bottom <= down + 1:
-        return [left, top, width, height]
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, across), min(bottom, down)
-    return [left, top, right - left, bottom - top]
+class _Annotations:
+    """Checks annotations one by one and counts what it changes.
 
+    Args:
+        sizes: (H, W) by image id.
+        categories: ids.
+        source: name of the file, for messages.
+    """
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, Real) and math.isfinite(value)
+    def __init__(self, sizes: Mapping[int, tuple[int, int]], categories: set[int], source: str) -> None:
+        self.sizes, self.categories, self.source = sizes, categories, source
+        self.beyond, self.changed = 0, Counter[str]()
 
-
-def _among(key: Any, known: Container[Any]) -> bool:
-    return isinstance(key, Hashable) and key in known
-
-
-def _check_box(box: Any, where: str) -> tuple[float, float, float, float]:
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
-        raise InputError(f'{where}: bbox must be four numbers, got {box!r:.60}')
-    if not all(_is_number(value) for value in box):
-        raise InputError(f'{where}: bbox {box} contains a value that is not a finite number')
-    if box[2] < 0 or box[3] < 0:
-        raise InputError(f'{where}: bbox {list(box)} has a negative width or height')
-    return box[0], box[1], box[2], box[3]
-
-
-def _check_segmentation(segmentation: Any, where: str, size: tuple[float, float] | None = None) -> None:
-    """Refuse masks that crash pycocotools; run lengths must have the image's ``size`` (H, W)."""
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < _POLYGON or len(polygon) % 2:
-                raise InputError(
-                    f'{where}: a polygon needs at least three points and an even number of values'
-                )
-            try:
-                finite = math.isfinite(sum(polygon))
-            except TypeError:
-                finite = False
-            if not finite:
-                raise InputError(f'{where}: a polygon contains a value that is not a finite number')
-    elif segmentation is not None:
-        values = segmentation if isinstance(segmentation, Mapping) else {}
-        if not isinstance(values.get('counts'), (str, bytes, list)) or len(values.get('size') or ()) != 2:
-            raise InputError(f'{where}: segmentation must be polygons or run lengths')
-        if size is not None and tuple(values['size']) != size:
+    def check(self, annotations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Checked copies, numbered from 1; those with an empty box are left out."""
+        kept: list[dict[str, Any]] = []
+        crowds = any('iscrowd' in one for one in annotations)  # LVIS has none
+        for annotation in annotations:
+            checked = self._check(annotation, crowds)
+            if checked is not None:
+                kept.append({**checked, 'id': len(kept) + 1})
+        if self.beyond > _CORNER_FRACTION * len(annotations) and self._all_corners(annotations):
             raise InputError(
-                f'{where}: run lengths have size {tuple(values["size"])}, expected {size} (H, W)'
+                f'{self.source}: {self.beyond} of {len(annotations)} boxes extend beyond their image, and '
+                'all would fit as x1, y1, x2, y2; COCO boxes must be x, y, width, height'
             )
+        for what, count in self.changed.items():
+            warnings.warn(f'{self.source}: {count} {what}', stacklevel=4)
+        return kept
+
+    def _check(self, annotation: Mapping[str, Any], crowds: bool) -> dict[str, Any] | None:
+        where = f'{self.source}: annotation {annotation["id"]}'
+        if not among(annotation.get('image_id'), self.sizes):
+            raise InputError(f'{where}: image_id {annotation.get("image_id")!r} is not in images')
+        if not among(annotation.get('category_id'), self.categories):
+            raise InputError(f'{where}: category_id {annotation.get("category_id")!r} is not in categories')
+        size = self.sizes[annotation['image_id']]
+        masked = has_mask(annotation)
+        if masked:
+            check_mask(annotation['segmentation'], where, size)
+        box = self._box(annotation, where, size)
+        if min(box[2:]) <= 0:
+            self.changed['boxes without area were dropped'] += 1
+            return None
+        filled = {**annotation, 'bbox': box}
+        if not masked:
+            filled.pop('segmentation', None)
+        if filled.get('iscrowd') is None:
+            filled['iscrowd'] = 0
+            if crowds:
+                self.changed['annotations have no iscrowd, which is taken as 0'] += 1
+        if filled.get('area') is None:
+            filled['area'] = mask_area(filled['segmentation'], size) if masked else box[2] * box[3]
+            self.changed['annotations have no area, which is taken from the mask, or else the box'] += 1
+        if not is_number(filled['area']) or filled['area'] < 0 or filled['iscrowd'] not in (0, 1):
+            raise InputError(f'{where}: invalid area {filled["area"]!r} or iscrowd {filled["iscrowd"]!r}')
+        if filled.get('ignore') and not filled['iscrowd']:
+            self.changed['annotations have ignore=1, which is not used; iscrowd=1 excludes a region'] += 1
+        return filled
+
+    def _box(self, annotation: Mapping[str, Any], where: str, size: tuple[int, int]) -> list[float]:
+        """The box clipped to the image; up to a pixel beyond the border is rounding."""
+        left, top, width, height = check_box(annotation.get('bbox'), where)
+        right, bottom = left + width, top + height
+        outside = right > size[1] + 1 or bottom > size[0] + 1
+        self.beyond += outside
+        if min(left, top) >= -1 and not outside:
+            return [left, top, width, height]
+        self.changed['boxes beyond the image border were clipped'] += 1
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])
+        return [left, top, right - left, bottom - top]
+
+    def _all_corners(self, annotations: Sequence[Mapping[str, Any]]) -> bool:
+        return all(
+            box[0] < box[2] <= self.sizes[one['image_id']][1] + 1
+            and box[1] < box[3] <= self.sizes[one['image_id']][0] + 1
+            for one in annotations
+            for box in [one['bbox']]
+        )
 
 
-def _all_corners(annotations: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[float, float]]) -> bool:
-    return all(
-        box[0] < box[2] <= sizes[one['image_id']][0] + 1 and box[1] < box[3] <= sizes[one['image_id']][1] + 1
-        for one in annotations
-        for box in [one['bbox']]
-    )
-
-
-def _list(folder: Path) -> set[str]:
-    try:
-        return {path.name for path in folder.iterdir()}
-    except OSError:
-        return set()
+def _with_any_ending(name: str, folder: Path) -> Path | None:
+    path = folder / relative_name(name, folder)
+    return path if path.is_file() else None

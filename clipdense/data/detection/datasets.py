@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .coco import file_name, read_coco
+from .coco import find_images, read_coco
+from .masks import has_mask, to_pixels
 from .splits import OV_COCO_WORDS, choose
 from .store import RegionStore
 from .transforms import PackDetection
@@ -72,7 +73,7 @@ class CocoDetection(Dataset):
         masks: bool = False,
         seed: int = 0,
     ) -> None:
-        self._set_up(read_coco(annotations, images), Path(images), classes, novel)
+        self._set_up(read_coco(annotations), Path(images), classes, novel)
         self._finish(transforms, regions, pack, training, masks, seed)
 
     def _set_up(
@@ -87,9 +88,9 @@ class CocoDetection(Dataset):
             if one['category_id'] in label_of:
                 objects[one['image_id']].append({**one, 'label': label_of[one['category_id']]})
         self.images = []
-        for one in data['images']:
-            size = (int(one['height']), int(one['width']))
-            self.images.append(ImageRecord(one['id'], images / file_name(one), size, objects[one['id']]))
+        for one, path in zip(data['images'], find_images(data['images'], images), strict=True):
+            size = (one['height'], one['width'])
+            self.images.append(ImageRecord(one['id'], path, size, objects[one['id']]))
         if classes in OV_COCO_WORDS:
             self.images = [one for one in self.images if one.objects]
         self.ground_truth = data
@@ -106,6 +107,8 @@ class CocoDetection(Dataset):
         self.transforms = [build(one, TRANSFORMS) for one in transforms]
         self.pack = build(pack if pack is not None else PackDetection(), TRANSFORMS)
         self.masks, self.seed = masks, seed
+        if masks:
+            _check_masks(self.images)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with persistent workers
         self.regions = RegionStore(regions) if regions is not None else None
         if self.regions is not None:
@@ -163,9 +166,7 @@ class CocoDetection(Dataset):
             'gt_ignore_flags': np.array([bool(one['iscrowd']) for one in objects], bool),
         }
         if self.masks:
-            results['gt_masks'] = BitmapMasks(
-                [_mask(one.get('segmentation'), record) for one in objects], *record.size
-            )
+            results['gt_masks'] = BitmapMasks([_mask(one, record.size) for one in objects], *record.size)
         if self.regions is not None:
             results['regions'] = self.regions[record.image_id]
         return results
@@ -216,17 +217,18 @@ class VOCDetection(CocoDetection):
         self._finish(transforms, regions, pack, training, False, seed)
 
 
-def _mask(segmentation: Any, image: ImageRecord) -> np.ndarray:
-    """(H, W) uint8 mask of polygons or run lengths; empty if there are none."""
-    from pycocotools import mask as coco_mask
+def _check_masks(images: Sequence[ImageRecord]) -> None:
+    """Refuse objects without a mask, which would be learned as empty; regions of crowds need none."""
+    objects = [(image, one) for image in images for one in image.objects if not one['iscrowd']]
+    missing = [(image, one) for image, one in objects if not has_mask(one)]
+    if missing:
+        image, one = missing[0]
+        raise InputError(
+            f'masks=True, but {len(missing)} of {len(objects)} objects have no mask, first box {one["bbox"]} '
+            f'in {image.path.name}; add the masks, remove these objects, or set masks=False'
+        )
 
-    height, width = image.size
-    if not segmentation:
-        return np.zeros(image.size, np.uint8)
-    if isinstance(segmentation, list):
-        coded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation['counts'], list):
-        coded = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        coded = segmentation
-    return coco_mask.decode(coded)
+
+def _mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8; empty for a crowd without a mask, which is not a target."""
+    return to_pixels(annotation['segmentation'], size) if has_mask(annotation) else np.zeros(size, np.uint8)

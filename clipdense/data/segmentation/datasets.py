@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from clipdense.data.batches import to_tensor
+from clipdense.data.image_lists import NamedFiles, read_split, without_flags
 from clipdense.registry import DATASETS
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import digest, sha256
-from clipdense.utils.image_files import IMAGE_SUFFIXES
 from clipdense.utils.image_io import MAX_PIXELS, read_image, read_mask
 from clipdense.utils.progress import track
 from clipdense.vocab.vocabulary import Vocabulary
@@ -186,10 +186,12 @@ class VOCSegmentation(LabeledImages):
         self.split = split
         if not root.is_dir():
             raise InputError(f'the dataset folder {root} does not exist')
-        self.names = read_list(root, 'ImageSets/Segmentation', split)
-        listed = f'named in ImageSets/Segmentation/{split}.txt'
-        images = _find(root / 'JPEGImages', self.names, IMAGE_SUFFIXES, listed)
-        masks = _find(root / mask_folder, self.names, {'.png'}, listed)
+        lists = 'ImageSets/Segmentation'
+        files, listed = NamedFiles(root / 'JPEGImages'), f'named in {lists}/{split}.txt'
+        names = without_flags(read_split(root, lists, split), files, root / lists / f'{split}.txt')
+        images = files.find_all(names, listed)
+        self.names = [files.name_of(image) for image in images]
+        masks = NamedFiles(root / mask_folder, {'.png'}).find_all(self.names, f'with a mask, {listed},')
         stored = _stored_vocabulary(root)
         chosen = stored if vocabulary is None else _vocabulary(vocabulary)
         if chosen is None:
@@ -215,36 +217,6 @@ class CheckReport:
         head = f'{self.images} images without problems, {len(self.faults)} with problems'
         shares.append(f'  (ignored): {self.ignored / total:.2%}')
         return '\n'.join([head, *faults, 'share of pixels:', *shares])
-
-
-def read_list(root: Path, lists: str, split: str) -> list[str]:
-    """The names in ``root/lists/split.txt``.
-
-    Raises:
-        InputError: no such list, or an empty one.
-    """
-    folder = root / lists
-    path = folder / f'{split}.txt'
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob('*.txt'))
-        hint = f'{nearest(split, known)} Splits: {", ".join(known)}' if known else f' {folder} has no lists'
-        raise InputError(f'{root} has no split {split!r}.{hint}')
-    names = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
-    if not names:
-        raise InputError(f'{path} is empty; it must list image names, one a line')
-    return names
-
-
-def _find(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str], listed: str) -> list[Path]:
-    """The file of each name."""
-    if not folder.is_dir():
-        raise InputError(f'the folder {folder} does not exist')
-    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes}
-    missing = [name for name in names if name not in files]
-    if missing:
-        first = ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else '')
-        raise InputError(f'{len(missing)} of {len(names)} images {listed} are not in {folder}: {first}')
-    return [files[name] for name in names]
 
 
 def _stored_vocabulary(root: Path) -> Vocabulary | None:

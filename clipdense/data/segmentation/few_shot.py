@@ -8,7 +8,6 @@ Li et al. (arXiv 1907.12347) for FSS-1000; isl-org/lang-seg ``fewshot_data``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,17 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
 from clipdense.data.batches import sample_rng, to_tensor
+from clipdense.data.image_lists import NamedFiles, first_of, read_lines
 from clipdense.registry import DATASETS
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
+from clipdense.utils.image_files import IMAGE_SUFFIXES
 from clipdense.utils.image_io import read_image, read_mask
+from clipdense.utils.json_files import read_json
 from clipdense.vocab.class_names import CLASS_NAMES
 from clipdense.vocab.vocabulary import Vocabulary
+
+from .few_shot_lists import LARGEST_JSON, read_class_lists, read_pairs
 
 OTHERS = 'others'
 IGNORED = 255
@@ -130,20 +134,16 @@ class PascalFold(Episodes):
         self.root = Path(root)
         folds = [fold] if split == 'val' else [other for other in range(4) if other != fold]
         folder = 'val' if split == 'val' else 'trn'
-        self._pairs = [
-            pair for one in folds for pair in _read_pairs(Path(lists) / folder / f'fold{one}.txt', shown)
-        ]
-        self._length = episodes or len(self._pairs)
-        _check_files([self.episode(at) for at in range(len(self._pairs))])
+        pairs = [pair for one in folds for pair in read_pairs(Path(lists) / folder / f'fold{one}.txt', shown)]
+        self._episodes = _find_episodes(self.root, pairs)
+        self._length = episodes or len(pairs)
 
     def __len__(self) -> int:
         return self._length
 
     def episode(self, index: int) -> Episode:
         """Pair ``index`` of the list, which repeats."""
-        name, class_id = self._pairs[index % len(self._pairs)]
-        masks = self.root / 'SegmentationClassAug'
-        return Episode(self.root / 'JPEGImages' / f'{name}.jpg', masks / f'{name}.png', class_id)
+        return self._episodes[index % len(self._episodes)]
 
     def read_mask(self, episode: Episode) -> np.ndarray:
         """The class against all others; the void border is ignored."""
@@ -183,7 +183,7 @@ class CocoFold(Episodes):
     ) -> None:
         super().__init__(_unspaced(CLASS_NAMES['coco']), fold_classes('coco', fold, split), size)
         self.root, self.split, self.seed = Path(root), split, seed
-        self._images = _read_class_lists(Path(lists), self.class_ids)
+        self._images = read_class_lists(Path(lists), self.class_ids, self.root)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._length = episodes
         self._drawn = draw_episodes(self.class_ids, self._images, episodes, seed) if split == 'val' else []
@@ -233,7 +233,7 @@ class FSS1000(Episodes):
         size: int = 480,
     ) -> None:
         parts = {'train': 'trn', 'val': 'val', 'test': 'test'}
-        names = {part: sorted(_read_lines(Path(lists) / f'{stem}.txt')) for part, stem in parts.items()}
+        names = {part: sorted(read_lines(Path(lists) / f'{stem}.txt')) for part, stem in parts.items()}
         if split not in names:
             raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
         first = sum(len(names[part]) for part in list(parts)[: list(parts).index(split)])
@@ -242,12 +242,14 @@ class FSS1000(Episodes):
         self._episodes = [
             Episode(path, path.with_suffix('.png'), class_id)
             for class_id in shown
-            for path in sorted((Path(root) / self.class_names[class_id]).glob('*.jpg'), key=str)
+            for path in sorted((Path(root) / self.class_names[class_id]).glob('*'), key=str)
+            if path.suffix.lower() in IMAGE_SUFFIXES - {'.png'}
         ]
         empty = set(shown) - {episode.class_id for episode in self._episodes}
         if empty:
             missing = ', '.join(self.class_names[at] for at in sorted(empty)[:10])
             raise InputError(f'{len(empty)} of {len(shown)} classes have no images in {root}: {missing}')
+        _check_files(self._episodes)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -290,14 +292,16 @@ def class_lists(instances: str | Path, folder: str) -> dict[int, list[str]]:
     """The lists of ``CocoFold`` by name, from COCO's instances (HSNet's pickles may have another order).
 
     ``folder``, such as 'val2014', is put before the file names."""
-    found = json.loads(Path(instances).read_text('utf-8'))
-    place = {
-        category['id']: at for at, category in enumerate(sorted(found['categories'], key=lambda c: c['id']))
-    }
-    names = {image['id']: f'{folder}/{image["file_name"]}' for image in found['images']}
-    shown: dict[int, set[str]] = {at: set() for at in place.values()}
-    for annotation in found['annotations']:
-        shown[place[annotation['category_id']]].add(names[annotation['image_id']])
+    found = read_json(instances, LARGEST_JSON)
+    try:
+        ids = sorted(category['id'] for category in found['categories'])
+        place = {category: at for at, category in enumerate(ids)}
+        names = {image['id']: f'{folder}/{image["file_name"]}' for image in found['images']}
+        shown: dict[int, set[str]] = {at: set() for at in place.values()}
+        for annotation in found['annotations']:
+            shown[place[annotation['category_id']]].add(names[annotation['image_id']])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{instances} is not a file of COCO's instances: {error!r} is missing") from error
     return {at: sorted(images) for at, images in shown.items()}
 
 
@@ -306,45 +310,18 @@ def _unspaced(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(_VOC_NAMES.get(name, name).replace(' ', '') for name in names)
 
 
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text('utf-8-sig').splitlines()
-    except OSError as error:
-        raise InputError(f'cannot read the list {path}: {error.strerror}') from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _read_pairs(path: Path, shown: Sequence[int]) -> list[tuple[str, int]]:
-    pairs = []
-    for number, line in enumerate(_read_lines(path), 1):
-        name, mark, label = line.rpartition('__')
-        if not mark or not label.isdigit() or int(label) - 1 not in shown:
-            raise InputError(
-                f'{path}, line {number}: expected IMAGE__CLASS with a class of this fold, got {line!r}'
-            )
-        pairs.append((name, int(label) - 1))
-    if not pairs:
-        raise InputError(f'the list {path} is empty')
-    return pairs
+def _find_episodes(root: Path, pairs: Sequence[tuple[str, int]]) -> list[Episode]:
+    """The image and mask of each pair."""
+    images = NamedFiles(root / 'JPEGImages')
+    masks = NamedFiles(root / 'SegmentationClassAug', {'.png'})
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    image_of = dict(zip(names, images.find_all(names, 'of the lists'), strict=True))
+    stems = [images.name_of(image) for image in image_of.values()]
+    mask_of = dict(zip(names, masks.find_all(stems, 'with a mask, of the lists,'), strict=True))
+    return [Episode(image_of[name], mask_of[name], class_id) for name, class_id in pairs]
 
 
 def _check_files(episodes: Sequence[Episode]) -> None:
-    missing = [path for episode in episodes for path in episode[:2] if not path.is_file()]
+    missing = [str(path) for episode in episodes for path in episode[:2] if not path.is_file()]
     if missing:
-        first = ', '.join(map(str, missing[:10]))
-        raise InputError(f'{len(missing)} listed images and masks do not exist: {first}')
-
-
-def _read_class_lists(path: Path, class_ids: Sequence[int]) -> dict[int, list[str]]:
-    try:
-        found = {
-            int(key): list(map(str, names)) for key, names in json.loads(path.read_text('utf-8')).items()
-        }
-    except OSError as error:
-        raise InputError(f'cannot read the list {path}: {error.strerror}') from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f'{path} is not a JSON object of class index -> list of images: {error}') from error
-    empty = [at for at in class_ids if not found.get(at)]
-    if empty:
-        raise InputError(f'{path} has no images for the classes {empty[:10]}')
-    return found
+        raise InputError(f'{len(missing)} listed images and masks do not exist: {first_of(missing)}')

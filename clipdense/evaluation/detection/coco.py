@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdense.data.detection.coco import check_coco, check_results
+from clipdense.data.detection.coco import among, check_coco
+from clipdense.data.detection.masks import has_mask
+from clipdense.data.detection.results import Kind, check_results
 from clipdense.utils.errors import InputError
 
-Kind = Literal['bbox', 'segm']
 LVIS_DETECTIONS = 300  # per image, over all classes
 _FREQUENCIES = {'r': 'rare', 'c': 'common', 'f': 'frequent'}
+_LVIS_LISTS = {  # of an image -> what happens without
+    'neg_category_ids': 'detections of classes that are not in an image do not count as false',
+    'not_exhaustive_category_ids': 'all classes in an image count as fully annotated',
+}
 _AREAS = ('', 's', 'm', 'l')
 
 
@@ -103,15 +109,11 @@ def lvis_precision(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    plain = [one['name'] for one in truth['categories'] if one.get('frequency') not in _FREQUENCIES]
-    if plain and results:
-        raise InputError(f"LVIS's AP needs categories with frequency r, c or f: {plain[0]!r} has none")
-
     def evaluator(gt: Any, dt: Any, iou_type: str) -> Any:
         return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)
 
     best = _best_of_each_image(results, max_detections)
-    return _evaluate(COCO, evaluator, truth, best, kind, None, (max_detections,))
+    return _evaluate(COCO, evaluator, truth, best, kind, None, (max_detections,), lvis=True)
 
 
 def lvis_means(truth: Mapping[str, Any], scores: Precision) -> dict[str, float]:
@@ -123,6 +125,68 @@ def lvis_means(truth: Mapping[str, Any], scores: Precision) -> dict[str, float]:
     return found
 
 
+def check_truth(
+    truth: Mapping[str, Any], kind: Kind, class_names: Sequence[str] | None = None, lvis: bool = False
+) -> None:
+    """Check that annotations have what is measured, before detections are computed.
+
+    Args:
+        truth: from ``check_coco``.
+        kind: boxes or masks.
+        class_names: the classes that are scored; all by default.
+        lvis: by LVIS's protocol.
+
+    Raises:
+        InputError: masks are measured, and objects of these classes have none; for LVIS categories without a
+            frequency, or unknown ids in the lists of an image.
+
+    Warns:
+        UserWarning: for LVIS, images without these lists.
+    """
+    if lvis:
+        _check_lvis(truth)
+    if kind != 'segm':
+        return
+    names = {one['id']: one['name'] for one in truth['categories']}
+    files = {one['id']: one.get('file_name') or f'id {one["id"]}' for one in truth['images']}
+    chosen = [
+        one for one in truth['annotations'] if class_names is None or names[one['category_id']] in class_names
+    ]
+    missing = [one for one in chosen if not has_mask(one)]
+    if missing:
+        one = missing[0]
+        raise InputError(
+            f'masks are measured, but {len(missing)} of {len(chosen)} objects of the ground truth have no '
+            f'mask (segmentation), first a {names[one["category_id"]]!r} at {one["bbox"]} in image '
+            f"{files[one['image_id']]}; add the masks, or measure kinds=('bbox',)"
+        )
+
+
+def _check_lvis(truth: Mapping[str, Any]) -> None:
+    """What LVIS's protocol needs beyond COCO's."""
+    plain = [one['name'] for one in truth['categories'] if one.get('frequency') not in _FREQUENCIES]
+    if plain:
+        raise InputError(f"LVIS's AP needs categories with frequency r, c or f: {plain[0]!r} has none")
+    known = {one['id'] for one in truth['categories']}
+    for key, what in _LVIS_LISTS.items():
+        missing = [image['id'] for image in truth['images'] if image.get(key) is None]
+        if missing:
+            warnings.warn(
+                f'{len(missing)} of {len(truth["images"])} images of the ground truth have no {key}, first '
+                f'image {missing[0]}; none is assumed: {what}',
+                stacklevel=3,
+            )
+        for image in truth['images']:
+            given = image.get(key)
+            listed = [] if given is None else given
+            wrong = [one for one in listed if not among(one, known)] if isinstance(listed, list) else [listed]
+            if wrong:
+                raise InputError(
+                    f'the ground truth: {key} of image {image["id"]} has {wrong[0]!r:.40}, which is not the '
+                    'id of a category'
+                )
+
+
 def _evaluate(
     database: Any,
     evaluator: Any,
@@ -131,17 +195,19 @@ def _evaluate(
     kind: Kind,
     class_names: Sequence[str] | None,
     max_detections: tuple[int, ...],
+    lvis: bool = False,
 ) -> Precision:
     truth = check_coco(truth, 'the ground truth')
+    check_truth(truth, kind, class_names, lvis and len(results) > 0)
     ids = {one['name']: one['id'] for one in truth['categories']}
     unknown = sorted(set(class_names or ()) - ids.keys())
     if unknown:
         raise InputError(f'unknown classes {unknown[:5]}: not in the ground truth')
     wanted = sorted((ids[name], name) for name in (class_names or ids))
     images = [one['id'] for one in truth['images']]
-    checked = check_results(list(results), images, ids.values())
+    checked = check_results(list(results), truth['images'], ids.values(), kind)
     chosen = {category for category, _ in wanted}
-    counted = [_only(kind, one) for one in checked if one['category_id'] in chosen]
+    counted = [one for one in checked if one['category_id'] in chosen]
     if not counted:
         return _nothing_found(truth, wanted, max_detections)
     gt = database()
@@ -158,20 +224,6 @@ def _evaluate(
     precision = np.asarray(evaluation.eval['precision']).reshape(shape)
     recall = np.asarray(evaluation.eval['recall']).reshape(shape[0], *shape[2:])
     return Precision(names, precision, recall, max_detections)
-
-
-def _only(kind: Kind, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with only the box or the mask, because a mask with a box would get the area of the box.
-
-    Raises:
-        InputError: the result does not have it.
-    """
-    what = 'bbox' if kind == 'bbox' else 'segmentation'
-    if what not in result:
-        raise InputError(f'a detection of image {result["image_id"]} has no {what}')
-    value = result[what]
-    value = dict(value) if isinstance(value, Mapping) else list(value)
-    return {**{key: result[key] for key in ('image_id', 'category_id', 'score')}, what: value}
 
 
 def _nothing_found(

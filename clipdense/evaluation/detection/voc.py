@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdense.data.detection.coco import check_coco, check_results
+from clipdense.data.detection.coco import check_coco
+from clipdense.data.detection.results import check_results
 
 Style = Literal['11points', 'area']  # VOC2007, VOC2010 and later
 
@@ -41,7 +42,7 @@ def voc_average_precision(
     """
     truth = check_coco(truth, 'the ground truth')
     names = {one['id']: one['name'] for one in truth['categories']}
-    checked = check_results(list(results), [one['id'] for one in truth['images']], names)
+    checked = check_results(list(results), truth['images'], names, 'bbox')
     objects: dict[int, dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for one in truth['annotations']:
         objects[one['category_id']][one['image_id']].append(one)

@@ -43,8 +43,9 @@ def folder(tmp_path):
             for n, (i, c, b, crowd) in enumerate(objects, 1)
         ],
     }
-    x, y, width, height = BOX
-    data['annotations'][0]['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    for one in data['annotations']:
+        x, y, width, height = one['bbox']
+        one['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
     (tmp_path / 'a.json').write_text(json.dumps(data))
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[20:35, 10:40] = 255  # the cat is white
@@ -262,15 +263,21 @@ def test_voc(voc):
     assert sample.ignored_instances.labels.tolist() == [0]
 
 
+NO_SIZE = '<annotation><size><width>64.5</width></size></annotation>'
+
+
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
-        (lambda root: (root / 'Annotations/one.xml').unlink(), 'cannot read'),
+        (lambda root: (root / 'Annotations/one.xml').unlink(), '1 of 1 images with an annotation'),
         (lambda root: (root / 'Annotations/one.xml').write_text('<annotation>'), 'is not XML'),
-        (lambda root: (root / 'Annotations/one.xml').write_text('<annotation/>'), 'has no valid size/width'),
-        (lambda root: (root / 'JPEGImages/one.jpg').unlink(), '1 of 1 images are missing'),
+        (lambda root: (root / 'Annotations/one.xml').write_text(NO_SIZE), 'has no valid size/width'),
+        (
+            lambda root: (root / 'JPEGImages/one.jpg').unlink(),
+            '1 of 1 images named in ImageSets/Main/train.txt',
+        ),
         (lambda root: (root / 'ImageSets/Main/train.txt').write_text(''), 'train.txt is empty'),
-        (lambda root: (root / 'ImageSets/Main/train.txt').unlink(), 'cannot read the list'),
+        (lambda root: (root / 'ImageSets/Main/train.txt').unlink(), "has no split 'train'"),
     ],
     ids=['no xml', 'broken xml', 'no size', 'no image', 'empty list', 'no list'],
 )

@@ -94,8 +94,8 @@ def test_pascal_trains_on_the_other_folds(voc):
         ),
         ('2007_000033\n', 'expected IMAGE__CLASS'),
         ('\n', 'fold0.txt is empty'),
-        ('2007_000099__05\n', r'2 listed images and masks do not exist: .*2007_000099\.jpg'),
-        (None, 'cannot read the list'),
+        ('2007_000099__05\n', '1 of 1 images of the lists are not in .*JPEGImages: 2007_000099'),
+        (None, r'fold0\.txt does not exist'),
     ],
     ids=['class', 'form', 'empty', 'missing', 'no file'],
 )
@@ -153,7 +153,7 @@ def test_coco_training_draws_anew_each_epoch(coco):
     [
         ('[1]', 'is not a JSON object of class'),
         ('{"1": []}', r'no images for the classes \[1, 5'),
-        ('{', 'is not a JSON object'),
+        ('{', 'is not valid JSON'),
     ],
 )
 def test_coco_lists_that_are_none(coco, text, message):

@@ -137,7 +137,7 @@ def test_results_that_cannot_be_scored(change, message, score):
 def test_unknown_classes_are_named():
     with pytest.raises(InputError, match='horse'):
         coco_precision(TRUTH, FOUND, class_names=['dog', 'horse'])
-    with pytest.raises(InputError, match='no segmentation'):
+    with pytest.raises(InputError, match='2 of 2 objects of the ground truth have no mask'):
         coco_precision(TRUTH, FOUND, 'segm')
     with pytest.raises(InputError, match='needs categories with frequency'):
         lvis_precision(TRUTH, FOUND, 'bbox')

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clipdense.data.image_lists import read_split
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 
-from ..datasets import read_list
 from . import labels
 from .conversion import (
     Job,
@@ -128,7 +128,7 @@ def _context(root: Path, source: Path | None, train: bool, workers: int) -> Repo
     source = source or root / 'trainval_merged.json'
     splits = ('val', 'train') if train else ('val',)
     if source.is_dir():
-        names = {split: read_list(root, 'ImageSets/Main', split) for split in splits}
+        names = {split: read_split(root, 'ImageSets/Main', split) for split in splits}
         make = _context_mats(source)
     elif source.is_file():
         names, make = _context_json(source)
@@ -180,8 +180,8 @@ def _voc_aug(root: Path, source: Path | None, train: bool, workers: int) -> Repo
             f'{source} has no folder cls; pass the folder dataset of the Semantic Boundaries Dataset, '
             f'from {_SBD}'
         )
-    own = {split: read_list(root, _VOC_LISTS, split) for split in ('train', 'val')}
-    more = {name for split in ('train', 'val') for name in read_list(source, '.', split)}
+    own = {split: read_split(root, _VOC_LISTS, split) for split in ('train', 'val')}
+    more = {name for split in ('train', 'val') for name in read_split(source, '.', split)}
     added = sorted(more - {*own['train'], *own['val']})
     folder = root / 'SegmentationClassAug'
     jobs = [
@@ -205,7 +205,7 @@ def _find_augmented(root: Path) -> Found:
     """The images and masks of the list ``trainaug``."""
     remedy = f'create them with `clipdense prepare voc_aug {root}`'
     try:
-        names = read_list(root, _VOC_LISTS, 'trainaug')
+        names = read_split(root, _VOC_LISTS, 'trainaug')
     except InputError as error:
         return Found(faults=[f'{error}; {remedy}'])
     found = Found(

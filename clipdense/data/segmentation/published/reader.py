@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipdense.data.image_lists import NamedFiles, first_of, read_split
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
+from clipdense.utils.image_files import IMAGE_SUFFIXES
 from clipdense.utils.image_io import MAX_PIXELS
 from clipdense.vocab.class_names import named_vocabulary
 from clipdense.vocab.vocabulary import Vocabulary
 
-from ..datasets import LabeledImages, read_list
+from ..datasets import LabeledImages
 from .table import Benchmark, find_benchmark
-
-_NAMED = 10  # missing files that a message lists
 
 
 @dataclass
@@ -101,25 +101,31 @@ def find_root(benchmark: Benchmark, root: str | Path) -> Path:
 def find_files(benchmark: Benchmark, root: Path) -> Found:
     """Images with their masks, and the missing files."""
     found = Found()
-    images = _by_stem(root / benchmark.images, benchmark.image_suffix)
-    masks = _by_stem(root / benchmark.masks, benchmark.mask_suffix)
-    names = sorted({*images, *masks})
+    endings = IMAGE_SUFFIXES if benchmark.image_suffix in IMAGE_SUFFIXES else {benchmark.image_suffix}
+    images = _files(root / benchmark.images, endings)
+    masks = _files(root / benchmark.masks, {benchmark.mask_suffix})
     if benchmark.split_list:
         path = root / benchmark.split_list
         try:
-            names = read_list(root, str(Path(benchmark.split_list).parent), path.stem)
+            names = read_split(root, str(Path(benchmark.split_list).parent), path.stem)
         except InputError as error:
             found.faults.append(f'{error}; {_remedy(benchmark, root)}')
             return found
-    whole = [name for name in names if name in images and name in masks]
-    found.images, found.masks = [images[name] for name in whole], [masks[name] for name in whole]
-    missing = [name for name in names if name not in images]
+    else:
+        names = sorted({*(images.stems() if images else ()), *(masks.stems() if masks else ())})
+    image_of = {name: images.find(name) if images else None for name in names}
+    mask_of = {
+        name: masks.find(_stem(name, images, image)) if masks else None for name, image in image_of.items()
+    }
+    whole = [(image, mask_of[name]) for name, image in image_of.items() if image and mask_of[name]]
+    found.images, found.masks = [image for image, _ in whole], [mask for _, mask in whole if mask]
+    missing = [name for name in names if not image_of[name]]
     if missing:
         found.faults.append(
             f'{_list_missing(missing, len(names), benchmark.images, benchmark.image_suffix)}; '
             f'download them from {benchmark.source}'
         )
-    missing = [name for name in names if name not in masks]
+    missing = [name for name in names if not mask_of[name]]
     if missing:
         found.faults.append(
             f'{_list_missing(missing, len(names), benchmark.masks, benchmark.mask_suffix)}; '
@@ -132,16 +138,18 @@ def find_files(benchmark: Benchmark, root: Path) -> Found:
     return found
 
 
-def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files below a folder by relative path without the suffix."""
-    files = sorted(folder.rglob(f'*{suffix}')) if folder.is_dir() else []
-    return {file.relative_to(folder).as_posix().removesuffix(suffix): file for file in files}
+def _files(folder: Path, suffixes: Collection[str]) -> NamedFiles | None:
+    return NamedFiles(folder, suffixes) if folder.is_dir() else None
+
+
+def _stem(name: str, images: NamedFiles | None, image: Path | None) -> str:
+    """The name of an image without its ending, which a list may give."""
+    return images.name_of(image) if images and image else name
 
 
 def _list_missing(names: Sequence[str], total: int, folder: str, suffix: str) -> str:
-    first = ', '.join(f'{name}{suffix}' for name in names[:_NAMED])
-    more = ', ...' if len(names) > _NAMED else ''
-    return f'{len(names)} of {total} files are not in {folder}: {first}{more}'
+    files = first_of([f'{name}{suffix}' for name in names])
+    return f'{len(names)} of {total} files are not in {folder}: {files}'
 
 
 def _remedy(benchmark: Benchmark, root: Path) -> str:

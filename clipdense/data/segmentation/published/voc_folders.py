@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from clipdense.data.segmentation.datasets import read_list
+from clipdense.data.image_lists import NamedFiles, first_of, read_split
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.image_files import IMAGE_SUFFIXES
@@ -21,7 +21,6 @@ from . import labels
 from .conversion import Job, Report, convert_mask, copy_file, run_jobs
 
 _IMAGES = 'JPEGImages'
-_NAMED = 10  # missing files that a message lists
 
 
 def convert_camvid(root: Path, source: Path, workers: int = 0) -> Report:
@@ -148,7 +147,7 @@ def describe_folder(dataset: VocFolder, root: str | Path) -> str:
     remedy = f'download it from {dataset.source}, license {dataset.license}, and {steps}'
     if not (place / _IMAGES).is_dir():
         raise InputError(f'{dataset.title} not found in {place}; {remedy}')
-    names = {split: read_list(place, dataset.lists, split) for split in dataset.splits}
+    names = {split: read_split(place, dataset.lists, split) for split in dataset.splits}
     listed = [name for split in names.values() for name in split]
     for folder, suffixes in ((_IMAGES, IMAGE_SUFFIXES), (dataset.labels, {dataset.label_suffix})):
         missing = _missing(place / folder, listed, suffixes)
@@ -162,10 +161,6 @@ def describe_folder(dataset: VocFolder, root: str | Path) -> str:
 
 def _missing(folder: Path, names: Sequence[str], suffixes: Collection[str]) -> str:
     """A text about the files missing in a folder; empty if there are none."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    there = {file.stem for file in files if file.suffix.lower() in suffixes}
-    missing = [name for name in names if name not in there]
-    if not missing:
-        return ''
-    first = ', '.join(missing[:_NAMED]) + (', ...' if len(missing) > _NAMED else '')
-    return f'{len(missing)} of {len(names)} files are not in {folder}: {first}'
+    files = NamedFiles(folder, suffixes) if folder.is_dir() else None
+    missing = [name for name in names if files is None or files.find(name) is None]
+    return f'{len(missing)} of {len(names)} files are not in {folder}: {first_of(missing)}' if missing else ''
