@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
+from clipdense.utils.dist import all_gather_object
 from clipdense.utils.errors import InputError
 
 _SLOTS = 128  # workers with a counter of their own; more workers share them
@@ -73,11 +76,37 @@ class FaultBudget:
 
     def reset(self) -> None:
         """Start a new epoch; log the number of lost samples of the last one."""
-        if self.lost:
-            # Not a warning: MMEngine drops repeated warnings.
-            line = f'{self.lost} of {self.seen} {self.noun} could not be used in the last epoch'
-            print_log(line, logger='current', level=logging.INFO)
+        self.summarize([(self.lost, self.seen)])
+        self.forget()
+
+    def forget(self) -> None:
+        """Set the counts to zero."""
         self._counts.zero_()
+
+    def summarize(self, counts: Sequence[tuple[int, int]]) -> None:
+        """Log the sums of (lost, seen) of one or several processes, if anything was lost."""
+        lost, seen = (sum(column) for column in zip(*counts, strict=True))
+        if lost:
+            # Not a warning: MMEngine drops repeated warnings.
+            line = f'{lost} of {seen} {self.noun} could not be used in the last epoch'
+            print_log(line, logger='current', level=logging.INFO)
+
+
+def report_faults(dataset: Any) -> None:
+    """Log what all processes together lost in the epoch that ends now, and start the counts anew.
+
+    Called by all processes, after their workers have ended.
+    """
+    budgets: list[FaultBudget] = []
+    while dataset is not None:  # a dataset may wrap another
+        budgets += [value for value in vars(dataset).values() if isinstance(value, FaultBudget)]
+        dataset = vars(dataset).get('dataset')
+    if not budgets:
+        return
+    everyone = all_gather_object([(budget.lost, budget.seen) for budget in budgets])
+    for budget, *counts in zip(budgets, *everyone, strict=True):
+        budget.summarize(counts)
+        budget.forget()
 
 
 def _slot() -> int:

@@ -21,6 +21,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,10 +33,12 @@ from torch import Tensor
 
 from clipdense.registry import HOOKS
 from clipdense.utils.dist import is_main
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import CheckpointError, InputError, WriteError, nearest
 from clipdense.utils.files import atomic_write
 
+from .health import weights_fault
 from .hooks import in_training
+from .resume import Position
 
 FORMAT = 'clipdense-training-1'
 _POINTER = 'last_checkpoint'  # MMEngine's name for it
@@ -73,11 +76,11 @@ def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint atomically: the previous file stays until the new one is complete and on disk.
 
     Raises:
-        InputError: no disk space, or no permission.
+        WriteError: no disk space, or no permission.
         TypeError: something in it is not plain data.
     """
     content = plain({'format': FORMAT, **checkpoint})
-    with atomic_write(path) as file:
+    with atomic_write(path, needed=_bytes(content)) as file:
         torch.save(content, file)
 
 
@@ -91,6 +94,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     problem = damage(path)
     if problem:
         raise CheckpointError(f'{path} {problem}')
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -122,8 +129,25 @@ def damage(path: Path) -> str | None:
     return f'is damaged: wrong checksum of {broken}' if broken else None
 
 
+def missing_part(checkpoint: Mapping[str, Any]) -> str | None:
+    """What a checkpoint lacks for resuming, or None."""
+    parts = dict.fromkeys(('state_dict', 'optimizer', 'position', 'message_hub', 'meta'), dict)
+    parts |= {'param_schedulers': list, 'random': list}
+    for name, kind in parts.items():
+        if not isinstance(checkpoint.get(name), kind):
+            return f'it has no {name}'
+    known = {field.name for field in fields(Position)}
+    wrong = [key for key, n in checkpoint['position'].items() if key not in known or type(n) is not int]
+    if wrong:
+        return f'its position has the unknown entry {wrong[0]!r}'
+    absent = [name for name in ('config', 'seed') if name not in checkpoint['meta']]
+    return f'its meta has no {absent[0]}' if absent else None
+
+
 def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
     """The checkpoint to resume from: that of ``last_checkpoint``, else the newest valid one.
+
+    Valid are undamaged files whose weights are finite and plausible.
 
     Args:
         folder: a work directory.
@@ -140,7 +164,7 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
         found = [path for path in found if path != named] + [named]
     problems: list[str] = []
     for path in reversed(found):
-        problem = damage(path)
+        problem = damage(path) or _unusable(path)
         if problem is None:
             if problems:
                 _warn(f'{problems[0]}; resuming from {path.name} instead')
@@ -153,6 +177,26 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
             f'{problems[0]}; pass a valid checkpoint with --resume PATH, or start a new run'
         )
     return None
+
+
+def what_remains(folder: str | Path) -> str:
+    """What ``--resume`` would do in a folder, for the message of a run that fails; the files are checked."""
+    try:
+        path = newest_checkpoint(folder)
+    except CheckpointError as error:
+        return f'no checkpoint can be resumed: {error}'
+    if path is None:
+        return 'there is no checkpoint yet'
+    return f'--resume continues from {path.name}, whose weights are finite'
+
+
+def _unusable(path: Path) -> str | None:
+    """Why an undamaged file cannot be resumed, or None."""
+    try:
+        fault = weights_fault(_read(path))
+    except CheckpointError as error:
+        return f'cannot be resumed: {error}'
+    return fault and f'cannot be resumed: {fault}'
 
 
 def remove_orphans(folder: str | Path) -> list[Path]:
@@ -190,6 +234,9 @@ class CheckpointHook(Hook):
         save_best: the metric, such as 'zero_shot/top1', whose best weights go to ``best.pth`` (weights only).
         best_is: whether higher or lower values are better.
         on_error: 'raise' stops training when a checkpoint cannot be written; 'warn' continues.
+
+    Raises:
+        InputError: invalid settings; weights that are not finite or implausible, which are never saved.
     """
 
     priority = 'VERY_LOW'
@@ -210,6 +257,7 @@ class CheckpointHook(Hook):
         self.best: float | None = None
         self._saved: list[Path] = []
         self._saved_step = -1
+        self._unknown: set[str] = set()  # metrics of evaluations without ``save_best``
 
     def before_train(self, runner: Any) -> None:
         """Remove files of an interrupted writer, and list checkpoints of earlier runs."""
@@ -234,8 +282,14 @@ class CheckpointHook(Hook):
             self._save(runner)
 
     def after_train(self, runner: Any) -> None:
-        """Save after an early end."""
+        """Save after an early end; say so where there is no best."""
         self._save(runner)
+        if self.save_best and self.best is None:
+            known = ', '.join(sorted(self._unknown)) or 'there was none'
+            runner.logger.warning(
+                f'{_BEST} was not written: no evaluation gave a finite {self.save_best} (metrics: {known})'
+                f'{nearest(self.save_best, self._unknown)}'
+            )
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Keep the weights if they are the best so far."""
@@ -245,6 +299,7 @@ class CheckpointHook(Hook):
         """Keep the weights if they are the best so far; non-finite values are ignored."""
         value = metrics.get(self.save_best) if self.save_best and in_training(runner) else None
         if value is None or not math.isfinite(value):
+            self._unknown |= metrics.keys()
             return
         if self.best is None or self.sign * value > self.sign * self.best:
             self.best = float(value)
@@ -271,6 +326,10 @@ class CheckpointHook(Hook):
         if step == self._saved_step:
             return
         path = Path(runner.work_dir) / f'step_{step}.pth'
+        gone = [other.name for other in self._saved if not other.exists()]
+        if gone and is_main():
+            runner.logger.warning(f'earlier checkpoints were removed by another program: {", ".join(gone)}')
+            self._saved = [other for other in self._saved if other.exists()]
         with self._failures(runner):
             runner.save_checkpoint(runner.work_dir, path.name)
             self._saved_step = step
@@ -288,10 +347,19 @@ class CheckpointHook(Hook):
     def _failures(self, runner: Any) -> Iterator[None]:
         try:
             yield
-        except InputError as error:
+        except WriteError as error:
             if self.on_error == 'raise':
                 raise
             runner.logger.warning(f'checkpoint not saved, training continues: {error}')
+
+
+def _bytes(value: Any) -> int:
+    """Bytes of the tensors in nested containers."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def _step_of(path: Path) -> int:

@@ -12,8 +12,9 @@ from clipdense.clip import self_describing as portable
 from clipdense.clip.model import CLIP
 from clipdense.registry import HOOKS
 from clipdense.utils.dist import is_main
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, WriteError
 
+from .health import weights_fault
 from .train_step import unwrapped
 
 
@@ -24,6 +25,9 @@ class ExportHook(Hook):
     It is ``clip.safetensors`` for models that train a CLIP (``model.clip``), and the whole of a model that is
     ``Portable``, with its name: ``lseg.safetensors``.  Checkpoints also contain the optimizer and position
     in the data; this file contains weights and metadata.  Other models are not exported.
+
+    Raises:
+        InputError: weights that are not finite or implausible, or a file that cannot be written.
     """
 
     priority = 'VERY_LOW'
@@ -34,10 +38,15 @@ class ExportHook(Hook):
         clip = getattr(model, 'clip', None)
         if not is_main():
             return
+        fault = weights_fault({'state_dict': model.state_dict()})
+        if fault:
+            raise InputError(f'the trained model is not exported: {fault}')
         if portable.is_portable(model):
             path = folder / f'{model.portable_name}.safetensors'
             try:
                 portable.save(model, path, runner.cfg)
+            except WriteError:
+                raise
             except InputError as error:  # training is done, and its checkpoints exist
                 runner.logger.warning(f'{path} was not written: {error}')
                 return

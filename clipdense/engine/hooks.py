@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from clipdense.clip.class_embeddings import class_embedder
 from clipdense.registry import EVALUATIONS, HOOKS, build, entries
-from clipdense.utils.dist import is_main, world_size
-from clipdense.utils.errors import InputError
+from clipdense.utils.dist import is_main, mean_over_processes
+from clipdense.utils.errors import InputError, WriteError
+from clipdense.utils.files import append_line
 from clipdense.utils.modules import evaluating, placed
 
 from .resume import random_state_kept
@@ -194,8 +195,8 @@ def _trained(part: Any) -> bool:
 class ProgressHook(Hook):
     """Logs losses, learning rate, logit scale, speed and remaining time at an interval.
 
-    Values are means since the last line, times include waiting for data.  Each line also goes to the
-    visualizer and to ``metrics.jsonl``.
+    Values are means over all processes and the steps since the last line, times include waiting for data.
+    Each line also goes to the visualizer and to ``metrics.jsonl``.
 
     Args:
         interval: steps between lines; the last step always has one.
@@ -223,7 +224,7 @@ class ProgressHook(Hook):
             if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
                 self._sums[name] = self._sums.get(name, 0.0) + scalar(value)
         self._steps += 1
-        self._images += batch_length(data_batch) * world_size()
+        self._images += batch_length(data_batch)
         if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
             self._print(runner)
 
@@ -260,8 +261,9 @@ class ProgressHook(Hook):
     def _print(self, runner: Any) -> None:
         now, step = time.monotonic(), runner.iter + 1
         values = {name: total / self._steps for name, total in self._sums.items()}
+        values, images = mean_over_processes(values, self._images)
         values['lr'] = max(runner.optim_wrapper.get_lr()['lr'])
-        values['images_per_second'] = self._images / max(now - self._mark, 1e-9)
+        values['images_per_second'] = images / max(now - self._mark, 1e-9)
         left = (runner.max_iters - step) * (now - self._begin) / (step - self._first)
         line = ', '.join(
             f'{name} {value:.4g}' for name, value in values.items() if name != 'images_per_second'
@@ -297,9 +299,12 @@ def in_training(runner: Any) -> bool:
 
 def append_metrics(runner: Any, entry: dict[str, Any]) -> None:
     """Append a JSON line to ``metrics.jsonl`` of the work directory, in the main process only."""
-    if is_main():
-        with open(Path(runner.work_dir) / METRICS_FILE, 'a', encoding='utf-8') as file:
-            file.write(json.dumps(entry) + '\n')
+    if not is_main():
+        return
+    try:
+        append_line(Path(runner.work_dir) / METRICS_FILE, json.dumps(entry))
+    except WriteError as error:  # a record only
+        runner.logger.warning(f'metrics of step {entry["step"]} not recorded, training continues: {error}')
 
 
 def scalar(value: Tensor | float) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import sys
+from functools import partial
+from pathlib import Path
 from pprint import pformat
 
 import mmengine
@@ -12,6 +15,7 @@ import torch
 from mmengine.config import Config
 
 from clipdense.config import plain_config
+from clipdense.utils.files import explain_write_error
 
 _WIDTH = 110
 _NOISE = 'has no metainfo'  # a warning of MMEngine about datasets that need none
@@ -24,6 +28,9 @@ def make_plain(logger: logging.Logger) -> None:
         handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
         handler.setLevel(max(handler.level, logging.WARNING))
         handler.addFilter(lambda record: _NOISE not in record.getMessage())
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_report_failure, handler, [])  # type: ignore[method-assign]
 
 
 def set_screen_level(logger: logging.Logger, level: int) -> None:
@@ -53,6 +60,16 @@ def config_text(config: Config) -> str:
         )
         + '\n'
     )
+
+
+def _report_failure(handler: logging.FileHandler, reported: list[str], _: logging.LogRecord) -> None:
+    """One line about a log file that cannot be written; logging itself prints a traceback for each record."""
+    error = sys.exc_info()[1]
+    if not reported and isinstance(error, OSError):
+        path = Path(handler.baseFilename)
+        reported.append(explain_write_error(error, path))
+        with contextlib.suppress(OSError):  # stderr may be a file of the same disk
+            print(f'the log file is incomplete, training continues: {reported[0]}', file=sys.stderr)
 
 
 def _screens(logger: logging.Logger) -> list[logging.StreamHandler]:

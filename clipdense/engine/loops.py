@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -18,11 +18,14 @@ from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.data.batches import collate
+from clipdense.data.faults import report_faults
 from clipdense.registry import DATASETS, LOOPS, build
-from clipdense.utils.dist import world_size
-from clipdense.utils.errors import InputError
+from clipdense.utils.dist import all_gather_object, world_size
+from clipdense.utils.errors import InputError, one_line
 
+from .checkpointing import what_remains
 from .checks import check_count
+from .health import LossWatch, explained, listed, sample_names, without_names
 from .hooks import scalar
 from .resume import (
     Position,
@@ -34,6 +37,7 @@ from .resume import (
     set_random_state,
     steady_worker,
 )
+from .train_step import unwrapped
 
 
 @LOOPS.register_module()
@@ -94,10 +98,13 @@ class TrainLoop(BaseLoop):
         self.val_begin = val_begin
         self.stop_training = False  # set by MMEngine's EarlyStoppingHook
         self._iter = 0
-        self.position = Position(0, 0, 0, *_layout(self.dataloader))
+        self.position = Position(0, 0, 0, *_layout(self.dataloader), _dataset_size(self.dataloader.dataset))
         self._iterable = isinstance(self.dataloader.dataset, IterableDataset)
         self._random_state: dict[str, Any] | None = None
         self._control = _control_group()
+        self._watch = LossWatch()
+        self._signal = 0  # that all processes know of
+        self._check_batches()
 
     @property
     def max_epochs(self) -> int:
@@ -154,7 +161,7 @@ class TrainLoop(BaseLoop):
         ended = False
         try:
             for batch in self._until_one_ends(batches):
-                self._run_step(batch)
+                self._run_step(batch, signals)
                 self._stop_if_asked(signals)
                 if self._iter >= self._max_iters or self.stop_training:
                     break
@@ -162,17 +169,23 @@ class TrainLoop(BaseLoop):
                 ended = True
         finally:  # a traceback would keep the workers alive
             getattr(batches, '_shutdown_workers', lambda: None)()
+        report_faults(self.dataloader.dataset)
         if not self.position.batches:
             raise InputError(_too_few(self.dataloader))
         self.runner.call_hook('after_train_epoch')
         if ended:
             self.position = replace(self.position, epoch=self.position.epoch + 1, batches=0)
 
-    def _run_step(self, batch: Any) -> None:
+    def _run_step(self, batch: Any, signals: StopSignals) -> None:
         runner, index = self.runner, self.position.batches
+        names, batch = sample_names(batch), without_names(batch)
         runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
-        outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-        self._refuse_nonfinite(outputs)
+        outputs = self._step(batch, names)
+        fault = self._nonfinite(outputs)
+        failed, self._signal = self._agree(int(fault is not None), signals.received)
+        if failed:
+            self._refuse_nonfinite(fault, names)
+        self._remark(outputs, names)
         self.position = replace(self.position, step=self._iter + 1, batches=index + 1)
         runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
         self._iter += 1
@@ -189,11 +202,32 @@ class TrainLoop(BaseLoop):
                 batch = next(batches, None)
             except InputError as error:  # torch wraps a worker's error in a traceback
                 raise InputError(str(error).rpartition('InputError: ')[2].strip()) from error
-            if self._agree(int(batch is None)) if self._iterable else batch is None:
+            except RuntimeError as error:
+                if 'DataLoader worker' not in str(error):
+                    raise
+                raise InputError(
+                    f'a data worker died before step {self._iter + 1} ({one_line(error)}); if it ran out of '
+                    f'memory, lower num_workers or batch_size; {what_remains(self.runner.work_dir)}'
+                ) from error
+            if self._agree(int(batch is None))[0] if self._iterable else batch is None:
                 return
             yield batch
 
-    def _refuse_nonfinite(self, outputs: dict[str, Any]) -> None:
+    def _step(self, batch: Any, names: list[str]) -> dict[str, Any]:
+        """One step of the model; an error names the samples."""
+        try:
+            return self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+        except InputError:
+            raise
+        except Exception as error:
+            refusal = explained(error, self._iter + 1, names)
+            if refusal is not None:
+                raise refusal from error
+            self.runner.logger.error(f'step {self._iter + 1} failed{listed(names)}')
+            raise
+
+    def _nonfinite(self, outputs: dict[str, Any]) -> str | None:
+        """What is not finite in this process and more than may be skipped, or None."""
         loss, step = scalar(outputs.get('loss', 0.0)), self._iter + 1
         skipped = getattr(self.runner.optim_wrapper, 'skipped', 0)
         allowed = getattr(self.runner.optim_wrapper, 'max_skips', 0)
@@ -201,15 +235,44 @@ class TrainLoop(BaseLoop):
             self.runner.logger.warning(
                 f'step {step} skipped, its gradients are not finite (loss {loss:g}): {skipped} of {allowed}'
             )
-        elif skipped or not isfinite(loss):
-            what = f'the loss is {loss:g}' if not isfinite(loss) else 'the gradients are not finite'
-            raise InputError(
-                f'{what} at step {step} (epoch {self.epoch}); lower the learning rate, use a longer warm-up, '
-                'set clip_grad, or do not use fp16; --resume continues from the last checkpoint'
-            )
+            return None
+        if not isfinite(loss):
+            return f'the loss is {loss:g}'
+        return 'the gradients are not finite' if skipped else None
+
+    def _refuse_nonfinite(self, fault: str | None, names: list[str]) -> None:
+        """Stop all processes, with what one of them found."""
+        everyone = all_gather_object((fault, names))
+        place, (what, bad) = next((p, one) for p, one in enumerate(everyone) if one[0] is not None)
+        where = f' in process {place} of {len(everyone)}' if len(everyone) > 1 else ''
+        raise InputError(
+            f'{what} at step {self._iter + 1} (epoch {self.epoch}){where}{listed(bad)}; lower the learning '
+            'rate, use a longer warm-up, set clip_grad, or do not use fp16; '
+            + what_remains(self.runner.work_dir)
+        )
+
+    def _remark(self, outputs: dict[str, Any], names: list[str]) -> None:
+        """Warn of a loss that teaches nothing or explodes."""
+        if 'loss' in outputs:
+            remark = self._watch.remark(scalar(outputs['loss']))
+            if remark:
+                self.runner.logger.warning(f'step {self._iter + 1}: {remark}{listed(names)}')
+
+    def _check_batches(self) -> None:
+        """Ask the model about batches of this size, and of the size of the last one of an epoch."""
+        check = getattr(unwrapped(self.runner.model), 'check_batch', None)
+        if check is None:
+            return
+        size, last = self.position.batch_size, 0
+        count = _length(self.dataloader.sampler) if not self._iterable else None
+        if count is not None and self.dataloader.batch_sampler is not None:
+            last = 0 if getattr(self.dataloader.batch_sampler, 'drop_last', True) else count % size
+        check(size)
+        if last:
+            check(last, last=True)
 
     def _stop_if_asked(self, signals: StopSignals) -> None:
-        number = self._agree(signals.received)
+        number = signals.received if world_size() == 1 else self._signal
         if not number:
             return
         self.runner.call_hook('on_interrupt')
@@ -217,13 +280,13 @@ class TrainLoop(BaseLoop):
         self.runner.logger.warning(f'stopped by {name} after step {self._iter}; use --resume to continue')
         raise SystemExit(128 + number)
 
-    def _agree(self, number: int) -> int:
-        """The maximum over all processes."""
+    def _agree(self, *numbers: int) -> Sequence[int]:
+        """The maximum of each number over all processes."""
         if world_size() == 1:
-            return number
-        largest = torch.tensor(number)
+            return numbers
+        largest = torch.tensor(numbers)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._control)
-        return int(largest)
+        return largest.tolist()
 
 
 def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
@@ -287,6 +350,13 @@ def _layout(loader: DataLoader) -> tuple[int, int, int]:
     """Batch size of one process, processes, data workers."""
     batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
     return batch_size or getattr(loader.dataset, 'batch_size', None) or 1, world_size(), loader.num_workers
+
+
+def _dataset_size(dataset: Any) -> int:
+    """Samples, or shards of a stream; 0 if unknown."""
+    if isinstance(dataset, IterableDataset):
+        return len(getattr(dataset, 'shards', ()))
+    return _length(dataset) or 0
 
 
 def _too_few(loader: DataLoader) -> str:

@@ -6,15 +6,17 @@ P: processes, S: samples of the dataset.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import signal
 from collections.abc import Iterator, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
@@ -35,6 +37,7 @@ class Position:
         batch_size: samples of one batch of one process.
         processes: P.
         num_workers: data workers of each process.
+        dataset_size: samples of the dataset, or shards of a stream; 0 if unknown.
     """
 
     step: int = 0
@@ -43,6 +46,7 @@ class Position:
     batch_size: int = 1
     processes: int = 1
     num_workers: int = 0
+    dataset_size: int = 0
 
     @property
     def samples(self) -> int:
@@ -200,14 +204,23 @@ def check_position(saved: Position, now: Position, iterable: bool) -> Position:
     names = ('batch_size', 'processes', 'num_workers') if iterable else ('batch_size', 'processes')
     changed = [name for name in names if getattr(saved, name) != getattr(now, name)]
     batches, left_over = divmod(saved.samples, now.batch_size * now.processes)
-    if saved.batches and changed and (iterable or left_over):
+    other_data = bool(saved.dataset_size) and saved.dataset_size != now.dataset_size
+    if saved.batches and ((changed and (iterable or left_over)) or other_data):
+        changed += ['dataset_size'] if other_data else []
         was = ', '.join(f'{name}={getattr(saved, name)}' for name in changed)
         raise InputError(
-            f'the run stopped within epoch {saved.epoch}; resume with the same settings ({was}), '
+            f'the run stopped within epoch {saved.epoch}; resume with the same settings and data ({was}), '
             'or start a new run from its weights with load_from'
         )
+    if other_data:
+        print_log(
+            f'the training data has {now.dataset_size} samples or shards, {saved.dataset_size} when the run '
+            'was stopped; it continues with the new data',
+            logger='current',
+            level=logging.WARNING,
+        )
     batches = batches if changed else saved.batches
-    return Position(saved.step, saved.epoch, batches, now.batch_size, now.processes, now.num_workers)
+    return replace(now, step=saved.step, epoch=saved.epoch, batches=batches)
 
 
 class StopSignals:

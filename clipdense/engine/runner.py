@@ -7,6 +7,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,22 @@ from clipdense.clip import self_describing as portable
 from clipdense.layers.batch_norm import synchronize
 from clipdense.registry import RUNNERS, entries
 from clipdense.utils.dist import all_gather_object, is_main, rank
-from clipdense.utils.errors import CheckpointError
-from clipdense.utils.files import atomic_write
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.files import atomic_write, locked, writable_folder
 from clipdense.weights.io import read_weights
 from clipdense.weights.strict import load_strict
 
 from .checkpointing import (
     CheckpointHook,
     hub_state,
+    missing_part,
     newest_checkpoint,
     read_checkpoint,
     set_hub_state,
+    what_remains,
     write_checkpoint,
 )
+from .health import weights_fault
 from .hooks import ProgressHook
 from .logs import config_text, environment, make_plain, set_screen_level
 from .loops import TrainLoop, build_loader
@@ -70,6 +74,8 @@ class Runner(MMEngineRunner):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get('work_dir'):
+            writable_folder(kwargs['work_dir'])
         super().__init__(*args, **kwargs)
         set_screen_level(self.logger, self._screen_level)
 
@@ -185,7 +191,17 @@ class Runner(MMEngineRunner):
         if isinstance(optim_wrapper, dict) and isinstance(optim_wrapper.get('optimizer'), dict):
             defaults = {'type': PrecisionOptimWrapper, 'constructor': DecayGroupsConstructor}
             optim_wrapper = {**defaults, **optim_wrapper}
-        return super().build_optim_wrapper(optim_wrapper)
+        built = super().build_optim_wrapper(optim_wrapper)
+        self._check_optimizer(built)
+        return built
+
+    def _check_optimizer(self, wrapper: Any) -> None:
+        """Refuse a run without trainable parameters; warn of a learning rate of 0."""
+        groups = getattr(wrapper, 'param_groups', [])
+        if groups and not any(p.requires_grad for group in groups for p in group['params']):
+            raise InputError('all parameters are frozen; at least one must be trainable')
+        if groups and all(group['lr'] == 0 for group in groups):
+            self.logger.warning('the learning rate is 0: training will not change the weights')
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: OptimWrapper) -> list[_ParamScheduler]:
         """As in MMEngine, for data without a length as well; schedules per step get the length of the run.
@@ -204,6 +220,15 @@ class Runner(MMEngineRunner):
             else:
                 built += super()._build_param_scheduler(item, optim_wrapper)
         return built
+
+    def train(self) -> nn.Module:
+        """Train, alone in the work directory.
+
+        Raises:
+            InputError: another run uses it.
+        """
+        with locked(Path(self.work_dir)) if is_main() else nullcontext():
+            return super().train()
 
     # Checkpoints
 
@@ -269,6 +294,9 @@ class Runner(MMEngineRunner):
             raise CheckpointError(
                 f'{filename} contains weights only; use load_from, or resume from a step_*.pth'
             )
+        fault = missing_part(checkpoint) or weights_fault(checkpoint)
+        if fault:
+            raise CheckpointError(f'{filename} cannot be resumed: {fault}')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrapped(self.model)
         load_strict(model, portable.own_tensors(model, checkpoint['state_dict']), filename)
@@ -311,8 +339,10 @@ class Runner(MMEngineRunner):
             file_client_args, by_epoch, backend_args: ignored; for compatibility with MMEngine's hook.
 
         Raises:
-            InputError: no disk space, or no permission; earlier files are unchanged.
+            InputError: weights that are not finite or implausible, in all processes.
+            WriteError: no disk space, or no permission; earlier files are unchanged.
         """
+        self._refuse_unusable(filename, save_optimizer)
         states = all_gather_object(random_state())
         if not is_main():
             return
@@ -330,8 +360,19 @@ class Runner(MMEngineRunner):
 
     def write_weights(self, path: Path, meta: dict[str, Any]) -> None:
         """Write the model alone, without what resuming needs; only the main process does."""
+        self._refuse_unusable(path.name, optimizer=False)
         if is_main():
             write_checkpoint(path, self._weights(meta))
+
+    def _refuse_unusable(self, name: str, optimizer: bool = True) -> None:
+        """Refuse to save weights that nobody should resume from, which would replace good ones."""
+        states = {'optimizer': self.optim_wrapper.state_dict()} if optimizer else {}
+        fault = weights_fault({'state_dict': unwrapped(self.model).state_dict(), **states})
+        if fault:
+            raise InputError(
+                f'{name} is not saved: {fault}; lower the learning rate, use a longer warm-up, or set '
+                f'clip_grad; {what_remains(self.work_dir)}'
+            )
 
     def _weights(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Weights and their metadata."""

@@ -34,6 +34,14 @@ class Model(nn.Module, ABC):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """A batch -> losses (mode 'loss'), predictions ('predict') or the model's output ('tensor')."""
 
+    def check_batch(self, size: int, last: bool = False) -> None:
+        """Called before training: refuse a batch that cannot be trained on; warn of one that teaches nothing.
+
+        Args:
+            size: samples of a batch of one process.
+            last: it is the smaller last batch of an epoch.
+        """
+
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the optimizer.
 

@@ -6,7 +6,7 @@ P: processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -68,6 +68,19 @@ def all_gather_object(item: Item) -> list[Item]:
     items: list = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def mean_over_processes(values: Mapping[str, float], count: int) -> tuple[dict[str, float], int]:
+    """The mean of each value over the processes that have it, and the sum of the counts.
+
+    Called by all processes; one exchange.
+    """
+    everyone = all_gather_object((dict(values), count))
+    if len(everyone) == 1:
+        return dict(values), count
+    names = dict.fromkeys(name for own, _ in everyone for name in own)
+    columns = {name: [own[name] for own, _ in everyone if name in own] for name in names}
+    return {name: sum(column) / len(column) for name, column in columns.items()}, sum(n for _, n in everyone)
 
 
 class _Gather(torch.autograd.Function):

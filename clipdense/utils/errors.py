@@ -14,6 +14,10 @@ class CheckpointError(InputError):
     """A weights file that is damaged, unsafe, of an unknown layout, or does not fit the model."""
 
 
+class WriteError(InputError):
+    """A file or folder that cannot be written: a full disk, a quota, or missing permission."""
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raise an error for unknown names, with the nearest known name.
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import InputError, nearest
+from .errors import InputError, WriteError, nearest
 
 _KINDS = (
     (stat.S_ISDIR, 'a folder'),
@@ -22,17 +23,26 @@ _KINDS = (
     (stat.S_ISBLK, 'a device'),
     (stat.S_ISSOCK, 'a socket'),
 )
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE = {
+    errno.ENOSPC: 'the disk is full',
+    errno.EDQUOT: 'the disk quota is exceeded',
+    errno.EFBIG: 'the limit on the size of a file is reached (ulimit -f)',
+}
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = 'wb') -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = 'wb', needed: int = 0) -> Iterator[IO[Any]]:
     """Open a temporary file next to ``path`` that replaces it when it is complete and on disk.
 
     After an error the old file is unchanged and the temporary one is removed.
 
+    Args:
+        path: of the file; missing folders are created.
+        mode: 'wb' or 'w' (UTF-8).
+        needed: lowest size of the file in bytes, if known, for the message.
+
     Raises:
-        InputError: the disk or quota is full, or the folder is not writable.
+        WriteError: the disk or quota is full, or the folder is not writable.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -48,11 +58,92 @@ def atomic_write(path: str | Path, mode: str = 'wb') -> Iterator[IO[Any]]:
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(_explain(error, path)) from error
+    except (OSError, RuntimeError) as error:
+        cause = _cause(error)
+        if cause is None:
+            raise
+        written = _remove(temporary)  # before free space is measured
+        size = f'at least {max(needed, written):,}'
+        raise WriteError(explain_write_error(cause, path, size)) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a text file, the whole line or nothing; missing folders are created.
+
+    Raises:
+        WriteError: the disk is full, or the file is not writable.
+    """
+    path, data = Path(path), f'{line}\n'.encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, 'ab', buffering=0) as file:
+            start = file.seek(0, os.SEEK_END)
+            try:
+                done = 0
+                while done < len(data):
+                    done += file.write(data[done:])
+            except OSError:
+                file.truncate(start)
+                raise
+    except OSError as error:
+        raise WriteError(explain_write_error(error, path, f'{len(data):,}')) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Use a folder alone; the lock ends with the process at the latest.
+
+    Nothing is locked where the system or the file system cannot.
+
+    Raises:
+        InputError: another process uses the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = folder / '.lock'
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise WriteError(explain_write_error(error, path)) from error
+    try:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                user = os.read(handle, 100).decode(errors='replace') or 'another process'
+                raise InputError(
+                    f'{folder} is in use by another run ({user}); wait for it, or choose another work_dir'
+                ) from error
+        with contextlib.suppress(OSError):  # a full disk
+            os.truncate(handle, 0)
+            os.write(handle, f'process {os.getpid()} on {platform.node()}'.encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Make a folder, with its parents, and check that files can be written to it.
+
+    Raises:
+        WriteError: it cannot be made, or is not writable.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f'cannot make the folder {path}: {error.strerror or error}') from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise WriteError(f'the folder {path} is not writable; choose another one, or change its permissions')
+    return path
 
 
 def special_file(path: str | Path) -> str:
@@ -132,12 +223,36 @@ def cache_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'clipdense'
 
 
-def _explain(error: OSError, path: Path) -> str:
-    if error.errno in _NO_SPACE:
-        folder = path.parent if path.parent.exists() else Path.cwd()
-        free = shutil.disk_usage(folder).free
-        return f'no space to write {path} ({free / 1e6:.0f} MB free, or a quota); the old file is unchanged'
-    return f'cannot write {path}: {error.strerror or error}'
+def explain_write_error(error: OSError, path: Path, needed: str = 'some') -> str:
+    """A message with the path and the reason, and where space is short, the needed and the free bytes."""
+    reason = _NO_SPACE.get(error.errno or 0)
+    if reason is None:
+        return f'cannot write {path}: {error.strerror or error}'
+    folder = next(place for place in (path.parent, *path.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    return (
+        f'no space to write {path}: {reason}, {needed} bytes needed, {free:,} bytes free; '
+        'the old file is unchanged'
+    )
+
+
+def _cause(error: BaseException | None) -> OSError | None:
+    """The system's error behind an error; torch raises a RuntimeError of its own where the disk is full."""
+    if isinstance(error, OSError):
+        return error
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error if error is not None and error.errno in (*_NO_SPACE, errno.EIO) else None
+
+
+def _remove(path: Path | None) -> int:
+    """Delete a file, if it exists, and return its size."""
+    with contextlib.suppress(OSError):
+        if path is not None:
+            size = path.stat().st_size
+            path.unlink()
+            return size
+    return 0
 
 
 def _umask() -> int:

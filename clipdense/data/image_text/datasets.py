@@ -89,7 +89,7 @@ class ImageTextPairs(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``images`` (3, S, S) uint8, ``token_ids`` (L,) int64, and what the tokenizer adds.
+        """``images`` (3, S, S) uint8, ``token_ids`` (L,) int64, ``names``, and what the tokenizer adds.
 
         Raises:
             InputError: too many or all images are unreadable.
@@ -108,7 +108,7 @@ class ImageTextPairs(Dataset):
             captions = self.captions_of(at)
             texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
             images = to_tensor(image) if self.transform is None else self.transform(image, rng)
-            return {'images': images, **texts}
+            return {'images': images, **texts, 'names': self.paths[at]}
         raise InputError(f'none of the {len(self)} images can be read; check the image folder')
 
     def captions_of(self, index: int) -> list[str]:

@@ -158,7 +158,7 @@ class ImageTextShards(IterableDataset):
             texts = text_items(self.tokenizer, caption, rng, pair.nouns)
             images = to_tensor(image) if self.transform is None else self.transform(image, rng)
             for _ in range(owed):
-                yield {'images': images, **texts}
+                yield {'images': images, **texts, 'names': pair.name}
             owed = 1
 
     def _raw_pairs(self, epoch: int, place: int, places: int) -> Iterator[RawPair]:

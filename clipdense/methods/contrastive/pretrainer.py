@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import as_batch, pretrain_step
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.model import Model
+from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
 from .patches import embed_patches
@@ -122,6 +124,24 @@ class ContrastivePretrainer(Model):
     def logit_scale(self) -> Tensor | float:
         """The factor on the cosines."""
         return self.clip.logit_scale.exp() if self.temperature is None else 1 / self.temperature
+
+    def check_batch(self, size: int, last: bool = False) -> None:
+        """A single pair over all processes has nothing to be told apart from: its softmax loss is 0.
+
+        Raises:
+            InputError: all batches have one pair.
+        """
+        if size * world_size() > 1 or self.loss_name != 'softmax' or self.phrase_weight:
+            return
+        if not last:
+            raise InputError(
+                'a batch of one pair has a contrastive loss of 0, so nothing is learned: use a batch_size of '
+                "at least 2 (hundreds are usual), or loss='sigmoid'"
+            )
+        warnings.warn(
+            'the last batch of each epoch has one pair, from which nothing is learned: set drop_last=True',
+            stacklevel=2,
+        )
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimizer step, after which the logit scale is clamped."""

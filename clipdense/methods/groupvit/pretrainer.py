@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clipdense.clip.checkpoint import load as load_clip
 from clipdense.clip.losses import contrastive_loss, multi_label_loss, text_numbers
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import as_batch, pretrain_step, split_batch
+from clipdense.engine.train_step import as_batch, pretrain_step
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.model import Model
@@ -169,6 +169,20 @@ class GroupVitPretrainer(Model):
             losses['balance_loss'] = -self.balance_weight * information.mean()
         return losses
 
+    def check_batch(self, size: int, last: bool = False) -> None:
+        """Batch norm in the projectors needs two pairs per forward pass in a single process.
+
+        Raises:
+            InputError: a batch or a micro-batch of one pair.
+        """
+        parts = -(-size // (self.micro_batch or max(size, 1)))
+        if world_size() > 1 or (parts and size // parts >= 2):
+            return
+        found = f'a batch of {size} with micro_batch={self.micro_batch} leaves a remainder of one'
+        found = found if parts > 1 else f'got a batch of {size}'
+        found = f'the last batch of each epoch has {size}: set drop_last=True' if last else found
+        raise InputError(f'batch norm in the projectors needs at least two pairs per forward pass: {found}')
+
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimizer step; the scales are clamped afterwards."""
         data = self.data_preprocessor(data, training=True)
@@ -207,17 +221,8 @@ class GroupVitPretrainer(Model):
         images, texts = len(data['images']), len(data['token_ids'])
         if images != texts:
             raise InputError(f'got {images} images and {texts} captions: each image needs one caption')
-        if self.training and world_size() == 1:
-            parts = split_batch(data, self.micro_batch or max(images, 1))
-            if min((len(part['images']) for part in parts), default=0) < 2:
-                raise InputError(
-                    'batch norm in the projectors needs at least two pairs per forward pass: '
-                    + (
-                        f'a batch of {images} with micro_batch={self.micro_batch} leaves a remainder of one'
-                        if len(parts) > 1
-                        else f'got a batch of {images}'
-                    )
-                )
+        if self.training:
+            self.check_batch(images)
         if self.needs_prompts and 'prompt_ids' not in data:
             raise InputError(
                 'the multi-label loss needs prompts: set tokenizer=dict(type=NounPrompts, ...) in the '
