@@ -2,31 +2,31 @@
 
 Rules for all images: EXIF orientation is applied; transparent pixels become white; the first frame of an
 animation is used; 16-bit values are divided by 257, not clipped; color profiles are
-ignored.
+ignored; arrays are RGB, since nothing distinguishes them from BGR.  ``image_arrays`` has the ranges of
+values.
 """
 
 from __future__ import annotations
 
 import functools
-import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 
 from .errors import InputError
 from .files import atomic_write
+from .image_arrays import array_to_8_bit, stored_to_8_bit, tensor_to_array
+from .image_open import MAX_PIXELS, check_pixels, decode, no_memory, opened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Source = str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit
+_BAND = 1 << 22  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,7 +38,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _LOW_BIT_STEPS = {'L;2': 85, 'L;4': 17}  # Pillow spreads gray PNGs of 2 and 4 bits over 0 ... 255
-_limit_lock = threading.Lock()
 
 
 def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -46,32 +45,35 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Args:
         source: a path, encoded bytes, a binary file, a Pillow image, an array (H, W) or (H, W, 1 | 3 | 4), or
-            a tensor (1 | 3 | 4, H, W).  Float values may be 0 ... 1, 0 ... 255 or 0 ... 65535, depending on
-            the maximum; others are scaled from their minimum to their maximum.
-        max_pixels: larger images raise an error before they are decoded.
+            a tensor (1 | 3 | 4, H, W) or (H, W); see ``image_arrays`` for the range of their values.
+        max_pixels: larger images raise an error before they are decoded; files may have 8 bytes for each.
 
     Returns:
         An image of mode RGB without metadata, in displayed orientation.
 
     Raises:
-        InputError: no file, not an image, damaged or truncated, too large, or of an unknown layout.
+        InputError: no file or not a regular one, not an image, damaged or truncated, too large, of an unknown
+            layout, or values of an uncertain range.
     """
-    if hasattr(source, 'cpu'):  # a tensor; does not need to import torch
-        source = _channels_last(source)
+    if hasattr(source, 'detach') and hasattr(source, 'cpu'):  # a tensor; does not need to import torch
+        source = tensor_to_array(source)
     if isinstance(source, np.ndarray):
-        image = _from_array(source)
-        _check_pixels(image.size, max_pixels, 'the array')
-    else:
-        image, name = _open(source, max_pixels)
-        _load(image, name)
-        image = _turned(image)
-    try:
-        result = _to_rgb(image)
-    except (ValueError, OSError) as error:
-        raise InputError(f'cannot convert an image of mode {image.mode} to RGB; save it as RGB') from error
-    result = result.copy() if result is source or isinstance(result, ImageFile.ImageFile) else result
-    result.info = {}
-    return result
+        if source.ndim > 1 and source.size:
+            check_pixels((source.shape[1], source.shape[0]), max_pixels, 'the array')
+        values = array_to_8_bit(source)
+        return _to_rgb(
+            Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values))
+        )
+    with opened(source, max_pixels) as (image, name):
+        decode(image, name)
+        try:
+            return _to_rgb(_turned(image), name)
+        except (ValueError, OSError) as error:
+            raise InputError(
+                f'cannot convert an image of mode {image.mode} to RGB; save it as RGB'
+            ) from error
+        except MemoryError as error:
+            raise InputError(no_memory(image, name)) from error
 
 
 def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -85,13 +87,13 @@ def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS
     Raises:
         InputError: as ``read_image``; also for color images and for JPEG, which alters labels.
     """
-    image, name = _open(path, max_pixels)
-    if image.format == 'JPEG':
-        raise InputError(f'{name} is a JPEG, whose lossy compression changes labels; masks must be PNG')
-    tiles = getattr(image, 'tile', None)
-    raw_mode = str(tiles[0].args) if tiles else ''
-    _load(image, name)
-    image = _turned(image)
+    with opened(path, max_pixels) as (image, name):
+        if image.format in ('JPEG', 'MPO'):
+            raise InputError(f'{name} is a JPEG, whose lossy compression changes labels; masks must be PNG')
+        tiles = getattr(image, 'tile', None)
+        raw_mode = str(tiles[0].args) if tiles else ''
+        decode(image, name)
+        image = _turned(image)
     if image.mode in ('1', 'L', 'P'):
         indices = np.asarray(image).astype(np.uint8)
         return indices // _LOW_BIT_STEPS.get(raw_mode, 1)
@@ -165,81 +167,6 @@ def _voc_palette() -> np.ndarray:
     return voc_palette(256)
 
 
-def _open(source: Any, max_pixels: int) -> tuple[Image.Image, str]:
-    """An image with its header read and its size checked, and a name for messages."""
-    if isinstance(source, Image.Image):
-        _check_pixels(source.size, max_pixels, 'the image')
-        return source, 'the image'
-    data, name = _read_bytes(source)
-    try:
-        with _no_pillow_limit():
-            image = Image.open(io.BytesIO(data))
-    except Exception as error:  # decoders raise many kinds of errors on damaged files
-        raise InputError(_not_an_image(data, name, error)) from error
-    _check_pixels(image.size, max_pixels, name)
-    return image, name
-
-
-def _read_bytes(source: Any) -> tuple[bytes, str]:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source), 'the image'
-    if hasattr(source, 'read'):
-        return source.read(), str(getattr(source, 'name', 'the image'))
-    if not isinstance(source, (str, Path)):
-        raise InputError(
-            f'an image must be a path, bytes, file, PIL image, array or tensor, got {type(source).__name__}'
-        )
-    if str(source).startswith(('http://', 'https://')):
-        raise InputError(f'{source} is a URL; download the image and pass the file')
-    try:
-        return Path(source).read_bytes(), str(source)
-    except FileNotFoundError as error:
-        raise InputError(f'the file {source} does not exist') from error
-    except (OSError, ValueError) as error:
-        folder = isinstance(error, IsADirectoryError)
-        reason = 'is a folder, not an image' if folder else f'cannot be read: {error}'
-        raise InputError(f'{source} {reason}') from error
-
-
-def _not_an_image(data: bytes, name: str, error: Exception) -> str:
-    if not data:
-        return f'{name} is empty (0 bytes)'
-    if data[:256].lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
-        return f'{name} is a web page or XML, not an image; the download may have failed'
-    if isinstance(error, UnidentifiedImageError):
-        return f'{name} is not an image in a supported format ({len(data)} bytes)'
-    return f'{name} is damaged: {error}'
-
-
-def _load(image: Image.Image, name: str) -> None:
-    try:
-        image.load()
-    except Exception as error:  # decoders raise many kinds of errors on damaged files
-        raise InputError(f'{name} is damaged or truncated: {error}') from error
-
-
-def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise InputError(
-            f'{name} has {width} x {height} pixels, more than the limit of {max_pixels}; '
-            'resize it, or raise max_pixels if you trust the file'
-        )
-    if not width or not height:
-        raise InputError(f'{name} has no pixels ({width} x {height})')
-
-
-@contextmanager
-def _no_pillow_limit() -> Iterator[None]:
-    """Disable Pillow's own limit while a header is read; the caller checks the size."""
-    with _limit_lock:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
 def _turned(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; unreadable metadata is ignored."""
     try:
@@ -249,50 +176,31 @@ def _turned(image: Image.Image) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str = 'the array') -> Image.Image:
+    """A new image of mode RGB without metadata."""
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert('RGB')
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        white = Image.new('RGBA', image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert('RGB')
-    return image if image.mode == 'RGB' else image.convert('RGB')
-
-
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale numbers to 0 ... 255 according to their range."""
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * 255
-    floating = values.dtype.kind == 'f'
-    values = np.nan_to_num(values, nan=0, posinf=0, neginf=0) if floating else values
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65535:
-        offset, scale = low, 255 / max(high - low, 1e-12)
-    elif floating and high <= 255:
-        offset, scale = 0.0, 255.0 if high <= 1 else 1.0
+        result = Image.fromarray(stored_to_8_bit(np.asarray(image), name)).convert('RGB')
+    elif image.has_transparency_data:
+        result = _banded(image, _on_white)
     else:
-        offset, scale = 0.0, 1 / 257
-    return ((values - offset) * scale + 0.5).astype(np.uint8)
+        result = image.copy() if image.mode == 'RGB' else image.convert('RGB')
+    result.info = {}
+    return result
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
-        hint = ' (channels come last)' if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ''
-        raise InputError(
-            f'an image array must have shape (H, W) or (H, W, 1 | 3 | 4), got {array.shape}{hint}'
-        )
-    if array.dtype.kind not in 'biuf':
-        raise InputError(f'an image array must contain numbers, got dtype {array.dtype}')
-    gray = array.ndim == 3 and channels == 1
-    return Image.fromarray(np.ascontiguousarray(_to_8_bit(array[..., 0] if gray else array)))
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert('RGB')
 
 
-def _channels_last(tensor: Any) -> np.ndarray:
-    if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
-        raise InputError(f'an image tensor must have shape (1 | 3 | 4, H, W), got {tuple(tensor.shape)}')
-    tensor = tensor.detach().cpu()
-    array = (tensor.float() if tensor.dtype.is_floating_point else tensor).numpy()
-    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+def _banded(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """``convert`` an image to RGB in bands of rows, which bounds the memory of large images."""
+    rows = max(1, _BAND // image.width)
+    if image.height <= rows:
+        return convert(image)
+    result = Image.new('RGB', image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        result.paste(convert(image.crop(box)), box)
+    return result
