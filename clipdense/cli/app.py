@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error is printed as one line; ``--verbose`` adds the traceback.
     """
+    _never_fail_to_print()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verbose = '--verbose' in arguments
     if not verbose:
@@ -97,6 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         hint = '' if verbose else ' (add --verbose for the traceback)'
         _fail(f'unexpected {type(error).__name__}: {one_line(error)}{hint}', verbose, 1)
+
+
+def _never_fail_to_print() -> None:
+    """Escape characters that the encoding of the terminal or the pipe lacks, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _fail(message: str, verbose: bool, status: int) -> None:

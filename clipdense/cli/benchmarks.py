@@ -14,7 +14,7 @@ import typer
 from clipdense.methods import get_method, list_methods
 from clipdense.utils.errors import InputError
 
-from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, grouped, refuse_existing, weight_overrides
+from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, check_outputs, grouped, weight_overrides
 
 if TYPE_CHECKING:
     from clipdense.benchmarks.measure import Source, Subject
@@ -171,7 +171,7 @@ def reproduce(
     from clipdense.benchmarks.reproduce import reproduce as measure
     from clipdense.benchmarks.tables import write_json
 
-    refuse_existing([out] if out else [], overwrite=False)
+    check_outputs([out] if out else [], overwrite=False)
     check_names([method], [dataset], preset, _known_methods())
     with _offline():
         try:

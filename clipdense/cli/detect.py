@@ -10,16 +10,17 @@ import typer
 
 from clipdense.utils.errors import InputError
 
+from .images import Failures
 from .options import (
     Cache,
     Device,
     EmbedderFile,
-    Images,
+    ImageArguments,
     Options,
     Overwrite,
     VocabularyArguments,
+    check_outputs,
     grouped,
-    refuse_existing,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class RulesArguments:
 
 @grouped
 def detect(
-    images: Images,
+    images: ImageArguments,
     detector: DetectorArguments,
     vocabulary: VocabularyArguments,
     rules: RulesArguments,
@@ -132,36 +133,36 @@ def detect(
     Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """
     from clipdense.inference.results import write_image, write_json
-    from clipdense.utils.image_files import list_images, output_stems
+    from clipdense.utils.image_files import output_stems
 
-    paths = list_images(images)
+    paths = images.paths()
     classes = vocabulary.read()
     wanted = rules.rules(classes)
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
-    refuse_existing([*drawn, boxes_file, names_file], overwrite)
+    check_outputs([*drawn, boxes_file, names_file], overwrite, paths)
     rows: list[dict] = []
-    skipped: list[InputError] = []
-
-    def skip(index: int, error: InputError) -> None:
-        typer.echo(f'clipdense: skipped: {error}', err=True)
-        skipped.append(error)
-
-    found = detector.load().stream(paths, classes, batch_size=batch_size, on_error=skip, rules=wanted)
+    failures = Failures(paths)
+    found = detector.load().stream(
+        paths,
+        classes,
+        batch_size=batch_size,
+        on_error=failures.add,
+        max_pixels=images.max_pixels,
+        rules=wanted,
+    )
     for index, result in found:
-        write_image(f'{stems[index]}_boxes.png', result.draw())
-        rows += result.to_coco(index + 1)
-        print(f'{stems[index]}_boxes.png: {result.summary()}')
-    if len(skipped) == len(paths):
-        raise InputError(str(skipped[0]) if len(paths) == 1 else f'none of {len(paths)} images could be read')
+        with failures.of(index):
+            write_image(f'{stems[index]}_boxes.png', result.draw())
+            rows += result.to_coco(index + 1)
+            print(f'{stems[index]}_boxes.png: {result.summary()}')
+    failures.check_any_left()
     names = [{'id': number, 'name': name} for number, name in enumerate(classes.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
     write_json(boxes_file, rows)
     write_json(names_file, {'images': files, 'categories': names})
-    if skipped:
-        typer.echo(f'clipdense: {len(skipped)} of {len(paths)} images were skipped', err=True)
-        raise typer.Exit(1)
+    failures.exit()
 
 
 def class_thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, float]:

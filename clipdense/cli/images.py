@@ -1,34 +1,81 @@
-"""Process images one by one."""
+"""Process images one by one: what one image raises is its own failure, and the rest is done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, item_error, one_line
 
 
-def each(paths: list[Path], work: Callable[[int], str], doing: str) -> None:
-    """Call ``work`` for each image; an image that cannot be read is reported and skipped.
+class Failures:
+    """Counts and prints the failures of single images.
+
+    Args:
+        paths: the images.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self.failed: dict[int, Exception] = {}
+
+    @contextmanager
+    def of(self, index: int) -> Iterator[None]:
+        """Count any error that the work on an image raises as the failure of this image."""
+        try:
+            yield
+        except (BrokenPipeError, typer.Exit):
+            raise
+        except Exception as error:
+            self.add(index, error)
+
+    def add(self, index: int, error: Exception) -> None:
+        """Count and print the failure of an image."""
+        self.failed[index] = error
+        if len(self.paths) > 1:
+            text = one_line(item_error(error, self.paths[index]))
+            typer.echo(f'clipdense: skipped: {text}', err=True)
+
+    def check_any_left(self) -> None:
+        """Stop if nothing succeeded.
+
+        Raises:
+            InputError: every image failed; a single image raises its own error.
+        """
+        if len(self.failed) < len(self.paths):
+            return
+        if len(self.paths) == 1:
+            raise self.failed[0]
+        if all(isinstance(error, InputError) for error in self.failed.values()):
+            raise InputError(f'none of {len(self.paths)} images could be processed')
+        self.exit()
+
+    def exit(self) -> None:
+        """End the command with status 1 if some images failed.
+
+        Raises:
+            typer.Exit: some images failed.
+        """
+        if self.failed:
+            typer.echo(f'clipdense: {len(self.failed)} of {len(self.paths)} images were skipped', err=True)
+            raise typer.Exit(1)
+
+
+def each(paths: Sequence[Path], work: Callable[[int], str], doing: str) -> None:
+    """Call ``work`` for each image and print what it returns; failures are printed, counted and skipped.
 
     Raises:
-        InputError: no image can be read.
-        typer.Exit: with status 1 if some images were skipped.
+        InputError: all images failed.
+        typer.Exit: with status 1 if some images failed.
     """
     from clipdense.utils.progress import track
 
-    failed: list[str] = []
+    failures = Failures(paths)
     for index in track(range(len(paths)), doing, total=len(paths)):
-        try:
+        with failures.of(index):
             print(work(index))
-        except InputError as error:
-            failed.append(str(error))
-            if len(paths) > 1:
-                typer.echo(f'clipdense: skipped: {error}', err=True)
-    if failed and len(failed) == len(paths):
-        raise InputError(failed[0] if len(paths) == 1 else f'none of {len(paths)} images could be read')
-    if failed:
-        typer.echo(f'clipdense: {len(failed)} of {len(paths)} images were skipped', err=True)
-        raise typer.Exit(1)
+    failures.check_any_left()
+    failures.exit()

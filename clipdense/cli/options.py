@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from math import inf
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from clipdense.tasks.options import SegmentationOptions
     from clipdense.vocab.vocabulary import Vocabulary
 
+MAX_PIXELS = 178_956_970  # as in ``utils.image_open``, which takes longer to import
 DEFAULT_WEIGHTS = 'ViT-B-16/openai'
 
 Images = Annotated[list[str], typer.Argument(help='Images, folders or glob patterns.', show_default=False)]
@@ -62,8 +64,29 @@ EmbedderFile = Annotated[
     Path | None,
     typer.Option(help='File of class embeddings or learned prompts, instead of prompt templates.'),
 ]
+MaxPixels = Annotated[
+    int, typer.Option('--max-pixels', min=1, help='Refuse images with more pixels, before decoding.')
+]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Cache class embeddings on disk.')]
+
+
+@dataclass(frozen=True)
+class ImageArguments:
+    """The images, and the limit of their size."""
+
+    images: Images
+    max_pixels: MaxPixels = MAX_PIXELS
+
+    def paths(self) -> list[Path]:
+        """The image files.
+
+        Raises:
+            InputError: a source does not exist or contains no images.
+        """
+        from clipdense.utils.image_files import list_images
+
+        return list_images(self.images)
 
 
 @dataclass(frozen=True)
@@ -224,12 +247,27 @@ def read_vocabulary(classes: str | None, file: Path | None, preset: str | None) 
     return named_vocabulary(preset)
 
 
-def refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    """Refuse to replace existing files without ``--overwrite``.
+def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str | Path | None] = ()) -> None:
+    """Check that files can be written: refuse to replace existing ones without ``--overwrite``.
+
+    Args:
+        paths: of the files.
+        overwrite: whether regular files may be replaced.
+        inputs: files that are read, which are never replaced.
 
     Raises:
-        InputError: naming the first file that exists.
+        InputError: naming the first file that exists, is no regular file or an input, or whose folder cannot
+            be written to.
     """
+    from clipdense.utils.files import check_output_folder, output_file
+
+    read = {os.path.realpath(one): one for one in inputs if one is not None}
+    for path in paths:
+        target = os.path.realpath(output_file(path))
+        if target in read:
+            raise InputError(f'{path} is an input ({read[target]}) and is not replaced: choose another --out')
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_output_folder(folder)
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         found = f' exists and {len(existing) - 1} more files exist' if len(existing) > 1 else ' exists'

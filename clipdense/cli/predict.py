@@ -7,23 +7,23 @@ from typing import Annotated
 
 import typer
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, printable
 
 from .images import each
 from .options import (
-    Images,
+    ImageArguments,
     Overwrite,
     Templates,
     VocabularyArguments,
     WeightsArguments,
+    check_outputs,
     grouped,
-    refuse_existing,
 )
 
 
 @grouped
 def classify(
-    images: Images,
+    images: ImageArguments,
     vocabulary: VocabularyArguments,
     weights: WeightsArguments,
     top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
@@ -37,11 +37,10 @@ def classify(
     """
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_json
-    from clipdense.utils.image_files import list_images
 
-    paths = list_images(images)
+    paths = images.paths()
     classes = vocabulary.read()
-    refuse_existing([out] if out else [], overwrite)
+    check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, weights.weights])
     classifier = Classifier.from_pretrained(
         weights.weights,
         templates=templates,
@@ -54,9 +53,11 @@ def classify(
     rows: list[dict] = []
 
     def one(index: int) -> str:
-        best = classifier(paths[index]).top(top)
+        best = classifier(paths[index], max_pixels=images.max_pixels).top(top)
         rows.append({'image': str(paths[index]), 'classes': [{'name': n, 'probability': p} for n, p in best]})
-        return f'{paths[index]}: ' + ', '.join(f'{name} {probability:.1%}' for name, probability in best)
+        return f'{printable(paths[index])}: ' + ', '.join(
+            f'{name} {probability:.1%}' for name, probability in best
+        )
 
     try:
         each(paths, one, 'classifying')
@@ -90,7 +91,7 @@ def embed(
         raise InputError(
             f'--out {out}: class embeddings are written as safetensors; use {out.stem}.safetensors'
         )
-    refuse_existing([out], overwrite)
+    check_outputs([out], overwrite, [vocabulary.vocab, weights.weights])
     clip = load_clip(weights.weights, weights.device, **weights.overrides())
     embedder = PromptEnsemble(clip, templates, cache=None)
     embeddings = embedder.embed(classes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from PIL import Image
 
-from .options import Overwrite, refuse_existing
+from .options import Overwrite, check_outputs
 
 if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
@@ -50,7 +50,7 @@ def quickstart(
 
     data, gallery, results = out / 'scenes', out / 'gallery.png', out / 'results.json'
     weights, masks = out / 'train' / 'clip.safetensors', out / 'lseg' / 'lseg.safetensors'
-    refuse_existing([results], overwrite)
+    check_outputs([results], overwrite)
     begin, cores = time.monotonic(), os.cpu_count() or 1
     cfg = load_config(CONFIG)
     count = images or cfg.num_images

@@ -13,17 +13,19 @@ from clipdense.utils.errors import InputError
 
 from .images import each
 from .options import (
-    Images,
+    ImageArguments,
     Options,
     OutputArguments,
     ViewArguments,
     VocabularyArguments,
     WeightsArguments,
+    check_outputs,
     grouped,
-    refuse_existing,
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
 
@@ -45,7 +47,7 @@ MethodTemplates = Annotated[
 
 @grouped
 def segment(
-    images: Images,
+    images: ImageArguments,
     vocabulary: VocabularyArguments,
     weights: WeightsArguments,
     view: ViewArguments,
@@ -63,9 +65,9 @@ def segment(
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
-    from clipdense.utils.image_files import list_images
+    from clipdense.utils.image_io import read_image
 
-    paths = list_images(images)
+    paths = images.paths()
     classes = _with_background(vocabulary.read(), background)
     _refuse_without_effect(classes, view)
     stems = _free_stems(paths, output)
@@ -76,7 +78,8 @@ def segment(
     segmenter.set_vocabulary(classes)
 
     def one(index: int) -> str:
-        return _write(segmenter, paths[index], stems[index], output.opacity, explain)
+        image = read_image(paths[index], images.max_pixels)
+        return _write(segmenter, image, paths[index], stems[index], output.opacity, explain)
 
     each(paths, one, 'segmenting')
 
@@ -122,7 +125,7 @@ def _free_stems(paths: list[Path], output: OutputArguments) -> list[Path]:
 
     stems = [output.out / stem for stem in output_stems(paths)]
     endings = ('_overlay.png', '_mask.png', '.json')
-    refuse_existing([Path(f'{stem}{ending}') for stem in stems for ending in endings], output.overwrite)
+    check_outputs([Path(f'{stem}{ending}') for stem in stems for ending in endings], output.overwrite, paths)
     return stems
 
 
@@ -147,16 +150,16 @@ def _refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
         )
 
 
-def _write(segmenter: Segmenter, path: Path, stem: Path, opacity: float, explain: bool) -> str:
+def _write(
+    segmenter: Segmenter, image: Image.Image, path: Path, stem: Path, opacity: float, explain: bool
+) -> str:
     """Write overlay, mask, JSON and optional explanation maps of an image; returns a line to print."""
     from clipdense.inference.results import write_image, write_json
-    from clipdense.utils.image_io import read_image
 
     if explain:
-        image = read_image(path)
         for stage in segmenter.explain(image):
             write_image(f'{stem}_{stage.name}.png', stage.draw(image, opacity))
-    result = segmenter(path)
+    result = segmenter(image)
     result.save(f'{stem}_mask.png')
     write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
     write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -15,8 +16,9 @@ from torch import nn
 
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.structures import ClassEmbeddings
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.image_io import read_image
+from clipdense.utils.image_open import MAX_PIXELS
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .load import ClassNames, as_vocabulary
@@ -108,6 +110,7 @@ class Predictor(ABC, Generic[Result]):
         *,
         batch_size: int = 1,
         on_error: OnError = 'raise',
+        max_pixels: int = MAX_PIXELS,
         **options: Any,
     ) -> Iterator[tuple[int, Result]]:
         """Predict for many images, reading one batch at a time.
@@ -116,20 +119,25 @@ class Predictor(ABC, Generic[Result]):
             images: any iterable of images, see ``__call__``.
             class_names: see ``__call__``; fixed when the stream begins.
             batch_size: images per batch.
-            on_error: action if an image cannot be read: 'raise' raises the error, 'skip' skips the image, a
-                function is called with the index and the error and the image is skipped.
+            on_error: action if an image cannot be read or processed, for whatever reason: 'raise' raises the
+                error, 'skip' skips the image, a function is called with the index and the error and the image
+                is skipped.
+            max_pixels: images with more pixels are not read; raise it for images that you trust.
             options: see the class.
 
         Yields:
             The index of an image in ``images``, and its result.
 
         Raises:
-            InputError: no class names, a batch size below 1, an unknown option, or an unreadable image.
+            InputError: no class names, a batch size or ``max_pixels`` below 1, an unknown option, or an
+                unreadable image.
         """
         if isinstance(images, str | Path):
             raise InputError(f'stream takes a list or iterator of images, got one path: [{str(images)!r}]')
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, got {batch_size}')
+        if not isinstance(max_pixels, int) or max_pixels < 1:
+            raise InputError(f'max_pixels must be a whole number of at least 1, got {max_pixels!r}')
         if on_error not in ('raise', 'skip') and not callable(on_error):
             raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
         settings = self._settings(options)
@@ -138,7 +146,10 @@ class Predictor(ABC, Generic[Result]):
         vocabulary = self.vocabulary
         if vocabulary is None:
             raise InputError('no class names: pass them to the call, or call set_vocabulary first')
-        return self._stream(images, vocabulary, batch_size, on_error, settings)
+        self._check_vocabulary(vocabulary)
+        read = partial(_read, on_error=on_error, max_pixels=max_pixels)
+        answer = partial(self._answers, vocabulary=vocabulary, on_error=on_error, settings=settings)
+        return self._stream(images, batch_size, read, answer)
 
     @abstractmethod
     def _predict(
@@ -163,35 +174,50 @@ class Predictor(ABC, Generic[Result]):
             )
         return {}
 
+    def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Check that the class names of a call fit the settings.
+
+        Raises:
+            InputError: they do not.
+        """
+
+    @staticmethod
     def _stream(
-        self,
         images: Iterable[ImageSource],
-        vocabulary: Vocabulary,
         batch_size: int,
-        on_error: OnError,
-        settings: Mapping[str, Any],
+        read: Callable[[list[tuple[int, ImageSource]]], list[_Read]],
+        answer: Callable[[list[_Read]], list[tuple[int, Result]]],
     ) -> Iterator[tuple[int, Result]]:
         numbered = iter(enumerate(images))
         while batch := list(islice(numbered, batch_size)):
-            read = list(self._read(batch, on_error))
-            if not read:
-                continue
-            with self._lock, torch.no_grad():
-                embeddings = self._embed(vocabulary)
-                results = self._predict([image for _, image in read], vocabulary, embeddings, settings)
-            yield from zip([index for index, _ in read], results, strict=True)
+            images_of_batch = read(batch)
+            del batch
+            answers = answer(images_of_batch) if images_of_batch else []
+            del images_of_batch
+            while answers:
+                yield answers.pop(0)
 
-    def _read(
-        self, batch: list[tuple[int, ImageSource]], on_error: OnError
-    ) -> Iterator[tuple[int, Image.Image]]:
-        for index, source in batch:
+    def _answers(
+        self,
+        batch: list[_Read],
+        vocabulary: Vocabulary,
+        on_error: OnError,
+        settings: Mapping[str, Any],
+    ) -> list[tuple[int, Result]]:
+        """The results of a batch; if it fails, those of its images one by one, without those that fail."""
+        with self._lock, torch.no_grad():
+            embeddings = self._embed(vocabulary)
             try:
-                yield index, read_image(source)
-            except InputError as error:
+                results = self._predict([one.image for one in batch], vocabulary, embeddings, settings)
+                return list(zip([one.index for one in batch], results, strict=True))
+            except Exception as error:
                 if on_error == 'raise':
                     raise
-                if callable(on_error):
-                    on_error(index, error)
+                if len(batch) == 1:
+                    _report(error, batch[0].index, batch[0].name, on_error)
+                    return []
+        single = [self._answers([one], vocabulary, on_error, settings) for one in batch]
+        return [answer for answers in single for answer in answers]
 
     def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         key = (vocabulary.queries, vocabulary.background)
@@ -205,3 +231,30 @@ class Predictor(ABC, Generic[Result]):
         """Set the vocabulary of the model, if it is another one."""
         if self.model.vocabulary != vocabulary:
             self.model.set_vocabulary(vocabulary, embeddings)
+
+
+class _Read(NamedTuple):
+    """An image that was read."""
+
+    index: int
+    name: str
+    image: Image.Image
+
+
+def _read(batch: list[tuple[int, ImageSource]], on_error: OnError, max_pixels: int) -> list[_Read]:
+    """Read the images of a batch, without those that fail."""
+    found = []
+    for index, source in batch:
+        name = str(source) if isinstance(source, str | Path) else f'image {index}'
+        try:
+            found.append(_Read(index, name, read_image(source, max_pixels)))
+        except Exception as error:
+            if on_error == 'raise':
+                raise
+            _report(error, index, name, on_error)
+    return found
+
+
+def _report(error: Exception, index: int, name: str, on_error: OnError) -> None:
+    if callable(on_error):
+        on_error(index, item_error(error, name))

@@ -345,6 +345,6 @@ def write_image(path: str | Path, image: Image.Image) -> None:
 
 def write_json(path: str | Path, values: Any) -> None:
     """Write a UTF-8 JSON file atomically."""
-    with atomic_write(path, 'w') as file:
-        json.dump(values, file, ensure_ascii=False, indent=1)
-        file.write('\n')
+    text = json.dumps(values, ensure_ascii=False, indent=1) + '\n'
+    with atomic_write(path) as file:
+        file.write(text.encode('utf-8', 'backslashreplace'))  # undecodable bytes of file names: \\udcff

@@ -115,11 +115,6 @@ class Segmenter(Predictor[Segmentation]):
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Segmentation]:
-        if self.options.needs_background and vocabulary.background is None:
-            raise InputError(
-                'background_threshold and area_threshold need a background class: add one, such as '
-                "'background' or Vocabulary(names).with_background()"
-            )
         self._set_on_model(vocabulary, embeddings)
         results = []
         for image in images:
@@ -128,6 +123,13 @@ class Segmenter(Predictor[Segmentation]):
             mask, probability = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
             results.append(Segmentation(mask, probability, vocabulary, image))
         return results
+
+    def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        if self.options.needs_background and vocabulary.background is None:
+            raise InputError(
+                'background_threshold and area_threshold need a background class: add one, such as '
+                "'background' or Vocabulary(names).with_background()"
+            )
 
     @property
     def explains(self) -> bool:

@@ -36,12 +36,32 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str) -> Non
             raise InputError(f'{what} {name!r}; use {accepted}.{nearest(name, known)}')
 
 
+def item_error(error: Exception, name: object) -> InputError:
+    """What one item of many raised, of whatever kind, as an error that names the item.
+
+    Args:
+        error: returned unchanged if it is an ``InputError``, whose message names the item already.
+        name: of the item, such as its path.
+    """
+    if isinstance(error, InputError):
+        return error
+    text = one_line(error)
+    if isinstance(error, MemoryError) or 'out of memory' in text or "can't allocate memory" in text:
+        return InputError(f'{name}: not enough memory')
+    return InputError(f'{name}: unexpected {type(error).__name__}: {text}')
+
+
+def printable(text: object) -> str:
+    """Text on one line: control characters and undecodable bytes of file names are escaped."""
+    return ''.join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error, also of one from a data-loading process, where torch adds a traceback."""
     text = str(error)
     if 'Original Traceback' in text:
         text = text.rpartition(f'{type(error).__name__}: ')[2]
-    return ' '.join(text.split())
+    return printable(' '.join(text.split()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

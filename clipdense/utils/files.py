@@ -34,7 +34,8 @@ _NO_SPACE = {
 def atomic_write(path: str | Path, mode: str = 'wb', needed: int = 0) -> Iterator[IO[Any]]:
     """Open a temporary file next to ``path`` that replaces it when it is complete and on disk.
 
-    After an error the old file is unchanged and the temporary one is removed.
+    After an error the old file is unchanged and the temporary one is removed.  A symbolic link is kept: the
+    file that it names is written.
 
     Args:
         path: of the file; missing folders are created.
@@ -42,13 +43,15 @@ def atomic_write(path: str | Path, mode: str = 'wb', needed: int = 0) -> Iterato
         needed: lowest size of the file in bytes, if known, for the message.
 
     Raises:
+        InputError: the path is a folder, a device, a named pipe or a socket.
         WriteError: the disk or quota is full, or the folder is not writable.
     """
-    path = Path(path)
+    path = output_file(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+        prefix = f'.{path.name[:40]}.'  # names are limited to 255 bytes
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent)
         temporary = Path(name)
         encoding = None if 'b' in mode else 'utf-8'
         with os.fdopen(handle, mode, encoding=encoding) as file:
@@ -144,6 +147,32 @@ def writable_folder(path: str | Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise WriteError(f'the folder {path} is not writable; choose another one, or change its permissions')
     return path
+
+
+def output_file(path: str | Path) -> Path:
+    """The path that a file is written to: that of a symbolic link's target, else the path itself.
+
+    Raises:
+        InputError: a folder, a device, a named pipe or a socket, which no file may replace.
+    """
+    kind = special_file(path)
+    if kind:
+        raise InputError(f'cannot write {path}: it is {kind}, not a file; choose another name')
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def check_output_folder(folder: str | Path) -> None:
+    """Check that files can be written into a folder, which need not exist yet.
+
+    Raises:
+        InputError: the folder, or the nearest existing one above it, is a file or not writable.
+    """
+    folder = Path(folder)
+    existing = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path())
+    if not existing.is_dir():
+        raise InputError(f'cannot write into {folder}: {existing} is not a folder')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f'cannot write into {folder}: no permission, or a read-only file system')
 
 
 def special_file(path: str | Path) -> str:

@@ -5,29 +5,33 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .errors import InputError, nearest
 
 _FORMATS = 'avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp'
 IMAGE_SUFFIXES = frozenset(f'.{name}' for name in _FORMATS.split())
-_LONGEST_NAME = 120  # characters; file systems allow 255 bytes including suffixes
+_OTHER_FORMATS = 'arw cr2 cr3 dcm dng eps exr hdr heic heif ico jxl nef orf psd raw rw2 svg'
+_OTHER_SUFFIXES = frozenset(f'.{name}' for name in _OTHER_FORMATS.split())
+_LONGEST_NAME, _LONGEST_BYTES = 120, 200  # characters, bytes; file systems allow 255 bytes with suffixes
 _UNSAFE = re.compile(r'[^\w .,+=@()\[\]-]|^\.')
 
 
 def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
     """Expand paths, folders and glob patterns to image files.
 
-    Folders are searched recursively for non-hidden files with an image suffix; a file given by name is
-    used with any suffix, even if its name looks like a pattern.
+    Folders are searched recursively, links to folders too, for non-hidden files with an image suffix; a file
+    given by name is used with any suffix, even if its name looks like a pattern.  Links to missing files and
+    files that are not regular are listed too, so that reading them reports them.
 
     Returns:
         Paths in the order of the sources, sorted within each folder or pattern, without duplicates.
 
     Raises:
-        InputError: a source does not exist or contains no images.
+        InputError: a source does not exist, contains no images, or is a folder that cannot be read.
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if not sources:
@@ -61,34 +65,64 @@ def output_stems(paths: Sequence[str | Path]) -> list[str]:
 
 
 def _expand(source: str | Path) -> list[Path]:
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f'images must be paths of files or folders, or patterns, got {type(source).__name__}'
+        )
+    if not str(source).strip():
+        raise InputError('the name of an image is empty; pass . for the images of this folder')
+    if str(source).startswith(('http://', 'https://')):
+        raise InputError(f'{source} is a URL; download the image and pass the file')
     path = Path(source)
-    if path.is_dir():
-        files = [file for file in path.rglob('*') if _is_image(file, path)]
-        if not files:
-            raise InputError(
-                f'no images in {path}; supported suffixes are {" ".join(sorted(IMAGE_SUFFIXES))}'
-            )
-        return sorted(files)
-    if path.exists():
+    if os.path.isdir(path):
+        return _search(path)
+    if os.path.lexists(path):
         return [path]
     if glob.has_magic(str(source)):
         matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
-        files = [match for match in matches if match.is_file()]
+        files = [match for match in matches if not match.is_dir()]
         if not files:
             raise InputError(f'no images match the pattern {source}')
         return files
-    siblings = os.listdir(path.parent) if path.parent.is_dir() else []
+    siblings = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     raise InputError(f'the file or folder {path} does not exist.{nearest(path.name, siblings)}')
 
 
-def _is_image(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith('.') for part in file.relative_to(root).parts)
-    return not hidden and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+def _search(folder: Path) -> list[Path]:
+    """The images of a folder; warns of files in other image formats."""
+    files = [path for path in _walk(folder) if not path.name.startswith('.')]
+    images = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    others = Counter(path.suffix.lower() for path in files if path.suffix.lower() in _OTHER_SUFFIXES)
+    if others:
+        count = '1 file' if others.total() == 1 else f'{others.total()} files'
+        kinds = ', '.join(sorted(others))
+        warnings.warn(f'{count} of {folder} ignored: image formats without support ({kinds})', stacklevel=2)
+    if not images:
+        raise InputError(f'no images in {folder}; supported suffixes are {" ".join(sorted(IMAGE_SUFFIXES))}')
+    return images
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder; hidden folders are left out, and each real folder is visited once."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f'the folder {error.filename} cannot be read: {error.strerror}') from error
+
+    visited: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield from (Path(root, name) for name in names)
 
 
 def _safe(name: str) -> str:
     """Replace separators, control characters and undecodable bytes, and limit the length."""
-    return _UNSAFE.sub('_', name)[:_LONGEST_NAME].rstrip(' .') or '_'
+    short = _UNSAFE.sub('_', name)[:_LONGEST_NAME].encode()[:_LONGEST_BYTES].decode(errors='ignore')
+    return short.rstrip(' .') or '_'
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
