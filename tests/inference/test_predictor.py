@@ -155,3 +155,49 @@ def test_background_settings_need_a_background(images, setting):
     with pytest.raises(InputError, match='need a background class'):
         segmenter(images[0], ['cat', 'dog'])
     assert segmenter(images[0], 'background, cat').mask.shape == (20, 24)
+
+
+class Endless:
+    """A file whose reading fails in its own way."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def read(self, size):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (RecursionError('too deep'), 'image 1: unexpected RecursionError: too deep'),
+        (MemoryError(), 'image 1: not enough memory'),
+        (KeyError('x'), "image 1: unexpected KeyError: 'x'"),
+        (OSError(5, 'Input/output error'), 'cannot be read as a binary file'),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize('batch_size', [1, 3])
+def test_whatever_one_image_raises_is_its_own_failure(predictor, images, error, said, batch_size):
+    seen = {}
+    stream = predictor.stream(
+        [images[0], Endless(error), images[1]], ['cat'], batch_size=batch_size, on_error=seen.__setitem__
+    )
+    assert [index for index, _ in stream] == [0, 2]
+    assert [*seen] == [1]
+    assert isinstance(seen[1], InputError)
+    assert said in str(seen[1])
+
+
+def test_the_limit_of_pixels_belongs_to_the_call(predictor, images):
+    with pytest.raises(InputError, match='raise max_pixels'):
+        predictor(images[0], ['cat'], max_pixels=479)
+    assert len(predictor(images, max_pixels=480)) == 5
+    with pytest.raises(InputError, match='max_pixels must be a whole number'):
+        predictor(images[0], max_pixels=0.5)
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 4, 3)).tolist(), (1, 2), np.full((4, 4, 3), 300)], ids=type)
+def test_numbers_that_are_no_image(predictor, image):
+    with pytest.raises(InputError, match=r'pass an array|values of 0 to 255'):
+        predictor(image, ['cat'])

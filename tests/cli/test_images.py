@@ -1,0 +1,142 @@
+"""One bad image among many, whatever is wrong with it: named, counted, and the others are done."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from clipdense.cli.app import main
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+
+TINY = ClipSize(
+    VitSize(image_size=32, patch_size=8, width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16),
+    TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16),
+)
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
+    save(build_clip(TINY), path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+    Path('photos').mkdir()
+    for name in ('good.png', 'z.png'):
+        Image.effect_noise((40, 30), 80).save(f'photos/{name}')
+
+
+def run(capsys, command, weights, *arguments) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([command, 'photos', '-c', 'a, b', '-w', weights, '--no-cache', *arguments])
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
+
+
+def undecodable(folder):
+    with open(os.fsencode(folder) + b'/caf\xe9.png', 'wb') as file:
+        file.write(b'broken')
+
+
+def in_lines(folder):
+    (folder / 'a\nb.png').write_bytes(b'broken')
+
+
+BAD = {
+    'not an image': (lambda folder: (folder / 'b.png').write_text('hello'), 'photos/b.png is not an image'),
+    'empty': (lambda folder: (folder / 'b.png').touch(), 'photos/b.png is empty'),
+    'FIFO': (lambda folder: os.mkfifo(folder / 'b.png'), 'photos/b.png is a named pipe'),
+    'device': (lambda folder: (folder / 'b.png').symlink_to('/dev/zero'), 'photos/b.png is a device'),
+    'broken link': (lambda folder: (folder / 'b.png').symlink_to('gone'), 'is a link to gone'),
+    'EPS': (lambda folder: (folder / 'b.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n'), 'PostScript'),
+    'not UTF-8': (undecodable, r'photos/caf\udce9.png is not an image'),
+    'line break': (in_lines, 'photos/a b.png is not an image'),
+    'too large': (lambda folder: Image.new('1', (13_400, 13_400)).save(folder / 'b.png'), '--max-pixels'),
+}
+
+
+@pytest.mark.parametrize('command', ['segment', 'classify'])
+@pytest.mark.parametrize(('make', 'said'), BAD.values(), ids=BAD)
+def test_the_other_images_are_done(capsys, weights, tmp_path, command, make, said):
+    make(tmp_path / 'photos')
+    status, out, err = run(capsys, command, weights)
+    assert status == 1
+    assert said in err
+    assert '1 of 3 images were skipped' in err
+    assert len(out.splitlines()) == 2
+
+
+def test_an_image_larger_than_the_memory(capsys, weights):
+    """The address space of this process is really limited while the command runs."""
+    run(capsys, 'classify', weights)  # imports what it needs
+    Image.new('1', (12_000, 14_000)).save('photos/b.png')
+    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20), hard))
+    try:
+        status, out, err = run(capsys, 'classify', weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert status == 1
+    assert 'photos/b.png: not enough memory for 12000 x 14000 pixels' in err
+    assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ('limit', 'status', 'said'),
+    [(1199, 2, 'none of 2 images could be processed'), (1200, 0, '')],
+)
+def test_the_limit_of_pixels_is_an_option(capsys, weights, limit, status, said):
+    got, _, err = run(capsys, 'segment', weights, '--max-pixels', str(limit))
+    assert (got, said in err) == (status, True)
+
+
+def test_names_of_images_survive_in_json(capsys, weights):
+    good = Path('photos/good.png').read_bytes()
+    for name in (b'photos/caf\xe9.png', b'photos/a\nb.png'):
+        with open(name, 'wb') as file:
+            file.write(good)
+    status, out, _ = run(capsys, 'classify', weights, '--out', 'result.json')
+    assert status == 0
+    assert r'photos/caf\udce9.png: ' in out
+    names = [os.fsencode(row['image']) for row in json.loads(Path('result.json').read_text('utf-8'))]
+    assert set(names) == {b'photos/caf\xe9.png', b'photos/a\nb.png', b'photos/good.png', b'photos/z.png'}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--out', 'photos/good.png', '--overwrite'], 'photos/good.png is an input'),
+        (['--out', '/dev/null', '--overwrite'], 'it is a device, not a file'),
+        (['--out', 'photos'], 'it is a folder, not a file'),
+        (['--out', 'photos/good.png/result.json'], 'photos/good.png is not a folder'),
+        (['--max-pixels', '0'], 'max-pixels'),
+    ],
+)
+def test_outputs_are_checked_before_anything_runs(capsys, weights, arguments, said):
+    before = Path('photos/good.png').read_bytes()
+    status, out, err = run(capsys, 'classify', weights, *arguments)
+    assert (status, out) == (2, '')
+    assert said in err
+    assert Path('photos/good.png').read_bytes() == before
+
+
+def test_results_in_the_folder_of_the_images(capsys, weights):
+    """The first run writes beside the images; the second would replace its results, now images too."""
+    assert run(capsys, 'segment', weights, '--out', 'photos')[0] == 0
+    status, _, err = run(capsys, 'segment', weights, '--out', 'photos', '--overwrite')
+    assert status == 2
+    assert 'is an input' in err
