@@ -232,7 +232,7 @@ def as_detector(model: Any, source: object) -> nn.Module:
     """The model, if it is a detector.
 
     Raises:
-        InputError: it is not a detector, or its weights are not finite.
+        InputError: it is not a detector.
     """
     entry = method_of(model)
     ready = all(hasattr(model, name) for name in ('predict', 'set_vocabulary', 'rules'))
@@ -244,8 +244,6 @@ def as_detector(model: Any, source: object) -> nn.Module:
             f'{source} ({type(model).__name__}) is not a detector: use weights of a trained detector '
             f'(methods: {names})'
         )
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise InputError(f'{source} has weights that are not finite: use an earlier checkpoint')
     return model
 
 

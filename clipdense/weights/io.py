@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import warnings
 from codecs import getincrementaldecoder
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clipdense.utils.errors import CheckpointError, nearest
-from clipdense.utils.files import atomic_write
+from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.files import atomic_write, regular_file
+from clipdense.utils.json_files import read_json
 
+from .names import unwrapped_names
 from .torch_files import flatten_modules, read_torch
 from .unpickle import Inert, Refused
 
 WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'network', 'weights')
+_AVERAGES = (  # moving averages of the weights; read if a file has nothing else
+    'ema_state_dict', 'state_dict_ema', 'model_ema', 'ema_model', 'ema', 'model_ema_state_dict', 'params_ema',
+)  # fmt: skip
+_MAX_NESTING = 8  # of entries of a checkpoint
 _HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
 _DTYPE_NAMES = {
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
@@ -65,19 +72,29 @@ class WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a safetensors file, or a file of ``torch.save`` or ``torch.jit.save``, without running code.
 
-    An ``.index.json`` is read as the files that it lists (sharded models of Hugging Face).
+    An ``.index.json`` is read as the files that it lists (sharded models of Hugging Face).  Names are
+    unwrapped, see ``unwrapped_names``.
 
     Raises:
-        CheckpointError: the file is missing, damaged, unsafe, or has no weights.
+        CheckpointError: the file is missing, damaged, unsafe, not a regular file, or has no weights.
     """
-    path = Path(path).expanduser()
-    head = _head(path)
+    path, head = _head(path)
     if path.name.endswith('.index.json'):
         return _read_shards(path)
-    if _is_safetensors(path, head):
-        return _read_safetensors(path)
+    file = _read_safetensors(path) if _is_safetensors(path, head) else _read_torch(path, head)
+    try:
+        names = unwrapped_names(file.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from None
+    return replace(file, tensors={names[name]: x for name, x in file.tensors.items() if name in names})
+
+
+def _read_torch(path: Path, head: bytes) -> WeightsFile:
+    """Read a file of ``torch.save`` or ``torch.jit.save``."""
     try:
         value, kind = read_torch(path)
+        if isinstance(value, Inert) and value.name.startswith('__torch__'):
+            return WeightsFile(path, kind, flatten_modules(value))
     except Refused as refusal:
         raise CheckpointError(
             f'{path} is refused as unsafe: its pickle uses {refusal}, which weights do not need (no code was '
@@ -87,12 +104,12 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise
     except (Exception, RecursionError, MemoryError) as error:  # a damaged file can raise any exception
         raise CheckpointError(_damaged(path, head, error)) from error
-    if isinstance(value, Inert) and value.name.startswith('__torch__'):
-        return WeightsFile(path, kind, flatten_modules(value))
-    tensors, extra = _state_dict(value)
+    tensors, extra = find_state_dict(value)
     if not tensors:
-        keys = f' (its top-level keys: {sorted(map(str, value))[:10]})' if isinstance(value, dict) else ''
-        raise CheckpointError(f'{path} has no state_dict: no tensors by name{keys}')
+        raise CheckpointError(f'{path} has no state_dict: no tensors by name{_what_else(value)}')
+    average = next((name for name in _AVERAGES if isinstance(value, dict) and name in value), None)
+    if average and average not in extra:
+        warnings.warn(f'{path} has no weights but their moving average ({average}), which is read')
     return WeightsFile(path, kind, tensors, extra=extra)
 
 
@@ -148,36 +165,59 @@ def _bytes(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def _state_dict(value: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def find_state_dict(value: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Find the state dict within the entries of a checkpoint; returns it and the other entries."""
+    extra: dict[str, Any] = {}
+    for _ in range(_MAX_NESTING):
+        if not isinstance(value, dict):
+            break
+        inner = next((name for name in WRAPPERS if _has_tensors(value.get(name))), None)
+        tensors = {key: x for key, x in value.items() if isinstance(x, Tensor) and isinstance(key, str)}
+        if inner is None and len(tensors) <= 1:  # a number, such as the step
+            inner = next((name for name in _AVERAGES if _has_tensors(value.get(name))), None)
+        left = tensors if inner is None else {inner: None}
+        extra |= {str(key): item for key, item in value.items() if key not in left}
+        if inner is None:
+            return tensors, extra
+        value = value[inner]
+    return {}, {}
+
+
+def _has_tensors(value: Any, depth: int = 0) -> bool:
+    """Whether a state dict is in this entry, directly or in a known entry of it."""
+    if not isinstance(value, dict) or depth > _MAX_NESTING:
+        return False
+    if any(isinstance(item, Tensor) and isinstance(key, str) for key, item in value.items()):
+        return True
+    return any(_has_tensors(value.get(name), depth + 1) for name in (*WRAPPERS, *_AVERAGES))
+
+
+def _what_else(value: Any) -> str:
+    """For an error: the other state dicts of a checkpoint, or its entries."""
     if not isinstance(value, dict):
-        return {}, {}
-    for wrapper in WRAPPERS:
-        if isinstance(value.get(wrapper), dict):
-            tensors, inner = _state_dict(value[wrapper])
-            if tensors:
-                rest = {str(key): item for key, item in value.items() if key != wrapper}
-                return tensors, {**rest, **inner}
-    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor) and isinstance(key, str)}
-    return tensors, {str(key): item for key, item in value.items() if key not in tensors}
+        return f' (it is a {type(value).__name__}, not a dict)'
+    named = [
+        str(key) for key, item in value.items() if key not in ('optimizer', 'ema') and _has_tensors(item)
+    ]
+    if named:
+        return f', but state dicts named {", ".join(named[:10])}: save the wanted one in a file of its own'
+    return f' (its top-level keys: {sorted(map(str, value))[:10]})'
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a file, which must exist and not be empty."""
-    if path.is_dir():
-        raise CheckpointError(f'{path} is a folder: give the path of the weights file in it')
-    if not path.exists():
-        folder = path.parent
-        near = nearest(path.name, (item.name for item in folder.iterdir())) if folder.is_dir() else ''
-        raise CheckpointError(f'{path} does not exist.{near}' if near else f'{path} does not exist')
+def _head(path: str | Path) -> tuple[Path, bytes]:
+    """The path and first bytes of a regular file, which must exist and not be empty."""
     try:
+        path = regular_file(path)
         with open(path, 'rb') as file:
             head = file.read(512)
+    except InputError as error:
+        folder = ': give the path of the weights file in it' if Path(path).expanduser().is_dir() else ''
+        raise CheckpointError(f'{error}{folder}') from None
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error.strerror}') from error
     if not head:
         raise CheckpointError(f'{path} is empty (0 bytes): copy or download it again')
-    return head
+    return path, head
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
@@ -206,15 +246,35 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _read_shards(path: Path) -> WeightsFile:
     try:
-        names = set(json.loads(path.read_text('utf-8'))['weight_map'].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{path} is not an index of weights files: {_one_line(error)}') from error
-    strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+        index = read_json(path)
+    except InputError as error:
+        raise CheckpointError(f'{path} is not an index of weights files: {error}') from None
+    names = index.get('weight_map') if isinstance(index, dict) else None
+    if not isinstance(names, dict):
+        raise CheckpointError(f'{path} is not an index of weights files: it has no weight_map')
+    strange = [name for name in names.values() if not _is_shard(name)]
     if strange or not names:
-        raise CheckpointError(f'{path} must list files of its own folder, not {strange}')
-    files = [read_weights(path.with_name(name)) for name in sorted(names)]
-    tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
+        raise CheckpointError(f'{path} must list weights files of its own folder, not {strange[:5]}')
+    tensors: dict[str, Tensor] = {}
+    files = [read_weights(path.with_name(name)) for name in sorted(set(names.values()))]
+    for file in files:
+        if twice := tensors.keys() & file.tensors.keys():
+            raise CheckpointError(f'{file.path} repeats tensors of another file: {_listed(sorted(twice))}')
+        tensors |= file.tensors
+    if missing := unwrapped_names(names).values() - tensors.keys():
+        raise CheckpointError(f'{path} lists tensors that its files do not have: {_listed(sorted(missing))}')
     return WeightsFile(path, files[0].kind, tensors)
+
+
+def _is_shard(name: Any) -> bool:
+    """A file of the same folder, and not an index itself."""
+    if not isinstance(name, str) or name in ('', '.', '..') or '\0' in name:
+        return False
+    return not any(mark in name for mark in ('/', '\\')) and not name.endswith('.index.json')
+
+
+def _listed(names: list[str]) -> str:
+    return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
 
 
 def _expected_size(path: Path) -> int | None:

@@ -21,6 +21,8 @@ from .unpickle import ArrayRecord, Global, Inert, Machine, StorageRecord, Tensor
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _EXPANDED = 1 << 24  # elements; a larger tensor must be stored in full
+_MODULES, _MODULE_DEPTH = 100_000, 100  # of TorchScript
+_SHARED = 8  # tensors may share memory: their total size is at most this multiple of the file's, or _EXPANDED
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 
 
@@ -38,14 +40,24 @@ def read_torch(path: Path) -> tuple[Any, str]:
         return _read_zip(path, data) if data[:2] == b'PK' else _read_legacy(path, data)
 
 
-def flatten_modules(module: Inert, prefix: str = '') -> dict[str, Tensor]:
-    """The tensors of a TorchScript module and its submodules, by dotted names."""
+def flatten_modules(module: Inert) -> dict[str, Tensor]:
+    """The tensors of a TorchScript module and its submodules, by dotted names.
+
+    Raises:
+        ValueError: modules within themselves, or too many.
+    """
     tensors: dict[str, Tensor] = {}
-    for name, value in (module.state or {}).items():
-        if isinstance(value, Tensor):
-            tensors[prefix + name] = value
-        elif isinstance(value, Inert) and isinstance(value.state, dict):
-            tensors |= flatten_modules(value, f'{prefix}{name}.')
+    pending, seen = [('', module)], 0
+    while pending:
+        prefix, part = pending.pop()
+        seen += 1
+        if seen > _MODULES or prefix.count('.') > _MODULE_DEPTH:
+            raise ValueError('modules within themselves, or too many modules')
+        for name, value in part.state.items() if isinstance(part.state, dict) else ():
+            if isinstance(value, Tensor):
+                tensors[f'{prefix}{name}'] = value
+            elif isinstance(value, Inert):
+                pending.append((f'{prefix}{name}.', value))
     return tensors
 
 
@@ -119,6 +131,7 @@ class _Source:
         self.swapped = swapped  # stored in another byte order than this machine's
         self.places: dict[str, tuple[int, int]] = {}  # key -> first byte, number of bytes
         self.storages: dict[StorageRecord, torch.UntypedStorage] = {}
+        self.total = 0  # bytes of all tensors, if copied
 
     def tensor(self, record: TensorRecord) -> Tensor:
         """Rebuild a tensor; tensors that shared a storage share it again."""
@@ -130,6 +143,9 @@ class _Source:
         elements, count = prod(size), len(storage) // record.dtype.itemsize
         if elements and (last >= count or elements > max(count, _EXPANDED)):
             raise ValueError(f'a tensor of size {size} in a storage of {count}')
+        self.total += elements * record.dtype.itemsize
+        if self.total > max(_SHARED * self.size, 8 * _EXPANDED):
+            raise ValueError(f'its tensors would need more than {self.total / 1e6:.0f} MB')
         tensor = torch.empty(0, dtype=record.dtype)
         tensor.set_(storage, offset if elements else 0, size, stride)
         return _swap(tensor) if self.swapped else tensor

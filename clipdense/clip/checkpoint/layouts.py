@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clipdense.utils.errors import CheckpointError
 from clipdense.weights.key_map import Row, add_layout, from_ours, to_ours
+from clipdense.weights.names import unwrapped_names
 
 __all__ = [
     'DROPPED',
@@ -211,7 +212,7 @@ def recognize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
 
 def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the common prefixes that DataParallel, ``torch.compile`` and training programs add to names."""
-    stripped = {re.sub(r'(^|\.)_orig_mod\.', r'\1', name): tensor for name, tensor in tensors.items()}
+    stripped = {short: tensors[name] for name, short in unwrapped_names(tensors).items()}
     while prefix := next((prefix for prefix in _PREFIXES if _all_start(stripped, prefix)), ''):
         stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
     return stripped

@@ -15,7 +15,8 @@ from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
-from clipdense.weights.strict import first_names, mismatches
+from clipdense.weights.strict import first_names, mismatches, with_counters
+from clipdense.weights.values import check_values
 
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
@@ -110,7 +111,7 @@ def load(
                 copy=True,  # tensors may be mapped from the file
                 memory_format=torch.contiguous_format,
             )
-            for name, tensor in found.tensors.items()
+            for name, tensor in with_counters(clip.state_dict(), found.tensors).items()
         }
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -187,8 +188,8 @@ def fitting_model(weights: ClipWeights) -> CLIP:
     """The model of these weights on the meta device (no memory, no initialization); names and shapes match.
 
     Raises:
-        CheckpointError: invalid sizes; or tensors that are missing, unexpected or of another shape, with
-            counts and the first ten names.
+        CheckpointError: invalid sizes; tensors that do not match (``mismatches``), or have values that are
+            not finite or not plausible (``check_values``).
     """
     image, text = weights.size.image, weights.size.text
     layers = text.layers + (image.layers if isinstance(image.layers, int) else sum(image.layers))
@@ -203,6 +204,7 @@ def fitting_model(weights: ClipWeights) -> CLIP:
         raise CheckpointError(f'{weights.path} describes an invalid model: {error}') from error
     if problems := mismatches(clip.state_dict(), weights.tensors, weights.leftover):
         raise CheckpointError(f'{weights.path} does not match its model; tensors: {problems}')
+    check_values(weights.tensors, weights.path)
     return clip
 
 

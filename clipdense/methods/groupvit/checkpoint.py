@@ -27,6 +27,7 @@ from clipdense.utils.modules import meta_device
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
 from clipdense.weights.strict import first_names, mismatches
+from clipdense.weights.values import check_values
 
 from . import huggingface
 from . import layouts as _layouts  # noqa: F401 (registers the tables)
@@ -290,6 +291,7 @@ def _assemble(
         model = build_group_vit(size, preprocess=preprocess)
     if found := mismatches(model.state_dict(), tensors, leftover):
         raise CheckpointError(f'the tensors do not match a GroupViT of this size: {found}')
+    check_values(tensors, 'the checkpoint')
     state = {
         name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for name, tensor in tensors.items()

@@ -22,6 +22,7 @@ from clipdense.clip.text import TextTransformer
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.weights.io import WeightsFile
 from clipdense.weights.strict import mismatches
+from clipdense.weights.values import check_values
 
 from .backbones import ResNetPyramid, TransformerPyramid, default_hooks
 from .dpt import ReadoutMode
@@ -247,5 +248,6 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str = 'the w
     expected = {key: x for key, x in module.state_dict().items() if not key.startswith('clip.')}
     if told := mismatches(expected, tensors):
         raise CheckpointError(f'{source} (our names) do not fit LSeg: {told}')
+    check_values(tensors, source)
     with torch.no_grad():
         module.load_state_dict(dict(tensors), strict=False)
