@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from math import inf
@@ -231,7 +232,7 @@ def read_vocabulary(classes: str | None, file: Path | None, preset: str | None) 
     Raises:
         InputError: no source, or more than one.
     """
-    from clipdense.vocab.class_names import named_vocabulary
+    from clipdense.vocab.class_names import VOCABULARY_NAMES, named_vocabulary
     from clipdense.vocab.vocabulary import Vocabulary
 
     given = [value for value in (classes, file, preset) if value is not None]
@@ -240,11 +241,32 @@ def read_vocabulary(classes: str | None, file: Path | None, preset: str | None) 
     if not given:
         raise InputError("no classes given: use one of --classes 'a, b', --vocab FILE or --class-list NAME")
     if classes is not None:
+        if _names_a_file(classes):
+            raise InputError(f'--classes takes class names, not a file: use --vocab {classes.strip()}')
+        if classes.strip() in VOCABULARY_NAMES:
+            warnings.warn(f'{classes!r} is read as one class name; for the class list use --class-list')
         return Vocabulary.parse(classes)
     if file is not None:
+        if not file.exists() and str(file) in VOCABULARY_NAMES:
+            raise InputError(f'--vocab takes a file; for the class list use --class-list {file}')
+        if not file.exists() and ',' in str(file):
+            raise InputError(f"--vocab takes a file; for class names use --classes '{file}'")
         return Vocabulary.from_file(file)
     assert preset is not None
+    if preset not in VOCABULARY_NAMES and _names_a_file(preset):
+        raise InputError(f'--class-list takes the name of a published list; for a file use --vocab {preset}')
     return named_vocabulary(preset)
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text is the path of a file, or looks like one."""
+    from clipdense.vocab.class_files import CLASS_FILE_SUFFIXES
+
+    path = Path(text.strip())
+    try:
+        return path.suffix.lower() in CLASS_FILE_SUFFIXES or path.is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False
 
 
 def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str | Path | None] = ()) -> None:

@@ -133,7 +133,7 @@ def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
     """Set the background class; a new name becomes the first class, as in PASCAL VOC."""
     if name is None:
         return vocabulary
-    if name in vocabulary.class_names:
+    if name in vocabulary:
         return replace(vocabulary, background=name)
     return vocabulary.with_background(name=name)
 

@@ -12,6 +12,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -24,12 +25,15 @@ from torch.nn import functional as F
 from clipdense.registry import CLASS_EMBEDDERS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError, nearest
-from clipdense.utils.files import cache_folder, digest
+from clipdense.utils.files import cache_folder, digest, regular_file
+from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
 from clipdense.vocab.class_names import read_class_names
+from clipdense.vocab.names import normalize, places
 from clipdense.vocab.templates import Templates, TemplateSet, get_templates
-from clipdense.vocab.vocabulary import Vocabulary, normalize
+from clipdense.vocab.tokenizer import BaseTokenizer
+from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights, weights_digest, write_weights
 
 from .frozen_text import FrozenText
@@ -88,6 +92,7 @@ class PromptEnsemble:
         return embeddings.to(_device(self.clip))
 
     def _encode(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        _refuse_special_tokens(self.clip.tokenizer, [name for name, _ in vocabulary.queries])
         asked = [tuple(self.templates.prompts(name)) for name, _ in vocabulary.queries]
         names: dict[tuple[str, ...], str] = {}  # 'hot_dog' and 'hot dog' may have the same prompts
         for (name, _), sentences in zip(vocabulary.queries, asked, strict=True):
@@ -141,7 +146,7 @@ class StoredEmbeddings:
         self.file = file
         known = None if class_names is None else read_class_names(class_names)
         found, self.known = load_embeddings(file, known)
-        self.rows = {normalize(name): row for row, (name, _) in reversed([*enumerate(self.known.queries)])}
+        self.rows = places(name for name, _ in self.known.queries)
         self.queries = found.queries
         self.stand_ins = {normalize(name): other for name, other in (stand_ins or {}).items()}
 
@@ -302,13 +307,47 @@ def load_embeddings(
         raise InputError(f'{path} is not a file of class embeddings: create one with `clipdense embed`')
     if file.metadata.get('sha256') != weights_digest(file.tensors):
         raise InputError(f'{path} is damaged: checksum mismatch; create it again with `clipdense embed`')
-    stored = Vocabulary.from_dict(json.loads(file.metadata['vocabulary']))
-    if vocabulary is not None and vocabulary.queries != stored.queries:
-        raise InputError(f'{path} is for other class names than those of the vocabulary')
+    source = f'the vocabulary in {path}'
+    stored = Vocabulary.from_dict(parse_json(file.metadata.get('vocabulary', ''), source))
+    if vocabulary is not None:
+        _check_same(stored, vocabulary, path)
     queries = file.tensors['queries'].to(torch.float32, copy=True)  # tensors may be mapped from the file
     templates = file.tensors.get('templates')
     kept = None if templates is None else templates.to(torch.float32, copy=True)
     return _class_embeddings(queries, stored, path, kept), stored
+
+
+def _check_same(stored: Vocabulary, vocabulary: Vocabulary, path: Path) -> None:
+    """Refuse embeddings of other class names, or in another order."""
+    kept = [(normalize(name), index) for name, index in stored.queries]
+    wanted = [(normalize(name), index) for name, index in vocabulary.queries]
+    if kept != wanted:
+        pairs = zip_longest(stored.class_names, vocabulary.class_names)
+        number, (one, other) = next(
+            (
+                (number, pair)
+                for number, pair in enumerate(pairs)
+                if len({normalize(str(n)) for n in pair}) > 1
+            ),
+            (0, ('', '')),
+        )
+        where = (
+            f': class {number} is {one!r} in the file, {other!r} in the vocabulary' if one != other else ''
+        )
+        raise InputError(f'{path} is for other class names than those of the vocabulary{where}')
+
+
+def _refuse_special_tokens(tokenizer: Any, names: Sequence[str]) -> None:
+    """Refuse names such as '<|endoftext|>', which end the text for the text tower."""
+    if not isinstance(tokenizer, BaseTokenizer):
+        return
+    special = {tokenizer.end, *tokenizer.prefix}
+    for name in names:
+        if special.intersection(tokenizer.encode(name)):
+            raise InputError(
+                f'the class name {name!r} has a special token of the tokenizer, which begins or ends a text: '
+                'remove it'
+            )
 
 
 def module_digest(module: nn.Module) -> str:
@@ -361,8 +400,13 @@ def _batches(
 
 def _read_npy(path: Path) -> Tensor:
     try:
-        return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), np.float32))
-    except (OSError, ValueError, EOFError) as error:
+        values = np.load(regular_file(path), allow_pickle=False)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in 'fiu':
+            raise ValueError('it has no real numbers')
+        return torch.from_numpy(np.asarray(values, np.float32))
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise InputError(f'{path} cannot be read as a numeric array: {error}') from error
 
 
@@ -377,6 +421,10 @@ def _class_embeddings(
         )
     if not queries.isfinite().all():
         raise InputError(f'{source} has values that are not finite')
+    zero = (queries == 0).all(dim=-1).nonzero()
+    if len(zero):
+        name = vocabulary.queries[int(zero[0])][0]
+        raise InputError(f'{source} has no embedding of {name!r}: its row {int(zero[0])} is zero')
     return ClassEmbeddings(queries, query_class, len(vocabulary), templates)
 
 

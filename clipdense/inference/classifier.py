@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ class Classifier(Predictor[Classification]):
         """
         clip = load_clip(weights, device, **overrides)
         return cls(clip, load_embedder(clip, embedder, templates, cache))
+
+    def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
+        if len(vocabulary) == 1:
+            name = vocabulary.class_names[0]
+            warnings.warn(f'one class only: every image is {name!r} with probability 1; add other classes')
 
     def _predict(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import CheckpointError, InputError, nearest
+from clipdense.vocab.names import doubts
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import WeightsFile, read_weights
@@ -306,7 +308,14 @@ def as_vocabulary(class_names: ClassNames) -> Vocabulary:
     if not isinstance(class_names, list | tuple):
         kind = type(class_names).__name__
         raise InputError(f"class names must be a list of strings, or a string such as 'cat, dog', got {kind}")
-    return Vocabulary(tuple(class_names))
+    vocabulary = Vocabulary(tuple(class_names))
+    if len(vocabulary) == 1:
+        doubt = next(doubts(vocabulary.class_names, commas=False), None)
+        if doubt is None and ',' in vocabulary.class_names[0]:
+            doubt = f'{vocabulary.class_names[0]!r} is read as one class name; a list has one name an item'
+        if doubt is not None:
+            warnings.warn(doubt, stacklevel=4)
+    return vocabulary
 
 
 def _clip_method(name: str | None, task: str, source: object) -> Method:

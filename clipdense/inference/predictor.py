@@ -76,8 +76,12 @@ class Predictor(ABC, Generic[Result]):
 
         Raises:
             InputError: invalid names (see ``Vocabulary``).
+
+        Warns:
+            UserWarning: one class only, where the result is a choice among the classes.
         """
         vocabulary = as_vocabulary(class_names)
+        self._warn_of_one_class(vocabulary)
         with self._lock:
             self._embed(vocabulary)
             self.vocabulary = vocabulary
@@ -150,6 +154,9 @@ class Predictor(ABC, Generic[Result]):
         read = partial(_read, on_error=on_error, max_pixels=max_pixels)
         answer = partial(self._answers, vocabulary=vocabulary, on_error=on_error, settings=settings)
         return self._stream(images, batch_size, read, answer)
+
+    def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
+        """Warn where a single class makes the result certain whatever the image shows."""
 
     @abstractmethod
     def _predict(

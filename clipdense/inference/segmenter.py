@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,11 @@ class Segmenter(Predictor[Segmentation]):
         """
         model = load_trained(config, weights, device, config_options, SegmentationModel)
         return cls(model, load_embedder(model, embedder, templates, cache), options)
+
+    def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
+        if len(vocabulary) == 1:
+            name = vocabulary.class_names[0]
+            warnings.warn(f'one class only: every pixel becomes {name!r}; add other classes or a background')
 
     def _predict(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -244,26 +243,21 @@ def named_vocabulary(name: str) -> Vocabulary:
     return _VOCABULARIES[name]()
 
 
-def read_class_names(source: Sequence[str] | str | Path) -> Vocabulary:
+def read_class_names(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
     """A vocabulary out of what a config gives.
 
     Args:
-        source: names; the name of a class list such as 'coco'; a vocabulary file; or the categories of COCO
-            or LVIS as JSON, in the order of their ids.
+        source: a vocabulary; names; the name of a class list such as 'coco'; or a file, see
+            ``Vocabulary.from_file``.
 
     Raises:
         InputError: an unknown list, or a file that cannot be read.
     """
+    if isinstance(source, Vocabulary):
+        return source
     if not isinstance(source, (str, Path)):
-        return Vocabulary(tuple(source))
+        return Vocabulary(tuple(source)).marking_background()
     path = Path(source)
-    if not path.suffix:
-        return named_vocabulary(str(source))
-    if path.suffix == '.json' and path.is_file():
-        found = json.loads(path.read_text('utf-8'))
-        categories = found.get('categories', ()) if isinstance(found, dict) else found
-        if categories and all(
-            isinstance(item, dict) and {'id', 'name'} <= item.keys() for item in categories
-        ):
-            return Vocabulary(tuple(item['name'] for item in sorted(categories, key=lambda item: item['id'])))
-    return Vocabulary.from_file(path)
+    if path.suffix or len(path.parts) > 1 or path.is_file():
+        return Vocabulary.from_file(path)
+    return named_vocabulary(str(source))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from clipdense.utils.errors import InputError, nearest
 
@@ -146,10 +150,15 @@ class TemplateSet:
         """The T prompts for a class name.
 
         Raises:
-            InputError: a name that the function of the set refuses, such as a blank one.
+            InputError: a name that the function of the set refuses, such as a blank one; or the function does
+                not return a list of prompts.
         """
         if callable(self.rule):
-            return list(self.rule(name))
+            found = self.rule(name)
+            prompts = [] if isinstance(found, str) or not isinstance(found, Iterable) else list(found)
+            if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+                raise InputError(f'templates must give a list of prompts for {name!r}, got {found!r:.60}')
+            return prompts
         return [fill(template, name) for template in self.rule]
 
     @property
@@ -187,7 +196,11 @@ def get_templates(templates: Templates) -> TemplateSet:
             prompts.
 
     Raises:
-        InputError: an unknown set, no templates, or a template without exactly one ``{}``.
+        InputError: an unknown set, no templates, or a template without exactly one ``{}``, or with other
+            braces (no ``{name}`` or ``{{``).
+
+    Warns:
+        UserWarning: a template that is listed twice; it counts twice.
     """
     if isinstance(templates, TemplateSet):
         return templates
@@ -197,15 +210,32 @@ def get_templates(templates: Templates) -> TemplateSet:
         if templates in TEMPLATES:
             return TEMPLATES[templates]
         if '{' not in templates:
+            if Path(templates).suffix in ('.txt', '.json') or '/' in templates:
+                raise InputError(
+                    f'templates are not read from a file ({templates!r}): use {", ".join(TEMPLATES)}, or '
+                    'sentences with {} for the class name'
+                )
             raise InputError(
                 f'unknown template set {templates!r}.{nearest(templates, TEMPLATES)} '
                 f'Use {", ".join(TEMPLATES)}, or sentences with {{}} for the class name'
             )
         templates = (templates,)
+    return TemplateSet(_checked(templates))
+
+
+def _checked(templates: Any) -> tuple[str, ...]:
+    if isinstance(templates, (bytes, Mapping, set, frozenset)) or not isinstance(templates, Iterable):
+        kind = type(templates).__name__
+        raise InputError(f'templates must be the name of a set, or a list of sentences with {{}}, got {kind}')
     templates = tuple(templates)
     if not templates:
         raise InputError('no prompt templates given; pass at least one')
     for template in templates:
         if not isinstance(template, str) or template.count('{}') != 1:
             raise InputError(f'a template must contain {{}} exactly once, for the class name: {template!r}')
-    return TemplateSet(templates)
+        if set(template.replace('{}', '')) & set('{}'):
+            raise InputError(f'a template must have no other braces than {{}}: {template!r}')
+    twice = [template for template, count in Counter(templates).items() if count > 1]
+    if twice:
+        warnings.warn(f'the template {twice[0]!r} is listed twice and counts twice', stacklevel=3)
+    return templates

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,24 +13,16 @@ from typing import Any
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write, digest
 
-# separators that are not split at: semicolons, Chinese and Japanese commas, full stops of grounding prompts
-_OTHER_SEPARATORS = re.compile(r'(?<!\\);|[\uff0c\u3001\uff1b]| \. ')
-
-
-def is_background(name: str) -> bool:
-    """Whether a class name is a spelling of "background", as datasets and labeling tools write it.
-
-    'Background', '_background_' (labelme), '__background__' (torchvision) and 'bg' are.
-    """
-    return name.strip(' _-').casefold() in ('background', 'bg')
+from .class_files import read_class_file, split_names, unescape
+from .names import check_name, doubts, first_repeated, is_background, normalize
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Ordered class names; class ``i`` is ``class_names[i]`` in masks, boxes and scores.
 
-    Names are list items and may contain commas; only ``parse`` and ``from_file`` split text. Names are
-    compared without case and extra spaces.
+    Names are list items and may contain commas; only ``parse`` and ``from_file`` split text. Names keep
+    their spelling, and are compared in a normal form, see ``names.normalize``.
 
     Args:
         class_names: K names.
@@ -56,15 +46,18 @@ class Vocabulary:
     novel: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        names = tuple(
-            _check_word(name, 'class name') for name in _check_list(self.class_names, 'class names')
-        )
+        if isinstance(self.class_names, (set, frozenset, Mapping)):
+            kind = type(self.class_names).__name__
+            raise InputError(f'class names must be a list, got a {kind}, which does not number classes')
+        names = tuple(check_name(name, 'class name') for name in _check_list(self.class_names, 'class names'))
         if not names:
             raise InputError('the vocabulary is empty; pass at least one class name')
-        repeated = _first_repeated(names)
+        repeated = first_repeated(names)
         if repeated is not None:
+            name, other = repeated
+            also = '' if name == other else f', also as {other!r}'
             raise InputError(
-                f'class {repeated!r} is listed twice (names are compared without case and spaces)'
+                f'class {name!r} is listed twice{also} (case, underscores and repeated spaces do not count)'
             )
         object.__setattr__(self, 'class_names', names)
         if self.background is not None:
@@ -75,7 +68,7 @@ class Vocabulary:
             raise InputError('synonyms must be a dict of class name -> list of synonyms')
         synonyms = {
             self._known(name, 'class with synonyms'): tuple(
-                _check_word(word, f'synonym of {name!r}')
+                check_name(word, f'synonym of {name!r}')
                 for word in _check_list(words, f'synonyms of {name!r}')
             )
             for name, words in self.synonyms.items()
@@ -87,6 +80,10 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.class_names)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a class has this name, in any spelling."""
+        return isinstance(name, str) and normalize(name) in self._spellings
 
     @property
     def base(self) -> tuple[str, ...]:
@@ -106,7 +103,7 @@ class Vocabulary:
         return digest('vocabulary', json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True))
 
     def index(self, name: str) -> int:
-        """The class index of a name, case-insensitive.
+        """The class index of a name, in any spelling (see ``names.normalize``).
 
         Raises:
             InputError: an unknown class; the message suggests the nearest one.
@@ -151,7 +148,7 @@ class Vocabulary:
         name = next((name for name in self.class_names if is_background(name)), None)
         if self.background is not None or name is None:
             return self
-        words = self.synonyms.get(name) or (() if normalize(name) == 'background' else ('background',))
+        words = self.synonyms.get(name) or (() if name.casefold() == 'background' else ('background',))
         return Vocabulary(self.class_names, {**self.synonyms, name: words}, name, self.novel)
 
     @classmethod
@@ -162,11 +159,16 @@ class Vocabulary:
             InputError: as the constructor.
 
         Warns:
-            UserWarning: the text has no comma, but a semicolon, a Chinese or Japanese comma, or ' . '.
+            UserWarning: the text is probably not meant as it was read: it has other separators (semicolons,
+                bars, Chinese or Japanese commas, ' . '), or brackets, quotes or numbers around names.
         """
-        if ',' not in text and _OTHER_SEPARATORS.search(text):
-            warnings.warn(f'{text!r} is read as one class name; separate names with commas', stacklevel=2)
-        return cls(tuple(_split(text, ','))).marking_background()
+        written = split_names(text)
+        if '' in written:
+            raise InputError(f'a class name is blank in {text!r:.80}: remove the extra comma')
+        vocabulary = cls(tuple(map(unescape, written))).marking_background()
+        for doubt in doubts(written, commas=len(written) > 1):
+            warnings.warn(doubt, stacklevel=2)
+        return vocabulary
 
     @classmethod
     def from_file(cls, path: str | Path, background: str | None = None) -> Vocabulary:
@@ -174,7 +176,9 @@ class Vocabulary:
 
         A line is a name, or a name and its synonyms, separated by commas, or by semicolons if the line has
         one (names may then contain commas); ``\\,`` and ``\\;`` are literal. Empty lines and lines that
-        begin with ``#`` are skipped. JSON may also be a list of names, or of lists of a name and synonyms.
+        begin with ``#`` are skipped. JSON may also be a list of names, or of lists of a name and synonyms; an
+        object of class id -> name, or name -> id, also below ``id2label``, ``names`` or ``classes``; or the
+        categories of COCO or LVIS. Classes are numbered in the order of their ids.
 
         Args:
             path: the file.
@@ -182,22 +186,21 @@ class Vocabulary:
                 line becomes the background's queries (the format of SCLIP's and ProxyCLIP's class files).
 
         Raises:
-            InputError: a missing file, not UTF-8, another format, or as the constructor.
+            InputError: not a regular file, not UTF-8, another format, or as the constructor.
+
+        Warns:
+            UserWarning: as ``parse``; or the file is a single line, or has ids that are not 0 to K - 1.
         """
-        path = Path(path)
-        text = _read(path)
+        content = read_class_file(path)
         try:
-            if path.suffix.lower() == '.json':
-                vocabulary = cls._from_json(json.loads(text))
+            if isinstance(content, Mapping):
+                vocabulary = cls.from_dict(content)
             else:
-                lines = _lines(text)
-                _refuse_repeated_classes(lines)
-                vocabulary = cls._from_words([words for _, words in lines])
+                names = tuple(words[0] for words in content)
+                vocabulary = cls(names, {words[0]: tuple(words[1:]) for words in content})
             if background is not None:
                 return vocabulary._name_background(background)
             return vocabulary.marking_background()
-        except json.JSONDecodeError as error:
-            raise InputError(f'{path} is not JSON: {error}') from error
         except InputError as error:
             raise InputError(f'{path}: {error}') from error
 
@@ -208,6 +211,10 @@ class Vocabulary:
         Raises:
             InputError: unknown or missing keys, or as the constructor.
         """
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f'a vocabulary must be an object with "class_names", got {type(values).__name__}'
+            )
         known = ('class_names', 'synonyms', 'background', 'novel')
         for key in values:
             if key not in known:
@@ -242,29 +249,8 @@ class Vocabulary:
         with atomic_write(path, 'w') as file:
             json.dump(self.to_dict(), file, ensure_ascii=False, indent=1)
 
-    @classmethod
-    def _from_json(cls, value: Any) -> Vocabulary:
-        if isinstance(value, dict):
-            return cls.from_dict(value)
-        if not isinstance(value, list):
-            raise InputError(
-                'a vocabulary must be a JSON list of class names, or an object with "class_names"'
-            )
-        return cls._from_words([[item] if isinstance(item, str) else item for item in value])
-
-    @classmethod
-    def _from_words(cls, classes: Sequence[Sequence[str]]) -> Vocabulary:
-        """Each class as its name and synonyms."""
-        for words in classes:
-            if not isinstance(words, list) or not words:
-                raise InputError(
-                    f'a class must be a name, or a list of a name and its synonyms, got {words!r}'
-                )
-        names = tuple(_check_word(words[0], 'class name') for words in classes)
-        return cls(names, {name: tuple(words[1:]) for name, words in zip(names, classes, strict=True)})
-
     def _name_background(self, name: str) -> Vocabulary:
-        if any(normalize(name) == normalize(known) for known in self.class_names):
+        if name in self:
             return Vocabulary(self.class_names, self.synonyms, name, self.novel)
         first, *others = self.class_names
         synonyms = {**self.synonyms, name: (first, *self.synonyms.get(first, ()))}
@@ -278,11 +264,12 @@ class Vocabulary:
     def _check_queries(self) -> None:
         """Raise for duplicates within a class; warn of names shared by classes (as in published lists)."""
         for name in self.class_names:
-            repeated = _first_repeated(self._words(name))
+            repeated = first_repeated(self._words(name))
             if repeated is not None:
-                raise InputError(f'{repeated!r} occurs twice among the names of class {name!r}')
-        shared = _first_repeated([word for word, _ in self.queries])
-        if shared is not None:
+                raise InputError(f'{repeated[0]!r} occurs twice among the names of class {name!r}')
+        repeated = first_repeated([word for word, _ in self.queries])
+        if repeated is not None:
+            shared = repeated[0]
             owners = [self.class_names[i] for word, i in self.queries if normalize(word) == normalize(shared)]
             warnings.warn(f'{shared!r} belongs to several classes ({owners}); the first of them wins')
 
@@ -300,79 +287,9 @@ class Vocabulary:
         return {normalize(name): name for name in self.class_names}
 
 
-def normalize(name: str) -> str:
-    """Canonical form for comparing names: case-folded, single spaces, composed accents."""
-    return ' '.join(unicodedata.normalize('NFC', name).casefold().split())
-
-
 def _check_list(values: Any, what: str) -> tuple[Any, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise InputError(
             f'{what} must be a list, got {values!r:.60} (Vocabulary.parse splits a text at commas)'
         )
     return tuple(values)
-
-
-def _check_word(word: Any, what: str) -> str:
-    """Validate and strip a name or synonym."""
-    if not isinstance(word, str):
-        raise InputError(f'a {what} must be a string, got {type(word).__name__} {word!r:.60}')
-    if not word.strip():
-        raise InputError(f'a {what} is blank')
-    if any(unicodedata.category(character) in ('Cc', 'Cs') for character in word):
-        raise InputError(f'a {what} contains a line break or another control character: {word!r:.80}')
-    return word.strip()
-
-
-def _first_repeated(words: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for word in words:
-        key = normalize(word)
-        if key in seen:
-            return word
-        seen.add(key)
-    return None
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split at separators; a backslash escapes a separator."""
-    if not text.strip():
-        return []
-    items = re.split(rf'(?<!\\){separator}', text)
-    return [re.sub(r'\\([,;#])', r'\1', item).strip() for item in items]
-
-
-def _lines(text: str) -> list[tuple[int, list[str]]]:
-    """The line number and the names of each class."""
-    classes = []
-    for number, line in enumerate(text.split('\n'), 1):
-        if not line.strip() or line.lstrip().startswith('#'):
-            continue
-        words = _split(line, ';' if re.search(r'(?<!\\);', line) else ',')
-        if words[-1] == '':  # a trailing separator is allowed
-            words.pop()
-        if not words or '' in words:
-            raise InputError(f'line {number} has an empty name: {line.strip()!r:.80}')
-        classes.append((number, words))
-    return classes
-
-
-def _refuse_repeated_classes(lines: Sequence[tuple[int, list[str]]]) -> None:
-    seen: dict[str, int] = {}
-    for number, words in lines:
-        first = seen.setdefault(normalize(words[0]), number)
-        if first != number:
-            hint = "; commas separate synonyms; if names contain commas, separate synonyms by '; '"
-            raise InputError(
-                f'line {number}: class {words[0]!r} is listed twice (first in line {first})'
-                + (hint if len(words) > 1 else '')
-            )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path} is not UTF-8 text; save it as UTF-8') from error
-    except OSError as error:
-        raise InputError(f'cannot read the vocabulary {path}: {error.strerror}') from error

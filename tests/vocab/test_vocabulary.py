@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
+import re
+import warnings
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clipdense.utils.errors import InputError
+from clipdense.vocab.names import normalize
 from clipdense.vocab.vocabulary import Vocabulary
 
 
@@ -231,12 +237,12 @@ def test_from_json(tmp_path, value, names, synonyms):
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('absent.txt', None, 'cannot read the vocabulary .*absent.txt: No such file'),
-        ('.', None, 'Is a directory'),
+        ('absent.txt', None, 'absent.txt does not exist'),
+        ('.', None, 'is a folder, not a regular file'),
         ('a.txt', b'', 'a.txt: the vocabulary is empty'),
         ('a.txt', b'# only a comment\n', 'empty'),
         ('a.txt', 'Käse'.encode('latin-1'), 'not UTF-8'),
-        ('a.txt', b'car\ntree,, bush', 'a.txt: line 2 has an empty name'),
+        ('a.txt', b'car\ntree,, bush', 'a.txt: line 2: an empty name'),
         ('a.txt', b'car\n,', 'line 2'),
         (
             'a.txt',
@@ -249,7 +255,7 @@ def test_from_json(tmp_path, value, names, synonyms):
             r"line 3: class 'screen'.*first in line 1\); commas separate synonyms; .* by '; '",
         ),
         ('a.txt', b'PK\x03\x04\x00', 'control character'),
-        ('a.json', b'car', 'is not JSON'),
+        ('a.json', b'car', 'is not valid JSON'),
         ('a.json', b'3', 'a JSON list of class names, or an object'),
         ('a.json', b'[]', 'empty'),
         ('a.json', b'[["car"], []]', 'got \\[\\]'),
@@ -336,3 +342,97 @@ def test_spellings_of_the_background(tmp_path, names, background, asked):
         if background is not None:
             index = found.index(background)
             assert [word for word, at in found.queries if at == index] == [asked]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(max_size=40))
+def test_any_text_is_classes_or_an_error(text):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            found = Vocabulary.parse(text)
+        except InputError:
+            return
+    assert len(found) == 1 + len(re.findall(r'(?<!\\),', text))
+
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=['Cc', 'Cs']), min_size=1, max_size=8).filter(
+        lambda name: normalize(name).strip()
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=normalize,
+)
+
+
+@pytest.fixture(scope='module')
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp('vocabularies')
+
+
+@settings(deadline=None, max_examples=100)
+@given(NAMES)
+def test_written_and_read_again(scratch, names):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            vocabulary = Vocabulary(names).marking_background()
+        except InputError:  # blank but for characters that are not shown
+            return
+        vocabulary.save(scratch / 'a.json')
+        assert Vocabulary.from_file(scratch / 'a.json') == vocabulary
+        if not any('\\' in name for name in names):
+            text = ', '.join(name.replace(',', '\\,') for name in vocabulary.class_names)
+            assert Vocabulary.parse(text).class_names == vocabulary.class_names
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.sampled_from(['cat', 'dog', ' CAT', '# note', '', 'a, b', 'x; y', ',', '1. one', '\ufeffz']))
+)
+def test_lines_are_classes_or_an_error(scratch, lines):
+    (scratch / 'a.txt').write_text('\n'.join(lines), 'utf-8')
+    classes = [line for line in lines if line.strip() and not line.startswith('#')]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            found = Vocabulary.from_file(scratch / 'a.txt')
+        except InputError:
+            return
+    assert len(found) == len(classes)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.binary(max_size=60), st.sampled_from(['a.txt', 'a.json', 'a']))
+def test_any_bytes_are_a_vocabulary_or_an_error(scratch, content, name):
+    (scratch / name).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with contextlib.suppress(InputError):
+            assert len(Vocabulary.from_file(scratch / name)) >= 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=3)
+            | st.sampled_from(['class_names', 'names', 'id', 'name', 'categories', '0', '1']),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(JSON)
+def test_any_json_is_a_vocabulary_or_an_error(scratch, value):
+    (scratch / 'b.json').write_text(json.dumps(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with contextlib.suppress(InputError):
+            assert len(Vocabulary.from_file(scratch / 'b.json')) >= 1

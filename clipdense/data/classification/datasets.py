@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import operator
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -22,10 +21,12 @@ from torch.utils.data import Dataset
 
 from clipdense.data.batches import sample_rng, to_tensor
 from clipdense.data.faults import FaultBudget
+from clipdense.data.image_lists import read_lines
 from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.image_files import IMAGE_SUFFIXES
 from clipdense.utils.image_io import read_image
+from clipdense.vocab.names import check_name, first_repeated, normalize
 
 UNREADABLE = -1  # label of images that could not be read
 
@@ -199,29 +200,35 @@ def _names(root: Path, folders: list[str], given: Sequence[str] | Mapping[str, s
     if given is None:
         names = [_readable(folder) for folder in folders]
     elif isinstance(given, Mapping):
+        by_form = {normalize(folder): name for folder, name in given.items()}
         for folder in folders:
-            if folder not in given:
+            if folder not in given and normalize(folder) not in by_form:
                 raise InputError(f'{where} has no name for the folder {folder!r}.{nearest(folder, given)}')
-        names = [given[folder] for folder in folders]
+        names = [given[one] if one in given else by_form[normalize(one)] for one in folders]
     elif len(given) != len(folders):
         raise InputError(f'{where} has {len(given)} names, but {root} has {len(folders)} subfolders')
     else:
         names = list(given)
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    names = [check_name(name, f'class name of {where}') for name in names]
+    repeated = first_repeated(names)
     if repeated:
-        raise InputError(f'two subfolders of {root} have the same class name: {repeated}')
+        raise InputError(f'two subfolders of {root} have the same class name: {", ".join(repeated)}')
     return names
 
 
 def _read_names(path: Path) -> list[str] | dict[str, str]:
     """Lines of ``classes.txt``: names, or folders with names."""
-    try:
-        lines = [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path} is not UTF-8 text; convert it to UTF-8') from error
-    if lines and all('\t' in line for line in lines):
-        return dict(line.split('\t', 1) for line in lines)
-    return lines
+    lines = read_lines(path)
+    if not lines or not all('\t' in line for line in lines):
+        return lines
+    names: dict[str, str] = {}
+    for line in lines:
+        folder, name = line.split('\t', 1)
+        if names.setdefault(folder, name) != name:
+            raise InputError(
+                f'{path} has two names for the folder {folder!r}: {names[folder]!r} and {name!r}'
+            )
+    return names
 
 
 def _readable(name: str) -> str:

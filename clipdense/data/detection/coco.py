@@ -21,7 +21,7 @@ from clipdense.data.image_lists import NamedFiles, first_of, relative_name
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import MAX_PIXELS
 from clipdense.utils.json_files import read_json
-from clipdense.vocab.vocabulary import normalize
+from clipdense.vocab.names import check_name, first_repeated
 
 from .masks import check_mask, has_mask, mask_area
 
@@ -80,7 +80,8 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
     ]
     annotations = _Annotations(sizes, set(names), source).check(data['annotations'])
     kept = {key: data[key] for key in ('info', 'licenses') if key in data}
-    return {**kept, 'images': images, 'annotations': annotations, 'categories': data['categories']}
+    categories = [{**one, 'name': names[one['id']]} for one in data['categories']]
+    return {**kept, 'images': images, 'annotations': annotations, 'categories': categories}
 
 
 def find_images(images: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:
@@ -173,12 +174,14 @@ def _check_categories(categories: Sequence[Mapping[str, Any]], source: str) -> d
         name = category.get('name')
         if not isinstance(name, str) or not name.strip():
             raise InputError(f'{source}: category {category["id"]} has no name')
-        names[category['id']] = name
-    counts = Counter(map(normalize, names.values()))
-    twice = [name for name in names.values() if counts[normalize(name)] > 1]
-    if twice:
-        spelled = '' if twice[0] == twice[1] else f' and {twice[1]!r}, which are the same without case'
-        raise InputError(f'{source}: two categories have the name {twice[0]!r}{spelled}')
+        try:
+            names[category['id']] = check_name(name, 'name')
+        except InputError as error:
+            raise InputError(f'{source}: category {category["id"]}: {error}') from error
+    twice = first_repeated(list(names.values()))
+    if twice is not None:
+        also = '' if twice[0] == twice[1] else f', also written {twice[1]!r}'
+        raise InputError(f'{source}: two categories have the name {twice[0]!r}{also}')
     return names
 
 

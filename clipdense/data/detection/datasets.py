@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from torch.utils.data import Dataset
 
 from clipdense.data.batches import sample_rng
 from clipdense.registry import DATASETS, TRANSFORMS, build
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.image_io import read_image
+from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .coco import find_images, read_coco
@@ -81,8 +83,10 @@ class CocoDetection(Dataset):
     ) -> None:
         names = {one['id']: one['name'] for one in data['categories']}
         chosen, known_novel = choose(data['categories'], classes)
-        self.vocabulary = Vocabulary(chosen, novel=(known_novel | frozenset(novel)) & frozenset(chosen))
-        label_of = {key: chosen.index(name) for key, name in names.items() if name in chosen}
+        self.vocabulary = Vocabulary(chosen, novel=_novel(chosen, (*known_novel, *novel), names.values()))
+        label_of = {
+            key: self.vocabulary.index(name) for key, name in names.items() if name in self.vocabulary
+        }
         objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for one in data['annotations']:
             if one['category_id'] in label_of:
@@ -227,6 +231,15 @@ def _check_masks(images: Sequence[ImageRecord]) -> None:
             f'masks=True, but {len(missing)} of {len(objects)} objects have no mask, first box {one["bbox"]} '
             f'in {image.path.name}; add the masks, remove these objects, or set masks=False'
         )
+
+
+def _novel(chosen: Sequence[str], novel: Iterable[str], known: Iterable[str]) -> frozenset[str]:
+    """The chosen classes that are novel; other names of the annotations are left out."""
+    wanted, there = places(novel), places(known)
+    for name in novel:
+        if normalize(name) not in there:
+            warnings.warn(f'novel class {name!r} is not in the annotations.{nearest(name, known)}')
+    return frozenset(name for name in chosen if normalize(name) in wanted)
 
 
 def _mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipdense.utils.errors import InputError, nearest
+from clipdense.vocab.names import check_name, normalize, places
 
 # Bansal et al., Zero-Shot Object Detection, ECCV 2018: 48 and 17 of COCO's 80 classes, in COCO's order.
 OV_COCO = {
@@ -47,6 +48,7 @@ def choose(
         InputError: a class or split that is not in the file.
     """
     names = tuple(one['name'] for one in categories)
+    place = places(names)
     split_of = {one['name']: _split(one) for one in categories}
     novel = frozenset(name for name, split in split_of.items() if split not in (None, 'base'))
     if classes is None:
@@ -54,9 +56,11 @@ def choose(
     if isinstance(classes, str):
         if classes in OV_COCO_WORDS:
             groups = ('base',) if classes == 'ov_coco/base' else ('base', 'novel')
-            wanted = {name for group in groups for name in OV_COCO[group]}
+            wanted = [name for group in groups for name in OV_COCO[group]]
             _check(wanted, names)
-            return tuple(name for name in names if name in wanted), frozenset(OV_COCO['novel']) & wanted
+            unseen = set(places(OV_COCO['novel']))
+            chosen = tuple(names[at] for at in sorted(place[normalize(name)] for name in wanted))
+            return chosen, frozenset(name for name in chosen if normalize(name) in unseen)
         chosen = tuple(name for name in names if split_of[name] == classes)
         if not chosen:
             known = sorted({*_WORDS, *(split for split in split_of.values() if split)})
@@ -75,7 +79,8 @@ def _split(category: Mapping[str, Any]) -> str | None:
     return None if frequency is None else 'base' if frequency in _BASE_FREQUENCIES else 'novel'
 
 
-def _check(wanted: Sequence[str] | set[str], names: Sequence[str]) -> None:
-    unknown = sorted(set(wanted) - set(names))
+def _check(wanted: Sequence[str], names: Sequence[str]) -> None:
+    known = places(names)
+    unknown = [name for name in wanted if normalize(check_name(name, 'class name')) not in known]
     if unknown:
         raise InputError(f'class names not in the annotations: {unknown[:5]}.{nearest(unknown[0], names)}')

@@ -16,7 +16,7 @@ from clipdense.data.image_lists import NamedFiles, first_of, read_split, without
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import regular_file
 from clipdense.utils.image_io import read_image
-from clipdense.vocab.vocabulary import normalize
+from clipdense.vocab.names import normalize
 
 from .coco import check_coco, find_images
 

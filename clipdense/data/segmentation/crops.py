@@ -21,7 +21,8 @@ from clipdense.data.batches import sample_rng
 from clipdense.registry import DATASETS, build
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
-from clipdense.vocab.vocabulary import Vocabulary, normalize
+from clipdense.vocab.names import normalize
+from clipdense.vocab.vocabulary import Vocabulary
 
 UnseenPixels = Literal['ignore', 'background', 'keep']
 

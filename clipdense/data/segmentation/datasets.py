@@ -9,7 +9,8 @@ root/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import digest, sha256
 from clipdense.utils.image_io import MAX_PIXELS, read_image, read_mask
 from clipdense.utils.progress import track
+from clipdense.vocab.class_names import read_class_names
+from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
 _UNKNOWN = -1
@@ -193,7 +196,7 @@ class VOCSegmentation(LabeledImages):
         self.names = [files.name_of(image) for image in images]
         masks = NamedFiles(root / mask_folder, {'.png'}).find_all(self.names, f'with a mask, {listed},')
         stored = _stored_vocabulary(root)
-        chosen = stored if vocabulary is None else _vocabulary(vocabulary)
+        chosen = stored if vocabulary is None else read_class_names(vocabulary)
         if chosen is None:
             raise InputError(
                 f'{root} has no classes.txt; write one (a class name a line), or pass a vocabulary'
@@ -223,18 +226,8 @@ def _stored_vocabulary(root: Path) -> Vocabulary | None:
     """The dataset's own classes, in the order of its mask values."""
     for name in ('vocabulary.json', 'classes.txt'):
         if (root / name).is_file():
-            return _vocabulary(root / name)
+            return Vocabulary.from_file(root / name)
     return None
-
-
-def _vocabulary(source: Vocabulary | Sequence[str] | str | Path) -> Vocabulary:
-    if isinstance(source, Vocabulary):
-        return source
-    if isinstance(source, (str, Path)):
-        vocabulary = Vocabulary.from_file(source)
-    else:
-        vocabulary = Vocabulary(tuple(source))
-    return vocabulary.marking_background()
 
 
 def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, first: int) -> np.ndarray:
@@ -243,22 +236,36 @@ def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, firs
     ``first`` is the value of the first class; those below are unlabeled.
     """
     table = np.full(max(256, first + len(stored), ignore_index + 1), _UNKNOWN, np.int64)
-    spelling = {name.casefold(): index for index, name in enumerate(chosen.class_names)}
-    known = {name.casefold() for name in stored.class_names}
-    unknown = [
-        name for name in chosen.class_names if name.casefold() not in known and name != chosen.background
-    ]
+    place = places(chosen.class_names)
+    unknown = [name for name in chosen.class_names if name not in stored and name != chosen.background]
     if unknown and len(stored) != len(chosen):
         hint = nearest(unknown[0], stored.class_names)
         raise InputError(
             f'{len(unknown)} class names are not in the dataset ({", ".join(unknown[:10])}), and it has '
             f'{len(stored)} classes, not {len(chosen)}, so they cannot rename its classes in order.{hint}'
         )
+    if unknown:
+        _check_renaming(stored, chosen, place)
     if stored.background is not None and chosen.background is not None:
-        spelling[stored.background.casefold()] = chosen.index(chosen.background)
+        place[normalize(stored.background)] = chosen.index(chosen.background)
     table[:first] = ignore_index
     for index, name in enumerate(stored.class_names):
-        table[first + index] = index if unknown else spelling.get(name.casefold(), ignore_index)
+        table[first + index] = index if unknown else place.get(normalize(name), ignore_index)
     if ignore_index >= 0:
         table[ignore_index] = ignore_index
     return table
+
+
+def _check_renaming(stored: Vocabulary, chosen: Vocabulary, place: Mapping[str, int]) -> None:
+    """Refuse to rename classes in order where names that both have say another order."""
+    for index, name in enumerate(stored.class_names):
+        at = place.get(normalize(name), index)
+        if at != index:
+            raise InputError(
+                f'class {name!r} is number {index} of the dataset but number {at} of the vocabulary, which '
+                'also has names that the dataset lacks: list the names in the order of the dataset, or only '
+                'names that it has'
+            )
+    if not any(normalize(name) in place for name in stored.class_names):
+        first = f'{stored.class_names[0]!r} as {chosen.class_names[0]!r}'
+        warnings.warn(f'no class name is in the dataset: its classes are renamed in order, {first} and so on')

@@ -19,6 +19,7 @@ from clipdense.data.detection.coco import among, check_coco
 from clipdense.data.detection.masks import has_mask
 from clipdense.data.detection.results import Kind, check_results
 from clipdense.utils.errors import InputError
+from clipdense.vocab.names import normalize, places
 
 LVIS_DETECTIONS = 300  # per image, over all classes
 _FREQUENCIES = {'r': 'rare', 'c': 'common', 'f': 'frequent'}
@@ -60,11 +61,10 @@ class Precision(NamedTuple):
         return {name: _mean(part[:, :, at, 0, -1]) for at, name in enumerate(self.class_names)}
 
     def _places(self, names: Sequence[str] | None) -> list[int]:
+        place = places(self.class_names)
         wanted = self.class_names if names is None else names
-        unknown = sorted(set(wanted) - set(self.class_names))
-        if unknown:
-            raise InputError(f'unknown classes {unknown[:5]}: not in the ground truth')
-        return [self.class_names.index(name) for name in wanted]
+        _refuse_unknown(wanted, place)
+        return [place[normalize(name)] for name in wanted]
 
 
 def coco_precision(
@@ -149,9 +149,8 @@ def check_truth(
         return
     names = {one['id']: one['name'] for one in truth['categories']}
     files = {one['id']: one.get('file_name') or f'id {one["id"]}' for one in truth['images']}
-    chosen = [
-        one for one in truth['annotations'] if class_names is None or names[one['category_id']] in class_names
-    ]
+    scored = {normalize(name) for name in (names.values() if class_names is None else class_names)}
+    chosen = [one for one in truth['annotations'] if normalize(names[one['category_id']]) in scored]
     missing = [one for one in chosen if not has_mask(one)]
     if missing:
         one = missing[0]
@@ -199,11 +198,10 @@ def _evaluate(
 ) -> Precision:
     truth = check_coco(truth, 'the ground truth')
     check_truth(truth, kind, class_names, lvis and len(results) > 0)
-    ids = {one['name']: one['id'] for one in truth['categories']}
-    unknown = sorted(set(class_names or ()) - ids.keys())
-    if unknown:
-        raise InputError(f'unknown classes {unknown[:5]}: not in the ground truth')
-    wanted = sorted((ids[name], name) for name in (class_names or ids))
+    ids = category_ids(truth)
+    names = [one['name'] for one in truth['categories']] if class_names is None else class_names
+    _refuse_unknown(names, ids)
+    wanted = sorted((ids[normalize(name)], name) for name in names)
     images = [one['id'] for one in truth['images']]
     checked = check_results(list(results), truth['images'], ids.values(), kind)
     chosen = {category for category, _ in wanted}
@@ -219,11 +217,21 @@ def _evaluate(
     evaluation.params.maxDets = list(max_detections)
     evaluation.evaluate()
     evaluation.accumulate()
-    names = tuple(name for _, name in wanted)
-    shape = (len(evaluation.params.iouThrs), len(evaluation.params.recThrs), len(names), 4, -1)
+    shape = (len(evaluation.params.iouThrs), len(evaluation.params.recThrs), len(wanted), 4, -1)
     precision = np.asarray(evaluation.eval['precision']).reshape(shape)
     recall = np.asarray(evaluation.eval['recall']).reshape(shape[0], *shape[2:])
-    return Precision(names, precision, recall, max_detections)
+    return Precision(tuple(name for _, name in wanted), precision, recall, max_detections)
+
+
+def category_ids(truth: Mapping[str, Any]) -> dict[str, int]:
+    """Category ids by the normal form of their names."""
+    return {normalize(one['name']): one['id'] for one in truth['categories']}
+
+
+def _refuse_unknown(names: Sequence[str], known: Mapping[str, int]) -> None:
+    unknown = sorted(name for name in names if normalize(name) not in known)
+    if unknown:
+        raise InputError(f'unknown classes {unknown[:5]}: not in the ground truth')
 
 
 def _nothing_found(

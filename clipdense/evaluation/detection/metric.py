@@ -12,8 +12,9 @@ from mmengine.evaluator import BaseMetric
 from clipdense.registry import METRICS
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
+from clipdense.vocab.names import normalize
 
-from .coco import Kind, coco_precision, lvis_means, lvis_precision
+from .coco import Kind, category_ids, coco_precision, lvis_means, lvis_precision
 from .voc import voc_average_precision
 
 
@@ -58,9 +59,9 @@ class DetectionAP(BaseMetric):
         if 'ground_truth' not in meta:
             raise InputError('DetectionAP needs a dataset whose metainfo has a ground_truth')
         vocabulary, truth = meta['vocabulary'], meta['ground_truth']
-        ids = {one['name']: one['id'] for one in truth['categories']}
+        ids = category_ids(truth)
         found = [
-            {**one, 'category_id': ids[vocabulary.class_names[one['category_id']]]}
+            {**one, 'category_id': ids[normalize(vocabulary.class_names[one['category_id']])]}
             for _, listed in dict(results).items()  # images repeated for padding count once
             for one in listed
         ]
@@ -84,7 +85,11 @@ class DetectionAP(BaseMetric):
         if self.protocol.startswith('voc'):
             style: Any = '11points' if self.protocol == 'voc07' else 'area'
             ap = voc_average_precision(truth, found, style)
-            means = {group: [ap[name] for name in names if name in ap] for group, names in groups.items()}
+            ap = {normalize(name): value for name, value in ap.items()}
+            means = {
+                group: [ap[normalize(name)] for name in names if normalize(name) in ap]
+                for group, names in groups.items()
+            }
             return {
                 f'{group}/AP50': float(np.mean(known)) if known else -1.0 for group, known in means.items()
             }

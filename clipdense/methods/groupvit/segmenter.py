@@ -22,6 +22,7 @@ from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel, View
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
+from clipdense.vocab.names import normalize
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .checkpoint import load
@@ -183,13 +184,18 @@ class GroupVitSegmenter(SegmentationModel):
         given = self.thresholds
         if not isinstance(given, Mapping):
             return torch.full((len(vocabulary),), 0.0 if given is None else float(given))
-        missing = [name for name in vocabulary.class_names if name not in given and '' not in given]
-        missing = [name for name in missing if name != vocabulary.background]
+        known = {normalize(name): float(value) for name, value in given.items()}
+        names = [normalize(name) for name in vocabulary.class_names]
+        missing = [
+            name
+            for name, key in zip(vocabulary.class_names, names, strict=True)
+            if key not in known and '' not in known and name != vocabulary.background
+        ]
         if missing:
             raise InputError(
                 f"background_threshold has no entry for class {missing[0]!r}: add one, or '' for all others"
             )
-        return torch.tensor([float(given.get(name, given.get('', 0.0))) for name in vocabulary.class_names])
+        return torch.tensor([known.get(key, known.get('', 0.0)) for key in names])
 
 
 def build(clip: GroupVit, name: str, options: Mapping[str, Any]) -> GroupVitSegmenter:

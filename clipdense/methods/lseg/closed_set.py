@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from clipdense.registry import CLASS_EMBEDDERS, MODELS
 from clipdense.structures import ClassEmbeddings
-from clipdense.vocab.vocabulary import Vocabulary, normalize
+from clipdense.vocab.names import normalize, places
+from clipdense.vocab.vocabulary import Vocabulary
 
 from .segmenter import LSeg, PixelMap
 
@@ -92,7 +93,7 @@ class OneHotEmbedder:
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         """A one-hot row for each training class, zeros for other names."""
-        place = {normalize(name): at for at, name in enumerate(self.class_names)}
+        place = places(self.class_names)
         rows = torch.zeros(len(vocabulary.queries), len(self.class_names))
         for row, (name, _) in enumerate(vocabulary.queries):
             if normalize(name) in place:

@@ -1,0 +1,342 @@
+"""The tables below "Class names" of docs/input_contract.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipdense.cli.options import read_vocabulary
+from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings, load_embeddings, save_embeddings
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.data.segmentation.datasets import LabeledImages
+from clipdense.inference.classifier import Classifier
+from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
+from clipdense.vocab.templates import get_templates
+from clipdense.vocab.vocabulary import Vocabulary
+
+SECTION = 'Class names'
+
+TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+IMAGE = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+
+
+def each(*calls):
+    """Calls that are all refused; the error of the last one is compared with the page."""
+
+    def run(folder):
+        for call in calls[:-1]:
+            with pytest.raises(InputError):
+                call(folder)
+        calls[-1](folder)
+
+    return run
+
+
+def _text(text, *names, background=None):
+    def run(_):
+        found = Vocabulary.parse(text)
+        assert found.class_names == names
+        assert found.background == background
+
+    return run
+
+
+def _command(classes=None, vocab=None, class_list=None, names=()):
+    def run(_):
+        found = read_vocabulary(classes, None if vocab is None else Path(vocab), class_list)
+        assert found.class_names == names
+
+    return run
+
+
+def _file(name, content, *names, synonyms=None):
+    """Names read from a file; ``content``: text, bytes, or a value for JSON."""
+
+    def run(folder):
+        path = folder / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content), 'utf-8', newline='')
+        found = Vocabulary.from_file(path)
+        assert found.class_names == names
+        assert found.synonyms == (synonyms or {})
+
+    return run
+
+
+def all_of(*calls):
+    def run(folder):
+        for call in calls:
+            call(folder)
+
+    return run
+
+
+def _sparse(folder):
+    with open(folder / 'big.txt', 'wb') as file:
+        file.truncate(64_000_001)
+    Vocabulary.from_file(folder / 'big.txt')
+
+
+def _fifo(folder):
+    os.mkfifo(folder / 'fifo.txt')
+    Vocabulary.from_file(folder / 'fifo.txt')
+
+
+def _clip():
+    torch.manual_seed(0)
+    return build_clip(ClipSize(IMAGE, TEXT)).eval()
+
+
+def _one_item_list(_):
+    Classifier(_clip(), PromptEnsemble(_clip(), 'name', cache=None)).set_vocabulary(['cat, dog'])
+
+
+def _one_class(_):
+    classifier = Classifier(_clip(), PromptEnsemble(_clip(), 'name', cache=None))
+    assert classifier(Image.new('RGB', (16, 16)), ['cat']).probabilities == 1
+
+
+def _embed(names, templates='name'):
+    def run(_):
+        PromptEnsemble(_clip(), templates, cache=None).embed(Vocabulary(names))
+
+    return run
+
+
+def _templates(templates, *prompts):
+    def run(_):
+        assert tuple(get_templates(templates).prompts('cat')) == prompts
+
+    return run
+
+
+def _braces(_):
+    assert get_templates(['a {}', 'the {}']).prompts('{}') == ['a {}', 'the {}']
+
+
+def _function(_):
+    get_templates(lambda name: f'a {name}').prompts('cat')
+
+
+def _stored(folder, *asked):
+    vocabulary = Vocabulary(('hot dog', 'tree', 'Caf\u00e9'))
+    save_embeddings(
+        folder / 'a.safetensors', vocabulary, ClassEmbeddings(torch.eye(3, 8), torch.arange(3), 3)
+    )
+    return StoredEmbeddings(folder / 'a.safetensors').embed(Vocabulary(asked)).queries.argmax(dim=1).tolist()
+
+
+def _spelled_differently(folder):
+    assert _stored(folder, 'Cafe\u0301', 'Hot_Dog', ' TREE.') == [2, 0, 1]
+
+
+def _extra_rows(folder):
+    assert _stored(folder, 'tree') == [1]
+
+
+def _array(rows, names=('cat', 'dog')):
+    def run(folder):
+        np.save(folder / 'a.npy', np.array(rows))
+        load_embeddings(folder / 'a.npy', Vocabulary(names))
+
+    return run
+
+
+def _other_order(folder):
+    _stored(folder, 'tree')
+    load_embeddings(folder / 'a.safetensors', Vocabulary(('tree', 'hot dog', 'cafe\u0301')))
+
+
+def _masks(stored, asked, *labels):
+    """Class indices of the mask values 0, 1, ... of a dataset."""
+
+    def run(folder):
+        Image.new('RGB', (len(stored), 1)).save(folder / 'a.png')
+        Image.fromarray(np.arange(len(stored), dtype=np.uint8)[None]).save(folder / 'mask.png')
+        data = LabeledImages(
+            folder, [folder / 'a.png'], [folder / 'mask.png'], Vocabulary(stored), Vocabulary(asked)
+        )
+        assert data[0]['samples'].mask[0].tolist() == list(labels)
+
+    return run
+
+
+def _coco(folder, categories, **options):
+    from clipdense.data.detection.datasets import CocoDetection
+
+    Image.new('RGB', (20, 20)).save(folder / 'a.jpg')
+    content = {
+        'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 20, 'height': 20}],
+        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [1, 1, 8, 8]}],
+        'categories': [{'id': number, 'name': name} for number, name in categories],
+    }
+    (folder / 'a.json').write_text(json.dumps(content))
+    return CocoDetection(folder / 'a.json', folder, **options)
+
+
+def _config_spelling(folder):
+    from clipdense.evaluation.detection.metric import DetectionAP
+
+    data = _coco(folder, [(3, 'Dog '), (7, 'traffic_light')], classes=['Traffic Light', 'dog'], novel=['DOG'])
+    assert data.vocabulary.class_names == ('Traffic Light', 'dog')
+    assert data.vocabulary.novel == {'dog'}
+    assert data[0]['data_samples'].gt_instances.labels.tolist() == [0]
+    metric = DetectionAP()
+    metric.dataset_meta = data.metainfo
+    found = [{'image_id': 1, 'category_id': 0, 'bbox': [1, 1, 8, 8], 'score': 0.9}]
+    assert metric.compute_metrics([(1, found)])['base/AP'] == pytest.approx(1)
+
+
+READ = {
+    '`cat, traffic light`': _text('cat, traffic light', 'cat', 'traffic light'),
+    '`salt\\, pepper, cat`': _text('salt\\, pepper, cat', 'salt, pepper', 'cat'),
+    '`🔴, 🟦`': _text('🔴, 🟦', '🔴', '🟦'),
+    '`St. Bernard`': _text('St. Bernard', 'St. Bernard'),
+    '`_background_, cat`': all_of(
+        *(
+            _text(f'{name}, cat', name, 'cat', background=name)
+            for name in ('_background_', 'Background', '__background__', 'bg')
+        )
+    ),
+    '`cat; dog`': _text('cat; dog', 'cat; dog'),
+    '`cat . dog .`': _text('cat . dog .', 'cat . dog .'),
+    '`cat. dog.`': _text('cat. dog.', 'cat. dog.'),
+    '`猫，犬、鳥`': _text('猫，犬、鳥', '猫，犬、鳥'),
+    'bars between names': all_of(_text('cat | dog', 'cat | dog'), _text('cat|dog', 'cat|dog')),
+    '`cat, dog；cow`': _text('cat, dog；cow', 'cat', 'dog；cow'),
+    '`1. cat, 2. dog`': _text('1. cat, 2. dog', '1. cat', '2. dog'),
+    "`['cat', 'dog']`": _text("['cat', 'dog']", "['cat'", "'dog']"),
+    '`cat, ...`': _text('cat, ...', 'cat', '...'),
+    'tabs or line breaks between names': each(_text('cat\ndog'), _text('cat\r\ndog'), _text('cat\tdog')),
+    '`cat,, dog`': each(_text('cat,'), _text(','), _text('cat,, dog')),
+    '`cat, CAT`': _text('cat, CAT'),
+    '`traffic light, Traffic_Light`': each(
+        _text('traffic light, traffic\u00a0light'),
+        _text('traffic light, traffic  light.'),
+        _text('traffic light, tra\u200bffic light'),
+        _text('traffic light, Traffic_Light'),
+    ),
+    '`café` in NFC and NFD': _text('caf\u00e9, cafe\u0301'),
+    '`cat` and `ｃａｔ`': _text('cat, ｃａｔ'),
+    'no text': each(_text(' '), _text('')),
+    '`--classes names.txt`': each(
+        _command(__file__), _command('coco.json'), _command('a.CSV'), _command('names.txt')
+    ),
+    '`--classes voc21`': _command('voc21', names=('voc21',)),
+    '`--class-list names.txt`': _command(class_list='names.txt'),
+    '`--vocab voc21`': each(_command(vocab='cat, dog'), _command(vocab='voc21')),
+    'one class a line, LF, CR LF or CR': all_of(
+        _file('a.txt', 'cat\ndog\n', 'cat', 'dog'),
+        _file('a.txt', '# animals\r\ncat\r\n\r\ndog\r\n', 'cat', 'dog'),
+        _file('names', 'cat\rdog', 'cat', 'dog'),
+    ),
+    'UTF-8 with a byte order mark, UTF-16 with one': all_of(
+        _file('a.txt', b'\xef\xbb\xbfcat\ndog', 'cat', 'dog'),
+        _file('a.txt', 'cat\nK\u00e4se'.encode('utf-16'), 'cat', 'K\u00e4se'),
+        _file('a.json', b'\xef\xbb\xbf["cat"]', 'cat'),
+    ),
+    '`name, synonym` lines': _file('a.txt', 'cat, kitten\ndog', 'cat', 'dog', synonyms={'cat': ('kitten',)}),
+    'JSON list of names': _file('a.json', ['cat', 'salt, pepper'], 'cat', 'salt, pepper'),
+    'JSON object `{"0": "cat"}`': all_of(
+        _file(
+            'a.json', {'10': 'k', **{str(n): f'c{n}' for n in range(10)}}, *(f'c{n}' for n in range(10)), 'k'
+        ),
+        _file('a.json', {'names': {'1': 'dog', '0': 'cat'}}, 'cat', 'dog'),
+    ),
+    'JSON object `{"cat": 0}`': _file('a.json', {'dog': 1, 'cat': 0}, 'cat', 'dog'),
+    '`config.json` with `id2label`': _file(
+        'config.json', {'model_type': 'vit', 'id2label': {'0': 'cat', '1': 'dog'}}, 'cat', 'dog'
+    ),
+    'COCO or LVIS annotations': _file(
+        'a.json',
+        {'images': [], 'categories': [{'id': 9, 'name': 'dog'}, {'id': 2, 'name': 'cat'}]},
+        'cat',
+        'dog',
+    ),
+    'JSON object with ids from 1': _file('a.json', {'1': 'cat', '2': 'dog'}, 'cat', 'dog'),
+    'all names in one line': _file('a.txt', 'cat, dog, cow', 'cat', synonyms={'cat': ('dog', 'cow')}),
+    'numbered lines': all_of(
+        _file('a.txt', '0 cat\n1 dog', '0 cat', '1 dog'), _file('a.txt', '1) cat\n2) dog', '1) cat', '2) dog')
+    ),
+    '`0,cat` lines': _file('a.txt', '0,cat\n1,dog', '0', '1', synonyms={'0': ('cat',), '1': ('dog',)}),
+    'a header line': _file('a.txt', 'name\ncat', 'name', 'cat'),
+    '`cat # note`': _file('a.txt', 'cat # note\ndog', 'cat # note', 'dog'),
+    'a name listed twice': _file('a.txt', 'cat\ndog\nCat'),
+    'a line with an empty name': _file('a.txt', 'cat\ndog,,cow'),
+    'a tab in a line': _file('a.txt', '0\tcat\n1\tdog'),
+    'a JSON key listed twice': _file('a.json', '{"0": "cat", "0": "dog"}'),
+    'two JSON names of one id': each(
+        _file('a.json', {'cat': 0, 'dog': 0}),
+        _file('a.json', [{'id': 1, 'name': 'cat'}, {'id': 1, 'name': 'dog'}]),
+        _file('a.json', {'0': 'cat', '00': 'dog'}),
+    ),
+    'deeply nested JSON': each(_file('a.json', '{"a":' * 100_000), _file('a.json', '[' * 100_000)),
+    '`.csv` and `.yaml` files': each(
+        _file('a.csv', 'id,name\n0,cat'), _file('a.tsv', '0\tcat'), _file('a.yaml', 'names: [cat]')
+    ),
+    'text that is not UTF-8': _file('a.txt', b'cat\nK\xe4se\n'),
+    'a folder, FIFO or device': each(
+        Vocabulary.from_file, _fifo, lambda _: Vocabulary.from_file('/dev/zero')
+    ),
+    'an empty file': each(_file('a.json', '[]'), _file('a.txt', '# none\n'), _file('a.txt', b'')),
+    'a file over 64 MB': _sparse,
+    'a missing file': lambda folder: Vocabulary.from_file(folder / 'a.txt'),
+    "`['cat', 'salt, pepper']`": lambda _: _same(['cat', 'salt, pepper']),
+    "`['cat, dog']` to a predictor": _one_item_list,
+    'one class for a `Classifier`': _one_class,
+    'a set or dict': each(lambda _: Vocabulary({'cat': 0}), lambda _: Vocabulary({'cat', 'dog'})),
+    "`['cat', None]`": each(lambda _: Vocabulary(['cat', 3]), lambda _: Vocabulary(['cat', None])),
+    "`['<\\|endoftext\\|>cat', 'dog']`": each(
+        _embed(['cat<|startoftext|>']), _embed(['<|endoftext|>cat', 'dog'])
+    ),
+    '`imagenet`, `a photo of a {}.` or a list': all_of(
+        _templates('a photo of a {}.', 'a photo of a cat.'), _templates(['{}', 'the {}'], 'cat', 'the cat')
+    ),
+    'a name with braces, `{}`': _braces,
+    "`['a {}', 'a {}']`": _templates(['a {}', 'a {}'], 'a cat', 'a cat'),
+    'a template without {} or with two': each(
+        _templates(['a photo']), _templates(['']), _templates('{name}'), _templates(['{} and {}'])
+    ),
+    '`a {0} {}`, `a {name} {}`, `a {{}}`': each(
+        _templates('a {0} {}'), _templates(['a {name} {}']), _templates('a {{}}')
+    ),
+    'an empty list': _templates([]),
+    'a file name': each(_templates('my/templates'), _templates('templates.txt')),
+    'a function that returns a string': _function,
+    'names in another spelling, such as `Hot_Dog` for `hot dog`': _spelled_differently,
+    'rows of other classes': _extra_rows,
+    'a name without a row': lambda folder: _stored(folder, 'zebra'),
+    'more or fewer rows than names': each(_array([[1.0, 0]]), _array([1.0, 2]), _array(np.eye(3))),
+    'a row of zeros': _array([[1.0, 0], [0, 0]]),
+    'values that are not finite': each(_array([[1, np.inf], [1, 0]]), _array([[np.nan, 1], [1, 0]])),
+    'text instead of numbers': each(_array([[1j], [2]]), _array([['1'], ['2']])),
+    "class names in another order than the file's": _other_order,
+    '`Traffic_Light` asked of masks of `traffic light`': _masks(
+        ['cat', 'traffic light', 'Caf\u00e9'], ['Traffic_Light', 'cafe\u0301', 'CAT.'], 2, 0, 1
+    ),
+    'COCO categories in another spelling than the config': _config_spelling,
+    'a vocabulary of the same size without a common name': _masks(['cat', 'dog'], ['Katze', 'Hund'], 0, 1),
+    'a vocabulary with other names, and common ones in another order': _masks(
+        ['cat', 'dog', 'cow'], ['dog', 'kitten', 'cow']
+    ),
+    'two categories `cat` and `Cat`': lambda folder: _coco(folder, [(7, 'cat'), (8, 'Cat')]),
+    'a novel class that the annotations lack': lambda folder: _coco(folder, [(7, 'cat')], novel=['zebra']),
+}
+
+
+def _same(names):
+    assert Vocabulary(names).class_names == tuple(names)
+
+
+def test_row(row, check):
+    check(row, READ)
