@@ -38,6 +38,7 @@ from clipdense.weights.io import read_weights, weights_digest, write_weights
 
 from .frozen_text import FrozenText
 from .model import CLIP
+from .tokenizers import LazyTokenizer
 
 _FORMAT = 'clipdense text embeddings 1'
 _SORTED_BATCHES = 64  # number of batches whose prompts are sorted by length together
@@ -339,6 +340,7 @@ def _check_same(stored: Vocabulary, vocabulary: Vocabulary, path: Path) -> None:
 
 def _refuse_special_tokens(tokenizer: Any, names: Sequence[str]) -> None:
     """Refuse names such as '<|endoftext|>', which end the text for the text tower."""
+    tokenizer = tokenizer.tokenizer if isinstance(tokenizer, LazyTokenizer) else tokenizer
     if not isinstance(tokenizer, BaseTokenizer):
         return
     special = {tokenizer.end, *tokenizer.prefix}

@@ -177,7 +177,7 @@ def _coco(folder, categories, **options):
     Image.new('RGB', (20, 20)).save(folder / 'a.jpg')
     content = {
         'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 20, 'height': 20}],
-        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [1, 1, 8, 8]}],
+        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [1, 1, 8, 8], 'area': 64}],
         'categories': [{'id': number, 'name': name} for number, name in categories],
     }
     (folder / 'a.json').write_text(json.dumps(content))
