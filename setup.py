@@ -11,6 +11,7 @@ REQUIRES = [
     'torch>=2.4',
     'torchvision>=0.19',
     'mmengine==0.10.7',
+    'pyyaml>=6.0',
     'mmdet==3.3.0',
     'mmcv-lite==2.1.0',
     'pycocotools>=2.0.8',

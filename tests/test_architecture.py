@@ -26,8 +26,9 @@ ROWS = [
     ['cli'],
 ]
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
-# Within row 0 the order is: utils, then structures, registry, config and mmcv_ops.
+# Within row 0 the order is: utils, then structures, registry, mmcv_ops and config.
 MAY_IMPORT_PEER = {(room, 'utils') for room in ('registry', 'config', 'structures', 'mmcv_ops')}
+MAY_IMPORT_PEER |= {('config', 'registry'), ('config', 'mmcv_ops')}  # which names a config may use
 MAY_IMPORT_PEER |= {('evaluation', 'tasks')}  # an evaluator asks any model of its task
 DETECTION_ONLY = {'mmdet', 'mmcv'}
 DETECTION_ROOMS = (

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 
+from clipdense.config import load_config
 from clipdense.engine.launch import test
 from clipdense.utils.errors import InputError
 
@@ -28,10 +29,16 @@ def main() -> int:
         metavar='KEY=VALUE',
         help='replace entries',
     )
+    parser.add_argument(
+        '--safe-config',
+        action='store_true',
+        help='refuse a .py config, which is code, if it is not ours',
+    )
     parser.add_argument('--verbose', action='store_true', help='show where an error comes from')
     args = parser.parse_args()
     try:
-        print(json.dumps(test(args.config, args.checkpoint, args.work_dir, args.cfg_options), default=float))
+        config = load_config(args.config, safe=True) if args.safe_config else args.config
+        print(json.dumps(test(config, args.checkpoint, args.work_dir, args.cfg_options), default=float))
     except InputError as error:
         if args.verbose:
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from clipdense.config import load_config
 from clipdense.engine.launch import train
 from clipdense.utils.errors import InputError
 
@@ -40,11 +41,17 @@ def main() -> int:
         metavar='KEY=VALUE',
         help='replace entries',
     )
+    parser.add_argument(
+        '--safe-config',
+        action='store_true',
+        help='refuse a .py config, which is code, if it is not ours',
+    )
     parser.add_argument('--verbose', action='store_true', help='show where an error comes from')
     args = parser.parse_args()
     resume = args.resume or args.resume_strict
     try:
-        train(args.config, args.work_dir, resume, args.seed, args.cfg_options, args.resume_strict)
+        config = load_config(args.config, safe=True) if args.safe_config else args.config
+        train(config, args.work_dir, resume, args.seed, args.cfg_options, args.resume_strict)
     except InputError as error:
         if args.verbose:
             raise

@@ -13,6 +13,7 @@ from clipdense.utils.errors import InputError
 from .images import Failures
 from .options import (
     Cache,
+    ConfigArguments,
     Device,
     EmbedderFile,
     ImageArguments,
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     from clipdense.tasks.detection import DetectionRules
     from clipdense.vocab.vocabulary import Vocabulary
 
-DetectorConfig = Annotated[
-    str | None,
-    typer.Option(
-        '--config',
-        help='Config of the detector, for weights that are not self-describing: a file, or vild/vild_scenes.',
-    ),
-]
 Checkpoint = Annotated[
     Path, typer.Option('--weights', '-w', help="Exported detector, training checkpoint, or DetPro's weights.")
 ]
@@ -51,7 +45,6 @@ class DetectorArguments:
     weights: Checkpoint
     method: Annotated[str | None, typer.Option(help='Detection method for plain CLIP weights.')] = None
     option: Options = None
-    config: DetectorConfig = None
     clip: TextClip = None
     templates: Annotated[
         str | None,
@@ -63,22 +56,23 @@ class DetectorArguments:
     cache: Cache = True
     embedder: EmbedderFile = None
 
-    def load(self) -> Detector:
-        """The detector."""
+    def load(self, config: ConfigArguments) -> Detector:
+        """The detector, built by its config if one is given."""
         from clipdense.config import parse_options
         from clipdense.inference.detector import Detector
 
         common: dict[str, Any] = {
             name: getattr(self, name) for name in ('clip', 'templates', 'device', 'cache', 'embedder')
         }
-        if self.config is None:
+        cfg = config.read()
+        if cfg is None:
             options = parse_options(self.option or [])
             return Detector.from_pretrained(self.weights, self.method, method_options=options, **common)
         if self.method or self.option:
             raise InputError(
                 '--method and -o cannot be combined with --config, which specifies the method: remove them'
             )
-        return Detector.from_config(self.config, self.weights, **common)
+        return Detector.from_config(cfg, self.weights, **common)
 
 
 @dataclass(frozen=True)
@@ -122,6 +116,7 @@ class RulesArguments:
 def detect(
     images: ImageArguments,
     detector: DetectorArguments,
+    config: ConfigArguments,
     vocabulary: VocabularyArguments,
     rules: RulesArguments,
     out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('detected'),
@@ -144,7 +139,7 @@ def detect(
     check_outputs([*drawn, boxes_file, names_file], overwrite, paths)
     rows: list[dict] = []
     failures = Failures(paths)
-    found = detector.load().stream(
+    found = detector.load(config).stream(
         paths,
         classes,
         batch_size=batch_size,

@@ -21,6 +21,8 @@ import typer
 from clipdense.utils.errors import InputError
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
+
     from clipdense.tasks.options import SegmentationOptions
     from clipdense.vocab.vocabulary import Vocabulary
 
@@ -67,6 +69,13 @@ EmbedderFile = Annotated[
 ]
 MaxPixels = Annotated[
     int, typer.Option('--max-pixels', min=1, help='Refuse images with more pixels, before decoding.')
+]
+SafeConfig = Annotated[
+    bool,
+    typer.Option(
+        '--safe-config',
+        help='Refuse a .py config, which is code; YAML, JSON and included configs are read.',
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Cache class embeddings on disk.')]
@@ -120,6 +129,26 @@ class WeightsArguments:
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of ``clipdense.load`` that were given."""
         return weight_overrides(self.activation)
+
+
+@dataclass(frozen=True)
+class ConfigArguments:
+    """The training config of weights that do not describe their model."""
+
+    config: Annotated[
+        str | None, typer.Option(help='Training config, for weights that are not self-describing.')
+    ] = None
+    safe_config: SafeConfig = False
+
+    def read(self) -> Config | None:
+        """The config, or None where none was given.
+
+        Raises:
+            InputError: no such config, or a ``.py`` config with ``--safe-config``.
+        """
+        from clipdense.config import load_config
+
+        return None if self.config is None else load_config(self.config, safe=self.safe_config)
 
 
 @dataclass(frozen=True)

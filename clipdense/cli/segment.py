@@ -13,6 +13,7 @@ from clipdense.utils.errors import InputError
 
 from .images import each
 from .options import (
+    ConfigArguments,
     ImageArguments,
     Options,
     OutputArguments,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 _NAMES = ', '.join(method.name for method in list_methods('segmentation', any_clip=True))
 Method = Annotated[str | None, typer.Option(help=f'Training-free method for plain CLIP weights: {_NAMES}.')]
-Config = Annotated[
-    str | None, typer.Option(help='Training config, for checkpoints that are not self-describing.')
-]
 Background = Annotated[
     str | None, typer.Option(help='Name of the background class; added as the first class if it is new.')
 ]
@@ -52,9 +50,9 @@ def segment(
     weights: WeightsArguments,
     view: ViewArguments,
     output: OutputArguments,
+    config: ConfigArguments,
     method: Method = None,
     option: Options = None,
-    config: Config = None,
     background: Background = None,
     templates: MethodTemplates = None,
     explain: Explain = False,
@@ -88,7 +86,7 @@ def _segmenter(
     weights: WeightsArguments,
     method: str | None,
     option: list[str],
-    config: str | None,
+    config: ConfigArguments,
     view: ViewArguments,
     templates: str | None,
 ) -> Segmenter:
@@ -101,7 +99,8 @@ def _segmenter(
         'cache': weights.cache,
         'embedder': weights.embedder,
     }
-    if config is None:
+    cfg = config.read()
+    if cfg is None:
         return Segmenter.from_pretrained(
             weights.weights,
             method,
@@ -115,7 +114,7 @@ def _segmenter(
             '--method and --activation cannot be combined with --config, which specifies them: remove them'
         )
     return Segmenter.from_config(
-        config, weights.weights, config_options=option, options=view.options(), **common
+        cfg, weights.weights, config_options=option, options=view.options(), **common
     )
 
 

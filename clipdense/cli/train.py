@@ -8,6 +8,8 @@ from typing import Annotated, cast
 
 import typer
 
+from .options import SafeConfig
+
 ConfigOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,14 +70,22 @@ def train(
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Random seed [default: the config's].")] = None,
     option: ConfigOptions = None,
+    safe_config: SafeConfig = False,
 ) -> None:
     """Train the model of a config.
 
     Example: `clipdense train contrastive/clip_scenes --work-dir runs/clip`
     """
+    from clipdense.config import load_config
     from clipdense.engine.launch import train as run
 
-    run(config, work_dir=work_dir, resume=resume, seed=seed, options=option or ())
+    run(
+        load_config(config, safe=safe_config),
+        work_dir=work_dir,
+        resume=resume,
+        seed=seed,
+        options=option or (),
+    )
 
 
 def test(
@@ -83,12 +93,15 @@ def test(
     checkpoint: Annotated[str, typer.Argument(help='Weights or checkpoint to evaluate.')],
     work_dir: Annotated[Path | None, typer.Option(help='Output folder for results.')] = None,
     option: ConfigOptions = None,
+    safe_config: SafeConfig = False,
 ) -> None:
     """Evaluate weights on the test data of a config.
 
     Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
     """
+    from clipdense.config import load_config
     from clipdense.engine.hooks import grouped
     from clipdense.engine.launch import test as run
 
-    print(grouped(run(config, checkpoint, work_dir=work_dir, options=option or ())))
+    source = load_config(config, safe=safe_config)
+    print(grouped(run(source, checkpoint, work_dir=work_dir, options=option or ())))

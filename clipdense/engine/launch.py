@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner as RunnerBase
 from torch.utils.data import DataLoader
 
-from clipdense.config import argument_names, load_config, part_class
+from clipdense.config import argument_names, config_name, load_config, part_class
 from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
@@ -73,7 +73,7 @@ def train(
     cfg = _prepared(config, work_dir, options)
     missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
     if missing:
-        raise InputError(f'{_name(cfg)} is not a training config: {", ".join(missing)} is missing')
+        raise InputError(f'{config_name(cfg)} is not a training config: {", ".join(missing)} is missing')
     check_values(cfg)
     if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
@@ -125,7 +125,7 @@ def test(
     runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, EvaluationHook)]
     if cfg.get('test_dataloader') is None and not hooks:
-        raise InputError(f'{_name(cfg)} has no evaluation; add test_dataloader or an EvaluationHook')
+        raise InputError(f'{config_name(cfg)} has no evaluation; add test_dataloader or an EvaluationHook')
     runner.load_or_resume()
     metrics = dict(runner.test()) if cfg.get('test_dataloader') is not None else {}
     for hook in hooks:
@@ -152,7 +152,7 @@ def _prepared(
 ) -> Config:
     cfg = read_config(config, options)
     if cfg.get('model') is None:
-        raise InputError(f'{_name(cfg)} has no entry model')
+        raise InputError(f'{config_name(cfg)} has no entry model')
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:
@@ -160,7 +160,3 @@ def _prepared(
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:  # set by torchrun
         cfg.setdefault('launcher', 'pytorch')
     return cfg
-
-
-def _name(cfg: Config) -> str:
-    return str(cfg.filename or 'the config')

@@ -16,7 +16,7 @@ from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip import self_describing
 from clipdense.clip.class_embeddings import ClassEmbedder, StoredEmbeddings, class_embedder
 from clipdense.clip.model import CLIP
-from clipdense.config import load_config, part_class
+from clipdense.config import config_name, load_config, part_class
 from clipdense.methods import Method, default_method, find_method, get_method, list_methods, method_packages
 from clipdense.registry import MODELS
 from clipdense.tasks.options import SegmentationOptions
@@ -220,14 +220,12 @@ def load_trained_detector(
     part = cfg.get('model') or {}
     entry = method_of(part_class(part))
     if entry is None or entry.task != 'detection':
-        raise InputError(f'{config} is not the config of a detector')
+        raise InputError(f'{config_name(config)} is not the config of a detector')
     if with_clip and part.get('clip') is None:
-        raise InputError(
-            f'{config} has no model.clip: pass clip=..., the CLIP that was used to train the detector'
-        )
+        raise InputError(f'{config_name(config)} has no model.clip: pass clip=..., the CLIP of the training')
     if not with_clip:
         part['clip'] = None
-    return as_detector(load_trained(cfg, weights, device), config)
+    return as_detector(load_trained(cfg, weights, device), config_name(config))
 
 
 def as_detector(model: Any, source: object) -> nn.Module:
@@ -273,10 +271,12 @@ def load_trained(
     part = cfg.get('model') or {}
     kind = part_class(part)
     if kind is None:
-        raise InputError(f'{config} has no model: add an entry model = dict(type=...)')
+        raise InputError(f'{config_name(config)} has no model: add an entry model = dict(type=...)')
     if expected is not None and not (isinstance(kind, type) and issubclass(kind, expected)):
         wanted = expected.__name__
-        raise InputError(f'the model of {config} is a {kind.__name__}: use the config of a {wanted}')
+        raise InputError(
+            f'the model of {config_name(config)} is a {kind.__name__}: use the config of a {wanted}'
+        )
     argument = getattr(kind, 'weights_argument', None)
     if argument:
         part[argument] = str(weights)

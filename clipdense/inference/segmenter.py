@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from clipdense.clip.class_embeddings import ClassEmbedder
@@ -84,7 +85,7 @@ class Segmenter(Predictor[Segmentation]):
     @classmethod
     def from_config(
         cls,
-        config: str | Path,
+        config: str | Path | Config,
         weights: str | Path,
         *,
         config_options: Sequence[str] | Mapping[str, Any] = (),

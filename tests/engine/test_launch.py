@@ -14,7 +14,7 @@ from mmengine.config import config as mmengine_config
 from mmengine.dist import get_world_size
 from mmengine.utils import get_installed_path
 
-from clipdense import config as config_module
+from clipdense.config import files as config_files
 from clipdense.config import load_config, parse_options
 from clipdense.engine import launch
 from clipdense.engine.logs import config_text
@@ -158,8 +158,8 @@ def test_a_config_of_ones_own_builds_on_ours(layout, monkeypatch, tmp_path):
     """From anywhere; in a wheel, ours lie in the package."""
     ours = load_config('contrastive/clip_scenes')
     if layout == 'wheel':
-        shutil.copytree(config_module._HOME / 'configs', tmp_path / 'site' / 'clipdense' / 'configs')
-        monkeypatch.setattr(config_module, '_HOME', tmp_path / 'site' / 'clipdense')
+        shutil.copytree(config_files.HOME / 'configs', tmp_path / 'site' / 'clipdense' / 'configs')
+        monkeypatch.setattr(config_files, 'HOME', tmp_path / 'site' / 'clipdense')
         assert load_config('contrastive/clip_scenes').filename.startswith(str(tmp_path))
     base = 'from mmengine.config import read_base\n\nwith read_base():\n    from {} import *\n'
     (tmp_path / 'mine.py').write_text(base.format('clipdense.configs.contrastive.clip_scenes') + 'seed = 3\n')

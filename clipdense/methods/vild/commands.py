@@ -20,6 +20,13 @@ def regions(
         list[str] | None,
         typer.Option('--cfg-options', '-o', help='Override a config setting: KEY=VALUE. May be repeated.'),
     ] = None,
+    safe_config: Annotated[
+        bool,
+        typer.Option(
+            '--safe-config',
+            help='Refuse a .py config, which is code; YAML, JSON and included configs are read.',
+        ),
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...; the GPU by default, if there is one.')
     ] = None,
@@ -28,11 +35,18 @@ def regions(
 
     Example: `clipdense embed regions vild/vild_scenes work_dirs/vild_scenes_rpn/step_1000.pth data/regions`
     """
+    from clipdense.config import load_config
     from clipdense.utils.devices import choose_device
 
     from .region_embeddings import embed_regions
 
     store = embed_regions(
-        config, checkpoint, out, cfg_options or (), most, workers=workers, device=choose_device(device)
+        load_config(config, safe=safe_config),
+        checkpoint,
+        out,
+        cfg_options or (),
+        most,
+        workers=workers,
+        device=choose_device(device),
     )
     print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} values')

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipdense.clip.class_embeddings import module_digest
 from clipdense.clip.model import CLIP
-from clipdense.config import load_config
+from clipdense.config import config_name, load_config
 from clipdense.data.detection.datasets import CocoDetection
 from clipdense.data.detection.store import Regions, RegionStore, StoreFacts, images_digest
 from clipdense.data.transforms import CenterCrop
@@ -196,11 +196,12 @@ def embed_regions(
     cfg = load_config(config, options)
     if cfg.get('proposal_dataset') is None:
         raise InputError(
-            f'{config} has no proposal_dataset: add one, the training images without random transforms'
+            f'{config_name(config)} has no proposal_dataset: add one, the training images '
+            'without random transforms'
         )
     model = build_module(cfg.model)
     if not isinstance(model, ViLD):
-        raise InputError(f'{config} is not the config of a detector')
+        raise InputError(f'{config_name(config)} is not the config of a detector')
     model.take_proposer(checkpoint)
     dataset = build(cfg.proposal_dataset, DATASETS)
     with processes_of_torchrun():

@@ -1,0 +1,17 @@
+"""Configs: read one by name or path, replace entries of it, and check it; no runner is needed.
+
+Configs are Python files in MMEngine's style, which are code, or YAML and JSON files, which are data.  Those
+that come with clipdense are in ``configs/`` of a checkout and in ``clipdense.configs`` of an installed wheel.
+"""
+
+from .files import config_name, load_config
+from .options import argument_names, parse_options, part_class, plain_config
+
+__all__ = [
+    'argument_names',
+    'config_name',
+    'load_config',
+    'parse_options',
+    'part_class',
+    'plain_config',
+]

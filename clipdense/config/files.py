@@ -1,0 +1,146 @@
+"""Find and read config files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config import config as mmengine_config
+
+from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import regular_file
+
+from .data_files import MAX_BYTES, SUFFIXES, read_data_config
+from .merging import copied, merge, nested
+from .options import check_option, parse_options
+from .types import resolve_entry
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+HOME = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent  # of configs: a wheel, a checkout
+_SUFFIXES = ('.py', *SUFFIXES)
+
+
+def load_config(
+    config: str | Path | Config,
+    options: Sequence[str] | Mapping[str, Any] = (),
+    settings: Mapping[str, Collection[str]] | None = None,
+    safe: bool = False,
+) -> Config:
+    """Read a config and replace entries of it.
+
+    Reading a ``.py`` config runs it.  A YAML or JSON config is data, and names registered classes only.
+
+    Args:
+        config: a file, a name as in ``configs/`` (``contrastive/clip_scenes``), or a config, which is copied.
+        options: ``['key.of.entry=value', ...]`` or a dict, replacing entries of the config.
+        settings: names that a part without ``type`` may have, by the dotted name of the part ('' for the
+            whole config); parts that are not listed may have any.
+        safe: refuse ``.py`` files other than the included configs.
+
+    Raises:
+        InputError: no such file, a mistake in it, or an option that does not fit the config.
+    """
+    source = config if isinstance(config, Config) else _read(_find(config), safe)
+    cfg = Config(copied(source._cfg_dict), cfg_text=' ', filename=source.filename)
+    object.__setattr__(cfg, '_imported_names', source._imported_names)
+    values = dict(options) if isinstance(options, Mapping) else parse_options(options)
+    for key in values:
+        check_option(cfg, key, settings or {})
+        values[key] = resolve_entry(key.rpartition('.')[2], values[key], f'option {key}')
+    merge(cfg._cfg_dict, nested(values))
+    return cfg
+
+
+def config_name(config: str | Path | Config) -> str:
+    """What to call a config in a message: its file."""
+    return str(config.filename or 'the config') if isinstance(config, Config) else str(config)
+
+
+def _find(config: str | Path) -> Path:
+    path = Path(config).expanduser()
+    if path.suffix in _SUFFIXES and path.exists() and not path.is_dir():
+        return regular_file(path, MAX_BYTES)
+    if path.is_file():
+        raise InputError(f'{path} is not a config file; its name must end in {", ".join(_SUFFIXES)}')
+    known = _included()
+    wanted = str(config).removeprefix('configs/').removesuffix('.py')
+    ends = [name for name in known if name == wanted or name.endswith(f'/{wanted}')]
+    if len(ends) == 1:
+        return known[ends[0]]
+    if ends:
+        raise InputError(f'the config name {wanted!r} is ambiguous; use {" or ".join(ends)}')
+    beside = {file.stem: file for file in path.parent.glob('*') if file.suffix in _SUFFIXES}
+    close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.7)
+    hint = f' Did you mean {str(beside[close[0]])!r}?' if close else nearest(wanted, known)
+    raise InputError(f'the config {str(config)!r} does not exist.{hint}')
+
+
+def _included() -> dict[str, Path]:
+    folder = HOME / 'configs'
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob('*.py'))}
+    return {name.removesuffix('.py'): file for name, file in files.items() if not name.startswith('_')}
+
+
+def _read(path: Path, safe: bool) -> Config:
+    if path.suffix in SUFFIXES:
+        entries = read_data_config(path, _included_entries)
+        return Config(copied(entries), cfg_text=' ', filename=str(path))
+    if safe and not path.resolve().is_relative_to((HOME / 'configs').resolve()):
+        raise InputError(
+            f'{path} is a .py config, which is code, and --safe-config (safe=True) refuses those: '
+            'use a YAML or JSON config, or the name of an included one'
+        )
+    return _read_python(path)
+
+
+def _included_entries(name: str) -> dict[str, Any] | None:
+    """The entries of a config that comes with clipdense, without what it imports."""
+    path = _included().get(name)
+    if path is None:
+        return None
+    cfg = _read_python(path)
+    return {key: value for key, value in dict.items(cfg._cfg_dict) if key not in cfg._imported_names}
+
+
+def _read_python(path: Path) -> Config:
+    try:
+        with _configs_by_name():
+            cfg = Config.fromfile(path)
+        for _ in _entries(cfg):  # imports what it names
+            pass
+    except SyntaxError as error:
+        raise InputError(f'{path}, line {error.lineno}: {error.msg}') from error
+    except Exception as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        if 'from ..' in reason:  # a copy of a config, away from its bases
+            reason += '; a config of your own says `from clipdense.configs.FOLDER.NAME import *` there'
+        raise InputError(f'cannot read the config {path}: {reason}') from error
+    return cfg
+
+
+@contextmanager
+def _configs_by_name() -> Iterator[None]:
+    """``from clipdense.configs.vild.vild_coco import *`` finds the config from anywhere.
+
+    MMEngine finds the package of such a base by a function that needs ``pkg_resources``, which setuptools
+    no longer has, and that does not find editable installs; it can only be replaced by its name.
+    """
+    find = mmengine_config.get_installed_path
+    mmengine_config.get_installed_path = lambda name: str(HOME) if name == 'clipdense' else find(name)
+    try:
+        yield
+    finally:
+        mmengine_config.get_installed_path = find
+
+
+def _entries(part: Any) -> Iterator[Any]:
+    values = part.values() if isinstance(part, Mapping) else part if isinstance(part, (list, tuple)) else ()
+    if isinstance(part, Config):
+        values = [value for _, value in part.items()]
+    for value in values:
+        yield value
+        yield from _entries(value)
