@@ -205,6 +205,13 @@ def check_position(saved: Position, now: Position, iterable: bool) -> Position:
     changed = [name for name in names if getattr(saved, name) != getattr(now, name)]
     batches, left_over = divmod(saved.samples, now.batch_size * now.processes)
     other_data = bool(saved.dataset_size) and saved.dataset_size != now.dataset_size
+    if (
+        other_data
+        and not iterable
+        and saved.dataset_size - saved.samples < saved.batch_size * saved.processes
+    ):
+        saved = replace(saved, epoch=saved.epoch + 1, batches=0)  # that epoch was complete
+        batches = 0
     if saved.batches and ((changed and (iterable or left_over)) or other_data):
         changed += ['dataset_size'] if other_data else []
         was = ', '.join(f'{name}={getattr(saved, name)}' for name in changed)

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from clipdense.clip.model import CLIP
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import best_of_queries
+from clipdense.tasks.labels import training_masks
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
+from clipdense.utils.errors import InputError
 
 from .dense_method import cosines
 from .segmenter import DenseCLIP
@@ -88,7 +90,15 @@ class MaskCLIPPlus(SegmentationModel):
         return cosines(features, text)
 
     def loss(self, images: Any, samples: Any) -> dict[str, Tensor]:
-        """Cross-entropy over classes on labeled pixels, and the fraction of pixels with a label."""
+        """Cross-entropy over classes on labeled pixels, and the fraction of pixels with a label.
+
+        Raises:
+            InputError: images of different sizes, samples without a mask, or labels that are not classes.
+        """
+        if len({tuple(image.shape) for image in images}) > 1:
+            raise InputError(
+                'the images of a training batch have different sizes: crop them with SegmentationCrops'
+            )
         images = torch.stack(list(images))
         size = (images.shape[-2], images.shape[-1])
         logits = self._class_logits(self, images, size)  # (B, K, H, W)
@@ -123,7 +133,7 @@ class MaskCLIPPlus(SegmentationModel):
         labels = labels.masked_fill(probability < self.confidence, _IGNORED)
         if not self.use_masks:
             return labels
-        masks = torch.stack([sample.mask for sample in samples]).to(labels)
+        masks = training_masks(samples, self.num_classes, _IGNORED).to(labels)
         return torch.where(masks == _IGNORED, labels, masks)
 
 

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdense.utils.errors import InputError
-
 
 def pixel_cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int = 255, balance: float = 0.0
@@ -31,21 +29,6 @@ def pixel_cross_entropy(
     )
     share = weight[labels[counted]].sum() if balance else counted.sum()
     return total / share.clamp(min=1e-12 if balance else 1)
-
-
-def check_labels(labels: Tensor, num_classes: int, ignore_index: int, source: str) -> None:
-    """Refuse labels that are not class indices.
-
-    Raises:
-        InputError: naming the image, the labels and the valid range.
-    """
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
-    if wrong.any():
-        found = labels[wrong].unique().tolist()[:10]
-        raise InputError(
-            f'the mask of {source or "an image"} has labels {found}, which are not classes: labels must be '
-            f'from 0 to {num_classes - 1}, or {ignore_index} (ignored)'
-        )
 
 
 def _class_weights(labels: Tensor, num_classes: int, balance: float) -> Tensor:

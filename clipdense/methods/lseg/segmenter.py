@@ -19,6 +19,7 @@ from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import SegmentationSample, best_of_queries
+from clipdense.tasks.labels import training_masks
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
@@ -26,7 +27,7 @@ from clipdense.utils.errors import InputError
 from .backbones import ResNetPyramid, TransformerPyramid, load_pretrained
 from .dpt import DPT
 from .head import CosineHead
-from .losses import check_labels, pixel_cross_entropy
+from .losses import pixel_cross_entropy
 from .regularize import RegularizationBlock
 
 PixelMap = tuple[Tensor, Tensor]  # stored features (B, ., h, w), (B, 2) sizes of the images in pixels
@@ -162,15 +163,8 @@ class LSeg(SegmentationModel):
             raise InputError(
                 'the images of a training batch have different sizes: crop them with SegmentationCrops'
             )
-        masks = []
-        for sample in samples:
-            if sample.mask is None:
-                raise InputError(
-                    f'{sample.image_path or "an image"} has no mask: use a dataset with masks for training'
-                )
-            check_labels(sample.mask, self.num_labels, self.ignore_index, sample.image_path)
-            masks.append(sample.mask)
-        return images, torch.stack(masks).to(images.device)
+        masks = training_masks(samples, self.num_labels, self.ignore_index)
+        return images, masks.to(images.device)
 
     @property
     def ignore_index(self) -> int:
