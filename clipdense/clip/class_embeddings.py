@@ -395,7 +395,7 @@ def _batches(
             prompts += found
         token_ids = torch.as_tensor(np.asarray(tokenizer(prompts)))  # (step * T, L)
         places = torch.arange(len(prompts))
-        by_length = token_ids.argmax(dim=-1).argsort()  # the end-of-text id is the largest
+        by_length = token_ids.argmax(dim=-1).argsort()  # OpenAI's end-of-text id is the largest
         for chosen in by_length.split(batch_size):
             yield token_ids[chosen], start + places[chosen] // count, places[chosen] % count
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .checkpoint.config_files import from_zoo
 from .checkpoint.load import load
 from .checkpoint.settings import default_preprocess
 from .model import CLIP, build_clip
-from .sizes import PUBLISHED
+from .sizes import PUBLISHED, TextSize
 from .tokenizers import FolderTokenizer, MissingTokenizer, OpenAITokenizer
 
 __all__ = ['create_model', 'get_tokenizer', 'list_models', 'model_table']
@@ -103,11 +103,16 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
         return OpenAITokenizer(PUBLISHED[name].text.context_length)
     tagged = next((known for known in zoo.ZOO if known.split('/')[0] == name), name)
     entry = zoo.find(tagged)
-    text = entry.config['model_cfg'].get('text_cfg') or {}
-    length = text.get('context_length', 77)
+    recorded = from_zoo(entry)
+    text = recorded.text
+    length = text.context_length or 77
     if not entry.companions:
         return OpenAITokenizer(length)
-    return FolderTokenizer(zoo.fetch_tokenizer(entry), length, from_zoo(entry).clean)
+    flavour: Literal['openai', 'siglip'] = 'openai' if text.eos_token_id else 'siglip'
+    eos = text.eos_token_id if isinstance(text.eos_token_id, int) else None
+    sizes = text.width or 0, text.layers or 0, text.num_heads or 0, 0, text.embed_dim or 0
+    size = TextSize(*sizes, text.vocab_size or VOCAB_SIZE, length, flavour=flavour, eos_token_id=eos)
+    return FolderTokenizer(zoo.fetch_tokenizer(entry), size, recorded.tokenizer)
 
 
 def _fresh(name: str) -> CLIP:

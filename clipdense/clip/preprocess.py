@@ -29,7 +29,7 @@ class Preprocess:
     Args:
         image_size: side of the square result, in pixels.
         mean, std: of RGB in [0, 1].
-        interpolation: 'bicubic' or 'bilinear', by Pillow (antialiased).
+        interpolation: 'bicubic' or 'bilinear', by Pillow (antialiased), or 'nearest'.
         resize: 'shortest' resizes the shorter side and crops the center; 'squash' ignores the aspect ratio
             (SigLIP).
 
@@ -39,7 +39,7 @@ class Preprocess:
     image_size: int
     mean: Triple = STATISTICS['openai'][0]
     std: Triple = STATISTICS['openai'][1]
-    interpolation: Literal['bicubic', 'bilinear'] = 'bicubic'
+    interpolation: Literal['bicubic', 'bilinear', 'nearest'] = 'bicubic'
     resize: Literal['shortest', 'squash'] = 'shortest'
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -39,7 +39,11 @@ class ResNetSize:
 
 @dataclass(frozen=True)
 class TextSize:
-    """A text transformer; 'openai' is causal and pools at the end-of-text token, 'siglip' does neither."""
+    """A text transformer; 'openai' is causal and pools at the end-of-text token, 'siglip' does neither.
+
+    The end-of-text token is the first with ``eos_token_id``, or where this is None the first with the largest
+    id of the text (OpenAI).
+    """
 
     width: int
     layers: int
@@ -50,6 +54,7 @@ class TextSize:
     context_length: int = 77
     activation: Activation = 'quick_gelu'
     flavour: Literal['openai', 'siglip'] = 'openai'
+    eos_token_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipdense.layers.packing import Packing
 from clipdense.layers.transformer import Block, initialize_blocks, replace_tokens, run_blocks
 from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError
 
 from .sizes import TextSize
 
@@ -79,12 +80,12 @@ class TextTransformer(nn.Module):
         """(K, L) -> features (K, C), before projection.
 
         Raises:
-            ValueError: more tokens than the context length.
+            ValueError: more tokens than the context length, or a text without its end-of-text token.
         """
         if not self.flavour.causal:
             last = torch.full_like(token_ids[:, 0], token_ids.shape[1] - 1)
             return self.forward_embeddings(self.token_embed(token_ids), last)
-        eot = end_of_text(token_ids)  # (K,)
+        eot = end_of_text(token_ids, self.size.eos_token_id)  # (K,)
         length = int(eot.max()) + 1 if len(eot) else 1
         return self.forward_embeddings(self.token_embed(token_ids[:, :length]), eot)
 
@@ -133,6 +134,22 @@ class TextTransformer(nn.Module):
         return embeddings + self.pos_embed[:length].to(embeddings.dtype)
 
 
-def end_of_text(token_ids: Tensor) -> Tensor:
-    """(K, L) -> (K,): position of the first occurrence of each row's largest id, which is end-of-text."""
-    return token_ids.argmax(dim=-1)
+def end_of_text(token_ids: Tensor, eos_token_id: int | None = None) -> Tensor:
+    """(K, L) -> (K,): position of the first end-of-text token of each row.
+
+    Args:
+        token_ids: of K texts.
+        eos_token_id: of end-of-text; None means the largest id of each row (OpenAI).
+
+    Raises:
+        InputError: a row without ``eos_token_id``.
+    """
+    if eos_token_id is None:
+        return token_ids.argmax(dim=-1)
+    found = token_ids == eos_token_id
+    if not bool(found.any(dim=-1).all()):
+        row = int(found.any(dim=-1).logical_not().nonzero()[0])
+        raise InputError(
+            f'text {row} has no end-of-text token {eos_token_id}: use the tokenizer of the model'
+        )
+    return found.int().argmax(dim=-1)

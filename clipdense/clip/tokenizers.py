@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,48 @@ import torch
 from torch import Tensor
 
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import atomic_write
+from clipdense.utils.json_files import read_json
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
-from clipdense.vocab.tokenizer import BaseTokenizer, HuggingFaceTokenizer, Tokenizer
+from clipdense.vocab.huggingface import FILES, TABLES, Clean, HuggingFaceTokenizer, is_openai
+from clipdense.vocab.tokenizer import BaseTokenizer, Tokenizer
 
 from .sizes import TextSize
 
-FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'spiece.model')
+RULES = 'clipdense_tokenizer.json'  # in folders that we write: the fields of TokenizerRules
+
+
+@dataclass(frozen=True)
+class TokenizerRules:
+    """What a config file says about the tokenizer of a model.
+
+    Args:
+        clean: preprocessing of texts; None means that of the tokenizer class.
+        family: ``model_type`` of a Hugging Face model, for tokenizer files that name no class.
+        beside: whether tokenizer files next to the weights belong to them, even for OpenAI's vocabulary.
+    """
+
+    clean: Clean | None = None
+    family: str = ''
+    beside: bool = False
+
+    @classmethod
+    def recorded(cls, folder: Path) -> TokenizerRules | None:
+        """The rules in a folder that clipdense has written.
+
+        Raises:
+            InputError: a damaged file.
+        """
+        file = folder / RULES
+        if not file.is_file():
+            return None
+        values = read_json(file)
+        clean, family = (
+            (values.get('clean'), values.get('family', '')) if isinstance(values, dict) else (0, 0)
+        )
+        if not isinstance(clean, str | None) or not isinstance(family, str):
+            raise InputError(f'{file} is not a JSON object with clean and family')
+        return cls(clean, family)  # type: ignore[arg-type]
 
 
 class LazyTokenizer(ABC):
@@ -73,17 +111,47 @@ class OpenAITokenizer(LazyTokenizer):
 
 
 class FolderTokenizer(LazyTokenizer):
-    """A Hugging Face tokenizer.
+    """A Hugging Face tokenizer, checked against the text tower it is used with.
 
     Args:
-        folder, context_length, clean: of ``vocab.tokenizer.HuggingFaceTokenizer``.
+        folder: of ``vocab.huggingface.HuggingFaceTokenizer``.
+        size: of the text tower.
+        rules: what the config file of the model says about it.
     """
 
-    def __init__(self, folder: Path, context_length: int, clean: Any = 'canonicalize') -> None:
-        self.folder, self.context_length, self.clean = folder, context_length, clean
+    def __init__(self, folder: Path, size: TextSize, rules: TokenizerRules | None = None) -> None:
+        self.folder, self.size = folder, size
+        self.rules = rules or TokenizerRules()
+
+    def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Tensor:
+        """One text or several -> (K, L) int64 token ids; see ``vocab.tokenizer.BaseTokenizer``.
+
+        Raises:
+            InputError: as ``LazyTokenizer``; or a token that is not in the vocabulary of the text tower.
+        """
+        ids = super().__call__(texts, truncate)
+        if ids.numel() and int(ids.max()) >= self.size.vocab_size:
+            raise InputError(
+                f'the tokenizer in {self.folder} gives the id {int(ids.max())}, but the model has '
+                f'{self.size.vocab_size} tokens: the tokenizer files are those of another model'
+            )
+        return ids
 
     def _read(self) -> BaseTokenizer:
-        return HuggingFaceTokenizer(self.folder, self.context_length, self.clean)
+        rules, size = self.rules, self.size
+        made = HuggingFaceTokenizer(self.folder, size.context_length, rules.clean, rules.family)
+        if size.flavour != 'openai':
+            return made
+        if made.end is None or (size.eos_token_id is not None and made.end != size.eos_token_id):
+            raise InputError(
+                f'the tokenizer in {self.folder} ends texts with the id {made.end}, but the model expects '
+                f'eos_token_id={size.eos_token_id}: the tokenizer files are those of another model'
+            )
+        if made.pads_left:
+            raise InputError(
+                f"{self.folder}/tokenizer_config.json: unsupported padding_side='left' of a CLIP"
+            )
+        return made
 
 
 class MissingTokenizer:
@@ -107,20 +175,33 @@ class MissingTokenizer:
         raise InputError(self.reason)
 
 
-def find_tokenizer(size: TextSize, path: Path, clean: str = 'canonicalize') -> Callable[..., Any] | None:
+def find_tokenizer(
+    size: TextSize, path: Path, rules: TokenizerRules | None = None
+) -> Callable[..., Any] | None:
     """The tokenizer of the weights at ``path``; None for OpenAI's, which needs no files.
 
     Tokenizer files are in ``<name of the file>-tokenizer`` or next to the weights.
+
+    Args:
+        size: of the text tower.
+        path: of the weights.
+        rules: what the config file of the model says about its tokenizer.
     """
-    if size.vocab_size == VOCAB_SIZE and size.flavour == 'openai':
+    standard = size.flavour == 'openai' and size.vocab_size == VOCAB_SIZE and size.eos_token_id is None
+    if rules is None:
+        rules = TokenizerRules('canonicalize') if size.flavour == 'siglip' else TokenizerRules(family='clip')
+    for folder in (path.with_name(f'{path.stem}-tokenizer'), path.parent):
+        if folder == path.parent and standard and not rules.beside:
+            break  # the files next to it may belong to another model
+        if any((folder / name).is_file() for name in TABLES):
+            rules = TokenizerRules.recorded(folder) or rules
+            same = standard and _is_openai(folder, rules.family)
+            return None if same else FolderTokenizer(folder, size, rules)
+    if standard:
         return None
-    folders = (path.with_name(f'{path.stem}-tokenizer'), path.parent)
-    for folder in folders:
-        if any((folder / name).is_file() for name in FILES):
-            return FolderTokenizer(folder, size.context_length, clean)
     return MissingTokenizer(
         f'{path} has no tokenizer for its vocabulary of {size.vocab_size} tokens: put tokenizer.json and '
-        f'tokenizer_config.json of the model into {folders[1]}'
+        f'tokenizer_config.json of the model into {path.parent}'
     )
 
 
@@ -134,4 +215,14 @@ def copy_tokenizer(tokenizer: Any, folder: Path) -> bool:
         file = Path(source) / name
         if file.is_file() and not (folder / name).exists():
             shutil.copyfile(file, folder / name)
+    rules = {key: value for key, value in asdict(tokenizer.rules).items() if key in ('clean', 'family')}
+    with atomic_write(folder / RULES, 'w') as out:
+        json.dump(rules, out)
     return True
+
+
+def _is_openai(folder: Path, family: str) -> bool:
+    try:
+        return is_openai(folder, family)
+    except (InputError, AttributeError, KeyError, TypeError):  # reported when the tokenizer is used
+        return False

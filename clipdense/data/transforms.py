@@ -98,14 +98,14 @@ class CenterCrop:
 
     Args:
         size: S.
-        interpolation: 'bicubic' or 'bilinear', antialiased.
+        interpolation: 'bicubic' or 'bilinear', antialiased, or 'nearest'.
         resize: 'shortest', or 'squash' to ignore the aspect ratio (SigLIP).
     """
 
     def __init__(
         self,
         size: int,
-        interpolation: Literal['bicubic', 'bilinear'] = 'bicubic',
+        interpolation: Literal['bicubic', 'bilinear', 'nearest'] = 'bicubic',
         resize: Literal['shortest', 'squash'] = 'shortest',
     ) -> None:
         self.preprocess = Preprocess(size, interpolation=interpolation, resize=resize)

@@ -55,6 +55,7 @@ class BytePairs(dict[str, tuple[int, ...]]):
         hidden = sorted(set(range(256)) - set(visible))
         alphabet = [*map(chr, visible), *map(chr, range(256, 256 + len(hidden)))]
         order = [bytes([byte]) for byte in visible + hidden]
+        self._symbol_of_byte = dict(zip(visible + hidden, alphabet, strict=True))
         ids = {symbol: index for index, symbol in enumerate([*alphabet, *(s + '</w>' for s in alphabet)])}
         self.pieces = [*order, *(byte + b' ' for byte in order)]
         self._id_of_byte = {byte[0]: index for index, byte in enumerate(order)}
@@ -65,6 +66,15 @@ class BytePairs(dict[str, tuple[int, ...]]):
             self.pieces.append(self.pieces[pair[0]] + self.pieces[pair[1]])
         self._specials = {START_OF_TEXT: len(self.pieces), END_OF_TEXT: len(self.pieces) + 1}
         self.pieces.extend(special.encode() for special in self._specials)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, in the printable alphabet of the merges file, as ``vocab.json`` has it."""
+        found = {}
+        for index, piece in enumerate(self.pieces):
+            ends = index > 255 and piece.endswith(b' ')
+            symbols = ''.join(self._symbol_of_byte[byte] for byte in (piece[:-1] if ends else piece))
+            found[symbols + '</w>' if ends else symbols] = index
+        return found
 
     def __missing__(self, word: str) -> tuple[int, ...]:
         special = self._specials.get(word)

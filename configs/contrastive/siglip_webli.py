@@ -12,7 +12,7 @@ Not run here: needs WebLI, which is not public, and 8 GPUs for weeks.
 from mmengine.config import read_base
 
 from clipdense.data.transforms import TrainCrop
-from clipdense.vocab.tokenizer import HuggingFaceTokenizer
+from clipdense.vocab.huggingface import HuggingFaceTokenizer
 
 with read_base():
     from .._base_.clip_pretrain import *
@@ -23,7 +23,9 @@ model['clip'].update(size='ViT-B-16-SigLIP', preprocess='siglip')
 train_dataloader['dataset'].update(
     urls='data/webli/{00000..99999}.tar',
     transform=dict(type=TrainCrop, size=224),
-    tokenizer=dict(type=HuggingFaceTokenizer, folder='data/siglip_tokenizer', context_length=64),
+    tokenizer=dict(
+        type=HuggingFaceTokenizer, folder='data/siglip_tokenizer', context_length=64, clean='canonicalize'
+    ),
     samples_per_epoch=1_000_000_000,
 )
 train_cfg = dict(max_steps=305_175)

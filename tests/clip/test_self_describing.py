@@ -113,7 +113,7 @@ def test_the_tokenizer_comes_along(tmp_path, run):
     cfg, model = run(RESNET)
     (tmp_path / 'own').mkdir()
     (tmp_path / 'own' / 'tokenizer.json').write_text('{}')
-    model.clip.tokenizer = FolderTokenizer(tmp_path / 'own', 77)
+    model.clip.tokenizer = FolderTokenizer(tmp_path / 'own', model.clip.text.size)
     portable.save(model, tmp_path / 'lseg.safetensors', cfg)
     assert (tmp_path / 'lseg-tokenizer' / 'tokenizer.json').read_text() == '{}'
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from clipdense.utils.errors import InputError
-from clipdense.vocab.tokenizer import HuggingFaceTokenizer, Tokenizer, canonicalize, tokenize
+from clipdense.vocab.huggingface import HuggingFaceTokenizer, canonicalize
+from clipdense.vocab.tokenizer import Tokenizer, tokenize
 
 CAT = [49406, 320, 1125, 539, 320, 2368, 269, 49407]  # "a photo of a cat."
 
@@ -163,7 +164,7 @@ def folder(tmp_path):
     backend.enable_padding(length=3)  # settings of whoever saved it are no business of ours
     backend.save(str(tmp_path / 'tokenizer.json'))
     pad = {'__type': 'AddedToken', 'content': '</s>'}
-    write_config(tmp_path, eos_token='</s>', pad_token=pad, tokenizer_class='PreTrainedTokenizerFast')
+    write_config(tmp_path, eos_token='</s>', pad_token=pad, tokenizer_class='SiglipTokenizer')
     return tmp_path
 
 
@@ -213,7 +214,7 @@ def test_older_folders_are_read_with_transformers(tmp_path):
     (tmp_path / 'merges.txt').write_text('#version: 0.2\na t</w>\n')
     end = '<|endoftext|>'
     write_config(tmp_path, tokenizer_class='CLIPTokenizer', eos_token=end, pad_token=end, unk_token=end)
-    assert HuggingFaceTokenizer(tmp_path, 6)('A cat.').tolist() == [[2, 3, 5, 1, 1, 1]]
+    assert HuggingFaceTokenizer(tmp_path, 6)('A cat.').tolist() == [[0, 2, 3, 5, 1, 1]]
 
 
 def test_siglip_tokenizer_pickles(folder):
@@ -230,8 +231,8 @@ def test_siglip_tokenizer_pickles(folder):
     [
         (lambda folder: folder / 'absent', 'does not exist'),
         (lambda folder: (folder / 'tokenizer.json').write_text('{"model": 3}'), 'cannot read the tokenizer'),
-        (lambda folder: (folder / 'tokenizer_config.json').write_text('<html>'), 'is not JSON'),
-        (lambda folder: (folder / 'tokenizer_config.json').unlink(), 'eos_token in .* must be a known token'),
+        (lambda folder: (folder / 'tokenizer_config.json').write_text('<html>'), 'is not valid JSON'),
+        (lambda folder: (folder / 'tokenizer_config.json').unlink(), 'pad_token in .* must be a known token'),
         (lambda folder: write_config(folder, eos_token='</s>', pad_token='<none>'), "pad_token.*'<none>'"),
     ],
     ids=['does not exist', 'damaged', 'html', 'no config', 'unknown pad token'],
@@ -243,5 +244,5 @@ def test_bad_folders(folder, spoil, message):
 
 
 def test_unknown_cleaning(folder):
-    with pytest.raises(InputError, match='canonicalize, lower, none'):
+    with pytest.raises(InputError, match='canonicalize, no_punctuation'):
         HuggingFaceTokenizer(folder, clean='upper')

@@ -6,25 +6,36 @@ do not support are refused by name, because they would silently change the resul
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clipdense.utils.errors import CheckpointError
+from clipdense.vocab.byte_pairs import VOCAB_SIZE
+from clipdense.vocab.huggingface import Clean
 from clipdense.weights.zoo import Entry
 
-from ..preprocess import STATISTICS
-from .settings import Recorded, TowerFacts
+from ..sizes import TextSize
+from ..tokenizers import TokenizerRules
+from .image_settings import huggingface_images, open_clip_images
+from .section import Section
+from .settings import EndOfText, Recorded, TowerFacts
 
-_ACTIVATIONS = {
+HUGGINGFACE_FILES = (  # preferred first
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+    'pytorch_model.bin.index.json',
+)
+
+ACTIVATIONS = {
     'quick_gelu': 'quick_gelu',
     'gelu': 'gelu',
     'gelu_pytorch_tanh': 'gelu_tanh',
     'gelu_new': 'gelu_tanh',
 }
-_INTERPOLATIONS = {2: 'bilinear', 3: 'bicubic'}  # Pillow's codes, as Hugging Face writes them
 
 # Defaults of transformers for settings that config.json omits: (vision, text) of each model type.
 _HUGGINGFACE_DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -44,6 +55,16 @@ _HUGGINGFACE_DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
+_HUGGINGFACE_DEFAULTS['metaclip_2'] = _HUGGINGFACE_DEFAULTS['clip']
+_HUGGINGFACE_LAYOUTS = {
+    'clip': 'huggingface_clip',
+    'metaclip_2': 'huggingface_clip',
+    'siglip': 'huggingface_siglip',
+}
+_DEFAULT_EOS = VOCAB_SIZE - 1  # of configs that omit it
+LARGEST = 2  # ``eos_token_id`` of transformers that means the largest id of a text
+_FIXED = ('layer_norm_eps', 'vision_use_head')  # settings that have one value in each model type
+
 # Settings of open_clip that the towers here support; a config with other values is refused.
 _VISION = {
     'pool_type': 'tok',
@@ -52,106 +73,126 @@ _VISION = {
     'final_ln_after_pool': False,
     'pos_embed_type': 'learnable',
 }
-_TEXT = {'pool_type': 'argmax', 'no_causal_mask': False, 'proj_bias': False}
+_TEXT = {'no_causal_mask': False, 'proj_bias': False}
 _SIGLIP_TEXT = {'pool_type': 'last', 'no_causal_mask': True, 'proj_bias': True}
 _ANY_TEXT = {'embed_cls': False, 'proj_type': 'linear', 'hf_model_name': None, 'final_ln_after_pool': False}
+_CLEAN: dict[str, Clean] = {
+    'canonicalize': 'canonicalize',
+    'whitespace': 'whitespace',
+    'lower': 'whitespace_lower',
+}  # of open_clip's tokenizers
 _TIMM_SIGLIP = re.compile(r'vit_(base|large|so400m|giantopt)_patch\d+_siglip_\d+')
 _TIMM_HEADS = {'base': 12, 'large': 16, 'so400m': 16, 'giantopt': 16}
 _TIMM_TANH = re.compile(r'vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)')
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
+def declared_layout(path: Path) -> str | None:
+    """The layout of the tensors at ``path`` that ``config.json`` in the same folder declares.
+
+    Only for files under the names of Hugging Face; others have their own config files.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not a JSON object.
+        CheckpointError: a damaged config, or a ``model_type`` that is not supported.
     """
-    try:
-        values = json.loads(path.read_text('utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path} cannot be read as JSON: {error}') from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f'{path} is not a JSON object')
-    return values
+    config = path.with_name('config.json')
+    if path.name not in HUGGINGFACE_FILES or not config.is_file():
+        return None
+    section = Section.of_file(config)
+    if 'model_type' not in section:
+        return None
+    return _HUGGINGFACE_LAYOUTS[_model_type(section)]
 
 
 def from_huggingface(folder: Path) -> Recorded:
-    """Read ``config.json`` and, if it exists, ``preprocessor_config.json``.
+    """Read ``config.json``, and the preprocessing if the folder has one.
 
     Raises:
-        CheckpointError: the model type or a setting is not supported.
+        CheckpointError: the model type or a setting is not supported, or an entry has a wrong type.
     """
-    source = folder / 'config.json'
-    config = read_json(source)
-    kind = config.get('model_type')
-    if kind not in _HUGGINGFACE_DEFAULTS:
-        raise CheckpointError(f'{source}: unsupported model_type {kind!r}; supported: clip, siglip')
-    towers = []
-    for name, defaults in zip(('vision', 'text'), _HUGGINGFACE_DEFAULTS[kind], strict=True):
-        given = config.get(f'{name}_config_dict') or config.get(f'{name}_config') or {}
-        values = {**defaults, **given}
-        _check(
-            {key: values[key] for key in ('layer_norm_eps', 'vision_use_head') if key in values},
-            defaults,
-            source,
-        )
-        if values['hidden_act'] not in _ACTIVATIONS:
-            raise CheckpointError(
-                f'{source}: unsupported hidden_act {values["hidden_act"]!r}; supported: '
-                f'{", ".join(_ACTIVATIONS)}'
-            )
-        towers.append(
-            TowerFacts(
-                _ACTIVATIONS[values['hidden_act']],
-                values['num_attention_heads'],
-                values.get('image_size'),
-                values.get('hidden_size'),
-                values.get('num_hidden_layers'),
-            )
-        )
-    image, text = towers
-    file = folder / 'preprocessor_config.json'
-    preprocess = _huggingface_preprocess(file, image.image_size) if file.is_file() else None
-    return Recorded(str(source), image, text, preprocess)
+    config = Section.of_file(folder / 'config.json')
+    kind = _model_type(config)
+    image, text = (
+        _huggingface_tower(config, name, defaults)
+        for name, defaults in zip(('vision', 'text'), _HUGGINGFACE_DEFAULTS[kind], strict=True)
+    )
+    text = replace(text, eos_token_id=huggingface_end_of_text(config) if kind != 'siglip' else None)
+    return Recorded(
+        str(config.source),
+        image,
+        text,
+        huggingface_images(folder, kind),
+        TokenizerRules(family=kind, beside=True),
+    )
 
 
-def from_open_clip(config: Mapping[str, Any], source: str) -> Recorded:
+def huggingface_section(config: Section, tower: str) -> Section:
+    """The entry of a tower, 'vision' or 'text'; ``*_config_dict`` of old files comes first."""
+    old = f'{tower}_config_dict'
+    return config.part(old if config.get(old) else f'{tower}_config')
+
+
+def huggingface_end_of_text(config: Section) -> EndOfText | None:
+    """The token whose features are those of a text, by the rule of transformers; None if it cannot be told.
+
+    Configs before transformers 4.31 have ``eos_token_id`` 2, which means the largest id of the text.
+
+    Raises:
+        CheckpointError: several ids.
+    """
+    text = huggingface_section(config, 'text')
+    value = text.get('eos_token_id')
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None:
+        return _DEFAULT_EOS if text.integer('vocab_size', 0) > _DEFAULT_EOS else None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise text.error('eos_token_id', 'must be one id')
+    return 'largest' if value == LARGEST and config.get('model_type') != 'metaclip_2' else value
+
+
+def huggingface_special_ids(size: TextSize) -> dict[str, int]:
+    """The entries of ``text_config`` that make transformers use the same end-of-text token."""
+    if size.eos_token_id is not None:
+        return {'eos_token_id': size.eos_token_id}
+    if size.vocab_size != VOCAB_SIZE:
+        return {'eos_token_id': LARGEST}
+    return {'bos_token_id': size.vocab_size - 2, 'eos_token_id': size.vocab_size - 1}
+
+
+def from_open_clip(values: Mapping[str, Any], source: str) -> Recorded:
     """Read ``open_clip_config.json``, or the same from open_clip's model list.
 
     Raises:
-        CheckpointError: a setting is not supported.
+        CheckpointError: a setting is not supported, or an entry has a wrong type.
     """
-    model = config.get('model_cfg', config)
-    vision, text = model.get('vision_cfg') or {}, model.get('text_cfg') or {}
+    config = Section(values, source)
+    model = config.part('model_cfg') if 'model_cfg' in config else config
+    vision, text = model.part('vision_cfg'), model.part('text_cfg')
+    embed_dim = model.integer('embed_dim')
     activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
-    if timm := vision.get('timm_model_name'):
-        image = _timm_facts(timm, vision, source)
-        _check(text, {**_SIGLIP_TEXT, **_ANY_TEXT}, source)
-        eps = 1e-6
+    timm = vision.text('timm_model_name')
+    if timm:
+        image = _timm_facts(timm, vision)
+        text.require(**_SIGLIP_TEXT, **_ANY_TEXT)
     else:
-        _check(vision, _VISION, source)
-        _check(text, {**_TEXT, **_ANY_TEXT}, source)
-        heads = (
-            vision.get('width', 768) // vision.get('head_width', 64)
-            if isinstance(vision.get('layers'), int)
-            else None
-        )
-        image = TowerFacts(
-            _open_clip_activation(activation, vision), heads, vision.get('image_size'), vision.get('width')
-        )
-        eps = 1e-5
-    for tower in (vision, text):
-        if (tower.get('norm_kwargs') or {}).get('eps', 1e-5) != (1e-5 if tower is vision else eps):
+        vision.require(**_VISION)
+        text.require(**_TEXT, **_ANY_TEXT)
+        image = _open_clip_image(activation, vision, embed_dim)
+    for tower, eps in ((vision, 1e-5), (text, 1e-6 if timm else 1e-5)):
+        if tower.part('norm_kwargs').get('eps', 1e-5) != eps:
             raise CheckpointError(f'{source}: unsupported norm_kwargs {tower.get("norm_kwargs")}')
-    preprocess = _open_clip_preprocess(config.get('preprocess_cfg') or {}, image.image_size, source)
-    clean = (text.get('tokenizer_kwargs') or {}).get('clean', 'lower')
     facts = TowerFacts(
         _open_clip_activation(activation, text),
-        text.get('heads'),
-        width=text.get('width'),
-        layers=text.get('layers'),
+        text.integer('heads'),
+        eos_token_id=None if timm else _open_clip_end_of_text(text),
+        width=text.integer('width'),
+        layers=text.integer('layers'),
+        embed_dim=embed_dim,
+        vocab_size=text.integer('vocab_size'),
+        context_length=text.integer('context_length'),
     )
-    return Recorded(source, image, facts, preprocess, clean if clean in ('canonicalize', 'lower') else 'none')
+    preprocess = open_clip_images(config.part('preprocess_cfg'), image.image_size)
+    return Recorded(source, image, facts, preprocess, _open_clip_tokenizer(text))
 
 
 def from_zoo(entry: Entry) -> Recorded:
@@ -168,56 +209,100 @@ def timm_activation(name: str) -> str:
     return 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
 
 
-def _check(given: Mapping[str, Any], required: Mapping[str, Any], source: object) -> None:
-    for key, value in required.items():
-        if key in given and given[key] != value:
-            raise CheckpointError(f'{source}: unsupported {key}={given[key]!r}; supported: {value!r}')
+def _model_type(config: Section) -> str:
+    kind = config.text('model_type')
+    if kind in _HUGGINGFACE_DEFAULTS:
+        return kind
+    part = ': one tower of a CLIP' if str(kind).endswith(('text_model', 'vision_model')) else ''
+    raise CheckpointError(
+        f'{config.source}: unsupported model_type {kind!r}{part}; '
+        f'supported: {", ".join(_HUGGINGFACE_DEFAULTS)}'
+    )
 
 
-def _timm_facts(name: str, vision: Mapping[str, Any], source: str) -> TowerFacts:
+def _huggingface_tower(config: Section, name: str, defaults: Mapping[str, Any]) -> TowerFacts:
+    tower = huggingface_section(config, name)
+    tower.require(num_channels=3, **{key: defaults[key] for key in _FIXED if key in defaults})
+    activation = tower.text('hidden_act', defaults['hidden_act'])
+    if activation not in ACTIVATIONS:
+        raise CheckpointError(
+            f'{config.source}: unsupported hidden_act {activation!r}; supported: {", ".join(ACTIVATIONS)}'
+        )
+    heads, width = (
+        tower.integer('num_attention_heads', defaults['num_attention_heads']),
+        tower.integer('hidden_size'),
+    )
+    if width and width % heads:
+        raise tower.error('num_attention_heads', f'must divide hidden_size={width}')
+    size = tower.get('image_size', defaults.get('image_size'))
+    return TowerFacts(
+        ACTIVATIONS[activation],
+        heads,
+        _square(tower, 'image_size', size),
+        width=width,
+        layers=tower.integer('num_hidden_layers'),
+        mlp_width=tower.integer('intermediate_size'),
+        embed_dim=config.integer('projection_dim'),
+        patch_size=_square(tower, 'patch_size', tower.get('patch_size')),
+        vocab_size=tower.integer('vocab_size'),
+        context_length=tower.integer('max_position_embeddings'),
+    )
+
+
+def _square(tower: Section, key: str, size: Any) -> int | None:
+    """A size that may be given as [height, width]."""
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size <= 0):
+        raise tower.error(key, 'must be one positive integer')
+    return size
+
+
+def _open_clip_image(activation: str, vision: Section, embed_dim: int | None) -> TowerFacts:
+    width, vit = vision.integer('width', 768), not isinstance(vision.get('layers'), list)
+    return TowerFacts(
+        _open_clip_activation(activation, vision),
+        width // vision.integer('head_width', 64) if vit and 'layers' in vision else None,
+        _square(vision, 'image_size', vision.get('image_size')),
+        width=vision.integer('width'),
+        layers=vision.integer('layers') if vit else None,
+        embed_dim=embed_dim,
+        patch_size=vision.integer('patch_size') if vit else None,
+    )
+
+
+def _open_clip_end_of_text(text: Section) -> EndOfText:
+    pool = text.text('pool_type', 'argmax')
+    if pool not in ('argmax', 'eos'):
+        raise CheckpointError(f'{text.source}: unsupported pool_type={pool!r}; supported: argmax, eos')
+    return 'largest' if pool == 'argmax' else text.integer('eos_id', 2)
+
+
+def _open_clip_tokenizer(text: Section) -> TokenizerRules:
+    """What open_clip does with the texts: its own tokenizer, or that of Hugging Face after cleaning."""
+    options = text.part('tokenizer_kwargs')
+    text.require(tokenizer_mode=None)
+    options.require(strip_sep_token=False, reduction_mask='', additional_special_tokens=[])
+    named = bool(text.get('hf_tokenizer_name'))
+    clean = options.text('clean', 'whitespace' if named else 'lower')
+    if clean not in _CLEAN or (not named and clean != 'lower'):
+        known = ', '.join(_CLEAN) if named else 'lower'
+        raise CheckpointError(
+            f'{text.source}: unsupported tokenizer_kwargs.clean={clean!r}; supported: {known}'
+        )
+    return TokenizerRules(_CLEAN[clean], beside=named)
+
+
+def _timm_facts(name: str, vision: Section) -> TowerFacts:
     match = _TIMM_SIGLIP.fullmatch(name)
     if match is None or vision.get('timm_pool') != 'map':
         raise CheckpointError(
-            f'{source}: unsupported timm image tower {name!r}; only SigLIP towers of timm are supported'
+            f'{vision.source}: unsupported timm image tower {name!r}; supported: SigLIP towers of timm'
         )
-    return TowerFacts(timm_activation(name), _TIMM_HEADS[match[1]], vision.get('image_size'))
+    size = _square(vision, 'image_size', vision.get('image_size'))
+    return TowerFacts(timm_activation(name), _TIMM_HEADS[match[1]], size)
 
 
-def _open_clip_activation(activation: str, tower: Mapping[str, Any]) -> str:
-    approximate = (tower.get('act_kwargs') or {}).get('approximate')
+def _open_clip_activation(activation: str, tower: Section) -> str:
+    approximate = tower.part('act_kwargs').get('approximate')
     return 'gelu_tanh' if approximate == 'tanh' and activation == 'gelu' else activation
-
-
-def _open_clip_preprocess(config: Mapping[str, Any], size: int | None, source: str) -> dict[str, Any] | None:
-    if size is None:
-        return None
-    resize = config.get('resize_mode', 'shortest')
-    if resize not in ('shortest', 'squash'):
-        raise CheckpointError(f'{source}: unsupported resize_mode={resize!r}; supported: shortest, squash')
-    return {
-        'image_size': size,
-        'mean': tuple(config.get('mean', STATISTICS['openai'][0])),
-        'std': tuple(config.get('std', STATISTICS['openai'][1])),
-        'interpolation': config.get('interpolation', 'bicubic'),
-        'resize': resize,
-    }
-
-
-def _huggingface_preprocess(path: Path, image_size: int | None) -> dict[str, Any]:
-    config = read_json(path)
-    size = config.get('size') or image_size
-    squash = isinstance(size, dict) and 'height' in size
-    side = (size.get('height') or size.get('shortest_edge')) if isinstance(size, dict) else size
-    crop = config.get('crop_size') or side
-    crop = crop.get('height') if isinstance(crop, dict) else crop
-    if config.get('do_center_crop') and crop != side:
-        raise CheckpointError(f'{path}: resize to {side} and crop to {crop}; both must be the same size')
-    half = STATISTICS['half'][0]
-    siglip = 'Siglip' in str(config.get('image_processor_type') or config.get('feature_extractor_type'))
-    return {
-        'image_size': side,
-        'mean': tuple(config.get('image_mean') or (half if siglip else STATISTICS['openai'][0])),
-        'std': tuple(config.get('image_std') or (half if siglip else STATISTICS['openai'][1])),
-        'interpolation': _INTERPOLATIONS.get(config.get('resample', 3), 'bicubic'),
-        'resize': 'squash' if squash else 'shortest',
-    }

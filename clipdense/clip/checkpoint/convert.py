@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args
 
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write
+from clipdense.vocab.huggingface import cleaning
 from clipdense.weights.io import write_weights
 
 from ..preprocess import Preprocess
 from ..sizes import ClipSize, ResNetSize, TextSize, VitSize
 from ..text import FLAVOURS
 from ..tokenizers import copy_tokenizer
-from .config_files import timm_activation
+from .config_files import LARGEST, huggingface_special_ids, timm_activation
 from .layouts import from_ours
 from .load import ClipWeights, OpenedWeights, describe, fitting_model, read_clip
 from .settings import Overrides
@@ -22,7 +23,7 @@ from .settings import Overrides
 Target = Literal['clipdense', 'openclip', 'huggingface']
 
 _HIDDEN_ACT = {'quick_gelu': 'quick_gelu', 'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh'}
-_RESAMPLE = {'bilinear': 2, 'bicubic': 3}  # Pillow's codes
+_RESAMPLE = {'nearest': 0, 'bilinear': 2, 'bicubic': 3}  # Pillow's codes
 # SigLIP towers of timm: (width, layers, patch size) -> prefix of the name.
 _TIMM = {
     (768, 12, 32): 'vit_base_patch32_siglip',
@@ -96,7 +97,8 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
     _check_target(file, weights, overwrite)
     model = _open_clip_config(size)
     if copy_tokenizer(weights.tokenizer, destination):
-        model['text_cfg'] |= {'hf_tokenizer_name': '.', 'tokenizer_kwargs': {'clean': 'canonicalize'}}
+        options = {'clean': _open_clip_cleaning(weights.tokenizer)}
+        model['text_cfg'] |= {'hf_tokenizer_name': '.', 'tokenizer_kwargs': options}
     preprocess = weights.preprocess.to_dict()
     preprocess['resize_mode'] = preprocess.pop('resize')
     preprocess['size'] = preprocess.pop('image_size')
@@ -178,6 +180,13 @@ def _open_clip_image(image: VitSize | ResNetSize) -> dict[str, Any]:
     return config
 
 
+def _open_clip_cleaning(tokenizer: Any) -> str:
+    """The cleaning of texts in open_clip that is nearest to that of a tokenizer with files."""
+    clean = cleaning(tokenizer.folder, tokenizer.rules.clean, tokenizer.rules.family)
+    theirs = {'canonicalize': 'canonicalize', 'whitespace_lower': 'lower', 'lower': 'lower'}
+    return theirs.get(clean, 'whitespace')
+
+
 def _open_clip_text(text: TextSize) -> dict[str, Any]:
     config: dict[str, Any] = {
         'context_length': text.context_length,
@@ -189,6 +198,8 @@ def _open_clip_text(text: TextSize) -> dict[str, Any]:
     }
     if text.activation == 'gelu_tanh':
         config['act_kwargs'] = {'approximate': 'tanh'}
+    if text.eos_token_id is not None:
+        config |= {'pool_type': 'eos', 'eos_id': text.eos_token_id}
     if text.flavour == 'siglip':
         config |= {'pool_type': 'last', 'no_causal_mask': True, 'proj_bias': True}
         config['norm_kwargs'] = {'eps': FLAVOURS['siglip'].eps}
@@ -219,6 +230,8 @@ def _ratio(hidden: int, width: int) -> float:
 
 def _huggingface_config(size: ClipSize, kind: str) -> dict[str, Any]:
     assert isinstance(size.image, VitSize)
+    if size.text.eos_token_id == LARGEST:  # which is an id in this type only
+        kind = 'metaclip_2'
     vision, text = _huggingface_tower(size.image), _huggingface_tower(size.text)
     vision |= {'image_size': size.image.image_size, 'patch_size': size.image.patch_size}
     vision['model_type'] = f'{kind}_vision_model'
@@ -230,8 +243,8 @@ def _huggingface_config(size: ClipSize, kind: str) -> dict[str, Any]:
         return {'architectures': ['SiglipModel'], **config}
     for part in (vision, text, config):
         part['projection_dim'] = size.text.embed_dim
-    text |= {'bos_token_id': size.text.vocab_size - 2, 'eos_token_id': size.text.vocab_size - 1}
-    return {'architectures': ['CLIPModel'], **config}
+    text |= huggingface_special_ids(size.text)
+    return {'architectures': ['CLIPModel' if kind == 'clip' else 'MetaClip2Model'], **config}
 
 
 def _huggingface_tower(tower: VitSize | TextSize) -> dict[str, Any]:

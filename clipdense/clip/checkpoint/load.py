@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,19 @@ from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
 from ..sizes import ClipSize
 from ..tokenizers import copy_tokenizer, find_tokenizer
-from .config_files import from_huggingface, from_open_clip, from_zoo, read_json
+from .config_files import HUGGINGFACE_FILES, declared_layout, from_huggingface, from_open_clip, from_zoo
 from .layouts import Recognized, infer_size, recognize
-from .settings import Overrides, Recorded, TowerFacts, check_overrides, complete, default_preprocess
+from .section import Section
+from .settings import (
+    Overrides,
+    Recorded,
+    TowerFacts,
+    check_overrides,
+    complete,
+    default_preprocess,
+    recorded_preprocess,
+    warn_of_default,
+)
 
 _OPEN_CLIP_CONFIG = 'open_clip_config.json'
 _FOLDER_FILES = {  # config file: its weights files, preferred first
@@ -33,17 +43,12 @@ _FOLDER_FILES = {  # config file: its weights files, preferred first
         'open_clip_pytorch_model.safetensors',
         'open_clip_pytorch_model.bin',
     ),
-    'config.json': (
-        'model.safetensors',
-        'model.safetensors.index.json',
-        'pytorch_model.bin',
-        'pytorch_model.bin.index.json',
-    ),
+    'config.json': HUGGINGFACE_FILES,
 }
 _SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.npz', '.pkl')
-_OPENAI = Recorded("OpenAI's archive", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'))
+_OPENAI = Recorded("OpenAI's archive", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'), complete=True)
 _SLIP = Recorded(
-    "SLIP's layout", TowerFacts('gelu'), TowerFacts('quick_gelu')
+    "SLIP's layout", TowerFacts('gelu'), TowerFacts('quick_gelu'), complete=True
 )  # facebookresearch/SLIP models.py
 
 
@@ -155,22 +160,26 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
     file, recorded = opened.file, opened.recorded
     path = file.path
     try:
-        found = recognize(_clip_part(file), file.metadata)
         own = _own_facts(file)
+        declared = None if own or recorded else declared_layout(path)
+        found = recognize(_clip_part(file), file.metadata)
+        if declared not in (None, found.layout):
+            raise CheckpointError(
+                f'config.json declares a model of the layout {declared}, but the tensors have the layout '
+                f'{found.layout}: it is the config of another model'
+            )
         if own:
             size, preprocess, recorded = own
             check_overrides(recorded, overrides)
+            if overrides.preprocess is not None:
+                preprocess = _preprocess(size, recorded, overrides.preprocess, path)
         else:
             recorded = recorded or _next_to(path, found)
             size = complete(infer_size(found.tensors), recorded, overrides)
-            fields = recorded.preprocess
-            preprocess = Preprocess.from_dict(fields) if fields else default_preprocess(size)
+            preprocess = _preprocess(size, recorded, overrides.preprocess, path)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
-    asked = overrides.preprocess
-    if asked is not None:
-        preprocess = Preprocess.named(asked, size.image.image_size) if isinstance(asked, str) else asked
-    tokenizer = find_tokenizer(size.text, path, recorded.clean)
+    tokenizer = find_tokenizer(size.text, path, recorded.tokenizer)
     return ClipWeights(path, found.tensors, found.leftover, size, preprocess, tokenizer)
 
 
@@ -206,6 +215,24 @@ def fitting_model(weights: ClipWeights) -> CLIP:
         raise CheckpointError(f'{weights.path} does not match its model; tensors: {problems}')
     check_values(weights.tensors, weights.path)
     return clip
+
+
+def _preprocess(size: ClipSize, recorded: Recorded, asked: Preprocess | str | None, path: Path) -> Preprocess:
+    """The override, else the recorded preprocessing, else with a warning the default of the kind of model.
+
+    Raises:
+        CheckpointError: it is recorded for images of another size than those of the model.
+    """
+    side = size.image.image_size
+    if asked is not None:
+        return Preprocess.named(asked, side) if isinstance(asked, str) else asked
+    if recorded.preprocess is not None:
+        cell = getattr(size.image, 'patch_size', 32)
+        return recorded_preprocess(recorded.preprocess, side, cell, recorded.source)
+    found = default_preprocess(size)
+    if not recorded.complete:
+        warn_of_default(found, path.parent)
+    return found
 
 
 def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
@@ -268,8 +295,15 @@ def _read_next_to(path: Path, found: Recognized) -> Recorded:
         )
     config = path.with_name(_OPEN_CLIP_CONFIG)
     if found.layout.startswith('openclip') and config.is_file():
-        return from_open_clip(read_json(config), str(config))
+        return _open_clip_folder(config)
     return Recorded(f'no {_OPEN_CLIP_CONFIG} next to {path.name}')
+
+
+def _open_clip_folder(config: Path) -> Recorded:
+    """Settings of ``open_clip_config.json``; without an entry ``preprocess_cfg`` none of the images."""
+    section = Section.of_file(config)
+    recorded = from_open_clip(section.values, str(config))
+    return recorded if 'preprocess_cfg' in section else replace(recorded, preprocess=None)
 
 
 def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | None:
@@ -286,5 +320,6 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f'the recorded size or preprocessing cannot be read ({error})') from error
     image = TowerFacts(getattr(size.image, 'activation', None), size.image.num_heads)
-    recorded = Recorded('the file itself', image, TowerFacts(size.text.activation, size.text.num_heads))
-    return size, preprocess, recorded
+    eos = size.text.vocab_size - 1 if size.text.eos_token_id is None else size.text.eos_token_id
+    text = TowerFacts(size.text.activation, size.text.num_heads, eos_token_id=eos)
+    return size, preprocess, Recorded('the file itself', image, text)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from clipdense.utils.errors import CheckpointError, InputError, nearest, refuse_unknown
+from clipdense.vocab.byte_pairs import VOCAB_SIZE
 
 from ..preprocess import STATISTICS, Preprocess
 from ..sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSize
+from ..tokenizers import TokenizerRules
+
+EndOfText = int | Literal['largest']
+_COMPARED = ('width', 'layers', 'mlp_width', 'embed_dim', 'patch_size', 'vocab_size', 'context_length')
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,22 @@ class TowerFacts:
         activation: 'quick_gelu', 'gelu' or 'gelu_tanh'.
         num_heads: attention heads.
         image_size: side of the images in pixels, of the image tower only.
-        width, layers: compared with the tensors, to refuse a config of other weights.
+        eos_token_id: of end-of-text, or 'largest' for the largest id of a text; of the text tower only.
+        width, layers, mlp_width, embed_dim, patch_size, vocab_size, context_length: compared with the
+            tensors, to refuse a config of other weights.
     """
 
     activation: str | None = None
     num_heads: int | None = None
     image_size: int | None = None
+    eos_token_id: EndOfText | None = None
     width: int | None = None
     layers: int | None = None
+    mlp_width: int | None = None
+    embed_dim: int | None = None
+    patch_size: int | None = None
+    vocab_size: int | None = None
+    context_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,14 +52,16 @@ class Recorded:
         source: named in errors, such as 'config.json'.
         image, text: settings of the towers.
         preprocess: the fields of ``clip.preprocess.Preprocess``.
-        clean: text cleaning before a Hugging Face tokenizer.
+        tokenizer: what the source says about the tokenizer.
+        complete: whether everything that is not recorded is known from the source, such as OpenAI's archives.
     """
 
     source: str
     image: TowerFacts = TowerFacts()
     text: TowerFacts = TowerFacts()
     preprocess: dict[str, Any] | None = None
-    clean: str = 'canonicalize'
+    tokenizer: TokenizerRules | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,8 @@ class Overrides:
         text_activation: of the text tower, where it differs.
         num_heads, text_num_heads: attention heads of the image tower and of the text tower.
         preprocess: preprocessing of the images, or a name of ``Preprocess.named``; replaces the recorded one.
+        eos_token_id: of the end-of-text token, whose features are those of the text; or 'largest' for the
+            largest id of a text.
     """
 
     activation: Activation | None = None
@@ -64,6 +82,7 @@ class Overrides:
     num_heads: int | None = None
     text_num_heads: int | None = None
     preprocess: Preprocess | str | None = None
+    eos_token_id: EndOfText | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Overrides:
@@ -94,6 +113,7 @@ def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
     _choose('text_activation', recorded.text.activation, text_activation, recorded.source)
     _choose('num_heads', recorded.image.num_heads, overrides.num_heads, recorded.source)
     _choose('text_num_heads', recorded.text.num_heads, overrides.text_num_heads, recorded.source)
+    _choose('eos_token_id', recorded.text.eos_token_id, overrides.eos_token_id, recorded.source)
 
 
 def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
@@ -116,14 +136,43 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
     activation = overrides.text_activation or overrides.activation
     asked = {'text_num_heads': overrides.text_num_heads, 'text_activation': activation}
     _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
+    if text['flavour'] == 'openai':
+        text['eos_token_id'] = end_of_text_id(text['vocab_size'], recorded, overrides.eos_token_id)
     return ClipSize.from_dict({**sizes, 'image': image, 'text': text})
+
+
+def end_of_text_id(vocab_size: int, recorded: Recorded, asked: EndOfText | None = None) -> int | None:
+    """The ``eos_token_id`` of ``TextSize``: None if it is the largest id of each text.
+
+    Raises:
+        CheckpointError: it is not in the vocabulary, contradicts the override, or cannot be inferred.
+    """
+    known, source = recorded.text.eos_token_id, recorded.source
+    if asked is None and isinstance(known, int) and known >= vocab_size:
+        raise CheckpointError(
+            f'{source} records eos_token_id={known}, but the vocabulary has {vocab_size} tokens; '
+            "pass eos_token_id= or eos_token_id='largest'"
+        )
+    known = None if isinstance(known, int) and known >= vocab_size else known
+    chosen = _choose('eos_token_id', known, asked, source)
+    if chosen is None and vocab_size > VOCAB_SIZE and not recorded.complete:
+        raise CheckpointError(
+            f'cannot infer the end-of-text token of a vocabulary of {vocab_size} ({source}); pass '
+            f"eos_token_id={VOCAB_SIZE - 1} (OpenAI's vocabulary with added tokens), another id, or "
+            "eos_token_id='largest'"
+        )
+    if chosen in (None, 'largest', vocab_size - 1):
+        return None
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < vocab_size:
+        raise InputError(f"eos_token_id must be 'largest' or an id below {vocab_size}, got {chosen!r}")
+    return chosen
 
 
 def _compare(tower: Mapping[str, Any], facts: TowerFacts, source: str) -> None:
     """Refuse a config of another tower."""
-    for key in ('width', 'layers'):
+    for key in _COMPARED:
         recorded = getattr(facts, key)
-        if recorded is not None and recorded != tower[key]:
+        if recorded is not None and recorded != tower.get(key, recorded):
             raise CheckpointError(
                 f'{source} records {key}={recorded}, but the tensors have {key}={tower[key]}'
             )
@@ -202,3 +251,27 @@ def default_preprocess(size: ClipSize) -> Preprocess:
     if flavour == 'slip':  # torchvision's defaults (facebookresearch/SLIP main.py)
         return Preprocess(size.image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')
     return Preprocess.named(flavour, size.image.image_size)
+
+
+def recorded_preprocess(fields: Mapping[str, Any], side: int, cell: int, source: object) -> Preprocess:
+    """Recorded preprocessing, for a model of images of ``side`` pixels with patches of ``cell``.
+
+    Raises:
+        CheckpointError: it is for images of another size.
+    """
+    found = Preprocess.from_dict(dict(fields))
+    if found.image_size // cell != side // cell:
+        raise CheckpointError(
+            f'images are preprocessed to {found.image_size} pixels, but the model is for {side} ({source}); '
+            "pass preprocess='openai', 'imagenet', 'half', 'siglip' or a Preprocess"
+        )
+    return found
+
+
+def warn_of_default(preprocess: Preprocess, folder: object) -> None:
+    """Say which preprocessing is assumed for weights that record none."""
+    mean = ', '.join(f'{value:.3g}' for value in preprocess.mean)
+    warnings.warn(
+        f'{folder} records no preprocessing of images; assumed: {preprocess.image_size} pixels, '
+        f'{preprocess.interpolation}, resize {preprocess.resize!r}, mean {mean}; pass preprocess= otherwise'
+    )

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from clipdense.clip.checkpoint import describe
 from clipdense.clip.checkpoint.layouts import strip_wrappers
+from clipdense.clip.checkpoint.settings import Recorded, end_of_text_id
 from clipdense.clip.preprocess import Preprocess
-from clipdense.clip.sizes import Activation, TextSize
+from clipdense.clip.sizes import TextSize
+from clipdense.clip.tokenizers import TokenizerRules, copy_tokenizer, find_tokenizer
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.utils.files import atomic_write
 from clipdense.utils.modules import meta_device
@@ -34,7 +36,7 @@ from . import layouts as _layouts  # noqa: F401 (registers the tables)
 from .model import GroupVit, build_group_vit
 from .sizes import GroupVitImageSize, GroupVitSize, StageSize
 
-_OVERRIDES = ('num_heads', 'text_num_heads', 'text_activation', 'image_size', 'preprocess')
+_OVERRIDES = ('num_heads', 'text_num_heads', 'text_activation', 'image_size', 'preprocess', 'eos_token_id')
 _MARKS = {  # a tensor name that only this layout has
     'clipdense': 'image.norm_patch.weight',
     'groupvit_nvlabs': 'img_encoder.patch_embed.proj.weight',
@@ -50,7 +52,8 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GroupVi
         state_dict: NVlabs', Hugging Face's or our names; wrappers such as ``module.`` are stripped.
         overrides: settings that tensors do not specify: ``num_heads`` of the image tower (one value, or one
             per stage), ``text_num_heads``, ``text_activation``, ``image_size`` if it is not a multiple of the
-            patch size, ``preprocess`` ('clip' as in the Hugging Face files, or a ``Preprocess``).
+            patch size, ``preprocess`` ('clip' as in the Hugging Face files, or a ``Preprocess``),
+            ``eos_token_id`` as in ``clip.checkpoint.Overrides``.
 
     Raises:
         CheckpointError: not a GroupViT, or missing, unexpected or mis-shaped tensors, by name.
@@ -100,12 +103,29 @@ def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
             preprocess = preprocess or Preprocess.from_dict(json.loads(own['preprocess']))
             model = _assemble(size, strip_wrappers(file.tensors), [], preprocess)
         else:
-            model = from_official(file.tensors, **{**huggingface.read_beside(path), **overrides})
+            model = _from_foreign(file, overrides)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise CheckpointError(f'{path}: {error}') from error
         raise CheckpointError(f'{path}: cannot read the sizes of the model ({error})') from error
+    beside = _layout(file.tensors) == 'groupvit_huggingface'
+    tokenizer = find_tokenizer(model.text.size, path, TokenizerRules(family='groupvit', beside=beside))
+    if tokenizer is not None:
+        model.tokenizer = tokenizer
     return model.eval()
+
+
+def _from_foreign(file: WeightsFile, overrides: Mapping[str, Any]) -> GroupVit:
+    """A GroupViT from an official file; one of Hugging Face with the settings beside it."""
+    if _layout(file.tensors) != 'groupvit_huggingface':
+        return from_official(file.tensors, **overrides)
+    given = {**huggingface.read_beside(file.path), **overrides}
+    model = from_official(file.tensors, **given)
+    if given.get('preprocess') is None:
+        image = model.size.image
+        found = huggingface.preprocess_beside(file.path.parent, image.image_size, image.patch_size)
+        model.preprocess = found or model.preprocess
+    return model
 
 
 def save(model: GroupVit, path: str | Path) -> None:
@@ -115,6 +135,7 @@ def save(model: GroupVit, path: str | Path) -> None:
         InputError: no disk space or no permission; an existing file is left intact.
     """
     write_weights(path, model.state_dict(), describe(model.size, model.preprocess))  # type: ignore[arg-type]
+    copy_tokenizer(model.tokenizer, Path(path).with_name(f'{Path(path).stem}-tokenizer'))
 
 
 def to_official(model: GroupVit, layout: str = 'huggingface') -> dict[str, Tensor]:
@@ -128,7 +149,7 @@ def to_official(model: GroupVit, layout: str = 'huggingface') -> dict[str, Tenso
     state = dict(model.state_dict())
     state.pop('background', None)  # not in the official layouts
     if layout == 'huggingface':
-        huggingface.check_fits(model.size.image)
+        huggingface.check_fits(model.size.image, model.size.text.eos_token_id)
         state.pop('multi_label_logit_scale', None)  # transformers has no such loss
     return from_ours(state, f'groupvit_{layout}')
 
@@ -148,6 +169,7 @@ def save_huggingface(model: GroupVit, folder: str | Path) -> None:
     for name, values in huggingface.configs(model).items():
         with atomic_write(folder / f'{name}.json', 'w') as file:
             json.dump(values, file, indent=2)
+    copy_tokenizer(model.tokenizer, folder)
 
 
 def write_clipdense(model: GroupVit, file: Path) -> None:
@@ -233,7 +255,7 @@ def _infer(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Group
             projector_width=projector.shape[1],
             mlp_ratio=hidden / stages[0].width,
         )
-        text = _text(tensors, overrides.get('text_num_heads'), overrides.get('text_activation'))
+        text = _text(tensors, overrides)
         return GroupVitSize(image, text, 'multi_label_logit_scale' in tensors, 'background' in tensors)
     except KeyError as error:
         raise CheckpointError(f'{error.args[0]} is missing: the weights are incomplete') from None
@@ -262,17 +284,19 @@ def _stages(tensors: Mapping[str, Tensor], heads: int | list[int] | None) -> tup
     return tuple(stages)
 
 
-def _text(tensors: Mapping[str, Tensor], heads: int | None, activation: Activation | None) -> TextSize:
+def _text(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> TextSize:
     vocab_size, width = tensors['text.token_embed.weight'].shape
+    asked = overrides.get('eos_token_id')
     return TextSize(
         width=width,
         layers=_count(tensors, r'text\.blocks\.(\d+)\.'),
-        num_heads=heads or max(1, width // _HEAD_WIDTH),
+        num_heads=overrides.get('text_num_heads') or max(1, width // _HEAD_WIDTH),
         mlp_width=len(tensors['text.blocks.0.mlp.fc1.weight']),
         embed_dim=len(tensors['text.projector.out.weight']),
         vocab_size=vocab_size,
         context_length=len(tensors['text.pos_embed']),
-        activation=activation or 'quick_gelu',
+        activation=overrides.get('text_activation') or 'quick_gelu',
+        eos_token_id=end_of_text_id(vocab_size, Recorded('the weights'), asked),
     )
 
 

@@ -5,41 +5,85 @@ Source: transformers ``GroupViTConfig`` and its defaults.
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
-from clipdense.clip.preprocess import Preprocess
-from clipdense.utils.errors import InputError
+from clipdense.clip.checkpoint.config_files import (
+    ACTIVATIONS,
+    LARGEST,
+    huggingface_end_of_text,
+    huggingface_section,
+    huggingface_special_ids,
+)
+from clipdense.clip.checkpoint.image_settings import huggingface_images
+from clipdense.clip.checkpoint.section import Section
+from clipdense.clip.checkpoint.settings import recorded_preprocess, warn_of_default
+from clipdense.clip.preprocess import STATISTICS, Preprocess
+from clipdense.utils.errors import CheckpointError, InputError
 
-from .model import GroupVit
+from .model import GroupVit, default_preprocess
 from .sizes import GroupVitImageSize
 
 
 def read_beside(path: Path) -> dict[str, Any]:
-    """Overrides from ``config.json`` in the folder of the weights; {} without one."""
-    config = path.with_name('config.json')
-    if not config.is_file():
+    """Overrides from ``config.json`` in the folder of the weights; {} without one.
+
+    Raises:
+        CheckpointError: a damaged file, a config of another kind of model, or an unsupported setting.
+    """
+    file = path.with_name('config.json')
+    if not file.is_file():
         return {}
-    values = json.loads(config.read_text('utf-8'))
-    if values.get('model_type') != 'groupvit':
-        return {}
-    vision, text = values.get('vision_config') or {}, values.get('text_config') or {}
+    config = Section.of_file(file)
+    kind = config.text('model_type')
+    if kind != 'groupvit':
+        raise CheckpointError(
+            f'{file} is the config of a model_type {kind!r}, but the tensors are a GroupViT'
+        )
+    vision, text = huggingface_section(config, 'vision'), huggingface_section(config, 'text')
+    vision.require(hidden_act='gelu', layer_norm_eps=1e-5, num_channels=3)
+    text.require(layer_norm_eps=1e-5)
+    activation = text.text('hidden_act', 'quick_gelu')  # here and below: the defaults of transformers
     return {
-        'num_heads': vision.get('num_attention_heads', 6),  # transformers' defaults
-        'text_num_heads': text.get('num_attention_heads', 4),
-        'text_activation': text.get('hidden_act', 'quick_gelu'),
-        'image_size': vision.get('image_size', 224),
+        'num_heads': vision.integer('num_attention_heads', 6),
+        'text_num_heads': text.integer('num_attention_heads', 4),
+        'text_activation': ACTIVATIONS.get(activation, activation),
+        'image_size': vision.integer('image_size', 224),
+        'eos_token_id': huggingface_end_of_text(config),
     }
 
 
-def check_fits(size: GroupVitImageSize) -> None:
+def preprocess_beside(folder: Path, image_size: int, patch_size: int) -> Preprocess | None:
+    """The preprocessing that a folder records; None, with a warning, for that of the training.
+
+    The published folder records the statistics of CLIP, which GroupViT was not trained with.
+
+    Raises:
+        CheckpointError: a damaged file, or a setting that is not supported.
+    """
+    fields = huggingface_images(folder, 'groupvit')
+    if fields is None:
+        warn_of_default(default_preprocess(image_size), folder)
+        return None
+    if (fields['mean'], fields['std']) == STATISTICS['openai']:
+        warnings.warn(
+            f'{folder} records image statistics of CLIP, but GroupViT was trained with those of ImageNet, '
+            "and they are used; pass preprocess='clip' for the recorded ones"
+        )
+        return None
+    return recorded_preprocess(fields, image_size, patch_size, folder)
+
+
+def check_fits(size: GroupVitImageSize, eos_token_id: int | None = None) -> None:
     """Refuse sizes that transformers' ``GroupViTModel`` does not support.
 
     Raises:
         InputError: stages of different width or heads, a number of groups that differs from the group tokens
-            before another grouping stage, or an MLP ratio other than 4.
+            before another grouping stage, an MLP ratio other than 4, or the end-of-text token 2.
     """
+    if eos_token_id == LARGEST:
+        raise InputError(f'GroupViT in transformers does not support the end-of-text token {eos_token_id}')
     if size.mlp_ratio != 4:
         raise InputError(f'GroupViT in transformers supports mlp_ratio 4 only, got {size.mlp_ratio:g}')
     widths = {(stage.width, stage.num_heads) for stage in size.stages}
@@ -91,8 +135,7 @@ def _model(model: GroupVit) -> dict[str, Any]:
             'num_attention_heads': text.num_heads,
             'max_position_embeddings': text.context_length,
             'hidden_act': text.activation,
-            'bos_token_id': text.vocab_size - 2,
-            'eos_token_id': text.vocab_size - 1,
+            **huggingface_special_ids(text),
             'pad_token_id': 0,
             **shared,
         },
@@ -107,5 +150,5 @@ def _images(preprocess: Preprocess) -> dict[str, Any]:
         'crop_size': {'height': side, 'width': side},
         'image_mean': preprocess.mean,
         'image_std': preprocess.std,
-        'resample': {'bilinear': 2, 'bicubic': 3}[preprocess.interpolation],
+        'resample': {'nearest': 0, 'bilinear': 2, 'bicubic': 3}[preprocess.interpolation],
     }

@@ -88,10 +88,7 @@ class GroupVit(CLIP):
         self.background = nn.Parameter(torch.randn(self.embed_dim)) if background else None  # (D,), any norm
         start = torch.tensor(log(logit_scale))
         self.multi_label_logit_scale = nn.Parameter(start) if multi_label else None
-        # Trained and evaluated with these; the preprocessor of the Hugging Face files says otherwise.
-        self.preprocess = preprocess or Preprocess(
-            self.image.size.image_size, *STATISTICS['imagenet'], interpolation='bilinear'
-        )
+        self.preprocess = preprocess or default_preprocess(self.image.size.image_size)
 
     @property
     def size(self) -> GroupVitSize:  # type: ignore[override]
@@ -120,6 +117,11 @@ class GroupVit(CLIP):
         super().clamp_logit_scale()
         if self.multi_label_logit_scale is not None:
             self.multi_label_logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
+
+
+def default_preprocess(image_size: int) -> Preprocess:
+    """What the release was trained and evaluated with; its Hugging Face files record other statistics."""
+    return Preprocess(image_size, *STATISTICS['imagenet'], interpolation='bilinear')
 
 
 @MODELS.register_module()

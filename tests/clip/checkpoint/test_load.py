@@ -225,7 +225,7 @@ CONFIGS = {  # layout of the weights, config file beside them, refusal
     'pixels': (HF, changed(CONFIG, 'vision_config', image_size=32), 'of 32 pixels, but .* for 16'),
     'a list': (HF, [1], 'is not a JSON object'),
     'pooling': (OC, changed(OPEN_CLIP, 'vision_cfg', pool_type='avg'), "pool_type='avg'"),
-    'end of text': (OC, changed(OPEN_CLIP, 'text_cfg', pool_type='eos'), "pool_type='eos'"),
+    'end of text': (OC, changed(OPEN_CLIP, 'text_cfg', pool_type='first'), "pool_type='first'"),
     'not causal': (OC, changed(OPEN_CLIP, 'text_cfg', no_causal_mask=True), 'no_causal_mask'),
     'norm': (OC, changed(OPEN_CLIP, 'text_cfg', norm_kwargs={'eps': 1e-6}), 'norm_kwargs'),
     'text tower': (OC, changed(OPEN_CLIP, 'text_cfg', hf_model_name='roberta'), "'roberta'"),

@@ -1,0 +1,308 @@
+"""Tokenizers of Hugging Face folders, which follow the files of the folder.
+
+K: texts, L: context length.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import digest
+from clipdense.utils.json_files import read_json
+
+from .byte_pairs import END_OF_TEXT, START_OF_TEXT, VOCAB_SIZE, mend, openai_byte_pairs
+from .tokenizer import BaseTokenizer, short
+
+Clean = Literal['canonicalize', 'no_punctuation', 'whitespace', 'whitespace_lower', 'lower', 'none']
+
+# Files that hold a vocabulary, preferred first; without the first, transformers reads the folder.
+TABLES = (
+    'tokenizer.json',
+    'vocab.json',
+    'spiece.model',
+    'tokenizer.model',
+    'sentencepiece.bpe.model',
+    'vocab.txt',
+)
+# All files of a tokenizer.
+FILES = (*TABLES, 'merges.txt', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
+_PROBES = ('a', 'the', '1', 'x')  # texts of at least one token, to see which special tokens are added
+
+
+@dataclass(frozen=True)
+class TokenizerClass:
+    """What a tokenizer class of transformers does, whatever the files say.
+
+    Args:
+        special: the default tokens of the roles 'bos_token', 'eos_token' and 'pad_token'.
+        clean: preprocessing of texts.
+        lower: whether texts are in lower case (unless ``do_lower_case`` is false).
+        ends: whether each text is ended by the end token.
+        starts: whether each text is begun by the start token.
+        pads_left: the default of ``padding_side``.
+    """
+
+    special: Mapping[str, str]
+    clean: Clean = 'none'
+    lower: bool = False
+    ends: bool = False
+    starts: bool = False
+    pads_left: bool = False
+
+
+_OTHER = TokenizerClass({})
+_CLIP = TokenizerClass(
+    {'bos_token': START_OF_TEXT, 'eos_token': END_OF_TEXT, 'pad_token': END_OF_TEXT},
+    lower=True,
+    ends=True,
+    starts=True,
+)
+_SIGLIP = TokenizerClass({'eos_token': '</s>', 'pad_token': '</s>'}, 'canonicalize', ends=True)
+# SigLIP 2 was trained on lower case; transformers applies it in ``Siglip2Tokenizer``.
+_SIGLIP2 = TokenizerClass({'eos_token': '<eos>', 'pad_token': '<pad>'}, lower=True, pads_left=True)
+_CLASSES = {
+    'CLIPTokenizer': _CLIP,
+    'SiglipTokenizer': _SIGLIP,
+    'Siglip2Tokenizer': _SIGLIP2,
+    'GemmaTokenizer': _SIGLIP2,
+}
+# Of folders that name no class: transformers' class for the ``model_type`` of config.json.
+_FAMILIES = {'clip': _CLIP, 'groupvit': _CLIP, 'siglip': _SIGLIP}
+
+
+class HuggingFaceTokenizer(BaseTokenizer):
+    """The tokenizer of a Hugging Face folder: ids as transformers gives them with ``padding='max_length'``.
+
+    Start, end and padding tokens, the side of the padding, lower case and added tokens are those of
+    ``tokenizer.json`` and ``tokenizer_config.json``, and of the tokenizer class that is named there.
+
+    Texts of the first SigLIP are canonical (big_vision ``prompt_engineering.canonicalize_text``): lower case,
+    no ASCII punctuation, single spaces.
+
+    Args:
+        folder: with ``tokenizer_config.json`` and ``tokenizer.json``, or what ``transformers.AutoTokenizer``
+            reads without the network.
+        context_length: L; 64 in most SigLIPs.
+        clean: preprocessing of texts: 'canonicalize', 'no_punctuation', 'whitespace' and 'whitespace_lower'
+            (open_clip), 'lower' or 'none'; by default that of the tokenizer class.
+        family: ``model_type`` of the model, for folders that name no tokenizer class.
+        max_warnings: maximum number of warnings about truncated texts.
+
+    Raises:
+        InputError: no folder, no tokenizer in it, a missing package, or no end or pad token.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        context_length: int = 64,
+        clean: Clean | None = None,
+        family: str = '',
+        max_warnings: int = 20,
+    ) -> None:
+        self.folder, self._asked, self.family = Path(folder), clean, family
+        if clean is not None and clean not in _CLEANERS:
+            raise InputError(f'unknown value clean={clean!r}; use {", ".join(_CLEANERS)}')
+        if not self.folder.is_dir():
+            raise InputError(f'the tokenizer folder {self.folder} does not exist')
+        self._config = config = read_config(self.folder)
+        self._kind = kind = class_of(config, family)
+        lower = kind.lower and config.get('do_lower_case') is not False
+        self.clean = cleaning(self.folder, clean, family)
+        self._backend = _read_backend(self.folder, lower)
+        self._vocab: dict[str, int] = self._backend.get_vocab()
+        self.vocab_size = len(self._vocab)
+        self.prefix, self.end = self._template()
+        self.pad = self._pad()
+        self.pads_left = config.get('padding_side', 'left' if kind.pads_left else 'right') == 'left'
+        longest = config.get('model_max_length')
+        if family and isinstance(longest, int) and len(self.prefix) + 2 <= longest < context_length:
+            context_length = longest
+        super().__init__(context_length, max_warnings)
+
+    def __reduce__(self) -> tuple[type[HuggingFaceTokenizer], tuple[Any, ...]]:
+        return type(self), (self.folder, self.context_length, self._asked, self.family, self.max_warnings)
+
+    @cached_property
+    def identity(self) -> str:
+        file = self.folder / 'tokenizer.json'
+        table = file.read_bytes() if file.is_file() else json.dumps(self._vocab, sort_keys=True)
+        rules = (self.clean, self.context_length, self.prefix, self.end, self.pad)
+        more = (self._kind.lower, self.pads_left) if self._kind.lower or self.pads_left else ()
+        return f'huggingface {digest(table)} {(*rules, *more)}'
+
+    def encode(self, text: str) -> list[int]:
+        return self._ids(_CLEANERS[self.clean](text), special=False)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._backend.decode([int(index) for index in ids]).replace('</w>', ' ').strip()
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        encoded = self._backend.encode(text, add_special_tokens=special)
+        return list(getattr(encoded, 'ids', encoded))
+
+    def _template(self) -> tuple[tuple[int, ...], int | None]:
+        """The ids before a text and the id after it, None if the tokenizer adds none.
+
+        Raises:
+            InputError: more than one id after a text.
+        """
+        config, kind = self._config, self._kind
+        before, after = self._added()
+        if len(after) > 1:
+            raise InputError(
+                f'the tokenizer in {self.folder} ends texts with {len(after)} tokens: only one is supported'
+            )
+        if kind.starts or (config.get('add_bos_token') and not before):
+            before = (self._special('bos_token'),)
+        if after and not kind.ends:
+            return before, after[0]
+        has_template = getattr(self._backend, 'post_processor', self) is not None
+        if kind.ends or config.get('add_eos_token', not has_template):
+            return before, self._special('eos_token')
+        return before, None
+
+    def _added(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special ids that the backend adds before and after a text."""
+        for text in _PROBES:
+            plain, full = self._ids(text, special=False), self._ids(text, special=True)
+            for start in range(len(full) if plain else 0):
+                end = start + len(plain)
+                if full[start:end] == plain:
+                    return tuple(full[:start]), tuple(full[end:])
+        return (), ()
+
+    def _pad(self) -> int:
+        if self.end is not None and self.family not in ('', 'siglip') and 'pad_token' not in self._config:
+            return self.end  # padding has no effect on a causal tower
+        return self._special('pad_token')
+
+    def _special(self, role: str) -> int:
+        token = self._config.get(role, self._kind.special.get(role))
+        token = token.get('content') if isinstance(token, dict) else token
+        if not isinstance(token, str) or token not in self._vocab:
+            raise InputError(
+                f'{role} in {self.folder}/tokenizer_config.json must be a known token, got {token!r}'
+            )
+        return self._vocab[token]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of a tokenizer, from ``special_tokens_map.json`` and ``tokenizer_config.json``.
+
+    Raises:
+        InputError: a file that is not a JSON object.
+    """
+    config: dict[str, Any] = {}
+    for name in ('special_tokens_map.json', 'tokenizer_config.json'):
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            if not isinstance(values, dict):
+                raise InputError(f'{folder / name} is not a JSON object')
+            config.update({key: value for key, value in values.items() if value is not None})
+    return config
+
+
+def class_of(config: Mapping[str, Any], family: str) -> TokenizerClass:
+    """The class that the settings of a tokenizer name, else that of the family of the model."""
+    name = config.get('tokenizer_class')
+    if not isinstance(name, str):
+        return _FAMILIES.get(family, _OTHER)
+    return _CLASSES.get(name.removesuffix('Fast'), _OTHER)
+
+
+def cleaning(folder: Path, clean: Clean | None = None, family: str = '') -> Clean:
+    """The preprocessing of texts: as given, else that of the tokenizer class.
+
+    Raises:
+        InputError: as ``read_config``.
+    """
+    config = read_config(folder)
+    found = class_of(config, family).clean
+    if clean is None and found == 'canonicalize' and config.get('do_lower_case') is False:
+        return 'no_punctuation'
+    return clean or found
+
+
+def is_openai(folder: Path, family: str) -> bool:
+    """Whether a folder has OpenAI's vocabulary, in lower case, without added tokens.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    lower = class_of(read_config(folder), family) is _CLIP
+    file = folder / 'tokenizer.json'
+    if file.is_file():
+        values = read_json(file)
+        lower = lower or 'Lowercase' in json.dumps(values.get('normalizer'))
+        added = {token['id'] for token in values.get('added_tokens') or ()}
+        vocab = values['model']['vocab']
+    elif (folder / 'vocab.json').is_file():
+        vocab = read_json(folder / 'vocab.json')
+        extra = folder / 'added_tokens.json'
+        added = set(read_json(extra).values()) if extra.is_file() else set()
+    else:
+        return False
+    return lower and added <= {VOCAB_SIZE - 2, VOCAB_SIZE - 1} and vocab == openai_byte_pairs().vocabulary()
+
+
+def canonicalize(text: str) -> str:
+    """Fix encodings, lower case, remove ASCII punctuation, single spaces; underscores become spaces."""
+    return _no_punctuation(text).lower()
+
+
+_NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
+
+
+def _no_punctuation(text: str) -> str:
+    return ' '.join(mend(text).replace('_', ' ').translate(_NO_PUNCTUATION).split())
+
+
+def _whitespace(text: str) -> str:
+    return ' '.join(mend(text).split())
+
+
+_CLEANERS: dict[str, Callable[[str], str]] = {
+    'canonicalize': canonicalize,
+    'no_punctuation': _no_punctuation,
+    'whitespace': _whitespace,
+    'whitespace_lower': lambda text: _whitespace(text).lower(),
+    'lower': str.lower,
+    'none': str,
+}
+
+
+def _read_backend(folder: Path, lower: bool) -> Any:
+    """Read with the ``tokenizers`` package, or with ``transformers`` for older formats."""
+    file = folder / 'tokenizer.json'
+    try:
+        if not file.is_file():
+            from transformers import AutoTokenizer
+
+            slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if not hasattr(slow, 'backend_tokenizer'):
+                return slow
+        import tokenizers
+
+        backend = tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else slow.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        if lower and 'Lowercase' not in repr(backend.normalizer):
+            steps = [tokenizers.normalizers.Lowercase(), *filter(None, [backend.normalizer])]
+            backend.normalizer = tokenizers.normalizers.Sequence(steps)
+        return backend
+    except ImportError as error:
+        package = error.name or 'transformers and sentencepiece'
+        raise InputError(
+            f'the tokenizer in {folder} needs the package {package}; run pip install transformers'
+        ) from error
+    except Exception as error:  # tokenizers raises bare Exceptions
+        reason = short(str(error), 200) or type(error).__name__
+        raise InputError(f'cannot read the tokenizer in {folder}: {reason}') from error
