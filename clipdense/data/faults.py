@@ -15,6 +15,7 @@ from clipdense.utils.dist import all_gather_object
 from clipdense.utils.errors import InputError
 
 _SLOTS = 128  # workers with a counter of their own; more workers share them
+_GRACE = 10  # early faults, and single faults of a small dataset
 _LOGGED = 10  # logged lines per cause and process; all are counted
 
 
@@ -28,15 +29,21 @@ class FaultBudget:
     Args:
         noun: plural noun for messages: 'images', 'shards'.
         max_fraction: fraction that may be lost.
-        grace: number that may be lost in any case.
+        grace: number that may be lost in any case.  By default 10, or none if the fraction is 0.
+
+    Attributes:
+        causes: lost in this process, by cause.
+        last: where the last one was lost; '' if none was.
     """
 
-    def __init__(self, noun: str, max_fraction: float = 0.01, grace: int = 10) -> None:
-        if not 0 <= max_fraction <= 1:
-            raise InputError(f'max_bad_fraction must be between 0 and 1, got {max_fraction}')
-        self.noun, self.max_fraction, self.grace = noun, max_fraction, grace
+    def __init__(self, noun: str, max_fraction: float = 0.01, grace: int | None = None) -> None:
+        if isinstance(max_fraction, bool | str) or not 0 <= max_fraction <= 1:
+            raise InputError(f'max_bad_fraction must be between 0 and 1, got {max_fraction!r}')
+        self.noun, self.max_fraction = noun, max_fraction
+        self.grace = (_GRACE if max_fraction else 0) if grace is None else grace
         self._counts = torch.zeros(_SLOTS, 2, dtype=torch.int64).share_memory_()  # seen, lost
-        self.causes: Counter[str] = Counter()  # lost in this process, by cause
+        self.causes: Counter[str] = Counter()
+        self.last = ''
 
     @property
     def seen(self) -> int:
@@ -64,6 +71,7 @@ class FaultBudget:
         """
         self._counts.numpy()[_slot(), 1] += 1
         self.causes[cause] += 1
+        self.last = f'{where} ({cause})'
         if self.causes[cause] <= _LOGGED:
             more = '; further ones are counted but not logged' if self.causes[cause] == _LOGGED else ''
             print_log(f'skipped ({cause}): {where}{more}', logger='current', level=logging.WARNING)
@@ -83,12 +91,12 @@ class FaultBudget:
         """Set the counts to zero."""
         self._counts.zero_()
 
-    def summarize(self, counts: Sequence[tuple[int, int]]) -> None:
+    def summarize(self, counts: Sequence[tuple[int, int]], place: str = 'the last epoch') -> None:
         """Log the sums of (lost, seen) of one or several processes, if anything was lost."""
         lost, seen = (sum(column) for column in zip(*counts, strict=True))
         if lost:
             # Not a warning: MMEngine drops repeated warnings.
-            line = f'{lost} of {seen} {self.noun} could not be used in the last epoch'
+            line = f'{lost} of {seen} {self.noun} could not be used in {place}'
             print_log(line, logger='current', level=logging.INFO)
 
 

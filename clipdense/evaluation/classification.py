@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import CLIP
+from clipdense.data.classification.datasets import UNREADABLE
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
@@ -78,7 +79,7 @@ class ZeroShotClassification:
             ``NAME/per_class/CLASS``.
 
         Raises:
-            InputError: a label without a class name, or an empty dataset.
+            InputError: a label without a class name, an empty dataset, or embeddings that are not finite.
         """
         with evaluating(clip):
             embedder = PromptEnsemble(clip, self.templates, cache=None, batch_size=self.batch_size)
@@ -95,14 +96,14 @@ class ZeroShotClassification:
             clip, self.dataset, self.batch_size, self.num_workers, self.name
         ):
             known = batch['labels'] >= 0
-            labels.append(self._checked(batch['labels'][known]))
+            labels.append(self._checked(batch['labels']))
             scores = class_scores(embeddings[known.to(embeddings.device)], classes).cpu()
             ranks[''].append(label_ranks(scores, labels[-1]))
             for split, members in self.splits.items():
                 shown, column = (labels[-1][:, None] == members).nonzero(as_tuple=True)
                 ranks[split].append(label_ranks(scores[shown][:, members], column))
         if not sum(map(len, labels)):
-            raise InputError(f'{self.name}: the dataset has no images')
+            raise InputError(f'{self.name}: the dataset has no images that can be read')
         return torch.cat(labels), {part: torch.cat(values) for part, values in ranks.items()}
 
     def _checked(self, labels: Tensor) -> Tensor:
@@ -111,7 +112,12 @@ class ZeroShotClassification:
             raise InputError(
                 f'{self.name}: label {int(labels.max())} in the dataset, but only {count} class names'
             )
-        return labels
+        if len(labels) and labels.min() < UNREADABLE:
+            raise InputError(
+                f'{self.name}: label {int(labels.min())} in the dataset; labels are 0 to {count - 1}, or '
+                f'{UNREADABLE} for images to skip'
+            )
+        return labels[labels >= 0]
 
     def _report(self, labels: Tensor, ranks: Mapping[str, Tensor]) -> dict[str, float]:
         report = {f'top{k}': accuracy(ranks[''], k) for k in TOP}

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import collate
 from clipdense.data.transforms import CenterCrop
+from clipdense.utils.errors import InputError
 from clipdense.utils.progress import track
 
 
@@ -29,6 +30,9 @@ def embedded_batches(
         batch_size: B.
         num_workers: processes that read images.
         title: of the progress bar.
+
+    Raises:
+        InputError: embeddings that are not finite.
     """
     crop = None if getattr(dataset, 'transform', None) is not None else CenterCrop.of(clip.preprocess)
     if crop is not None and hasattr(dataset, 'transform'):
@@ -42,4 +46,20 @@ def embedded_batches(
         if crop is not None and (isinstance(images, list) or images.shape[-2:] != (size, size)):
             images = torch.stack([crop(image) for image in images])
         images = clip.preprocess.normalize(images.to(parameter.device)).to(parameter.dtype)
-        yield clip.encode_image(images, normalize=True), batch
+        embeddings = clip.encode_image(images, normalize=True)
+        check_finite(embeddings, f'{title}: the embeddings of the images')
+        yield embeddings, batch
+
+
+def check_finite(embeddings: Tensor, what: str) -> None:
+    """Refuse embeddings with NaN or infinite values, which no class and no caption would match.
+
+    Raises:
+        InputError: some are not finite.
+    """
+    bad = int((~embeddings.isfinite().all(1)).sum())
+    if bad:
+        raise InputError(
+            f'{what} are not finite ({bad} of {len(embeddings)} in a batch); '
+            'the weights are damaged, or the precision is too low'
+        )

@@ -18,7 +18,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
 
-from .embedding import embedded_batches
+from .embedding import check_finite, embedded_batches
 
 _SCORES_AT_ONCE = 1 << 22  # 16 MB, which caches can hold; 100,000 x 100,000 would be 40 GB
 
@@ -28,7 +28,7 @@ class Retrieval:
     """Recall from image to text and from text to image.
 
     An image is a hit if any of its captions is among the first k.  Captions with the same token ids are one
-    text that matches all of their images.
+    text that matches all of their images.  An unreadable image is left out with its captions, and counted.
 
     Args:
         dataset: images with ``token_ids``; all captions of an image count if the dataset has
@@ -57,45 +57,63 @@ class Retrieval:
             the scores of ``recall_at`` with prefix ``NAME/``; and counts ``NAME/images``, ``NAME/texts``.
 
         Raises:
-            InputError: an empty dataset.
+            InputError: an empty dataset, too many unreadable images, an image in several rows, or a model
+                whose embeddings are not finite.
         """
         with evaluating(clip):
-            images, tokens = self._embed_images(clip)
+            images, tokens, places = self._embed_images(clip)
             image_of_text = torch.arange(len(images))
             if hasattr(self.dataset, 'captions_of'):
-                tokens, image_of_text = self._all_captions(clip, len(images))
+                tokens, image_of_text = self._all_captions(clip, places)
             rows, text_ids = unique_rows(tokens)
             texts = self._embed_texts(clip, rows)
             recalls = recall_at(images, texts, image_of_text, self.ks, text_ids)
         report = {**recalls, 'images': len(images), 'texts': len(texts)}
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
-    def _embed_images(self, clip: CLIP) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (N, D) and token ids (N, L) of the dataset."""
-        embeddings, tokens = [], []
+    def _embed_images(self, clip: CLIP) -> tuple[Tensor, Tensor, list[int]]:
+        """Unit embeddings (N, D), token ids (N, L) and indices of the readable images of the dataset."""
+        dataset = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
+        self._check_paths(getattr(dataset, 'paths', ()))
+        embeddings, tokens, places = [], [], []
         for batch_embeddings, batch in embedded_batches(
-            clip, self.dataset, self.batch_size, self.num_workers, f'{self.name}: images'
+            clip, dataset, self.batch_size, self.num_workers, f'{self.name}: images'
         ):
-            embeddings.append(batch_embeddings)
-            tokens.append(batch['token_ids'])
-        if not embeddings:
-            raise InputError(f'{self.name}: the dataset has no images')
-        return torch.cat(embeddings), torch.cat(tokens)
+            count = len(batch_embeddings)
+            read = batch.get('index', torch.arange(count)) >= 0
+            embeddings.append(batch_embeddings[read.to(batch_embeddings.device)])
+            tokens.append(batch['token_ids'][read])
+            first = len(places)
+            places += batch['index'][read].tolist() if 'index' in batch else range(first, first + count)
+        if not places:
+            raise InputError(f'{self.name}: the dataset has no images that can be read')
+        return torch.cat(embeddings), torch.cat(tokens), places
 
-    def _all_captions(self, clip: CLIP, count: int) -> tuple[Tensor, Tensor]:
-        """Token ids (M, L) of all captions, and the image index (M,) of each."""
+    def _check_paths(self, paths: Sequence[str]) -> None:
+        """An image in two rows would be a wrong answer for the captions of the other row."""
+        repeated = len(paths) - len({paths[index] for index in range(len(paths))})
+        if repeated:
+            raise InputError(
+                f'{self.name}: {repeated} rows have the image of an earlier row; '
+                'pass group=True to the dataset, so that they are one image with several captions'
+            )
+
+    def _all_captions(self, clip: CLIP, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Token ids (M, L) of all captions of the images, and the image (M,) of each."""
         captions, owners = [], []
-        for index in range(count):
-            found = self.dataset.captions_of(index)
+        for owner, place in enumerate(places):
+            found = self.dataset.captions_of(place)
             captions.extend(found)
-            owners.extend([index] * len(found))
+            owners.extend([owner] * len(found))
         return torch.from_numpy(np.asarray(clip.tokenizer(captions))), torch.tensor(owners)
 
     def _embed_texts(self, clip: CLIP, tokens: Tensor) -> Tensor:
         """Unit embeddings (U, D)."""
         device = next(clip.parameters()).device
         batches = track(tokens.split(self.batch_size), f'{self.name}: texts')
-        return torch.cat([clip.encode_text(batch.to(device), normalize=True) for batch in batches])
+        texts = torch.cat([clip.encode_text(batch.to(device), normalize=True) for batch in batches])
+        check_finite(texts, f'{self.name}: the embeddings of the captions')
+        return texts
 
 
 def recall_at(

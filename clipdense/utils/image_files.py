@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,19 @@ def list_images(sources: str | Path | Sequence[str | Path]) -> list[Path]:
         for path in _expand(source):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
+
+
+def find_image(path: str) -> str:
+    """The path of an existing image that is written in another way in a table or list.
+
+    Tried in this order: the path as it is, its two Unicode forms (NFC, as most programs write; NFD, as macOS
+    stores), and with ``/`` for the backslashes of Windows.  If there is none, the path is returned unchanged.
+    """
+    if os.path.lexists(path):
+        return path
+    forms = [path, unicodedata.normalize('NFC', path), unicodedata.normalize('NFD', path)]
+    forms += [form.replace('\\', '/') for form in forms]
+    return next((form for form in forms if os.path.lexists(form)), path)
 
 
 def output_stems(paths: Sequence[str | Path]) -> list[str]:

@@ -164,10 +164,12 @@ def test_a_collapsed_model_gets_nothing_for_its_ties():
     assert evaluate(clip=clip)['zero_shot/top1'] == 0
 
 
-def test_a_model_of_nan_is_no_good():
+@pytest.mark.parametrize('value', [NAN, float('inf'), -float('inf')])
+def test_refuses_a_model_of_nan(value):
     clip = ColourClip()
-    clip.encode_image = lambda images, normalize: images.mean((2, 3)) * NAN
-    assert evaluate(clip=clip)['zero_shot/top1'] == 0
+    clip.encode_image = lambda images, normalize: images.mean((2, 3)) * value
+    with pytest.raises(InputError, match='zero_shot: the embeddings of the images are not finite'):
+        evaluate(clip=clip)
 
 
 def test_the_model_is_left_as_it_was():
@@ -201,8 +203,9 @@ class TestImageSizes:
     ('settings', 'images', 'message'),
     [
         ({'class_names': ['red', 'green']}, IMAGES, 'label 2 in the dataset, but only 2 class names'),
-        ({}, [(RED, -1)], 'the dataset has no images'),
-        ({}, [], 'the dataset has no images'),
+        ({}, [(RED, -2)], 'label -2 in the dataset; labels are 0 to 2, or -1'),
+        ({}, [(RED, -1)], 'the dataset has no images that can be read'),
+        ({}, [], 'the dataset has no images that can be read'),
         ({'class_names': []}, IMAGES, 'vocabulary is empty'),
         ({'splits': {'novel': ['gren']}}, IMAGES, "Did you mean 'green'"),
         ({'splits': {'novel': []}}, IMAGES, 'at least one class'),

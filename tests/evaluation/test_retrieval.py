@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from clipdense.clip.model import build_clip
-from clipdense.data.image_text.datasets import CocoCaptions
+from clipdense.data.image_text.datasets import CocoCaptions, CsvPairs
 from clipdense.data.scenes import SceneCaptions
 from clipdense.evaluation import retrieval
 from clipdense.evaluation.retrieval import Retrieval, best_ranks, recall_at, unique_rows
@@ -184,8 +184,39 @@ class TestEvaluation:
         clip = build_clip(TINY)
         assert Retrieval(Stream(), 2)(clip) == Retrieval([scenes[index] for index in range(5)], 2)(clip)
 
+    def table(self, folder, rows, **settings):
+        for color in ('red', 'green', 'blue'):
+            Image.new('RGB', (40, 30), color).save(folder / f'{color}.png')
+        text = ''.join(f'{name}\t{caption}\n' for name, caption in [('filepath', 'title'), *rows])
+        (folder / 'x.tsv').write_text(text)
+        return Retrieval(CsvPairs(folder / 'x.tsv', **settings), 2, ks=(1,))
+
+    @pytest.mark.parametrize('at', [0, 1, 2])
+    def test_an_unreadable_image_is_left_out_with_its_captions(self, tmp_path, at):
+        rows = [('red.png', 'red'), ('green.png', 'green'), ('blue.png', 'blue')]
+        (tmp_path / 'broken.png').write_bytes(b'x')
+        rows.insert(at, ('broken.png', 'lime'))
+        report = self.table(tmp_path, rows)(ByName(build_clip(TINY)))
+        assert (report['retrieval/images'], report['retrieval/texts']) == (3, 3)
+        assert [report[f'retrieval/{way}/r1'] for way in WAYS] == [1, 1]
+
+    def test_an_image_in_several_rows_is_grouped_or_refused(self, tmp_path):
+        rows = [('red.png', 'red'), ('blue.png', 'blue'), ('./red.png', 'lime'), ('red.png', 'red')]
+        report = self.table(tmp_path, rows, group=True)(ByName(build_clip(TINY)))
+        assert (report['retrieval/images'], report['retrieval/texts']) == (2, 3)
+        with pytest.raises(InputError, match='1 rows have the image of an earlier row; pass group=True'):
+            self.table(tmp_path, rows)(ByName(build_clip(TINY)))
+
+    @pytest.mark.parametrize('tower', ['encode_image', 'encode_text'])
+    def test_refuses_embeddings_that_are_not_finite(self, tmp_path, tower):
+        clip = ByName(build_clip(TINY))
+        encode = getattr(clip, tower)
+        setattr(clip, tower, lambda *inputs, normalize: encode(*inputs, normalize) * math.nan)
+        with pytest.raises(InputError, match=r'embeddings of the (images|captions) are not finite \(2 of 2'):
+            self.table(tmp_path, [('red.png', 'red'), ('blue.png', 'blue')])(clip)
+
     def test_refuses_an_empty_dataset(self):
-        with pytest.raises(InputError, match='the dataset has no images'):
+        with pytest.raises(InputError, match='the dataset has no images that can be read'):
             Retrieval([])(build_clip(TINY))
 
 

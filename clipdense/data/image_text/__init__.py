@@ -1,1 +1,7 @@
 """Image-text pairs: tables, webdataset shards, COCO captions, and nouns of captions."""
+
+from .datasets import CocoCaptions, CsvPairs
+from .noun_prompts import NounPrompts
+from .shards import ImageTextShards
+
+__all__ = ['CocoCaptions', 'CsvPairs', 'ImageTextShards', 'NounPrompts']

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import copy
 import os
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from clipdense.data.batches import sample_rng, to_tensor
 from clipdense.data.faults import FaultBudget
+from clipdense.data.tables import read_table
+from clipdense.data.text_tables import Dialect
 from clipdense.registry import DATASETS, TRANSFORMS, build
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_files import find_image
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.tokenizer import Tokenizer
 
-TokenizerLike = Callable[[list[str]], Any]
+from .entries import coco_entries, grouped, resolve, row_pair
 
-_SURROGATE = re.compile('[\ud800-\udfff]')
+TokenizerLike = Callable[[list[str]], Any]
 
 
 class PackedStrings:
@@ -54,8 +56,8 @@ class PackedStrings:
 class ImageTextPairs(Dataset):
     """N images on disk with one or more captions each; one of them is drawn in each epoch.
 
-    Crop and caption depend on (seed, epoch, index) only.  An unreadable image is replaced by the next
-    readable one, and counted.
+    Crop and caption depend on (seed, epoch, index) only.  An unreadable image is counted, and replaced by the
+    next readable one; for evaluation see ``unreplaced``.
 
     Args:
         images: N paths with their captions; iterated once.
@@ -84,11 +86,18 @@ class ImageTextPairs(Dataset):
         self.seed = seed
         self.faults = FaultBudget('images', max_bad_fraction)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with persistent workers
+        self._replaces = True
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def unreplaced(self) -> ImageTextPairs:
+        """A view for evaluation: items have their ``index``; -1 and a black image if it is unreadable."""
+        view = copy.copy(self)
+        view._replaces = False
+        return view
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """``images`` (3, S, S) uint8, ``token_ids`` (L,) int64, ``names``, and what the tokenizer adds.
 
         Raises:
@@ -96,20 +105,25 @@ class ImageTextPairs(Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f'image {index} of {len(self)}')
-        for shift in range(len(self)):
+        for shift in range(len(self) if self._replaces else 1):
             at = (index + shift) % len(self)
             self.faults.saw()
             try:
-                image = read_image(self.paths[at])
+                image = read_image(find_image(self.paths[at]))
             except InputError as error:
                 self.faults.lose('image', str(error))
                 continue
-            rng = sample_rng(self.seed, int(self._epoch), at)
-            captions = self.captions_of(at)
-            texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
-            images = to_tensor(image) if self.transform is None else self.transform(image, rng)
-            return {'images': images, **texts, 'names': self.paths[at]}
+            return self._item(image, at) if self._replaces else self._item(image, at) | {'index': at}
+        if not self._replaces:
+            return self._item(Image.new('RGB', (32, 32)), index) | {'index': -1}
         raise InputError(f'none of the {len(self)} images can be read; check the image folder')
+
+    def _item(self, image: Image.Image, index: int) -> dict[str, Any]:
+        rng = sample_rng(self.seed, int(self._epoch), index)
+        captions = self.captions_of(index)
+        texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
+        images = to_tensor(image) if self.transform is None else self.transform(image, rng)
+        return {'images': images, **texts, 'names': self.paths[index]}
 
     def captions_of(self, index: int) -> list[str]:
         """All captions of an image, for retrieval."""
@@ -121,20 +135,34 @@ class ImageTextPairs(Dataset):
         self.faults.reset()
 
 
+class RowCount(NamedTuple):
+    """Rows of a table: those that are no samples were lost."""
+
+    seen: int
+    lost: int
+
+
 @DATASETS.register_module()
 class CsvPairs(ImageTextPairs):
-    """A table with the path and the caption of an image in each row, as open_clip reads it.
+    """A table with the path and the caption of an image in each row: TSV, CSV, JSON lines or Parquet.
+
+    Every row is a sample, or is counted and logged with its line, see ``read_table`` and ``Dialect``.
 
     Args:
-        path: a UTF-8 file with a header row.
+        path: the file; ``.jsonl`` and ``.parquet`` are read as such, others as text with a header row.
         image_key: column of the path.
-        caption_key: column of the caption, or several (SLIP chooses between title and description).
-        separator: between columns.
+        caption_key: column of the caption, or several (SLIP chooses between title and description).  A value
+            of JSON lines or Parquet may be a list of captions.
+        separator: between the columns of a text table, or a ``Dialect`` (also as a dict) to turn off quoting.
+            By default a tab, in ``.csv`` files also a comma.
         root: folder that paths are relative to and must stay inside; by default the table's own
             folder, without this restriction.
-        transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; rows without a path or a
-            caption are skipped and counted the same way.
+        transform, tokenizer, seed, max_bad_fraction: as in ``ImageTextPairs``; rows that are damaged, or
+            without a path or a caption, are skipped and counted the same way.
         group: rows with the same path are one image with several captions.
+
+    Attributes:
+        rows: how many rows there were, and how many of them were lost.
 
     Raises:
         InputError: a file in another format, an unknown column, a path outside ``root``, too many bad
@@ -146,7 +174,7 @@ class CsvPairs(ImageTextPairs):
         path: str | Path,
         image_key: str = 'filepath',
         caption_key: str | Sequence[str] = 'title',
-        separator: str = '\t',
+        separator: str | Dialect | Mapping[str, Any] | None = None,
         root: str | Path | None = None,
         transform: Callable | dict | None = None,
         tokenizer: TokenizerLike | dict | None = None,
@@ -154,24 +182,27 @@ class CsvPairs(ImageTextPairs):
         max_bad_fraction: float = 0.01,
         group: bool = False,
     ) -> None:
-        path = Path(path)
+        path = Path(path).expanduser()
         caption_keys = [caption_key] if isinstance(caption_key, str) else list(caption_key)
         budget = FaultBudget('rows', max_bad_fraction)
 
         def images() -> Iterator[tuple[str, list[str]]]:
-            for line, row in _rows(path, [image_key, *caption_keys], separator):
+            for row in read_table(path, [image_key, *caption_keys], separator):
                 budget.saw()
-                name, captions = row[image_key], usable_captions(row[key] for key in caption_keys)
-                if name and captions:
-                    yield _resolve(name, root, path.parent, f'{path}, line {line}'), captions
+                name, captions, cause, where = row_pair(row, image_key, caption_keys)
+                if cause:
+                    budget.lose(cause, where)
                 else:
-                    budget.lose('no image or no caption', f'{path}, line {line}')
+                    yield resolve(name, root, path.parent, row.where), captions
 
         super().__init__(
-            _grouped(images()) if group else images(), transform, tokenizer, seed, max_bad_fraction
+            grouped(images()) if group else images(), transform, tokenizer, seed, max_bad_fraction
         )
         if not len(self):
-            raise InputError(f'{path} has no row with both an image and a caption')
+            last = f'; the last one: {budget.last}' if budget.last else ''
+            raise InputError(f'{path} has no row with both an image and a caption{last}')
+        self.rows = RowCount(budget.seen, budget.lost)
+        budget.summarize([(budget.lost, budget.seen)], str(path))
 
 
 @DATASETS.register_module()
@@ -199,27 +230,28 @@ class CocoCaptions(ImageTextPairs):
         seed: int = 0,
         max_bad_fraction: float = 0.01,
     ) -> None:
-        names, captions = _coco_entries(Path(annotation_file))
         budget = FaultBudget('images and captions', max_bad_fraction)
-        budget.saw(len(names) + sum(map(len, captions.values())))
-        for unknown in captions.keys() - names.keys():
-            budget.lose('captions of an unknown image', f'{annotation_file}, image_id {unknown}')
+        names, captions = coco_entries(Path(annotation_file), budget)
 
         def images() -> Iterator[tuple[str, list[str]]]:
             for image_id, name in names.items():
                 where = f'{annotation_file}, image {image_id}'
-                path = _resolve(name, image_folder, Path(image_folder), where)
-                usable = usable_captions(captions.get(image_id, ()))
+                path = find_image(resolve(name, image_folder, Path(image_folder), where))
+                usable = captions.get(image_id, [])
                 if not usable:
                     budget.lose('no caption', where)
                 elif not os.path.isfile(path):
                     budget.lose('missing image', path)
                 else:
                     yield path, usable
+            budget.summarize([(budget.lost, budget.seen)], str(annotation_file))
 
         super().__init__(images(), transform, tokenizer, seed, max_bad_fraction)
         if not len(self):
-            raise InputError(f'no image of {annotation_file} exists in {image_folder} and has a caption')
+            last = f'; the last one: {budget.last}' if budget.last else ''
+            raise InputError(
+                f'no image of {annotation_file} exists in {image_folder} and has a caption{last}'
+            )
 
 
 def caption_tokenizer(tokenizer: TokenizerLike | dict | None) -> TokenizerLike:
@@ -239,73 +271,3 @@ def text_items(
     items = {'token_ids': encode(tokenizer, caption)}
     more = getattr(tokenizer, 'caption_items', None)
     return items if more is None else items | more(caption, rng, nouns)
-
-
-def usable_captions(candidates: Iterable[object]) -> list[str]:
-    """The candidates that are non-blank valid UTF-8 text, stripped."""
-    return [
-        caption.strip()
-        for caption in candidates
-        # A lone surrogate represents a byte that was not UTF-8.
-        if isinstance(caption, str) and caption.strip() and not _SURROGATE.search(caption)
-    ]
-
-
-def _grouped(images: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[str, list[str]]]:
-    """One entry for each path, with all its captions."""
-    groups: dict[str, list[str]] = {}
-    for path, captions in images:
-        groups.setdefault(path, []).extend(captions)
-    return groups.items()
-
-
-def _rows(path: Path, columns: Sequence[str], separator: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Line number and fields of each row; bytes that are not UTF-8 become lone surrogates."""
-    try:
-        with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-            reader = csv.DictReader(file, delimiter=separator)
-            known = reader.fieldnames or []
-            for column in columns:
-                if column not in known:
-                    raise InputError(
-                        f'{path} has no column {column!r}; its columns are {list(known)}. Use one of them, '
-                        f'or change the separator ({separator!r}).{nearest(column, known)}'
-                    )
-            for row in reader:
-                yield reader.line_num, row
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {error.strerror or error}') from error
-    except csv.Error as error:
-        raise InputError(f'{path} is not a table with separator {separator!r}: {error}') from error
-
-
-def _coco_entries(path: Path) -> tuple[dict[Any, str], dict[Any, list[object]]]:
-    """File name of each image id, captions of each image id."""
-    try:
-        content = json.loads(path.read_text('utf-8'))
-        pairs = [(entry['id'], str(entry['file_name'])) for entry in content['images']]
-        captions: dict[Any, list[object]] = {}
-        for entry in content['annotations']:
-            captions.setdefault(entry['image_id'], []).append(entry['caption'])
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {error.strerror or error}') from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f'{path} is not JSON in COCO format: {error}') from error
-    except KeyError as error:
-        raise InputError(f'{path} is not in the COCO captions format: {error} is missing') from error
-    images = dict(pairs)
-    if len(images) < len(pairs):
-        raise InputError(
-            f'{path} has {len(pairs) - len(images)} images with a duplicate id; ids must be unique'
-        )
-    return images, captions
-
-
-def _resolve(name: str, root: str | Path | None, base: Path, where: str) -> str:
-    """Path of an image; with a ``root``, it must stay inside."""
-    if root is None:
-        return os.path.join(base, name)
-    relative = PurePosixPath(name.replace('\\', '/'))  # backslashes are separators on Windows
-    if not relative.parts or relative.is_absolute() or '..' in relative.parts or ':' in relative.parts[0]:
-        raise InputError(f'{where}: path {name!r} is outside {root}; paths must be relative and stay inside')
-    return os.path.join(root, relative)

@@ -24,7 +24,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from clipdense.data.faults import FaultBudget
 from clipdense.utils.errors import InputError, nearest
 
-from .datasets import usable_captions
+from .entries import usable_captions
 
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
 NOUNS_MEMBER = 'nouns.json'  # nouns of the captions, see ``noun_prompts``
