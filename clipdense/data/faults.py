@@ -69,6 +69,7 @@ class FaultBudget:
         Raises:
             InputError: the limit is exceeded.
         """
+        where = where.encode('utf-8', 'backslashreplace').decode()  # names of files may be other bytes
         self._counts.numpy()[_slot(), 1] += 1
         self.causes[cause] += 1
         self.last = f'{where} ({cause})'

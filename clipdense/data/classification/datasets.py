@@ -72,8 +72,8 @@ class LabeledImages(Dataset):
         self.faults.saw()
         try:
             image, label = self.read(index)
-        except InputError as error:
-            self.faults.lose('image', str(error))
+        except (InputError, MemoryError, RecursionError) as error:
+            self.faults.lose('image', str(error) or f'image {index}: {type(error).__name__}')
             image, label = Image.new('RGB', (32, 32)), UNREADABLE
         rng = sample_rng(self.seed, int(self._epoch), index)
         return {'images': self._to_tensor(image, rng), 'labels': label}

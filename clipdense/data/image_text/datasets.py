@@ -110,8 +110,8 @@ class ImageTextPairs(Dataset):
             self.faults.saw()
             try:
                 image = read_image(find_image(self.paths[at]))
-            except InputError as error:
-                self.faults.lose('image', str(error))
+            except (InputError, MemoryError, RecursionError) as error:
+                self.faults.lose('image', str(error) or f'{self.paths[at]}: {type(error).__name__}')
                 continue
             return self._item(image, at) if self._replaces else self._item(image, at) | {'index': at}
         if not self._replaces:

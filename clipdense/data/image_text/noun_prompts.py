@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import random
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 from webdataset import gopen
+from webdataset.tariterators import base_plus_ext
 
 from clipdense.data.faults import FaultBudget
 from clipdense.registry import TRANSFORMS
@@ -28,6 +31,7 @@ from clipdense.vocab.templates import Templates, get_templates
 
 from .datasets import TokenizerLike, caption_tokenizer
 from .shard_files import NOUNS_MEMBER, UNREADABLE, MeteredStream, list_shards, read_pairs, reason
+from .tar_members import MemberInfo, member_limit, sample_key
 
 
 @TRANSFORMS.register_module()
@@ -163,6 +167,8 @@ def add_nouns(
             raise InputError(f'the output would overwrite the source {shard}; choose another folder')
         try:
             _copy(shard, path, extractor, fields, faults)
+        except InputError:
+            raise
         except UNREADABLE as error:
             raise InputError(f'{shard} cannot be read: {reason(error)}') from error
     return written
@@ -170,35 +176,35 @@ def add_nouns(
 
 def _copy(shard: str, path: Path, extractor: NounExtractor, captions: list[str], faults: FaultBudget) -> None:
     """Copy all members of a shard, and add the nouns after those of each sample."""
-    stream = MeteredStream(gopen(shard), shard)
-    data = io.BytesIO(stream.read())
-    stream.close()
-    pairs = read_pairs(MeteredStream(data, 'shard.tar'), captions, faults)
-    found = {pair.name.partition('/')[2]: pair.captions for pair in pairs}
-    with (
-        tarfile.open(fileobj=io.BytesIO(data.getbuffer())) as source,
-        atomic_write(path) as file,
-        tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT) as target,
-    ):
-        for member, content, ends in _members(source):
-            if not member.name.endswith(f'.{NOUNS_MEMBER}'):
-                target.addfile(member, content)
-            key = _key(member.name)
-            if ends and key in found:
-                record = json.dumps(noun_record(found[key], extractor), ensure_ascii=False).encode()
-                extra = tarfile.TarInfo(f'{key}.{NOUNS_MEMBER}')
-                extra.size = len(record)
-                target.addfile(extra, io.BytesIO(record))
+    with tempfile.TemporaryFile() as data:  # a shard may come from a command or a server, and is read twice
+        stream = MeteredStream(gopen(shard), shard)
+        shutil.copyfileobj(stream, data)
+        stream.close()
+        data.seek(0)
+        pairs = read_pairs(MeteredStream(data, 'shard.tar'), captions, faults)
+        found = {pair.name.partition('/')[2]: pair.captions for pair in pairs}
+        data.seek(0)
+        with (
+            tarfile.open(fileobj=data, tarinfo=MemberInfo) as source,
+            atomic_write(path) as file,
+            tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT) as target,
+        ):
+            for member, content, ends in _members(source):
+                if not member.name.endswith(f'.{NOUNS_MEMBER}'):
+                    target.addfile(member, content)
+                key = sample_key(member.name)[0]
+                if ends and key in found:
+                    record = json.dumps(noun_record(found[key], extractor), ensure_ascii=False).encode()
+                    extra = tarfile.TarInfo(f'{base_plus_ext(member.name)[0]}.{NOUNS_MEMBER}')
+                    extra.size = len(record)
+                    target.addfile(extra, io.BytesIO(record))
 
 
 def _members(source: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, Any, bool]]:
-    """Each file, its content, and whether it is the last of its sample."""
-    files = [member for member in source if member.isfile()]
-    for member, following in zip(files, [*files[1:], None], strict=True):
-        ends = following is None or _key(following.name) != _key(member.name)
-        yield member, source.extractfile(member), ends
-
-
-def _key(name: str) -> str:
-    folder, slash, file = name.rpartition('/')
-    return folder + slash + file.partition('.')[0]
+    """Each member, its content if it is a file, and whether it is the last of its sample."""
+    members, limit = list(source), member_limit()
+    for member, following in zip(members, [*members[1:], None], strict=True):
+        if member.issparse() and member.size > limit:
+            raise InputError(f'{member.name} is a sparse file of {member.size / 1e6:.0f} MB; remove it')
+        ends = following is None or sample_key(following.name)[0] != sample_key(member.name)[0]
+        yield member, source.extractfile(member) if member.isreg() else None, ends

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import gzip
-import json
+import lzma
 import os
 import tarfile
 import zlib
@@ -17,20 +17,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from webdataset.gopen import gopen_schemes
-from webdataset.handlers import reraise_exception
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from clipdense.data.faults import FaultBudget
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import special_file
+from clipdense.utils.json_files import parse_json
 
 from .entries import usable_captions
+from .tar_members import Unusable, sample_key, tar_members
 
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
 NOUNS_MEMBER = 'nouns.json'  # nouns of the captions, see ``noun_prompts``
-UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error)  # errors of damaged shards
+# Errors of damaged shards; ``InputError``, which is a ValueError, has to be handled first.
+UNREADABLE = (
+    *(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, ArithmeticError),
+    *(IndexError, MemoryError, RecursionError),
+)
 
 _SUFFIXES = ('.tar', '.tar.gz', '.tgz')
+_EMPTY_READS = 64  # at the end of a file, by a reader that skips a member
 _BLOCK = 512  # bytes; a tar ends with blocks of zeros
 
 
@@ -58,11 +65,18 @@ class MeteredStream:
         self.url, self.position = url, 0
         self._file = file
         self._source = gzip.GzipFile(fileobj=file) if url.endswith(('.gz', '.tgz')) else file
-        self._is_tar, self._tail = False, b''
+        self._is_tar, self._tail, self._empty = False, b'', 0
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, decompressed."""
+        """The next bytes, decompressed.
+
+        Raises:
+            EOFError: at the end of the file, again and again: a header may announce more than any file holds.
+        """
         data = self._source.read(size)
+        self._empty = 0 if data else self._empty + 1
+        if self._empty > _EMPTY_READS:
+            raise EOFError('the file ends within a member')
         if not self.position:
             self._is_tar = data[257:262] == b'ustar'
         self.position += len(data)
@@ -96,7 +110,7 @@ def read_pairs(
 
     Raises:
         InputError: too many samples were lost.
-        tarfile.ReadError, OSError, EOFError, zlib.error: the shard is damaged.
+        one of ``UNREADABLE``: the shard is damaged.
     """
 
     def lose(cause: str, what: str) -> bool:
@@ -104,23 +118,27 @@ def read_pairs(
         return True  # webdataset continues
 
     shard, seen = os.path.basename(stream.url), set()
-    members = tar_file_expander([{'url': stream.url, 'stream': stream}], handler=reraise_exception)
-    for sample in group_by_keys(members, handler=lambda error: lose('duplicate member', str(error.args[0]))):
+    wanted = {*IMAGE_MEMBERS, NOUNS_MEMBER, *(caption.partition(':')[0] for caption in captions)}
+    for sample in group_by_keys(
+        tar_members(stream, stream.url, wanted),
+        keys=sample_key,
+        handler=lambda error: lose('duplicate member', str(error.args[0])),
+    ):
         faults.saw()
         key = sample['__key__']
         image = next((sample[member] for member in IMAGE_MEMBERS if member in sample), None)
-        try:
-            texts, cause = usable_captions(_caption_candidates(sample, captions)), 'no caption'
-        except UnicodeDecodeError:
-            texts, cause = [], 'caption is not UTF-8'
-        except ValueError:
-            texts, cause = [], 'caption is not JSON'
+        texts, cause = _captions_of(sample, captions)
         if key in seen:
             lose('duplicate key', f'sample {key}')
+        elif isinstance(image, Unusable):
+            lose(image.cause, f'the image of sample {key}')
         elif image is None:
-            lose('no image', f'sample {key}')
+            lose('no image', f'sample {key}, which has {_listed(sample)}')
         elif not texts:
-            lose(cause, f'sample {key}')
+            lose(
+                cause,
+                f'sample {key}, which has {_listed(sample)}' if cause == 'no caption' else f'sample {key}',
+            )
         else:
             seen.add(key)
             yield RawPair(f'{shard}/{key}', image, texts, turn, _nouns(sample))
@@ -128,7 +146,8 @@ def read_pairs(
 
 def reason(error: Exception) -> str:
     """The message of an error in a shard, without webdataset's additions."""
-    return getattr(error, 'strerror', None) or str(error.args[0]).partition(' @ ')[0]
+    said = getattr(error, 'strerror', None) or (str(error.args[0]) if error.args else '')
+    return said.partition(' @ ')[0] or type(error).__name__
 
 
 def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
@@ -143,6 +162,8 @@ def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
     if missing:
         more = f' and {len(missing) - 1} more of {len(shards)}' if len(missing) > 1 else ''
         folder = os.path.dirname(missing[0]) or '.'
+        if kind := special_file(missing[0]):
+            raise InputError(f'shard {missing[0]}{more} is {kind}, not a regular file')
         siblings = os.listdir(folder) if os.path.isdir(folder) else []
         hint = nearest(os.path.basename(missing[0]), siblings)
         raise InputError(f'shard {missing[0]}{more} does not exist.{hint}')
@@ -181,30 +202,43 @@ def _is_url(url: str) -> bool:
     return True
 
 
-def _nouns(sample: Mapping[str, bytes]) -> dict[str, Any] | None:
+def _listed(sample: Mapping[str, Any]) -> str:
+    """The members of a sample, for messages."""
+    return ' '.join(f'.{name}' for name in sample if not name.startswith('__'))
+
+
+def _nouns(sample: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record of a sample; None if there is none or it cannot be read."""
+    content = sample.get(NOUNS_MEMBER)
+    if not isinstance(content, bytes):
+        return None
     try:
-        record = json.loads(sample.get(NOUNS_MEMBER, b'null'))
-    except ValueError:
+        record = parse_json(content, NOUNS_MEMBER)
+    except InputError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get('nouns'), dict) else None
 
 
-def _caption_candidates(sample: Mapping[str, bytes], captions: Sequence[str]) -> Iterator[Any]:
-    """Captions, or other values found in their place.
-
-    Raises:
-        UnicodeDecodeError: bytes that are not UTF-8.
-        ValueError: not JSON.
-    """
+def _captions_of(sample: Mapping[str, Any], captions: Sequence[str]) -> tuple[list[str], str]:
+    """The usable captions of a sample; and the reason, if there are none."""
+    cause = 'no caption'
+    candidates: list[Any] = []
     for caption in captions:
         member, _, field = caption.partition(':')
         content = sample.get(member)
-        if content is None:
-            continue
-        if not field:
-            yield content.decode('utf-8')
-            continue
-        record = json.loads(content)
-        value = record.get(field) if isinstance(record, dict) else None
-        yield from value if isinstance(value, list) else [value]
+        if isinstance(content, Unusable):
+            cause = content.cause
+        elif content is not None and field:
+            try:
+                record = parse_json(content, f'{member} member')
+            except InputError:
+                cause = 'caption is not JSON'
+                continue
+            value = record.get(field) if isinstance(record, dict) else None
+            candidates += value if isinstance(value, list) else [value]
+        elif content is not None:
+            try:
+                candidates.append(content.decode('utf-8-sig'))
+            except UnicodeDecodeError:
+                cause = 'caption is not UTF-8'
+    return usable_captions(candidates), cause

@@ -50,6 +50,7 @@ class ImageTextShards(IterableDataset):
         resampled: draw shards with replacement; any number of workers may share few shards.
         seed: of order, crops and captions.
         max_bad_fraction: fraction of lost samples, and of lost shards, above which the run stops, see
+            ``FaultBudget``.
 
     Raises:
         InputError: no shards, a missing local shard, fewer shards than ranks, ``resampled`` without
@@ -76,7 +77,7 @@ class ImageTextShards(IterableDataset):
         self.captions = [caption] if isinstance(caption, str) else list(caption)
         self.samples_per_epoch = samples_per_epoch
         self.faults = FaultBudget('samples', max_bad_fraction)
-        self.shard_faults = FaultBudget('shards', max_bad_fraction, grace=1)
+        self.shard_faults = FaultBudget('shards', max_bad_fraction, grace=1 if max_bad_fraction else 0)
         self.rank, self.world_size = dist.rank(), dist.world_size()
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, skipped batches
         if resampled and samples_per_epoch is None:
@@ -149,9 +150,9 @@ class ImageTextShards(IterableDataset):
         for pair in pairs:
             try:
                 image = read_image(pair.image)
-            except InputError as error:
+            except (InputError, MemoryError, RecursionError) as error:
                 owed += 1
-                self.faults.lose('image', f'{pair.name}: {error}')
+                self.faults.lose('image', f'{pair.name}: {error or type(error).__name__}')
                 continue
             rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')
             caption = pair.captions[rng.randrange(len(pair.captions))]
@@ -202,6 +203,8 @@ class ImageTextShards(IterableDataset):
                     last = pair.name
                     yield pair
                 stream.check_end()
+            except InputError:
+                raise
             except UNREADABLE as error:
                 where = 'cannot be opened' if stream is None else f'damaged at byte {stream.position}'
                 after = f', after sample {last}' if last else ''
