@@ -33,12 +33,14 @@ REQUIRES = [
 
 EXTRAS = {
     'viz': ['supervision>=0.25'],  # results as supervision.Detections
+    'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'test': [
         'pytest>=8',
         'pytest-cov>=5',
         'pytest-xdist>=3.5',
         'hypothesis>=6.100',
+        'pyarrow>=14',
         'transformers>=4.45',
         'ruff==0.17.5',
         'mypy>=1.15',

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import CLIP
-from clipdense.data.classification.datasets import UNREADABLE
+from clipdense.data.classification.datasets import UNREADABLE, check_order
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
@@ -43,7 +43,8 @@ class ZeroShotClassification:
         per_class: report the accuracy of each class, and their mean.
 
     Raises:
-        InputError: no class names, or a split with no, unknown or repeated class names.
+        InputError: no class names, the dataset's in another order, or a split with no, unknown or repeated
+            class names.
     """
 
     def __init__(
@@ -58,10 +59,13 @@ class ZeroShotClassification:
         per_class: bool = False,
     ) -> None:
         self.dataset = build(dataset, DATASETS)
-        names = getattr(self.dataset, 'class_names', None) if class_names is None else class_names
+        own = getattr(self.dataset, 'class_names', None)
+        names = own if class_names is None else class_names
         if names is None:
             raise InputError(f'{type(self.dataset).__name__} has no class names: give class_names')
         self.vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names))
+        if class_names is not None and own is not None:
+            check_order(own, self.vocabulary.class_names, 'class_names')
         self.templates, self.batch_size, self.num_workers = templates, batch_size, num_workers
         self.name, self.per_class = name, per_class
         self.splits = {

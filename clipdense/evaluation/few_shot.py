@@ -5,11 +5,13 @@ Source: HSNet's harness (juhongm999/hsnet ``common/evaluation.py``), as isl-org/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from torch import Tensor
 
 from ..registry import METRICS
@@ -100,6 +102,15 @@ class FoldIoU(BaseMetric):
         total = torch.zeros(len(place), 4, dtype=torch.int64)
         for class_id, counts in results:
             total[place[class_id]] += torch.tensor(counts)
+        absent = [
+            class_id for class_id, counts in zip(self.class_ids, total, strict=True) if not counts.sum()
+        ]
+        if absent:
+            print_log(
+                f'classes {absent} have no episodes and count as 0 in the mean IoU',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.scores = fold_scores(total.view(-1, 2, 2))
         names = (self.dataset_meta or {}).get('class_names')
         by_class = {

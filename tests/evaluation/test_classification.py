@@ -153,8 +153,8 @@ def test_names_outside_the_split_can_only_harm():
 
 
 def test_a_vocabulary_with_synonyms():
-    names = Vocabulary(('green', 'red', 'blue'), {'red': ('crimson',)})
-    report = evaluate([((200, 0, 20), 1), (GREEN, 0)], class_names=names)
+    names = Vocabulary(('red', 'green', 'blue'), {'red': ('crimson',)})
+    report = evaluate([((200, 0, 20), 0), (GREEN, 1)], class_names=names)
     assert report['zero_shot/top1'] == 1
 
 
@@ -183,7 +183,7 @@ def test_the_model_is_left_as_it_was():
 class TestImageSizes:
     def sizes(self, dataset):
         clip = ColourClip()
-        ZeroShotClassification(dataset, templates='name', class_names=['red', 'green'])(clip)
+        ZeroShotClassification(dataset, templates='name')(clip)
         return {shape[2:] for shape in clip.sizes}
 
     def test_datasets_without_transforms_are_cropped_as_the_weights_want(self):
@@ -203,6 +203,12 @@ class TestImageSizes:
     ('settings', 'images', 'message'),
     [
         ({'class_names': ['red', 'green']}, IMAGES, 'label 2 in the dataset, but only 2 class names'),
+        (
+            {'class_names': ['red', 'blue', 'green']},
+            IMAGES,
+            "another order .* label 1 is 'green', which is number 2",
+        ),
+        ({'class_names': ['x', 'red', 'green', 'blue']}, IMAGES, "label 0 is 'red', which is number 1"),
         ({}, [(RED, -2)], 'label -2 in the dataset; labels are 0 to 2, or -1'),
         ({}, [(RED, -1)], 'the dataset has no images that can be read'),
         ({}, [], 'the dataset has no images that can be read'),

@@ -43,6 +43,15 @@ def test_episodes_of_a_class_are_added_up():
     assert found['FB-IoU'] == pytest.approx((2 / 3 + 2 / 3) / 2)  # bg: (1 + 0 + 1) / (1 + 1 + 1)
 
 
+def test_classes_without_episodes_are_named(monkeypatch):
+    lines = []
+    monkeypatch.setattr(f'{FoldIoU.__module__}.print_log', lambda line, **_: lines.append(line))
+    metric = FoldIoU(class_ids=(7, 8, 9))
+    metric.process(None, [sample(8, [[1, 0]], [[1, 0]])])
+    assert metric.evaluate(1)['mIoU'] == pytest.approx(1 / 3)
+    assert lines == ['classes [7, 9] have no episodes and count as 0 in the mean IoU']
+
+
 @pytest.mark.parametrize(
     ('meta', 'one', 'message'),
     [

@@ -7,6 +7,7 @@ skip.
 from __future__ import annotations
 
 import inspect
+import logging
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,19 +16,21 @@ from random import Random
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from clipdense.data.batches import sample_rng, to_tensor
 from clipdense.data.faults import FaultBudget
-from clipdense.data.image_lists import read_lines
+from clipdense.data.image_lists import numbered_lines
 from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.image_files import IMAGE_SUFFIXES
 from clipdense.utils.image_io import read_image
-from clipdense.vocab.names import check_name, first_repeated, normalize
+from clipdense.vocab.names import check_name, first_repeated, normalize, places
 
+_SHOWN = 10  # folders in a message
 UNREADABLE = -1  # label of images that could not be read
 
 # Attributes of torchvision's datasets that contain class names.
@@ -130,6 +133,16 @@ class LabeledFolder(LabeledImages):
             raise InputError(
                 f'no images in the subfolders of {root}; each class needs a subfolder with its images'
             )
+        filled = {label for _, label in self.images}
+        empty = [folder for label, folder in enumerate(folders) if label not in filled]
+        if empty:
+            more = ', ...' if len(empty) > _SHOWN else ''
+            print_log(
+                f'{len(empty)} of {len(folders)} subfolders of {root} have no images, and stay classes: '
+                f'{", ".join(empty[:_SHOWN])}{more}',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -195,10 +208,11 @@ def _single_label(label: Any, where: str) -> int:
 def _names(root: Path, folders: list[str], given: Sequence[str] | Mapping[str, str] | None) -> list[str]:
     """A name for each folder."""
     where = 'class_names'
-    if given is None and (root / 'classes.txt').is_file():
+    if given is None and (root / 'classes.txt').exists():
         where, given = str(root / 'classes.txt'), _read_names(root / 'classes.txt')
+    readable = [_readable(folder) for folder in folders]
     if given is None:
-        names = [_readable(folder) for folder in folders]
+        names = readable
     elif isinstance(given, Mapping):
         by_form = {normalize(folder): name for folder, name in given.items()}
         for folder in folders:
@@ -210,20 +224,46 @@ def _names(root: Path, folders: list[str], given: Sequence[str] | Mapping[str, s
     else:
         names = list(given)
     names = [check_name(name, f'class name of {where}') for name in names]
+    check_order(readable, names if given is not None and not isinstance(given, Mapping) else [], where)
     repeated = first_repeated(names)
     if repeated:
         raise InputError(f'two subfolders of {root} have the same class name: {", ".join(repeated)}')
     return names
 
 
+def check_order(own: Sequence[str], given: Sequence[str], where: str) -> None:
+    """Check that class names given for labels do not name the classes of a dataset in another order.
+
+    Args:
+        own: names of the dataset, by label.
+        given: names to be used instead, by label.
+        where: what gives them, for the message.
+
+    Raises:
+        InputError: a name of the dataset is given for another label.
+    """
+    place = places(given)
+    for label, name in enumerate(own):
+        other = place.get(normalize(name), label)
+        if other != label:
+            raise InputError(
+                f'{where} has another order than the dataset: label {label} is {name!r}, '
+                f'which is number {other} of the names given'
+            )
+
+
 def _read_names(path: Path) -> list[str] | dict[str, str]:
     """Lines of ``classes.txt``: names, or folders with names."""
-    lines = read_lines(path)
-    if not lines or not all('\t' in line for line in lines):
-        return lines
+    lines = numbered_lines(path)
+    if not any('\t' in line for _, line in lines):
+        return [line for _, line in lines]
     names: dict[str, str] = {}
-    for line in lines:
-        folder, name = line.split('\t', 1)
+    for number, line in lines:
+        folder, _, name = (part.strip() for part in line.partition('\t'))
+        if not name:
+            raise InputError(
+                f'{path}, line {number}: {line!r} must be FOLDER, a tab and NAME, as other lines are'
+            )
         if names.setdefault(folder, name) != name:
             raise InputError(
                 f'{path} has two names for the folder {folder!r}: {names[folder]!r} and {name!r}'

@@ -21,6 +21,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys
 
 from clipdense.data.faults import FaultBudget
+from clipdense.data.text_tables import LONGEST_LINE
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import special_file
 from clipdense.utils.json_files import parse_json
@@ -236,6 +237,8 @@ def _captions_of(sample: Mapping[str, Any], captions: Sequence[str]) -> tuple[li
                 continue
             value = record.get(field) if isinstance(record, dict) else None
             candidates += value if isinstance(value, list) else [value]
+        elif content is not None and len(content) > LONGEST_LINE:
+            cause = f'caption of more than {LONGEST_LINE} bytes'
         elif content is not None:
             try:
                 candidates.append(content.decode('utf-8-sig'))

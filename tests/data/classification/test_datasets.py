@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -55,8 +57,18 @@ class TestLabeledFolder:
             ('tench, Tinca tinca\n\nsausage \n', ('tench, Tinca tinca', 'sausage')),
             ('hot_dog\tsausage in bread\ncat\ttom\n', ('tom', 'sausage in bread')),
             ('\ufeffkatze\nwürstchen', ('katze', 'würstchen')),
+            ('big\u2028cat\r\nsausage\r\n', ('big\u2028cat', 'sausage')),
+            (['cat', 'sausage'], ('cat', 'sausage')),
         ],
-        ids=['list', 'dict', 'file in order', 'file by folder', 'file with a mark'],
+        ids=[
+            'list',
+            'dict',
+            'file in order',
+            'file by folder',
+            'file with a mark',
+            'line separator',
+            'own name',
+        ],
     )
     def test_names(self, folder, given, names):
         if isinstance(given, str):
@@ -71,6 +83,13 @@ class TestLabeledFolder:
             ({'cat': 'x', 'hot_dgo': 'y'}, "no name for the folder 'hot_dog'.*Did you mean 'hot_dgo'"),
             (['same', 'same'], 'the same class name'),
             ('one\ntwo\nthree\n', r'classes\.txt has 3 names'),
+            (['hot dog', 'cat'], "another order than the dataset: label 0 is 'cat', which is number 1"),
+            ('Hot_Dog\ntom\n', r"classes\.txt has another order .*label 1 is 'hot dog', which is number 0"),
+            ('cat\ttom\nhot_dog\n', r"classes\.txt, line 2: 'hot_dog' must be FOLDER, a tab"),
+            ('cat\ttom\nhot_dog\tx\ncat\ty\n', "two names for the folder 'cat': 'tom' and 'y'"),
+            ({'cat': 'tom', 'hot_dog': None}, 'class name of class_names must be a string, got NoneType'),
+            (['tom', ' '], 'class name of class_names is blank'),
+            (['caf\u00e9', 'CAFE\u0301'], 'the same class name'),
         ],
     )
     def test_refuses_names(self, folder, given, message):
@@ -79,6 +98,22 @@ class TestLabeledFolder:
             given = None
         with pytest.raises(InputError, match=message):
             LabeledFolder(folder, class_names=given)
+
+    @pytest.mark.parametrize('form', ['NFC', 'NFD'])
+    def test_folders_are_named_in_any_unicode_form(self, folder, form):
+        os.rename(folder / 'cat', folder / unicodedata.normalize(form, 'café'))
+        for other in ('NFC', 'NFD'):
+            names = {unicodedata.normalize(other, 'café'): 'coffee', 'hot_dog': 'sausage'}
+            assert LabeledFolder(folder, class_names=names).class_names == ('coffee', 'sausage')
+
+    def test_classes_without_images_are_named(self, folder, monkeypatch):
+        lines = []
+        monkeypatch.setattr(f'{LabeledFolder.__module__}.print_log', lambda line, **_: lines.append(line))
+        (folder / 'bird').mkdir()
+        dataset = LabeledFolder(folder)
+        assert dataset.class_names == ('bird', 'cat', 'hot dog')
+        assert {label for _, label in dataset.images} == {1, 2}
+        assert lines == [f'1 of 3 subfolders of {folder} have no images, and stay classes: bird']
 
     @pytest.mark.parametrize('make', ['nothing', 'file', 'empty', 'empty classes'])
     def test_refuses_folders(self, tmp_path, make):
