@@ -87,10 +87,10 @@ def read_lines(path: str | Path) -> Iterator[Line]:
         with _open(path) as file:
             head = file.read(_HEAD)
         encoding = next((name for mark, name in _ENCODINGS if head.startswith(mark)), 'utf-8')
-        with _open(path) as file:
-            errors = 'surrogateescape' if encoding.startswith('utf-8') else 'strict'
-            end = _line_end(head.decode(encoding, 'ignore'))
-            yield from _numbered(io.TextIOWrapper(file, encoding, errors, newline=end), end)
+        errors = 'surrogateescape' if encoding.startswith('utf-8') else 'strict'
+        end = _line_end(head.decode(encoding, 'ignore'))
+        with _open(path) as file, io.TextIOWrapper(file, encoding, errors, newline=end) as text:
+            yield from _numbered(text, end)
     except UnicodeError as error:
         raise InputError(f'{path} is damaged {encoding.upper()} text; save it as UTF-8') from error
     except (OSError, EOFError, zlib.error) as error:

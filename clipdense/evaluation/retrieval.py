@@ -37,6 +37,9 @@ class Retrieval:
         name: prefix of the names of the results.
         num_workers: processes that read images.
         ks: numbers of retrieved results.
+
+    Raises:
+        InputError: an image in several rows.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Retrieval:
     ) -> None:
         self.dataset = build(dataset, DATASETS)
         self.batch_size, self.name, self.num_workers, self.ks = batch_size, name, num_workers, tuple(ks)
+        self._check_paths(getattr(self.dataset, 'paths', ()))
 
     def __call__(self, clip: CLIP) -> dict[str, float]:
         """Evaluate a model; its mode is restored.
@@ -57,8 +61,7 @@ class Retrieval:
             the scores of ``recall_at`` with prefix ``NAME/``; and counts ``NAME/images``, ``NAME/texts``.
 
         Raises:
-            InputError: an empty dataset, too many unreadable images, an image in several rows, or a model
-                whose embeddings are not finite.
+            InputError: an empty dataset, too many unreadable images, or embeddings that are not finite.
         """
         with evaluating(clip):
             images, tokens, places = self._embed_images(clip)
@@ -74,7 +77,6 @@ class Retrieval:
     def _embed_images(self, clip: CLIP) -> tuple[Tensor, Tensor, list[int]]:
         """Unit embeddings (N, D), token ids (N, L) and indices of the readable images of the dataset."""
         dataset = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
-        self._check_paths(getattr(dataset, 'paths', ()))
         embeddings, tokens, places = [], [], []
         for batch_embeddings, batch in embedded_batches(
             clip, dataset, self.batch_size, self.num_workers, f'{self.name}: images'
