@@ -329,7 +329,7 @@ FOLDERS = {
     'names of the folders in another order': partial(labeled, given=['hot dog', 'cat']),
     'number of names other than of folders': partial(labeled, given=['cat']),
     'line without a tab among others': partial(labeled, listed='cat\ttom\nhot_dog\n'),
-    'folder named twice': partial(labeled, listed='cat\ttom\ncat\tx\nhot_dog\ty\n'),
+    'folder with two names': partial(labeled, listed='cat\ttom\ncat\tx\nhot_dog\ty\n'),
 }
 
 READ = TABLES | SHARDS | COCO | FOLDERS
