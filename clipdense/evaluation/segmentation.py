@@ -9,6 +9,7 @@ K: classes, (H, W): pixels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,6 +118,29 @@ class SegmentationScores:
         return '\n'.join([*lines, f'{"mean":<{width}}  {mean}  over {scores.counted} classes{note}'])
 
     @property
+    def notes(self) -> list[str]:
+        """What the scores hide: no labeled pixels, one labeled class, classes that are only predicted."""
+        names = self.vocabulary.class_names
+        labeled = self.confusion.sum(1) > 0
+        only = [name for name, there in zip(names, labeled.tolist(), strict=True) if there]
+        wrong = ((self.confusion.sum(0) > 0) & ~labeled).tolist()
+        extra = [name for name, there in zip(names, wrong, strict=True) if there]
+        found = []
+        if not only:
+            found.append('no pixel of the masks is labeled with a class of the vocabulary: there is no score')
+        elif len(only) == 1 and len(names) > 1:
+            found.append(
+                f'only one class, {only[0]!r}, is labeled in the masks; the other {len(names) - 1} of the '
+                'vocabulary are in no mask, so that the mIoU does not measure them'
+            )
+        if only and extra:
+            found.append(
+                f'{len(extra)} classes are in no mask but predicted, and count in the mIoU with an IoU of 0: '
+                f'{", ".join(extra[:10])}{", ..." if len(extra) > 10 else ""}'
+            )
+        return found
+
+    @property
     def _background(self) -> int | None:
         name = self.vocabulary.background
         return None if name is None else self.vocabulary.index(name)
@@ -201,7 +225,10 @@ class SegmentationEvaluator:
                             sample.image_path, sample.size, sample.mask, found.cpu()
                         )
                         counts[name] += count_sample(labelled, size, self.ignore_index)
-        return {name: SegmentationScores(matrix, self.vocabulary) for name, matrix in counts.items()}
+        scores = {name: SegmentationScores(matrix, self.vocabulary) for name, matrix in counts.items()}
+        for note in dict.fromkeys(note for one in scores.values() for note in one.notes):
+            warnings.warn(note, stacklevel=2)
+        return scores
 
 
 def labeler(model: SegmentationModel) -> Labeler:
@@ -291,6 +318,8 @@ class MeanIoU(BaseMetric):
             total.index_add_(0, cells, counts)
         self.evaluated = SegmentationScores(total.view(size, size), self.vocabulary, self._groups)
         print_log('\n' + self.table(), logger='current')
+        for note in self.evaluated.notes:
+            warnings.warn(note, stacklevel=2)
         return self.evaluated.to_dict()
 
     def table(self) -> str:

@@ -18,12 +18,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from clipdense.data.image_lists import NamedFiles, first_of, relative_name
+from clipdense.data.run_lengths import check_mask, has_mask, mask_area
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import MAX_PIXELS
 from clipdense.utils.json_files import read_json
 from clipdense.vocab.names import check_name, first_repeated
-
-from .masks import check_mask, has_mask, mask_area
 
 _LARGEST_FILE = 4_000_000_000  # bytes; LVIS has 1.1 GB
 _CORNER_FRACTION = 0.05  # of boxes beyond their image from which xyxy boxes are assumed
@@ -53,7 +52,7 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
 
     Annotation ids are renumbered from 1, because pycocotools misreads an id of 0; ``iscrowd`` and ``area``
     are filled in if missing; boxes without area are dropped and boxes beyond the border are clipped, with
-    a warning.  A missing mask stays missing: ``masks.has_mask`` tells.
+    a warning.  A missing mask stays missing: ``run_lengths.has_mask`` tells.
 
     Args:
         data: content of the file.

@@ -15,6 +15,7 @@ from mmdet.structures.mask import BitmapMasks
 from torch.utils.data import Dataset
 
 from clipdense.data.batches import sample_rng
+from clipdense.data.run_lengths import has_mask, to_pixels
 from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.image_io import read_image
@@ -22,7 +23,6 @@ from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .coco import find_images, read_coco
-from .masks import has_mask, to_pixels
 from .splits import OV_COCO_WORDS, choose
 from .store import RegionStore
 from .transforms import PackDetection

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from clipdense.data.run_lengths import check_mask, has_mask, to_run_lengths
 from clipdense.utils.errors import InputError
 
 from .coco import among, check_box, is_number
-from .masks import check_mask, has_mask, to_run_lengths
 
 Kind = Literal['bbox', 'segm']
 
@@ -34,11 +34,11 @@ def check_results(
         of the box.
 
     Raises:
-        InputError: not a list; images or categories that are not in the ground truth; scores that are
-            not finite; boxes that are not four numbers or negative; no box or no mask where it is measured;
+        InputError: neither list nor tuple; images or categories that are not in the ground truth; scores
+            that are not finite; boxes that are not four numbers or negative; no box or no mask where it is measured;
             masks that cannot be read or do not have the size of their image.
     """
-    if not isinstance(results, list):
+    if not isinstance(results, (list, tuple)):
         raise InputError(f'{source} must be a list of detections, not a {type(results).__name__}')
     sizes = {image['id']: (image['height'], image['width']) for image in images}
     known = {'image_id': sizes.keys(), 'category_id': set(categories)}

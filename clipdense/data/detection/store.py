@@ -11,6 +11,7 @@ an interruption loses a few images only.
 from __future__ import annotations
 
 import json
+import operator
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write, digest
+from clipdense.utils.json_files import read_json
 
 _FORMAT = 'clipdense region embeddings 1'
 _HEADER = 'store.json'
@@ -77,8 +79,13 @@ class RegionStore:
     def __init__(self, folder: str | Path, writable: bool = False) -> None:
         self.folder, self._writable = Path(folder), writable
         header = _read_header(self.folder)
-        self.facts = StoreFacts(**{**header['facts'], 'crops': tuple(header['facts']['crops'])})
-        self.image_ids: tuple[int, ...] = tuple(header['image_ids'])
+        try:
+            self.facts = StoreFacts(**{**header['facts'], 'crops': tuple(header['facts']['crops'])})
+            self.image_ids: tuple[int, ...] = tuple(map(operator.index, header['image_ids']))
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f'{self.folder / _HEADER} is damaged ({error!r}); create the store again'
+            ) from error
         self._place = {image_id: place for place, image_id in enumerate(self.image_ids)}
         self._open()
 
@@ -231,14 +238,14 @@ def _layout(facts: StoreFacts, images: int) -> dict[str, tuple[type[np.generic],
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
-    try:
-        header = json.loads((folder / _HEADER).read_bytes())
-    except OSError as error:
+    if not (folder / _HEADER).exists():
         raise InputError(
             f'{folder} does not contain region embeddings; create them with `clipdense embed regions`'
-        ) from error
-    except ValueError as error:
-        raise InputError(f'{folder / _HEADER} is damaged; create the store again') from error
-    if header.get('format') != _FORMAT:
+        )
+    try:
+        header = read_json(folder / _HEADER)
+    except InputError as error:
+        raise InputError(f'{error}; the store is damaged, create it again') from error
+    if not isinstance(header, dict) or header.get('format') != _FORMAT:
         raise InputError(f'{folder} is not a store of region embeddings of this version; create it again')
     return header

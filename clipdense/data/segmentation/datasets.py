@@ -35,6 +35,7 @@ from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
 _UNKNOWN = -1
+_PROBED = 8  # masks that are read when a dataset is opened
 
 
 class LabeledImages(Dataset):
@@ -76,6 +77,7 @@ class LabeledImages(Dataset):
             )
         self._first = int(zero_is_unlabeled)  # value of the first class
         self._labels = _label_table(stored, self.vocabulary, ignore_index, self._first)
+        self._warn_of_two_values()
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -141,6 +143,27 @@ class LabeledImages(Dataset):
         if (mask == _UNKNOWN).any():
             raise InputError(self._explain(stored, index))
         return mask
+
+    def _warn_of_two_values(self) -> None:
+        """Say it if some masks, read here, have only the values 0 and 255, and 255 is ignored."""
+        values: set[int] = set()
+        step = max(1, len(self) // _PROBED)
+        for index in range(0, len(self), step)[:_PROBED]:
+            try:
+                values |= set(np.unique(read_mask(self.masks[index], self.max_pixels)).tolist())
+            except InputError:  # raised again when the mask is needed
+                continue
+        if values == {0, self.ignore_index} and len(self._labels) > 1 and self.ignore_index == 255:
+            zero = 'unlabeled too' if self._first else f'the class {self._name_of_zero()!r}'
+            warnings.warn(
+                f'the masks in {self.masks[0].parent} (up to {_PROBED} were read) have only the values 0 and '
+                f'255: 0 is {zero}, and 255 is ignored. If 255 marks objects, write 1 or another class index',
+                stacklevel=4,
+            )
+
+    def _name_of_zero(self) -> str:
+        label = int(self._labels[0])
+        return 'ignored' if label == self.ignore_index else self.vocabulary.class_names[label]
 
     def _explain(self, stored: np.ndarray, index: int) -> str:
         known = np.flatnonzero(self._labels != _UNKNOWN).tolist()

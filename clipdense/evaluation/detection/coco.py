@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdense.data.detection.coco import among, check_coco
-from clipdense.data.detection.masks import has_mask
 from clipdense.data.detection.results import Kind, check_results
+from clipdense.data.run_lengths import has_mask
 from clipdense.utils.errors import InputError
 from clipdense.vocab.names import normalize, places
 
@@ -112,8 +112,7 @@ def lvis_precision(
     def evaluator(gt: Any, dt: Any, iou_type: str) -> Any:
         return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)
 
-    best = _best_of_each_image(results, max_detections)
-    return _evaluate(COCO, evaluator, truth, best, kind, None, (max_detections,), lvis=True)
+    return _evaluate(COCO, evaluator, truth, results, kind, None, (max_detections,), lvis=True)
 
 
 def lvis_means(truth: Mapping[str, Any], scores: Precision) -> dict[str, float]:
@@ -203,9 +202,11 @@ def _evaluate(
     _refuse_unknown(names, ids)
     wanted = sorted((ids[normalize(name)], name) for name in names)
     images = [one['id'] for one in truth['images']]
-    checked = check_results(list(results), truth['images'], ids.values(), kind)
+    checked = check_results(results, truth['images'], ids.values(), kind)
     chosen = {category for category, _ in wanted}
     counted = [one for one in checked if one['category_id'] in chosen]
+    if lvis:
+        counted = _best_of_each_image(counted, *max_detections)
     if not counted:
         return _nothing_found(truth, wanted, max_detections)
     gt = database()
@@ -244,19 +245,16 @@ def _nothing_found(
     return Precision(tuple(name for _, name in wanted), precision, precision[:, 0], max_detections)
 
 
-def _best_of_each_image(results: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+def _best_of_each_image(results: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """The ``count`` best results of each image; ties keep their order."""
-    by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        by_image[result.get('image_id')].append(result)
+        by_image[result['image_id']].append(result)
     if all(len(found) <= count for found in by_image.values()):
-        return list(results)
-    return [one for found in by_image.values() for one in sorted(found, key=_descending)[:count]]
-
-
-def _descending(result: Mapping[str, Any]) -> float:
-    score = result.get('score')
-    return -score if isinstance(score, (int, float)) else 0.0  # refused later
+        return results
+    return [
+        one for found in by_image.values() for one in sorted(found, key=lambda one: -one['score'])[:count]
+    ]
 
 
 def _mean(values: NDArray[np.floating]) -> float:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
+from clipdense.data.detection.coco import check_coco
+from clipdense.data.detection.results import Kind
 from clipdense.registry import METRICS
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.vocab.names import normalize
 
-from .coco import Kind, category_ids, coco_precision, lvis_means, lvis_precision
+from .coco import category_ids, check_truth, coco_precision, lvis_means, lvis_precision
 from .voc import voc_average_precision
 
 
@@ -45,10 +48,19 @@ class DetectionAP(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         if protocol not in ('coco', 'lvis', 'voc07', 'voc12'):
             raise InputError(f'unknown protocol {protocol!r}: choose from coco, lvis, voc07, voc12')
+        wrong = [kind for kind in kinds if kind not in ('bbox', 'segm')]
+        if wrong or not kinds or isinstance(kinds, str):
+            raise InputError(f"kinds must be ('bbox',), ('segm',) or both, got {kinds!r}")
         self.protocol, self.kinds, self.results_file = protocol, tuple(kinds), results
+        self._checked: Any = None
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Keep the detections of a batch."""
+        """Keep the detections of a batch.
+
+        Raises:
+            InputError: with the first batch: the ground truth lacks what is measured.
+        """
+        self._check_truth()
         for sample in data_samples:
             image_id = _get(sample, 'img_id')
             self.results.append((image_id, to_coco(image_id, _get(sample, 'pred_instances'))))
@@ -58,12 +70,11 @@ class DetectionAP(BaseMetric):
         meta = self.dataset_meta or {}
         if 'ground_truth' not in meta:
             raise InputError('DetectionAP needs a dataset whose metainfo has a ground_truth')
-        vocabulary, truth = meta['vocabulary'], meta['ground_truth']
-        ids = category_ids(truth)
+        vocabulary, by_image = meta['vocabulary'], dict(results)  # images repeated for padding count once
+        truth = _evaluated(meta['ground_truth'], by_image, vocabulary.class_names)
+        ids = _category_ids(truth, vocabulary.class_names)
         found = [
-            {**one, 'category_id': ids[normalize(vocabulary.class_names[one['category_id']])]}
-            for _, listed in dict(results).items()  # images repeated for padding count once
-            for one in listed
+            {**one, 'category_id': _category_of(one, ids)} for listed in by_image.values() for one in listed
         ]
         if self.results_file is not None:
             write_results(self.results_file, found)
@@ -78,6 +89,18 @@ class DetectionAP(BaseMetric):
                 f'{start}{name}': value for name, value in self._scores(truth, found, kind, groups).items()
             }
         return scores
+
+    def _check_truth(self) -> None:
+        """Check the ground truth for all kinds, once for each dataset."""
+        meta = self.dataset_meta or {}
+        truth = meta.get('ground_truth')
+        if truth is None or truth is self._checked:
+            return
+        names = meta['vocabulary'].class_names
+        _category_ids(truth, names)
+        for kind in self.kinds:
+            check_truth(check_coco(truth, 'the ground truth'), kind, names, self.protocol == 'lvis')
+        self._checked = truth
 
     def _scores(
         self, truth: Mapping[str, Any], found: list, kind: Kind, groups: Mapping[str, Sequence[str]]
@@ -103,6 +126,48 @@ class DetectionAP(BaseMetric):
             for name, value in precision.means(names).items()
             if name in ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR@100')
         }
+
+
+def _evaluated(
+    truth: Mapping[str, Any], image_ids: Container[int], class_names: Sequence[str]
+) -> Mapping[str, Any]:
+    """The ground truth of the images that the detector has seen; objects of others would count as missed."""
+    seen = [image for image in truth['images'] if image['id'] in image_ids]
+    if len(seen) == len(truth['images']):
+        return truth
+    scored = set(_category_ids(truth, class_names))
+    annotations = [one for one in truth['annotations'] if one['image_id'] in image_ids]
+    lost = [
+        one
+        for one in truth['annotations']
+        if one['image_id'] not in image_ids and one['category_id'] in scored
+    ]
+    if lost:
+        warnings.warn(
+            f'the scores are of {len(seen)} of {len(truth["images"])} images: {len(lost)} objects of the '
+            'others are not counted',
+            stacklevel=2,
+        )
+    return {**truth, 'images': seen, 'annotations': annotations}
+
+
+def _category_ids(truth: Mapping[str, Any], class_names: Sequence[str]) -> list[int]:
+    """The category of each label."""
+    ids = category_ids(truth)
+    unknown = [name for name in class_names if normalize(name) not in ids]
+    if unknown:
+        raise InputError(f'the vocabulary has classes that are not in the ground truth: {unknown[:5]}')
+    return [ids[normalize(name)] for name in class_names]
+
+
+def _category_of(detection: Mapping[str, Any], ids: Sequence[int]) -> int:
+    label = detection['category_id']
+    if not 0 <= label < len(ids):
+        raise InputError(
+            f'a detection of image {detection["image_id"]} has the label {label}, but the vocabulary has '
+            f'{len(ids)} classes; set the vocabulary of the dataset on the detector'
+        )
+    return ids[label]
 
 
 def to_coco(image_id: int, found: Any) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def voc_average_precision(
     """
     truth = check_coco(truth, 'the ground truth')
     names = {one['id']: one['name'] for one in truth['categories']}
-    checked = check_results(list(results), truth['images'], names, 'bbox')
+    checked = check_results(results, truth['images'], names, 'bbox')
     objects: dict[int, dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for one in truth['annotations']:
         objects[one['category_id']][one['image_id']].append(one)

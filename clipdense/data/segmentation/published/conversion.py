@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from clipdense.data.run_lengths import check_mask, to_pixels
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.image_io import mask_to_image, read_image, read_mask
@@ -135,20 +136,16 @@ def convert_annotations(
     Args:
         name: of the image, for messages.
         size: (H, W).
-        annotations: each with a ``category_id`` and a ``segmentation`` in COCO's compressed run lengths.
+        annotations: each with a ``category_id`` and a ``segmentation`` in COCO's layouts.
         table: from category to label; pixels without a mask have category 0.
 
     Raises:
-        InputError: masks of another size, or a category that is not in the table.
+        InputError: masks that are missing, damaged or of another size, or a category not in the table.
     """
-    from pycocotools import mask as run_lengths
-
     values = np.zeros(size, np.int64)
-    for annotation in annotations:
-        part = run_lengths.decode(annotation['segmentation']).astype(bool)
-        if part.shape != size:
-            raise InputError(f'{name}: mask size {part.shape} differs from image size {size} (height, width)')
-        values[part] = annotation['category_id']
+    for number, annotation in enumerate(annotations):
+        check_mask(annotation.get('segmentation'), f'{name}, annotation {number}', size)
+        values[to_pixels(annotation['segmentation'], size).astype(bool)] = annotation['category_id']
     return encode_mask(_relabeled(Path(name), values, table))
 
 

@@ -5,7 +5,6 @@ Each finds its sources, writes masks next to them under the names that readers e
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 from clipdense.data.image_lists import read_split
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
+from clipdense.utils.json_files import read_json
 
 from . import labels
 from .conversion import (
@@ -33,6 +33,7 @@ from .table import BENCHMARKS, find_benchmark
 
 _CONTEXT_LISTS = 'ImageSets/SegmentationContext'
 _VOC_LISTS = 'ImageSets/Segmentation'
+_LARGEST_JSON = 2_000_000_000  # bytes
 _SBD = 'http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz'
 
 
@@ -156,8 +157,8 @@ def _context_json(path: Path) -> tuple[dict[str, list[str]], Callable[[str], Cal
     sizes: dict[Any, tuple[int, int]] = {}
     annotations: dict[Any, list[dict]] = defaultdict(list)
     ids: dict[str, Any] = {}
+    content = read_json(path, _LARGEST_JSON)
     try:
-        content = json.loads(path.read_text('utf-8'))
         for image in content['images']:
             name = Path(image['file_name']).stem
             names[image['phase']].append(name)

@@ -76,9 +76,9 @@ def to_run_lengths(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
 
 def to_pixels(segmentation: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A checked mask in any layout as (H, W), 1 on the object."""
-    from pycocotools import mask as coco_mask
-
-    return coco_mask.decode([to_run_lengths(segmentation, size)])[:, :, 0]
+    runs = _decoded(to_run_lengths(segmentation, size)['counts'], 'a mask')  # down the columns, 0 first
+    values = np.repeat((np.arange(len(runs)) % 2).astype(np.uint8), runs)
+    return np.ascontiguousarray(values.reshape(size[::-1]).T)
 
 
 def mask_area(segmentation: Any, size: tuple[int, int]) -> float:
