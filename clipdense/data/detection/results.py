@@ -35,8 +35,8 @@ def check_results(
 
     Raises:
         InputError: neither list nor tuple; images or categories that are not in the ground truth; scores
-            that are not finite; boxes that are not four numbers or negative; no box or no mask where it is measured;
-            masks that cannot be read or do not have the size of their image.
+            that are not finite; boxes that are not four numbers or negative; no box or no mask where it is
+            measured; masks that cannot be read or do not have the size of their image.
     """
     if not isinstance(results, (list, tuple)):
         raise InputError(f'{source} must be a list of detections, not a {type(results).__name__}')
@@ -58,7 +58,7 @@ def check_results(
 
 def _only(kind: Kind, result: Mapping[str, Any], where: str, size: tuple[int, int]) -> dict[str, Any]:
     """The parts of a detection that are measured."""
-    kept = {'image_id': int(result['image_id']), 'category_id': int(result['category_id'])}
+    kept: dict[str, Any] = {key: int(result[key]) for key in ('image_id', 'category_id')}
     kept['score'] = float(result['score'])
     box, mask = result.get('bbox'), result.get('segmentation')
     box = None if box is None else [float(value) for value in check_box(box, where)]

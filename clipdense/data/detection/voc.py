@@ -135,16 +135,15 @@ class _Reader:
     def _size(self, tree: Xml.Element, path: Path, image: Path) -> dict[str, int]:
         given = [(tree.findtext(f'size/{key}') or '').strip() for key in ('width', 'height')]
         if set(given) <= {'', '0', '0.0'}:
-            width, height = read_image(image).size
             self.assumed['annotations have no size; that of the image is used'].append(path.name)
-            return {'width': width, 'height': height}
+            return dict(zip(('width', 'height'), read_image(image).size, strict=True))
         try:
-            width, height = map(float, given)
-            if not (width > 0 and height > 0 and width == int(width) and height == int(height)):
+            sides = [float(text) for text in given]
+            if not all(side > 0 and side == int(side) for side in sides):
                 raise ValueError
         except (ValueError, OverflowError) as error:
             raise InputError(f'{path} has no valid size/width and size/height, got {given}') from error
-        return {'width': int(width), 'height': int(height)}
+        return {'width': int(sides[0]), 'height': int(sides[1])}
 
     def _objects(self, tree: Xml.Element, path: Path) -> Iterator[dict[str, Any]]:
         for number, item in enumerate(tree.iter('object'), 1):
