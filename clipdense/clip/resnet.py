@@ -146,6 +146,7 @@ class ModifiedResNet(nn.Module):
             raise ValueError(
                 f'images of {tuple(images.shape[-2:])} pixels are too small: at least 32 x 32 are needed'
             )
+        images = images.to(self.conv1.weight.dtype)
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         return F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
+from clipdense.layers.precision import at_least_fp32
 from clipdense.structures import ClassEmbeddings
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
@@ -82,6 +83,7 @@ class Classifier(Predictor[Classification]):
 
     def _probabilities(self, pixels: Tensor, embeddings: ClassEmbeddings) -> Tensor:
         """(B, 3, H, W) -> (B, K): the maximum over the queries of each class, then softmax over classes."""
-        image_embeddings = self.clip.encode_image(pixels, normalize=True)  # (B, D)
-        logits = self.clip.logit_scale.exp() * image_embeddings @ embeddings.queries.mT  # (B, Q)
+        image_embeddings = at_least_fp32(self.clip.encode_image(pixels, normalize=True))  # (B, D)
+        scale = self.clip.logit_scale.to(image_embeddings.dtype).exp()
+        logits = scale * image_embeddings @ embeddings.queries.to(image_embeddings.dtype).mT  # (B, Q)
         return embeddings.class_scores(logits).softmax(dim=-1)  # (B, K)

@@ -21,13 +21,14 @@ from clipdense.methods import Method, default_method, find_method, get_method, l
 from clipdense.registry import MODELS
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
-from clipdense.utils.devices import choose_device
+from clipdense.utils.devices import choose_device, choose_dtype
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.vocab.names import doubts
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import WeightsFile, read_weights
 from clipdense.weights.strict import load_strict
+from clipdense.weights.values import check_cast
 
 Embedder = ClassEmbedder | str | Path
 ClassNames = Vocabulary | str | list[str] | tuple[str, ...]
@@ -50,7 +51,8 @@ def load(
         weights: a name from ``clipdense models`` such as 'ViT-B-16/openai', a file or folder in any official
             format, a file exported after training, or a training checkpoint.
         device: device of the model; None means the GPU if there is one.
-        dtype: data type of the parameters; fp32 by default, whatever the file stores.
+        dtype: data type of the parameters: ``torch.float32``, which is the default, whatever the file
+            stores, ``float16``, ``bfloat16`` or ``float64``; detectors run in ``float32`` only.
         overrides: settings that the file does not record, such as ``activation='quick_gelu'`` or
             ``num_heads=8``.
 
@@ -60,9 +62,9 @@ def load(
         InputError: an unknown name or override, a failed download, or a device that is not available.
     """
     _check_call(weights, overrides)
-    place = choose_device(device)
+    place, kind = choose_device(device), choose_dtype(dtype)
     opened = clip_checkpoint.open_weights(weights)
-    file = opened.file
+    file, method = opened.file, None
     if config := self_describing.read_config(file, method_packages()):
         if overrides:
             raise InputError(f'{weights} is self-describing: remove the override {next(iter(overrides))!r}')
@@ -71,10 +73,15 @@ def load(
         model = method.load_file(file, overrides)
     else:
         try:
-            return clip_checkpoint.load(opened, place, dtype, **overrides)
+            return clip_checkpoint.load(opened, place, kind, **overrides)
         except CheckpointError as error:
             raise _with_known_layouts(error, file) from error
-    return model.to(place, dtype).eval()
+    entry = method_of(model) or method
+    if entry is not None and entry.task == 'detection' and kind != torch.float32:
+        raise InputError(f'a detector runs in torch.float32 only, got dtype={kind}: leave out dtype')
+    model = model.to(place, kind)
+    check_cast(model.state_dict(), file.path, kind)
+    return model.eval()
 
 
 def load_clip(weights: str | Path | CLIP, device: str | torch.device | None = None, **overrides: Any) -> CLIP:

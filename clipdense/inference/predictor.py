@@ -16,6 +16,7 @@ from torch import nn
 
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.structures import ClassEmbeddings
+from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.image_io import read_image
 from clipdense.utils.image_open import MAX_PIXELS
@@ -59,9 +60,13 @@ class Predictor(ABC, Generic[Result]):
         return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> Any:
-        """Move the model to a device; returns ``self``."""
+        """Move the model to a device; returns ``self``.
+
+        Raises:
+            InputError: the device is not available.
+        """
         with self._lock:
-            self.model.to(device)
+            self.model.to(choose_device(device))
             self._embedded.clear()
         return self
 

@@ -28,7 +28,7 @@ def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[i
     patch = projection.kernel_size[0]
     if min(images.shape[-2:]) < patch:
         raise InputError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a patch ({patch})')
-    x = projection(images)  # (B, C, h, w)
+    x = projection(images.to(projection.weight.dtype))  # (B, C, h, w)
     return x.flatten(2).mT, (x.shape[-2], x.shape[-1])
 
 

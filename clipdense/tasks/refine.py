@@ -56,6 +56,7 @@ class PAMR(nn.Module):
 
     def refine(self, scores: Tensor, affinity: Tensor) -> Tensor:
         """(q, H, W), (P, H, W) -> (q, H, W)."""
+        affinity = affinity.to(scores.dtype)
         block = max(1, _BLOCK // scores[0].numel())
         return torch.cat([self._flow(part, affinity) for part in scores.split(block)])
 

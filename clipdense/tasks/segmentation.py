@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
+from clipdense.layers.precision import at_least_fp32, dtype_at_least_fp32
 from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
@@ -152,10 +153,10 @@ class SegmentationModel(Model):
             raise ValueError(
                 f'got embeddings of {embeddings.num_classes} classes for {len(vocabulary)} class names'
             )
-        device = next(self.parameters()).device
+        parameter = next(self.parameters())
         self.vocabulary = vocabulary
-        self.queries = embeddings.queries.to(device)
-        self.query_class = embeddings.query_class.to(device)
+        self.queries = embeddings.queries.to(parameter.device, dtype_at_least_fp32(parameter))
+        self.query_class = embeddings.query_class.to(parameter.device)
         self.num_classes = len(vocabulary)
         self.dataset_meta = {'classes': vocabulary.class_names, 'vocabulary': vocabulary}
 
@@ -206,16 +207,16 @@ class SegmentationModel(Model):
         """Classify an encoded image with the vocabulary -> labels (H, W); the fast part.
 
         Raises:
-            InputError: no vocabulary yet, or scores that are NaN.
+            InputError: no vocabulary yet, or scores that are NaN or infinite.
         """
         full_logits = self._full_logits(image, result_size)
         pixels = max(result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in image.views))
         planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
         chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
         best = reduce_queries(full_logits, torch.arange(len(self._text()), device=image.image.device), chunk)
-        if best.normalizer.isnan().any():
+        if not best.normalizer.isfinite().all():
             raise InputError(
-                'the scores of an image are NaN; the weights are damaged, or half precision '
+                'the scores of an image are NaN or infinite; the weights are damaged, or half precision '
                 'overflows: use float32'
             )
         if self.area_threshold and self.background_index is not None:
@@ -232,10 +233,12 @@ class SegmentationModel(Model):
         windows = self.slide.windows(size)
         height, width = windows[0].bottom - windows[0].top, windows[0].right - windows[0].left
         batch = self.slide.batch or max(1, self.memory_budget // self.window_bytes(height, width))
-        image = image.flip(-1) if mirrored else image
+        image = (image.flip(-1) if mirrored else image).to(next(self.parameters()).dtype)
         features = [
-            self.encode_pixels(
-                torch.stack([_cut(image, window) for window in windows[first : first + batch]])
+            _at_least_fp32(
+                self.encode_pixels(
+                    torch.stack([_cut(image, window) for window in windows[first : first + batch]])
+                )
             )
             for first in range(0, len(windows), batch)
         ]
@@ -312,6 +315,13 @@ class EncodedImage(NamedTuple):
 
     image: Tensor  # (3, h, w) resized, normalized
     views: list[View]
+
+
+def _at_least_fp32(features: Any) -> Any:
+    """Features of a model in half precision become single, since class embeddings are."""
+    if isinstance(features, Tensor):
+        return at_least_fp32(features) if features.is_floating_point() else features
+    return tuple(_at_least_fp32(part) for part in features)
 
 
 def _cut(image: Tensor, window: Window) -> Tensor:

@@ -38,6 +38,18 @@ def check_values(tensors: Mapping[str, Tensor], source: str | Path) -> None:
             raise CheckpointError(f'{source}: {name} is {float(tensor):g}, expected a value of about -10')
 
 
+def check_cast(tensors: Mapping[str, Tensor], source: str | Path, dtype: torch.dtype) -> None:
+    """Refuse values that were finite before they were converted to half precision.
+
+    Raises:
+        CheckpointError: naming the tensors.
+    """
+    if dtype in (torch.float16, torch.bfloat16) and (bad := not_finite(tensors)):
+        raise CheckpointError(
+            f'{source} has values that are too large for {dtype} ({", ".join(bad[:5])}): use torch.float32'
+        )
+
+
 def not_finite(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of the floating-point tensors that have NaN or infinite values."""
     items = tensors.items() if isinstance(tensors, Mapping) else tensors

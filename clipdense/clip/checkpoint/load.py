@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdense.utils.devices import choose_device, choose_dtype
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.strict import first_names, mismatches, with_counters
-from clipdense.weights.values import check_values
+from clipdense.weights.values import check_cast, check_values
 
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
@@ -97,7 +98,7 @@ def load(
             open_clip, a training checkpoint, a name from `clipdense models` such as 'ViT-B-16/openai', or
             what ``open_weights`` returned for one of these.
         device: of the model.
-        dtype: of the parameters; fp32 by default, whatever the file stores.
+        dtype: of the parameters, see ``choose_dtype``; fp32 by default, whatever the file stores.
         overrides: what the weights do not specify, see ``Overrides``, such as ``activation='quick_gelu'``.
 
     Raises:
@@ -106,21 +107,18 @@ def load(
         InputError: an unknown name, a failed download, or a device that is not available.
     """
     found = read_clip(weights, Overrides.of(overrides))
+    place, kind = choose_device(device), choose_dtype(dtype)
     clip = fitting_model(found)
-    dtype = dtype or torch.float32
-    try:
-        state = {
-            name: tensor.to(
-                device,
-                dtype if tensor.is_floating_point() else tensor.dtype,
-                copy=True,  # tensors may be mapped from the file
-                memory_format=torch.contiguous_format,
-            )
-            for name, tensor in with_counters(clip.state_dict(), found.tensors).items()
-        }
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} is not available ({reason}): try device='cpu'") from error
+    state = {
+        name: tensor.to(
+            place,
+            kind if tensor.is_floating_point() else tensor.dtype,
+            copy=True,  # tensors may be mapped from the file
+            memory_format=torch.contiguous_format,
+        )
+        for name, tensor in with_counters(clip.state_dict(), found.tensors).items()
+    }
+    check_cast(state, found.path, kind)
     clip.load_state_dict(state, assign=True)
     return clip.eval()
 

@@ -233,7 +233,8 @@ def _second_round(
     feedback: tuple[float, float] = (0.7, 2.2),
 ) -> Tensor:
     """The second pass: patches with the same class in the first prediction get more attention."""
-    embeddings, x, crossed = features
+    embeddings, *inner = features
+    x, crossed = (part.to(tower.pos_embed.dtype) for part in inner)
     grid = (embeddings.shape[-2], embeddings.shape[-1])
     last = LastAttention(tower, x, grid)
     together = same_object(cosines(embeddings, text).argmax(dim=1), std).to(x.dtype)
@@ -242,7 +243,7 @@ def _second_round(
     refined = resclip_round(
         last, crossed, base, std, cross, lambda products: gain * ((1 - share) * products + share * together)
     )
-    return cosines(F.normalize(refined, dim=1), text)
+    return cosines(F.normalize(refined.to(text.dtype), dim=1), text)
 
 
 @dense_method(read=_second_round, needs_transformer=True)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.layers.precision import at_least_fp32
+
 
 def find_outliers(tokens: Tensor, neighbours: int, share: float) -> Tensor:
     """(B, N, C) -> (B, N) bool: the ``share`` of patches with the highest local outlier factor.
@@ -24,6 +26,7 @@ def find_outliers(tokens: Tensor, neighbours: int, share: float) -> Tensor:
     count = min(neighbours, tokens.shape[1] - 1)
     if count < 1:
         return torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    tokens = at_least_fp32(tokens)
     distance = torch.cdist(tokens, tokens).square()  # (B, N, N)
     nearest, place = distance.topk(count + 1, largest=False)  # the first is the patch itself
     density = 1 / nearest[..., -1].clamp(min=1e-6)  # (B, N)

@@ -143,14 +143,14 @@ class GroupVitSegmenter(SegmentationModel):
 
     def class_scores(self, image: Tensor, groups: Tensor, text: Tensor) -> Tensor:
         """(B, D), (B, G, D), (Q, D) -> scores of each group (B, G, K), the background's column included."""
-        scale = self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        scale = self.clip.logit_scale.to(groups.dtype).exp().clamp(max=MAX_LOGIT_SCALE)
         background = self.background_index
         front = [index for index in range(self.num_classes) if index != background]
         to_image = self._by_class(scale * image @ text.mT)[:, front]  # (B, K)
         to_groups = self._by_class(scale * groups @ text.mT)[:, :, front]  # (B, G, K)
         learned = None
         if background is not None and self.thresholds is None and self.clip.background is not None:
-            learned = scale * groups @ F.normalize(self.clip.background, dim=-1)  # (B, G)
+            learned = scale * groups @ F.normalize(self.clip.background.to(groups.dtype), dim=-1)  # (B, G)
         scores = group_scores(to_image, to_groups, self.top_classes, learned)
         if background is None:
             return scores

@@ -42,7 +42,7 @@ class CosineHead(nn.Conv2d):
     def logits(self, kept: Tensor, text: Tensor) -> Tensor:
         """Stored features, (K, D) or (B, K, D) -> (B, K, h, w): the product with each class embedding."""
         if self.compact:
-            text = text @ self._extended()  # (K, C + 1)
+            text = text @ self._extended().to(text.dtype)  # (K, C + 1)
         return torch.einsum('bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw', kept, text)
 
     def embeddings(self, kept: Tensor) -> Tensor:

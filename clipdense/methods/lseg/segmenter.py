@@ -137,7 +137,7 @@ class LSeg(SegmentationModel):
         kept, sizes = features
         logits = self.project.logits(kept, text / self.temperature)  # (B, K, h, w)
         if self.block is not None:
-            logits = self.block(logits)
+            logits = self.block(logits.to(self.project.weight.dtype)).to(logits.dtype)
         height, width = sizes[0].tolist()
         padded = padded_size((height, width), self.backbone.stride)
         logits = F.interpolate(logits, padded, mode='bilinear', align_corners=True)

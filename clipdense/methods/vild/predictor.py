@@ -69,7 +69,10 @@ class ViLDPredictor(nn.Module):
         Raises:
             InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
-        self.model.data_preprocessor.to(next(self.model.parameters()).device)  # not moved with the model
+        parameter = next(self.model.parameters())
+        if parameter.dtype != torch.float32:
+            raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
+        self.model.data_preprocessor.to(parameter.device)  # not moved with the model
         items = [self._prepared(np.asarray(image)) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, item in enumerate(items):
