@@ -20,6 +20,11 @@ from .options import (
     grouped,
 )
 
+OwnTemplates = Annotated[
+    str | None,
+    typer.Option(help='Prompt templates: imagenet, openai7, vild, simple, name, ... [default: imagenet].'),
+]
+
 
 @grouped
 def classify(
@@ -28,7 +33,7 @@ def classify(
     weights: WeightsArguments,
     top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
     out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the results to.')] = None,
-    templates: Templates = 'imagenet',
+    templates: OwnTemplates = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Classify images by class names: prints the most probable classes of each image.

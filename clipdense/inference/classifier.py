@@ -48,7 +48,7 @@ class Classifier(Predictor[Classification]):
         cls,
         weights: str | Path | CLIP,
         *,
-        templates: Templates = 'imagenet',
+        templates: Templates | None = None,
         embedder: Embedder | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
@@ -58,7 +58,7 @@ class Classifier(Predictor[Classification]):
 
         Args:
             weights, device, overrides: see ``load_clip``.
-            templates: prompt templates, as ``get_templates`` takes them.
+            templates: prompt templates, as ``get_templates`` takes them; 'imagenet' by default.
             embedder: see ``load_embedder``; replaces the templates.
             cache: whether to cache class embeddings on disk.
         """

@@ -190,7 +190,8 @@ def load_embedder(
         cache: whether to cache embeddings on disk.
 
     Raises:
-        InputError: a file without class embeddings, or a model without a text tower and no embedder.
+        InputError: a file without class embeddings, templates together with stored embeddings, or a model
+            without a text tower and no embedder.
     """
     kept: Literal['default'] | None = 'default' if cache else None
     if not isinstance(embedder, str | Path):
@@ -203,6 +204,10 @@ def load_embedder(
         raise InputError(
             f'{embedder} contains weights of {method.name}, not class embeddings: '
             'use a file written by `clipdense embed`'
+        )
+    if templates is not None:
+        raise InputError(
+            f'templates have no effect on the stored embeddings of {embedder}: give one of the two'
         )
     return StoredEmbeddings(embedder)
 

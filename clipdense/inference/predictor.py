@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -28,14 +29,16 @@ Result = TypeVar('Result')
 ImageSource = Any  # a path, a PIL image or an array (H, W, 3)
 OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
 
+_GUARD = threading.Lock()
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _KEPT = 8  # number of vocabularies whose embeddings are kept in memory
 
 
 class Predictor(ABC, Generic[Result]):
     """A model and the embedder of its class names.
 
-    Predictors are thread-safe: class names are fixed when a call or stream begins, and calls on one predictor
-    run one after another.
+    Predictors are thread-safe: class names are fixed when a call or stream begins, and calls on one model run
+    one after another, also those of several predictors with other class names, templates or embedders.
 
     Args:
         model: the model; it is set to evaluation mode.
@@ -52,7 +55,8 @@ class Predictor(ABC, Generic[Result]):
         self.embedder = class_embedder(model, embedder, cache='default')
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
-        self._lock = threading.RLock()
+        with _GUARD:  # predictors of one model take turns: the model keeps the class names of a call
+            self._lock = _LOCKS.setdefault(model, threading.RLock())
 
     @property
     def device(self) -> torch.device:
@@ -236,13 +240,23 @@ class Predictor(ABC, Generic[Result]):
         if key not in self._embedded:
             if len(self._embedded) >= _KEPT:
                 del self._embedded[next(iter(self._embedded))]
-            self._embedded[key] = self.embedder.embed(vocabulary)
+            self._embedded[key] = self._checked(self.embedder.embed(vocabulary))
         return self._embedded[key]
 
+    def _checked(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
+        """Refuse embeddings of another joint space, as far as its dimension tells."""
+        found = embeddings.queries.shape[-1]
+        expected = getattr(getattr(self.model, 'clip', None) or self.model, 'embed_dim', found)
+        if found != expected:
+            raise InputError(
+                f'the class embeddings have dimension {found}, the model has {expected}: they belong to '
+                'other weights'
+            )
+        return embeddings
+
     def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Set the vocabulary of the model, if it is another one."""
-        if self.model.vocabulary != vocabulary:
-            self.model.set_vocabulary(vocabulary, embeddings)
+        """Set the vocabulary of the model, of which another predictor may have set another."""
+        self.model.set_vocabulary(vocabulary, embeddings)
 
 
 class _Read(NamedTuple):

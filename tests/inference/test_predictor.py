@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 import clipdense
+from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings, save_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.utils.errors import InputError
 
@@ -201,3 +203,43 @@ def test_the_limit_of_pixels_belongs_to_the_call(predictor, images):
 def test_numbers_that_are_no_image(predictor, image):
     with pytest.raises(InputError, match=r'pass an array|values of 0 to 255'):
         predictor(image, ['cat'])
+
+
+def test_predictors_of_one_model_keep_their_own_templates(images):
+    """The model keeps the class names of its last call, of whichever predictor."""
+    model = SEGMENTER(build_clip(ClipSize(VIT, TEXT)), cache=False, device='cpu').model
+    embedders = [
+        PromptEnsemble(model.clip, templates, cache=None) for templates in ('name', ['art of the {}.'])
+    ]
+    asked = [
+        (embedder, names) for embedder in embedders for names in (['cat', 'dog'], ['car', 'road', 'tree'])
+    ]
+    expected = [clipdense.Segmenter(model, embedder)(images[0], names).scores for embedder, names in asked]
+    assert not np.allclose(expected[0], expected[2])
+
+    shared = [clipdense.Segmenter(model, embedder) for embedder in embedders]
+
+    def ask(turn):
+        return shared[turn % 4 // 2](images[0], asked[turn % 4][1])
+
+    with ThreadPoolExecutor(4) as pool:
+        for turn, answer in enumerate(pool.map(ask, range(24))):
+            assert list(answer.vocabulary.class_names) == asked[turn % 4][1]
+            np.testing.assert_allclose(answer.scores, expected[turn % 4], atol=1e-6)
+
+
+def test_embeddings_of_another_joint_space(predictor, images, tmp_path):
+    vocabulary = clipdense.Vocabulary(['cat', 'dog'])
+    save_embeddings(
+        tmp_path / 'a.safetensors', vocabulary, ClassEmbeddings(torch.eye(2, 5), torch.arange(2), 2)
+    )
+    other = type(predictor)(predictor.model, StoredEmbeddings(tmp_path / 'a.safetensors'))
+    with pytest.raises(InputError, match='have dimension 5, the model has 8: they belong to other weights'):
+        other(images[0], vocabulary)
+    with pytest.raises(InputError, match='templates have no effect on the stored embeddings'):
+        type(predictor).from_pretrained(
+            build_clip(ClipSize(VIT, TEXT)),
+            embedder=tmp_path / 'a.safetensors',
+            templates='simple',
+            device='cpu',
+        )

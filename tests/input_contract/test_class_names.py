@@ -144,6 +144,17 @@ def _extra_rows(folder):
     assert _stored(folder, 'tree') == [1]
 
 
+def _other_space(folder):
+    vocabulary = Vocabulary(('cat', 'dog'))
+    save_embeddings(folder / 'a.safetensors', vocabulary, ClassEmbeddings(torch.eye(2), torch.arange(2), 2))
+    Classifier.from_pretrained(_clip(), embedder=folder / 'a.safetensors').set_vocabulary(vocabulary)
+
+
+def _with_templates(folder):
+    _stored(folder, 'tree')
+    Classifier.from_pretrained(_clip(), embedder=folder / 'a.safetensors', templates='name')
+
+
 def _array(rows, names=('cat', 'dog')):
     def run(folder):
         np.save(folder / 'a.npy', np.array(rows))
@@ -318,6 +329,8 @@ READ = {
     'a name without a row': lambda folder: _stored(folder, 'zebra'),
     'more or fewer rows than names': each(_array([[1.0, 0]]), _array([1.0, 2]), _array(np.eye(3))),
     'a row of zeros': _array([[1.0, 0], [0, 0]]),
+    'a file for a model of another joint space': _other_space,
+    'a file together with templates': _with_templates,
     'values that are not finite': each(_array([[1, np.inf], [1, 0]]), _array([[np.nan, 1], [1, 0]])),
     'text instead of numbers': each(_array([[1j], [2]]), _array([['1'], ['2']])),
     "class names in another order than the file's": _other_order,

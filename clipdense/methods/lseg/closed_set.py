@@ -5,6 +5,7 @@ B: images, (h, w): cells of the pixel map, K: training classes, Q: queries.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from clipdense.registry import CLASS_EMBEDDERS, MODELS
 from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import nearest
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -94,6 +96,12 @@ class OneHotEmbedder:
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         """A one-hot row for each training class, zeros for other names."""
         place = places(self.class_names)
+        unknown = [name for name, _ in vocabulary.queries if normalize(name) not in place]
+        if unknown:
+            warnings.warn(
+                f'{len(unknown)} class names are not those of the training and are never predicted, such as '
+                f'{unknown[0]!r}.{nearest(unknown[0], self.class_names)}'
+            )
         rows = torch.zeros(len(vocabulary.queries), len(self.class_names))
         for row, (name, _) in enumerate(vocabulary.queries):
             if normalize(name) in place:
