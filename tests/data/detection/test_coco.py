@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import warnings
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clipdense.data.detection.coco import check_coco, file_name, find_images, read_coco
 from clipdense.utils.errors import InputError
@@ -138,3 +141,58 @@ def test_names_of_lvis():
     assert file_name(image) == 'train2017/000000000004.jpg'
     with pytest.raises(InputError, match='image 4 has no file_name'):
         file_name({'id': 4})
+
+
+IDS = st.one_of(st.integers(-2, 4), st.none(), st.text(max_size=2), st.floats(), st.booleans())
+BOXES = st.one_of(
+    st.lists(st.one_of(st.integers(-20, 120), st.floats()), max_size=5), st.none(), st.text(max_size=4)
+)
+ENTRIES = st.fixed_dictionaries(
+    {'id': IDS, 'image_id': IDS, 'category_id': IDS, 'bbox': BOXES},
+    optional={
+        'area': st.one_of(st.floats(), st.none(), st.text(max_size=2)),
+        'iscrowd': st.one_of(st.integers(-1, 2), st.none(), st.text(max_size=2)),
+        'segmentation': st.one_of(st.none(), st.lists(st.lists(st.integers(0, 90), max_size=8), max_size=2)),
+    },
+)
+
+
+def tried(call):
+    """The result, or the error message of one line."""
+    try:
+        return call()
+    except InputError as error:
+        return str(error)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(ENTRIES, max_size=4))
+def test_any_entries_are_kept_counted_or_refused(annotations):
+    """Rows in = rows out + rows that a warning counts."""
+    data = {**copy.deepcopy(GOOD), 'annotations': annotations}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        found = tried(lambda: check_coco(data, 'a.json')['annotations'])
+    if isinstance(found, str):
+        assert '\n' not in found
+        return
+    dropped = [str(one.message) for one in caught if 'were dropped' in str(one.message)]
+    count = int(dropped[0].split()[1]) if dropped else 0
+    assert len(found) + count == len(annotations)
+    assert [one['id'] for one in found] == list(range(1, len(found) + 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=3)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.sampled_from(['images', 'annotations', 'categories', 'id', 'name']), inner),
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json_is_refused(data):
+    with pytest.raises(InputError):
+        check_coco(data)
