@@ -111,6 +111,12 @@ def without_names(batch: Any) -> Any:
     return batch
 
 
+def equal_captions(batch: Any) -> bool:
+    """Whether a batch has several captions, all of them equal."""
+    ids = batch.get('token_ids') if isinstance(batch, Mapping) else None
+    return isinstance(ids, Tensor) and ids.ndim == 2 and len(ids) > 1 and bool((ids == ids[:1]).all())
+
+
 def explained(error: Exception, step: int, names: list[str]) -> InputError | None:
     """The error of a training step in plain words, where its cause is the batch or the memory."""
     text = str(error)

@@ -25,7 +25,7 @@ from clipdense.utils.errors import InputError, one_line
 
 from .checkpointing import what_remains
 from .checks import check_count
-from .health import LossWatch, explained, listed, sample_names, without_names
+from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
 from .resume import (
     Position,
@@ -179,6 +179,11 @@ class TrainLoop(BaseLoop):
     def _run_step(self, batch: Any, signals: StopSignals) -> None:
         runner, index = self.runner, self.position.batches
         names, batch = sample_names(batch), without_names(batch)
+        if self._iter < 3 and equal_captions(batch):
+            runner.logger.warning(
+                f'step {self._iter + 1}: all captions of the batch are equal, so its images cannot be told '
+                f'apart{listed(names)}'
+            )
         runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
         outputs = self._step(batch, names)
         fault = self._nonfinite(outputs)
@@ -267,6 +272,7 @@ class TrainLoop(BaseLoop):
         count = _length(self.dataloader.sampler) if not self._iterable else None
         if count is not None and self.dataloader.batch_sampler is not None:
             last = 0 if getattr(self.dataloader.batch_sampler, 'drop_last', True) else count % size
+            size, last = (size, last) if count >= size else (count or size, 0)
         check(size)
         if last:
             check(last, last=True)
