@@ -178,5 +178,7 @@ def class_thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int
                 '--class-threshold must be NAME=SCORE, such as cat=0.5, with a score from 0 to 1, '
                 f'got {text!r}'
             )
-        found[vocabulary.index(name.strip())] = threshold
+        index = vocabulary.index(name.strip())
+        if found.setdefault(index, threshold) != threshold:
+            raise InputError(f'--class-threshold gives class {name.strip()!r} two thresholds')
     return found

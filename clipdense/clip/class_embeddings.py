@@ -93,8 +93,9 @@ class PromptEnsemble:
         return embeddings.to(_device(self.clip))
 
     def _encode(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        _refuse_special_tokens(self.clip.tokenizer, [name for name, _ in vocabulary.queries])
         asked = [tuple(self.templates.prompts(name)) for name, _ in vocabulary.queries]
+        firsts = zip(vocabulary.queries, asked, strict=True)
+        _check_tokens(self.clip.tokenizer, {name: prompts[0] for (name, _), prompts in firsts if prompts})
         names: dict[tuple[str, ...], str] = {}  # 'hot_dog' and 'hot dog' may have the same prompts
         for (name, _), sentences in zip(vocabulary.queries, asked, strict=True):
             names.setdefault(sentences, name)
@@ -338,18 +339,31 @@ def _check_same(stored: Vocabulary, vocabulary: Vocabulary, path: Path) -> None:
         raise InputError(f'{path} is for other class names than those of the vocabulary{where}')
 
 
-def _refuse_special_tokens(tokenizer: Any, names: Sequence[str]) -> None:
-    """Refuse names such as '<|endoftext|>', which end the text for the text tower."""
+def _check_tokens(tokenizer: Any, prompts: Mapping[str, str]) -> None:
+    """Check what the text tower reads of each name, given with its first prompt.
+
+    Raises:
+        InputError: a name such as '<|endoftext|>', which ends the text.
+
+    Warns:
+        UserWarning: two names are one text, such as 'C' and 'C++' without punctuation, or where they are cut.
+    """
     tokenizer = tokenizer.tokenizer if isinstance(tokenizer, LazyTokenizer) else tokenizer
     if not isinstance(tokenizer, BaseTokenizer):
         return
     special = {tokenizer.end, *tokenizer.prefix}
-    for name in names:
-        if special.intersection(tokenizer.encode(name)):
+    room = tokenizer.context_length - len(tokenizer.prefix) - (tokenizer.end is not None)
+    first: dict[tuple[int, ...], str] = {}
+    for name, prompt in prompts.items():
+        ids = tokenizer.encode(prompt)
+        if special.intersection(ids):
             raise InputError(
                 f'the class name {name!r} has a special token of the tokenizer, which begins or ends a text: '
                 'remove it'
             )
+        other = first.setdefault(tuple(ids[:room]), name)
+        if normalize(other) != normalize(name) and prompts[other] != prompt:
+            warnings.warn(f'{other!r:.80} and {name!r:.80} are one text for the text tower; the first wins')
 
 
 def module_digest(module: nn.Module) -> str:

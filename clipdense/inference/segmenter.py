@@ -123,6 +123,7 @@ class Segmenter(Predictor[Segmentation]):
         settings: Mapping[str, Any],
     ) -> list[Segmentation]:
         self._set_on_model(vocabulary, embeddings)
+        self.model.configure(self.options)  # another segmenter of the model may have other options
         results = []
         for image in images:
             pixels = self.model.data_preprocessor.normalize(to_tensor(image).to(self.device))

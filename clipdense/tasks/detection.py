@@ -85,11 +85,16 @@ class DetectionRules:
         if not self.class_thresholds:
             return self.score_threshold
         found = torch.full((len(vocabulary),), self.score_threshold)
+        seen: dict[int, float] = {}
         for key, value in self.class_thresholds.items():
             index = vocabulary.index(key) if isinstance(key, str) else key
             if not 0 <= index < len(vocabulary):
                 raise InputError(
                     f'class_thresholds names class {index}, but the vocabulary has {len(vocabulary)} classes'
+                )
+            if seen.setdefault(index, value) != value:
+                raise InputError(
+                    f'class_thresholds gives class {vocabulary.class_names[index]!r} two thresholds'
                 )
             found[index] = value
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -510,3 +511,19 @@ def test_a_model_without_text_tower_needs_an_embedder(embedder):
 def test_an_object_without_embed_is_refused(clip):
     with pytest.raises(InputError, match=r'must have a method embed\(vocabulary\); str does not'):
         class_embedder(clip, 'vild')
+
+
+@pytest.mark.parametrize(
+    ('names', 'said'),
+    [
+        (('a ' * 90 + 'cat', 'a ' * 90 + 'dog'), 'are one text for the text tower'),
+        (('cat', 'cats'), None),
+    ],
+    ids=['cut', 'two names'],
+)
+def test_names_that_the_text_tower_cannot_tell_apart(clip, names, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        embed(clip, Vocabulary(names), 'name')
+    texts = [str(one.message) for one in caught if 'one text' in str(one.message)]
+    assert len(texts) == (said is not None)

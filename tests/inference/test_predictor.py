@@ -243,3 +243,13 @@ def test_embeddings_of_another_joint_space(predictor, images, tmp_path):
             templates='simple',
             device='cpu',
         )
+
+
+def test_segmenters_of_one_model_keep_their_own_options(images):
+    model = SEGMENTER(build_clip(ClipSize(VIT, TEXT)), cache=False, device='cpu').model
+    names = clipdense.Vocabulary(['cat', 'dog']).with_background()
+    options = [SegmentationOptions(background_threshold=value) for value in (0.0, 1.0)]
+    first, second = (clipdense.Segmenter(model, options=one) for one in options)
+    assert (second(images[0], names).mask == 0).all()
+    assert (first(images[0], names).mask != 0).any()
+    assert (second(images[0], names).mask == 0).all()

@@ -11,13 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from clipdense.cli.detect import class_thresholds
 from clipdense.cli.options import read_vocabulary
 from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings, load_embeddings, save_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.data.classification.datasets import LabeledFolder
 from clipdense.data.segmentation.datasets import LabeledImages
 from clipdense.inference.classifier import Classifier
 from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import get_templates
 from clipdense.vocab.vocabulary import Vocabulary
@@ -168,6 +171,25 @@ def _other_order(folder):
     load_embeddings(folder / 'a.safetensors', Vocabulary(('tree', 'hot dog', 'cafe\u0301')))
 
 
+def _folder(text=None, folders=('cat', 'dog'), **options):
+    def run(root):
+        for name in folders:
+            (root / 'images' / name).mkdir(parents=True, exist_ok=True)
+            Image.new('RGB', (8, 8)).save(root / 'images' / name / 'a.png')
+        if text is not None:
+            (root / 'images/classes.txt').write_text(text, 'utf-8')
+        return LabeledFolder(root / 'images', **options)
+
+    return run
+
+
+def _folder_names(root):
+    data = _folder(
+        folders=['cafe\u0301', 'tea'], class_names={'caf\u00e9': 'coffee', 'Tea': 'chai', 'x': 'y'}
+    )(root)
+    assert data.class_names == ('coffee', 'chai')
+
+
 def _masks(stored, asked, *labels):
     """Class indices of the mask values 0, 1, ... of a dataset."""
 
@@ -305,6 +327,7 @@ READ = {
     "`['cat', 'salt, pepper']`": lambda _: _same(['cat', 'salt, pepper']),
     "`['cat, dog']` to a predictor": _one_item_list,
     'one class for a `Classifier`': _one_class,
+    'two names that are cut at the same place': _embed(['a ' * 90 + 'cat', 'a ' * 90 + 'dog']),
     'a set or dict': each(lambda _: Vocabulary({'cat': 0}), lambda _: Vocabulary({'cat', 'dog'})),
     "`['cat', None]`": each(lambda _: Vocabulary(['cat', 3]), lambda _: Vocabulary(['cat', None])),
     "`['<\\|endoftext\\|>cat', 'dog']`": each(
@@ -341,6 +364,13 @@ READ = {
     'a vocabulary of the same size without a common name': _masks(['cat', 'dog'], ['Katze', 'Hund'], 0, 1),
     'a vocabulary with other names, and common ones in another order': _masks(
         ['cat', 'dog', 'cow'], ['dog', 'kitten', 'cow']
+    ),
+    'a dict of folders and names, with accents in another form': _folder_names,
+    'two names of one folder in `classes.txt`': _folder('cat\ttom\ndog\trex\ncat\ttiger\n'),
+    'two folders of one name': each(_folder('tom\nTom.\n'), _folder('dog\ttom\ncat\tTOM')),
+    'two thresholds of one class': each(
+        lambda _: class_thresholds(['cat=0.5', 'Cat=0.6'], Vocabulary(['cat'])),
+        lambda _: DetectionRules(0.3, {'cat': 0.5, 'CAT': 0.6}).thresholds(Vocabulary(['cat'])),
     ),
     'two categories `cat` and `Cat`': lambda folder: _coco(folder, [(7, 'cat'), (8, 'Cat')]),
     'a novel class that the annotations lack': lambda folder: _coco(folder, [(7, 'cat')], novel=['zebra']),

@@ -66,6 +66,14 @@ def test_the_rules_have_defaults():
     assert rules.thresholds(Vocabulary(('cat',))) == 0.3
 
 
+def test_thresholds_by_other_spellings():
+    vocabulary = Vocabulary(('traffic light', 'Caf\u00e9'))
+    rules = DetectionRules(0.5, {'Traffic_Light.': 0.25, 'cafe\u0301': 0.75})
+    assert rules.thresholds(vocabulary).tolist() == [0.25, 0.75]
+    with pytest.raises(InputError, match="class 'traffic light' two thresholds"):
+        DetectionRules(0.5, {'traffic light': 0.25, 'Traffic  light': 0.3}).thresholds(vocabulary)
+
+
 def test_thresholds_of_classes():
     rules = DetectionRules(0.25, {'dog': 0.75, 2: 0.5})
     assert rules.thresholds(Vocabulary(('cat', 'dog', 'cow'))).tolist() == [0.25, 0.75, 0.5]

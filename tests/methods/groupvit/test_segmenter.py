@@ -169,6 +169,8 @@ def test_thresholds_by_class(tiny):
     text, image = normalize(torch.randn(3, 8), dim=-1), torch.randn(3, 40, 24)
     model = with_words(GroupVitSegmenter(tiny(), background_threshold={'class 1': 2.0, '': 0.0}), text, True)
     assert model._threshold.tolist() == [0, 0, 2, 0]
+    spelled = GroupVitSegmenter(tiny(), background_threshold={'Class_1.': 2.0, '': 0.0})
+    assert with_words(spelled, text, True)._threshold.tolist() == [0, 0, 2, 0]
     assert model.segment(image).classes.shape == (40, 24)
     with pytest.raises(InputError, match="no entry for class 'class 0'"):
         with_words(GroupVitSegmenter(tiny(), background_threshold={'class 1': 0.5}), text, True)
