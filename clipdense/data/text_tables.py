@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import regular_file
@@ -265,4 +265,4 @@ def _line_end(head: str) -> str:
 def _open(path: Path) -> IO[bytes]:
     with open(path, 'rb') as file:
         zipped = file.read(2) == b'\x1f\x8b'
-    return gzip.open(path) if zipped else open(path, 'rb')
+    return cast(IO[bytes], gzip.open(path)) if zipped else open(path, 'rb')

@@ -77,7 +77,8 @@ class Retrieval:
     def _embed_images(self, clip: CLIP) -> tuple[Tensor, Tensor, list[int]]:
         """Unit embeddings (N, D), token ids (N, L) and indices of the readable images of the dataset."""
         dataset = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
-        embeddings, tokens, places = [], [], []
+        embeddings, tokens = [], []
+        places: list[int] = []
         for batch_embeddings, batch in embedded_batches(
             clip, dataset, self.batch_size, self.num_workers, f'{self.name}: images'
         ):

@@ -238,6 +238,18 @@ def test_what_json_writes_is_read(tmp_path_factory, rows):
     assert found == list(enumerate(rows, 1))
 
 
+@settings(deadline=None, max_examples=30)
+@given(rows=TABLE)
+def test_what_parquet_writes_is_read(tmp_path_factory, rows):
+    pyarrow = pytest.importorskip('pyarrow')
+    parquet = pytest.importorskip('pyarrow.parquet')
+    path = tmp_path_factory.getbasetemp() / 'round.parquet'
+    columns = {name: pyarrow.array([row[at] for row in rows], 'string') for at, name in enumerate(COLUMNS)}
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=3)
+    found = [tuple(row.values[column] for column in COLUMNS) for row in read_table(path, COLUMNS)]
+    assert found == rows
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     captions=st.lists(st.text('ab" ', max_size=7), min_size=1, max_size=8),

@@ -57,14 +57,11 @@ def grouped(images: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[str, list
 def coco_entries(path: Path, budget: FaultBudget) -> tuple[dict[int | str, str], dict[int | str, list[str]]]:
     """File name of each image id, usable captions of each image id; other entries are counted."""
     content = read_json(path)
-    lists = [content.get(key) if isinstance(content, dict) else None for key in ('images', 'annotations')]
-    for key, entries in zip(('images', 'annotations'), lists, strict=True):
-        if not isinstance(entries, list):
-            raise InputError(f'{path} is not JSON in COCO format: {key!r} is missing, or not a list')
+    images, annotations = _coco_list(content, 'images', path), _coco_list(content, 'annotations', path)
     names: dict[int | str, str] = {}
     captions: dict[int | str, list[str]] = {}
-    budget.saw(len(lists[0]) + len(lists[1]))
-    for number, entry in enumerate(lists[0]):
+    budget.saw(len(images) + len(annotations))
+    for number, entry in enumerate(images):
         image_id, name = _coco_values(entry, 'id', 'file_name')
         if image_id is None or name is None or not is_file_name(name):
             budget.lose("'id' or 'file_name' is missing", f'{path}, images[{number}]')
@@ -72,7 +69,7 @@ def coco_entries(path: Path, budget: FaultBudget) -> tuple[dict[int | str, str],
             raise InputError(f'{path}, images[{number}]: duplicate id {image_id!r}; ids must be unique')
         else:
             names[image_id] = name
-    for number, entry in enumerate(lists[1]):
+    for number, entry in enumerate(annotations):
         image_id, caption = _coco_values(entry, 'image_id', 'caption')
         where = f'{path}, annotations[{number}]'
         if image_id not in names:
@@ -108,6 +105,13 @@ def _not_text(value: object) -> str:
     if isinstance(value, str):
         return 'not UTF-8 text' if _SURROGATE.search(value) else ''
     return '' if value is None else f'{type(value).__name__} instead of text'
+
+
+def _coco_list(content: Any, key: str, path: Path) -> list[Any]:
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise InputError(f'{path} is not JSON in COCO format: {key!r} is missing, or not a list')
+    return entries
 
 
 def _coco_values(entry: object, id_key: str, text_key: str) -> tuple[Any, str | None]:

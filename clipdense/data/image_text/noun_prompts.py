@@ -30,7 +30,15 @@ from clipdense.vocab.noun_phrases import Kind, NounExtractor
 from clipdense.vocab.templates import Templates, get_templates
 
 from .datasets import TokenizerLike, caption_tokenizer
-from .shard_files import NOUNS_MEMBER, UNREADABLE, MeteredStream, list_shards, read_pairs, reason
+from .shard_files import (
+    NOUNS_MEMBER,
+    UNREADABLE,
+    MeteredStream,
+    caption_members,
+    list_shards,
+    read_pairs,
+    reason,
+)
 from .tar_members import MemberInfo, member_limit, sample_key
 
 
@@ -150,7 +158,7 @@ def add_nouns(
         InputError: missing shards, duplicate names, a damaged shard, too many bad samples, or a full disk.
     """
     shards, folder = list_shards(urls), Path(folder)
-    fields = [captions] if isinstance(captions, str) else list(captions)
+    fields = caption_members(captions)
     names = [Path(shard).name.removesuffix('.gz').replace('.tgz', '.tar') for shard in shards]
     if len(set(names)) < len(names):
         raise InputError(

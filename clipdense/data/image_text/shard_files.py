@@ -145,6 +145,25 @@ def read_pairs(
             yield RawPair(f'{shard}/{key}', image, texts, turn, _nouns(sample))
 
 
+def caption_members(captions: str | Sequence[str]) -> list[str]:
+    """The sources of captions, as a list.
+
+    Raises:
+        InputError: no source, 'json' without a field, or a field of something else.
+    """
+    sources = [captions] if isinstance(captions, str) else list(captions)
+    for source in sources:
+        member, colon, field = source.partition(':') if isinstance(source, str) else ('', '', '')
+        if not member or (member.rpartition('.')[2] == 'json') != bool(field) or (colon and not field):
+            raise InputError(
+                f"caption={source!r} is not a source of captions; use 'txt' for the member .txt, or "
+                "'json:FIELD' for a field of the member .json"
+            )
+    if not sources:
+        raise InputError("no source of captions given; pass 'txt' or 'json:FIELD'")
+    return sources
+
+
 def reason(error: Exception) -> str:
     """The message of an error in a shard, without webdataset's additions."""
     said = getattr(error, 'strerror', None) or (str(error.args[0]) if error.args else '')

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 import webdataset
@@ -21,7 +23,16 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 
 from .datasets import TokenizerLike, caption_tokenizer, text_items
-from .shard_files import IMAGE_MEMBERS, UNREADABLE, MeteredStream, RawPair, list_shards, read_pairs, reason
+from .shard_files import (
+    IMAGE_MEMBERS,
+    UNREADABLE,
+    MeteredStream,
+    RawPair,
+    caption_members,
+    list_shards,
+    read_pairs,
+    reason,
+)
 
 
 @DATASETS.register_module()
@@ -53,8 +64,8 @@ class ImageTextShards(IterableDataset):
             ``FaultBudget``.
 
     Raises:
-        InputError: no shards, a missing local shard, fewer shards than ranks, ``resampled`` without
-            ``samples_per_epoch``, or too few samples for one batch per rank.
+        InputError: no shards, a missing local shard, an unknown source of captions, fewer shards than
+            ranks, ``resampled`` without ``samples_per_epoch``, or too few samples for one batch per rank.
     """
 
     def __init__(
@@ -74,12 +85,13 @@ class ImageTextShards(IterableDataset):
         self.batch_size, self.shuffle, self.resampled, self.seed = batch_size, shuffle, resampled, seed
         self.transform = build(transform, TRANSFORMS)
         self.tokenizer = caption_tokenizer(tokenizer)
-        self.captions = [caption] if isinstance(caption, str) else list(caption)
+        self.captions = caption_members(caption)
         self.samples_per_epoch = samples_per_epoch
         self.faults = FaultBudget('samples', max_bad_fraction)
         self.shard_faults = FaultBudget('shards', max_bad_fraction, grace=1 if max_bad_fraction else 0)
         self.rank, self.world_size = dist.rank(), dist.world_size()
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, skipped batches
+        self._replaces = True
         if resampled and samples_per_epoch is None:
             raise InputError('resampled=True needs samples_per_epoch')
         if self.batches_per_epoch == 0:
@@ -101,6 +113,12 @@ class ImageTextShards(IterableDataset):
         if self.batches_per_epoch is None:
             raise TypeError('a stream of shards has no length without samples_per_epoch')
         return self.batches_per_epoch * self.batch_size
+
+    def unreplaced(self) -> ImageTextShards:
+        """A view for evaluation: an unreadable image is left out, not replaced by a copy of the next one."""
+        view = copy.copy(self)
+        view._replaces = False
+        return view
 
     def set_epoch(self, epoch: int) -> None:
         """Start an epoch at its beginning; call it before iterating over the loader."""
@@ -126,7 +144,7 @@ class ImageTextShards(IterableDataset):
                 f'at most {shards // self.world_size} workers, write more shards, or set resampled=True'
             )
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, skipped = self._state.tolist()
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
@@ -141,7 +159,7 @@ class ImageTextShards(IterableDataset):
         left = len(range(role, self.batches_per_epoch, workers)) - given
         return itertools.islice(items, max(left, 0) * self.batch_size)
 
-    def _items(self, pairs: Iterable[RawPair], epoch: int) -> Iterator[dict[str, Tensor]]:
+    def _items(self, pairs: Iterable[RawPair], epoch: int) -> Iterator[dict[str, Any]]:
         """One item for each pair; a broken image is replaced by a copy of the next one.
 
         If broken ones were dropped, the position after a skip would be unknown without decoding.
@@ -151,7 +169,7 @@ class ImageTextShards(IterableDataset):
             try:
                 image = read_image(pair.image)
             except (InputError, MemoryError, RecursionError) as error:
-                owed += 1
+                owed += self._replaces
                 self.faults.lose('image', f'{pair.name}: {error or type(error).__name__}')
                 continue
             rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')

@@ -6,6 +6,7 @@ import os
 import tarfile
 import unicodedata
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from webdataset.tariterators import base_plus_ext
@@ -65,7 +66,7 @@ def tar_members(stream: Any, url: str, wanted: Collection[str]) -> Iterator[dict
             if key is not None and not info.isdir() and not _is_meta(info.name):
                 data = _content(archive, info, limit) if kind.lower() in wanted else b''
                 yield {'fname': info.name, 'data': data, '__url__': url}
-            archive.members = []  # keeps the memory of long archives bounded
+            archive.members = []  # type: ignore[attr-defined]  # keeps the memory of long archives bounded
     yield {}  # ends the last sample
 
 
@@ -98,8 +99,9 @@ def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, limit: int) -> byt
     if info.size > limit:
         return Unusable(f'more than {limit / 1e6:.0f} MB, the limit of {_VARIABLE}')
     file = archive.extractfile(info)
+    assert file is not None  # of a regular file
     try:
-        return b''.join(iter(lambda: file.read(_CHUNK), b''))
+        return b''.join(iter(partial(file.read, _CHUNK), b''))
     except MemoryError:
         return Unusable('too large for the memory')
 

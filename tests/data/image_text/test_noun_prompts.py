@@ -173,3 +173,24 @@ def test_a_damaged_shard_is_named(shard, tmp_path):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(InputError, match=r'000\.tar'):
         add_nouns(str(shard), tmp_path / 'nouns', NounExtractor())
+
+
+def test_links_are_copied_and_sparse_files_refused(shard, tmp_path):
+    path = shard / '000.tar'
+    end = path.read_bytes().rstrip(b'\0')
+    end += bytes(-len(end) % 512)
+    link = tarfile.TarInfo('zzz.cls')
+    link.type, link.linkname = tarfile.SYMTYPE, '000.png'
+    path.write_bytes(end + link.tobuf() + bytes(1024))
+    (copied,) = add_nouns(str(shard), tmp_path / 'nouns', NounExtractor(), max_bad_fraction=0.9)
+    with tarfile.open(copied) as tar:
+        assert tar.getmember('zzz.cls').linkname == '000.png'
+    sparse = tarfile.TarInfo('zzz.png')
+    sparse.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    block[483:495] = b'\x80' + (20 << 30).to_bytes(11, 'big')
+    block[148:156] = b' ' * 8
+    block[148:156] = b'%06o\0 ' % sum(block)
+    path.write_bytes(end + bytes(block) + bytes(1024))
+    with pytest.raises(InputError, match=r'zzz\.png is a sparse file of 21475 MB'):
+        add_nouns(str(shard), tmp_path / 'sparse', NounExtractor(), max_bad_fraction=0.9)

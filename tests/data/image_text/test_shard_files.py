@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from clipdense.data.image_text.shard_files import list_shards
+from clipdense.data.image_text.shard_files import caption_members, list_shards
 from clipdense.utils.errors import InputError
 
 
@@ -61,3 +61,22 @@ class TestListing:
     def test_refuses_a_folder_without_shards(self, tmp_path):
         with pytest.raises(InputError, match='no shards in'):
             list_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('given', 'members'),
+    [
+        ('txt', ['txt']),
+        (['json:text', 'txt'], ['json:text', 'txt']),
+        ('en.json:text', ['en.json:text']),
+        ('caption', ['caption']),
+    ],
+)
+def test_sources_of_captions(given, members):
+    assert caption_members(given) == members
+
+
+@pytest.mark.parametrize('given', ['json', 'json:', 'txt:en', ':text', '', [], ['txt', None]])
+def test_refuses_other_sources_of_captions(given):
+    with pytest.raises(InputError, match='source of captions'):
+        caption_members(given)

@@ -198,3 +198,10 @@ def test_without_a_budget_the_first_bad_shard_ends_the_run(tmp_path):
     (tmp_path / 'b.tar').write_bytes(pack(samples(0, 2)))
     with pytest.raises(InputError, match='1 of 1 shards could not be used'):
         list(ImageTextShards(tmp_path, 1, shuffle=0, max_bad_fraction=0))
+
+
+def test_for_evaluation_broken_images_are_left_out(tmp_path, log):
+    (tmp_path / 'a.tar').write_bytes(pack(samples(0, 2) + sample(2, png=b'x') + samples(3, 2)))
+    dataset = stream(tmp_path, shuffle=0)
+    assert read(dataset) == [0, 1, 3, 3, 4]
+    assert read(dataset.unreplaced()) == [0, 1, 3, 4]
