@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import webdataset
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from clipdense.data.batches import sample_rng, to_tensor
