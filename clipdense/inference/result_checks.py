@@ -23,7 +23,10 @@ def check_finite(name: str, values: NDArray) -> None:
     """
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
-        raise InputError(f'{name} must be finite, but {count} of {values.size} values are NaN or infinite')
+        raise InputError(
+            f'{name} must be finite, but {count} of {values.size} values are NaN or infinite: the weights '
+            'are damaged, or half precision overflows (use float32)'
+        )
 
 
 def check_indices(name: str, indices: NDArray, vocabulary: Vocabulary) -> None:

@@ -252,7 +252,7 @@ def _read_shards(path: Path) -> WeightsFile:
     names = index.get('weight_map') if isinstance(index, dict) else None
     if not isinstance(names, dict):
         raise CheckpointError(f'{path} is not an index of weights files: it has no weight_map')
-    strange = [name for name in names.values() if not _is_shard(name)]
+    strange = sorted({str(name) for name in names.values() if not _is_shard(name)})
     if strange or not names:
         raise CheckpointError(f'{path} must list weights files of its own folder, not {strange[:5]}')
     tensors: dict[str, Tensor] = {}

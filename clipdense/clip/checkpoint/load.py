@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipdense.utils.devices import choose_device, choose_dtype
 from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
@@ -313,8 +314,8 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
     if own.get('format') != 'clipdense':
         return None
     try:
-        size = ClipSize.from_dict(json.loads(own['size']))
-        preprocess = Preprocess.from_dict(json.loads(own['preprocess']))
+        size = ClipSize.from_dict(parse_json(own['size'], 'size'))
+        preprocess = Preprocess.from_dict(parse_json(own['preprocess'], 'preprocess'))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f'the recorded size or preprocessing cannot be read ({error})') from error
     image = TowerFacts(getattr(size.image, 'activation', None), size.image.num_heads)

@@ -29,6 +29,7 @@ from clipdense.utils.json_files import read_json
 
 _FORMAT = 'clipdense region embeddings 1'
 _HEADER = 'store.json'
+_AGAIN = 'create the store again'
 _UNDONE = -1
 
 
@@ -128,7 +129,17 @@ class RegionStore:
         return [self.image_ids[place] for place in np.flatnonzero(self._count == _UNDONE)]
 
     def write(self, found: Mapping[int, Regions]) -> None:
-        """Add images; they are marked as finished after they are on disk."""
+        """Add images; they are marked as finished after they are on disk.
+
+        Raises:
+            InputError: embeddings that are not finite; nothing is written.
+        """
+        for image_id, regions in found.items():
+            if not np.isfinite(regions.embeddings).all():
+                raise InputError(
+                    f'the embeddings of the regions of image id {image_id} are NaN or infinite: the weights '
+                    'of the teacher are damaged, or half precision overflows'
+                )
         for image_id, regions in found.items():
             place, kept = self._place[image_id], min(len(regions.boxes), self.facts.regions)
             self._boxes[place, :kept] = regions.boxes[:kept]
@@ -143,7 +154,7 @@ class RegionStore:
         """The regions of an image, as views of the files.
 
         Raises:
-            InputError: an unknown or unfinished image.
+            InputError: an unknown or unfinished image, or regions that are damaged.
         """
         place = self._place.get(image_id)
         if place is None:
@@ -153,7 +164,14 @@ class RegionStore:
         count = int(self._count[place])
         if count == _UNDONE:
             raise InputError(f'{self.folder} is incomplete; run `clipdense embed regions` again')
-        return Regions(self._boxes[place, :count], self._embeddings[place, :count])
+        boxes, embeddings = self._boxes[place, :count], self._embeddings[place, :count]
+        if not 0 <= count <= self.facts.regions or not np.isfinite(boxes).all():
+            raise InputError(f'{self.folder}: the regions of image id {image_id} are damaged; {_AGAIN}')
+        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+            raise InputError(
+                f'{self.folder}: an embedding of image id {image_id} is NaN, infinite or zero; {_AGAIN}'
+            )
+        return Regions(boxes, embeddings)
 
     def check(self, facts: StoreFacts) -> None:
         """Check that the store has these facts.

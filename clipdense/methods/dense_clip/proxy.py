@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from clipdense.registry import MODELS
 from clipdense.utils.errors import CheckpointError, InputError, nearest
+from clipdense.utils.json_files import parse_json
 from clipdense.weights.io import read_weights, write_weights
 from clipdense.weights.strict import load_strict
 
@@ -139,7 +140,7 @@ def _source(
             f'{name} does not record its timm model: pass its name, such as vit_base_patch8_224.dino={name}'
         )
     try:
-        described = json.loads(text)
+        described = parse_json(text, _METADATA)
         own, model = described['arguments'], str(described['name'])
         if not all(isinstance(value, int | float) for value in own.values()):  # no paths, no URLs
             raise ValueError('arguments must be numbers')

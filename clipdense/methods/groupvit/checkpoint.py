@@ -25,6 +25,7 @@ from clipdense.clip.sizes import TextSize
 from clipdense.clip.tokenizers import TokenizerRules, copy_tokenizer, find_tokenizer
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.utils.files import atomic_write
+from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import meta_device
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 from clipdense.weights.key_map import from_ours, to_ours
@@ -97,10 +98,10 @@ def from_file(file: WeightsFile, **overrides: Any) -> GroupVit:
     own = meta.get('clip') if isinstance(meta, dict) and isinstance(meta.get('clip'), dict) else file.metadata
     try:
         if own and own.get('format') == 'clipdense':
-            size = GroupVitSize.from_dict(json.loads(own['size']))
+            size = GroupVitSize.from_dict(parse_json(own['size'], 'size'))
             _check_sizes(size, overrides)
             preprocess = _preprocess(overrides.get('preprocess'), size.image.image_size)
-            preprocess = preprocess or Preprocess.from_dict(json.loads(own['preprocess']))
+            preprocess = preprocess or Preprocess.from_dict(parse_json(own['preprocess'], 'preprocess'))
             model = _assemble(size, strip_wrappers(file.tensors), [], preprocess)
         else:
             model = _from_foreign(file, overrides)
