@@ -143,3 +143,34 @@ def test_workers_open_it_for_themselves(tmp_path):
     sent = pickle.dumps(store)
     assert np.array_equal(pickle.loads(sent)[7].boxes, store[7].boxes)
     assert len(sent) < 2000
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_not_written(tmp_path, value):
+    store, regions = RegionStore.create(tmp_path / 'store', FACTS, IDS), some(2)
+    regions.embeddings[1, 2] = value
+    with pytest.raises(InputError, match='image id 9 are NaN or infinite'):
+        store.write({4: some(1), 9: regions})
+    assert store.unfinished == IDS
+
+
+@pytest.mark.parametrize(
+    ('file', 'value', 'said'),
+    [
+        ('embeddings', np.nan, 'an embedding of image id 7 is NaN, infinite or zero'),
+        ('embeddings', -np.inf, 'an embedding of image id 7 is NaN, infinite or zero'),
+        ('embeddings', 0, 'an embedding of image id 7 is NaN, infinite or zero'),
+        ('boxes', np.nan, 'regions of image id 7 are damaged'),
+        ('count', 1000, 'regions of image id 7 are damaged'),
+        ('count', -5, 'regions of image id 7 are damaged'),
+    ],
+)
+def test_damaged_values_are_named_when_read(tmp_path, file, value, said):
+    filled(tmp_path / 'store')
+    values = np.load(tmp_path / f'store/{file}.npy')
+    values[2] = value
+    np.save(tmp_path / f'store/{file}.npy', values)
+    store = RegionStore(tmp_path / 'store')
+    assert len(store[4].boxes) == 2
+    with pytest.raises(InputError, match=said):
+        store[7]
