@@ -17,7 +17,7 @@ from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings, lo
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.classification.datasets import LabeledFolder
-from clipdense.data.segmentation.datasets import LabeledImages
+from clipdense.data.segmentation.datasets import LabeledImages, VOCSegmentation
 from clipdense.inference.classifier import Classifier
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectionRules
@@ -181,6 +181,19 @@ def _folder(text=None, folders=('cat', 'dog'), **options):
         return LabeledFolder(root / 'images', **options)
 
     return run
+
+
+def _two_lists(root):
+    for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+        (root / folder).mkdir(parents=True)
+    Image.new('RGB', (2, 1)).save(root / 'JPEGImages/a.png')
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(root / 'SegmentationClass/a.png')
+    (root / 'ImageSets/Segmentation/val.txt').write_text('a\n')
+    (root / 'classes.txt').write_text('cat\nHot_Dog\n')
+    Vocabulary(['Cat', 'hot dog']).save(root / 'vocabulary.json')
+    assert VOCSegmentation(root).vocabulary.class_names == ('Cat', 'hot dog')
+    (root / 'classes.txt').write_text('dog\ncat\n')
+    VOCSegmentation(root)
 
 
 def _folder_names(root):
@@ -365,6 +378,7 @@ READ = {
     'a vocabulary with other names, and common ones in another order': _masks(
         ['cat', 'dog', 'cow'], ['dog', 'kitten', 'cow']
     ),
+    '`vocabulary.json` and `classes.txt` of a mask dataset that differ': _two_lists,
     'a dict of folders and names, with accents in another form': _folder_names,
     'two names of one folder in `classes.txt`': _folder('cat\ttom\ndog\trex\ncat\ttiger\n'),
     'two folders of one name': each(_folder('tom\nTom.\n'), _folder('dog\ttom\ncat\tTOM')),

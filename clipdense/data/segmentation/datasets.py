@@ -247,10 +247,13 @@ class CheckReport:
 
 def _stored_vocabulary(root: Path) -> Vocabulary | None:
     """The dataset's own classes, in the order of its mask values."""
-    for name in ('vocabulary.json', 'classes.txt'):
-        if (root / name).is_file():
-            return Vocabulary.from_file(root / name)
-    return None
+    files = [root / name for name in ('vocabulary.json', 'classes.txt') if (root / name).is_file()]
+    found = [Vocabulary.from_file(file) for file in files]
+    if len({tuple(map(normalize, one.class_names)) for one in found}) > 1:
+        raise InputError(
+            f'{files[0]} and {files[1].name} list different classes: correct or remove one of them'
+        )
+    return found[0] if found else None
 
 
 def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, first: int) -> np.ndarray:
