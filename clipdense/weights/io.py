@@ -143,7 +143,7 @@ def write_weights(
         }
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
-    with atomic_write(path) as file:
+    with atomic_write(path, needed=8 + len(text) + stop) as file:
         file.write(struct.pack('<Q', len(text)))
         file.write(text)
         for name in names:
