@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from datetime import timedelta
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import BaseLoop
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from clipdense.clip.class_embeddings import class_embedder
 from clipdense.registry import EVALUATIONS, HOOKS, build, entries
@@ -61,6 +63,10 @@ class EvaluationHook(Hook):
             raise InputError(f'EvaluationHook needs interval >= 1 or None, got {interval}')
         self.evaluations = [build(part, EVALUATIONS) for part in entries(evaluations, 'evaluations')]
         self.interval, self.at_end, self.at_start = interval, at_end, at_start
+        for evaluation in self.evaluations:
+            data = getattr(evaluation, 'dataset', None)
+            if isinstance(data, Sized) and not isinstance(data, IterableDataset) and not len(data):
+                raise InputError(f'the dataset of {type(evaluation).__name__} has 0 samples; check its files')
 
     def before_train(self, runner: Any) -> None:
         """Evaluate at the start, if enabled."""
@@ -99,6 +105,9 @@ class EvaluationHook(Hook):
             runner.message_hub.update_scalar(f'val/{name}', value)
         runner.visualizer.add_scalars({f'val/{name}': value for name, value in metrics.items()}, step=step)
         runner.logger.info(f'evaluation after step {step}, {seconds:.1f} s\n{grouped(metrics)}')
+        wrong = [name for name, value in metrics.items() if not isfinite(value)]
+        if wrong:
+            runner.logger.warning(f'step {step}: {", ".join(wrong)} cannot be determined (not finite)')
         append_metrics(runner, {'step': step, 'epoch': runner.epoch, **metrics})
         runner.call_hook('after_evaluation', metrics=metrics)
 

@@ -300,11 +300,16 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
 
     Without a sampler, map-style datasets are read in order, completely; iterable ones never have one.
     Batches are stacked by ``data.batches.collate``.
+
+    Raises:
+        InputError: a dataset without samples.
     """
     config = dict(config)
     dataset = build(config.pop('dataset'), DATASETS)
     if hasattr(dataset, 'full_init'):  # MMEngine's own
         dataset.full_init()
+    if _length(dataset) == 0 and not isinstance(dataset, IterableDataset):
+        raise InputError(f'the dataset {type(dataset).__name__} has 0 samples; check its files and its split')
     sampler, batch_sampler = config.pop('sampler', None), config.pop('batch_sampler', None)
     if isinstance(dataset, IterableDataset):
         sampler = batch_sampler = None

@@ -18,7 +18,14 @@ from clipdense.data.image_text.datasets import CsvPairs
 from clipdense.data.transforms import SquareCrop
 from clipdense.engine import CheckpointHook, EvaluationHook, Runner
 from clipdense.engine.checkpointing import newest_checkpoint, read_checkpoint, what_remains, write_checkpoint
-from clipdense.engine.health import LossWatch, listed, sample_names, weights_fault, without_names
+from clipdense.engine.health import (
+    LossWatch,
+    equal_captions,
+    listed,
+    sample_names,
+    weights_fault,
+    without_names,
+)
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.files import locked
@@ -304,3 +311,53 @@ def test_two_runs_cannot_use_one_folder(make_config, tmp_path):
     assert not (folder / '.lock').exists()
     with locked(folder):
         assert (folder / '.lock').exists()
+
+
+def test_evaluations_without_samples_are_refused(make_config, tiny):
+    class Empty:
+        dataset = Dataset(size=0)
+
+        def __call__(self, clip):
+            return {'top1': NAN}
+
+    with pytest.raises(InputError, match='the dataset of Empty has 0 samples'):
+        EvaluationHook({'empty': Empty()})
+    validation = {
+        'val_dataloader': {'dataset': {'type': tiny.Map, 'size': 0}, 'batch_size': 2},
+        'val_cfg': {},
+        'val_evaluator': {'type': tiny.Metric},
+    }
+    with pytest.raises(InputError, match='the dataset TinyMap has 0 samples'):
+        trained(make_config(**validation))
+
+
+def test_metrics_that_are_not_finite_are_said(make_config, capfd):
+    hook = {'type': EvaluationHook, 'evaluations': [lambda clip: {'top1': NAN, 'top5': 0.5}]}
+    trained(make_config(custom_hooks=[hook]))
+    assert 'step 6: top1 cannot be determined (not finite)' in capfd.readouterr().err
+
+
+def test_micro_batches_of_one_pair_are_no_single_pair():
+
+    from clipdense.clip.model import build_clip
+    from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+    from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
+
+    image = VitSize(image_size=16, patch_size=8, width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
+    text = TextSize(
+        width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16, vocab_size=50, context_length=8
+    )
+    model = ContrastivePretrainer(build_clip(ClipSize(image, text)), micro_batch=1)
+    model.check_batch(2)
+    with pytest.raises(InputError, match='a batch of one pair'):
+        model.check_batch(1)
+    sigmoid = build_clip(ClipSize(image, text, logit_bias=True))
+    ContrastivePretrainer(sigmoid, loss='sigmoid').check_batch(1)
+
+
+def test_equal_captions():
+    ids = torch.tensor([[1, 2, 3], [1, 2, 3]])
+    assert equal_captions({'token_ids': ids})
+    assert not equal_captions({'token_ids': ids[:1]})
+    assert not equal_captions({'token_ids': ids + torch.tensor([[0], [1]])})
+    assert not equal_captions({'images': ids})
