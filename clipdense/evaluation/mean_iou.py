@@ -41,12 +41,15 @@ def confusion_matrix(
         (K, K) int64, rows are labels and columns predictions.
 
     Raises:
-        InputError: shapes differ, or a label or prediction is out of range.
+        InputError: shapes differ, or a label or prediction is out of range or not an integer.
     """
     if prediction.shape != target.shape:
         raise InputError(
             f'the prediction has shape {tuple(prediction.shape)}, but the mask {tuple(target.shape)}'
         )
+    for what, values in (('prediction', prediction), ('mask', target)):
+        if values.is_floating_point() or values.is_complex():
+            raise InputError(f'the {what} must be integers, class indices, got {values.dtype}')
     target = target.to(prediction.device, torch.int64).flatten()
     prediction = prediction.to(torch.int64).flatten()
     behind = ignore_index is not None and num_classes <= ignore_index < num_classes + 256

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from clipdense.data.run_lengths import check_mask, has_mask, to_run_lengths
+from clipdense.data.run_lengths import check_mask, check_texts, has_mask, to_run_lengths
 from clipdense.utils.errors import InputError
 
 from .coco import among, check_box, is_number
 
 Kind = Literal['bbox', 'segm']
+_TOGETHER = 16  # masks that are checked in one step; more do not fit the processor's cache
 
 
 def check_results(
@@ -42,7 +43,8 @@ def check_results(
         raise InputError(f'{source} must be a list of detections, not a {type(results).__name__}')
     sizes = {image['id']: (image['height'], image['width']) for image in images}
     known = {'image_id': sizes.keys(), 'category_id': set(categories)}
-    checked = []
+    checked: list[dict[str, Any]] = []
+    texts: list[tuple[str | bytes, str, tuple[int, int]]] = []  # masks that are checked together
     for number, result in enumerate(results):
         where = f'{source}, detection {number}'
         if not isinstance(result, Mapping):
@@ -52,7 +54,13 @@ def check_results(
                 raise InputError(f'{where}: {_unknown(key, result.get(key), values)}')
         if not is_number(result.get('score')):
             raise InputError(f'{where}: score must be a finite number, got {result.get("score")!r}')
-        checked.append(_only(kind, result, where, sizes[result['image_id']]))
+        size = sizes[result['image_id']]
+        checked.append(_only(kind, result, where, size))
+        text = _text(result, size) if kind == 'segm' else None
+        if text is not None:
+            texts.append((text, where, size))
+    for start in range(0, len(texts), _TOGETHER):
+        check_texts(*zip(*texts[start : start + _TOGETHER], strict=True))
     return checked
 
 
@@ -70,8 +78,18 @@ def _only(kind: Kind, result: Mapping[str, Any], where: str, size: tuple[int, in
         return {**kept, 'bbox': box}
     if not has_mask(result):
         raise InputError(f'{where} has no segmentation, but masks are measured')
-    check_mask(mask, where, size)
+    if _text(result, size) is None:
+        check_mask(mask, where, size)
     return {**kept, 'segmentation': to_run_lengths(mask, size)}
+
+
+def _text(result: Mapping[str, Any], size: tuple[int, int]) -> str | bytes | None:
+    """The text of compressed run lengths of the right size; None for other masks."""
+    mask = result['segmentation']
+    if type(mask) is not dict or mask.get('size') != list(size):
+        return None
+    counts = mask.get('counts')
+    return counts if isinstance(counts, (str, bytes)) else None
 
 
 def _unknown(key: str, value: Any, known: Any) -> str:

@@ -98,8 +98,9 @@ class DetectionAP(BaseMetric):
             return
         names = meta['vocabulary'].class_names
         _category_ids(truth, names)
+        checked = check_coco(truth, 'the ground truth')
         for kind in self.kinds:
-            check_truth(check_coco(truth, 'the ground truth'), kind, names, self.protocol == 'lvis')
+            check_truth(checked, kind, names, self.protocol == 'lvis')
         self._checked = truth
 
     def _scores(
