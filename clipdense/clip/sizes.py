@@ -43,6 +43,9 @@ class TextSize:
 
     The end-of-text token is the first with ``eos_token_id``, or where this is None the first with the largest
     id of the text (OpenAI).
+
+    Raises:
+        ValueError: ``eos_token_id`` is not an id of the vocabulary.
     """
 
     width: int
@@ -55,6 +58,11 @@ class TextSize:
     activation: Activation = 'quick_gelu'
     flavour: Literal['openai', 'siglip'] = 'openai'
     eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        eos = self.eos_token_id
+        if eos is not None and not (isinstance(eos, int) and 0 <= eos < self.vocab_size):
+            raise ValueError(f'eos_token_id={eos!r} is not an id of the vocabulary of {self.vocab_size}')
 
 
 @dataclass(frozen=True)

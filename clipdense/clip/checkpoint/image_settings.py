@@ -22,17 +22,8 @@ _OPEN_CLIP_INTERPOLATIONS = {
     'bilinear': 'bilinear',
     'random': 'bicubic',
 }  # at inference
-_OTHER_STEPS = (
-    'do_pad',
-    'do_flip_channel_order',
-    'do_thumbnail',
-    'do_align_long_axis',
-    'do_crop_margin',
-    'do_grayscale',
-    'do_resize_and_crop',
-    'crop_pct',
-    'offset',
-)
+_STEPS = ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_convert_rgb')
+_OTHER_SETTINGS = ('crop_pct', 'offset', 'rescale_offset')
 
 
 @dataclass(frozen=True)
@@ -119,9 +110,10 @@ def open_clip_images(config: Section, image_size: int | None) -> dict[str, Any] 
 
 def _huggingface(config: Section, family: str) -> dict[str, Any]:
     defaults = _processor(config, family)
-    for key in _OTHER_STEPS:
-        if config.get(key):
-            raise _unsupported(config, key, 'none')
+    for key in config.values:
+        other = key in _OTHER_SETTINGS or (key.startswith('do_') and key not in _STEPS)
+        if other and config.get(key):
+            raise _unsupported(config, key, f'{", ".join(_STEPS)}')
     config.require(do_resize=True)
     side, squash = _size(config, defaults)
     _check_crop(config, defaults, side, squash)
