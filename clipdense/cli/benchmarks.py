@@ -14,7 +14,16 @@ import typer
 from clipdense.methods import get_method, list_methods
 from clipdense.utils.errors import InputError
 
-from .options import DEFAULT_WEIGHTS, Activation, Device, Weights, check_outputs, grouped, weight_overrides
+from .options import (
+    DEFAULT_WEIGHTS,
+    Activation,
+    Device,
+    Override,
+    Weights,
+    check_outputs,
+    grouped,
+    weight_overrides,
+)
 
 if TYPE_CHECKING:
     from clipdense.benchmarks.measure import Source, Subject
@@ -65,6 +74,7 @@ class SubjectArguments:
     weights: Weights = DEFAULT_WEIGHTS
     option: MethodOptions = None
     activation: Activation = None
+    override: Override = None
     device: Device = None
 
     def load(self, weights: str | None = None) -> Subject:
@@ -78,7 +88,8 @@ class SubjectArguments:
         from clipdense.utils.devices import choose_device
 
         name, options = weights or self.weights, self.options()
-        model = load(name, choose_device(self.device), **weight_overrides(self.activation))
+        overrides = weight_overrides(self.activation, self.override)
+        model = load(name, choose_device(self.device), **overrides)
         return make_subject(model, name, options)
 
     def options(self) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, refuse_unknown
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -48,6 +48,13 @@ Activation = Annotated[
     str | None,
     typer.Option(
         help='quick_gelu or gelu, for files that do not specify it (open_clip files without their config).'
+    ),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A setting that the weights do not record, NAME=VALUE: 'eos_token_id=49407', 'preprocess=half'. "
+        'May be repeated.'
     ),
 ]
 Templates = Annotated[
@@ -122,13 +129,14 @@ class WeightsArguments:
 
     weights: Weights = DEFAULT_WEIGHTS
     activation: Activation = None
+    override: Override = None
     device: Device = None
     cache: Cache = True
     embedder: EmbedderFile = None
 
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of ``clipdense.load`` that were given."""
-        return weight_overrides(self.activation)
+        return weight_overrides(self.activation, self.override)
 
 
 @dataclass(frozen=True)
@@ -325,6 +333,22 @@ def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str |
         raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')
 
 
-def weight_overrides(activation: str | None) -> dict[str, Any]:
-    """The keyword arguments of ``clipdense.load`` that were given."""
-    return {} if activation is None else {'activation': activation}
+def weight_overrides(activation: str | None, override: list[str] | None) -> dict[str, Any]:
+    """The keyword arguments of ``clipdense.load`` that were given.
+
+    Raises:
+        InputError: an override without ``=`` or of an unknown name, or the activation twice.
+    """
+    if not override:
+        return {} if activation is None else {'activation': activation}
+    from clipdense.clip.checkpoint import Overrides
+    from clipdense.config import parse_options
+
+    overrides = parse_options(override)
+    known = [*(field.name for field in fields(Overrides)), 'image_size']  # the last of GroupViT
+    refuse_unknown(overrides, known, 'weights have no override')
+    if activation is None:
+        return overrides
+    if 'activation' in overrides:
+        raise InputError('--activation and --override activation= are the same setting: remove one')
+    return {**overrides, 'activation': activation}

@@ -109,9 +109,10 @@ def _segmenter(
             **common,
             **weights.overrides(),
         )
-    if method or weights.activation:
+    if method or weights.overrides():
         raise InputError(
-            '--method and --activation cannot be combined with --config, which specifies them: remove them'
+            '--method, --activation and --override cannot be combined with --config, which specifies them: '
+            'remove them'
         )
     return Segmenter.from_config(
         cfg, weights.weights, config_options=option, options=view.options(), **common

@@ -11,7 +11,7 @@ import typer
 from clipdense.methods import Method, get_method, list_methods
 from clipdense.utils.errors import InputError, nearest
 
-from .options import Activation, Overwrite, weight_overrides
+from .options import Activation, Override, Overwrite, weight_overrides
 
 _OF_METHODS = [f'{layout} ({method.name})' for method in list_methods() for layout in method.export]
 _LAYOUTS = ', '.join(['clipdense, openclip, huggingface (CLIP)', *_OF_METHODS])
@@ -84,6 +84,7 @@ def convert(
         int | None,
         typer.Option(min=1, help='Attention heads of both towers, for open_clip files of unpublished sizes.'),
     ] = None,
+    override: Override = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert weights between layouts, without loss.
@@ -92,7 +93,7 @@ def convert(
     """
     from clipdense.inference.convert import convert as convert_weights
 
-    overrides = weight_overrides(activation)
+    overrides = weight_overrides(activation, override)
     if num_heads is not None:
         overrides |= {'num_heads': num_heads, 'text_num_heads': num_heads}
     convert_weights(source, destination, to, overwrite=overwrite, **overrides)

@@ -142,7 +142,12 @@ class FolderTokenizer(LazyTokenizer):
         made = HuggingFaceTokenizer(self.folder, size.context_length, rules.clean, rules.family)
         if size.flavour != 'openai':
             return made
-        if made.end is None or (size.eos_token_id is not None and made.end != size.eos_token_id):
+        if made.end is None:
+            raise InputError(
+                f'the tokenizer in {self.folder} does not end texts with a token, which a CLIP needs: set '
+                'add_eos_token in tokenizer_config.json'
+            )
+        if size.eos_token_id not in (None, made.end):
             raise InputError(
                 f'the tokenizer in {self.folder} ends texts with the id {made.end}, but the model expects '
                 f'eos_token_id={size.eos_token_id}: the tokenizer files are those of another model'

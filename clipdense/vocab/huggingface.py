@@ -121,7 +121,10 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self.vocab_size = len(self._vocab)
         self.prefix, self.end = self._template()
         self.pad = self._pad()
-        self.pads_left = config.get('padding_side', 'left' if kind.pads_left else 'right') == 'left'
+        side = config.get('padding_side', 'left' if kind.pads_left else 'right')
+        if side not in ('left', 'right'):
+            raise InputError(f"padding_side in {self.folder} must be 'left' or 'right', got {side!r}")
+        self.pads_left = side == 'left'
         longest = config.get('model_max_length')
         if family and isinstance(longest, int) and len(self.prefix) + 2 <= longest < context_length:
             context_length = longest

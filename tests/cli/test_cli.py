@@ -162,9 +162,20 @@ def test_embed_writes_a_vocabulary(capsys, weights):
     assert '20 classes' in out
 
 
-def test_convert_there_and_back(capsys, weights):
+@pytest.mark.parametrize(
+    'told',
+    [
+        ('--activation', 'quick_gelu', '--num-heads', '2'),
+        [
+            word
+            for setting in ('activation=quick_gelu', 'num_heads=2', 'text_num_heads=2')
+            for word in ('--override', setting)
+        ],
+    ],
+    ids=['options', 'overrides'],
+)
+def test_convert_there_and_back(capsys, weights, told):
     assert run(capsys, 'convert', weights, 'clip.safetensors', '--to', 'openclip')[0] == 0
-    told = ('--activation', 'quick_gelu', '--num-heads', '2')
     assert run(capsys, 'convert', 'clip.safetensors', 'back.safetensors', *told)[0] == 0
     assert read_weights('back.safetensors').tensors.keys() == read_weights(weights).tensors.keys()
     assert_close(read_weights('back.safetensors').tensors, read_weights(weights).tensors, atol=0, rtol=0)
@@ -302,6 +313,22 @@ BAD = {
     'other activation': (
         ['classify', 'photo.png', '-c', 'a', '-w', '{weights}', '--activation', 'gelu'],
         'activation',
+    ),
+    'no such override': (
+        ['classify', 'photo.png', '-c', 'a', '-w', '{weights}', '--override', 'device=cpu'],
+        "no override 'device'",
+    ),
+    'override without a value': (
+        ['segment', 'photo.png', '-c', 'a', '-w', '{weights}', '--override', 'num_heads'],
+        'must have the form name=value',
+    ),
+    'preprocessing of another type': (
+        ['segment', 'photo.png', '-c', 'a', '-w', '{weights}', '--override', 'preprocess=3'],
+        "preprocess must be 'openai'",
+    ),
+    'override of what the file records': (
+        ['embed', '-c', 'a', '-w', '{weights}', '--out', 'a.safetensors', '--override', 'eos_token_id=5'],
+        'eos_token_id',
     ),
     'no such config': (['train', 'contrastive/clip_scene'], 'Did you mean'),
     'no such task': (['methods', '--task', 'segmentaton'], "Did you mean 'segmentation'"),

@@ -230,7 +230,7 @@ def _preprocess(size: ClipSize, recorded: Recorded, asked: Preprocess | str | No
         return recorded_preprocess(recorded.preprocess, side, cell, recorded.source)
     found = default_preprocess(size)
     if not recorded.complete:
-        warn_of_default(found, path.parent)
+        warn_of_default(found, path)
     return found
 
 

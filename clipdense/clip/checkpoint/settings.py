@@ -98,7 +98,18 @@ class Overrides:
         for name in (self.activation, self.text_activation):
             if name is not None and name not in get_args(Activation):
                 known = get_args(Activation)
-                raise InputError(f'unknown activation {name!r}: choose from {known}.{nearest(name, known)}')
+                raise InputError(
+                    f'unknown activation {name!r}: choose from {known}.{nearest(str(name), known)}'
+                )
+        for option in ('num_heads', 'text_num_heads'):
+            heads = getattr(self, option)
+            if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
+                raise InputError(f'{option} must be a positive integer, got {heads!r}')
+        if not isinstance(self.preprocess, Preprocess | str | None):
+            raise InputError(
+                f"preprocess must be 'openai', 'imagenet', 'half', 'siglip' or a Preprocess, "
+                f'got {self.preprocess!r}'
+            )
 
 
 def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
@@ -268,10 +279,10 @@ def recorded_preprocess(fields: Mapping[str, Any], side: int, cell: int, source:
     return found
 
 
-def warn_of_default(preprocess: Preprocess, folder: object) -> None:
+def warn_of_default(preprocess: Preprocess, source: object) -> None:
     """Say which preprocessing is assumed for weights that record none."""
     mean = ', '.join(f'{value:.3g}' for value in preprocess.mean)
     warnings.warn(
-        f'{folder} records no preprocessing of images; assumed: {preprocess.image_size} pixels, '
+        f'{source} records no preprocessing of images; assumed: {preprocess.image_size} pixels, '
         f'{preprocess.interpolation}, resize {preprocess.resize!r}, mean {mean}; pass preprocess= otherwise'
     )
