@@ -5,18 +5,40 @@ Configs name classes themselves (``type=CLIP``); names as strings work as well, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine import registry as mmengine_registry
-from mmengine.registry import Registry
+from mmengine.registry import Registry, build_from_cfg
 from torch import nn
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, nearest
 
 
-def _child(name: str, parent: Registry | None, locations: list[str]) -> Registry:
-    return Registry(name, parent=parent, scope='clipdense', locations=locations)
+def _child(name: str, parent: Registry | None, locations: list[str], **options: Any) -> Registry:
+    return Registry(name, parent=parent, scope='clipdense', locations=locations, **options)
+
+
+def _build_checked(cfg: dict, registry: Registry, default_args: dict | None = None) -> Any:
+    """Build from a config whose entries are arguments of the class.
+
+    Raises:
+        InputError: the class has no such argument.
+    """
+    kind = cfg.get('type')
+    found = registry.get(kind) if isinstance(kind, str) else kind
+    if inspect.isclass(found):
+        arguments = inspect.signature(found).parameters
+        if not any(one.kind is one.VAR_KEYWORD for one in arguments.values()):
+            known = [*arguments, 'type', '_scope_']
+            for name in cfg:
+                if name not in known:
+                    raise InputError(
+                        f'{found.__name__} has no option {name!r}; its options are {", ".join(arguments)}.'
+                        f'{nearest(name, arguments)}'
+                    )
+    return build_from_cfg(cfg, registry, default_args)
 
 
 # Modules that register something: imported when a config names a part by a string.
@@ -43,13 +65,13 @@ MODELS = _child(
     mmengine_registry.MODELS,
     ['clipdense.clip.model', 'clipdense.data.preprocessor', 'clipdense.methods'],
 )
-DATASETS = _child('dataset', mmengine_registry.DATASETS, _DATA)
-TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, _DATA)
+DATASETS = _child('dataset', mmengine_registry.DATASETS, _DATA, build_func=_build_checked)
+TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, _DATA, build_func=_build_checked)
 METRICS = _child('metric', mmengine_registry.METRICS, _EVALUATION)
 HOOKS = _child('hook', mmengine_registry.HOOKS, ['clipdense.engine'])
 RUNNERS = _child('runner', mmengine_registry.RUNNERS, ['clipdense.engine'])
 LOOPS = _child('loop', mmengine_registry.LOOPS, ['clipdense.engine'])
-EVALUATIONS = _child('evaluation', None, _EVALUATION)
+EVALUATIONS = _child('evaluation', None, _EVALUATION, build_func=_build_checked)
 CLASS_EMBEDDERS = _child('class embedder', None, ['clipdense.clip.class_embeddings'])
 
 

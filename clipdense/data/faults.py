@@ -37,7 +37,7 @@ class FaultBudget:
     """
 
     def __init__(self, noun: str, max_fraction: float = 0.01, grace: int | None = None) -> None:
-        if isinstance(max_fraction, bool | str) or not 0 <= max_fraction <= 1:
+        if not isinstance(max_fraction, int | float) or not 0 <= max_fraction <= 1:
             raise InputError(f'max_bad_fraction must be between 0 and 1, got {max_fraction!r}')
         self.noun, self.max_fraction = noun, max_fraction
         self.grace = (_GRACE if max_fraction else 0) if grace is None else grace

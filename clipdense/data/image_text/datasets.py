@@ -135,6 +135,16 @@ class ImageTextPairs(Dataset):
         self.faults.reset()
 
 
+def _column_names(image_key: Any, caption_key: Any) -> list[str]:
+    """The columns of captions."""
+    names = list(caption_key) if isinstance(caption_key, list | tuple) else [caption_key]
+    if not names or not all(isinstance(name, str) and name for name in (image_key, *names)):
+        raise InputError(
+            f'image_key and caption_key must be names of columns, got {image_key!r} and {caption_key!r}'
+        )
+    return names
+
+
 class RowCount(NamedTuple):
     """Rows of a table: those that are no samples were lost."""
 
@@ -183,7 +193,7 @@ class CsvPairs(ImageTextPairs):
         group: bool = False,
     ) -> None:
         path = Path(path).expanduser()
-        caption_keys = [caption_key] if isinstance(caption_key, str) else list(caption_key)
+        caption_keys = _column_names(image_key, caption_key)
         budget = FaultBudget('rows', max_bad_fraction)
 
         def images() -> Iterator[tuple[str, list[str]]]:

@@ -156,6 +156,31 @@ class TestCsvPairs:
         with pytest.raises(InputError, match=message):
             CsvPairs(folder / 'x')
 
+    @pytest.mark.parametrize(
+        ('settings', 'message'),
+        [
+            ({'image_key': 0, 'caption_key': 1}, 'must be names of columns, got 0 and 1'),
+            ({'caption_key': []}, 'must be names of columns'),
+            ({'seperator': ','}, "CsvPairs has no option 'seperator'.*Did you mean 'separator'"),
+            ({'max_bad_fraction': '1 %'}, "must be between 0 and 1, got '1 %'"),
+            ({'max_bad_fraction': None}, 'must be between 0 and 1, got None'),
+        ],
+    )
+    def test_refuses_settings(self, folder, settings, message):
+        with pytest.raises(InputError, match=message):
+            DATASETS.build({'type': 'CsvPairs', 'path': folder / 'pairs.tsv', **settings})
+
+    def test_images_that_are_no_files_are_counted(self, folder):
+        os.mkfifo(folder / 'pipe.png')
+        (folder / 'zero.png').symlink_to('/dev/zero')
+        (folder / 'loop.png').symlink_to('loop.png')
+        (folder / 'folder.png').mkdir()
+        names = ['pipe', 'zero', 'loop', 'folder', 'red.png/x', 'n' * 300]
+        rows = [['filepath', 'title'], ['red.png', 'x'], *([f'{name}.png', 'x'] for name in names)]
+        dataset = CsvPairs(write(folder / 'x', rows), transform=CROP, max_bad_fraction=1).unreplaced()
+        assert [dataset[index]['index'] for index in range(7)] == [0, *[-1] * 6]
+        assert dataset.faults.causes == {'image': 6}
+
     def test_refuses_a_missing_file(self, tmp_path):
         with pytest.raises(InputError, match=r'absent\.csv does not exist'):
             CsvPairs(tmp_path / 'absent.csv')
