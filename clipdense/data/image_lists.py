@@ -136,7 +136,7 @@ class NamedFiles:
         if missing:
             raise InputError(
                 f'{len(missing)} of {len(names)} images {listed} are not in {self.folder}: '
-                f'{first_of(missing)}{self._hint(missing[0])}'
+                f'{first_of(missing)}{self.hint(missing[0])}'
             )
         return [file for file in found if file is not None]
 
@@ -184,9 +184,11 @@ class NamedFiles:
         suffix = max((one for one in self._suffixes if lower.endswith(one)), key=len, default=None)
         return None if suffix is None or len(suffix) == len(file) else file[: -len(suffix)]
 
-    def _hint(self, name: str) -> str:
+    def hint(self, name: str) -> str:
         """Why a file may not have been found: another ending, or a similar name."""
         parent, _, last = name.replace('\\', '/').rpartition('/')
+        if parent and self._files('').get(last):
+            return f'; {last} is in {self.folder} itself'
         try:
             there = sorted(os.listdir(self.folder / parent))
         except OSError:

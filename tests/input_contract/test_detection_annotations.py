@@ -306,7 +306,9 @@ def is_box(objects):
 
 ENTRIES = {
     "ids from 0, with gaps, of NumPy's types": ids,
-    'an id that is text, a float or missing': each(changed('id'), [None, 1.0, True, '1']),
+    'an id that is text, a float, missing or above 64 bits': each(
+        changed('id'), [None, 1.0, True, '1', 10**30]
+    ),
     'an id twice': twice,
     'no list `categories`': lambda root: check_coco({'images': [], 'annotations': []}),
     'no images': lambda root: check_coco({**TRUTH, 'images': []}),
@@ -320,7 +322,7 @@ ENTRIES = {
         truth('images', width=None, without='height')
     ),
     'width and height as text, 0, negative, fractions': each(
-        changed('width', 'images'), ['60', 0, -60, math.nan, math.inf, 60.5]
+        changed('width', 'images'), ['60', 0, -60, 10**400, math.nan, math.inf, 60.5]
     ),
     'width and height as 60.0': lambda root: _hold(
         check_coco(truth('images', width=60.0))['images'][0]['width'] == 60
@@ -341,7 +343,7 @@ ENTRIES = {
     'no `iscrowd` in some objects': objects(lambda one: one['iscrowd'] == 0, without='iscrowd'),
     '`iscrowd` of 2 or text': each(changed('iscrowd'), ['1', 2]),
     'no `area`': area,
-    '`area` that is negative, text or not finite': each(changed('area'), ['400', math.nan, -1]),
+    '`area` that is negative, text or not finite': each(changed('area'), ['400', math.nan, 10**400, -1]),
     '`ignore` of 1': objects(lambda one: one['iscrowd'] == 0, ignore=1),
     'text that is not JSON, an empty file, a number': text(b'{"images": [', b'', b'\xff\xfe\xfd', b'5'),
     '100,000 nested brackets': text(b'[' * 100_000),
@@ -389,7 +391,7 @@ DETECTIONS = {
     "NumPy's numbers, a box as array or tuple": numpy_numbers,
     'no detections at all': nothing,
     'a score that is NaN, infinite, text or missing': all_scored(
-        'score', [math.nan, math.inf, '0.9', None, Ellipsis]
+        'score', [math.nan, math.inf, 10**400, '0.9', None, Ellipsis]
     ),
     'an image or category that does not exist': each(
         lambda change: scored(**change)(None),

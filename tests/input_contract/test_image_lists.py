@@ -7,12 +7,14 @@ import os
 import unicodedata
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from clipdense.data.detection.coco import find_images
 from clipdense.data.detection.datasets import VOCDetection
 from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.data.segmentation.few_shot import CocoFold, PascalFold
+from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import write_mask
 
 SECTION = 'Image lists'
@@ -84,8 +86,9 @@ def not_files(root):
     VOCDetection(root, 'val')
 
 
-def coco_fold(root):
-    (root / 'lists.json').write_text(json.dumps({str(at): ['../a.jpg'] for at in range(80)}))
+def coco_fold(root, names=('../a.jpg',)):
+    names = names if isinstance(names, str) else list(names)
+    (root / 'lists.json').write_text(json.dumps({str(at): names for at in range(80)}))
     CocoFold(root, 0, root / 'lists.json')
 
 
@@ -103,13 +106,20 @@ def pascal_fold(root):
     assert [fold[at]['samples'].class_id for at in range(2)] == [2, 2]
 
 
-def coco(file, expected=None, **image):
+def coco(file, expected=None, images='.', **image):
     def check(root):
         save(root / 'sub' / 'a 1.jpg')
-        found = find_images([{'id': 1, **({'file_name': file} if file else {}), **image}], root)
+        found = find_images([{'id': 1, **({'file_name': file} if file else {}), **image}], root / images)
         assert [str(path.relative_to(root)) for path in found] == [expected or 'sub/a 1.jpg']
 
     return check
+
+
+def odd_names(root):
+    for name in (5, ['a'], '', ' ', 'a\udc80'):
+        with pytest.raises(InputError, match='image'):
+            find_images([{'id': 1, 'file_name': name}], root)
+    find_images([{'id': 1, 'file_name': 'a' * 5000}], root)
 
 
 def missing_in_coco(root):
@@ -171,6 +181,9 @@ READ = {
     'lines of PASCAL-5i with spaces and accents': pascal_fold,
     'COCO `file_name` with `\\` of Windows': coco('sub\\a 1.jpg'),
     'COCO `file_name` without ending': coco('sub/a 1'),
+    'COCO `file_name` with a folder that the given folder already is': coco('sub/a 1.jpg', images='sub'),
+    'COCO `file_name` that is a number, a list, empty or 5,000 letters long': odd_names,
+    'a list of COCO-20i with text in place of a list': lambda root: coco_fold(root, 'abc'),
     'COCO `file_name` with `../`': coco('sub/../../a.jpg'),
     'LVIS `coco_url` with `%20` and a query': coco('', coco_url='http://host/x/sub/a%201.jpg?size=2'),
     'COCO images that do not exist': missing_in_coco,

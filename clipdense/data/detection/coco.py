@@ -7,6 +7,7 @@ scores; here each is an error of one line that names the entry.  ``results`` che
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Container, Hashable, Mapping, Sequence
@@ -25,6 +26,7 @@ from clipdense.utils.json_files import read_json
 from clipdense.vocab.names import check_name, first_repeated
 
 _LARGEST_FILE = 4_000_000_000  # bytes; LVIS has 1.1 GB
+_IDS = 1 << 63  # above the largest id: the programs that score use 64 bits
 _CORNER_FRACTION = 0.05  # of boxes beyond their image from which xyxy boxes are assumed
 
 
@@ -100,6 +102,7 @@ def find_images(images: Sequence[Mapping[str, Any]], folder: str | Path) -> list
     if missing:
         raise InputError(
             f'{len(missing)} of {len(names)} images are missing in {folder}: {first_of(missing)}'
+            f'{files.hint(missing[0])}'
         )
     paths = [file for file in found if file is not None]
     if len(set(paths)) < len(paths):
@@ -120,13 +123,16 @@ def file_name(image: Mapping[str, Any]) -> str:
     address = image.get('coco_url')
     parts = unquote(urlsplit(address).path).split('/')[-2:] if isinstance(address, str) else []
     if len(parts) < 2 or not parts[-1]:
-        raise InputError(f'image {image["id"]} has no file_name and no coco_url')
+        raise InputError(f'image {image["id"]} has neither a file_name nor a coco_url (text)')
     return '/'.join(parts)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite real number."""
-    return isinstance(value, Real) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def among(key: Any, known: Container[Any]) -> bool:
@@ -156,7 +162,7 @@ def check_box(box: Any, where: str) -> tuple[float, float, float, float]:
 def _check_ids(items: Sequence[Any], part: str, source: str) -> None:
     for number, item in enumerate(items):
         given = item.get('id') if isinstance(item, Mapping) else None
-        if not isinstance(given, Integral) or isinstance(given, bool):
+        if not isinstance(given, Integral) or isinstance(given, bool) or abs(given) >= _IDS:
             hint = '' if given is None else f', got {given!r:.40}'
             raise InputError(f'{source}: entry {number} of {part} has no integer id{hint}')
     counts = Counter(item['id'] for item in items)
@@ -282,4 +288,4 @@ class _Annotations:
 
 def _with_any_ending(name: str, folder: Path) -> Path | None:
     path = folder / relative_name(name, folder)
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # also for a name that is too long

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipdense.utils.errors import InputError, nearest
@@ -68,6 +68,8 @@ def choose(
                 f'classes={classes!r} is not a split of the annotations.{nearest(classes, known)}'
             )
         return chosen, novel & frozenset(chosen)
+    if not isinstance(classes, Iterable):
+        raise InputError(f'classes must be a list of names or the name of a split, got {classes!r:.40}')
     _check(classes, names)
     return tuple(classes), frozenset()  # given names: the caller passes the novel ones
 

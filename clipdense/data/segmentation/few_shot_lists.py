@@ -40,7 +40,7 @@ def read_class_lists(path: Path, class_ids: Sequence[int], root: Path) -> dict[i
     """
     content = read_json(path, LARGEST_JSON)
     try:
-        found = {int(key): [_name(one) for one in names] for key, names in content.items()}
+        found = {int(key): [_name(one) for one in _list(names)] for key, names in content.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f'{path} is not a JSON object of class index -> list of images: {error}') from error
     empty = [at for at in class_ids if not found.get(at)]
@@ -50,6 +50,12 @@ def read_class_lists(path: Path, class_ids: Sequence[int], root: Path) -> dict[i
         for name in found[at]:
             relative_name(name, root)
     return found
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):
+        raise TypeError(f'{value!r:.40} is not a list')
+    return value
 
 
 def _name(value: Any) -> str:

@@ -142,6 +142,8 @@ def check_truth(
     Warns:
         UserWarning: for LVIS, images without these lists.
     """
+    if kind not in ('bbox', 'segm'):
+        raise InputError(f"kind must be 'bbox' or 'segm', got {kind!r}")
     if lvis:
         _check_lvis(truth)
     if kind != 'segm':

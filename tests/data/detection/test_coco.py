@@ -139,7 +139,7 @@ def test_images_stay_in_their_folder(tmp_path, name):
 def test_names_of_lvis():
     image = {'id': 4, 'coco_url': 'http://images.cocodataset.org/train2017/000000000004.jpg'}
     assert file_name(image) == 'train2017/000000000004.jpg'
-    with pytest.raises(InputError, match='image 4 has no file_name'):
+    with pytest.raises(InputError, match='image 4 has neither a file_name'):
         file_name({'id': 4})
 
 
