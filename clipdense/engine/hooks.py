@@ -48,6 +48,9 @@ class EvaluationHook(Hook):
         interval: steps between evaluations; None evaluates at the end only.
         at_end: evaluate after the last step too.
         at_start: evaluate before the first step too.
+
+    Raises:
+        InputError: an interval below 1, or an evaluation whose dataset is empty.
     """
 
     priority = 80  # after schedulers, before checkpoints

@@ -186,7 +186,7 @@ class TrainLoop(BaseLoop):
             )
         runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
         outputs = self._step(batch, names)
-        fault = self._nonfinite(outputs)
+        fault = self._nonfinite(outputs, names)
         failed, self._signal = self._agree(int(fault is not None), signals.received)
         if failed:
             self._refuse_nonfinite(fault, names)
@@ -231,7 +231,7 @@ class TrainLoop(BaseLoop):
             self.runner.logger.error(f'step {self._iter + 1} failed{listed(names)}')
             raise
 
-    def _nonfinite(self, outputs: dict[str, Any]) -> str | None:
+    def _nonfinite(self, outputs: dict[str, Any], names: list[str]) -> str | None:
         """What is not finite in this process and more than may be skipped, or None."""
         loss, step = scalar(outputs.get('loss', 0.0)), self._iter + 1
         skipped = getattr(self.runner.optim_wrapper, 'skipped', 0)
@@ -239,6 +239,7 @@ class TrainLoop(BaseLoop):
         if skipped and skipped <= allowed:
             self.runner.logger.warning(
                 f'step {step} skipped, its gradients are not finite (loss {loss:g}): {skipped} of {allowed}'
+                + listed(names)
             )
             return None
         if not isfinite(loss):
