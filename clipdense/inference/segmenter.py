@@ -126,8 +126,8 @@ class Segmenter(Predictor[Segmentation]):
         self.model.configure(self.options)  # another segmenter of the model may have other options
         results = []
         for image in images:
-            pixels = self.model.data_preprocessor.normalize(to_tensor(image).to(self.device))
-            labels = self.model.segment(pixels)
+            encoded = self.model.encode_image(to_tensor(image).to(self.device))
+            labels = self.model.classify_image(encoded, (image.height, image.width), torch.int32)
             mask, probability = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
             results.append(Segmentation(mask, probability, vocabulary, image))
         return results

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .bands import Rows, source_rows, upsample_rows
 from .windows import Window
 
 
@@ -67,7 +68,11 @@ def _better(first: PixelMaximum, second: PixelMaximum) -> PixelMaximum:
 
 
 def merge_windows(
-    logits: Sequence[Tensor], windows: Sequence[Window], size: tuple[int, int], result_size: tuple[int, int]
+    logits: Sequence[Tensor],
+    windows: Sequence[Window],
+    size: tuple[int, int],
+    result_size: tuple[int, int],
+    rows: Rows | None = None,
 ) -> Tensor:
     """Logits (1, q, h, w) of each window -> (q, H, W): upsampled, averaged where windows overlap.
 
@@ -78,9 +83,12 @@ def merge_windows(
         windows: their positions.
         size: of the resized image.
         result_size: (H, W).
+        rows: the rows of the result that are computed; all by default.
 
     Source: mmsegmentation ``slide_inference``, which the SCLIP protocol uses.
     """
+    if rows is not None and rows != (0, result_size[0]):
+        return _merged_rows(logits, windows, size, result_size, rows)
     if len(windows) == 1:
         return _upsample(logits[0], result_size)[0]
     canvas = logits[0].new_zeros(logits[0].shape[1], *size)
@@ -89,6 +97,30 @@ def merge_windows(
         canvas[:, top:bottom, left:right] += _upsample(part, (bottom - top, right - left))[0]
         count[top:bottom, left:right] += 1
     return _upsample(canvas.div_(count)[None], result_size)[0]
+
+
+def _merged_rows(
+    logits: Sequence[Tensor],
+    windows: Sequence[Window],
+    size: tuple[int, int],
+    result_size: tuple[int, int],
+    rows: Rows,
+) -> Tensor:
+    """``merge_windows`` for some rows, (q, rows, W), of the windows that contribute to them."""
+    if len(windows) == 1:
+        height = logits[0].shape[-2]
+        return upsample_rows(logits[0], Rows(0, height), height, result_size, rows)[0]
+    needed = rows if size == result_size else source_rows(rows, size[0], result_size[0])
+    canvas = logits[0].new_zeros(logits[0].shape[1], needed.bottom - needed.top, size[1])
+    count = canvas.new_zeros(canvas.shape[1:])
+    for part, (top, left, bottom, right) in zip(logits, windows, strict=True):
+        shared = Rows(max(top, needed.top), min(bottom, needed.bottom))
+        if shared.top >= shared.bottom:
+            continue
+        window = _upsample(part, (bottom - top, right - left))[0]
+        canvas[:, shared.within(needed), left:right] += window[:, shared.within(Rows(top, bottom))]
+        count[shared.within(needed), left:right] += 1
+    return upsample_rows(canvas.div_(count)[None], needed, size[0], result_size, rows)[0]
 
 
 def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

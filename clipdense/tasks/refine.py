@@ -6,6 +6,7 @@ q: classes, (H, W): pixels, P: neighbors of a pixel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError
+
+from .bands import Rows, upsample_rows
 
 _AROUND = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)]
 _BLOCK = 1 << 20  # numbers of a block of classes: what the caches of a processor hold
@@ -40,6 +43,11 @@ class PAMR(nn.Module):
         if iterations < 1 or not dilations or min(dilations) < 1:
             raise InputError(f'PAMR needs iterations and distances >= 1, got {iterations} and {dilations}')
         self.iterations, self.dilations = iterations, tuple(dilations)
+
+    @property
+    def reach(self) -> int:
+        """Distance in pixels up to which scores influence each other; a band needs so many more rows."""
+        return self.iterations * max(self.dilations)
 
     def forward(self, image: Tensor, scores: Tensor) -> Tensor:
         """(3, H, W) in any linear color scale, (q, H, W) -> (q, H, W)."""
@@ -85,3 +93,27 @@ class PAMR(nn.Module):
             for row, column in _AROUND:
                 top, left = rim + row * distance, rim + column * distance
                 yield padded[..., top : top + height, left : left + width]
+
+
+class Refinement:
+    """A refiner and the affinities of an image, in bands of rows.
+
+    Args:
+        refiner: as ``PAMR``.
+        image: (3, h, w); upsampled like the scores, so that both are aligned.
+        size: (H, W) of the scores.
+    """
+
+    def __init__(self, refiner: Any, image: Tensor, size: tuple[int, int]) -> None:
+        self.refiner, self.image, self.size = refiner, image, size
+        self.margin = getattr(refiner, 'reach', size[0])
+        self._latest: tuple[Rows, Tensor] | None = None
+
+    def refine(self, scores: Tensor, rows: Rows) -> Tensor:
+        """(q, rows, W) -> (q, rows, W)."""
+        if self._latest is None or self._latest[0] != rows:
+            self._latest = None  # frees it
+            height = self.image.shape[-2]
+            image = upsample_rows(self.image[None], Rows(0, height), height, self.size, rows)[0]
+            self._latest = rows, self.refiner.affinity(image)
+        return self.refiner.refine(scores, self._latest[1])

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.layers.precision import at_least_fp32, dtype_at_least_fp32
@@ -24,13 +23,15 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .bands import Rows, assemble, bands, resize
 from .model import Model
 from .options import SegmentationOptions
 from .reduction import PixelMaximum, merge_windows, reduce_queries
-from .refine import PAMR
+from .refine import PAMR, Refinement
 from .windows import Slide, Window
 
 _CHUNK = 64 << 20  # bytes of class logits; larger chunks are slower, because they exceed the caches
+_PER_PIXEL = 64  # bytes of a pixel in a band: planes of one class, the running maximum, three colors
 _PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, upsampled window, result, exp
 
 
@@ -183,7 +184,7 @@ class SegmentationModel(Model):
 
     @torch.no_grad()
     def segment(self, image: Tensor, result_size: tuple[int, int] | None = None) -> PixelLabels:
-        """One normalized image (3, H, W) of any size -> labels of its size, or of ``result_size``."""
+        """One image (3, H, W), as ``encode_image`` takes it -> labels of its size, or of ``result_size``."""
         kept = self.encode_image(image)
         return self.classify_image(kept, result_size or (image.shape[-2], image.shape[-1]))
 
@@ -191,37 +192,62 @@ class SegmentationModel(Model):
     def encode_image(self, image: Tensor) -> EncodedImage:
         """Encode an image (3, H, W), once for any number of vocabularies; the slow part.
 
+        Args:
+            image: normalized, or uint8, which takes less memory for large images.
+
         Raises:
             InputError: windows that are smaller than a patch.
         """
         self.slide.check(self.patch_size)
         size = (image.shape[-2], image.shape[-1])
-        views = []
-        for scale, mirrored in self.slide.views():
-            seen = _resize(image, self.slide.resized(size, self.patch_size, scale))
-            views.append(self._encode_view(seen, mirrored))
-        return EncodedImage(_resize(image, self.slide.resized(size, self.patch_size)), views)
+        prepare = self.data_preprocessor.normalize if image.dtype == torch.uint8 else _unchanged
+        resized = partial(resize, image, prepare=prepare, pixels=self.memory_budget // _PER_PIXEL)
+        views = [
+            self._encode_view(resized(self.slide.resized(size, self.patch_size, scale)), mirrored)
+            for scale, mirrored in self.slide.views()
+        ]
+        return EncodedImage(resized(self.slide.resized(size, self.patch_size)), views)
 
     @torch.no_grad()
-    def classify_image(self, image: EncodedImage, result_size: tuple[int, int]) -> PixelLabels:
+    def classify_image(
+        self, image: EncodedImage, result_size: tuple[int, int], dtype: torch.dtype = torch.int64
+    ) -> PixelLabels:
         """Classify an encoded image with the vocabulary -> labels (H, W); the fast part.
+
+        Images that are too large for the memory budget are classified in bands of rows.
+
+        Args:
+            image: the image.
+            result_size: (H, W).
+            dtype: of the class indices.
 
         Raises:
             InputError: no vocabulary yet, or scores that are NaN or infinite.
         """
-        full_logits = self._full_logits(image, result_size)
-        pixels = max(result_size[0] * result_size[1], *(view.size[0] * view.size[1] for view in image.views))
+        text, full_logits = self._text(), self._full_logits(image, result_size)
+        rows = bands(result_size, max(1, self.memory_budget // _PER_PIXEL))
+        band = result_size[1] * (rows[0].bottom - rows[0].top)
+        pixels = max(band, *(view.size[0] * view.size[1] for view in image.views))
         planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
         chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
-        best = reduce_queries(full_logits, torch.arange(len(self._text()), device=image.image.device), chunk)
-        if not best.normalizer.isfinite().all():
-            raise InputError(
-                'the scores of an image are NaN or infinite; the weights are damaged, or half precision '
-                'overflows: use float32'
-            )
+
+        def reduce(queries: Tensor) -> Iterator[tuple[Rows, PixelMaximum]]:
+            for part in rows:
+                best = reduce_queries(partial(full_logits, rows=part), queries, chunk)
+                if not best.normalizer.isfinite().all():
+                    raise InputError(
+                        'the scores of an image are NaN or infinite; the weights are damaged, or half precision '
+                        'overflows: use float32'
+                    )
+                yield part, best._replace(query=self.query_class[best.query].to(dtype))
+
+        every = torch.arange(len(text), device=image.image.device)
         if self.area_threshold and self.background_index is not None:
-            best = self._drop_small(best, full_logits, chunk)
-        return self.finish(PixelLabels(self.query_class[best.query], best.probability), image.image)
+            labels = self._large_classes(reduce, every, result_size)
+        else:
+            found = ((part, (best.query, best.probability)) for part, best in reduce(every))
+            labels = PixelLabels(*assemble(result_size, found))
+        return self.finish(labels, image.image)
 
     def window_bytes(self, height: int, width: int) -> int:
         """Approximate memory of ``encode_pixels`` for a window: 64 full-size maps of three channels."""
@@ -244,48 +270,54 @@ class SegmentationModel(Model):
         ]
         return View(size, windows, features, mirrored)
 
-    def _full_logits(self, image: EncodedImage, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-        """A function of queries (q,) that gives their logits (q, H, W): mean of the views, refined."""
+    def _full_logits(self, image: EncodedImage, size: tuple[int, int]) -> Callable[..., Tensor]:
+        """A function of queries (q,) that gives their logits (q, H, W): mean of the views, refined.
+
+        With ``rows``, it computes only these rows of the logits.
+        """
         text = self._text()
         joint = None
         if self.joint_over_classes:
             joint = [list(self._classify(view, text)) for view in image.views]
-        refine: Callable[[Tensor], Tensor] | None = None
-        if self.refiner is not None:
-            affinity = self.refiner.affinity(_upsample(image.image, size))
-            refine = partial(self.refiner.refine, affinity=affinity)
+        affinity = None if self.refiner is None else Refinement(self.refiner, image.image, size)
 
-        def full_logits(queries: Tensor) -> Tensor:
+        def merged_views(queries: Tensor, rows: Rows | None) -> Tensor:
             total: Tensor | None = None
             for index, view in enumerate(image.views):
                 if joint is None:
                     logits = list(self._classify(view, text[queries]))
                 else:
                     logits = [window[:, queries] for window in joint[index]]
-                merged = merge_windows(logits, view.windows, view.size, size)  # (q, H, W)
+                merged = merge_windows(logits, view.windows, view.size, size, rows)  # (q, H, W)
                 merged = merged.flip(-1) if view.mirrored else merged
                 total = merged if total is None else total.add_(merged)
             assert total is not None
-            total = total if len(image.views) == 1 else total.div_(len(image.views))
-            return total if refine is None else refine(total)
+            return total if len(image.views) == 1 else total.div_(len(image.views))
+
+        def full_logits(queries: Tensor, rows: Rows | None = None) -> Tensor:
+            rows = Rows(0, size[0]) if rows is None else rows
+            if affinity is None:
+                return merged_views(queries, rows)
+            wide = rows.widened(affinity.margin, size[0])
+            return affinity.refine(merged_views(queries, wide), wide)[:, rows.within(wide)]
 
         return full_logits
 
-    def _drop_small(
-        self, best: PixelMaximum, full_logits: Callable[[Tensor], Tensor], chunk: int
-    ) -> PixelMaximum:
+    def _large_classes(self, reduce: Callable, queries: Tensor, size: tuple[int, int]) -> PixelLabels:
         """Classify again with the background and the classes above the area threshold.
 
         Source: SCLIP's ``area_thd``.  At most 1 / threshold classes are left, so the second round is short.
         """
-        area = self.query_class[best.query].flatten().bincount(minlength=self.num_classes)
+        classes, logit, normalizer = assemble(size, reduce(queries))
+        area = classes.flatten().bincount(minlength=self.num_classes)
         area[self.background_index] = 0
         kept = area > self.area_threshold * area.sum()
-        if torch.equal(kept, area > 0):
-            return best
-        kept[self.background_index] = True
-        again = reduce_queries(full_logits, kept[self.query_class].nonzero().flatten(), chunk)
-        return again._replace(normalizer=best.normalizer)
+        if not torch.equal(kept, area > 0):
+            kept[self.background_index] = True
+            del classes, logit
+            again = reduce(kept[self.query_class].nonzero().flatten())
+            classes, logit = assemble(size, ((rows, best[:2]) for rows, best in again))
+        return PixelLabels(classes, logit.sub_(normalizer).exp_())
 
     def _classify(self, view: View, text: Tensor) -> Iterator[Tensor]:
         """Scaled logits (1, q, h, w) of one window after another."""
@@ -328,15 +360,5 @@ def _cut(image: Tensor, window: Window) -> Tensor:
     return image[:, window.top : window.bottom, window.left : window.right]
 
 
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) -> (3, *size), antialiased."""
-    if size == image.shape[-2:]:
-        return image
-    return F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
-
-
-def _upsample(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) -> (3, *size), upsampled like the scores, so that both are aligned."""
-    if size == image.shape[-2:]:
-        return image
-    return F.interpolate(image[None], size, mode='bilinear', align_corners=False)[0]
+def _unchanged(image: Tensor) -> Tensor:
+    return image
