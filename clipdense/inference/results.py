@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipdense.utils.drawing import draw_boxes, overlay
+from clipdense.utils.drawing import count_indices, draw_boxes, overlay
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.image_io import write_mask
@@ -103,7 +103,7 @@ class Segmentation:
 
     def class_fractions(self) -> dict[str, float]:
         """Fraction of the image that each class covers, largest first; absent classes are left out."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.vocabulary)) / max(1, self.mask.size)
+        counts = count_indices(self.mask, len(self.vocabulary)) / max(1, self.mask.size)
         order = np.argsort(-counts, kind='stable')
         return {self.vocabulary.class_names[index]: float(counts[index]) for index in order if counts[index]}
 

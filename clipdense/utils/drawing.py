@@ -5,7 +5,7 @@ Pillow and NumPy only.  Line widths and text grow with the image.  (H, W): pixel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from .text_layout import fit, font_for, wrap
 
 _SIDE = 512  # images with a smaller longer side (pixels) are enlarged up to this
 _LEGEND_ENTRIES = 60
+_BLOCK = 1 << 22  # pixels that are processed at a time, which bounds the memory of large images
 _PAPER, _INK, _RULE = (255, 255, 255), (24, 24, 24), (128, 128, 128)
 
 Color = tuple[int, ...]
@@ -80,19 +81,20 @@ def overlay(
         raise InputError(f'the palette has {len(colors)} colors for {len(class_names)} classes')
     if not 0 <= opacity <= 1:
         raise InputError(f'opacity must be between 0 and 1, got {opacity}')
-    none = len(class_names)  # index of uncolored pixels
-    classes = np.where((mask >= 0) & (mask < none), mask, none).astype(np.int32)
-    counts = np.bincount(classes.ravel(), minlength=none + 1)
+    counts = count_indices(mask, len(class_names))
     shown = np.array([name not in hidden for name in class_names] + [False])
     factor = _enlargement(image, side)
-    classes = classes.repeat(factor, axis=0).repeat(factor, axis=1)
-    drawn = _colored(_enlarged(image.convert('RGB'), factor), classes, shown, colors, opacity)
+    size = image.width * factor, image.height * factor
     entries = [
         _Entry(class_names[at], _percent(counts[at] / mask.size), tuple(colors[at].tolist()))
         for at in np.argsort(-counts, kind='stable').tolist()
         if counts[at] and shown[at]
     ]
-    return _above(drawn, _legend(entries, drawn)) if legend and entries else drawn
+    strip = _legend(entries, size) if legend and entries else None
+    sheet = _sheet(size, strip)
+    for top, band in _colored_bands(image, mask, factor, shown, colors, opacity):
+        sheet.paste(band, (0, top))
+    return sheet
 
 
 def draw_boxes(
@@ -125,9 +127,7 @@ def draw_boxes(
     factor = _enlargement(image, side)
     sheet = _enlarged(image.convert('RGB'), factor)
     for place in reversed(range(len(boxes) if masks is not None else 0)):
-        covered = (masks[place] != 0).astype(np.int32)  # type: ignore[index]
-        covered = 1 - covered.repeat(factor, axis=0).repeat(factor, axis=1)
-        sheet = _colored(sheet, covered, np.array([True, False]), np.array([colors[place]]), opacity)
+        _color_object(sheet, masks[place], factor, colors[place], opacity)  # type: ignore[index]
     draw, line = ImageDraw.Draw(sheet), max(2, round(max(sheet.size) / 280))
     scaled = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (boxes.astype(float) * factor).tolist()]
     for (x1, y1, x2, y2), color in reversed(list(zip(scaled, colors, strict=True))):
@@ -169,16 +169,62 @@ def gallery(
     return sheet
 
 
+def count_indices(mask: np.ndarray, count: int) -> np.ndarray:
+    """(count,) how often each index occurs; others are not counted.  In blocks of rows, for large masks."""
+    total = np.zeros(count, np.int64)
+    for rows in _blocks(mask.shape):
+        part = mask[rows].ravel()
+        total += np.bincount(part[(part >= 0) & (part < count)], minlength=count)[:count]
+    return total
+
+
+def _blocks(shape: tuple[int, ...]) -> list[slice]:
+    """Bands of the rows of an array (H, W) that are processed at a time."""
+    step = max(1, _BLOCK // max(1, shape[1]))
+    return [slice(top, min(top + step, shape[0])) for top in range(0, shape[0], step)]
+
+
+def _colored_bands(
+    image: Image.Image, mask: np.ndarray, factor: int, shown: np.ndarray, colors: np.ndarray, opacity: float
+) -> Iterator[tuple[int, Image.Image]]:
+    """Bands of the enlarged image with colors and outlines, and the row in which each begins."""
+    none = len(shown) - 1  # index of uncolored pixels
+    line = max(1, round(max(image.size) * factor / 400))
+    for rows in _blocks(mask.shape):
+        top, bottom = max(0, rows.start - line - 1), min(image.height, rows.stop + line + 1)
+        part = mask[top:bottom]
+        classes = np.where((part >= 0) & (part < none), part, none).astype(np.int32)
+        classes = classes.repeat(factor, axis=0).repeat(factor, axis=1)
+        band = image.crop((0, top, image.width, bottom)).convert('RGB')
+        band = _colored(_enlarged(band, factor), classes, shown, colors, opacity, line)
+        first, last = (rows.start - top) * factor, (rows.stop - top) * factor
+        yield rows.start * factor, band.crop((0, first, band.width, last))
+
+
 def _colored(
-    image: Image.Image, classes: np.ndarray, shown: np.ndarray, colors: np.ndarray, opacity: float
+    image: Image.Image, classes: np.ndarray, shown: np.ndarray, colors: np.ndarray, opacity: float, line: int
 ) -> Image.Image:
-    """Blend the colors of the classes, and draw their outlines; the last of ``shown`` has no color."""
+    """Blend the colors of classes, and draw outlines of a width; the last of ``shown`` has no color."""
     table = np.zeros((len(shown), 3), np.uint8)
     table[:-1] = colors[: len(shown) - 1]
     alpha = np.where(shown, round(255 * opacity), 0).astype(np.uint8)[classes]
     if opacity:
-        alpha[_edges(classes, max(1, round(max(image.size) / 400))) & shown[classes]] = 255
+        alpha[_edges(classes, line) & shown[classes]] = 255
     return Image.composite(Image.fromarray(table[classes]), image, Image.fromarray(alpha))
+
+
+def _color_object(sheet: Image.Image, mask: np.ndarray, factor: int, color: Color, opacity: float) -> None:
+    """Draw the mask (H, W) of an object, to be enlarged; only the image around it is changed."""
+    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return
+    top, left = max(0, int(rows[0]) - 1), max(0, int(columns[0]) - 1)
+    part = mask[top : int(rows[-1]) + 2, left : int(columns[-1]) + 2] != 0
+    uncovered = (~part).astype(np.int32).repeat(factor, axis=0).repeat(factor, axis=1)
+    place = left * factor, top * factor
+    area = sheet.crop((*place, place[0] + uncovered.shape[1], place[1] + uncovered.shape[0]))
+    line = max(1, round(max(sheet.size) / 400))
+    sheet.paste(_colored(area, uncovered, np.array([True, False]), np.array([color]), opacity, line), place)
 
 
 def _edges(classes: np.ndarray, width: int) -> np.ndarray:
@@ -203,17 +249,17 @@ def _shifted(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return (array[1:], array[:-1]) if axis == 0 else (array[:, 1:], array[:, :-1])
 
 
-def _legend(entries: Sequence[_Entry], image: Image.Image) -> Image.Image:
+def _legend(entries: Sequence[_Entry], image_size: tuple[int, int]) -> Image.Image:
     """A white strip with columns of color, name and value, at least as wide as the image."""
-    largest = int(min(max(max(image.size) / 34, 14), 160))
+    largest = int(min(max(max(image_size) / 34, 14), 160))
     if len(entries) > _LEGEND_ENTRIES:
         rest = len(entries) - _LEGEND_ENTRIES
         entries = [*entries[:_LEGEND_ENTRIES], _Entry(f'and {rest} more', '', None)]
     for size in range(largest, min(13, largest) - 1, -1):  # smaller text if the list is too large
-        width, gap, line = max(image.width, 10 * size), round(size * 0.5), round(size * 1.5)
+        width, gap, line = max(image_size[0], 10 * size), round(size * 0.5), round(size * 1.5)
         column = _column_width(entries, size, gap, width)
         rows = -(-len(entries) // max(1, (width - gap) // column))
-        fits = rows * line < 0.6 * image.height and column < width - gap
+        fits = rows * line < 0.6 * image_size[1] and column < width - gap
         if fits or size < 0.75 * largest:
             break
     strip = Image.new('RGB', (width, rows * line + 2 * gap), _PAPER)
@@ -309,10 +355,12 @@ def _lines(
         draw.text((place[0], place[1] + (number + 0.5) * height), text, fill=_INK, font=font, anchor='lm')
 
 
-def _above(image: Image.Image, strip: Image.Image) -> Image.Image:
-    sheet = Image.new('RGB', (max(image.width, strip.width), image.height + strip.height), _PAPER)
-    sheet.paste(image, (0, 0))
-    sheet.paste(strip, (0, image.height))
+def _sheet(size: tuple[int, int], strip: Image.Image | None) -> Image.Image:
+    """A white image of (width, height), with a strip below it."""
+    if strip is None:
+        return Image.new('RGB', size, _PAPER)
+    sheet = Image.new('RGB', (max(size[0], strip.width), size[1] + strip.height), _PAPER)
+    sheet.paste(strip, (0, size[1]))
     return sheet
 
 
