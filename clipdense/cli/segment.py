@@ -25,8 +25,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from clipdense.inference.results import Segmentation
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
 
@@ -63,6 +62,7 @@ def segment(
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
+    from clipdense.inference.results import write_image
     from clipdense.utils.image_io import read_image
 
     paths = images.paths()
@@ -76,8 +76,12 @@ def segment(
     segmenter.set_vocabulary(classes)
 
     def one(index: int) -> str:
-        image = read_image(paths[index], images.max_pixels)
-        return _write(segmenter, image, paths[index], stems[index], output.opacity, explain)
+        if explain:
+            image = read_image(paths[index], images.max_pixels)
+            for stage in segmenter.explain(image):
+                write_image(f'{stems[index]}_{stage.name}.png', stage.draw(image, output.opacity))
+        result = segmenter(paths[index], max_pixels=images.max_pixels)
+        return _write(result, paths[index], stems[index], output.opacity)
 
     each(paths, one, 'segmenting')
 
@@ -150,16 +154,10 @@ def _refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
         )
 
 
-def _write(
-    segmenter: Segmenter, image: Image.Image, path: Path, stem: Path, opacity: float, explain: bool
-) -> str:
-    """Write overlay, mask, JSON and optional explanation maps of an image; returns a line to print."""
+def _write(result: Segmentation, path: Path, stem: Path, opacity: float) -> str:
+    """Write overlay, mask and JSON of an image; returns a line to print."""
     from clipdense.inference.results import write_image, write_json
 
-    if explain:
-        for stage in segmenter.explain(image):
-            write_image(f'{stem}_{stage.name}.png', stage.draw(image, opacity))
-    result = segmenter(image)
     result.save(f'{stem}_mask.png')
     write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
     write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})

@@ -235,18 +235,26 @@ def _edges(classes: np.ndarray, width: int) -> np.ndarray:
         differs = ahead != behind
         for part in _shifted(edges, axis):
             part |= differs
-    for _ in range(width - 1):
+    reached = 0  # distance in steps along rows and columns
+    while reached < width - 1:
+        step = min(
+            max(1, (reached + 1) // 2), width - 1 - reached
+        )  # longer steps would miss pixels at borders
         before = edges.copy()
         for axis in (0, 1):
-            (ahead, behind), (old_ahead, old_behind) = _shifted(edges, axis), _shifted(before, axis)
+            (ahead, behind), (old_ahead, old_behind) = (
+                _shifted(edges, axis, step),
+                _shifted(before, axis, step),
+            )
             ahead |= old_behind
             behind |= old_ahead
+        reached += step
     return edges
 
 
-def _shifted(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views without the first and without the last row (or column)."""
-    return (array[1:], array[:-1]) if axis == 0 else (array[:, 1:], array[:, :-1])
+def _shifted(array: np.ndarray, axis: int, step: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Views without the first and without the last rows (or columns)."""
+    return (array[step:], array[:-step]) if axis == 0 else (array[:, step:], array[:, :-step])
 
 
 def _legend(entries: Sequence[_Entry], image_size: tuple[int, int]) -> Image.Image:
