@@ -180,6 +180,19 @@ def test_boxes_and_masks_lie_in_the_image(detector, files):
     assert set(found.class_names) <= {'cat', 'dog', 'red car'}
 
 
+def test_masks_that_are_too_large_are_left_out_with_a_warning(detector, files, monkeypatch):
+    """12000 x 9000 pixels times 100 detections are 10.8 GB; here the limit is lowered instead."""
+    with_masks = detector(files / 'a.png', ['cat', 'dog'], score_threshold=0.0)
+    assert len(with_masks)
+    monkeypatch.setattr('clipdense.methods.vild.roi_head._MASK_BYTES', 90 * 120 * len(with_masks) - 1)
+    with pytest.warns(UserWarning, match=r'detections without masks: \d+ masks of 120 x 90 pixels'):
+        without = detector(files / 'a.png', ['cat', 'dog'], score_threshold=0.0)
+    assert without.masks is None
+    np.testing.assert_allclose(without.xyxy, with_masks.xyxy, atol=1e-4)
+    np.testing.assert_array_equal(without.class_ids, with_masks.class_ids)
+    assert without.draw().size
+
+
 def test_the_config_that_a_run_has_left(detector, files, tmp_path):
     """It names classes as text."""
     load_config(files / 'tiny_vild.py').dump(tmp_path / 'left.py')

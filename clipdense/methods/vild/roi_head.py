@@ -5,6 +5,7 @@ B: images, R: sampled regions, S: regions with a teacher embedding, C: channels,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 
 from .functional import distillation_loss, valid_regions
+
+_MASK_BYTES = 2 << 30  # of the masks of a batch, at most
 
 
 @MODELS.register_module()
@@ -97,6 +100,30 @@ class ViLDRoIHead(StandardRoIHead):
             rcnn_test_cfg=rcnn_test_cfg,
             rescale=rescale,
         )
+
+    def predict_mask(
+        self,
+        x: Sequence[Tensor],
+        batch_img_metas: list[dict],
+        results_list: list[InstanceData],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """Masks of each image, of the size of the image; none, with a warning, if they are too large."""
+        sizes = [meta['ori_shape'][:2] for meta in batch_img_metas]
+        counts = [len(one) for one in results_list]
+        needed = sum(count * height * width for count, (height, width) in zip(counts, sizes, strict=True))
+        if needed <= _MASK_BYTES:
+            return super().predict_mask(x, batch_img_metas, results_list, rescale)
+        height, width = sizes[0]
+        warnings.warn(
+            f'detections without masks: {sum(counts)} masks of {width} x {height} pixels take '
+            f'{needed / 1e9:.1f} GB; resize the image, raise score_threshold or lower max_detections',
+            stacklevel=2,
+        )
+        for one, meta in zip(results_list, batch_img_metas, strict=True):
+            if rescale:  # with masks, mmdet leaves this to the mask head
+                one.bboxes = one.bboxes / one.bboxes.new_tensor(meta['scale_factor']).repeat(2)
+        return results_list
 
     def _sample(self, proposals: InstanceData, truth: InstanceData, ignored: InstanceData) -> SamplingResult:
         """Sample regions of one image, a quarter of them objects, and assign their targets."""
