@@ -236,8 +236,8 @@ class SegmentationModel(Model):
                 best = reduce_queries(partial(full_logits, rows=part), queries, chunk)
                 if not best.normalizer.isfinite().all():
                     raise InputError(
-                        'the scores of an image are NaN or infinite; the weights are damaged, or half precision '
-                        'overflows: use float32'
+                        'the scores of an image are NaN or infinite; the weights are damaged, or half '
+                        'precision overflows: use float32'
                     )
                 yield part, best._replace(query=self.query_class[best.query].to(dtype))
 
