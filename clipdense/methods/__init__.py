@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clipdense.utils.errors import InputError, nearest, refuse_unknown
+from clipdense.utils.errors import CheckpointError, InputError, nearest, one_line, refuse_unknown
 
 __all__ = ['Method', 'Option', 'Task', 'find_method', 'get_method', 'list_methods']
 
@@ -126,6 +126,7 @@ class Method:
         """The model of a weights file in this method's layout.
 
         Raises:
+            CheckpointError: naming the file: tensors that are missing or damaged, or as the loader.
             InputError: an override that its loader does not have, or as the loader.
         """
         loader = self.part('load')
@@ -136,7 +137,16 @@ class Method:
         ]
         if known:
             refuse_unknown(overrides, known, f'{self.name} weights have no override')
-        return loader(file, **overrides)
+        try:
+            return loader(file, **overrides)
+        except InputError as error:
+            if not isinstance(error, CheckpointError) or str(file.path) in str(error):
+                raise
+            raise CheckpointError(f'{file.path}: {error}') from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'{file.path}: its tensors do not fit {self.name}: {one_line(error)[:200]}'
+            ) from error
 
     def check_options(self, given: Mapping[str, Any]) -> None:
         """Refuse options that the method does not have.

@@ -51,7 +51,7 @@ def to_ours(tensors: Mapping[str, Tensor], layout: str) -> tuple[dict[str, Tenso
     """Rename tensors of an official layout; also returns the names that the layout does not define.
 
     Raises:
-        CheckpointError: a part of a concatenated tensor is missing.
+        CheckpointError: a part of a concatenated tensor is missing, or shapes do not fit the layout.
     """
     dropped = _LAYOUTS[layout][1]
     kept = {name: x for name, x in tensors.items() if dropped is None or not dropped.fullmatch(name)}
@@ -121,10 +121,23 @@ def _rename(tensors: Mapping[str, Tensor], rules: tuple[_Rule, ...]) -> tuple[di
             raise CheckpointError(f'{name} exists, but not {", ".join(missing)}: all parts are needed')
         done.update(names)
         parts = [tensors[part] for part in names]
-        joined = rule.form(parts[0] if len(parts) == 1 else torch.cat(parts))
+        joined = _joined(rule, names, parts)
         for (template, _), part in zip(rule.targets, _split(joined, rule.targets), strict=True):
             renamed[_fill(template, values)] = part
     return renamed, leftover
+
+
+def _joined(rule: _Rule, names: Sequence[str], parts: Sequence[Tensor]) -> Tensor:
+    try:
+        if len({part.is_floating_point() for part in parts}) > 1:
+            raise RuntimeError('torch.cat would hide quantized parts')
+        return rule.form(parts[0] if len(parts) == 1 else torch.cat(list(parts)))
+    except (IndexError, RuntimeError) as error:
+        told = ', '.join(
+            f'{name} {tuple(part.shape)} {str(part.dtype).removeprefix("torch.")}'
+            for name, part in zip(names, parts, strict=True)
+        )
+        raise CheckpointError(f'unexpected shapes or data types: {told}') from error
 
 
 def _find(name: str, rules: tuple[_Rule, ...]) -> tuple[_Rule | None, tuple[str, ...]]:

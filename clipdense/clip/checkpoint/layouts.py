@@ -231,7 +231,7 @@ def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {'image': image, 'text': _text_size(tensors), 'logit_bias': 'logit_bias' in tensors}
     except KeyError as error:
         raise CheckpointError(f'incomplete weights: the tensor {error.args[0]} is missing') from None
-    except (IndexError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:  # TypeError: the length of a single number
         raise CheckpointError(f'the weights have invalid shapes: {error}') from None
 
 

@@ -98,7 +98,9 @@ def from_official(
         CheckpointError: missing or unexpected keys, or a regularization kernel without ``block``.
         InputError: an unknown ``block``.
     """
-    state = {key.removeprefix(_NET): tensor.float() for key, tensor in state_dict.items()}
+    state = {
+        key.removeprefix(_NET): x.float() if x.is_floating_point() else x for key, x in state_dict.items()
+    }
     clip_state = {key.removeprefix(_CLIP): x for key, x in state.items() if key.startswith(_CLIP)}
     state = {key: x for key, x in state.items() if not key.startswith(_CLIP)}
     if not recognize(state):
