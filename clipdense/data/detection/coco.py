@@ -162,7 +162,7 @@ def check_box(box: Any, where: str) -> tuple[float, float, float, float]:
 def _check_ids(items: Sequence[Any], part: str, source: str) -> None:
     for number, item in enumerate(items):
         given = item.get('id') if isinstance(item, Mapping) else None
-        if not isinstance(given, Integral) or isinstance(given, bool) or abs(given) >= _IDS:
+        if not isinstance(given, Integral) or isinstance(given, bool) or abs(int(given)) >= _IDS:
             hint = '' if given is None else f', got {given!r:.40}'
             raise InputError(f'{source}: entry {number} of {part} has no integer id{hint}')
     counts = Counter(item['id'] for item in items)
