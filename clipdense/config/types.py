@@ -70,7 +70,7 @@ def resolve_entry(key: str, value: Any, where: str) -> Any:
 
 
 def registered(name: str, where: str) -> Any:
-    """The object of a registered name; names without a dot, and with a scope, stay text.
+    """The object of a registered name; names of MMEngine without a dot, and those with a scope, stay text.
 
     Raises:
         InputError: the name is not registered.
@@ -79,6 +79,8 @@ def registered(name: str, where: str) -> Any:
     if path[-1] in _EVALUATES_TEXT:
         raise InputError(f'{where}: {name} runs text as code; only a .py config may name it')
     if len(path) == 1:
+        if (found := _only_one(name)) is not None:
+            return found
         if name in _OPERATIONS or (_is_registered(name) and find_spec(name) is None):
             return name
     elif path[0] in ('torch', *_SCOPES, *_packages()):
@@ -137,6 +139,15 @@ def _names(scope: str = 'clipdense') -> set[str]:
         if registry.scope == scope:
             registry.import_from_location()
     return {name for registry in _registries() for name in registry.module_dict}
+
+
+def _only_one(name: str) -> Any:
+    """The object of that name that clipdense registers; None where there is none, or several."""
+    _names()
+    found = [
+        one.module_dict[name] for one in _registries() if one.scope == 'clipdense' and name in one.module_dict
+    ]
+    return found[0] if found and all(one is found[0] for one in found) else None
 
 
 def _is_registered(name: str) -> bool:

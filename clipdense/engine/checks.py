@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
+from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 
 _COUNTS = {  # lowest values of settings that are whole numbers
@@ -55,6 +58,45 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     """
     if value is not None and not (_is_number(value) and value == value // 1 and value >= least):
         raise InputError(f'{name} must be a whole number and at least {least}, got {value!r}')
+
+
+def takes(dataset: Any, name: str) -> bool:
+    """Whether a data set is given as a config, and its class has an argument of this name."""
+    if not isinstance(dataset, dict) or 'type' not in dataset:
+        return False
+    kind = dataset['type']
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return callable(kind) and name in signature(kind).parameters
+
+
+def with_batch_size(dataset: Any, batch_size: int) -> Any:
+    """The config of a data set that needs the batch size of its loader, such as shards, with that size.
+
+    Raises:
+        InputError: the config has a batch size of its own.
+    """
+    if not takes(dataset, 'batch_size'):
+        return dataset
+    if 'batch_size' in dataset:
+        raise InputError(
+            'train_dataloader.dataset.batch_size: the batch size is given once, as '
+            f'train_dataloader.batch_size={dataset["batch_size"]}; remove it from the data set'
+        )
+    return {'batch_size': batch_size, **dataset}
+
+
+def check_batch_size(loader: DataLoader) -> None:
+    """Check that a stream and its loader have one batch size; else resuming is not exact.
+
+    Raises:
+        InputError: other batches.
+    """
+    own = getattr(loader.dataset, 'batch_size', None)
+    if isinstance(loader.dataset, IterableDataset) and own not in (None, loader.batch_size):
+        raise InputError(
+            f'{type(loader.dataset).__name__} was built with batch_size={own} and its loader with '
+            f'batch_size={loader.batch_size}; give both the same'
+        )
 
 
 def _is_number(value: Any) -> bool:

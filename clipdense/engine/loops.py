@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from clipdense.utils.dist import all_gather_object, world_size
 from clipdense.utils.errors import InputError, one_line
 
 from .checkpointing import what_remains
-from .checks import check_count
+from .checks import check_batch_size, check_count, takes, with_batch_size
 from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
 from .resume import (
@@ -83,6 +82,7 @@ class TrainLoop(BaseLoop):
         if isinstance(dataloader, dict):
             dataloader = _training_defaults(dataloader, runner.seed)
         super().__init__(runner, dataloader)
+        check_batch_size(self.dataloader)
         if hasattr(self.dataloader.dataset, 'check_workers'):
             self.dataloader.dataset.check_workers(self.dataloader.num_workers)
         self.steps_per_epoch = _length(self.dataloader)
@@ -306,7 +306,7 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
         InputError: a dataset without samples.
     """
     config = dict(config)
-    dataset = build(config.pop('dataset'), DATASETS)
+    dataset = build(with_batch_size(config.pop('dataset'), config.get('batch_size', 1)), DATASETS)
     if hasattr(dataset, 'full_init'):  # MMEngine's own
         dataset.full_init()
     if _length(dataset) == 0 and not isinstance(dataset, IterableDataset):
@@ -335,11 +335,8 @@ def _training_defaults(config: dict[str, Any], seed: int) -> dict[str, Any]:
     config = dict(config)
     if 'batch_sampler' not in config:
         config.setdefault('sampler', {'type': ResumableSampler, 'shuffle': True})
-    dataset = config['dataset']
-    if isinstance(dataset, dict):
-        kind = dataset['type']
-        if callable(kind) and 'seed' in inspect.signature(kind).parameters:
-            config['dataset'] = {'seed': seed, **dataset}
+    if takes(config['dataset'], 'seed'):
+        config['dataset'] = {'seed': seed, **config['dataset']}
     return config
 
 

@@ -157,9 +157,10 @@ def place_loader(loader: DataLoader, seed: int, position: Position) -> None:
     * ``set_epoch(epoch)``: the order of the epoch depends on the seed, the epoch, the process and the worker
       only, and starts from its beginning.
     * ``skip_batches(batches)``, called after it and only if ``batches > 0``: skip the first
-      ``batches`` batches that the loader of this process would give, without decoding them.  The dataset
-      knows its batch size.  The loader takes batches from its W workers in turn, so worker w takes the role
-      of worker v = (w + batches) % W and skips ``len(range(v, batches, W))`` batches of v's stream.
+      ``batches`` batches that the loader of this process would give, without decoding them.  ``build_loader``
+      sets its argument ``batch_size`` to that of the loader.  The loader takes batches from its W workers in
+      turn, so worker w takes the role of worker v = (w + batches) % W and skips
+      ``len(range(v, batches, W))`` batches of v's stream.
     * every worker and process gives the same number of batches; else the end of an epoch is not exact.
 
     Both kinds may have ``dataset.set_epoch(epoch)``, for augmentation drawn from (seed, epoch, index).

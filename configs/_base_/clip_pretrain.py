@@ -19,7 +19,6 @@ train_dataloader = dict(
     dataset=dict(
         type=ImageTextShards,
         urls='data/wit/{00000..99999}.tar',
-        batch_size=4096,
         transform=dict(type=SquareCrop, size=224),
         shuffle=5000,
         samples_per_epoch=400_000_000,

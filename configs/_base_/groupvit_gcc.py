@@ -25,7 +25,6 @@ train_dataloader = dict(
             'data/gcc12m_shards',
             'data/yfcc14m_shards',
         ],
-        batch_size=256,
         transform=dict(type=StrongAugment, size=224),
         tokenizer=dict(type=NounPrompts, count=3, kind='word', templates='imagenet'),
         shuffle=10_000,

@@ -16,7 +16,6 @@ train_dataloader = dict(
     dataset=dict(
         type=ImageTextShards,
         urls=f'{data_root}/shards/train',
-        batch_size=64,
         samples_per_epoch=num_images,
         shuffle=2000,
     ),

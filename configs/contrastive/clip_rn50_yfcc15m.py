@@ -24,7 +24,6 @@ train_dataloader.merge(
         batch_size=512,  # of each process; 4,096 over 8 processes
         dataset=dict(
             urls='data/yfcc15m/{00000..99999}.tar',
-            batch_size=512,
             transform=dict(type=TrainCrop),
             samples_per_epoch=15_000_000,
         ),

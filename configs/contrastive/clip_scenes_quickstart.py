@@ -38,9 +38,7 @@ model = dict(
     ),
 )
 train_dataloader.update(batch_size=128)
-train_dataloader['dataset'].update(
-    urls='data/scenes/shards/train', batch_size=128, samples_per_epoch=num_images
-)
+train_dataloader['dataset'].update(urls='data/scenes/shards/train', samples_per_epoch=num_images)
 train_cfg = dict(max_steps=1500)
 optim_wrapper['optimizer'].update(lr=2e-3)
 custom_hooks = dict(

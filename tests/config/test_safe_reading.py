@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from clipdense.cli import main
 from clipdense.config import load_config
+from clipdense.engine import ProgressHook
 from clipdense.engine.launch import test as evaluate
 from clipdense.engine.launch import train
 from clipdense.inference.detector import Detector
@@ -224,7 +225,7 @@ def test_bases(marker, suffix):
     }
     cfg, ours = load_config(written(marker, json.dumps(entries), suffix)), load_config('clip_scenes')
     assert cfg.train_cfg == {'max_steps': 4, 'val_begin': 2}
-    assert cfg.default_hooks.logger == {'type': 'ProgressHook'}
+    assert cfg.default_hooks.logger == {'type': ProgressHook}
     assert (cfg.model, cfg.seed) == (ours.model, 1)
     assert repr(load_config('clip_scenes')) == repr(ours), 'unchanged'
 

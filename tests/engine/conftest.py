@@ -105,7 +105,7 @@ def make_config(tmp_path):
     def make(steps=6, stream=False, workers=0, work_dir='run', size=10, batch_size=2, **entries):
         data = {'type': TinyMap, 'size': size}
         if stream:
-            data = {'type': TinyStream, 'size': size, 'batch_size': batch_size, 'workers': max(workers, 1)}
+            data = {'type': TinyStream, 'size': size, 'workers': max(workers, 1)}
         loader = {'dataset': data, 'batch_size': batch_size, 'num_workers': workers, 'drop_last': True}
         if not stream:
             loader['sampler'] = {'type': ResumableSampler, 'shuffle': True}

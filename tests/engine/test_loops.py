@@ -171,3 +171,34 @@ def test_loader_of_an_iterable_has_no_sampler(tiny):
     loader = build_loader({'dataset': tiny.Stream(4), 'batch_size': 2, 'sampler': {'type': ResumableSampler}})
     assert isinstance(loader, DataLoader)
     assert len(list(loader)) == 2
+
+
+def test_the_batch_size_is_given_once(make_config, tiny):
+    """A stream is told that of its loader; two numbers made resuming within an epoch inexact."""
+    config = make_config(stream=True, batch_size=3)
+    assert build_loader(config['train_dataloader']).dataset.batch_size == 3
+    for own in (3, 4):
+        loader = {**config['train_dataloader'], 'dataset': {'type': tiny.Stream, 'batch_size': own}}
+        with pytest.raises(
+            InputError, match=rf'given once, as train_dataloader\.batch_size={own}; remove it'
+        ):
+            build_loader(loader)
+    built = {**config, 'train_dataloader': {'dataset': tiny.Stream(6, 2), 'batch_size': 3}}
+    with pytest.raises(
+        InputError, match=r'TinyStream was built with batch_size=2 .* batch_size=3; give both'
+    ):
+        Runner.from_cfg(built).train()
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 3])
+def test_a_stream_resumes_exactly_with_another_batch_size(make_config, losses_of, batch_size):
+    """The option changes the loader alone."""
+    config = make_config(stream=True, size=24, work_dir=f'whole{batch_size}')
+    config['train_dataloader']['batch_size'] = batch_size
+    whole = Runner.from_cfg({**config, 'train_cfg': {'max_steps': 6}})
+    whole.train()
+    config['work_dir'] += '_in_parts'
+    for steps in (3, 6):
+        part = Runner.from_cfg({**config, 'train_cfg': {'max_steps': steps}, 'resume': True})
+        part.train()
+    assert losses_of(part)[-3:] == losses_of(whole)[-3:]

@@ -50,7 +50,7 @@ class ImageTextShards(IterableDataset):
     Args:
         urls: a path with braces (``shard-{00000..00099}.tar``) or wildcards, a folder, a URL, or a list of
             those.  A URL that begins with ``pipe:`` is run as a command.
-        batch_size: B of the loader.
+        batch_size: B of the loader, which a config gives once, in the loader.
         transform: image and generator -> (3, S, S) uint8; None returns unchanged images.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
         caption: source of captions: 'txt' (the member ``.txt``), 'json:FIELD' (a text or a list of texts in

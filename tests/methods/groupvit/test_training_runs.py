@@ -38,7 +38,7 @@ def make_config(shards):
         size.text.update(width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=8)
         cfg.model.update(model)
         cfg.train_dataloader.update(batch_size=4, num_workers=0)
-        cfg.train_dataloader.dataset.update(urls=str(shards), batch_size=4, samples_per_epoch=8, shuffle=0)
+        cfg.train_dataloader.dataset.update(urls=str(shards), samples_per_epoch=8, shuffle=0)
         cfg.train_cfg.max_steps = steps
         cfg.default_hooks.checkpoint.interval = 2
         cfg.custom_hooks = {}
