@@ -6,7 +6,8 @@ Configs name classes themselves (``type=CLIP``); names as strings work as well, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine import registry as mmengine_registry
@@ -16,8 +17,28 @@ from torch import nn
 from clipdense.utils.errors import InputError, nearest
 
 
+class _Registry(Registry):
+    """Notes the innermost part that could not be built on the error, for ``config.named_parts``."""
+
+    def build(self, cfg: dict, *args: Any, **kwargs: Any) -> Any:
+        """As in MMEngine."""
+        with noted(cfg):
+            return super().build(cfg, *args, **kwargs)
+
+
+@contextmanager
+def noted(part: Any) -> Iterator[None]:
+    """Note a part that cannot be built on the error, unless a part inside it has been noted."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, 'part') and isinstance(part, dict) and 'type' in part:
+            error.part = part  # type: ignore[attr-defined]
+        raise
+
+
 def _child(name: str, parent: Registry | None, locations: list[str], **options: Any) -> Registry:
-    return Registry(name, parent=parent, scope='clipdense', locations=locations, **options)
+    return _Registry(name, parent=parent, scope='clipdense', locations=locations, **options)
 
 
 def _build_checked(cfg: dict, registry: Registry, default_args: dict | None = None) -> Any:

@@ -4,13 +4,16 @@ Configs are Python files in MMEngine's style, which are code, or YAML and JSON f
 that come with clipdense are in ``configs/`` of a checkout and in ``clipdense.configs`` of an installed wheel.
 """
 
+from .checking import check_parts, named_parts
 from .files import config_name, load_config
 from .options import argument_names, parse_options, part_class, plain_config
 
 __all__ = [
     'argument_names',
+    'check_parts',
     'config_name',
     'load_config',
+    'named_parts',
     'parse_options',
     'part_class',
     'plain_config',

@@ -79,7 +79,7 @@ def registered(name: str, where: str) -> Any:
     if path[-1] in _EVALUATES_TEXT:
         raise InputError(f'{where}: {name} runs text as code; only a .py config may name it')
     if len(path) == 1:
-        if (found := _only_one(name)) is not None:
+        if (found := only_one(name)) is not None:
             return found
         if name in _OPERATIONS or (_is_registered(name) and find_spec(name) is None):
             return name
@@ -141,13 +141,23 @@ def _names(scope: str = 'clipdense') -> set[str]:
     return {name for registry in _registries() for name in registry.module_dict}
 
 
-def _only_one(name: str) -> Any:
+def only_one(name: str) -> Any:
     """The object of that name that clipdense registers; None where there is none, or several."""
     _names()
     found = [
         one.module_dict[name] for one in _registries() if one.scope == 'clipdense' and name in one.module_dict
     ]
     return found[0] if found and all(one is found[0] for one in found) else None
+
+
+def known_names() -> set[str]:
+    """Names without a dot that may be a type."""
+    names = {*_names(), *_OPERATIONS}
+    if find_spec('mmcv') is not None:
+        _install_mmcv()
+        import_module('mmcv.cnn')  # registers layers, such as BN
+        names |= _names()
+    return names
 
 
 def _is_registered(name: str) -> bool:

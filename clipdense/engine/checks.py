@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from inspect import signature
 from math import isfinite
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.registry import DATASETS
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, nearest
 
 _COUNTS = {  # lowest values of settings that are whole numbers
     'train_cfg.max_steps': 1,
@@ -23,6 +24,14 @@ _COUNTS = {  # lowest values of settings that are whole numbers
     **{f'{part}_dataloader.num_workers': 0 for part in ('train', 'val', 'test')},
 }
 _NUMBERS = ('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay')  # not negative
+
+_LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')
+_SECTIONS = (
+    *_LISTS,
+    *(f'{part}_dataloader' for part in ('train', 'val', 'test')),
+    *(f'{part}_cfg' for part in ('train', 'val', 'test', 'env')),
+    *('model', 'optim_wrapper', 'default_hooks', 'randomness', 'visualizer'),
+)
 
 
 def check_values(cfg: Mapping[str, Any]) -> None:
@@ -43,6 +52,38 @@ def check_values(cfg: Mapping[str, Any]) -> None:
         if not _is_number(value) or not isfinite(value) or value < 0:
             raise InputError(f'{name} must be a number of at least 0, such as 1e-3, got {value!r}')
     _check_folder(cfg.get('work_dir'))
+
+
+def check_sections(cfg: Mapping[str, Any], settings: Mapping[str, Collection[str] | None]) -> None:
+    """Check that the known entries of a config are parts, and the names in those that have no ``type``.
+
+    Args:
+        cfg: the config.
+        settings: names that a part without ``type`` may have; those of '' are names of known entries.
+
+    Raises:
+        InputError: the first mistake, with its dotted name.
+    """
+    for name in _SECTIONS:
+        value = cfg.get(name)
+        if isinstance(value, str | int | float) or (isinstance(value, list) and name not in _LISTS):
+            raise InputError(
+                f'{name} must be a part such as {name}=dict(...), got a {type(value).__name__}: {value!r}'
+            )
+        known = settings.get(name)
+        if isinstance(value, Mapping) and 'type' not in value and known is not None:
+            for key in value:
+                if key not in known:
+                    raise InputError(f'{name}.{key}: unknown entry.{nearest(key, known)}')
+    for name, value in cfg.items():
+        close = difflib.get_close_matches(name, _SECTIONS, n=1, cutoff=0.85)
+        if (
+            isinstance(value, Mapping | list)
+            and close
+            and name not in _SECTIONS
+            and cfg.get(close[0]) is None
+        ):
+            raise InputError(f'{name}: unknown entry. Did you mean {close[0]!r}?')
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

@@ -13,13 +13,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner as RunnerBase
 from torch.utils.data import DataLoader
 
-from clipdense.config import argument_names, config_name, load_config, part_class
+from clipdense.config import argument_names, check_parts, config_name, load_config, named_parts, part_class
 from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 
 from .checkpointing import newest_checkpoint
-from .checks import check_values
+from .checks import check_sections, check_values
 from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
@@ -75,6 +75,8 @@ def train(
     if missing:
         raise InputError(f'{config_name(cfg)} is not a training config: {", ".join(missing)} is missing')
     check_values(cfg)
+    check_sections(cfg, _SETTINGS)
+    check_parts(cfg)
     if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
@@ -84,11 +86,13 @@ def train(
                 f'the checkpoint {found} does not exist; pass a step_*.pth, or --resume without a path'
             )
         cfg.load_from, cfg.resume = str(found), True
-    runner = Runner.from_cfg(cfg)
+    with named_parts(cfg):
+        runner = Runner.from_cfg(cfg)
     if resume and not found:
         runner.logger.warning(f'no checkpoint to resume from in {cfg.work_dir}; starting from the beginning')
     try:
-        runner.train()
+        with named_parts(cfg):
+            runner.train()
     finally:
         if runner.distributed:
             dist.destroy_process_group()
@@ -118,16 +122,20 @@ def test(
     for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[part] = None
     check_values(cfg)
+    check_sections(cfg, _SETTINGS)
+    check_parts(cfg)
     argument = getattr(part_class(cfg.model), 'weights_argument', None)
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights
         cfg.model[argument] = str(checkpoint)
-    runner = Runner.from_cfg(cfg)
+    with named_parts(cfg):
+        runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, EvaluationHook)]
     if cfg.get('test_dataloader') is None and not hooks:
         raise InputError(f'{config_name(cfg)} has no evaluation; add test_dataloader or an EvaluationHook')
     runner.load_or_resume()
-    metrics = dict(runner.test()) if cfg.get('test_dataloader') is not None else {}
+    with named_parts(cfg):
+        metrics = dict(runner.test()) if cfg.get('test_dataloader') is not None else {}
     for hook in hooks:
         metrics |= hook.evaluate(runner.model)
     if is_main():

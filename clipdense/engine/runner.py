@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from clipdense.clip import self_describing as portable
 from clipdense.layers.batch_norm import synchronize
-from clipdense.registry import RUNNERS, entries
+from clipdense.registry import RUNNERS, entries, noted
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.files import atomic_write, locked, writable_folder
@@ -169,7 +169,8 @@ class Runner(MMEngineRunner):
         }
         for hook in {**defaults, **(hooks or {})}.values():
             if hook is not None:
-                self.register_hook(hook)
+                with noted(hook):
+                    self.register_hook(hook)
 
     def register_custom_hooks(self, hooks: Mapping[str, Any] | Sequence[Any]) -> None:
         """Hooks by name, where None removes one, or a list of them as in MMEngine.
@@ -178,7 +179,8 @@ class Runner(MMEngineRunner):
             InputError: a single hook without a name.
         """
         for hook in entries(hooks, 'custom_hooks'):
-            self.register_hook(hook)
+            with noted(hook):
+                self.register_hook(hook)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """``TrainLoop`` by default."""
@@ -191,7 +193,8 @@ class Runner(MMEngineRunner):
         if isinstance(optim_wrapper, dict) and isinstance(optim_wrapper.get('optimizer'), dict):
             defaults = {'type': PrecisionOptimWrapper, 'constructor': DecayGroupsConstructor}
             optim_wrapper = {**defaults, **optim_wrapper}
-        built = super().build_optim_wrapper(optim_wrapper)
+        with noted(optim_wrapper):
+            built = super().build_optim_wrapper(optim_wrapper)
         self._check_optimizer(built)
         return built
 
@@ -213,12 +216,12 @@ class Runner(MMEngineRunner):
         schedulers = entries(scheduler, 'param_scheduler') if several else [scheduler]
         built = []
         for item in schedulers:
-            if isinstance(item, dict) and getattr(item['type'], 'per_step', False):
-                item = dict(item)
-                kind = item.pop('type')
-                built.append(kind(optim_wrapper, **{'steps': self.max_iters, **item}))
-            else:
-                built += super()._build_param_scheduler(item, optim_wrapper)
+            with noted(item):
+                if isinstance(item, dict) and getattr(item['type'], 'per_step', False):
+                    given = {name: value for name, value in item.items() if name != 'type'}
+                    built.append(item['type'](optim_wrapper, **{'steps': self.max_iters, **given}))
+                else:
+                    built += super()._build_param_scheduler(item, optim_wrapper)
         return built
 
     def train(self) -> nn.Module:

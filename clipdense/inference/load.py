@@ -16,7 +16,7 @@ from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip import self_describing
 from clipdense.clip.class_embeddings import ClassEmbedder, StoredEmbeddings, class_embedder
 from clipdense.clip.model import CLIP
-from clipdense.config import config_name, load_config, part_class
+from clipdense.config import check_parts, config_name, load_config, named_parts, part_class
 from clipdense.methods import Method, default_method, find_method, get_method, list_methods, method_packages
 from clipdense.registry import MODELS
 from clipdense.tasks.options import SegmentationOptions
@@ -292,7 +292,9 @@ def load_trained(
     argument = getattr(kind, 'weights_argument', None)
     if argument:
         part[argument] = str(weights)
-    model = MODELS.build(part)
+    check_parts(part, 'model')
+    with named_parts({'model': part}):
+        model = MODELS.build(part)
     if not argument:
         tensors = self_describing.own_tensors(model, read_weights(weights).tensors)
         load_strict(model, tensors, weights)
