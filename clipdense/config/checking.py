@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from mmengine.config import Config
 from mmengine.utils import get_object_from_string
+from torch import Tensor
 
 from clipdense.utils.errors import InputError, nearest, one_line
 
@@ -148,6 +149,8 @@ def _fits(value: Any, hint: Any) -> bool:
         )
     if hint in (bool, str, type(None)):
         return isinstance(value, hint)
+    if hint is Tensor:
+        return not isinstance(value, str | Mapping | list | tuple) and value is not None
     if hint is Path:
         return isinstance(value, str | Path)
     if (origin or hint) in _MANY:
