@@ -25,7 +25,7 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
     except InputError:
         raise
     except Exception as error:  # backends of torch raise RuntimeError, AssertionError, ImportError, ...
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition('. ')[0]
         gpu = isinstance(device, str) and device.strip().lower() in ('gpu', 'nvidia')
         hint = "a GPU is 'cuda'" if gpu else "try device='cpu'"
         raise InputError(f'device {str(device)!r} is not available ({reason}): {hint}') from error
