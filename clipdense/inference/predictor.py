@@ -154,9 +154,8 @@ class Predictor(ABC, Generic[Result]):
         if on_error not in ('raise', 'skip') and not callable(on_error):
             raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
         settings = self._settings(options)
-        if class_names is not None:
-            self.set_vocabulary(class_names)
-        vocabulary = self.vocabulary
+        # Not read back from the attribute, which another thread may have set since.
+        vocabulary = self.vocabulary if class_names is None else self.set_vocabulary(class_names)
         if vocabulary is None:
             raise InputError('no class names: pass them to the call, or call set_vocabulary first')
         self._check_vocabulary(vocabulary)
