@@ -224,12 +224,12 @@ class Predictor(ABC, Generic[Result]):
             embeddings = self._embed(vocabulary)
             try:
                 results = self._predict([one.image for one in batch], vocabulary, embeddings, settings)
-                return list(zip([one.index for one in batch], results, strict=True))
+                return list(zip([one.number for one in batch], results, strict=True))
             except Exception as error:
                 if on_error == 'raise':
                     raise
                 if len(batch) == 1:
-                    _report(error, batch[0].index, batch[0].name, on_error)
+                    _report(error, batch[0].number, batch[0].name, on_error)
                     return []
         single = [self._answers([one], vocabulary, on_error, settings) for one in batch]
         return [answer for answers in single for answer in answers]
@@ -261,7 +261,7 @@ class Predictor(ABC, Generic[Result]):
 class _Read(NamedTuple):
     """An image that was read."""
 
-    index: int
+    number: int  # position in the stream
     name: str
     image: Image.Image
 
