@@ -5,7 +5,7 @@ Names are those of open_clip.  Head counts are written out because weights do no
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Activation = Literal['quick_gelu', 'gelu', 'gelu_tanh']
@@ -35,6 +35,32 @@ class ResNetSize:
     layers: tuple[int, int, int, int]
     num_heads: int
     embed_dim: int
+
+
+@dataclass(frozen=True)
+class TimmSize:
+    """An image tower of timm with the pooling and projection of open_clip.
+
+    Args:
+        model: architecture, a name of timm.
+        image_size: side of the images, in pixels.
+        embed_dim: D.
+        pool: 'avg', 'token', 'map', or '' for the pooling of the architecture.
+        projection: 'linear', 'mlp', 'none', or None for the classifier of the architecture.
+        projection_bias: of the last layer of 'linear' and 'mlp'.
+        options: further arguments of ``timm.create_model``, such as ``depth``.
+    """
+
+    model: str
+    image_size: int
+    embed_dim: int
+    pool: str = ''
+    projection: Literal['linear', 'mlp', 'none'] | None = None
+    projection_bias: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+ImageSize = VitSize | ResNetSize | TimmSize
 
 
 @dataclass(frozen=True)
@@ -73,7 +99,7 @@ class ClipSize:
         ValueError: towers of different ``embed_dim``.
     """
 
-    image: VitSize | ResNetSize
+    image: ImageSize
     text: TextSize
     logit_bias: bool = False
 
@@ -93,12 +119,7 @@ class ClipSize:
         """The inverse of ``to_dict``; towers may also be given as their dataclasses."""
         image, text = values['image'], values['text']
         if isinstance(image, dict):
-            layers = image['layers']
-            image = (
-                VitSize(**image)
-                if isinstance(layers, int)
-                else ResNetSize(**{**image, 'layers': tuple(layers)})
-            )
+            image = _image_size(image)
         if isinstance(text, dict):
             text = TextSize(**text)
         return cls(image, text, values.get('logit_bias', False))
@@ -109,6 +130,15 @@ class ClipSize:
         if isinstance(image, VitSize):
             image = replace(image, activation=activation)
         return replace(self, image=image, text=replace(self.text, activation=activation))
+
+
+def _image_size(values: dict[str, Any]) -> ImageSize:
+    """An image tower's size from its dict; each kind has a field that the others lack."""
+    if 'model' in values:
+        return TimmSize(**values)
+    if isinstance(values['layers'], int):
+        return VitSize(**values)
+    return ResNetSize(**{**values, 'layers': tuple(values['layers'])})
 
 
 def vit(

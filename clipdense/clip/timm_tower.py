@@ -1,0 +1,192 @@
+"""Image towers of timm, as open_clip builds them: ConvNeXt, EVA, ViTamin, FastViT, PE and others.
+
+B: images, N: locations or patches, P: tokens before the first patch, (h, w): grid, C: width, D: joint space.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipdense.registry import MODELS
+from clipdense.structures import ImageFeatures
+from clipdense.utils.errors import InputError, nearest
+
+from .sizes import TimmSize
+
+
+@MODELS.register_module()
+class TimmImageTower(nn.Module):
+    """An image tower of timm and the projection that open_clip puts on it, for images of any size.
+
+    Position embeddings are resized at run time where the tower has them.
+
+    Args:
+        size: architecture, pooling and projection; or a dict with the fields of ``TimmSize``.
+
+    Raises:
+        InputError: an architecture that the installed timm does not have.
+
+    Source: open_clip timm_model.py ``TimmModel``.
+    """
+
+    def __init__(self, size: TimmSize | dict) -> None:
+        super().__init__()
+        self.size = size = TimmSize(**size) if isinstance(size, dict) else size
+        self.trunk: Any = _trunk(size)
+        self.head = _head(size, self.trunk.num_features)
+        self._gradient_checkpointing = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Config that builds this module with new weights."""
+        return {'type': type(self), 'size': asdict(self.size)}
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        self.trunk.set_grad_checkpointing(on)
+        self._gradient_checkpointing = on
+
+    @property
+    def prefix(self) -> int:
+        """P, the number of tokens before the first patch; 0 in a convolutional tower."""
+        return getattr(self.trunk, 'num_prefix_tokens', 0)
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W), normalized -> pooled (B, C), locations or patches (B, N, C) after the final norm."""
+        features = self._features(images)
+        pooled = self.trunk.forward_head(features, pre_logits=True)  # (B, C)
+        if features.ndim == 4:
+            return ImageFeatures(pooled, features.flatten(2).mT, (features.shape[2], features.shape[3]))
+        grid = self.trunk.patch_embed.dynamic_feat_size(images.shape[-2:])
+        return ImageFeatures(pooled, features[:, self.prefix :], grid)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized -> the pooled features (B, C) of ``forward``."""
+        return self.trunk.forward_head(self._features(images), pre_logits=True)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return self.head(self.trunk.get_classifier()(pooled))
+
+    def encode_dense(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> pixel embeddings (B, D, h, w), not normalized.
+
+        * A convolutional tower, and a transformer that averages its patches: pooling is left out, the rest of
+          the head is applied at each location (FC-CLIP, arXiv 2308.02487, section 3.2).
+        * A transformer that pools by attention ('map'): the value path of the pool for each patch.
+        * A transformer with a class token: the value path of the last block without its residual and
+          feed-forward part (MaskCLIP, arXiv 2112.01071, as ClearCLIP simplifies it).
+        """
+        if not hasattr(self.trunk, 'blocks') or not hasattr(self.trunk, 'fc_norm'):
+            return self._project_locations(self._features(images))
+        pool = self.trunk.global_pool
+        if pool == 'token':
+            tokens, grid = self._inputs_of_last_block(images)
+            tokens = self.trunk.norm(_attend_to_itself(self.trunk.blocks[-1], tokens))  # (B, N, C)
+        else:
+            _, tokens, grid = self(images)
+            if pool == 'map':
+                tokens = self.trunk.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1])).reshape(tokens.shape)
+        return self.project(self.trunk.fc_norm(tokens)).mT.unflatten(2, grid)
+
+    def _features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w) of a convolutional tower, (B, P + N, C) of a transformer."""
+        return self.trunk.forward_features(images)
+
+    def _project_locations(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h, w): each location is pooled by itself."""
+        batch, _, height, width = features.shape
+        cells = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1], 1, 1)
+        embeddings = self.project(self.trunk.forward_head(cells, pre_logits=True))  # (B h w, D)
+        return embeddings.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _inputs_of_last_block(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> patches before the last block (B, N, C), grid."""
+        (features,) = self.trunk.forward_intermediates(
+            images,
+            indices=[len(self.trunk.blocks) - 2],
+            stop_early=True,
+            intermediates_only=True,
+        )  # (B, C, h, w)
+        return features.flatten(2).mT, (features.shape[2], features.shape[3])
+
+
+def _trunk(size: TimmSize) -> nn.Module:
+    """The network of timm with open_clip's pooling, and a classifier as projection where open_clip uses it."""
+    import timm
+
+    if not timm.is_model(size.model):
+        near = nearest(size.model, timm.list_models())
+        raise InputError(
+            f'the installed timm {timm.__version__} has no model {size.model!r}.{near} '
+            'A newer release may: pip install --upgrade timm'
+        )
+    classes = size.embed_dim if size.projection is None else 0
+    options: dict[str, Any] = {'num_classes': classes, **size.options}
+    if size.pool:
+        options['global_pool'] = size.pool
+    if timm.models.is_model_in_modules(size.model, _RESIZABLE):
+        options['dynamic_img_size'] = True
+    trunk = timm.create_model(size.model, **options)
+    _compute_buffers(trunk)
+    return trunk
+
+
+_RESIZABLE = ('vision_transformer', 'vision_transformer_hybrid', 'vitamin', 'eva', 'deit', 'beit')
+
+
+def _head(size: TimmSize, width: int) -> nn.Sequential:
+    """The projection after the trunk: nothing, a linear layer or two layers with GELU."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if size.projection == 'linear':
+        layers['proj'] = nn.Linear(width, size.embed_dim, bias=size.projection_bias)
+    elif size.projection == 'mlp':
+        layers['mlp'] = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(width, 2 * size.embed_dim),
+                act=nn.GELU(),
+                fc2=nn.Linear(2 * size.embed_dim, size.embed_dim, bias=size.projection_bias),
+            )
+        )
+    elif size.projection == 'none' and width != size.embed_dim:
+        raise InputError(
+            f'{size.model} has width {width} and no projection, but the text tower has embed_dim {size.embed_dim}'
+        )
+    return nn.Sequential(layers)
+
+
+def _compute_buffers(trunk: nn.Module) -> None:
+    """Compute on the CPU the buffers that no file contains, also in a tower built on the meta device."""
+    with torch.device('cpu'):
+        for module in trunk.modules():
+            for name in module._non_persistent_buffers_set:
+                if module._buffers[name] is not None and module._buffers[name].is_meta:
+                    module._buffers[name] = torch.empty_like(module._buffers[name], device='cpu')
+            if hasattr(module, 'init_non_persistent_buffers'):
+                module.init_non_persistent_buffers()
+
+
+def _attend_to_itself(block: Any, tokens: Tensor) -> Tensor:
+    """The attention branch of a block where each of the tokens (B, N, C) attends to itself only.
+
+    A sequence of one token is such an attention: its softmax is 1, and rotary positions have no effect.
+    """
+    from timm.models.eva import EvaBlockPostNorm
+
+    alone = tokens.reshape(-1, 1, tokens.shape[-1])  # (B N, 1, C)
+    if isinstance(block, EvaBlockPostNorm):
+        return block.norm1(block.attn(alone)).reshape(tokens.shape)
+    values = block.attn(block.norm1(alone))
+    scale = getattr(block, 'gamma_1', None)
+    values = values if scale is None else scale * values
+    return getattr(block, 'ls1', nn.Identity())(values).reshape(tokens.shape)
