@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from clipdense.clip.model import CLIP
-from clipdense.clip.vit import VisionTransformer
 from clipdense.inference.load import load_segmenter, method_of
 from clipdense.methods import get_method, list_methods
 from clipdense.tasks.options import SegmentationOptions
@@ -16,6 +15,12 @@ from clipdense.tasks.segmentation import SegmentationModel
 
 from .measure import Build, Subject
 from .presets import Preset
+
+_TOWERS = {
+    'vit': 'a vision transformer of CLIP',
+    'resnet': 'a ResNet of CLIP',
+    'timm': 'an image tower of timm',
+}
 
 
 def make_subject(
@@ -50,8 +55,8 @@ def runnable(subject: Subject) -> tuple[list[str], dict[str, str]]:
         method = get_method(name)
         missing = sorted(method.required - subject.options.get(name, {}).keys())
         tower = getattr(subject.model, 'image', None)
-        if method.needs_transformer and not isinstance(tower, VisionTransformer):
-            skipped[name] = 'a vision transformer'
+        if tower is not None and tower.kind not in method.towers:
+            skipped[name] = ' or '.join(_TOWERS[kind] for kind in method.towers)
         elif missing:
             skipped[name] = ' '.join(f'-o {name}.{option}=NAME' for option in missing)
         else:

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .resnet import ModifiedResNet
+from .timm_tower import TimmImageTower
 from .vit import VisionTransformer
 
-Tower = VisionTransformer | ModifiedResNet
+Tower = VisionTransformer | ModifiedResNet | TimmImageTower
 Grid = tuple[int, int]
 
 
@@ -104,9 +105,12 @@ def encode_dense(tower: Tower, images: Tensor) -> Tensor:
       pool: value, output projection, feed-forward residual.
     * A ResNet: the value and output projections of the attention pool, without position embeddings, applied
       to the last stage (MaskCLIP's released code).
+    * A tower of timm: see ``TimmImageTower.encode_dense``.
 
     Source: Zhou et al., Extract Free Dense Labels from CLIP (arXiv 2112.01071), section 3.1.
     """
+    if isinstance(tower, TimmImageTower):
+        return tower.encode_dense(images)
     if isinstance(tower, ModifiedResNet):
         features = tower(images)
         return tower.project_patches(features.patch_tokens, features.grid)
@@ -114,7 +118,7 @@ def encode_dense(tower: Tower, images: Tensor) -> Tensor:
     return last.embed(last.value)
 
 
-def last_attention(tower: Tower, images: Tensor) -> LastAttention:
+def last_attention(tower: VisionTransformer | ModifiedResNet, images: Tensor) -> LastAttention:
     """Run a tower on images (B, 3, H, W) up to its last attention."""
     if isinstance(tower, ModifiedResNet):
         features = tower(images)

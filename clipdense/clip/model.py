@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError, nearest
 
-from .dense import encode_dense
+from .dense import Tower, encode_dense
 from .preprocess import Preprocess
 from .resnet import ModifiedResNet
-from .sizes import PUBLISHED, ClipSize, VitSize
+from .sizes import PUBLISHED, ClipSize, ResNetSize, VitSize
 from .text import TextTransformer
+from .timm_tower import TimmImageTower
 from .tokenizers import OpenAITokenizer
 from .vit import VisionTransformer
 
@@ -55,7 +56,7 @@ class CLIP(nn.Module):
         tokenizer: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
-        self.image: VisionTransformer | ModifiedResNet = build_module(image)
+        self.image: Tower = build_module(image)
         self.text: TextTransformer = build_module(text)
         self.logit_scale = nn.Parameter(torch.tensor(log(logit_scale)))
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
@@ -63,7 +64,7 @@ class CLIP(nn.Module):
         self.tokenizer = tokenizer or OpenAITokenizer(self.text.size.context_length)
 
     @property
-    def visual(self) -> VisionTransformer | ModifiedResNet:
+    def visual(self) -> Tower:
         """Alias of ``image``, the name in open_clip."""
         return self.image
 
@@ -106,7 +107,7 @@ class CLIP(nn.Module):
 
         A ViT: value path of the last block without residual, then the projection.  SigLIP: the same, with the
         value path of its query pool in place of the projection.  A ResNet: value and output projection of its
-        attention pool.  See ``clip.dense.encode_dense``.
+        attention pool.  A tower of timm: its head at each location.  See ``clip.dense.encode_dense``.
         """
         embeddings = encode_dense(self.image, images)
         return F.normalize(embeddings, dim=1) if normalize else embeddings
@@ -164,7 +165,9 @@ def build_clip(
     image: nn.Module
     if isinstance(size.image, VitSize):
         image = VisionTransformer(size.image, **image_options)
-    else:
+    elif isinstance(size.image, ResNetSize):
         image = ModifiedResNet(size.image, **image_options)
+    else:
+        image = TimmImageTower(size.image, **image_options)
     start: dict[str, Any] = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
     return CLIP(image, TextTransformer(size.text), **start, preprocess=preprocess, tokenizer=tokenizer)

@@ -85,6 +85,9 @@ class ModifiedResNet(nn.Module):
     Source: openai/CLIP clip/model.py ``ModifiedResNet``, ``AttentionPool2d``.
     """
 
+    kind = 'resnet'
+    patch_size = 32  # side of a cell of the last stage in pixels
+
     def __init__(
         self, size: ResNetSize | dict, *, position_mode: str = 'bicubic', antialias: bool = True
     ) -> None:
@@ -142,7 +145,7 @@ class ModifiedResNet(nn.Module):
         Raises:
             ValueError: images smaller than one cell of the last stage.
         """
-        if min(images.shape[-2:]) < 32:
+        if min(images.shape[-2:]) < self.patch_size:
             raise ValueError(
                 f'images of {tuple(images.shape[-2:])} pixels are too small: at least 32 x 32 are needed'
             )

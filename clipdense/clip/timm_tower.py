@@ -34,6 +34,8 @@ class TimmImageTower(nn.Module):
     Source: open_clip timm_model.py ``TimmModel``.
     """
 
+    kind = 'timm'
+
     def __init__(self, size: TimmSize | dict) -> None:
         super().__init__()
         self.size = size = TimmSize(**size) if isinstance(size, dict) else size
@@ -57,17 +59,33 @@ class TimmImageTower(nn.Module):
         self._gradient_checkpointing = on
 
     @property
+    def transformer(self) -> bool:
+        """Whether the last stage is made of tokens."""
+        return hasattr(self.trunk, 'blocks') and hasattr(self.trunk, 'fc_norm')
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch or location in pixels."""
+        return self.trunk.feature_info[-1]['reduction']
+
+    @property
     def prefix(self) -> int:
         """P, the number of tokens before the first patch; 0 in a convolutional tower."""
         return getattr(self.trunk, 'num_prefix_tokens', 0)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W), normalized -> pooled (B, C), locations or patches (B, N, C) after the final norm."""
+        """(B, 3, H, W), normalized -> pooled (B, C), locations or patches (B, N, C) after the final norm.
+
+        A transformer drops incomplete patches.
+
+        Raises:
+            InputError: images smaller than one patch.
+        """
         features = self._features(images)
         pooled = self.trunk.forward_head(features, pre_logits=True)  # (B, C)
         if features.ndim == 4:
             return ImageFeatures(pooled, features.flatten(2).mT, (features.shape[2], features.shape[3]))
-        grid = self.trunk.patch_embed.dynamic_feat_size(images.shape[-2:])
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         return ImageFeatures(pooled, features[:, self.prefix :], grid)
 
     def pooled(self, images: Tensor) -> Tensor:
@@ -87,20 +105,30 @@ class TimmImageTower(nn.Module):
         * A transformer with a class token: the value path of the last block without its residual and
           feed-forward part (MaskCLIP, arXiv 2112.01071, as ClearCLIP simplifies it).
         """
-        if not hasattr(self.trunk, 'blocks') or not hasattr(self.trunk, 'fc_norm'):
+        if not self.transformer or self.trunk.global_pool != 'token':
+            return self.encode_patches(images)
+        tokens, grid = self._inputs_of_last_block(images)
+        tokens = self.trunk.norm(_attend_to_itself(self.trunk.blocks[-1], tokens))  # (B, N, C)
+        return self.project(self.trunk.fc_norm(tokens)).mT.unflatten(2, grid)
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D, h, w): the head for each location or patch of the unmodified tower."""
+        if not self.transformer:
             return self._project_locations(self._features(images))
-        pool = self.trunk.global_pool
-        if pool == 'token':
-            tokens, grid = self._inputs_of_last_block(images)
-            tokens = self.trunk.norm(_attend_to_itself(self.trunk.blocks[-1], tokens))  # (B, N, C)
-        else:
-            _, tokens, grid = self(images)
-            if pool == 'map':
-                tokens = self.trunk.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1])).reshape(tokens.shape)
+        _, tokens, grid = self(images)  # (B, N, C)
+        if self.trunk.global_pool == 'map':  # attention to one token is its value path
+            tokens = self.trunk.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1])).reshape(tokens.shape)
         return self.project(self.trunk.fc_norm(tokens)).mT.unflatten(2, grid)
 
     def _features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) of a convolutional tower, (B, P + N, C) of a transformer."""
+        height, width = images.shape[-2:]
+        if min(height, width) < self.patch_size:
+            raise InputError(
+                f'images of {width} x {height} pixels are smaller than one patch ({self.patch_size} pixels)'
+            )
+        if self.transformer:
+            images = images[..., : height - height % self.patch_size, : width - width % self.patch_size]
         return self.trunk.forward_features(images)
 
     def _project_locations(self, features: Tensor) -> Tensor:
@@ -122,7 +150,7 @@ class TimmImageTower(nn.Module):
 
 
 def _trunk(size: TimmSize) -> nn.Module:
-    """The network of timm with open_clip's pooling, and a classifier as projection where open_clip uses it."""
+    """The network of timm, with the pooling of open_clip, and its classifier where that is the projection."""
     import timm
 
     if not timm.is_model(size.model):
@@ -160,7 +188,7 @@ def _head(size: TimmSize, width: int) -> nn.Sequential:
         )
     elif size.projection == 'none' and width != size.embed_dim:
         raise InputError(
-            f'{size.model} has width {width} and no projection, but the text tower has embed_dim {size.embed_dim}'
+            f'{size.model} has width {width} and no projection, but embed_dim is {size.embed_dim}'
         )
     return nn.Sequential(layers)
 

@@ -51,6 +51,8 @@ class VisionTransformer(nn.Module):
     Source: openai/CLIP clip/model.py ``VisionTransformer``; timm for the flavours 'slip' and 'siglip'.
     """
 
+    kind = 'vit'
+
     def __init__(
         self,
         size: VitSize | dict,
@@ -88,6 +90,11 @@ class VisionTransformer(nn.Module):
             self.pool = None
             self.proj = nn.Parameter(torch.empty(width, size.embed_dim))
         self.reset_parameters()
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.size.patch_size
 
     @property
     def config(self) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class Method:
             module must not import anything heavy.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
-        needs_transformer: works on CLIPs with a vision transformer only, not with a ResNet.
+        towers: kinds of image towers that it works on (the ``kind`` of the tower's class), for methods that
+            work on any CLIP.
         default: of the methods that work on any CLIP, the one that is used for its task if none is named.
 
     Raises:
@@ -92,7 +93,7 @@ class Method:
     commands: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
-    needs_transformer: bool = False
+    towers: tuple[str, ...] = ('vit', 'resnet', 'timm')
     default: bool = False
 
     def __post_init__(self) -> None:

@@ -135,7 +135,7 @@ def test_all_methods_on_a_resnet(capsys, own, tmp_path):
     status, out, err = run(capsys, 'bench', '--methods', 'all', '--datasets', own, '-w', 'resnet.safetensors')
     assert (status, err) == (0, '')
     assert out.startswith(
-        'skipped: gem, resclip, sc_clip (need a vision transformer), '
+        'skipped: gem, resclip, sc_clip (need a vision transformer of CLIP), '
         'proxyclip (needs -o proxyclip.proxy=NAME)\n'
     )
     names = {line.split(' on ')[0] for line in out.splitlines() if ' on ' in line}

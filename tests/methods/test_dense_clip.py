@@ -255,7 +255,7 @@ class Proxy(torch.nn.Module):
         return self.conv(images)
 
 
-ABLE = [name for name, method in DENSE_METHODS.items() if not method.needs_transformer]
+ABLE = [name for name, method in DENSE_METHODS.items() if 'resnet' in method.towers]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def _proxy() -> Proxy:
         (lambda: DenseCLIP(clip(), 'maskclop'), "Did you mean 'maskclip'"),
         (
             lambda: DenseCLIP(clip(RESNET), 'gem'),
-            'needs a vision transformer, .* use .*maskclip',
+            'does not work on the image tower ModifiedResNet: use one of .*maskclip',
         ),
         (lambda: DenseCLIP(clip()).segment(torch.randn(3, 64, 64)), 'no vocabulary is set'),
         (

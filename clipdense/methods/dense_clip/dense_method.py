@@ -34,13 +34,13 @@ class DenseMethod:
         name: name of the method.
         embed: image tower and windows -> pixel embeddings.
         read: tower, features and class embeddings -> class scores, for methods that need the text.
-        needs_transformer: whether it works on vision transformers only.
+        towers: kinds of image towers that it works on: 'vit', 'resnet', 'timm'.
     """
 
     name: str
     embed: Callable[..., Any]
     read: Callable[..., Tensor] | None = None
-    needs_transformer: bool = False
+    towers: tuple[str, ...] = ('vit', 'resnet')
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,12 +93,12 @@ DENSE_METHODS: dict[str, DenseMethod] = {}
 
 
 def dense_method(
-    read: Callable[..., Tensor] | None = None, needs_transformer: bool = False
+    read: Callable[..., Tensor] | None = None, towers: tuple[str, ...] = ('vit', 'resnet')
 ) -> Callable[[Callable], Callable]:
     """Register a function as a training-free method, under its name."""
 
     def register(embed: Callable) -> Callable:
-        DENSE_METHODS[embed.__name__] = DenseMethod(embed.__name__, embed, read, needs_transformer)
+        DENSE_METHODS[embed.__name__] = DenseMethod(embed.__name__, embed, read, towers)
         return embed
 
     return register

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.clip.dense import LastAttention, Tower, encode_dense, last_attention, patches
+from clipdense.clip.timm_tower import TimmImageTower
 from clipdense.clip.vit import VisionTransformer
 
 from .affinities import cosine_map, like_with_like, neighbourhood, similarity_attention
@@ -28,14 +29,16 @@ from .second_path import gem_attention, second_path, value_attention
 __all__ = ['DENSE_METHODS', 'DenseMethod', 'cosines', 'find_dense_method']
 
 
-@dense_method()
+@dense_method(towers=('vit', 'resnet', 'timm'))
 def vanilla(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     """The unmodified last block (baseline)."""
+    if isinstance(tower, TimmImageTower):
+        return tower.encode_patches(images)
     last = last_attention(tower, images)
     return last.embed(last.attend(last.query, last.key), residual)
 
 
-@dense_method()
+@dense_method(towers=('vit', 'resnet', 'timm'))
 def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     """Each patch attends to itself only; residual and feed-forward are kept, as in the released code.
 
@@ -47,7 +50,7 @@ def maskclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
     return last.embed(last.value, residual)
 
 
-@dense_method()
+@dense_method(towers=('vit', 'resnet', 'timm'))
 def maskclip_no_residual(tower: Tower, images: Tensor) -> Tensor:
     """Each patch attends to itself only, without residual and feed-forward (``ignore_residual``)."""
     return encode_dense(tower, images)
@@ -95,7 +98,7 @@ def naclip(
     return last.embed(last.attend(zeros, zeros, weight * near), residual)
 
 
-@dense_method(needs_transformer=True)
+@dense_method(towers=('vit',))
 def gem(tower: VisionTransformer, images: Tensor, *, blocks: int = 6, residual: bool = True) -> Tensor:
     """A second path of self-self attention of queries, keys and values, parallel to the last blocks.
 
@@ -183,7 +186,7 @@ def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) ->
     return last.embed(last.value, residual), keys
 
 
-@dense_method(needs_transformer=True)
+@dense_method(towers=('vit',))
 def sc_clip(
     tower: VisionTransformer,
     images: Tensor,
@@ -246,7 +249,7 @@ def _second_round(
     return cosines(F.normalize(refined.to(text.dtype), dim=1), text)
 
 
-@dense_method(read=_second_round, needs_transformer=True)
+@dense_method(read=_second_round, towers=('vit',))
 def resclip(
     tower: VisionTransformer,
     images: Tensor,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from clipdense.methods import Method, Option
 
 _RESIDUAL = 'keep the residual connection and the feed-forward of the last block'
+_ANY = ('vit', 'resnet', 'timm')
 _LAST_BLOCKS = 'number of last blocks that have a second path'
 
 
-def _method(name: str, summary: str, paper: str, *options: Option, needs_transformer: bool = False) -> Method:
+def _method(
+    name: str, summary: str, paper: str, *options: Option, towers: tuple[str, ...] = ('vit', 'resnet')
+) -> Method:
     return Method(
         name=name,
         task='segmentation',
@@ -17,7 +20,7 @@ def _method(name: str, summary: str, paper: str, *options: Option, needs_transfo
         build='clipdense.methods.dense_clip.segmenter:build',
         options=options,
         any_clip=True,
-        needs_transformer=needs_transformer,
+        towers=towers,
         default=name == 'maskclip',
     )
 
@@ -28,17 +31,20 @@ METHODS = (
         'patch tokens of the unmodified last block',
         'Radford et al. 2021 (arXiv 2103.00020)',
         Option('residual', True, _RESIDUAL),
+        towers=_ANY,
     ),
     _method(
         'maskclip',
         'each patch attends to itself only in the last block',
         'Zhou et al. 2022 (arXiv 2112.01071)',
         Option('residual', True, _RESIDUAL),
+        towers=_ANY,
     ),
     _method(
         'maskclip_no_residual',
         'each patch attends to itself only, without residual and feed-forward',
         'Zhou et al. 2022 (arXiv 2112.01071), Lan et al. 2024 (arXiv 2407.12442)',
+        towers=_ANY,
     ),
     _method(
         'maskclip_denoised',
@@ -79,7 +85,7 @@ METHODS = (
         'Bousselham et al. 2024 (arXiv 2312.00878)',
         Option('blocks', 6, _LAST_BLOCKS),
         Option('residual', True, _RESIDUAL),
-        needs_transformer=True,
+        towers=('vit',),
     ),
     _method(
         'clip_surgery',
@@ -96,7 +102,7 @@ METHODS = (
         Option('outlier_share', 0.05, 'fraction of patches that are replaced'),
         Option('threshold', 0.4, 'minimum cosine of patches that are averaged'),
         Option('class_share', 0.3, 'factor on the class token that is added'),
-        needs_transformer=True,
+        towers=('vit',),
     ),
     _method(
         'resclip',
@@ -106,7 +112,7 @@ METHODS = (
         Option('std', 5.0, 'standard deviation of the Gaussian in patches'),
         Option('cross', (0.3, 2.0), 'weight and scale of the attention of the middle layers'),
         Option('feedback', (0.7, 2.2), 'weight and scale of the first prediction in the second pass'),
-        needs_transformer=True,
+        towers=('vit',),
     ),
     _method(
         'proxyclip',

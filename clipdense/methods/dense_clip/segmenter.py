@@ -22,8 +22,6 @@ from clipdense.utils.errors import InputError
 from .functions import DENSE_METHODS, cosines, find_dense_method
 from .proxy import TimmProxy
 
-_CELL = 32  # stride of a ResNet's last stage in pixels
-
 
 @MODELS.register_module()
 class DenseCLIP(SegmentationModel):
@@ -69,13 +67,14 @@ class DenseCLIP(SegmentationModel):
         self.clip = clip
         self.method, self.steps = method, find_dense_method(method, options)
         self.joint_over_classes = self.joint_over_classes or self.steps.read is not None
-        if self.steps.needs_transformer and not isinstance(clip.image, VisionTransformer):
-            able = sorted(name for name, known in DENSE_METHODS.items() if not known.needs_transformer)
+        kind = clip.image.kind
+        if kind not in self.steps.towers:
+            able = sorted(name for name, known in DENSE_METHODS.items() if kind in known.towers)
             raise InputError(
-                f'method {method!r} needs a vision transformer, but the image tower is a ResNet: '
+                f'method {method!r} does not work on the image tower {type(clip.image).__name__}: '
                 f'use one of {", ".join(able)}'
             )
-        self.patch_size = getattr(clip.image.size, 'patch_size', _CELL)
+        self.patch_size = clip.image.patch_size
         self.proxy = self._build_proxy(proxy)
         self._check_windows()
 

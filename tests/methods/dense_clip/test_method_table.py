@@ -31,7 +31,7 @@ def test_proxies_agree(name):
 
 @pytest.mark.parametrize('name', sorted(DENSE_METHODS))
 def test_towers_agree(name):
-    assert get_method(name).needs_transformer == DENSE_METHODS[name].needs_transformer
+    assert get_method(name).towers == DENSE_METHODS[name].towers
 
 
 @pytest.mark.parametrize('name', sorted(DENSE_METHODS))
