@@ -92,6 +92,42 @@ class TextSize:
 
 
 @dataclass(frozen=True)
+class HFTextSize:
+    """A text encoder of Hugging Face's transformers with the pooling and projection of open_clip.
+
+    Args:
+        model_type: of transformers: 'roberta', 'xlm-roberta', 'm2m_100' (the encoder of NLLB), 'bert'.
+        embed_dim: D.
+        pooler: 'mean_pooler', 'cls_pooler' or 'cls_last_hidden_state_pooler'.
+        projection: 'linear', 'mlp' or None.
+        context_length: L.
+        options: arguments of the config of transformers, such as ``hidden_size``.
+    """
+
+    model_type: str
+    embed_dim: int
+    pooler: str
+    projection: Literal['linear', 'mlp'] | None = None
+    context_length: int = 77
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.options.get('d_model') or self.options['hidden_size']
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return self.options.get('encoder_layers') or self.options['num_hidden_layers']
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.options['vocab_size']
+
+
+@dataclass(frozen=True)
 class ClipSize:
     """Both towers, with the same ``embed_dim``.
 

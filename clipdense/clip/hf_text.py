@@ -1,0 +1,169 @@
+"""Text towers of Hugging Face's transformers, as open_clip builds them: RoBERTa, XLM-R, NLLB, BERT.
+
+K: texts, L: tokens, C: width, D: joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from clipdense.registry import MODELS
+from clipdense.utils.errors import InputError
+
+from .sizes import HFTextSize
+
+
+@MODELS.register_module()
+class HFTextTower(nn.Module):
+    """A text encoder of transformers, pooling over its tokens, and a projection.
+
+    Args:
+        size: architecture, pooling and projection; or a dict with the fields of ``HFTextSize``.
+
+    Raises:
+        InputError: transformers is not installed, or has no such architecture; an unknown pooler.
+
+    Source: open_clip hf_model.py ``HFTextEncoder``.
+    """
+
+    def __init__(self, size: HFTextSize | dict) -> None:
+        super().__init__()
+        self.size = size = HFTextSize(**size) if isinstance(size, dict) else size
+        self.transformer: Any = _encoder(size)
+        if size.pooler not in POOLERS:
+            raise InputError(f'unknown pooler {size.pooler!r}: use one of {", ".join(POOLERS)}')
+        self.pad_id = self.transformer.config.pad_token_id
+        self.proj = _projection(size)
+        self._gradient_checkpointing = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Config that builds this module with new weights."""
+        return {'type': type(self), 'size': asdict(self.size)}
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        if on:
+            self.transformer.gradient_checkpointing_enable()
+        else:
+            self.transformer.gradient_checkpointing_disable()
+        self._gradient_checkpointing = on
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """(K, L) -> features (K, C), before projection.
+
+        Positions that are padding in all texts are left out, which changes nothing else.
+        """
+        mask = token_ids != self.pad_id  # (K, L)
+        filled = mask.any(dim=0).nonzero()
+        length = int(filled.max()) + 1 if len(filled) else 1
+        return self._pool(token_ids[:, :length], mask[:, :length])
+
+    def forward_embeddings(
+        self, embeddings: Tensor, eot: Tensor, deep: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Not available: learned prompts need a text tower of CLIP.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f'learned prompts need a text tower of CLIP, not a {self.size.model_type} of transformers'
+        )
+
+    def project(self, features: Tensor) -> Tensor:
+        """(K, C) -> (K, D)."""
+        return self.proj(features)
+
+    def _pool(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        output = self.transformer(input_ids=token_ids, attention_mask=mask.long())
+        return POOLERS[self.size.pooler](output, mask)
+
+
+def mean_pooler(output: Any, mask: Tensor) -> Tensor:
+    """The mean over the tokens that are not padding."""
+    weights = mask.unsqueeze(-1).to(output.last_hidden_state.dtype)  # (K, L, 1)
+    return (output.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def cls_pooler(output: Any, mask: Tensor) -> Tensor:
+    """The pooled output of the architecture, or the first token where it has none."""
+    pooled = getattr(output, 'pooler_output', None)
+    return output.last_hidden_state[:, 0] if pooled is None else pooled
+
+
+def cls_last_hidden_state_pooler(output: Any, mask: Tensor) -> Tensor:
+    """The first token."""
+    return output.last_hidden_state[:, 0]
+
+
+POOLERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    function.__name__: function for function in (mean_pooler, cls_pooler, cls_last_hidden_state_pooler)
+}
+
+
+def _encoder(size: HFTextSize) -> nn.Module:
+    """The encoder with new weights; on the meta device its buffers, which no file contains, are real."""
+    try:
+        from transformers import CONFIG_MAPPING, AutoModel
+    except ImportError as error:
+        raise InputError(
+            f'a text tower of kind {size.model_type} needs transformers: pip install "clipdense[hf]"'
+        ) from error
+    if size.model_type not in CONFIG_MAPPING:
+        raise InputError(f'the installed transformers has no model type {size.model_type!r}')
+    config = CONFIG_MAPPING[size.model_type](**size.options)
+    with _real_buffers():
+        if getattr(config, 'is_encoder_decoder', False):
+            return AutoModel.from_config(config).get_encoder()
+        return AutoModel.from_config(config, add_pooling_layer=size.pooler == 'cls_pooler')
+
+
+def _projection(size: HFTextSize) -> nn.Module:
+    """open_clip's projection: none, a linear layer, or two with GELU."""
+    if size.projection is None:
+        if size.width != size.embed_dim:
+            raise InputError(
+                f'{size.model_type} of width {size.width} has no projection to embed_dim {size.embed_dim}'
+            )
+        return nn.Identity()
+    if size.projection == 'linear':
+        return nn.Linear(size.width, size.embed_dim, bias=False)
+    hidden = (size.width + size.embed_dim) // 2
+    return nn.Sequential(
+        nn.Linear(size.width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, size.embed_dim, bias=False)
+    )
+
+
+@contextmanager
+def _real_buffers() -> Iterator[None]:
+    """Within ``meta_device``: parameters without memory, but buffers with their values on the CPU."""
+    if not torch.empty(0).is_meta:
+        yield
+        return
+    with torch.device('cpu'), _EmptyOnMeta():
+        yield
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """``torch.empty``, from which torch makes parameters, gives tensors without memory; others are real."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get('device') is None:
+            kwargs['device'] = 'meta'
+        return func(*args, **kwargs)
