@@ -17,9 +17,10 @@ from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError, nearest
 
 from .dense import Tower, encode_dense
+from .hf_text import HFTextTower
 from .preprocess import Preprocess
 from .resnet import ModifiedResNet
-from .sizes import PUBLISHED, ClipSize, ResNetSize, VitSize
+from .sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitSize
 from .text import TextTransformer
 from .timm_tower import TimmImageTower
 from .tokenizers import OpenAITokenizer
@@ -57,7 +58,7 @@ class CLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.image: Tower = build_module(image)
-        self.text: TextTransformer = build_module(text)
+        self.text: TextTransformer | HFTextTower = build_module(text)
         self.logit_scale = nn.Parameter(torch.tensor(log(logit_scale)))
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
         self.preprocess = preprocess or Preprocess.named('openai', self.image.size.image_size)
@@ -169,5 +170,6 @@ def build_clip(
         image = ModifiedResNet(size.image, **image_options)
     else:
         image = TimmImageTower(size.image, **image_options)
+    text = TextTransformer(size.text) if isinstance(size.text, TextSize) else HFTextTower(size.text)
     start: dict[str, Any] = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
-    return CLIP(image, TextTransformer(size.text), **start, preprocess=preprocess, tokenizer=tokenizer)
+    return CLIP(image, text, **start, preprocess=preprocess, tokenizer=tokenizer)

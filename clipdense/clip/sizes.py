@@ -136,7 +136,7 @@ class ClipSize:
     """
 
     image: ImageSize
-    text: TextSize
+    text: TextSize | HFTextSize
     logit_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -157,15 +157,18 @@ class ClipSize:
         if isinstance(image, dict):
             image = _image_size(image)
         if isinstance(text, dict):
-            text = TextSize(**text)
+            text = HFTextSize(**text) if 'model_type' in text else TextSize(**text)
         return cls(image, text, values.get('logit_bias', False))
 
     def with_activation(self, activation: Activation) -> ClipSize:
-        """The same size with another activation in both towers (except a ResNet, which uses ReLU)."""
+        """The same size with another activation (except in towers whose architecture has its own)."""
         image = self.image
         if isinstance(image, VitSize):
             image = replace(image, activation=activation)
-        return replace(self, image=image, text=replace(self.text, activation=activation))
+        text = self.text
+        if isinstance(text, TextSize):
+            text = replace(text, activation=activation)
+        return replace(self, image=image, text=text)
 
 
 def _image_size(values: dict[str, Any]) -> ImageSize:

@@ -163,14 +163,14 @@ def _trunk(size: TimmSize) -> nn.Module:
     options: dict[str, Any] = {'num_classes': classes, **size.options}
     if size.pool:
         options['global_pool'] = size.pool
-    if timm.models.is_model_in_modules(size.model, _RESIZABLE):
-        options['dynamic_img_size'] = True
-    trunk = timm.create_model(size.model, **options)
+    try:
+        trunk = timm.create_model(size.model, dynamic_img_size=True, **options)
+    except TypeError as error:
+        if 'dynamic_img_size' not in str(error):
+            raise
+        trunk = timm.create_model(size.model, **options)  # has no positions to resize
     _compute_buffers(trunk)
     return trunk
-
-
-_RESIZABLE = ('vision_transformer', 'vision_transformer_hybrid', 'vitamin', 'eva', 'deit', 'beit')
 
 
 def _head(size: TimmSize, width: int) -> nn.Sequential:
