@@ -16,7 +16,8 @@ from .resnet import ModifiedResNet
 from .timm_tower import TimmImageTower
 from .vit import VisionTransformer
 
-Tower = VisionTransformer | ModifiedResNet | TimmImageTower
+AttentionTower = VisionTransformer | ModifiedResNet  # their last attention can be taken apart
+Tower = AttentionTower | TimmImageTower
 Grid = tuple[int, int]
 
 
@@ -118,7 +119,7 @@ def encode_dense(tower: Tower, images: Tensor) -> Tensor:
     return last.embed(last.value)
 
 
-def last_attention(tower: VisionTransformer | ModifiedResNet, images: Tensor) -> LastAttention:
+def last_attention(tower: AttentionTower, images: Tensor) -> LastAttention:
     """Run a tower on images (B, 3, H, W) up to its last attention."""
     if isinstance(tower, ModifiedResNet):
         features = tower(images)

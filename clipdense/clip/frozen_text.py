@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from clipdense.registry import MODELS, build_module
 
-from .model import CLIP
-from .text import TextTransformer
+from .model import CLIP, TextTower
 from .tokenizers import OpenAITokenizer
 
 
@@ -26,9 +25,9 @@ class FrozenText(nn.Module):
 
     unit_prompts = True
 
-    def __init__(self, text: TextTransformer | dict, tokenizer: Callable[..., Any] | None = None) -> None:
+    def __init__(self, text: TextTower | dict, tokenizer: Callable[..., Any] | None = None) -> None:
         super().__init__()
-        self.text: TextTransformer = build_module(text).requires_grad_(False).eval()
+        self.text: TextTower = build_module(text).requires_grad_(False).eval()
         self.tokenizer = tokenizer or OpenAITokenizer(self.text.size.context_length)
 
     @classmethod

@@ -66,7 +66,7 @@ class HFTextTower(nn.Module):
 
         Positions that are padding in all texts are left out, which changes nothing else.
         """
-        mask = token_ids != self.pad_id  # (K, L)
+        mask = token_ids.ne(self.pad_id)  # (K, L)
         filled = mask.any(dim=0).nonzero()
         length = int(filled.max()) + 1 if len(filled) else 1
         return self._pool(token_ids[:, :length], mask[:, :length])
@@ -114,7 +114,7 @@ POOLERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-def _encoder(size: HFTextSize) -> nn.Module:
+def _encoder(size: HFTextSize) -> Any:
     """The encoder with new weights; on the meta device its buffers, which no file contains, are real."""
     try:
         from transformers import CONFIG_MAPPING, AutoModel

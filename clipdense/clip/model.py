@@ -27,6 +27,7 @@ from .tokenizers import OpenAITokenizer
 from .vit import VisionTransformer
 
 MAX_LOGIT_SCALE = 100.0
+TextTower = TextTransformer | HFTextTower
 
 
 @MODELS.register_module()
@@ -58,7 +59,7 @@ class CLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.image: Tower = build_module(image)
-        self.text: TextTransformer | HFTextTower = build_module(text)
+        self.text: TextTower = build_module(text)
         self.logit_scale = nn.Parameter(torch.tensor(log(logit_scale)))
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
         self.preprocess = preprocess or Preprocess.named('openai', self.image.size.image_size)

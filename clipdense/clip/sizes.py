@@ -23,7 +23,7 @@ class VitSize:
     mlp_width: int
     embed_dim: int
     activation: Activation = 'quick_gelu'
-    flavour: Literal['openai', 'slip', 'siglip'] = 'openai'
+    flavour: Literal['openai', 'slip', 'siglip', 'clipa'] = 'openai'
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class TimmImageTower(nn.Module):
         return features.flatten(2).mT, (features.shape[2], features.shape[3])
 
 
-def _trunk(size: TimmSize) -> nn.Module:
+def _trunk(size: TimmSize) -> Any:
     """The network of timm, with the pooling of open_clip, and its classifier where that is the projection."""
     import timm
 
@@ -193,7 +193,7 @@ def _head(size: TimmSize, width: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def _compute_buffers(trunk: nn.Module) -> None:
+def _compute_buffers(trunk: Any) -> None:
     """Compute on the CPU the buffers that no file contains, also in a tower built on the meta device."""
     with torch.device('cpu'):
         for module in trunk.modules():

@@ -30,11 +30,15 @@ class VitFlavour:
     patch_bias: bool
     query_pool: bool  # SigLIP: a learned query pools the tokens; there is no projection after it
     eps: float
+    average: bool = False  # CLIPA: the mean of the patches is pooled, then normalized
 
 
 FLAVOURS = {
     'openai': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, query_pool=False, eps=1e-5),
     'slip': VitFlavour(class_token=True, norm_pre=False, patch_bias=True, query_pool=False, eps=1e-6),
+    'clipa': VitFlavour(
+        class_token=True, norm_pre=False, patch_bias=False, query_pool=False, eps=1e-5, average=True
+    ),
     'siglip': VitFlavour(class_token=False, norm_pre=False, patch_bias=True, query_pool=True, eps=1e-6),
 }
 
@@ -128,7 +132,7 @@ class VisionTransformer(nn.Module):
         The last block is computed for the class token only, which is cheaper.
         """
         x, _ = self.embed(images)  # (B, 1 + N, C)
-        if self.class_token is None:
+        if self.class_token is None or self.flavour.average:
             return self.pool_tokens(self._run(self.blocks, x))
         class_tokens = torch.arange(len(x), device=x.device) * x.shape[1]  # (B,)
         return self.norm_post(self._run(self.blocks, x, class_tokens))
@@ -194,6 +198,8 @@ class VisionTransformer(nn.Module):
         """Output of the last block (B, 1 + N, C) -> (B, C), before projection."""
         if self.pool is not None:
             return self.pool(self.norm_post(tokens))
+        if self.flavour.average:
+            return self.norm_post(tokens[:, self.prefix :].mean(dim=1))
         return self.norm_post(tokens[:, 0])
 
     def project(self, pooled: Tensor) -> Tensor:

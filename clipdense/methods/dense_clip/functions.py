@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdense.clip.dense import LastAttention, Tower, encode_dense, last_attention, patches
+from clipdense.clip.dense import (
+    AttentionTower,
+    LastAttention,
+    Tower,
+    encode_dense,
+    last_attention,
+    patches,
+)
 from clipdense.clip.timm_tower import TimmImageTower
 from clipdense.clip.vit import VisionTransformer
 
@@ -57,7 +64,7 @@ def maskclip_no_residual(tower: Tower, images: Tensor) -> Tensor:
 
 
 @dense_method()
-def sclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
+def sclip(tower: AttentionTower, images: Tensor, *, residual: bool = True) -> Tensor:
     """The sum of query-query attention and key-key attention.
 
     Wang et al., SCLIP, ECCV 2024 (arXiv 2312.01597).
@@ -68,7 +75,7 @@ def sclip(tower: Tower, images: Tensor, *, residual: bool = True) -> Tensor:
 
 
 @dense_method()
-def clearclip(tower: Tower, images: Tensor, *, residual: bool = False) -> Tensor:
+def clearclip(tower: AttentionTower, images: Tensor, *, residual: bool = False) -> Tensor:
     """Query-query attention; the residual connection and the feed-forward are dropped.
 
     Lan et al., ClearCLIP, ECCV 2024 (arXiv 2407.12442).
@@ -79,7 +86,12 @@ def clearclip(tower: Tower, images: Tensor, *, residual: bool = False) -> Tensor
 
 @dense_method()
 def naclip(
-    tower: Tower, images: Tensor, *, std: float | None = 5.0, keys: bool = True, residual: bool = False
+    tower: AttentionTower,
+    images: Tensor,
+    *,
+    std: float | None = 5.0,
+    keys: bool = True,
+    residual: bool = False,
 ) -> Tensor:
     """Key-key attention, with a Gaussian of the patch distance added to the logits.
 
@@ -111,7 +123,7 @@ def gem(tower: VisionTransformer, images: Tensor, *, blocks: int = 6, residual: 
 
 
 def _without_redundancy(
-    tower: Tower, features: tuple[Tensor, Tensor], text: Tensor, *, temperature: float = 2.0
+    tower: AttentionTower, features: tuple[Tensor, Tensor], text: Tensor, *, temperature: float = 2.0
 ) -> Tensor:
     """Feature surgery: classes weighted by their similarity to the whole image, minus the class mean.
 
@@ -125,7 +137,7 @@ def _without_redundancy(
 
 
 @dense_method(read=_without_redundancy)
-def clip_surgery(tower: Tower, images: Tensor, *, blocks: int = 6) -> tuple[Tensor, Tensor]:
+def clip_surgery(tower: AttentionTower, images: Tensor, *, blocks: int = 6) -> tuple[Tensor, Tensor]:
     """A second path of value-value attention parallel to the last blocks; then feature surgery.
 
     Returns pixel embeddings and image embeddings (B, D).  A ResNet has value-value attention in its pool,
@@ -145,7 +157,7 @@ def clip_surgery(tower: Tower, images: Tensor, *, blocks: int = 6) -> tuple[Tens
 
 
 def _smooth_and_denoise(
-    tower: Tower,
+    tower: AttentionTower,
     features: tuple[Tensor, Tensor],
     text: Tensor,
     *,
@@ -169,7 +181,9 @@ def _smooth_and_denoise(
 
 
 @dense_method(read=_smooth_and_denoise)
-def maskclip_denoised(tower: Tower, images: Tensor, *, residual: bool = True) -> tuple[Tensor, Tensor]:
+def maskclip_denoised(
+    tower: AttentionTower, images: Tensor, *, residual: bool = True
+) -> tuple[Tensor, Tensor]:
     """MaskCLIP with key smoothing and prompt denoising; intended for whole images.
 
     Returns pixel embeddings and keys (B, N, C).  Keys are normalized over their width, as in the paper; the
@@ -276,7 +290,7 @@ def resclip(
 
 @dense_method()
 def proxyclip(
-    tower: Tower, images: Tensor, *, proxy: nn.Module, beta: float = 1.2, gamma: float = 3.0
+    tower: AttentionTower, images: Tensor, *, proxy: nn.Module, beta: float = 1.2, gamma: float = 3.0
 ) -> Tensor:
     """Attention from the similarity of a self-supervised backbone's features, on the grid of that backbone.
 

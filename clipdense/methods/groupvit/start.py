@@ -33,7 +33,7 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
         InputError: towers that do not fit, in shape or activation, saying in what.
     """
     if not isinstance(clip.image, VisionTransformer):
-        raise InputError('a GroupViT can start from a transformer, not from a ResNet')
+        raise InputError(f'a GroupViT starts from a ViT of CLIP, not from a {type(clip.image).__name__}')
     _check_activations(model, clip)
     ours, theirs = model.state_dict(), clip.state_dict()
     wanted = {name: theirs[name] for name in _shared_text(ours, theirs)}
@@ -67,7 +67,10 @@ def start_from_clip(model: GroupVit, clip: CLIP) -> list[str]:
 
 def _check_activations(model: GroupVit, clip: CLIP) -> None:
     pairs = {'image': ('gelu', clip.size.image.activation)}  # type: ignore[union-attr]
-    pairs['text'] = (model.size.text.activation, clip.size.text.activation)
+    pairs['text'] = (
+        model.size.text.activation,
+        getattr(clip.size.text, 'activation', 'of another text tower'),
+    )
     for tower, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise InputError(

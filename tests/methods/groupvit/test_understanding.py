@@ -311,7 +311,7 @@ def test_a_start_from_clip(tiny):
             replace(TEXT, activation='gelu'),
             'text tower of the CLIP has the activation gelu, that of the GroupViT quick_gelu',
         ),
-        (ResNetSize(32, 8, (1, 1, 1, 1), 4, 8), TEXT, 'not from a ResNet'),
+        (ResNetSize(32, 8, (1, 1, 1, 1), 4, 8), TEXT, 'not from a ModifiedResNet'),
     ],
 )
 def test_a_start_that_does_not_fit(tiny, image, text, message):
