@@ -16,9 +16,11 @@ from clipdense.weights import zoo
 
 from .checkpoint.config_files import from_zoo
 from .checkpoint.load import load
+from .checkpoint.open_clip_models import open_clip_size
+from .checkpoint.section import Section
 from .checkpoint.settings import default_preprocess
 from .model import CLIP, build_clip
-from .sizes import PUBLISHED, TextSize
+from .sizes import PUBLISHED, ClipSize, TextSize
 from .tokenizers import FolderTokenizer, MissingTokenizer, OpenAITokenizer
 
 __all__ = ['create_model', 'get_tokenizer', 'list_models', 'model_table']
@@ -84,7 +86,7 @@ def create_model(
     if tagged in zoo.ZOO or not path.exists():
         return load(tagged, device, dtype)
     clip = load(path, device, dtype)
-    if name in PUBLISHED and _shape(clip.size) != _shape(PUBLISHED[name]):
+    if _shape(clip.size) != _shape(published_size(name)):
         raise InputError(f'{path} is not a {name}: its towers have other sizes; use clipdense.load')
     return clip
 
@@ -104,6 +106,11 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
     tagged = next((known for known in zoo.ZOO if known.split('/')[0] == name), name)
     entry = zoo.find(tagged)
     recorded = from_zoo(entry)
+    if recorded.size is not None:
+        standard = isinstance(recorded.size.text, TextSize) and recorded.size.text.vocab_size == VOCAB_SIZE
+        if standard and not entry.companions:
+            return OpenAITokenizer(recorded.size.text.context_length)
+        return FolderTokenizer(zoo.fetch_tokenizer(entry), recorded.size.text, recorded.tokenizer)
     text = recorded.text
     length = text.context_length or 77
     if not entry.companions:
@@ -115,29 +122,36 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
     return FolderTokenizer(zoo.fetch_tokenizer(entry), size, recorded.tokenizer)
 
 
+def published_size(name: str) -> ClipSize:
+    """The size of an architecture: of the table ``sizes.PUBLISHED``, else of open_clip's configs.
+
+    Raises:
+        InputError: an unknown name, or towers that are not supported.
+    """
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    try:
+        config = zoo.model_config(name)
+    except InputError:
+        raise InputError(
+            f'unknown model {name!r}.{nearest(name, [*PUBLISHED, *zoo.architectures()])} '
+            '`clipdense models` lists all models'
+        ) from None
+    return open_clip_size(Section(config, f"open_clip's config of {name}"))
+
+
 def _fresh(name: str) -> CLIP:
     """A published size with random weights."""
-    if name not in PUBLISHED:
-        raise InputError(
-            f'unknown model {name!r}.{nearest(name, PUBLISHED)} `clipdense models` lists all models'
-        )
-    size = PUBLISHED[name]
+    size = published_size(name)
     tokenizer: Callable[..., Any] | None = None
-    if size.text.vocab_size != VOCAB_SIZE:
+    if not isinstance(size.text, TextSize) or size.text.vocab_size != VOCAB_SIZE:
         tokenizer = MissingTokenizer(
             f'{name} with random weights has no tokenizer: use get_tokenizer({name!r})'
         )
     return build_clip(size, default_preprocess(size), tokenizer)
 
 
-def _shape(size: Any) -> tuple[Any, ...]:
+def _shape(size: ClipSize) -> tuple[Any, ...]:
     """The part of a size that determines tensor shapes: widths and depths, not activations."""
-    image, text = size.image, size.text
-    return (
-        image.width,
-        image.layers,
-        getattr(image, 'patch_size', 32),
-        text.width,
-        text.layers,
-        text.embed_dim,
-    )
+    keys = ('model', 'projection', 'width', 'layers', 'patch_size', 'embed_dim', 'vocab_size')
+    return tuple(getattr(tower, key, None) for tower in (size.image, size.text) for key in keys)

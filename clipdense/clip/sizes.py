@@ -65,7 +65,7 @@ ImageSize = VitSize | ResNetSize | TimmSize
 
 @dataclass(frozen=True)
 class TextSize:
-    """A text transformer; 'openai' is causal and pools at the end-of-text token, 'siglip' does neither.
+    """A text transformer; ``flavour`` names a row of ``text.FLAVOURS``.
 
     The end-of-text token is the first with ``eos_token_id``, or where this is None the first with the largest
     id of the text (OpenAI).
@@ -82,7 +82,7 @@ class TextSize:
     vocab_size: int = 49408
     context_length: int = 77
     activation: Activation = 'quick_gelu'
-    flavour: Literal['openai', 'siglip'] = 'openai'
+    flavour: Literal['openai', 'mobileclip', 'clipa', 'siglip', 'siglip_plain'] = 'openai'
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
@@ -125,6 +125,49 @@ class HFTextSize:
     def vocab_size(self) -> int:
         """Number of token ids."""
         return self.options['vocab_size']
+
+
+def _bert(vocab_size: int, width: int = 768, layers: int = 12, **options: Any) -> dict[str, Any]:
+    return {
+        'vocab_size': vocab_size,
+        'hidden_size': width,
+        'num_hidden_layers': layers,
+        'num_attention_heads': width // 64,
+        'intermediate_size': 4 * width,
+        **options,
+    }
+
+
+def _roberta(vocab_size: int, width: int = 768, layers: int = 12) -> dict[str, Any]:
+    special = {'pad_token_id': 1, 'bos_token_id': 0, 'eos_token_id': 2}
+    positions = {'max_position_embeddings': 514, 'type_vocab_size': 1}
+    return _bert(vocab_size, width, layers, layer_norm_eps=1e-5, **positions, **special)
+
+
+def _nllb(layers: int, mlp_width: int) -> dict[str, Any]:
+    """The encoder; transformers builds a decoder with it, which is dropped."""
+    return {
+        'vocab_size': 256206,
+        'd_model': 1024,
+        'encoder_layers': layers,
+        'encoder_attention_heads': 16,
+        'encoder_ffn_dim': mlp_width,
+        'decoder_layers': 1,
+        'max_position_embeddings': 1024,
+        'scale_embedding': True,
+        'pad_token_id': 1,
+    }
+
+
+# Text encoders of published CLIPs: model type of transformers, and what its config says.
+HF_TEXT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    'roberta-base': ('roberta', _roberta(50265)),
+    'xlm-roberta-base': ('xlm-roberta', _roberta(250002)),
+    'xlm-roberta-large': ('xlm-roberta', _roberta(250002, 1024, 24)),
+    'facebook/nllb-200-distilled-600M': ('m2m_100', _nllb(12, 4096)),
+    'facebook/nllb-200-distilled-1.3B': ('m2m_100', _nllb(24, 8192)),
+    'bert-base-uncased': ('bert', _bert(30522)),
+}
 
 
 @dataclass(frozen=True)

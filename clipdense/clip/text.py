@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,18 @@ from .sizes import TextSize
 class TextFlavour:
     """Differences between published text transformers other than their size."""
 
-    causal: bool  # and pooled at the end-of-text token; otherwise at the last position
-    proj_bias: bool
+    causal: bool
+    pool: Literal['end_of_text', 'last']  # the end-of-text token, or the last position
+    proj: Literal['plain', 'bias', 'none']
     eps: float
 
 
 FLAVOURS = {
-    'openai': TextFlavour(causal=True, proj_bias=False, eps=1e-5),
-    'siglip': TextFlavour(causal=False, proj_bias=True, eps=1e-6),
+    'openai': TextFlavour(causal=True, pool='end_of_text', proj='plain', eps=1e-5),
+    'mobileclip': TextFlavour(causal=False, pool='end_of_text', proj='plain', eps=1e-5),
+    'clipa': TextFlavour(causal=False, pool='last', proj='plain', eps=1e-5),
+    'siglip': TextFlavour(causal=False, pool='last', proj='bias', eps=1e-6),
+    'siglip_plain': TextFlavour(causal=False, pool='last', proj='none', eps=1e-6),
 }
 
 
@@ -58,8 +62,9 @@ class TextTransformer(nn.Module):
             for _ in range(size.layers)
         )
         self.norm_post = nn.LayerNorm(width, eps=flavour.eps)
-        self.proj = nn.Parameter(torch.empty(width, size.embed_dim))
-        self.proj_bias = nn.Parameter(torch.empty(size.embed_dim)) if flavour.proj_bias else None
+        has_bias = flavour.proj == 'bias'
+        self.proj = None if flavour.proj == 'none' else nn.Parameter(torch.empty(width, size.embed_dim))
+        self.proj_bias = nn.Parameter(torch.empty(size.embed_dim)) if has_bias else None
         self.reset_parameters()
 
     @property
@@ -72,7 +77,8 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
         initialize_blocks(list(self.blocks), self.size.width)
-        nn.init.normal_(self.proj, std=self.size.width**-0.5)
+        if self.proj is not None:
+            nn.init.normal_(self.proj, std=self.size.width**-0.5)
         if self.proj_bias is not None:
             nn.init.zeros_(self.proj_bias)
 
@@ -82,12 +88,13 @@ class TextTransformer(nn.Module):
         Raises:
             ValueError: more tokens than the context length, or a text without its end-of-text token.
         """
-        if not self.flavour.causal:
+        if self.flavour.pool == 'last':
             last = torch.full_like(token_ids[:, 0], token_ids.shape[1] - 1)
             return self.forward_embeddings(self.token_embed(token_ids), last)
         eot = end_of_text(token_ids, self.size.eos_token_id)  # (K,)
-        length = int(eot.max()) + 1 if len(eot) else 1
-        return self.forward_embeddings(self.token_embed(token_ids[:, :length]), eot)
+        if self.flavour.causal:
+            token_ids = token_ids[:, : int(eot.max()) + 1 if len(eot) else 1]
+        return self.forward_embeddings(self.token_embed(token_ids), eot)
 
     def forward_embeddings(
         self, embeddings: Tensor, eot: Tensor, deep: Sequence[Tensor] | None = None
@@ -122,7 +129,7 @@ class TextTransformer(nn.Module):
 
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""
-        projected = features @ self.proj
+        projected = features if self.proj is None else features @ self.proj
         return projected if self.proj_bias is None else projected + self.proj_bias
 
     def _place(self, embeddings: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from clipdense.vocab.byte_pairs import VOCAB_SIZE
 from clipdense.vocab.huggingface import FILES, TABLES, Clean, HuggingFaceTokenizer, is_openai
 from clipdense.vocab.tokenizer import BaseTokenizer, Tokenizer
 
-from .sizes import TextSize
+from .sizes import HFTextSize, TextSize
+from .text import FLAVOURS
 
 RULES = 'clipdense_tokenizer.json'  # in folders that we write: the fields of TokenizerRules
 
@@ -34,11 +35,13 @@ class TokenizerRules:
         clean: preprocessing of texts; None means that of the tokenizer class.
         family: ``model_type`` of a Hugging Face model, for tokenizer files that name no class.
         beside: whether tokenizer files next to the weights belong to them, even for OpenAI's vocabulary.
+        strip_end: whether the end token is replaced by 0 (CLIPA's ``strip_sep_token`` in open_clip).
     """
 
     clean: Clean | None = None
     family: str = ''
     beside: bool = False
+    strip_end: bool = False
 
     @classmethod
     def recorded(cls, folder: Path) -> TokenizerRules | None:
@@ -51,12 +54,15 @@ class TokenizerRules:
         if not file.is_file():
             return None
         values = read_json(file)
-        clean, family = (
-            (values.get('clean'), values.get('family', '')) if isinstance(values, dict) else (0, 0)
+        entries = values if isinstance(values, dict) else {'clean': 0}
+        clean, family, strip = (
+            entries.get('clean'),
+            entries.get('family', ''),
+            entries.get('strip_end', False),
         )
-        if not isinstance(clean, str | None) or not isinstance(family, str):
-            raise InputError(f'{file} is not a JSON object with clean and family')
-        return cls(clean, family)  # type: ignore[arg-type]
+        if not isinstance(clean, str | None) or not isinstance(family, str) or not isinstance(strip, bool):
+            raise InputError(f'{file} is not a JSON object with clean, family and strip_end')
+        return cls(clean, family, strip_end=strip)  # type: ignore[arg-type]
 
 
 class LazyTokenizer(ABC):
@@ -119,7 +125,9 @@ class FolderTokenizer(LazyTokenizer):
         rules: what the config file of the model says about it.
     """
 
-    def __init__(self, folder: Path, size: TextSize, rules: TokenizerRules | None = None) -> None:
+    def __init__(
+        self, folder: Path, size: TextSize | HFTextSize, rules: TokenizerRules | None = None
+    ) -> None:
         self.folder, self.size = folder, size
         self.rules = rules or TokenizerRules()
 
@@ -135,12 +143,14 @@ class FolderTokenizer(LazyTokenizer):
                 f'the tokenizer in {self.folder} gives the id {int(ids.max())}, but the model has '
                 f'{self.size.vocab_size} tokens: the tokenizer files are those of another model'
             )
+        if self.rules.strip_end:
+            ids = ids.masked_fill(ids == self.tokenizer.end, 0)  # type: ignore[attr-defined]
         return ids
 
     def _read(self) -> BaseTokenizer:
         rules, size = self.rules, self.size
         made = HuggingFaceTokenizer(self.folder, size.context_length, rules.clean, rules.family)
-        if size.flavour != 'openai':
+        if not _of_clip(size):
             return made
         if made.end is None:
             raise InputError(
@@ -181,7 +191,7 @@ class MissingTokenizer:
 
 
 def find_tokenizer(
-    size: TextSize, path: Path, rules: TokenizerRules | None = None
+    size: TextSize | HFTextSize, path: Path, rules: TokenizerRules | None = None
 ) -> Callable[..., Any] | None:
     """The tokenizer of the weights at ``path``; None for OpenAI's, which needs no files.
 
@@ -192,9 +202,10 @@ def find_tokenizer(
         path: of the weights.
         rules: what the config file of the model says about its tokenizer.
     """
-    standard = size.flavour == 'openai' and size.vocab_size == VOCAB_SIZE and size.eos_token_id is None
+    standard = _of_clip(size) and size.vocab_size == VOCAB_SIZE and size.eos_token_id is None
     if rules is None:
-        rules = TokenizerRules('canonicalize') if size.flavour == 'siglip' else TokenizerRules(family='clip')
+        siglip = getattr(size, 'flavour', '').startswith('siglip')
+        rules = TokenizerRules('canonicalize') if siglip else TokenizerRules(family='clip')
     for folder in (path.with_name(f'{path.stem}-tokenizer'), path.parent):
         if folder == path.parent and standard and not rules.beside:
             break  # the files next to it may belong to another model
@@ -220,10 +231,15 @@ def copy_tokenizer(tokenizer: Any, folder: Path) -> bool:
         file = Path(source) / name
         if file.is_file() and not (folder / name).exists():
             shutil.copyfile(file, folder / name)
-    rules = {key: value for key, value in asdict(tokenizer.rules).items() if key in ('clean', 'family')}
+    rules = {key: value for key, value in asdict(tokenizer.rules).items() if key != 'beside'}
     with atomic_write(folder / RULES, 'w') as out:
         json.dump(rules, out)
     return True
+
+
+def _of_clip(size: TextSize | HFTextSize) -> TypeGuard[TextSize]:
+    """Whether a tower takes the features of a text at its end-of-text token, as OpenAI's."""
+    return isinstance(size, TextSize) and FLAVOURS[size.flavour].pool == 'end_of_text'
 
 
 def _is_openai(folder: Path, family: str) -> bool:

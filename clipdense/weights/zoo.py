@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import json
 import os
-import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -43,6 +42,8 @@ _OPENAI = {  # file: sha256 (also the folder in its url), model name in open_cli
 }
 _OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # names in openai/CLIP
 _LICENSES = (
+    ('CLIPA', 'see the model page'),
+    ('EVA0', 'see the model page'),
     ('openai', 'MIT'),
     ('metaclip', 'CC-BY-NC-4.0'),
     ('SigLIP', 'Apache-2.0'),
@@ -52,8 +53,8 @@ _LICENSES = (
 )
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
-# Model names of open_clip whose towers are supported.
-_OURS = re.compile(r'(RN|ViT-)(?!.*(CLIPA|worldwide|SigLIP-i18n)).*')
+# Models of open_clip that are not supported, and why.
+UNSUPPORTED = {'coca_': 'CoCa pools by 256 queries and appends a class token to each text'}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,29 @@ def find(name: str) -> Entry:
         raise InputError(
             f'{name} is a model size: add a tag, as in {asked}/{tags[0]}; tags: {", ".join(tags)}'
         )
+    for start, reason in UNSUPPORTED.items():
+        if asked.startswith(start):
+            raise InputError(f'{name} is not supported: {reason}')
     raise InputError(f'unknown weights {name!r}.{nearest(asked, ZOO)} `clipdense models` lists all names')
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The config of an architecture of open_clip, such as 'convnext_base_w'.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one.
+    """
+    if name not in architectures():
+        raise InputError(f'unknown architecture {name!r} of open_clip.{nearest(name, architectures())}')
+    _, folder = _open_clip_list()
+    return json.loads((folder / f'{name}.json').read_text('utf-8'))
+
+
+@cache
+def architectures() -> tuple[str, ...]:
+    """Names of all architectures of open_clip, with weights or without."""
+    _, folder = _open_clip_list()
+    return tuple(sorted(path.stem for path in folder.glob('*.json')))
 
 
 def fetch(entry: Entry | str) -> Path:
@@ -230,7 +253,7 @@ def _all() -> dict[str, Entry]:
     published, folder = _open_clip_list()
     for model, tags in published.items():
         file = folder / f'{model}.json'
-        if not _OURS.fullmatch(model) or not file.is_file():
+        if model.startswith(tuple(UNSUPPORTED)) or not file.is_file():
             continue
         sizes = json.loads(file.read_text('utf-8'))
         for tag, facts in tags.items():
@@ -250,7 +273,7 @@ def _from_open_clip(name: str, facts: Mapping[str, Any], sizes: dict[str, Any]) 
     license = next((license for part, license in _LICENSES if part in about), 'see the model page')
     keys = ('mean', 'std', 'interpolation', 'resize_mode')
     config = {
-        'model_cfg': {**sizes, 'quick_gelu': bool(facts.get('quick_gelu'))},
+        'model_cfg': {**sizes, 'quick_gelu': bool(facts.get('quick_gelu', sizes.get('quick_gelu')))},
         'preprocess_cfg': {key: facts[key] for key in keys if key in facts},
     }
     return Entry(name, url, repo, files, digits, license, config)

@@ -6,7 +6,6 @@ do not support are refused by name, because they would silently change the resul
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from clipdense.vocab.byte_pairs import VOCAB_SIZE
 from clipdense.vocab.huggingface import Clean
 from clipdense.weights.zoo import Entry
 
-from ..sizes import TextSize
+from ..sizes import Activation, TextSize
 from ..tokenizers import TokenizerRules
 from .image_settings import huggingface_images, open_clip_images
+from .open_clip_models import open_clip_size, siglip_size, with_tanh
 from .section import Section
 from .settings import EndOfText, Recorded, TowerFacts
 
@@ -81,9 +81,6 @@ _CLEAN: dict[str, Clean] = {
     'whitespace': 'whitespace',
     'lower': 'whitespace_lower',
 }  # of open_clip's tokenizers
-_TIMM_SIGLIP = re.compile(r'vit_(base|large|so400m|giantopt)_patch\d+_siglip_\d+')
-_TIMM_HEADS = {'base': 12, 'large': 16, 'so400m': 16, 'giantopt': 16}
-_TIMM_TANH = re.compile(r'vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)')
 
 
 def declared_layout(path: Path) -> str | None:
@@ -169,7 +166,9 @@ def from_open_clip(values: Mapping[str, Any], source: str) -> Recorded:
     model = config.part('model_cfg') if 'model_cfg' in config else config
     vision, text = model.part('vision_cfg'), model.part('text_cfg')
     embed_dim = model.integer('embed_dim')
-    activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
+    activation: Activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
+    if embed_dim and 'multimodal_cfg' not in model and not _told_by_tensors(vision, text):
+        return _whole(config, model)
     timm = vision.text('timm_model_name')
     if timm:
         image = _timm_facts(timm, vision)
@@ -182,7 +181,7 @@ def from_open_clip(values: Mapping[str, Any], source: str) -> Recorded:
         if tower.part('norm_kwargs').get('eps', 1e-5) != eps:
             raise CheckpointError(f'{source}: unsupported norm_kwargs {tower.get("norm_kwargs")}')
     facts = TowerFacts(
-        _open_clip_activation(activation, text),
+        with_tanh(activation, text),
         text.integer('heads'),
         eos_token_id=None if timm else _open_clip_end_of_text(text),
         width=text.integer('width'),
@@ -195,6 +194,18 @@ def from_open_clip(values: Mapping[str, Any], source: str) -> Recorded:
     return Recorded(source, image, facts, preprocess, _open_clip_tokenizer(text))
 
 
+def _whole(config: Section, model: Section) -> Recorded:
+    """Settings of towers that the tensors do not tell."""
+    size = open_clip_size(model)
+    text, image = size.text, size.image
+    preprocess = open_clip_images(config.part('preprocess_cfg'), image.image_size)
+    facts = TowerFacts(getattr(text, 'activation', None), getattr(text, 'num_heads', None))
+    rules = _open_clip_tokenizer(model.part('text_cfg'))
+    return Recorded(
+        config.source, TowerFacts(image_size=image.image_size), facts, preprocess, rules, size=size
+    )
+
+
 def from_zoo(entry: Entry) -> Recorded:
     """What the list of published weights records about a named model.
 
@@ -202,11 +213,6 @@ def from_zoo(entry: Entry) -> Recorded:
         CheckpointError: as ``from_open_clip``.
     """
     return from_open_clip(entry.config, f'the list of published weights ({entry.name})')
-
-
-def timm_activation(name: str) -> str:
-    """The activation of a SigLIP tower of timm; open_clip has no other setting for it."""
-    return 'gelu_tanh' if _TIMM_TANH.match(name) else 'gelu'
 
 
 def _model_type(config: Section) -> str:
@@ -258,10 +264,10 @@ def _square(tower: Section, key: str, size: Any) -> int | None:
     return size
 
 
-def _open_clip_image(activation: str, vision: Section, embed_dim: int | None) -> TowerFacts:
+def _open_clip_image(activation: Activation, vision: Section, embed_dim: int | None) -> TowerFacts:
     width, vit = vision.integer('width', 768), not isinstance(vision.get('layers'), list)
     return TowerFacts(
-        _open_clip_activation(activation, vision),
+        with_tanh(activation, vision),
         width // vision.integer('head_width', 64) if vit and 'layers' in vision else None,
         _square(vision, 'image_size', vision.get('image_size')),
         width=vision.integer('width'),
@@ -282,7 +288,7 @@ def _open_clip_tokenizer(text: Section) -> TokenizerRules:
     """What open_clip does with the texts: its own tokenizer, or that of Hugging Face after cleaning."""
     options = text.part('tokenizer_kwargs')
     text.require(tokenizer_mode=None)
-    options.require(strip_sep_token=False, reduction_mask='', additional_special_tokens=[])
+    options.require(reduction_mask='', additional_special_tokens=[])
     named = bool(text.get('hf_tokenizer_name'))
     clean = options.text('clean', 'whitespace' if named else 'lower')
     if clean not in _CLEAN or (not named and clean != 'lower'):
@@ -290,19 +296,22 @@ def _open_clip_tokenizer(text: Section) -> TokenizerRules:
         raise CheckpointError(
             f'{text.source}: unsupported tokenizer_kwargs.clean={clean!r}; supported: {known}'
         )
-    return TokenizerRules(_CLEAN[clean], beside=named)
+    strip = options.flag('strip_sep_token', False)
+    return TokenizerRules(_CLEAN[clean], beside=named, strip_end=strip)
 
 
 def _timm_facts(name: str, vision: Section) -> TowerFacts:
-    match = _TIMM_SIGLIP.fullmatch(name)
-    if match is None or vision.get('timm_pool') != 'map':
+    size = siglip_size(name, _square(vision, 'image_size', vision.get('image_size')) or 224)
+    if size is None or vision.get('timm_pool') != 'map':
         raise CheckpointError(
             f'{vision.source}: unsupported timm image tower {name!r}; supported: SigLIP towers of timm'
         )
-    size = _square(vision, 'image_size', vision.get('image_size'))
-    return TowerFacts(timm_activation(name), _TIMM_HEADS[match[1]], size)
+    return TowerFacts(size.activation, size.num_heads, size.image_size)
 
 
-def _open_clip_activation(activation: str, tower: Section) -> str:
-    approximate = tower.part('act_kwargs').get('approximate')
-    return 'gelu_tanh' if approximate == 'tanh' and activation == 'gelu' else activation
+def _told_by_tensors(vision: Section, text: Section) -> bool:
+    """Whether the tensors tell the kinds of the towers, so that the config only completes them."""
+    timm = vision.text('timm_model_name')
+    image = siglip_size(timm, 224) is not None if timm else not vision.get('no_ln_pre', False)
+    plain = not text.get('no_causal_mask', False) or bool(text.get('proj_bias', False))
+    return image and plain and 'hf_model_name' not in text

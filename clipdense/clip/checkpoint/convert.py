@@ -12,27 +12,19 @@ from clipdense.vocab.huggingface import cleaning
 from clipdense.weights.io import write_weights
 
 from ..preprocess import Preprocess
-from ..sizes import ClipSize, ResNetSize, TextSize, VitSize
+from ..sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
 from ..text import FLAVOURS
 from ..tokenizers import copy_tokenizer
-from .config_files import LARGEST, huggingface_special_ids, timm_activation
+from .config_files import LARGEST, huggingface_special_ids
 from .layouts import from_ours
 from .load import ClipWeights, OpenedWeights, describe, fitting_model, read_clip
+from .open_clip_models import open_clip_config, open_clip_layout
 from .settings import Overrides
 
 Target = Literal['clipdense', 'openclip', 'huggingface']
 
 _HIDDEN_ACT = {'quick_gelu': 'quick_gelu', 'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh'}
 _RESAMPLE = {'nearest': 0, 'bilinear': 2, 'bicubic': 3}  # Pillow's codes
-# SigLIP towers of timm: (width, layers, patch size) -> prefix of the name.
-_TIMM = {
-    (768, 12, 32): 'vit_base_patch32_siglip',
-    (768, 12, 16): 'vit_base_patch16_siglip',
-    (1024, 24, 16): 'vit_large_patch16_siglip',
-    (1152, 27, 14): 'vit_so400m_patch14_siglip',
-    (1152, 27, 16): 'vit_so400m_patch16_siglip',
-    (1536, 40, 16): 'vit_giantopt_patch16_siglip',
-}
 
 
 def convert(
@@ -82,22 +74,19 @@ def _write_ours(weights: ClipWeights, file: Path, overwrite: bool) -> Path:
 
 def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -> Path:
     size = weights.size
-    flavour = getattr(size.image, 'flavour', 'openai')
-    if flavour == 'slip':
+    if getattr(size.image, 'flavour', '') == 'slip':
         raise InputError('open_clip does not support the image tower of SLIP: convert to clipdense instead')
-    layout = {'siglip': 'openclip_siglip', 'openai': 'openclip_vit'}[flavour]
-    if isinstance(size.image, ResNetSize):
-        layout = 'openclip_resnet'
-    tensors = from_ours(weights.tensors, layout)
+    tensors = from_ours(weights.tensors, open_clip_layout(size))
     if destination.suffix:
         _check_target(destination, weights, overwrite)
         write_weights(destination, tensors)
         return destination
     file = destination / 'open_clip_model.safetensors'
     _check_target(file, weights, overwrite)
-    model = _open_clip_config(size)
+    model = open_clip_config(size)
     if copy_tokenizer(weights.tokenizer, destination):
-        options = {'clean': _open_clip_cleaning(weights.tokenizer)}
+        options: dict[str, Any] = {'clean': _open_clip_cleaning(weights.tokenizer)}
+        options |= {'strip_sep_token': True} if weights.tokenizer.rules.strip_end else {}
         model['text_cfg'] |= {'hf_tokenizer_name': '.', 'tokenizer_kwargs': options}
     preprocess = weights.preprocess.to_dict()
     preprocess['resize_mode'] = preprocess.pop('resize')
@@ -109,11 +98,11 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
 
 def _write_huggingface(weights: ClipWeights, folder: Path, overwrite: bool) -> Path:
     size = weights.size
-    if not isinstance(size.image, VitSize) or size.image.flavour == 'slip':
-        resnet = isinstance(size.image, ResNetSize)
-        kind = 'ResNet' if resnet else 'SLIP image tower'
-        other = 'clipdense or openclip' if resnet else 'clipdense'
-        raise InputError(f'transformers does not support a CLIP with a {kind}: convert to {other} instead')
+    if reason := _not_in_transformers(size):
+        slip = getattr(size.image, 'flavour', '') == 'slip'
+        other = 'clipdense' if slip else 'clipdense or openclip'
+        raise InputError(f'transformers does not support a CLIP with {reason}: convert to {other} instead')
+    assert isinstance(size.image, VitSize)
     if folder.suffix in ('.safetensors', '.bin', '.pt'):
         raise InputError(f'the destination of a Hugging Face model is a folder, but {folder} is a file name')
     kind = 'siglip' if size.image.flavour == 'siglip' else 'clip'
@@ -125,6 +114,18 @@ def _write_huggingface(weights: ClipWeights, folder: Path, overwrite: bool) -> P
     _write_json(folder / 'preprocessor_config.json', _huggingface_preprocess(weights.preprocess, kind))
     copy_tokenizer(weights.tokenizer, folder)
     return file
+
+
+def _not_in_transformers(size: ClipSize) -> str:
+    """The tower that no model of transformers has; '' if there is none."""
+    image, text = size.image, size.text
+    if not isinstance(image, VitSize) or image.flavour not in ('openai', 'siglip'):
+        names = {ResNetSize: 'a ResNet', TimmSize: 'an image tower of timm'}
+        flavours = {'slip': 'a SLIP image tower', 'clipa': 'an image tower of CLIPA'}
+        return names.get(type(image), '') or flavours[getattr(image, 'flavour', '')]
+    if not isinstance(text, TextSize):
+        return f'a text tower of the type {text.model_type}'
+    return '' if text.flavour == image.flavour else f'a text tower of the flavour {text.flavour}'
 
 
 def _check_target(file: Path, weights: ClipWeights, overwrite: bool) -> None:
@@ -142,44 +143,6 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
         file.write('\n')
 
 
-def _open_clip_config(size: ClipSize) -> dict[str, Any]:
-    """open_clip's ``model_cfg``, which has one activation for both towers.
-
-    Raises:
-        InputError: activations or towers that ``model_cfg`` cannot specify.
-    """
-    image, text = size.image, size.text
-    quick = text.activation == 'quick_gelu'
-    config: dict[str, Any] = {'embed_dim': text.embed_dim, 'quick_gelu': quick}
-    if size.logit_bias:
-        config['init_logit_bias'] = -10
-    if isinstance(image, VitSize) and image.flavour == 'siglip':
-        config |= {'custom_text': True, 'vision_cfg': _timm_config(image)}
-    elif isinstance(image, VitSize) and (image.activation == 'quick_gelu') != quick:
-        raise InputError(
-            f'a config of open_clip has one activation for both towers, not {image.activation} and '
-            f'{text.activation}: give a .safetensors file as destination instead of a folder'
-        )
-    else:
-        config['vision_cfg'] = _open_clip_image(image)
-    return {**config, 'text_cfg': _open_clip_text(text)}
-
-
-def _open_clip_image(image: VitSize | ResNetSize) -> dict[str, Any]:
-    config: dict[str, Any] = {'image_size': image.image_size, 'width': image.width}
-    if isinstance(image, ResNetSize):
-        return {**config, 'layers': list(image.layers), 'head_width': image.width * 32 // image.num_heads}
-    config |= {
-        'layers': image.layers,
-        'patch_size': image.patch_size,
-        'head_width': image.width // image.num_heads,
-    }
-    config['mlp_ratio'] = _ratio(image.mlp_width, image.width)
-    if image.activation == 'gelu_tanh':
-        config['act_kwargs'] = {'approximate': 'tanh'}
-    return config
-
-
 def _open_clip_cleaning(tokenizer: Any) -> str:
     """The cleaning of texts in open_clip that is nearest to that of a tokenizer with files."""
     clean = cleaning(tokenizer.folder, tokenizer.rules.clean, tokenizer.rules.family)
@@ -187,49 +150,9 @@ def _open_clip_cleaning(tokenizer: Any) -> str:
     return theirs.get(clean, 'whitespace')
 
 
-def _open_clip_text(text: TextSize) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        'context_length': text.context_length,
-        'vocab_size': text.vocab_size,
-        'width': text.width,
-        'heads': text.num_heads,
-        'layers': text.layers,
-        'mlp_ratio': _ratio(text.mlp_width, text.width),
-    }
-    if text.activation == 'gelu_tanh':
-        config['act_kwargs'] = {'approximate': 'tanh'}
-    if text.eos_token_id is not None:
-        config |= {'pool_type': 'eos', 'eos_id': text.eos_token_id}
-    if text.flavour == 'siglip':
-        config |= {'pool_type': 'last', 'no_causal_mask': True, 'proj_bias': True}
-        config['norm_kwargs'] = {'eps': FLAVOURS['siglip'].eps}
-    return config
-
-
-def _timm_config(image: VitSize) -> dict[str, Any]:
-    start = _TIMM.get((image.width, image.layers, image.patch_size))
-    name = f'{start}_{image.image_size}'
-    if start is None:
-        raise InputError(
-            f'timm has no SigLIP tower of width {image.width} with {image.layers} layers: give a '
-            '.safetensors file as destination instead of a folder'
-        )
-    runs = timm_activation(name)
-    if runs != image.activation:
-        raise InputError(
-            f'open_clip uses activation {runs} for {name}, but these weights record {image.activation}: give '
-            'a .safetensors file as destination instead of a folder; open_clip will use its own activation'
-        )
-    return {'image_size': image.image_size, 'timm_model_name': name, 'timm_pool': 'map', 'timm_proj': 'none'}
-
-
-def _ratio(hidden: int, width: int) -> float:
-    """open_clip computes ``int(width * ratio)``; adding half a channel makes the rounding exact."""
-    return hidden / width if hidden % width == 0 else (hidden + 0.5) / width
-
-
 def _huggingface_config(size: ClipSize, kind: str) -> dict[str, Any]:
     assert isinstance(size.image, VitSize)
+    assert isinstance(size.text, TextSize)
     if size.text.eos_token_id == LARGEST:  # which is an id in this type only
         kind = 'metaclip_2'
     vision, text = _huggingface_tower(size.image), _huggingface_tower(size.text)

@@ -38,14 +38,17 @@ _OPENAI_KEYS = {'input_resolution', 'context_length', 'vocab_size'}
 
 # Unsupported layouts similar to CLIP: prefix of a key -> what the weights are.
 _FOREIGN = (
-    ('text.transformer.embeddings.', 'an open_clip model with a Hugging Face text tower'),
     ('text_decoder.', 'a CoCa model with a captioning decoder'),
-    ('visual.trunk.', 'an open_clip model whose image tower is a timm network other than SigLIP'),
+    ('visual.trunk.', 'an image tower of timm with a text tower that is not known'),
     ('image_encoder.model.', 'a MobileCLIP model'),
     ('vision_model.', 'a Hugging Face image tower without its text tower'),
     ('text_model.', 'a Hugging Face text tower without its image tower'),
     ('optimizer', 'an optimizer state'),
 )
+
+
+# Parts that SigLIP's image tower in timm does not have, but other towers with an attention pool have.
+_NOT_SIGLIP = {f'visual.trunk.{name}' for name in ('head.weight', 'norm_pre.weight', 'cls_token')}
 
 
 def _same(*pairs: tuple[str, str]) -> list[Row]:
@@ -119,10 +122,15 @@ _RESNET = _same(
     ('image.bn{n}.{any}', 'visual.bn{n}.{any}'),
     ('image.layer{n}.{any}', 'visual.layer{n}.{any}'),
 )
-_SIGLIP = [
+_SIGLIP_IMAGE = [
     *_timm('visual.trunk.'),
     ('image.pool.query', 'visual.trunk.attn_pool.latent', 'one one'),
     ('image.pool.{any}', 'visual.trunk.attn_pool.{any}', 'same'),
+]
+_TRUNK = _same(('image.trunk.{any}', 'visual.trunk.{any}'), ('image.head.{any}', 'visual.head.{any}'))
+_HF_TEXT = _same(('text.transformer.{any}', 'text.transformer.{any}'), ('text.proj.{any}', 'text.proj.{any}'))
+_SIGLIP = [
+    *_SIGLIP_IMAGE,
     ('text.proj', 'text.text_projection.weight', 'transposed'),
     ('text.proj_bias', 'text.text_projection.bias', 'same'),
     *(row for row in _text('text.') if row[0] != 'text.proj'),
@@ -172,7 +180,12 @@ LAYOUTS: dict[str, list[Row]] = {
     'openclip_resnet': [*_RESNET, *_text(), *_LOGITS],
     'openclip_custom_vit': [*_VIT, *_text('text.'), *_LOGITS],
     'openclip_custom_resnet': [*_RESNET, *_text('text.'), *_LOGITS],
+    'openclip_hf_vit': [*_VIT, *_HF_TEXT, *_LOGITS],
+    'openclip_timm': [*_TRUNK, *_text(), *_LOGITS],
+    'openclip_custom_timm': [*_TRUNK, *_text('text.'), *_LOGITS],
+    'openclip_hf_timm': [*_TRUNK, *_HF_TEXT, *_LOGITS],
     'openclip_siglip': [*_SIGLIP, *_LOGITS],
+    'openclip_hf_siglip': [*_SIGLIP_IMAGE, *_HF_TEXT, *_LOGITS],
     'slip': [*_SLIP, *_LOGITS],
     'huggingface_clip': _HUGGINGFACE_CLIP,
     'huggingface_siglip': _HUGGINGFACE_SIGLIP,
@@ -222,13 +235,16 @@ def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Sizes from tensor shapes: the fields of ``clip.sizes.ClipSize`` except heads and activation.
 
     ``image_size`` is the grid times the patch size; the published size may be larger by less than a patch.
+    A tower of timm or transformers, whose architecture cannot be inferred, has no fields.
 
     Raises:
         CheckpointError: a tensor that the sizes are read from is missing or has an invalid shape.
     """
     try:
-        image = _resnet_size(tensors) if 'image.attn_pool.pos_embed' in tensors else _vit_size(tensors)
-        return {'image': image, 'text': _text_size(tensors), 'logit_bias': 'logit_bias' in tensors}
+        image, text = _image_size(tensors), _text_size(tensors)
+        if image.get('flavour') == 'clipa' and text:
+            text['flavour'] = 'clipa'
+        return {'image': image, 'text': text, 'logit_bias': 'logit_bias' in tensors}
     except KeyError as error:
         raise CheckpointError(f'incomplete weights: the tensor {error.args[0]} is missing') from None
     except (IndexError, TypeError, ValueError) as error:  # TypeError: the length of a single number
@@ -244,6 +260,7 @@ def _layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     if (
         metadata.get('format') == 'clipdense'
         or {'text.blocks.0.attn.qkv.weight', 'text.proj'} <= tensors.keys()
+        or any(name.startswith('image.trunk.') for name in tensors)
     ):
         return 'clipdense'
     if 'text_model.embeddings.token_embedding.weight' in tensors:
@@ -251,19 +268,36 @@ def _layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
             return 'huggingface_clip'
         if 'vision_model.head.probe' in tensors:
             return 'huggingface_siglip'
-    if 'visual.trunk.attn_pool.latent' in tensors and 'text.ln_final.weight' in tensors:
-        return 'openclip_siglip'
     if 'visual.cls_token' in tensors and 'image_projection' in tensors:
         return 'slip'
-    custom = {'text.ln_final.weight': 'custom_', 'ln_final.weight': ''}
-    text = next((kind for name, kind in custom.items() if name in tensors), None)
+    image, text = _open_clip_image(tensors), _open_clip_text(tensors)
     coca = any(name.startswith('text_decoder.') for name in tensors)
-    if text is not None and not coca:
-        if 'visual.class_embedding' in tensors:
-            return f'openclip_{text}vit'
-        if 'visual.attnpool.positional_embedding' in tensors:
-            return f'openclip_{text}resnet'
+    if image == 'siglip' and text == 'custom_':
+        return 'openclip_siglip'
+    if image and text is not None and not coca and f'openclip_{text}{image}' in LAYOUTS:
+        return f'openclip_{text}{image}'
     raise CheckpointError(_unknown(tensors))
+
+
+def _open_clip_image(tensors: Mapping[str, Tensor]) -> str:
+    """The kind of an image tower of open_clip; '' for others."""
+    if 'visual.class_embedding' in tensors:
+        return 'vit'
+    if 'visual.attnpool.positional_embedding' in tensors:
+        return 'resnet'
+    if not any(name.startswith('visual.trunk.') for name in tensors):
+        return ''
+    siglip = 'visual.trunk.attn_pool.latent' in tensors and not tensors.keys() & _NOT_SIGLIP
+    return 'siglip' if siglip else 'timm'
+
+
+def _open_clip_text(tensors: Mapping[str, Tensor]) -> str | None:
+    """The part of the layout's name that says how the text tower is stored; None if there is none."""
+    if 'ln_final.weight' in tensors:
+        return ''
+    if 'text.ln_final.weight' in tensors:
+        return 'custom_'
+    return 'hf_' if any(name.startswith('text.transformer.') for name in tensors) else None
 
 
 def _unknown(tensors: Mapping[str, Tensor]) -> str:
@@ -277,11 +311,18 @@ def _unknown(tensors: Mapping[str, Tensor]) -> str:
     )
 
 
+def _image_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    if any(name.startswith('image.trunk.') for name in tensors):
+        return {}
+    return _resnet_size(tensors) if 'image.attn_pool.pos_embed' in tensors else _vit_size(tensors)
+
+
 def _vit_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     width, _, patch, _ = tensors['image.patch_embed.weight'].shape
     siglip = 'image.pool.query' in tensors
     side = _side(len(tensors['image.pos_embed']) - (not siglip))
-    flavour = 'siglip' if siglip else 'openai' if 'image.norm_pre.weight' in tensors else 'slip'
+    without_norm_pre = 'slip' if 'image.patch_embed.bias' in tensors else 'clipa'
+    flavour = 'siglip' if siglip else 'openai' if 'image.norm_pre.weight' in tensors else without_norm_pre
     return {
         'image_size': side * patch,
         'patch_size': patch,
@@ -303,15 +344,18 @@ def _resnet_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _text_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    if any(name.startswith('text.transformer.') for name in tensors):
+        return {}
     vocab_size, width = tensors['text.token_embed.weight'].shape
+    projected = 'text.proj' in tensors
     return {
         'width': width,
         'layers': _count(tensors, r'text\.blocks\.(\d+)\.'),
         'mlp_width': len(tensors['text.blocks.0.mlp.fc1.weight']),
-        'embed_dim': tensors['text.proj'].shape[1],
+        'embed_dim': tensors['text.proj'].shape[1] if projected else width,
         'vocab_size': vocab_size,
         'context_length': len(tensors['text.pos_embed']),
-        'flavour': 'siglip' if 'text.proj_bias' in tensors else 'openai',
+        'flavour': 'siglip' if 'text.proj_bias' in tensors else 'openai' if projected else 'siglip_plain',
     }
 
 

@@ -22,7 +22,7 @@ from clipdense.weights.values import check_cast, check_values
 
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
-from ..sizes import ClipSize
+from ..sizes import ClipSize, TextSize
 from ..tokenizers import copy_tokenizer, find_tokenizer
 from .config_files import HUGGINGFACE_FILES, declared_layout, from_huggingface, from_open_clip, from_zoo
 from .layouts import Recognized, infer_size, recognize
@@ -121,7 +121,7 @@ def load(
     }
     check_cast(state, found.path, kind)
     clip.load_state_dict(state, assign=True)
-    return clip.eval()
+    return clip.to(device=place, dtype=kind).eval()  # also buffers that no file contains
 
 
 def save(clip: CLIP, path: str | Path) -> None:
@@ -174,6 +174,7 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
                 preprocess = _preprocess(size, recorded, overrides.preprocess, path)
         else:
             recorded = recorded or _next_to(path, found)
+            recorded = recorded if overrides.model is None else _named(overrides.model, recorded)
             size = complete(infer_size(found.tensors), recorded, overrides)
             preprocess = _preprocess(size, recorded, overrides.preprocess, path)
     except CheckpointError as error:
@@ -199,8 +200,8 @@ def fitting_model(weights: ClipWeights) -> CLIP:
         CheckpointError: invalid sizes; tensors that do not match (``mismatches``), or have values that are
             not finite or not plausible (``check_values``).
     """
-    image, text = weights.size.image, weights.size.text
-    layers = text.layers + (image.layers if isinstance(image.layers, int) else sum(image.layers))
+    depths = [getattr(tower, 'layers', 0) for tower in (weights.size.image, weights.size.text)]
+    layers = sum(depth if isinstance(depth, int) else sum(depth) for depth in depths)
     if layers > len(weights.tensors):
         raise CheckpointError(
             f'{weights.path} describes {layers} layers but has only {len(weights.tensors)} tensors'
@@ -280,6 +281,14 @@ def _next_to(path: Path, found: Recognized) -> Recorded:
         raise CheckpointError(f'the config file next to {path.name} is invalid: {error!r}') from error
 
 
+def _named(model: str, recorded: Recorded) -> Recorded:
+    """The settings of an architecture of open_clip, for weights that record none."""
+    if recorded != Recorded(recorded.source):
+        raise CheckpointError(f'{recorded.source} records the model; remove the override model={model!r}')
+    config = {'model_cfg': zoo.model_config(model)}
+    return replace(from_open_clip(config, f'the architecture {model}'), preprocess=None)
+
+
 def _read_next_to(path: Path, found: Recognized) -> Recorded:
     if found.openai:
         return _OPENAI
@@ -318,7 +327,11 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
         preprocess = Preprocess.from_dict(parse_json(own['preprocess'], 'preprocess'))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f'the recorded size or preprocessing cannot be read ({error})') from error
-    image = TowerFacts(getattr(size.image, 'activation', None), size.image.num_heads)
-    eos = size.text.vocab_size - 1 if size.text.eos_token_id is None else size.text.eos_token_id
-    text = TowerFacts(size.text.activation, size.text.num_heads, eos_token_id=eos)
+    image, text = (
+        TowerFacts(getattr(tower, 'activation', None), getattr(tower, 'num_heads', None))
+        for tower in (size.image, size.text)
+    )
+    if isinstance(size.text, TextSize):
+        eos = size.text.vocab_size - 1 if size.text.eos_token_id is None else size.text.eos_token_id
+        text = replace(text, eos_token_id=eos)
     return size, preprocess, Recorded('the file itself', image, text)

@@ -12,6 +12,7 @@ from clipdense.vocab.byte_pairs import VOCAB_SIZE
 
 from ..preprocess import STATISTICS, Preprocess
 from ..sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSize
+from ..text import FLAVOURS
 from ..tokenizers import TokenizerRules
 
 EndOfText = int | Literal['largest']
@@ -54,6 +55,7 @@ class Recorded:
         preprocess: the fields of ``clip.preprocess.Preprocess``.
         tokenizer: what the source says about the tokenizer.
         complete: whether everything that is not recorded is known from the source, such as OpenAI's archives.
+        size: both towers, for kinds of towers that tensors do not tell.
     """
 
     source: str
@@ -62,6 +64,7 @@ class Recorded:
     preprocess: dict[str, Any] | None = None
     tokenizer: TokenizerRules | None = None
     complete: bool = False
+    size: ClipSize | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Overrides:
         preprocess: preprocessing of the images, or a name of ``Preprocess.named``; replaces the recorded one.
         eos_token_id: of the end-of-text token, whose features are those of the text; or 'largest' for the
             largest id of a text.
+        model: name of the architecture in open_clip, such as 'convnext_base_w', for files without a config.
     """
 
     activation: Activation | None = None
@@ -83,6 +87,7 @@ class Overrides:
     text_num_heads: int | None = None
     preprocess: Preprocess | str | None = None
     eos_token_id: EndOfText | None = None
+    model: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Overrides:
@@ -135,6 +140,13 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
             cannot be inferred.
     """
     image, text = dict(sizes['image']), dict(sizes['text'])
+    if recorded.size is not None:
+        return _whole(recorded.size, image, text, recorded.source, overrides)
+    if not image or not text:
+        raise CheckpointError(
+            f'cannot infer the architecture of the {"text" if image else "image"} tower ({recorded.source}); '
+            "pass model=, its name in open_clip such as 'convnext_base_w'"
+        )
     _compare(image, recorded.image, recorded.source)
     _compare(text, recorded.text, recorded.source)
     image['image_size'] = recorded.image.image_size or image['image_size']
@@ -147,9 +159,29 @@ def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) ->
     activation = overrides.text_activation or overrides.activation
     asked = {'text_num_heads': overrides.text_num_heads, 'text_activation': activation}
     _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
-    if text['flavour'] == 'openai':
+    if FLAVOURS[text['flavour']].pool == 'end_of_text':
         text['eos_token_id'] = end_of_text_id(text['vocab_size'], recorded, overrides.eos_token_id)
     return ClipSize.from_dict({**sizes, 'image': image, 'text': text})
+
+
+def _whole(
+    size: ClipSize, image: Mapping[str, Any], text: Mapping[str, Any], source: str, overrides: Overrides
+) -> ClipSize:
+    """A recorded size, after it was compared with the tensors and the overrides."""
+    for tower, found in ((size.image, image), (size.text, text)):
+        recorded = {key: getattr(tower, key, None) for key in _COMPARED}
+        _compare(found, TowerFacts(**recorded), source)
+    text_activation = overrides.text_activation or overrides.activation
+    for name, known, asked in (
+        ('activation', getattr(size.image, 'activation', overrides.activation), overrides.activation),
+        ('num_heads', getattr(size.image, 'num_heads', None), overrides.num_heads),
+        ('text_activation', getattr(size.text, 'activation', text_activation), text_activation),
+        ('text_num_heads', getattr(size.text, 'num_heads', None), overrides.text_num_heads),
+        ('eos_token_id', getattr(size.text, 'eos_token_id', None), overrides.eos_token_id),
+    ):
+        if asked is not None and asked != known:
+            raise CheckpointError(f'{source} records {name}={known!r}; remove the override {name}={asked!r}')
+    return size
 
 
 def end_of_text_id(vocab_size: int, recorded: Recorded, asked: EndOfText | None = None) -> int | None:
@@ -187,7 +219,7 @@ def _compare(tower: Mapping[str, Any], facts: TowerFacts, source: str) -> None:
             raise CheckpointError(
                 f'{source} records {key}={recorded}, but the tensors have {key}={tower[key]}'
             )
-    if facts.image_size is not None:
+    if facts.image_size is not None and tower:
         cell, side = tower.get('patch_size', 32), tower['image_size']
         if facts.image_size // cell != side // cell:
             raise CheckpointError(
