@@ -143,8 +143,9 @@ class FolderTokenizer(LazyTokenizer):
                 f'the tokenizer in {self.folder} gives the id {int(ids.max())}, but the model has '
                 f'{self.size.vocab_size} tokens: the tokenizer files are those of another model'
             )
-        if self.rules.strip_end:
-            ids = ids.masked_fill(ids == self.tokenizer.end, 0)  # type: ignore[attr-defined]
+        end = getattr(self.tokenizer, 'end', None)
+        if self.rules.strip_end and end is not None:
+            ids = ids.masked_fill(ids.eq(end), 0)
         return ids
 
     def _read(self) -> BaseTokenizer:
@@ -235,6 +236,11 @@ def copy_tokenizer(tokenizer: Any, folder: Path) -> bool:
     with atomic_write(folder / RULES, 'w') as out:
         json.dump(rules, out)
     return True
+
+
+def strips_end(tokenizer: Any) -> bool:
+    """Whether a tokenizer replaces its end token by 0."""
+    return isinstance(tokenizer, FolderTokenizer) and tokenizer.rules.strip_end
 
 
 def _of_clip(size: TextSize | HFTextSize) -> TypeGuard[TextSize]:

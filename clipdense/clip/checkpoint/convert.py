@@ -14,7 +14,7 @@ from clipdense.weights.io import write_weights
 from ..preprocess import Preprocess
 from ..sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
 from ..text import FLAVOURS
-from ..tokenizers import copy_tokenizer
+from ..tokenizers import copy_tokenizer, strips_end
 from .config_files import LARGEST, huggingface_special_ids
 from .layouts import from_ours
 from .load import ClipWeights, OpenedWeights, describe, fitting_model, read_clip
@@ -86,7 +86,8 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
     model = open_clip_config(size)
     if copy_tokenizer(weights.tokenizer, destination):
         options: dict[str, Any] = {'clean': _open_clip_cleaning(weights.tokenizer)}
-        options |= {'strip_sep_token': True} if weights.tokenizer.rules.strip_end else {}
+        if strips_end(weights.tokenizer):
+            options['strip_sep_token'] = True
         model['text_cfg'] |= {'hf_tokenizer_name': '.', 'tokenizer_kwargs': options}
     preprocess = weights.preprocess.to_dict()
     preprocess['resize_mode'] = preprocess.pop('resize')

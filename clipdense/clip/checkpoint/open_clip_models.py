@@ -33,6 +33,11 @@ _SIGLIP = {  # width, layers, heads, width of the MLP
 }
 _TIMM_TANH = re.compile(r'vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)')
 _POOLS = ('', 'avg', 'token', 'map', 'avgmax')
+_PROJECTIONS: dict[str, dict[str, Any]] = {
+    'plain': {},
+    'bias': {'proj_bias': True},
+    'none': {'proj_type': 'none'},
+}
 _NOT_SIZES = ('architectures', 'transformers_version', 'dtype', 'torch_dtype', '_name_or_path')
 # (no_causal_mask, pool_type, proj_bias, projection): flavour of the text tower
 _TEXT_FLAVOURS = {
@@ -282,7 +287,7 @@ def _text_config(text: TextSize | HFTextSize) -> dict[str, Any]:
         config['pool_type'] = 'last'
     elif text.eos_token_id is not None:
         config |= {'pool_type': 'eos', 'eos_id': text.eos_token_id}
-    config |= {'plain': {}, 'bias': {'proj_bias': True}, 'none': {'proj_type': 'none'}}[flavour.proj]
+    config |= _PROJECTIONS[flavour.proj]
     return config if flavour.eps == 1e-5 else {**config, 'norm_kwargs': {'eps': flavour.eps}}
 
 

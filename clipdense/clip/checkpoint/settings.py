@@ -256,7 +256,7 @@ def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
         for known in (size.image, size.text):
             keys = ('width', 'layers', 'mlp_width', 'flavour')
             if all(getattr(known, key, None) == tower[key] for key in keys):
-                return known.num_heads
+                return known.num_heads  # type: ignore[union-attr]  # it has the keys
     if tower['width'] % 64:
         raise CheckpointError(
             f'cannot infer the number of attention heads of a tower of width {tower["width"]}; pass {option}='

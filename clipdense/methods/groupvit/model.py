@@ -44,7 +44,7 @@ class GroupVitText(TextTransformer):
 
     def __init__(self, size: TextSize | dict, projector_width: int = 4096) -> None:
         super().__init__(size)
-        self.proj = None  # type: ignore[assignment]
+        self.proj = None
         self.projector = Projector(self.size.width, projector_width, self.size.embed_dim)
 
     @property
