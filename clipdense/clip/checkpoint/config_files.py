@@ -202,7 +202,7 @@ def _whole(config: Section, model: Section) -> Recorded:
     facts = TowerFacts(getattr(text, 'activation', None), getattr(text, 'num_heads', None))
     rules = _open_clip_tokenizer(model.part('text_cfg'))
     return Recorded(
-        config.source, TowerFacts(image_size=image.image_size), facts, preprocess, rules, size=size
+        str(config.source), TowerFacts(image_size=image.image_size), facts, preprocess, rules, size=size
     )
 
 
