@@ -182,7 +182,7 @@ def test_training_free_segmenter(kind, method, dtype):
         proxy = TimmProxy(
             'vit_tiny_patch16_224', weights=False, arguments={'img_size': 32, 'patch_size': 4, 'depth': 2}
         )
-    if get_method(method).needs_transformer and kind == 'resnet':
+    if kind == 'resnet' and 'resnet' not in get_method(method).towers:
         return
     model = DenseCLIP(clip, method, proxy=proxy).eval()
     expected, found = masks(model, clip.embed_dim, dtype, refine=method == 'naclip', scales=(0.75, 1.0))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from clipdense.clip.checkpoint import convert, load, save
+from clipdense.clip.checkpoint.open_clip_models import open_clip_config
 from clipdense.clip.preprocess import Preprocess
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.utils.errors import InputError
 from clipdense.weights.io import read_weights
 
@@ -97,17 +97,13 @@ def test_mixed_activations_have_no_open_clip_config(tmp_path):
         convert(path, tmp_path / 'folder', 'openclip', **options)
 
 
-def test_odd_ratios_survive_rounding():
-    from clipdense.clip.checkpoint.convert import _ratio
-
-    for width, hidden in [
-        (1664, 8192),
-        (1408, 6144),
-        (1152, 4304),
-        (64, 96),
-        (48, 97),
-        (112, 115),
-        (768, 3072),
-    ]:
-        assert int(width * _ratio(hidden, width)) == hidden
-    assert math.isclose(_ratio(3072, 768), 4.0)
+@pytest.mark.parametrize(
+    ('width', 'hidden'),
+    [(1664, 8192), (1408, 6144), (1152, 4304), (64, 96), (48, 97), (112, 115), (768, 3072)],
+)
+def test_odd_ratios_survive_rounding(width, hidden):
+    """open_clip computes the width of the MLP as ``int(width * mlp_ratio)``."""
+    text = TextSize(width, 1, 1, hidden, 32, 50, 12, 'gelu')
+    config = open_clip_config(ClipSize(VitSize(16, 4, width, 1, 1, hidden, 32, 'gelu'), text))
+    for tower in ('vision_cfg', 'text_cfg'):
+        assert int(width * config[tower]['mlp_ratio']) == hidden

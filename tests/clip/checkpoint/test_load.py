@@ -226,7 +226,11 @@ CONFIGS = {  # layout of the weights, config file beside them, refusal
     'a list': (HF, [1], 'is not a JSON object'),
     'pooling': (OC, changed(OPEN_CLIP, 'vision_cfg', pool_type='avg'), "pool_type='avg'"),
     'end of text': (OC, changed(OPEN_CLIP, 'text_cfg', pool_type='first'), "pool_type='first'"),
-    'not causal': (OC, changed(OPEN_CLIP, 'text_cfg', no_causal_mask=True), 'no_causal_mask'),
+    'pooled first': (
+        OC,
+        changed(OPEN_CLIP, 'text_cfg', no_causal_mask=True, pool_type='first'),
+        'no_causal_mask, pool_type',
+    ),
     'norm': (OC, changed(OPEN_CLIP, 'text_cfg', norm_kwargs={'eps': 1e-6}), 'norm_kwargs'),
     'text tower': (OC, changed(OPEN_CLIP, 'text_cfg', hf_model_name='roberta'), "'roberta'"),
     'timm tower': (OC, changed(OPEN_CLIP, 'vision_cfg', timm_model_name='eva'), "'eva'"),
