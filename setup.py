@@ -32,6 +32,7 @@ REQUIRES = [
 ]
 
 EXTRAS = {
+    'hf': ['transformers>=4.45'],  # text towers of RoBERTa, XLM-R, NLLB
     'viz': ['supervision>=0.25'],  # results as supervision.Detections
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions

@@ -20,7 +20,8 @@ prints the options of one. This page is written by `python tools/methods_page.py
 """
 TAIL = """
 Training-free methods work on CLIP weights: `--method NAME` on the command line, `method='NAME'` in Python.
-`gem`, `resclip` and `sc_clip` need a vision transformer; the others work on the ResNets of CLIP too.
+`gem`, `resclip` and `sc_clip` need a ViT of CLIP; the others work on its ResNets too. `vanilla`, `maskclip`
+and `maskclip_no_residual` also work on the image towers of timm (ConvNeXt, EVA, ViTamin, MobileCLIP, PE).
 `proxyclip` needs a second backbone: `-o proxy=NAME` (`bench` and `reproduce`: `-o proxyclip.proxy=NAME`).
 Weights of the other methods are recognized; for them no method is named.
 

@@ -35,7 +35,9 @@ def models(
         print(json.dumps({'weights': rows, 'methods': [_facts(method) for method in known]}, indent=1))
         return
     for row in rows:
-        print(f'{row["name"]:52} {row["image_size"]:>4} px  {row["activation"]:10}  {row["license"]}')
+        print(
+            f'{row["name"]:52} {row["image_size"]:>4} px  {row["activation"] or "own":10}  {row["license"]}'
+        )
     if rows:
         print(f'{len(rows)} weights; load one with --weights NAME, or a local file of the same format')
     for method in known:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from clipdense.clip.checkpoint.layouts import to_ours
 from clipdense.clip.dense import last_attention
 from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
 from clipdense.methods.dense_clip.affinities import cosine_map, like_with_like, neighbourhood
 from clipdense.methods.dense_clip.functions import DENSE_METHODS, find_dense_method
 from clipdense.methods.dense_clip.segmenter import DenseCLIP
@@ -345,6 +345,34 @@ def test_options_reach_the_method(method, options):
         setattr(changed, name, getattr(plain, name))
     image = torch.randn(3, 96, 96)
     assert not torch.allclose(plain.segment(image).probability, changed.segment(image).probability)
+
+
+TIMM_CLIP = ClipSize(
+    TimmSize('convnext_atto', 64, 16, '', 'linear', options={'depths': (1, 1, 1, 1), 'dims': (8, 8, 8, 8)}),
+    TextSize(16, 1, 2, 32, 16),
+)
+
+
+@pytest.mark.parametrize('method', ['vanilla', 'maskclip', 'maskclip_no_residual'])
+def test_image_towers_of_timm(method):
+    """ConvNeXt has no attention: each method is its head at each location."""
+    torch.manual_seed(0)
+    towers = build_clip(TIMM_CLIP).eval()
+    model = with_words(DenseCLIP(towers, method), list('abc'))
+    assert model.patch_size == 32
+    labels = model.segment(torch.rand(3, 64, 96))
+    assert labels.probability.isfinite().all()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(towers.encode_dense(images), dim=1)
+        assert_close(model.encode_pixels(images), expected)
+
+
+def test_methods_that_need_attention_refuse_a_tower_of_timm():
+    with pytest.raises(
+        InputError, match=r"'sclip' does not work on the image tower TimmImageTower: use one of .*maskclip"
+    ):
+        DenseCLIP(build_clip(TIMM_CLIP), 'sclip')
 
 
 def _proxy() -> Proxy:

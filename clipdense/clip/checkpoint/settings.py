@@ -168,11 +168,17 @@ def _whole(
     size: ClipSize, image: Mapping[str, Any], text: Mapping[str, Any], source: str, overrides: Overrides
 ) -> ClipSize:
     """A recorded size, after it was compared with the tensors and the overrides."""
-    for tower, found in ((size.image, image), (size.text, text)):
+    for name, tower, found in (('image', size.image, image), ('text', size.text, text)):
+        foreign = getattr(tower, 'model', None) or getattr(tower, 'model_type', None)
+        if bool(foreign) == bool(found):
+            kind = repr(foreign) if foreign else 'of CLIP'
+            raise CheckpointError(
+                f'{source} records the {name} tower {kind}, but the tensors are of another kind'
+            )
         recorded = {key: getattr(tower, key, None) for key in _COMPARED}
         _compare(found, TowerFacts(**recorded), source)
     text_activation = overrides.text_activation or overrides.activation
-    for name, known, asked in (
+    for option, known, asked in (
         ('activation', getattr(size.image, 'activation', overrides.activation), overrides.activation),
         ('num_heads', getattr(size.image, 'num_heads', None), overrides.num_heads),
         ('text_activation', getattr(size.text, 'activation', text_activation), text_activation),
@@ -180,7 +186,9 @@ def _whole(
         ('eos_token_id', getattr(size.text, 'eos_token_id', None), overrides.eos_token_id),
     ):
         if asked is not None and asked != known:
-            raise CheckpointError(f'{source} records {name}={known!r}; remove the override {name}={asked!r}')
+            raise CheckpointError(
+                f'{source} records {option}={known!r}; remove the override {option}={asked!r}'
+            )
     return size
 
 
