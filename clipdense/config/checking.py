@@ -128,7 +128,7 @@ def _class(kind: Any, where: str) -> Any:
 
 def _hints(kind: Any) -> dict[str, Any]:
     try:
-        return get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
+        return get_type_hints(kind.__init__ if isinstance(kind, type) else kind)  # type: ignore[misc]
     except Exception:  # names that are imported for type checkers only
         return {}
 

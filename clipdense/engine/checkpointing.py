@@ -131,7 +131,9 @@ def damage(path: Path) -> str | None:
 
 def missing_part(checkpoint: Mapping[str, Any]) -> str | None:
     """What a checkpoint lacks for resuming, or None."""
-    parts = dict.fromkeys(('state_dict', 'optimizer', 'position', 'message_hub', 'meta'), dict)
+    parts: dict[str, type] = dict.fromkeys(
+        ('state_dict', 'optimizer', 'position', 'message_hub', 'meta'), dict
+    )
     parts |= {'param_schedulers': list, 'random': list}
     for name, kind in parts.items():
         if not isinstance(checkpoint.get(name), kind):

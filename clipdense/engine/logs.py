@@ -28,9 +28,9 @@ def make_plain(logger: logging.Logger) -> None:
         handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s', '%H:%M:%S'))
         handler.setLevel(max(handler.level, logging.WARNING))
         handler.addFilter(lambda record: _NOISE not in record.getMessage())
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handleError = partial(_report_failure, handler, [])  # type: ignore[method-assign]
+    for file in logger.handlers:
+        if isinstance(file, logging.FileHandler):
+            file.handleError = partial(_report_failure, file, [])  # type: ignore[method-assign]
 
 
 def set_screen_level(logger: logging.Logger, level: int) -> None:
