@@ -99,7 +99,7 @@ def test_logit_scale(tmp_path, recwarn, kind, name):
                 load()
         else:
             load()
-    assert not [warning for warning in recwarn if 'logit_scale' in str(warning.message)]
+    assert not [warning for warning in recwarn if 'temperature' in str(warning.message)]
     assert (tmp_path / 'converted.safetensors').exists() != bool(said)
 
 
