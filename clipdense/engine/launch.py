@@ -31,7 +31,7 @@ _SETTINGS = {  # allowed names by part of a config; other parts have a type, whi
     'val_dataloader': argument_names(DataLoader),
     'test_dataloader': argument_names(DataLoader),
     'train_cfg': argument_names(TrainLoop),
-    'optim_wrapper': argument_names(PrecisionOptimWrapper),
+    'optim_wrapper': {*(argument_names(PrecisionOptimWrapper) or ()), 'constructor', 'paramwise_cfg'},
     'randomness': argument_names(Runner.set_randomness),
 }
 _UNCHECKED = (
@@ -83,7 +83,7 @@ def train(
     if found:
         if not Path(found).is_file():
             raise InputError(
-                f'the checkpoint {found} does not exist; pass a step_*.pth, or --resume without a path'
+                f'the checkpoint {found} does not exist; give a step_*.pth, or resume=True for the newest one'
             )
         cfg.load_from, cfg.resume = str(found), True
     with named_parts(cfg):

@@ -155,7 +155,7 @@ def test_newest_of_nothing(tmp_path):
 def test_strict_refuses_to_fall_back(tmp_path):
     make_folder(tmp_path, {10: 5, 20: 1})
     cut(tmp_path / 'step_20.pth')
-    with pytest.raises(CheckpointError, match=r'step_20\.pth is damaged.*--resume PATH'):
+    with pytest.raises(CheckpointError, match=r'step_20\.pth is damaged.*load_from=PATH'):
         newest_checkpoint(tmp_path, strict=True)
 
 
