@@ -11,18 +11,24 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine import registry as mmengine_registry
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import Registry
 from torch import nn
 
 from clipdense.utils.errors import InputError, nearest
 
 
 class _Registry(Registry):
-    """Notes the innermost part that could not be built on the error, for ``config.named_parts``."""
+    """Refuses unknown options, and notes the innermost part that could not be built on the error, for
+    ``config.named_parts``."""
 
     def build(self, cfg: dict, *args: Any, **kwargs: Any) -> Any:
-        """As in MMEngine."""
+        """As in MMEngine.
+
+        Raises:
+            InputError: the class has no such option.
+        """
         with noted(cfg):
+            _check_options(cfg, self)
             return super().build(cfg, *args, **kwargs)
 
 
@@ -41,13 +47,9 @@ def _child(name: str, parent: Registry | None, locations: list[str], **options: 
     return _Registry(name, parent=parent, scope='clipdense', locations=locations, **options)
 
 
-def _build_checked(cfg: dict, registry: Registry, default_args: dict | None = None) -> Any:
-    """Build from a config whose entries are arguments of the class.
-
-    Raises:
-        InputError: the class has no such argument.
-    """
-    kind = cfg.get('type')
+def _check_options(cfg: Any, registry: Registry) -> None:
+    """Check that the entries of a config are arguments of its class, where there is one."""
+    kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     found = registry.get(kind) if isinstance(kind, str) else kind
     if inspect.isclass(found):
         arguments = inspect.signature(found).parameters
@@ -59,7 +61,6 @@ def _build_checked(cfg: dict, registry: Registry, default_args: dict | None = No
                         f'{found.__name__} has no option {name!r}; its options are {", ".join(arguments)}.'
                         f'{nearest(name, arguments)}'
                     )
-    return build_from_cfg(cfg, registry, default_args)
 
 
 # Modules that register something: imported when a config names a part by a string.
@@ -86,13 +87,13 @@ MODELS = _child(
     mmengine_registry.MODELS,
     ['clipdense.clip.model', 'clipdense.data.preprocessor', 'clipdense.methods'],
 )
-DATASETS = _child('dataset', mmengine_registry.DATASETS, _DATA, build_func=_build_checked)
-TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, _DATA, build_func=_build_checked)
+DATASETS = _child('dataset', mmengine_registry.DATASETS, _DATA)
+TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, _DATA)
 METRICS = _child('metric', mmengine_registry.METRICS, _EVALUATION)
 HOOKS = _child('hook', mmengine_registry.HOOKS, ['clipdense.engine'])
 RUNNERS = _child('runner', mmengine_registry.RUNNERS, ['clipdense.engine'])
 LOOPS = _child('loop', mmengine_registry.LOOPS, ['clipdense.engine'])
-EVALUATIONS = _child('evaluation', None, _EVALUATION, build_func=_build_checked)
+EVALUATIONS = _child('evaluation', None, _EVALUATION)
 CLASS_EMBEDDERS = _child('class embedder', None, ['clipdense.clip.class_embeddings'])
 
 

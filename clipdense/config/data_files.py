@@ -175,17 +175,33 @@ def _check_value(where: str, value: Any) -> None:
         raise InputError(f'{where} is NaN, not a number')
     if not isinstance(value, str | int | float | bool | list | dict | None):
         raise InputError(f'{where} is a {type(value).__name__}, {value}: put it in quotes to have text')
-    if not isinstance(value, str):
-        return
+    if isinstance(value, str):
+        _check_text(where, value)
+
+
+def check_option_value(where: str, value: Any) -> None:
+    """Refuse texts in an option of a safe config that would be run or read as code.
+
+    Raises:
+        InputError: with the name of the option.
+    """
+    if isinstance(value, str):
+        _check_text(where, value)
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            check_option_value(where, inner)
+
+
+def _check_text(where: str, value: str) -> None:
     if value.strip().lower().endswith(_READ_AS_CODE):
         raise InputError(
-            f'{where}: {value!r} would be read as code, which a YAML or JSON config cannot name; '
+            f'{where}: {value!r} would be read as code, which YAML, JSON and --safe-config do not allow; '
             'write the config as a .py file'
         )
     scheme = value.partition(':')[0] if ':' in value else ''
     is_url = 'urls' in where.split('.')
     if scheme.strip().lower() == 'pipe' or (is_url and '{' in scheme):
         raise InputError(
-            f'{where}: {value!r} runs a command, which a YAML or JSON config cannot do; '
+            f'{where}: {value!r} runs a command, which YAML, JSON and --safe-config do not allow; '
             'write the config as a .py file'
         )

@@ -14,7 +14,7 @@ from mmengine.config import config as mmengine_config
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import regular_file
 
-from .data_files import MAX_BYTES, SUFFIXES, read_data_config
+from .data_files import MAX_BYTES, SUFFIXES, check_option_value, read_data_config
 from .merging import copied, merge, nested
 from .options import check_option, parse_options
 from .types import resolve_entry
@@ -39,7 +39,8 @@ def load_config(
         options: ``['key.of.entry=value', ...]`` or a dict, replacing entries of the config.
         settings: names that a part without ``type`` may have, by the dotted name of the part ('' for the
             whole config); parts that are not listed may have any.
-        safe: refuse ``.py`` files other than the included configs.
+        safe: refuse ``.py`` files other than the included configs, and options that would run a command; this
+            holds for copies of the config as well.
 
     Raises:
         InputError: no such file, a mistake in it, or an option that does not fit the config.
@@ -47,9 +48,13 @@ def load_config(
     source = config if isinstance(config, Config) else _read(_find(config), safe)
     cfg = Config(copied(source._cfg_dict), cfg_text=' ', filename=source.filename)
     object.__setattr__(cfg, '_imported_names', source._imported_names)
+    safe = safe or getattr(source, '_safe', False)
+    object.__setattr__(cfg, '_safe', safe)
     values = dict(options) if isinstance(options, Mapping) else parse_options(options)
     for key in values:
         check_option(cfg, key, settings or {})
+        if safe:
+            check_option_value(f'option {key}', values[key])
         values[key] = resolve_entry(key.rpartition('.')[2], values[key], f'option {key}')
     merge(cfg._cfg_dict, nested(values))
     return cfg

@@ -176,7 +176,8 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
             break
     if problems:
         raise CheckpointError(
-            f'{problems[0]}; resume from another checkpoint with -o resume=True -o load_from=PATH, or start a new run'
+            f'{problems[0]}; resume from another checkpoint with -o resume=True -o load_from=PATH, '
+            'or start a new run'
         )
     return None
 

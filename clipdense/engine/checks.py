@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import os
 from collections.abc import Collection, Mapping
 from inspect import signature
 from math import isfinite
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,34 @@ def check_values(cfg: Mapping[str, Any]) -> None:
         if not _is_number(value) or not isfinite(value) or value < 0:
             raise InputError(f'{name} must be a number of at least 0, such as 1e-3, got {value!r}')
     _check_folder(cfg.get('work_dir'))
+
+
+def check_start(cfg: Mapping[str, Any]) -> None:
+    """Check what is used before anything is built: seed, launcher, log level, start of workers, loops.
+
+    Raises:
+        InputError: the first invalid setting, with its value.
+    """
+    seed = _entry(cfg, 'randomness.seed')
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        raise InputError(f'the random seed must be a whole number of 0 to {2**32 - 1}, got {seed!r}')
+    choices = {
+        'launcher': (None, 'none', 'pytorch', 'slurm', 'mpi'),
+        'log_level': (None, *logging.getLevelNamesMapping(), *logging.getLevelNamesMapping().values()),
+        'env_cfg.mp_cfg.mp_start_method': (None, *get_all_start_methods()),
+    }
+    for name, known in choices.items():
+        value = _entry(cfg, name)
+        if value not in known:
+            shown = ', '.join(one for one in known if isinstance(one, str))
+            raise InputError(f'{name} must be one of {shown}, got {value!r}')
+    if cfg.get('launcher') == 'pytorch' and 'RANK' not in os.environ:
+        raise InputError("launcher='pytorch' is for torchrun: start with torchrun, or remove the launcher")
+    for stage in ('val', 'test'):
+        parts = [f'{stage}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+        missing = [part for part in parts if cfg.get(part) is None]
+        if 0 < len(missing) < len(parts):
+            raise InputError(f'{", ".join(parts)} belong together: {" and ".join(missing)} is missing')
 
 
 def check_sections(cfg: Mapping[str, Any], settings: Mapping[str, Collection[str] | None]) -> None:

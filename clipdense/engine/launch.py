@@ -19,7 +19,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 
 from .checkpointing import newest_checkpoint
-from .checks import check_sections, check_values
+from .checks import check_sections, check_start, check_values
 from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
@@ -74,11 +74,12 @@ def train(
     missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
     if missing:
         raise InputError(f'{config_name(cfg)} is not a training config: {", ".join(missing)} is missing')
+    if seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     check_values(cfg)
     check_sections(cfg, _SETTINGS)
     check_parts(cfg)
-    if seed is not None:
-        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
+    check_start(cfg)
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
     if found:
         if not Path(found).is_file():
@@ -124,6 +125,7 @@ def test(
     check_values(cfg)
     check_sections(cfg, _SETTINGS)
     check_parts(cfg)
+    check_start(cfg)
     argument = getattr(part_class(cfg.model), 'weights_argument', None)
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights

@@ -143,6 +143,11 @@ class TrainLoop(BaseLoop):
             SystemExit: stopped by a signal, after saving.
             InputError: the loss is not finite.
         """
+        if self._iter >= self._max_iters:
+            self.runner.logger.warning(
+                f'it has {self._iter} of {self._max_iters} steps: nothing is trained; to continue, raise '
+                'train_cfg.max_steps (or max_epochs)'
+            )
         self.runner.call_hook('before_train')
         with StopSignals() as signals:
             while self._iter < self._max_iters and not self.stop_training:

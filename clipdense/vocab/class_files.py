@@ -80,6 +80,13 @@ def read_text(path: str | Path) -> str:
         raise InputError(f'{path} is not UTF-8 text (line {line}); save it as UTF-8') from error
 
 
+def skipped_lines(path: str | Path) -> list[int]:
+    """Numbers of the blank lines and comments before the last name of a text list, from 1."""
+    lines = [line.strip() for line in lines_of(read_text(path))]
+    names = [number for number, line in enumerate(lines, 1) if line and not line.startswith('#')]
+    return sorted(set(range(1, max(names, default=0) + 1)) - set(names))
+
+
 def split_names(text: str, separator: str = ',') -> Words:
     """Split at separators that no backslash precedes; see ``unescape``."""
     if not text.strip():

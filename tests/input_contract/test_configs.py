@@ -58,6 +58,9 @@ READ = {
     '`custom_imports` in YAML or JSON': lambda folder: _read(folder, 'custom_imports: {imports: [x]}'),
     'a `.py`, `.yaml` or pickle file as a value': lambda folder: _read(folder, 'm: {ann_file: a.pkl}'),
     'shards from a command, `pipe:...`, in YAML or JSON': lambda folder: _read(folder, 'urls: "pipe:id"'),
+    'the same in an option, with `--safe-config`': lambda folder: load_config(
+        'contrastive/clip_scenes', ['train_dataloader.dataset.urls=["a.tar", "pipe:id"]'], safe=True
+    ),
     '`{{ fileBasename }}`, `{{$HOME:...}}` in YAML or JSON': lambda folder: _read(folder, 'a: "{{$HOME:1}}"'),
     'aliases that write out to more than 100,000 entries': lambda folder: _read(
         folder, f'a: &a [{"1," * 999}]\nb: &b [{"*a," * 999}]'

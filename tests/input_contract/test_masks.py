@@ -147,6 +147,9 @@ READ = {
     'a class in no mask that is not predicted': evaluated(VALUES, counted=2, classes=(*CLASSES, 'dog')),
     '`ignore_index` that is a class': lambda root: VOCSegmentation(make(root, VALUES), ignore_index=1),
     '`Background`, `_background_`, `BACKGROUND` in `classes.txt`': backgrounds,
+    'blank lines and comments before the last name of `classes.txt`': lambda root: mask_of(
+        make(root, VALUES, classes=['background', '', 'cat'])
+    ),
     'no `classes.txt` and no vocabulary': lambda root: mask_of(make(root, VALUES, classes=None)),
     'some of the classes, in any capitals': reads(VALUES, np.where(VALUES == 1, 0, 255), vocabulary=['CAT']),
     'other names, as many as there are classes': reads(VALUES, VALUES, vocabulary=['rest', 'kitten']),

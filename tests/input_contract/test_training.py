@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-from clipdense.engine import CheckpointHook, EvaluationHook, Runner
+from clipdense.engine import CheckpointHook, EvaluationHook, Runner, launch
 from clipdense.engine.checkpointing import read_checkpoint
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.tasks.model import Model
@@ -218,6 +218,10 @@ READ = {
     'a sample with NaN': lambda f: run(f, data=Samples(bad=3)),
     'a model whose parameters are all frozen': lambda f: run(f, Numbers(frozen=True)),
     'a learning rate of 0': lambda f: run(f, lr=0.0),
+    'a random seed below 0 or above 2^32 - 1': lambda f: launch.train('clip_scenes', f / 'run', seed=2**32),
+    'a launcher, log level or start of workers that does not exist': lambda f: launch.train(
+        'clip_scenes', f / 'run', options={'launcher': 'pytoch'}
+    ),
     '`save_best` of a metric that no evaluation has': lambda f: run(f, checkpoint={'save_best': 'top1'}),
     'weights that are not finite after a step': lambda f: run(f, custom_hooks=[Spoil()]),
     'weights above 1e8 after a step': lambda f: run(f, lr=1e12),
@@ -231,6 +235,7 @@ READ = {
     'another batch size that does not divide the samples so far': lambda f: resumed(f, size=4),
     'other data, within an epoch': lambda f: resumed(f, data=Samples(10)),
     'other data, after an epoch': lambda f: resumed(f, before=4, data=Samples(10)),
+    'a run that has all its steps': lambda f: resumed(f, before=4, after=4),
     'an empty folder': lambda f: run(f, resume=True),
     'a folder that another run uses': in_use,
     'a work folder inside a file': in_a_file,

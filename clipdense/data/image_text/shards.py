@@ -80,6 +80,8 @@ class ImageTextShards(IterableDataset):
         seed: int = 0,
         max_bad_fraction: float = 0.01,
     ) -> None:
+        if shuffle < 0:
+            raise InputError(f'shuffle must be a number of samples of at least 0, got {shuffle}')
         self.shards = list_shards(urls)
         self.batch_size, self.shuffle, self.resampled, self.seed = batch_size, shuffle, resampled, seed
         self.transform = build(transform, TRANSFORMS)

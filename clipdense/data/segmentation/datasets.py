@@ -30,6 +30,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import digest, sha256
 from clipdense.utils.image_io import MAX_PIXELS, read_image, read_mask
 from clipdense.utils.progress import track
+from clipdense.vocab.class_files import skipped_lines
 from clipdense.vocab.class_names import read_class_names
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
@@ -249,6 +250,13 @@ def _stored_vocabulary(root: Path) -> Vocabulary | None:
     """The dataset's own classes, in the order of its mask values."""
     files = [root / name for name in ('vocabulary.json', 'classes.txt') if (root / name).is_file()]
     found = [Vocabulary.from_file(file) for file in files]
+    skipped = skipped_lines(files[-1]) if files and files[-1].suffix == '.txt' else []
+    if skipped:
+        warnings.warn(
+            f'{files[-1]}: line {skipped[0]} is blank or a comment and has no mask value; names are counted '
+            f'without it, so that {found[-1].class_names[-1]!r} is the value {len(found[-1]) - 1}',
+            stacklevel=2,
+        )
     if len({tuple(map(normalize, one.class_names)) for one in found}) > 1:
         raise InputError(
             f'{files[0]} and {files[1].name} list different classes: correct or remove one of them'

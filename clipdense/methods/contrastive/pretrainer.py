@@ -65,6 +65,8 @@ class ContrastivePretrainer(Model):
         phrase_patches: Literal['values', 'last'] = 'values',
         equal_texts_match: bool = False,
     ) -> None:
+        if micro_batch is not None and micro_batch < 1:
+            raise InputError(f'micro_batch must be at least 1, got {micro_batch}')
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         self.clip = model
