@@ -136,7 +136,8 @@ def detect(
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
-    check_outputs([*drawn, boxes_file, names_file], overwrite, paths)
+    read = [*paths, vocabulary.vocab, detector.weights, detector.embedder, detector.clip, config.config]
+    check_outputs([*drawn, boxes_file, names_file], overwrite, read)
     rows: list[dict] = []
     failures = Failures(paths)
     found = detector.load(config).stream(

@@ -45,7 +45,9 @@ def classify(
 
     paths = images.paths()
     classes = vocabulary.read()
-    check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, weights.weights])
+    check_outputs(
+        [out] if out else [], overwrite, [*paths, vocabulary.vocab, weights.weights, weights.embedder]
+    )
     classifier = Classifier.from_pretrained(
         weights.weights,
         templates=templates,
@@ -96,7 +98,7 @@ def embed(
         raise InputError(
             f'--out {out}: class embeddings are written as safetensors; use {out.stem}.safetensors'
         )
-    check_outputs([out], overwrite, [vocabulary.vocab, weights.weights])
+    check_outputs([out], overwrite, [vocabulary.vocab, weights.weights, weights.embedder])
     clip = load_clip(weights.weights, weights.device, **weights.overrides())
     embedder = PromptEnsemble(clip, templates, cache=None)
     embeddings = embedder.embed(classes)

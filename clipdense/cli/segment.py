@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +69,8 @@ def segment(
     paths = images.paths()
     classes = _with_background(vocabulary.read(), background)
     _refuse_without_effect(classes, view)
-    stems = _free_stems(paths, output)
+    read = [*paths, vocabulary.vocab, weights.weights, weights.embedder, config.config]
+    stems = _free_stems(paths, output, read)
     segmenter = _segmenter(weights, method, option or [], config, view, templates)
     if explain and not segmenter.explains:
         able = ', '.join(one.name for one in list_methods('segmentation') if one.explain)
@@ -123,13 +125,15 @@ def _segmenter(
     )
 
 
-def _free_stems(paths: list[Path], output: OutputArguments) -> list[Path]:
-    """Paths of the output files of each image, without suffix."""
+def _free_stems(
+    paths: list[Path], output: OutputArguments, inputs: Sequence[str | Path | None]
+) -> list[Path]:
+    """Paths of the output files of each image, without suffix; none of them is an input."""
     from clipdense.utils.image_files import output_stems
 
     stems = [output.out / stem for stem in output_stems(paths)]
     endings = ('_overlay.png', '_mask.png', '.json')
-    check_outputs([Path(f'{stem}{ending}') for stem in stems for ending in endings], output.overwrite, paths)
+    check_outputs([Path(f'{stem}{ending}') for stem in stems for ending in endings], output.overwrite, inputs)
     return stems
 
 

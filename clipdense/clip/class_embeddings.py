@@ -165,7 +165,8 @@ class StoredEmbeddings:
             if row is None:
                 hint = nearest(name, [known for known, _ in self.known.queries])
                 raise InputError(
-                    f'{self.file} has no row for {name!r}: map it to another name in stand_ins.{hint}'
+                    f'{self.file} has no row for {name!r}: map it to another name (stand_ins), or write a '
+                    f'file with this class (`clipdense embed`).{hint}'
                 )
             rows.append(row)
         return _class_embeddings(self.queries[rows], vocabulary, Path(self.file))

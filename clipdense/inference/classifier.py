@@ -35,6 +35,8 @@ class Classifier(Predictor[Classification]):
         >>> classifier('cat.jpg', ['cat', 'dog']).top(1)
     """
 
+    _needs = ('encode_image', 'logit_scale', 'preprocess')
+
     def __init__(self, clip: CLIP, embedder: ClassEmbedder | None = None) -> None:
         super().__init__(clip, embedder)
 

@@ -37,6 +37,8 @@ class Detector(Predictor[Detections]):
         InputError: a model without a text tower, and no embedder.
     """
 
+    _needs = ('predict', 'set_vocabulary', 'rules')
+
     def __init__(
         self,
         model: DetectionModel,

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -45,18 +46,33 @@ class Predictor(ABC, Generic[Result]):
         embedder: class names -> embeddings.
     """
 
+    _needs: ClassVar[tuple[str, ...]] = ()  # what the model must have
+
     def __init__(self, model: Any, embedder: ClassEmbedder | None = None) -> None:
         if not isinstance(model, nn.Module):
             kind = type(self).__name__
             raise InputError(
                 f'{kind} takes a model, got {model!r}: use {kind}.from_pretrained(...) for weights'
             )
+        if missing := [name for name in self._needs if not hasattr(model, name)]:
+            kind, given = type(self).__name__, type(model).__name__
+            raise InputError(
+                f'{kind} cannot use a {given}, which has no {missing[0]}: use {kind}.from_pretrained(...)'
+            )
         self.model: Any = model.eval()
         self.embedder = class_embedder(model, embedder, cache='default')
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
-        with _GUARD:  # predictors of one model take turns: the model keeps the class names of a call
-            self._lock = _LOCKS.setdefault(model, threading.RLock())
+        self._lock = _lock_of(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which have a lock of their own if they have a model of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != '_lock'}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of ``__getstate__``."""
+        self.__dict__.update(state)
+        self._lock = _lock_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -145,14 +161,7 @@ class Predictor(ABC, Generic[Result]):
             InputError: no class names, a batch size or ``max_pixels`` below 1, an unknown option, or an
                 unreadable image.
         """
-        if isinstance(images, str | Path):
-            raise InputError(f'stream takes a list or iterator of images, got one path: [{str(images)!r}]')
-        if batch_size < 1:
-            raise InputError(f'batch_size must be at least 1, got {batch_size}')
-        if not isinstance(max_pixels, int) or max_pixels < 1:
-            raise InputError(f'max_pixels must be a whole number of at least 1, got {max_pixels!r}')
-        if on_error not in ('raise', 'skip') and not callable(on_error):
-            raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
+        _check_call(images, batch_size, on_error, max_pixels)
         settings = self._settings(options)
         # Not read back from the attribute, which another thread may have set since.
         vocabulary = self.vocabulary if class_names is None else self.set_vocabulary(class_names)
@@ -256,6 +265,35 @@ class Predictor(ABC, Generic[Result]):
     def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
         """Set the vocabulary of the model, of which another predictor may have set another."""
         self.model.set_vocabulary(vocabulary, embeddings)
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    """Predictors of one model take turns: the model keeps the class names of a call."""
+    with _GUARD:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
+def _check_call(images: object, batch_size: object, on_error: object, max_pixels: object) -> None:
+    """Check the arguments of ``stream``.
+
+    Raises:
+        InputError: one image instead of several, or a setting of another type or out of range.
+    """
+    if isinstance(images, str | Path):
+        raise InputError(f'stream takes a list or iterator of images, got one path: [{str(images)!r}]')
+    one = isinstance(images, Image.Image | bytes | bytearray) or hasattr(images, 'read')
+    if one or getattr(images, 'ndim', 1) in (2, 3) or not isinstance(images, Iterable):
+        raise InputError(
+            f'stream takes a list or iterator of images, got {type(images).__name__}: put one image in a '
+            'list, and write list(images) for an array of several gray ones'
+        )
+    for name, value in (('batch_size', batch_size), ('max_pixels', max_pixels)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f'{name} must be a whole number of at least 1, got {value!r}')
+        if value < 1:
+            raise InputError(f'{name} must be at least 1, got {value}')
+    if not callable(on_error) and not (isinstance(on_error, str) and on_error in ('raise', 'skip')):
+        raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
 
 
 class _Read(NamedTuple):

@@ -15,6 +15,19 @@ from clipdense.vocab.vocabulary import Vocabulary
 _SHOWN = 3  # number of classes in a ``repr``
 
 
+def check_numbers(**arrays: object) -> None:
+    """Refuse lists, tensors and arrays without numbers.
+
+    Raises:
+        InputError: naming the array.
+    """
+    for name, values in arrays.items():
+        if not isinstance(values, np.ndarray):
+            raise InputError(f'{name} must be a NumPy array, got {type(values).__name__}')
+        if values.dtype.kind not in 'biuf':
+            raise InputError(f'{name} must contain numbers, got {values.dtype}')
+
+
 def check_finite(name: str, values: NDArray) -> None:
     """Refuse NaN and infinite values.
 
@@ -71,15 +84,30 @@ def check_masks(masks: NDArray, count: int, image: Image.Image | None) -> None:
         raise InputError(f'masks must be bool, got {masks.dtype}: pass masks != 0')
 
 
-def needed_image(image: Image.Image | None) -> Image.Image:
-    """The image to draw on.
+def needed_image(*images: Image.Image | None) -> Image.Image:
+    """The image to draw on: the first that is given.
 
     Raises:
-        InputError: it is None.
+        InputError: there is none, or it is no Pillow image.
     """
-    if image is None:
+    given = next((image for image in images if image is not None), None)
+    if given is None:
         raise InputError('this result has no image: pass one, as in result.draw(image)')
-    return image
+    check_image(given)
+    return given
+
+
+def check_image(image: object) -> None:
+    """Refuse an image of another type.
+
+    Raises:
+        InputError: no Pillow image.
+    """
+    if image is not None and not isinstance(image, Image.Image):
+        kind = type(image).__name__
+        raise InputError(
+            f'the image must be a Pillow image, got {kind}: pass Image.open(path) or Image.fromarray(array)'
+        )
 
 
 def count_classes(count: int) -> str:

@@ -22,8 +22,10 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .result_checks import (
     check_boxes,
     check_finite,
+    check_image,
     check_indices,
     check_masks,
+    check_numbers,
     count_classes,
     listed,
     needed_image,
@@ -46,6 +48,7 @@ class Classification:
     vocabulary: Vocabulary
 
     def __post_init__(self) -> None:
+        check_numbers(probabilities=self.probabilities)
         if self.probabilities.shape != (len(self.vocabulary),):
             raise InputError(
                 f'probabilities must have shape ({len(self.vocabulary)},), one for each class of the '
@@ -84,6 +87,8 @@ class Segmentation:
     image: Image.Image | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(mask=self.mask, scores=self.scores)
+        check_image(self.image)
         if self.mask.ndim != 2 or self.scores.shape != self.mask.shape:
             shapes = f'{self.mask.shape} and {self.scores.shape}'
             raise InputError(f'mask and scores must have the same shape (H, W), got {shapes}')
@@ -123,7 +128,7 @@ class Segmentation:
         """
         names = self.vocabulary.class_names
         hidden = () if self._background is None else (names[self._background],)
-        image = needed_image(image or self.image)
+        image = needed_image(image, self.image)
         return overlay(image, self.mask, names, None, opacity, hidden, legend, side)
 
     def plot(
@@ -214,6 +219,8 @@ class Detections:
     image: Image.Image | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(xyxy=self.xyxy, confidence=self.confidence, class_ids=self.class_ids)
+        check_image(self.image)
         shapes = self.xyxy.shape, self.confidence.shape, self.class_ids.shape
         count = len(self.confidence) if self.confidence.ndim else 0
         if shapes != ((count, 4), (count,), (count,)):
@@ -255,7 +262,7 @@ class Detections:
         Raises:
             InputError: the result has no image and none is passed.
         """
-        image = needed_image(image or self.image)
+        image = needed_image(image, self.image)
         notes = [f'{score:.0%}' for score in self.confidence]
         return draw_boxes(
             image, self.xyxy, self.class_names, self.class_ids, self.masks, opacity, notes, side

@@ -41,6 +41,8 @@ class Segmenter(Predictor[Segmentation]):
         InputError: a model without a text tower and no embedder, or options that do not fit the model.
     """
 
+    _needs = ('configure', 'encode_image', 'classify_image')
+
     def __init__(
         self,
         model: SegmentationModel,

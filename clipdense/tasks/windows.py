@@ -11,6 +11,7 @@ from math import ceil
 from typing import NamedTuple
 
 from clipdense.utils.errors import InputError
+from clipdense.utils.image_open import MAX_PIXELS
 
 
 class Window(NamedTuple):
@@ -81,10 +82,20 @@ class Slide:
             yield from ((scale, mirrored) for mirrored in ((False, True) if self.flip else (False,)))
 
     def resized(self, size: tuple[int, int], smallest: int, scale: float = 1.0) -> tuple[int, int]:
-        """(H, W) that an image is resized to; neither side falls below ``smallest`` (a patch)."""
+        """(H, W) that an image is resized to; neither side falls below ``smallest`` (a patch).
+
+        Raises:
+            InputError: it would be enlarged beyond ``MAX_PIXELS``.
+        """
         height, width = size
         if self.short_side is not None:
             scale *= min(self.short_side / min(size), max(self.long_side, self.short_side) / max(size))
+        most = max(MAX_PIXELS, height * width)
+        if height * width * scale * scale > most:
+            raise InputError(
+                f'an image of {width} x {height} pixels, enlarged {scale:.4g} times, has more than {most} '
+                'pixels: reduce short_side or scales'
+            )
         # Halves go up, as in mmcv, whose protocols these are; Python rounds them to the even side.
         return max(smallest, int(height * scale + 0.5)), max(smallest, int(width * scale + 0.5))
 

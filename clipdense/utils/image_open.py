@@ -59,6 +59,8 @@ def opened(source: Any, max_pixels: int) -> Iterator[tuple[Image.Image, str]]:
             with _no_pillow_limit():
                 image = _identified(file)
         except Exception as error:  # decoders raise many kinds of errors on damaged files
+            if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
+                raise InputError(f'{name} cannot be read: {error.strerror}') from error
             raise InputError(_not_an_image(file, name, error)) from error
         check_pixels(image.size, max_pixels, name)
         yield image, name

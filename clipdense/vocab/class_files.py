@@ -41,6 +41,8 @@ def read_class_file(path: str | Path) -> Mapping[str, Any] | list[Words]:
     Warns:
         UserWarning: the file is probably not meant as it was read (numbered lines, one line for all classes).
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f'a file of class names must be given by its path, got {type(path).__name__}')
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in _OTHER_FORMATS:

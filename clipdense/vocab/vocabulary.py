@@ -162,6 +162,8 @@ class Vocabulary:
             UserWarning: the text is probably not meant as it was read: it has other separators (semicolons,
                 bars, Chinese or Japanese commas, ' . '), or brackets, quotes or numbers around names.
         """
+        if not isinstance(text, str):
+            raise InputError(f"parse takes a text such as 'cat, dog', got {type(text).__name__}")
         written = split_names(text)
         if '' in written:
             raise InputError(f'a class name is blank in {text!r:.80}: remove the extra comma')

@@ -134,6 +134,25 @@ def test_outputs_are_checked_before_anything_runs(capsys, weights, arguments, sa
     assert Path('photos/good.png').read_bytes() == before
 
 
+@pytest.mark.parametrize('option', ['--vocab', '--embedder'])
+@pytest.mark.parametrize(
+    ('command', 'name'),
+    [('segment', 'good.json'), ('detect', 'names.json'), ('classify', 'a.json'), ('embed', 'a.safetensors')],
+)
+def test_class_names_and_embeddings_are_inputs(capsys, weights, command, name, option):
+    Path('results').mkdir()
+    given = Path('results', name)
+    given.write_text('["cat", "dog"]')
+    out = given if command in ('classify', 'embed') else given.parent
+    arguments = ['-w', str(weights), '--out', str(out), '--overwrite', option, str(given)]
+    arguments += ['-c', 'cat, dog'] if option == '--embedder' else []
+    with pytest.raises(SystemExit) as end:
+        main([command, *(() if command == 'embed' else ('photos/good.png',)), *arguments])
+    err = capsys.readouterr().err
+    assert (end.value.code, f'{given} is an input' in err or 'not a class list' in err) == (2, True), err
+    assert given.read_text() == '["cat", "dog"]'
+
+
 def test_results_in_the_folder_of_the_images(capsys, weights):
     """The first run writes beside the images; the second would replace its results, now images too."""
     assert run(capsys, 'segment', weights, '--out', 'photos')[0] == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -99,12 +102,57 @@ def test_unreadable_images(predictor, images, tmp_path, on_error):
         ({'class_names': ['a'], 'on_error': 'ignore'}, "on_error must be 'raise', 'skip' or a function"),
         ({'class_names': ['a'], 'threshold': 0.5}, "has no option 'threshold'; settings belong to"),
         ({'class_names': 5}, 'class names must be a list of strings'),
+        (
+            {'class_names': ['a'], 'batch_size': '2'},
+            "batch_size must be a whole number of at least 1, got '2'",
+        ),
+        ({'class_names': ['a'], 'batch_size': 2.0}, 'batch_size must be a whole number'),
+        ({'class_names': ['a'], 'max_pixels': True}, 'max_pixels must be a whole number'),
+        ({'class_names': ['a'], 'on_error': np.zeros(2)}, "on_error must be 'raise', 'skip' or a function"),
     ],
-    ids=['no names', 'batch size', 'on_error', 'unknown option', 'names'],
+    ids=repr,
 )
 def test_refusals(predictor, images, arguments, message):
     with pytest.raises(InputError, match=message):
         list(predictor.stream(images, **arguments))
+
+
+ONE_IMAGE = {
+    'array': np.zeros((8, 9, 3), np.uint8),
+    'gray array': np.zeros((8, 9), np.uint8),
+    'tensor': torch.zeros(3, 8, 9),
+    'Pillow image': Image.new('RGB', (9, 8)),
+    'bytes': b'89',
+    'file': io.BytesIO(),
+    'number': 5,
+    'none': None,
+}
+
+
+@pytest.mark.parametrize('image', ONE_IMAGE.values(), ids=ONE_IMAGE)
+def test_a_stream_of_one_image_is_refused(predictor, image):
+    """The rows of an array would be read as images."""
+    with pytest.raises(
+        InputError, match=r'takes a list or iterator of images, got .*: put one image in a list'
+    ):
+        predictor.stream(image, ['cat', 'dog'])
+
+
+def test_streams_of_other_iterables(predictor, images, tmp_path):
+    path = tmp_path / 'a.png'
+    Image.fromarray(np.asarray(images[0])).save(path)
+    batch = np.stack([np.asarray(images[0])] * 2)
+    for several in (batch, np.array([str(path)] * 2), {path: 1, str(path): 2}, iter([path, path])):
+        assert len(list(predictor.stream(several, ['cat', 'dog']))) == 2
+
+
+@pytest.mark.parametrize('again', [copy.deepcopy, copy.copy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies(predictor, images, again):
+    expected = values(predictor(images[0], ['cat', 'dog']))
+    other = again(predictor)
+    np.testing.assert_allclose(values(other(images[0], ['cat', 'dog'])), expected, atol=1e-6)
+    other(images[0], ['car', 'road', 'tree'])
+    assert predictor.vocabulary.class_names == ('cat', 'dog')
 
 
 def test_devices(predictor):
@@ -142,8 +190,24 @@ def test_devices(predictor):
             "'vild' needs weights trained with it",
         ),
         (lambda clip: SEGMENTER(clip).stream('a.jpg', 'cat'), 'got one path'),
+        (
+            lambda clip: clipdense.Segmenter(clip),
+            r'Segmenter cannot use a CLIP, .*use Segmenter.from_pretrained',
+        ),
+        (
+            lambda clip: clipdense.Detector(clip),
+            r'Detector cannot use a CLIP, .*use Detector.from_pretrained',
+        ),
+        (lambda clip: clipdense.Classifier(SEGMENTER(clip).model), 'Classifier cannot use a DenseCLIP'),
+        (lambda clip: clipdense.load('https://example.org/a.pt'), 'is a URL; download the weights'),
+        (lambda clip: clipdense.load('a' * 5000), 'is too long for the name of weights or of a file'),
+        (
+            lambda clip: clipdense.Vocabulary.parse(None),
+            "parse takes a text such as 'cat, dog', got NoneType",
+        ),
+        (lambda clip: clipdense.Vocabulary.from_file(['a']), 'given by its path, got list'),
     ],
-    ids=['model', 'none', 'blank', 'typo', 'options', 'trained', 'unknown', 'detector', 'path'],
+    ids=lambda one: one if isinstance(one, str) else '',
 )
 def test_wrong_arguments_are_named(act, message):
     with pytest.raises(InputError, match=message):

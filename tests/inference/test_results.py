@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipdense.inference.results import Classification, Detections, Segmentation
@@ -123,6 +124,17 @@ def test_a_result_prints_short(result, expected):
         (lambda: detections(masks=np.zeros((2, 30, 40))), 'masks must be bool, got float64'),
         (lambda: segmentation(image=None).draw(), r'no image: pass one, as in result\.draw\(image\)'),
         (lambda: detections(image=None).plot(), 'no image: pass one'),
+        (lambda: segmentation().draw(np.zeros((2, 4, 3))), 'must be a Pillow image, got ndarray'),
+        (lambda: detections().draw('a.png'), 'must be a Pillow image, got str'),
+        (lambda: segmentation(image=np.zeros((2, 4, 3))), 'must be a Pillow image, got ndarray'),
+        (lambda: segmentation(mask=MASK.tolist()), 'mask must be a NumPy array, got list'),
+        (lambda: segmentation(scores=torch.ones(2, 4)), 'scores must be a NumPy array, got Tensor'),
+        (lambda: detections(xyxy=XYXY.tolist()), 'xyxy must be a NumPy array, got list'),
+        (lambda: detections(xyxy=XYXY.astype(str)), 'xyxy must contain numbers, got <U'),
+        (
+            lambda: Classification([0.2, 0.5, 0.3], VOCABULARY),
+            'probabilities must be a NumPy array, got list',
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

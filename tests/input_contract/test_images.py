@@ -15,6 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+import clipdense
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.tasks.options import SegmentationOptions
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 
@@ -107,6 +111,29 @@ def _large_file(folder):
 def _text_file(folder):
     with open(_file(folder, b'text')) as file:
         read_image(file)
+
+
+def _clip():
+    tower = {'width': 16, 'layers': 1, 'num_heads': 2, 'mlp_width': 16, 'embed_dim': 8}
+    return build_clip(ClipSize(VitSize(image_size=16, patch_size=4, **tower), TextSize(**tower)))
+
+
+def _classify(images, **settings):
+    predictor = clipdense.Classifier.from_pretrained(_clip(), cache=False, device='cpu')
+    return [index for index, _ in predictor.stream(images, ['cat', 'dog'], **settings)]
+
+
+def _segment(options):
+    options = SegmentationOptions(**options)
+    predictor = clipdense.Segmenter.from_pretrained(_clip(), options=options, cache=False, device='cpu')
+    predictor(RGB, ['cat', 'dog'])
+
+
+def _many(folder):
+    Image.fromarray(RGB).save(folder / 'a.png')
+    paths = [str(folder / 'a.png')] * 2
+    for images in (paths, iter(paths), np.array(paths), np.stack([RGB, RGB]), [RGB, paths[0]]):
+        assert _classify(images) == [0, 1]
 
 
 READ = {
@@ -253,6 +280,17 @@ READ = {
     ),
     'more bytes than 8 for each of these pixels, and 64 MiB': _large_file,
     'text file object': _text_file,
+    'list, iterator, array of paths, array (N, H, W, 3)': _many,
+    'one array, tensor, Pillow image, file or `bytes` for `stream`': lambda folder: _each(
+        _classify, RGB, GRAY, torch.zeros(3, 4, 5), Image.fromarray(RGB), io.BytesIO(), b'89', None
+    ),
+    "`batch_size` or `max_pixels` of 0, `'2'`, 2.0, `True`": lambda folder: _each(
+        lambda settings: _classify([RGB], **settings),
+        *({name: value} for name in ('batch_size', 'max_pixels') for value in (0, '2', 2.0, True)),
+    ),
+    '`short_side` or `scales` that enlarge beyond 178,956,970 pixels': lambda folder: _each(
+        _segment, {'short_side': 10**8}, {'scales': (1e9,)}, {'scales': (1.0, 1e300)}
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdense.tasks.windows import Slide, Window
+from clipdense.utils.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,17 @@ def test_an_image_narrower_than_a_window_is_taken_as_it_is(size):
 
 def test_no_window_shows_the_whole_image():
     assert Slide().windows((700, 30)) == [Window(0, 0, 700, 30)]
+
+
+@pytest.mark.parametrize(
+    ('slide', 'scale'), [(Slide(short_side=10**8), 1.0), (Slide(), 1e9), (Slide(), 1e200), (Slide(), 1e308)]
+)
+def test_an_image_is_not_enlarged_beyond_the_limit(slide, scale):
+    with pytest.raises(
+        InputError, match=r'an image of 60 x 40 pixels, enlarged .*: reduce short_side or scales'
+    ):
+        slide.resized((40, 60), 16, scale)
+    assert Slide().resized((20_000, 20_000), 16) == (20_000, 20_000)
 
 
 @settings(deadline=None)

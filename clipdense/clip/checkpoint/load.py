@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,7 +238,11 @@ def _preprocess(size: ClipSize, recorded: Recorded, asked: Preprocess | str | No
 
 def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
     """The file to read, and what the zoo records about it."""
+    if str(weights).startswith(('http:/', 'https:/')):
+        raise InputError(f'{weights} is a URL; download the weights and give the file')
     path = Path(weights).expanduser()
+    if len(os.fsencode(path.name)) > 255:  # the limit of file systems
+        raise InputError(f'{str(weights)[:40]}... is too long for the name of weights or of a file')
     if path.is_dir():
         return _in_folder(path), None
     text = str(weights)
