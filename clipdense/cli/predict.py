@@ -90,7 +90,8 @@ def embed(
     """
     if context.invoked_subcommand:  # a command that a method adds
         return
-    from clipdense.clip.class_embeddings import PromptEnsemble, save_embeddings
+    from clipdense.clip.class_embeddings import PromptEnsemble
+    from clipdense.clip.embedding_files import save_embeddings
     from clipdense.inference.load import load_clip
 
     classes = vocabulary.read()

@@ -7,12 +7,10 @@ Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb, ``zeroshot_
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -25,8 +23,7 @@ from torch.nn import functional as F
 from clipdense.registry import CLASS_EMBEDDERS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError, nearest
-from clipdense.utils.files import cache_folder, digest, regular_file
-from clipdense.utils.json_files import parse_json
+from clipdense.utils.files import cache_folder, digest
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
 from clipdense.vocab.class_names import read_class_names
@@ -34,13 +31,13 @@ from clipdense.vocab.names import normalize, places
 from clipdense.vocab.templates import Templates, TemplateSet, get_templates
 from clipdense.vocab.tokenizer import BaseTokenizer
 from clipdense.vocab.vocabulary import Vocabulary
-from clipdense.weights.io import read_weights, weights_digest, write_weights
+from clipdense.weights.io import weights_digest
 
+from .embedding_files import FORMAT, checked_embeddings, load_embeddings, read_cached, write_cached
 from .frozen_text import FrozenText
 from .model import CLIP
 from .tokenizers import LazyTokenizer
 
-_FORMAT = 'clipdense text embeddings 1'
 _SORTED_BATCHES = 64  # number of batches whose prompts are sorted by length together
 
 
@@ -85,11 +82,11 @@ class PromptEnsemble:
             InputError: the embeddings are not finite.
         """
         file = self._cache_file(vocabulary)
-        embeddings = _read_cached(file, vocabulary) if file else None
+        embeddings = read_cached(file, vocabulary) if file else None
         if embeddings is None:
             embeddings = self._encode(vocabulary)
             if file:
-                _write_cached(file, vocabulary, embeddings, self.templates)
+                write_cached(file, vocabulary, embeddings, self.templates)
         return embeddings.to(_device(self.clip))
 
     def _encode(self, vocabulary: Vocabulary) -> ClassEmbeddings:
@@ -105,7 +102,7 @@ class PromptEnsemble:
         )  # (Q, D), (Q, T, D)
         rows = torch.tensor([place[sentences] for sentences in asked], device=queries.device)
         kept = None if prompts is None else prompts[rows]
-        return _class_embeddings(queries[rows], vocabulary, 'the text tower', kept)
+        return checked_embeddings(queries[rows], vocabulary, 'the text tower', kept)
 
     def _cache_file(self, vocabulary: Vocabulary) -> Path | None:
         """The cache file of these embeddings; None without a cache."""
@@ -118,9 +115,7 @@ class PromptEnsemble:
         if callable(templates.rule):
             told = [templates.prompts(name) for name, _ in vocabulary.queries]
         asked = json.dumps([vocabulary.queries, told, *(['templates'] if self.keep_templates else [])])
-        key = digest(
-            _FORMAT, module_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, asked
-        )
+        key = digest(FORMAT, module_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, asked)
         try:
             folder = cache_folder() / 'text_embeddings' if self.cache == 'default' else Path(self.cache)
         except RuntimeError:  # the user has no home folder
@@ -169,7 +164,7 @@ class StoredEmbeddings:
                     f'file with this class (`clipdense embed`).{hint}'
                 )
             rows.append(row)
-        return _class_embeddings(self.queries[rows], vocabulary, Path(self.file))
+        return checked_embeddings(self.queries[rows], vocabulary, Path(self.file))
 
 
 def class_embedder(
@@ -262,84 +257,6 @@ def _encode_texts(
     return F.normalize(sums, dim=-1), prompts
 
 
-def save_embeddings(
-    path: str | Path,
-    vocabulary: Vocabulary,
-    embeddings: ClassEmbeddings,
-    templates: Templates | None = None,
-) -> None:
-    """Write a safetensors file with ``queries`` (Q, D), ``query_class`` (Q,), and class names as metadata.
-
-    ``templates`` (Q, T, D) is added if ``embeddings`` has it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    tensors = {'queries': embeddings.queries, 'query_class': embeddings.query_class}
-    if embeddings.templates is not None:
-        tensors['templates'] = embeddings.templates
-    metadata = {
-        'format': _FORMAT,
-        'sha256': weights_digest(tensors),
-        'vocabulary': json.dumps(vocabulary.to_dict(), ensure_ascii=False),
-        'templates': json.dumps(get_templates(templates).formats if templates else [], ensure_ascii=False),
-    }
-    write_weights(path, tensors, metadata)
-
-
-def load_embeddings(
-    path: str | Path, vocabulary: Vocabulary | None = None
-) -> tuple[ClassEmbeddings, Vocabulary]:
-    """Read a file of ``save_embeddings``, or a ``.npy`` array (Q, D) for the class names of ``vocabulary``.
-
-    Args:
-        path: the file.
-        vocabulary: class names of the rows.  Needed for ``.npy``, where row q is query q, not necessarily of
-            unit norm; checked against the file otherwise.
-
-    Raises:
-        InputError: the file is missing, damaged, or for other class names.
-    """
-    path = Path(path)
-    if path.suffix == '.npy':
-        if vocabulary is None:
-            raise InputError(f'{path} does not record the class names of its rows: give the vocabulary')
-        return _class_embeddings(F.normalize(_read_npy(path), dim=-1), vocabulary, path), vocabulary
-    file = read_weights(path)
-    if file.metadata.get('format') != _FORMAT:
-        raise InputError(f'{path} is not a file of class embeddings: create one with `clipdense embed`')
-    if file.metadata.get('sha256') != weights_digest(file.tensors):
-        raise InputError(f'{path} is damaged: checksum mismatch; create it again with `clipdense embed`')
-    source = f'the vocabulary in {path}'
-    stored = Vocabulary.from_dict(parse_json(file.metadata.get('vocabulary', ''), source))
-    if vocabulary is not None:
-        _check_same(stored, vocabulary, path)
-    queries = file.tensors['queries'].to(torch.float32, copy=True)  # tensors may be mapped from the file
-    templates = file.tensors.get('templates')
-    kept = None if templates is None else templates.to(torch.float32, copy=True)
-    return _class_embeddings(queries, stored, path, kept), stored
-
-
-def _check_same(stored: Vocabulary, vocabulary: Vocabulary, path: Path) -> None:
-    """Refuse embeddings of other class names, or in another order."""
-    kept = [(normalize(name), index) for name, index in stored.queries]
-    wanted = [(normalize(name), index) for name, index in vocabulary.queries]
-    if kept != wanted:
-        pairs = zip_longest(stored.class_names, vocabulary.class_names)
-        number, (one, other) = next(
-            (
-                (number, pair)
-                for number, pair in enumerate(pairs)
-                if len({normalize(str(n)) for n in pair}) > 1
-            ),
-            (0, ('', '')),
-        )
-        where = (
-            f': class {number} is {one!r} in the file, {other!r} in the vocabulary' if one != other else ''
-        )
-        raise InputError(f'{path} is for other class names than those of the vocabulary{where}')
-
-
 def _check_tokens(tokenizer: Any, prompts: Mapping[str, str]) -> None:
     """Check what the text tower reads of each name, given with its first prompt.
 
@@ -413,56 +330,6 @@ def _batches(
         by_length = token_ids.argmax(dim=-1).argsort()  # OpenAI's end-of-text id is the largest
         for chosen in by_length.split(batch_size):
             yield token_ids[chosen], start + places[chosen] // count, places[chosen] % count
-
-
-def _read_npy(path: Path) -> Tensor:
-    try:
-        values = np.load(regular_file(path), allow_pickle=False)
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in 'fiu':
-            raise ValueError('it has no real numbers')
-        return torch.from_numpy(np.asarray(values, np.float32))
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise InputError(f'{path} cannot be read as a numeric array: {error}') from error
-
-
-def _class_embeddings(
-    queries: Tensor, vocabulary: Vocabulary, source: Path | str, templates: Tensor | None = None
-) -> ClassEmbeddings:
-    query_class = torch.tensor([index for _, index in vocabulary.queries], device=queries.device)
-    if queries.ndim != 2 or len(queries) != len(query_class):
-        shape = tuple(queries.shape)
-        raise InputError(
-            f'{source} has an array of shape {shape}, but the vocabulary needs {len(query_class)} rows'
-        )
-    if not queries.isfinite().all():
-        raise InputError(f'{source} has values that are not finite')
-    zero = (queries == 0).all(dim=-1).nonzero()
-    if len(zero):
-        name = vocabulary.queries[int(zero[0])][0]
-        raise InputError(f'{source} has no embedding of {name!r}: its row {int(zero[0])} is zero')
-    return ClassEmbeddings(queries, query_class, len(vocabulary), templates)
-
-
-def _read_cached(file: Path, vocabulary: Vocabulary) -> ClassEmbeddings | None:
-    with contextlib.suppress(OSError):
-        if not file.exists():
-            return None
-    try:
-        return load_embeddings(file, vocabulary)[0]
-    except InputError as error:
-        warnings.warn(f'class embeddings cannot be read from the cache and are computed again: {error}')
-        return None
-
-
-def _write_cached(
-    file: Path, vocabulary: Vocabulary, embeddings: ClassEmbeddings, templates: TemplateSet
-) -> None:
-    try:
-        save_embeddings(file, vocabulary, embeddings, templates)
-    except InputError as error:
-        warnings.warn(f'class embeddings cannot be written to the cache: {error}')
 
 
 def _device(clip: nn.Module) -> torch.device:

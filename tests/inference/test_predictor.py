@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import clipdense
-from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings, save_embeddings
+from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings
+from clipdense.clip.embedding_files import save_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.structures import ClassEmbeddings

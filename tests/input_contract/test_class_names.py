@@ -13,7 +13,8 @@ from PIL import Image
 
 from clipdense.cli.detect import class_thresholds
 from clipdense.cli.options import read_vocabulary
-from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings, load_embeddings, save_embeddings
+from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings
+from clipdense.clip.embedding_files import load_embeddings, save_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.classification.datasets import LabeledFolder

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from clipdense.clip import checkpoint
 from clipdense.clip.checkpoint.layouts import from_ours
-from clipdense.clip.class_embeddings import load_embeddings
+from clipdense.clip.embedding_files import load_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.inference.classifier import Classifier
