@@ -29,7 +29,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """``['a.b=1e-3', 'c=[1,2]', 'd=word']`` -> values by dotted key; others than literals are text.
 
     Raises:
-        InputError: an option without '='.
+        InputError: an option without '=', or a list whose texts are not quoted.
     """
     parsed: dict[str, Any] = {}
     for option in options:
@@ -43,6 +43,11 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
                 else ast.literal_eval(text.strip())
             )
         except (ValueError, SyntaxError):
+            if text.strip()[:1] + text.strip()[-1:] in ('[]', '()', '{}'):  # the shell has removed the quotes
+                raise InputError(
+                    f'option {option!r}: quote the texts inside and the whole option, as in '
+                    """-o 'name=["a", "b"]'"""
+                ) from None
             value = text
         parsed[key.strip()] = value
     return parsed

@@ -70,6 +70,7 @@ READ = {
     'a key twice': lambda folder: _read(folder, 'a: 1\na: 2'),
     'a date, bytes or a set': lambda folder: _read(folder, 'a: 2020-01-01'),
     'option `-o model.type=os.system`': _option('model.type=os.system'),
+    'option `-o name=[a, b]`, texts without quotes': _option('train_dataloader.dataset.urls=[a.tar, b.tar]'),
     'option without `=`': _option('model.micro_batch'),
     'option of an entry that does not exist': _option('modell.micro_batch=3'),
 }
