@@ -28,6 +28,7 @@ _COUNTS = {  # lowest values of settings that are whole numbers
 }
 _NUMBERS = ('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay')  # not negative
 
+_LOG_LEVELS = ('CRITICAL', 'ERROR', 'WARNING', 'WARN', 'INFO', 'DEBUG', 'NOTSET')  # and their numbers
 _LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')
 _SECTIONS = (
     *_LISTS,
@@ -68,7 +69,7 @@ def check_start(cfg: Mapping[str, Any]) -> None:
         raise InputError(f'the random seed must be a whole number of 0 to {2**32 - 1}, got {seed!r}')
     choices = {
         'launcher': (None, 'none', 'pytorch', 'slurm', 'mpi'),
-        'log_level': (None, *logging.getLevelNamesMapping(), *logging.getLevelNamesMapping().values()),
+        'log_level': (None, *_LOG_LEVELS, *map(logging.getLevelName, _LOG_LEVELS)),
         'env_cfg.mp_cfg.mp_start_method': (None, *get_all_start_methods()),
     }
     for name, known in choices.items():

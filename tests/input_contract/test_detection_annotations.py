@@ -183,6 +183,13 @@ def crowd(root):
     assert data[1]['data_samples'].gt_instances.masks.masks.sum() == 400
 
 
+def crowds(root):
+    data = copy.deepcopy(TRUTH)
+    for one in data['annotations']:
+        one['iscrowd'] = 1
+    dataset(root, data, training=True)
+
+
 def mask(*values, size=(40, 60)):
     """Masks of an object that are refused."""
     return each(changed('segmentation'), values)
@@ -365,6 +372,7 @@ MASKS = {
         root, truth(segmentation=[]), masks=True, training=True
     ),
     'none, for a crowd in training': crowd,
+    'crowds only, in training': crowds,
     'one flat list of numbers': mask(FORMS['polygon'][0]),
     'polygons with 2 points or an odd number of values': mask([[1, 2, 3, 4]], [[]], [[1, 2, 3, 4, 5, 6, 7]]),
     'polygons with NaN, text or infinite values': mask(
@@ -390,6 +398,7 @@ MASKS = {
 DETECTIONS = {
     "NumPy's numbers, a box as array or tuple": numpy_numbers,
     'no detections at all': nothing,
+    'no object of the classes, or crowds only, in the ground truth': lambda root: metric(('cat',), 0),
     'a score that is NaN, infinite, text or missing': all_scored(
         'score', [math.nan, math.inf, 10**400, '0.9', None, Ellipsis]
     ),

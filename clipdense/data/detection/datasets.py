@@ -119,9 +119,11 @@ class CocoDetection(Dataset):
             self.regions.check_images((one.image_id, *one.size[::-1]) for one in self.images)
         if training and self.regions is None:
             self.images = [one for one in self.images if one.objects]
-        if not self.images:
+        crowds = training and all(item['iscrowd'] for one in self.images for item in one.objects)
+        if not self.images or (crowds and self.regions is None):
+            kind = ' that is not a crowd' if self.images else ''
             raise InputError(
-                'no image contains an object of the chosen classes; check classes and annotations'
+                f'no image contains an object of the chosen classes{kind}; check classes and annotations'
             )
 
     @property

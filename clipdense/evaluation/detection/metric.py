@@ -88,6 +88,11 @@ class DetectionAP(BaseMetric):
             scores |= {
                 f'{start}{name}': value for name, value in self._scores(truth, found, kind, groups).items()
             }
+        if all(value == -1 for value in scores.values()):
+            warnings.warn(
+                'no score can be determined (-1): the ground truth has no object of the classes of the '
+                f'vocabulary in these {len(by_image)} images, or crowds only'
+            )
         return scores
 
     def _check_truth(self) -> None:
