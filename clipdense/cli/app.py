@@ -17,6 +17,7 @@ from clipdense.utils.errors import InputError, one_line
 
 from . import benchmarks, detect, doctor, predict, quickstart, segment, train, weights
 from .method_commands import EmbedGroup
+from .once import Command
 
 BAD_INPUT = 2
 
@@ -65,7 +66,7 @@ for command in (
     weights.convert,
     doctor.doctor,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(
     typer.Typer(
         name='embed',

@@ -222,7 +222,9 @@ def bench(
     from clipdense.benchmarks.build import runnable
     from clipdense.benchmarks.grid import Grid, check_datasets, check_names
     from clipdense.data.segmentation.published import BENCHMARKS
+    from clipdense.utils.files import check_output_folder
 
+    check_output_folder(out)
     columns = _names(datasets, BENCHMARKS)
     named = methods.strip() != 'all'
     if named:

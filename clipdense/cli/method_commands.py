@@ -10,9 +10,17 @@ from typer.core import TyperGroup
 from clipdense.methods import Method, list_methods
 from clipdense.utils.errors import InputError
 
+from .once import Command, check_given_once
+
 
 class EmbedGroup(TyperGroup):
     """``clipdense embed``: its own options, and a subcommand for each entry in ``Method.commands``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As ``Command.parse_args``."""
+        if args:
+            check_given_once(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the subcommands."""
@@ -28,7 +36,7 @@ class EmbedGroup(TyperGroup):
         if method is None:
             return None
         single = typer.Typer(rich_markup_mode='markdown', add_completion=False)
-        single.command(cmd_name)(method.part(cmd_name))
+        single.command(cmd_name, cls=Command)(method.part(cmd_name))
         return typer.main.get_command(single)
 
 

@@ -29,7 +29,8 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """``['a.b=1e-3', 'c=[1,2]', 'd=word']`` -> values by dotted key; others than literals are text.
 
     Raises:
-        InputError: an option without '=', or a list whose texts are not quoted.
+        InputError: an option without '=', given twice with different values, or a list whose texts are not
+            quoted.
     """
     parsed: dict[str, Any] = {}
     for option in options:
@@ -49,7 +50,11 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
                     """-o 'name=["a", "b"]'"""
                 ) from None
             value = text
-        parsed[key.strip()] = value
+        other = parsed.setdefault(key.strip(), value)
+        if repr(other) != repr(value):
+            raise InputError(
+                f'option {key.strip()!r} is given twice, as {other!r} and as {value!r}: remove one'
+            )
     return parsed
 
 

@@ -77,7 +77,7 @@ def check_name(name: Any, what: str) -> str:
     if not isinstance(name, str):
         raise InputError(f'a {what} must be a string, got {type(name).__name__} {name!r:.60}')
     name = name.translate(_INVISIBLE).strip()
-    if not name:
+    if not name.translate(_NOT_COMPARED).strip():
         raise InputError(f'a {what} is blank')
     if any(unicodedata.category(character) in ('Cc', 'Cs') for character in name):
         raise InputError(

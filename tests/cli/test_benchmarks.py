@@ -142,6 +142,14 @@ def test_all_methods_on_a_resnet(capsys, own, tmp_path):
     assert names == set(DENSE_METHODS) - {'proxyclip', 'gem', 'resclip', 'sc_clip'}
 
 
+def test_the_output_folder_is_checked_first(capsys, own):
+    Path('taken').touch()
+    status, _, err = run(
+        capsys, 'bench', '--methods', 'sclip', '--datasets', own, '-w', 'absent.pt', '--out', 'taken'
+    )
+    assert (status, 'cannot write into taken: taken is not a folder' in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ('dataset', 'message'), [('voc21', 'not found in data'), ('own:tset', "no split 'tset'")]
 )

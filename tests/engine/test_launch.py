@@ -64,6 +64,13 @@ def test_parse_options(text, expected):
     assert parse_options([text]) == expected
 
 
+def test_an_option_is_given_once():
+    assert parse_options(['a=1', 'a = 1']) == {'a': 1}
+    for other in ('a=2', 'a=1.0', 'a=True'):
+        with pytest.raises(InputError, match="option 'a' is given twice, as 1 and as"):
+            parse_options(['a=1', other])
+
+
 @pytest.mark.parametrize('text', ['lr', '=3', ' =3'])
 def test_parse_options_refuses(text):
     with pytest.raises(InputError, match=r'name=value'):

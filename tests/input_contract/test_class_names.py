@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipdense.cli.app import app
 from clipdense.cli.detect import class_thresholds
 from clipdense.cli.options import read_vocabulary
 from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings
@@ -244,6 +245,20 @@ def _config_spelling(folder):
     assert metric.compute_metrics([(1, found)])['base/AP'] == pytest.approx(1)
 
 
+def _given_twice(folder):
+    for twice in (
+        ['--vocab', 'a.txt', '--vocab=b.txt'],
+        ['-w', 'a.pt', '--weights', 'b.pt'],
+        ['--top', '1'] * 2,
+    ):
+        with pytest.raises(InputError, match='is given 2 times: give it once'):
+            app(['classify', 'a.png', *twice])
+    for command in (['detect', 'a.png'], ['embed']):
+        with pytest.raises(InputError, match='--classes is given 2 times'):
+            app([*command, '--classes', 'cat', '-c', 'dog'])
+    app(['segment', 'a.png', '-c', 'cat', '--classes=dog', '-o', 'a=1', '-o', 'b=2'])
+
+
 READ = {
     '`cat, traffic light`': _text('cat, traffic light', 'cat', 'traffic light'),
     '`salt\\, pepper, cat`': _text('salt\\, pepper, cat', 'salt, pepper', 'cat'),
@@ -276,6 +291,10 @@ READ = {
     '`café` in NFC and NFD': _text('caf\u00e9, cafe\u0301'),
     '`cat` and `ｃａｔ`': _text('cat, ｃａｔ'),
     'no text': each(_text(' '), _text('')),
+    'a name of joiners and other characters without a glyph': each(
+        _text('cat, \u200d'), _text('\ufe0f, cat'), _text('cat, \u200c\u200b')
+    ),
+    "`-c 'cat' -c 'dog'`: an option that is given twice": _given_twice,
     '`--classes names.txt`': each(
         _command(__file__), _command('coco.json'), _command('a.CSV'), _command('names.txt')
     ),

@@ -30,8 +30,8 @@ def _python_base(folder):
     _read(folder, '_base_: base.py')
 
 
-def _option(option):
-    return lambda folder: load_config('contrastive/clip_scenes', [option])
+def _option(*options):
+    return lambda folder: load_config('contrastive/clip_scenes', options)
 
 
 READ = {
@@ -72,6 +72,7 @@ READ = {
     'option `-o model.type=os.system`': _option('model.type=os.system'),
     'option `-o name=[a, b]`, texts without quotes': _option('train_dataloader.dataset.urls=[a.tar, b.tar]'),
     'option without `=`': _option('model.micro_batch'),
+    '`-o a.b=1 -o a.b=2`': _option('model.micro_batch=1', 'model.micro_batch=2'),
     'option of an entry that does not exist': _option('modell.micro_batch=3'),
 }
 
