@@ -14,7 +14,8 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from torch import nn
 
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.arguments import check_names
+from clipdense.utils.errors import InputError
 
 
 class _Registry(Registry):
@@ -52,15 +53,7 @@ def _check_options(cfg: Any, registry: Registry) -> None:
     kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     found = registry.get(kind) if isinstance(kind, str) else kind
     if inspect.isclass(found):
-        arguments = inspect.signature(found).parameters
-        if not any(one.kind is one.VAR_KEYWORD for one in arguments.values()):
-            known = [*arguments, 'type', '_scope_']
-            for name in cfg:
-                if name not in known:
-                    raise InputError(
-                        f'{found.__name__} has no option {name!r}; its options are {", ".join(arguments)}.'
-                        f'{nearest(name, arguments)}'
-                    )
+        check_names(found, [name for name in cfg if name not in ('type', '_scope_', 'runner')])
 
 
 # Modules that register something: imported when a config names a part by a string.

@@ -12,7 +12,7 @@ import torch
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.config import load_config
-from clipdense.engine.launch import read_config
+from clipdense.engine.launch import check_config, read_config
 from clipdense.engine.logs import config_text
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
@@ -38,6 +38,13 @@ def test_the_model_is_built(path):
         model.proxy.weights = False
     with torch.device('meta'):
         assert sum(parameter.numel() for parameter in build_module(model).parameters()) > 0
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_the_checks_of_configs_pass(path):
+    """No false alarm: those that ``train`` and ``test`` make before they build anything."""
+    cfg = load_config(path)
+    check_config(cfg)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=name)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmengine.config import Config
-from mmengine.utils import get_object_from_string
 from torch import Tensor
 
 from clipdense.config import plain_config
-from clipdense.registry import MODELS, TRANSFORMS, build_module
+from clipdense.config.data_files import check_data
+from clipdense.config.types import part_of_model, resolve_types
+from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights.io import WeightsFile, write_weights
 from clipdense.weights.strict import load_strict
@@ -183,34 +184,19 @@ def _parse(text: str, packages: Collection[str]) -> dict[str, Any]:
     try:
         config = ast.literal_eval(text)
         kind = config['model']['type']
-    except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        check_data(config)
+    except (AttributeError, KeyError, MemoryError, RecursionError, SyntaxError, TypeError):
         raise InputError('it is not plain data with an entry model') from None
-    return _resolved(config, getattr(_known(kind, {}, packages), 'portable_types', {}), packages)
-
-
-def _resolved(value: Any, allowed: Mapping[str, Any], packages: Collection[str]) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(_resolved(item, allowed, packages) for item in value)
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _known(item, allowed, packages) if key == 'type' else _resolved(item, allowed, packages)
-        for key, item in value.items()
-    }
-
-
-def _known(kind: Any, allowed: Mapping[str, Any], packages: Collection[str]) -> Any:
-    """The object of a type name that a file may use.
-
-    Raises:
-        InputError: any other name.
-    """
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError('it is not plain data with an entry model') from None
     if not isinstance(kind, str):
-        raise InputError(f'type {kind!r} is not a name')
-    if kind in allowed:
-        return allowed[kind]
-    found = get_object_from_string(kind) if kind.split('.')[0] in packages else None
-    ours = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *allowed.values())
-    if found is None or not any(found is one for one in ours):
-        raise InputError(f'type {kind!r} is not registered in {", ".join(packages)}')
-    return found
+        raise InputError(f'model.type must be the name of a class, got {kind!r}')
+    model = part_of_model(kind, 'model.type', packages)
+    allowed = getattr(model, 'portable_types', {})
+
+    def look_up(name: str, where: str) -> Any:
+        return allowed[name] if name in allowed else part_of_model(name, where, packages)
+
+    return resolve_types(config, look_up=look_up)

@@ -6,10 +6,9 @@ that come with clipdense are in ``configs/`` of a checkout and in ``clipdense.co
 
 from .checking import check_parts, named_parts
 from .files import config_name, load_config
-from .options import argument_names, parse_options, part_class, plain_config
+from .options import parse_options, part_class, plain_config
 
 __all__ = [
-    'argument_names',
     'check_parts',
     'config_name',
     'load_config',

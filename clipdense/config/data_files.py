@@ -70,8 +70,7 @@ def read_data_config(
     entries = _parse(path)
     bases = entries.pop('_base_', [])
     try:
-        for where, value in _values(entries):
-            _check_value(where, value)
+        check_data(entries)
         entries = resolve_types(entries)
         cfg: dict[str, Any] = {}
         for base in bases if isinstance(bases, list) else [bases]:
@@ -80,6 +79,16 @@ def read_data_config(
     except InputError as error:
         raise InputError(f'{path}: {error}' if str(path) not in str(error) else str(error)) from error
     return cfg
+
+
+def check_data(entries: Mapping[str, Any]) -> None:
+    """Check entries that come from a file: plain data, and no value that a class would run or read as code.
+
+    Raises:
+        InputError: the first such value, with its dotted name.
+    """
+    for where, value in _values(entries):
+        _check_value(where, value)
 
 
 def _base(path: Path, base: Any, included: Callable[[str], dict | None], outer: tuple[Path, ...]) -> dict:
@@ -165,7 +174,7 @@ def _values(part: Any, where: str = '') -> Iterator[tuple[str, Any]]:
             raise InputError(f'{where or "the config"} has the key {key!r}; keys are text: put it in quotes')
         inner = f'{where}.{key}' if where else str(key)
         yield inner, value
-        if isinstance(value, Mapping | list):
+        if isinstance(value, Mapping | list | tuple):
             yield from _values(value, inner)
 
 
@@ -173,7 +182,7 @@ def _check_value(where: str, value: Any) -> None:
     """Refuse values that a registered class would run or read as code."""
     if value != value:
         raise InputError(f'{where} is NaN, not a number')
-    if not isinstance(value, str | int | float | bool | list | dict | None):
+    if not isinstance(value, str | int | float | bool | list | tuple | dict | None):
         raise InputError(f'{where} is a {type(value).__name__}, {value}: put it in quotes to have text')
     if isinstance(value, str):
         _check_text(where, value)

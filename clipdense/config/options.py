@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
+from clipdense.utils.arguments import argument_names
 from clipdense.utils.errors import InputError, nearest
 
 _WORDS = {'true': True, 'false': False, 'none': None, 'null': None}
@@ -56,14 +56,6 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
                 f'option {key.strip()!r} is given twice, as {other!r} and as {value!r}: remove one'
             )
     return parsed
-
-
-def argument_names(builder: Callable[..., Any]) -> set[str] | None:
-    """Names of the arguments that a config can give to a class or function; None if it accepts any name."""
-    parameters = inspect.signature(builder).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters} - {'self', 'runner'}
 
 
 def plain_config(value: Any, strict: bool = False) -> Any:

@@ -7,7 +7,7 @@ never any importable object, as in MMEngine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -36,39 +36,6 @@ _OPERATIONS = (  # of mmcv.ops, which mmdet looks up by name; not registered
 _EVALUATES_TEXT = ('CameraMotionCompensation', 'RFSearchHook')  # registered, and call eval()
 
 
-def resolve_types(value: Any, where: str = '') -> Any:
-    """Entries from text, with dotted names of types replaced by their objects.
-
-    Raises:
-        InputError: a type that is not registered, ``custom_imports``, or a scope that is another package.
-    """
-    if isinstance(value, list | tuple):
-        return type(value)(resolve_types(item, _inside(where, index)) for index, item in enumerate(value))
-    if not isinstance(value, Mapping):
-        return value
-    return {key: resolve_entry(key, item, _inside(where, key)) for key, item in value.items()}
-
-
-def resolve_entry(key: str, value: Any, where: str) -> Any:
-    """One entry of ``resolve_types``.
-
-    Args:
-        key: name of the entry in its part.
-        value: of the entry.
-        where: its dotted name, for messages.
-
-    Raises:
-        InputError: as ``resolve_types``.
-    """
-    if key == 'custom_imports' and value:
-        raise InputError(f'{where} imports code, which only a .py config may do')
-    if key in _SCOPE_KEYS and value is not None and value not in _SCOPES:
-        raise InputError(f'{where} must be one of {", ".join(_SCOPES)}, got {value!r}')
-    if key in TYPE_KEYS and isinstance(value, str):
-        return registered(value, where)
-    return resolve_types(value, where)
-
-
 def registered(name: str, where: str) -> Any:
     """The object of a registered name; names of MMEngine without a dot, and those with a scope, stay text.
 
@@ -92,6 +59,70 @@ def registered(name: str, where: str) -> Any:
         if found is not None and (_of_torch(found) or any(found is one for one in _objects())):
             return found
     raise InputError(f'{where}: {_unknown(name, path)}')
+
+
+def part_of_model(name: str, where: str, packages: Collection[str] = ('clipdense',)) -> Any:
+    """The object of a full name that is registered as a part of models or as a transform, and no other.
+
+    Args:
+        name: dotted, as ``plain_config`` writes it.
+        where: dotted name of the entry, for the message.
+        packages: that may register it.
+
+    Raises:
+        InputError: any other name.
+    """
+    from clipdense.registry import MODELS, TRANSFORMS
+
+    found = get_object_from_string(name) if name.split('.')[0] in packages and '.' in name else None
+    parts = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values())
+    if found is None or not any(found is one for one in parts):
+        raise InputError(f'{where}: type {name!r} is not registered in {", ".join(packages)}')
+    return found
+
+
+def resolve_types(value: Any, where: str = '', look_up: Callable[[str, str], Any] = registered) -> Any:
+    """Entries from text, with dotted names of types replaced by their objects.
+
+    Args:
+        value: data of a config, or a part of it.
+        where: its dotted name, for messages.
+        look_up: name and dotted name of the entry -> the object.
+
+    Raises:
+        InputError: a type that is no name of a registered class, ``custom_imports``, or a scope that is
+            another package.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(
+            resolve_types(item, _inside(where, index), look_up) for index, item in enumerate(value)
+        )
+    if not isinstance(value, Mapping):
+        return value
+    return {key: resolve_entry(key, item, _inside(where, key), look_up) for key, item in value.items()}
+
+
+def resolve_entry(key: str, value: Any, where: str, look_up: Callable[[str, str], Any] = registered) -> Any:
+    """One entry of ``resolve_types``.
+
+    Args:
+        key: name of the entry in its part.
+        value: of the entry.
+        where: its dotted name, for messages.
+        look_up: as there.
+
+    Raises:
+        InputError: as ``resolve_types``.
+    """
+    if key == 'custom_imports' and value:
+        raise InputError(f'{where} imports code, which only a .py config may do')
+    if key in _SCOPE_KEYS and value is not None and value not in _SCOPES:
+        raise InputError(f'{where} must be one of {", ".join(_SCOPES)}, got {value!r}')
+    if key in TYPE_KEYS and isinstance(value, str):
+        return look_up(value, where)
+    if key in TYPE_KEYS and isinstance(value, list | tuple | dict | int | float):
+        raise InputError(f'{where} must be the name of a class, got {value!r}')
+    return resolve_types(value, where, look_up)
 
 
 def _unknown(name: str, path: list[str]) -> str:

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner as RunnerBase
 from torch.utils.data import DataLoader
 
-from clipdense.config import argument_names, check_parts, config_name, load_config, named_parts, part_class
+from clipdense.config import check_parts, config_name, load_config, named_parts, part_class
+from clipdense.utils.arguments import argument_names
 from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
@@ -76,10 +77,7 @@ def train(
         raise InputError(f'{config_name(cfg)} is not a training config: {", ".join(missing)} is missing')
     if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
-    check_values(cfg)
-    check_sections(cfg, _SETTINGS)
-    check_parts(cfg)
-    check_start(cfg)
+    check_config(cfg)
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
     if found:
         if not Path(found).is_file():
@@ -122,10 +120,7 @@ def test(
     cfg = _prepared(config, work_dir, options)
     for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[part] = None
-    check_values(cfg)
-    check_sections(cfg, _SETTINGS)
-    check_parts(cfg)
-    check_start(cfg)
+    check_config(cfg)
     argument = getattr(part_class(cfg.model), 'weights_argument', None)
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights
@@ -155,6 +150,18 @@ def read_config(config: str | Path | Config, options: Sequence[str] | Mapping[st
     settings = {name: known for name, known in _SETTINGS.items() if known is not None}
     settings[''] = {*settings[''], *_UNCHECKED}
     return load_config(config, options, settings)
+
+
+def check_config(cfg: Config) -> None:
+    """Check the entries of a config, before models and data are built.
+
+    Raises:
+        InputError: the first mistake, with the dotted name of the entry.
+    """
+    check_values(cfg)
+    check_sections(cfg, _SETTINGS)
+    check_parts(cfg)
+    check_start(cfg)
 
 
 def _prepared(

@@ -167,11 +167,37 @@ HOSTILE = {
         "{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg', 'backbone': [{'type': 'os.system'}]}}",
         r'type .os\.system. is not registered',
     ),
-    'another type': ("{'model': {'type': ['a']}}", 'is not a name'),
+    'another type': ("{'model': {'type': ['a']}}", 'model.type must be the name of a class'),
     'parts that do not fit': (
         "{'model': {'type': 'clipdense.clip.vit.VisionTransformer'}}",
         'invalid model',
     ),
+    'a scope that is imported': (
+        "{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg', '_scope_': 'evil'}}",
+        'model._scope_ must be one of',
+    ),
+    'imports': (
+        "{'model': {'type': 'clipdense.clip.vit.VisionTransformer'}, 'custom_imports': {'imports': 'os'}}",
+        'custom_imports imports code',
+    ),
+    'a constructor': (
+        "{'model': {'type': 'clipdense.clip.vit.VisionTransformer', 'constructor': 'os.system'}}",
+        "model.constructor: type 'os.system'",
+    ),
+    'a run': (
+        "{'model': {'type': 'clipdense.engine.runner.Runner', 'work_dir': 'x'}}",
+        'Runner. is not registered',
+    ),
+    'a file that is code': (
+        "{'model': {'type': 'clipdense.clip.vit.VisionTransformer', 'a': [{'b': ('x.pkl',)}]}}",
+        'model.a.0.b.0: .x.pkl. would be read as code',
+    ),
+    'a command': (
+        "{'model': {'type': 'clipdense.clip.vit.VisionTransformer', 'urls': 'pipe:touch x'}}",
+        'model.urls: .* runs a command',
+    ),
+    'NaN': ("{'model': {'type': 'clipdense.clip.vit.VisionTransformer', 'a': 1e999 - 1e999}}", 'not plain'),
+    'bytes': ("{'model': {'type': 'clipdense.clip.vit.VisionTransformer', 'a': b'x'}}", 'model.a is a bytes'),
     'no words': ("{'model': {'type': 'clipdense.methods.lseg.segmenter.LSeg'}}", 'has no network'),
 }
 
