@@ -25,8 +25,22 @@ _COUNTS = {  # lowest values of settings that are whole numbers
     'train_cfg.val_begin': 0,
     **{f'{part}_dataloader.batch_size': 1 for part in ('train', 'val', 'test')},
     **{f'{part}_dataloader.num_workers': 0 for part in ('train', 'val', 'test')},
+    **{f'{part}_dataloader.prefetch_factor': 1 for part in ('train', 'val', 'test')},
+    'optim_wrapper.accumulative_counts': 1,
 }
-_NUMBERS = ('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay')  # not negative
+_NUMBERS = (  # not negative
+    *(f'optim_wrapper.optimizer.{name}' for name in ('lr', 'weight_decay', 'momentum', 'eps')),
+    *(f'{part}_dataloader.timeout' for part in ('train', 'val', 'test')),
+)
+_COUNTS_OF_PARTS = {  # of any part of ours: lowest values
+    'warmup': 0,
+    'micro_batch': 1,
+    'max_skips': 0,
+    'samples_per_epoch': 1,
+    'num_images': 1,
+    'shuffle': 0,
+}
+_CLIP_GRAD = ('max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'type', 'clip_value')
 
 _LOG_LEVELS = ('CRITICAL', 'ERROR', 'WARNING', 'WARN', 'INFO', 'DEBUG', 'NOTSET')  # and their numbers
 _LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')
@@ -55,7 +69,51 @@ def check_values(cfg: Mapping[str, Any]) -> None:
             continue
         if not _is_number(value) or not isfinite(value) or value < 0:
             raise InputError(f'{name} must be a number of at least 0, such as 1e-3, got {value!r}')
+    _check_clip_grad(_entry(cfg, 'optim_wrapper.clip_grad'))
+    for part in ('train', 'val', 'test'):
+        _check_loader(cfg.get(f'{part}_dataloader'), f'{part}_dataloader')
+    for section in _SECTIONS:
+        _check_counts(cfg.get(section), section)
     _check_folder(cfg.get('work_dir'))
+
+
+def _check_clip_grad(clip_grad: Any) -> None:
+    """What torch takes, which would fail in the first step only."""
+    name = 'optim_wrapper.clip_grad'
+    if not isinstance(clip_grad, Mapping | None):
+        raise InputError(f'{name} must be a part such as {name}=dict(max_norm=1.0), got {clip_grad!r}')
+    for key, value in (clip_grad or {}).items():
+        if key not in _CLIP_GRAD:
+            raise InputError(f'{name}.{key}: unknown entry.{nearest(key, _CLIP_GRAD)}')
+        if key in ('max_norm', 'clip_value') and not (_is_number(value) and value > 0):
+            raise InputError(f'{name}.{key} must be a number above 0, got {value!r}')
+
+
+def _check_loader(loader: Any, name: str) -> None:
+    """The data set of a loader, and its settings that are true or false."""
+    if not isinstance(loader, Mapping):
+        return
+    dataset = loader.get('dataset')
+    if dataset is None or isinstance(dataset, str | int | float | list):
+        raise InputError(f'{name}.dataset must be a part such as dict(type=...), got {dataset!r}')
+    if 'batch_size' in loader and loader['batch_size'] is None and 'batch_sampler' not in loader:
+        raise InputError(f'{name}.batch_size must be a whole number and at least 1, got None')
+    for key in ('drop_last', 'pin_memory', 'persistent_workers'):
+        if not isinstance(loader.get(key, False), bool):
+            raise InputError(f'{name}.{key} must be true or false, got {loader[key]!r}')
+
+
+def _check_counts(value: Any, where: str) -> None:
+    """Settings of parts of ours that are counts."""
+    items = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    )
+    kind = value.get('type') if isinstance(value, Mapping) else None
+    ours = isinstance(kind, str) or getattr(kind, '__module__', '').startswith('clipdense.')
+    for key, item in items:
+        if ours and key in _COUNTS_OF_PARTS and not isinstance(item, Mapping | list | bool):
+            check_count(f'{where}.{key}', item, _COUNTS_OF_PARTS[key])
+        _check_counts(item, f'{where}.{key}')
 
 
 def check_start(cfg: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 from torch.optim import SGD
 
+from clipdense.cli import main
 from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.engine import launch
 from clipdense.evaluation.segmentation import MeanIoU
@@ -26,8 +27,8 @@ SECTIONS = {
         'optimizer.momentun',
     ),
     'refused by torch': (
-        {'optim_wrapper': {'optimizer': {'type': SGD, 'lr': 1.0, 'momentum': -1.0}}},
-        'Invalid momentum value',
+        {'optim_wrapper': {'optimizer': {'type': SGD, 'lr': 1.0, 'nesterov': True}}},
+        'Nesterov momentum requires a momentum',
     ),
     'seed below 0': ({'randomness': {'seed': -1}}, 'random seed must be .* got -1'),
     'seed above 32 bits': ({'randomness': {'seed': 2**32}}, 'random seed must be'),
@@ -69,3 +70,71 @@ def test_sizes_that_mean_nothing_are_refused():
         ContrastivePretrainer('ViT-B-16/openai', micro_batch=0)
     with pytest.raises(InputError, match=r'shuffle must be .* got -1'):
         ImageTextShards('x.tar', batch_size=2, shuffle=-1)
+
+
+VALUES = {  # dotted name, value, message
+    'warm-up': ('param_scheduler.warmup', -1, 'param_scheduler.warmup must be .* at least 0, got -1'),
+    'text for a warm-up': ('param_scheduler.warmup', 'abc', "warmup must be .* whole number.* got 'abc'"),
+    'eps': ('optim_wrapper.optimizer.eps', -1, 'optimizer.eps must be a number of at least 0'),
+    'text for eps': ('optim_wrapper.optimizer.eps', 'abc', "optimizer.eps must be a number .* got 'abc'"),
+    'learning rate': ('optim_wrapper.optimizer.lr', -1e-3, 'optimizer.lr must be a number of at least 0'),
+    'weight decay': ('optim_wrapper.optimizer.weight_decay', -1, 'optimizer.weight_decay must be'),
+    'accumulation': ('optim_wrapper.accumulative_counts', 0, 'accumulative_counts must be .* at least 1'),
+    'skips': ('optim_wrapper.max_skips', -1, 'optim_wrapper.max_skips must be .* at least 0'),
+    'clipping': ('optim_wrapper.clip_grad', {'max_norm': -1}, 'clip_grad.max_norm must be a number above 0'),
+    'name in clipping': ('optim_wrapper.clip_grad', {'maxnorm': 1}, "clip_grad.maxnorm: .*'max_norm'"),
+    'number for clipping': ('optim_wrapper.clip_grad', 1, 'clip_grad must be a part'),
+    'steps': ('train_cfg.max_steps', 0, 'train_cfg.max_steps must be .* at least 1, got 0'),
+    'text for a batch': ('train_dataloader.batch_size', 'abc', "batch_size must .* got 'abc'"),
+    'empty batch': ('train_dataloader.batch_size', 0, 'batch_size must be .* at least 1, got 0'),
+    'part of a batch': ('train_dataloader.batch_size', 1.5, 'batch_size must be a whole number'),
+    'no batch': ('train_dataloader.batch_size', None, 'batch_size must be .* at least 1, got None'),
+    'workers': ('train_dataloader.num_workers', -1, 'num_workers must be .* at least 0, got -1'),
+    'part of a worker': ('train_dataloader.num_workers', 1.5, 'num_workers must be a whole number'),
+    'prefetching': ('train_dataloader.prefetch_factor', 0, 'prefetch_factor must be .* at least 1'),
+    'timeout': ('train_dataloader.timeout', -1, 'train_dataloader.timeout must be a number of at least 0'),
+    'number for true': ('train_dataloader.drop_last', 3, 'drop_last must be true or false, got 3'),
+    'no data': ('train_dataloader.dataset', None, 'train_dataloader.dataset must be a part'),
+    'text for data': ('train_dataloader.dataset', 'abc', "train_dataloader.dataset must .* 'abc'"),
+    'negative epoch': ('train_dataloader.dataset.samples_per_epoch', -5, 'samples_per_epoch must be .* 1'),
+    'negative shuffle': ('train_dataloader.dataset.shuffle', -1, 'dataset.shuffle must be .* at least 0'),
+    'micro-batch': ('model.micro_batch', 0, 'model.micro_batch must be .* at least 1, got 0'),
+    'launcher': ('launcher', 'abc', "launcher must be one of none, pytorch, .* got 'abc'"),
+    'number for a launcher': ('launcher', 3, 'launcher must be one of .* got 3'),
+    'negative seed': ('randomness.seed', -1, 'random seed must be .* got -1'),
+    'unknown section': ('trian_cfg.max_steps', 3, "no entry 'trian_cfg'. Did you mean 'train_cfg'"),
+    'model': ('model', 'abc', "model must be a part .* 'abc'"),
+}
+
+
+@pytest.mark.parametrize(('key', 'value', 'message'), VALUES.values(), ids=VALUES)
+def test_a_value_that_cannot_be_is_not_trained_with(tmp_path, key, value, message):
+    """Before the model and the data are built: neither folder nor shards are there."""
+    with pytest.raises(InputError, match=message) as error:
+        launch.train('contrastive/clip_scenes', tmp_path / 'run', options={key: value})
+    assert '\n' not in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.micro_batch=0', 'model.micro_batch must be'),
+        ('launcher=abc', 'launcher must be one of'),
+        ('model=abc', 'model must be a part'),
+        ('custom_hooks=3', 'custom_hooks must be a part'),
+        ('model.micro_batch', 'must have the form name=value'),
+        ('model.micro_batchh=1', "Did you mean 'micro_batch'"),
+        ('randomness.seed=-1', 'random seed must be'),
+    ],
+)
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_commands_say_it_in_one_line(tmp_path, capsys, command, option, message):
+    weights = ['absent.pth'] if command == 'test' else []
+    arguments = [command, 'contrastive/clip_scenes', *weights, '--work-dir', str(tmp_path / 'run')]
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, '-o', option])
+    assert left.value.code == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert '\n' not in told
