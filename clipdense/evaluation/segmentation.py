@@ -133,6 +133,10 @@ class SegmentationScores:
                 f'only one class, {only[0]!r}, is labeled in the masks; the other {len(names) - 1} of the '
                 'vocabulary are in no mask, so that the mIoU does not measure them'
             )
+        elif len(names) == 1:
+            found.append(
+                f'the vocabulary has one class, {only[0]!r}, so that there is nothing to confuse it with'
+            )
         if only and extra:
             found.append(
                 f'{len(extra)} classes are in no mask but predicted, and count in the mIoU with an IoU of 0: '

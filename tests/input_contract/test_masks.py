@@ -142,6 +142,7 @@ READ = {
     'only 0 and 255 in all masks': reads(TWO, TWO),
     'only 0 and 255, where 0 is unlabeled too': zero_unlabeled,
     'only one class in all masks, evaluated': evaluated(TWO, counted=1, miou=1),
+    'a vocabulary of one class, evaluated': evaluated(VALUES * 0, counted=1, classes=CLASSES[:1]),
     'all pixels ignored, evaluated': evaluated(IGNORED, counted=0),
     'a class in no mask that is predicted': evaluated(ZEROS, predicted=1, miou=0),
     'a class in no mask that is not predicted': evaluated(VALUES, counted=2, classes=(*CLASSES, 'dog')),
