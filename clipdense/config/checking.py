@@ -71,7 +71,7 @@ def _check_part(part: Mapping[str, Any], where: str) -> None:
     kind = _class(part['type'], f'{where}.type' if where else 'type')
     if kind is not None:
         given = {key: value for key, value in part.items() if key not in _ADDED}
-        check_arguments(kind, given, where, {*_GIVEN_LATER, getattr(kind, 'weights_argument', None)})
+        check_arguments(kind, given, where, {*_GIVEN_LATER, getattr(kind, 'weights_argument', '')})
 
 
 def _class(kind: Any, where: str) -> Any:

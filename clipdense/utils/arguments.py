@@ -157,5 +157,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and value == value
 
 
-def _is_whole(value: Real) -> bool:
+def _is_whole(value: Any) -> bool:
     return value == inf or (isfinite(value) and value == int(value))
