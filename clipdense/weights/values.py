@@ -77,9 +77,11 @@ def _check_scale(name: str, value: float, source: str | Path) -> None:
             f'{math.log(_MAX_SCALE):.1f} (OpenAI: log(100) = 4.6052); if the file stores the scale itself, '
             f'replace it by {fix}'
         )
-    if 0 < value <= _TEMPERATURES:
+    if value <= _TEMPERATURES and value != 0:
+        fix = 'a temperature, replace it by log(1 / temperature)'
+        fix = fix if value > 0 else 'the logarithm of a temperature, change its sign'
         warnings.warn(
             f'{source}: {name} is {value:g}, a scale of {math.exp(value):.2f}: all classes will have nearly '
-            'equal probabilities. If the file stores a temperature, replace it by log(1 / temperature)',
+            f'equal probabilities. If the file stores {fix}',
             stacklevel=2,
         )

@@ -348,6 +348,7 @@ READ = {
     '`logit_scale` of 100 (the scale itself)': scale(100.0),
     '`logit_scale` of 14.285': scale(14.285),
     '`logit_scale` of 0.07 (a temperature)': scale(0.07),
+    '`logit_scale` of -2.6593 (the logarithm of a temperature)': scale(-2.6593),
     # Precision
     '`dtype=torch.float16`, `bfloat16` or `float64`': lambda folder: [
         Classifier(changed(folder, lambda tensors: None, dtype=kind), Fixed())(

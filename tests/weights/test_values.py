@@ -108,6 +108,11 @@ def test_a_temperature_is_warned_of():
         check_values({'logit_scale': torch.tensor(0.07)}, 'file')
 
 
+def test_the_logarithm_of_a_temperature_is_warned_of():
+    with pytest.warns(UserWarning, match=r'a scale of 0.07: .* change its sign'):
+        check_values({'logit_scale': torch.tensor(math.log(0.07))}, 'file')
+
+
 def test_logit_bias():
     check_values({'logit_bias': torch.tensor(-16.5)}, 'file')
     with pytest.raises(CheckpointError, match='logit_bias is -100000'):
