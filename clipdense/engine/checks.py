@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from inspect import signature
 from math import isfinite
@@ -70,11 +71,27 @@ def check_values(cfg: Mapping[str, Any]) -> None:
         if not _is_number(value) or not isfinite(value) or value < 0:
             raise InputError(f'{name} must be a number of at least 0, such as 1e-3, got {value!r}')
     _check_clip_grad(_entry(cfg, 'optim_wrapper.clip_grad'))
+    _check_warmup(cfg)
     for part in ('train', 'val', 'test'):
         _check_loader(cfg.get(f'{part}_dataloader'), f'{part}_dataloader')
     for section in _SECTIONS:
         _check_counts(cfg.get(section), section)
     _check_folder(cfg.get('work_dir'))
+
+
+def _check_warmup(cfg: Mapping[str, Any]) -> None:
+    """Say where the learning rate does not reach its peak before the run ends."""
+    steps = _entry(cfg, 'train_cfg.max_steps')
+    schedules = cfg.get('param_scheduler') or {}
+    parts = schedules if isinstance(schedules, list) else [schedules, *getattr(schedules, 'values', list)()]
+    for part in parts:
+        warmup = part.get('warmup') if isinstance(part, Mapping) else None
+        if _is_number(warmup) and _is_number(steps) and warmup >= steps:
+            warnings.warn(
+                f'param_scheduler.warmup={warmup} is not shorter than train_cfg.max_steps={steps}: the '
+                'learning rate only increases',
+                stacklevel=2,
+            )
 
 
 def _check_clip_grad(clip_grad: Any) -> None:

@@ -9,6 +9,7 @@ from torch.optim import SGD
 from clipdense.cli import main
 from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.engine import launch
+from clipdense.engine.checks import check_values
 from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.lseg.segmenter import LSeg
@@ -138,3 +139,15 @@ def test_commands_say_it_in_one_line(tmp_path, capsys, command, option, message)
     told = capsys.readouterr().err.strip()
     assert message in told
     assert '\n' not in told
+
+
+@pytest.mark.parametrize(
+    ('warmup', 'steps', 'said'),
+    [(9, 10, False), (10, 10, True), (100, 10, True), (None, 10, False), (9, None, False)],
+)
+@pytest.mark.parametrize('listed', [False, True])
+def test_a_warm_up_that_lasts_the_whole_run_is_said(recwarn, warmup, steps, said, listed):
+    schedule = {'type': 'CosineSchedule', 'warmup': warmup}
+    check_values({'train_cfg': {'max_steps': steps}, 'param_scheduler': [schedule] if listed else schedule})
+    lines = [str(warning.message) for warning in recwarn]
+    assert ['the learning rate only increases' in line for line in lines] == [True] * said

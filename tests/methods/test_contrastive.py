@@ -51,6 +51,17 @@ def step(model: ContrastivePretrainer, lr: float = 0.0) -> dict[str, torch.Tenso
     return model.train_step(batch(), KeepGradients(optimizer))
 
 
+@pytest.mark.parametrize(('size', 'said'), [((16, 16), False), ((24, 24), True), ((16, 32), True)])
+def test_images_of_another_size_than_the_models_are_said_once(recwarn, size, said):
+    model = pretrainer()
+    data = {**batch(), 'images': torch.zeros(6, 3, *size, dtype=torch.uint8)}
+    for _ in range(2):
+        model.train_step(dict(data), KeepGradients(torch.optim.SGD(model.parameters(), lr=0.0)))
+    lines = [str(warning.message) for warning in recwarn if 'pixels' in str(warning.message)]
+    expected = f'the training images have {size[1]} x {size[0]} pixels, but the model is for 16 x 16'
+    assert [expected in line for line in lines] == [True] * said
+
+
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('micro_batch', [1, 2, 4, 6])
 def test_micro_batches_give_the_whole_gradient(loss, micro_batch):
