@@ -77,7 +77,10 @@ def test_options_of_the_docstring_fit(path):
     """Every ``-o NAME=VALUE`` that the docstring shows is accepted."""
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     options = re.findall(r"(?:-o|--cfg-options) ('[^']+'|[^\s`)]+)", docstring.replace('\\\n', ' '))
-    read_config(path, [option.strip("'") for option in options])
+    values = [option.strip("'") for option in options]
+    by_name = {value.partition('=')[0]: value for value in values}  # a docstring shows alternatives too
+    for given in (list(by_name.values()), *([value] for value in values)):
+        read_config(path, given)
 
 
 def test_a_config_left_by_a_run_reads_the_same(tmp_path):
