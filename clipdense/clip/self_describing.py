@@ -197,6 +197,6 @@ def _parse(text: str, packages: Collection[str]) -> dict[str, Any]:
     allowed = getattr(model, 'portable_types', {})
 
     def look_up(name: str, where: str) -> Any:
-        return allowed[name] if name in allowed else part_of_model(name, where, packages)
+        return allowed[name] if name in allowed else part_of_model(name, where, packages, allowed.values())
 
     return resolve_types(config, look_up=look_up)

@@ -61,13 +61,16 @@ def registered(name: str, where: str) -> Any:
     raise InputError(f'{where}: {_unknown(name, path)}')
 
 
-def part_of_model(name: str, where: str, packages: Collection[str] = ('clipdense',)) -> Any:
+def part_of_model(
+    name: str, where: str, packages: Collection[str] = ('clipdense',), others: Collection[Any] = ()
+) -> Any:
     """The object of a full name that is registered as a part of models or as a transform, and no other.
 
     Args:
         name: dotted, as ``plain_config`` writes it.
         where: dotted name of the entry, for the message.
         packages: that may register it.
+        others: further objects that are allowed.
 
     Raises:
         InputError: any other name.
@@ -75,7 +78,7 @@ def part_of_model(name: str, where: str, packages: Collection[str] = ('clipdense
     from clipdense.registry import MODELS, TRANSFORMS
 
     found = get_object_from_string(name) if name.split('.')[0] in packages and '.' in name else None
-    parts = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values())
+    parts = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *others)
     if found is None or not any(found is one for one in parts):
         raise InputError(f'{where}: type {name!r} is not registered in {", ".join(packages)}')
     return found
