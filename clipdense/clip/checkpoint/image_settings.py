@@ -44,6 +44,7 @@ _PROCESSORS = {
     'Siglip': _SIGLIP,
     'ViT': _Processor(STATISTICS['half'], 2, square=True, square_integers=True),
 }
+_LARGE = 1e6  # of statistics and factors: larger ones overflow in the model
 _DEFAULT_SIZE = 224  # of all of these
 
 
@@ -101,7 +102,7 @@ def open_clip_images(config: Section, image_size: int | None) -> dict[str, Any] 
         )
     return {
         'image_size': image_size,
-        'mean': config.triple('mean', STATISTICS['openai'][0]),
+        'mean': _mean(config, 'mean', STATISTICS['openai'][0]),
         'std': _std(config, 'std', STATISTICS['openai'][1]),
         'interpolation': _OPEN_CLIP_INTERPOLATIONS[interpolation],
         'resize': resize,
@@ -192,11 +193,11 @@ def _statistics(config: Section, defaults: _Processor) -> tuple[Triple, Triple]:
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
     if config.flag('do_normalize', True):
-        mean = config.triple('image_mean', defaults.statistics[0])
+        mean = _mean(config, 'image_mean', defaults.statistics[0])
         std = _std(config, 'image_std', defaults.statistics[1])
     factor = config.number('rescale_factor', 1 / 255) if config.flag('do_rescale', True) else 1.0
-    if factor < 0:
-        raise config.error('rescale_factor', 'must be greater than 0')
+    if not 1 / _LARGE <= factor <= _LARGE:
+        raise config.error('rescale_factor', f'must be between {1 / _LARGE:g} and {_LARGE:g}')
     scale = 1 / (255 * factor)
     if abs(scale - 1) < 1e-6:
         return mean, std
@@ -207,10 +208,17 @@ def _times(values: Triple, scale: float) -> Triple:
     return values[0] * scale, values[1] * scale, values[2] * scale
 
 
+def _mean(config: Section, key: str, default: Triple) -> Triple:
+    mean = config.triple(key, default)
+    if max(map(abs, mean)) > _LARGE:
+        raise config.error(key, f'must be between {-_LARGE:g} and {_LARGE:g}')
+    return mean
+
+
 def _std(config: Section, key: str, default: Triple) -> Triple:
     std = config.triple(key, default)
-    if min(std) <= 0:
-        raise config.error(key, 'must be greater than 0')
+    if not 1 / _LARGE <= min(std) <= max(std) <= _LARGE:
+        raise config.error(key, f'must be between {1 / _LARGE:g} and {_LARGE:g}')
     return std
 
 
