@@ -133,10 +133,10 @@ REFUSED = {
     'two means': ({**CLIP, **SHORT, 'image_mean': [0.5, 0.5]}, 'image_mean must be three finite numbers'),
     'a word for a mean': ({**CLIP, **SHORT, 'image_mean': 'half'}, 'image_mean must be three finite numbers'),
     'NaN': ({**CLIP, **SHORT, 'image_mean': [float('nan')] * 3}, 'image_mean must be three finite'),
-    'std of 0': ({**CLIP, **SHORT, 'image_std': [0, 1, 1]}, 'image_std must be between 1e-06 and 1e+06'),
+    'std of 0': ({**CLIP, **SHORT, 'image_std': [0, 1, 1]}, 'image_std must be between 1e-06 and'),
     'huge mean': (
         {**CLIP, **SHORT, 'image_mean': [0, 0, 9e37]},
-        'image_mean must be between -1e+06 and 1e+06',
+        'image_mean must be between',
     ),
     'tiny factor': ({**CLIP, **SHORT, 'rescale_factor': 1e-30}, 'rescale_factor must be between 1e-06'),
     'factor of 0': ({**CLIP, **SHORT, 'rescale_factor': 0}, 'rescale_factor must be a finite number other'),
