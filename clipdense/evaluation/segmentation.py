@@ -117,9 +117,15 @@ class SegmentationScores:
         mean = f'{percent(scores.mean_iou)}  {percent(scores.mean_accuracy)}'
         return '\n'.join([*lines, f'{"mean":<{width}}  {mean}  over {scores.counted} classes{note}'])
 
-    @property
-    def notes(self) -> list[str]:
-        """What the scores hide: no labeled pixels, one labeled class, classes that are only predicted."""
+    def notes(self, absent: bool = True) -> list[str]:
+        """What the scores hide.
+
+        Args:
+            absent: name the classes that are predicted but in no mask.
+
+        Returns:
+            A line each, about masks without labeled pixels, with one class, and such classes.
+        """
         names = self.vocabulary.class_names
         labeled = self.confusion.sum(1) > 0
         only = [name for name, there in zip(names, labeled.tolist(), strict=True) if there]
@@ -137,7 +143,7 @@ class SegmentationScores:
             found.append(
                 f'the vocabulary has one class, {only[0]!r}, so that there is nothing to confuse it with'
             )
-        if only and extra:
+        if absent and only and extra:
             found.append(
                 f'{len(extra)} classes are in no mask but predicted, and count in the mIoU with an IoU of 0: '
                 f'{", ".join(extra[:10])}{", ..." if len(extra) > 10 else ""}'
@@ -175,6 +181,8 @@ class SegmentationEvaluator:
         ignore_index: label of pixels that do not count; the dataset's by default, or 255.
         workers: processes that read images.
         title: of the progress bar.
+        distractors: whether the vocabulary has classes on purpose that are in no mask; otherwise a line says
+            which of them the model predicts.
     """
 
     def __init__(
@@ -184,8 +192,10 @@ class SegmentationEvaluator:
         ignore_index: int | None = None,
         workers: int = 0,
         title: str = 'segmentation',
+        distractors: bool = False,
     ) -> None:
         self.dataset, self.workers, self.title = dataset, workers, title
+        self.distractors = distractors
         self.vocabulary: Vocabulary = dataset.vocabulary if vocabulary is None else vocabulary
         own = getattr(dataset, 'ignore_index', IGNORE_INDEX)
         self.ignore_index = own if ignore_index is None else ignore_index
@@ -230,7 +240,8 @@ class SegmentationEvaluator:
                         )
                         counts[name] += count_sample(labelled, size, self.ignore_index)
         scores = {name: SegmentationScores(matrix, self.vocabulary) for name, matrix in counts.items()}
-        for note in dict.fromkeys(note for one in scores.values() for note in one.notes):
+        first = next(iter(scores.values()))  # the others, such as chance, are for comparison
+        for note in first.notes(absent=not self.distractors):
             warnings.warn(note, stacklevel=2)
         return scores
 
@@ -322,7 +333,7 @@ class MeanIoU(BaseMetric):
             total.index_add_(0, cells, counts)
         self.evaluated = SegmentationScores(total.view(size, size), self.vocabulary, self._groups)
         print_log('\n' + self.table(), logger='current')
-        for note in self.evaluated.notes:
+        for note in self.evaluated.notes():
             warnings.warn(note, stacklevel=2)
         return self.evaluated.to_dict()
 

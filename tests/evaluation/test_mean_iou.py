@@ -11,7 +11,7 @@ import torch
 from torch import multiprocessing
 
 from clipdense.evaluation.mean_iou import confusion_matrix, foreground_iou, mean_iou
-from clipdense.evaluation.segmentation import MeanIoU
+from clipdense.evaluation.segmentation import MeanIoU, SegmentationScores
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -239,3 +239,12 @@ def test_the_mean_is_over_foreground_classes_that_are_shown():
     confusion = torch.tensor([[9, 0, 1, 0], [2, 6, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     assert foreground_iou(confusion, 0) == pytest.approx(6 / 10)
     assert foreground_iou(confusion, None) == pytest.approx((9 / 12 + 6 / 10) / 2)
+
+
+def test_predicted_classes_that_no_mask_has_are_said_unless_they_are_meant():
+    """Rows are labels: b is in no mask, and is predicted for two pixels."""
+    scores = SegmentationScores(torch.tensor([[5, 2, 0], [0, 0, 0], [3, 0, 4]]), Vocabulary(('a', 'b', 'c')))
+    (line,) = scores.notes()
+    assert line.startswith('1 classes are in no mask but predicted')
+    assert line.endswith(': b')
+    assert scores.notes(absent=False) == []

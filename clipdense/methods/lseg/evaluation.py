@@ -69,7 +69,7 @@ class SceneSplits:
         vocabulary = dataset.vocabulary
         embedder = class_embedder(model, templates=self.templates)
         model.set_vocabulary(vocabulary, embedder.embed(vocabulary))
-        return SegmentationEvaluator(dataset, title=self.name)(model).foreground
+        return SegmentationEvaluator(dataset, title=self.name, distractors=True)(model).foreground
 
 
 @HOOKS.register_module()
