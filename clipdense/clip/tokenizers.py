@@ -82,6 +82,11 @@ class LazyTokenizer(ABC):
         """A string that is equal only for tokenizers with equal results."""
         return self.tokenizer.identity
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self.tokenizer.vocab_size
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, not truncated, without special ids."""
         return self.tokenizer.encode(text)

@@ -94,6 +94,29 @@ def _check_warmup(cfg: Mapping[str, Any]) -> None:
             )
 
 
+def check_tokenizer(model: Any, dataset: Any) -> None:
+    """Say where the dataset and the CLIP of a model turn captions into ids by different tables.
+
+    A CLIP whose own tokenizer does not fit its vocabulary, as one that is built for another, is not compared.
+    """
+    clip = getattr(model, 'clip', None)
+    own, given = getattr(clip, 'tokenizer', None), getattr(dataset, 'tokenizer', None)
+    given = getattr(given, 'tokenizer', given)  # NounPrompts has one inside
+    try:
+        tables = [getattr(tokenizer, 'identity', None) for tokenizer in (own, given)]
+    except InputError:  # its files cannot be read; it says so when it is used
+        return
+    if None in tables or getattr(own, 'vocab_size', None) not in (None, clip.text.size.vocab_size):  # type: ignore[union-attr]
+        return
+    kinds = [str(table).split()[:2] for table in tables]  # without the length of the context
+    if kinds[0] != kinds[1]:
+        warnings.warn(
+            f'the dataset tokenizes captions by {kinds[1][0]}, but the model by {kinds[0][0]}, or by another '
+            'table: set train_dataloader.dataset.tokenizer to the tokenizer of the model',
+            stacklevel=2,
+        )
+
+
 def _check_clip_grad(clip_grad: Any) -> None:
     """What torch takes, which would fail in the first step only."""
     name = 'optim_wrapper.clip_grad'

@@ -23,7 +23,7 @@ from clipdense.utils.dist import all_gather_object, world_size
 from clipdense.utils.errors import InputError, one_line
 
 from .checkpointing import what_remains
-from .checks import check_batch_size, check_count, takes, with_batch_size
+from .checks import check_batch_size, check_count, check_tokenizer, takes, with_batch_size
 from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
 from .resume import (
@@ -271,6 +271,7 @@ class TrainLoop(BaseLoop):
 
     def _check_batches(self) -> None:
         """Ask the model about batches of this size, and of the size of the last one of an epoch."""
+        check_tokenizer(unwrapped(self.runner.model), self.dataloader.dataset)
         check = getattr(unwrapped(self.runner.model), 'check_batch', None)
         if check is None:
             return

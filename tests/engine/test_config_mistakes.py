@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from mmengine.config import Config
 from torch.optim import SGD
@@ -9,7 +11,7 @@ from torch.optim import SGD
 from clipdense.cli import main
 from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.engine import launch
-from clipdense.engine.checks import check_values
+from clipdense.engine.checks import check_tokenizer, check_values
 from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.lseg.segmenter import LSeg
@@ -151,3 +153,33 @@ def test_a_warm_up_that_lasts_the_whole_run_is_said(recwarn, warmup, steps, said
     check_values({'train_cfg': {'max_steps': steps}, 'param_scheduler': [schedule] if listed else schedule})
     lines = [str(warning.message) for warning in recwarn]
     assert ['the learning rate only increases' in line for line in lines] == [True] * said
+
+
+OPENAI, OTHER = 'openai-bpe abc 77', 'huggingface def (1, 2)'
+
+
+def tokenizer(identity, vocab_size=49408, **parts):
+    return SimpleNamespace(identity=identity, vocab_size=vocab_size, **parts)
+
+
+@pytest.mark.parametrize(
+    ('own', 'given', 'said'),
+    [
+        (OPENAI, tokenizer(OPENAI), False),
+        (OPENAI, tokenizer('openai-bpe abc 32'), False),  # another length
+        (OPENAI, tokenizer(OTHER), True),
+        (OTHER, tokenizer(OPENAI), True),
+        (OTHER, tokenizer('huggingface xyz (1, 2)'), True),
+        (OPENAI, SimpleNamespace(tokenizer=tokenizer(OTHER)), True),  # as in NounPrompts
+        (None, tokenizer(OTHER), False),
+        (OPENAI, None, False),
+    ],
+)
+@pytest.mark.parametrize('fits', [True, False])
+def test_two_tokenizers_are_said(recwarn, own, given, said, fits):
+    text = SimpleNamespace(size=SimpleNamespace(vocab_size=49408 if fits else 32000))
+    model = SimpleNamespace(clip=SimpleNamespace(tokenizer=tokenizer(own), text=text))
+    check_tokenizer(model, SimpleNamespace(tokenizer=given))
+    lines = [str(warning.message) for warning in recwarn]
+    assert ['the dataset tokenizes captions by' in line for line in lines] == [True] * (said and fits)
+    check_tokenizer(SimpleNamespace(), SimpleNamespace(tokenizer=given))  # a model without a CLIP
