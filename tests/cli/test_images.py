@@ -8,32 +8,13 @@ import resource
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from clipdense.cli.app import main
-from clipdense.clip.checkpoint import save
-from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
-
-TINY = ClipSize(
-    VitSize(image_size=32, patch_size=8, width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16),
-    TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16),
-)
-
-
-@pytest.fixture(scope='module')
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
-    save(build_clip(TINY), path)
-    return str(path)
 
 
 @pytest.fixture(autouse=True)
-def photos(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+def photos(apart):
     Path('photos').mkdir()
     for name in ('good.png', 'z.png'):
         Image.effect_noise((40, 30), 80).save(f'photos/{name}')
