@@ -315,8 +315,8 @@ def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str |
         inputs: files that are read, which are never replaced.
 
     Raises:
-        InputError: naming the first file that exists, is no regular file or an input, or whose folder cannot
-            be written to.
+        InputError: naming the first file that exists, is not a regular file, is an input, or whose folder
+            cannot be written to.
     """
     from clipdense.utils.files import check_output_folder, output_file
 

@@ -36,9 +36,9 @@ class HFTextTower(nn.Module):
     def __init__(self, size: HFTextSize | dict) -> None:
         super().__init__()
         self.size = size = HFTextSize(**size) if isinstance(size, dict) else size
-        self.transformer: Any = _encoder(size)
         if size.pooler not in POOLERS:
             raise InputError(f'unknown pooler {size.pooler!r}: use one of {", ".join(POOLERS)}')
+        self.transformer: Any = _encoder(size)
         self.pad_id = self.transformer.config.pad_token_id
         self.proj = _projection(size)
         self._gradient_checkpointing = False

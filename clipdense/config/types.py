@@ -93,7 +93,7 @@ def resolve_types(value: Any, where: str = '', look_up: Callable[[str, str], Any
         look_up: name and dotted name of the entry -> the object.
 
     Raises:
-        InputError: a type that is no name of a registered class, ``custom_imports``, or a scope that is
+        InputError: a type that is not the name of a registered class, ``custom_imports``, or a scope that is
             another package.
     """
     if isinstance(value, list | tuple):

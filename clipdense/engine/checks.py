@@ -225,7 +225,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         least: the lowest valid value.
 
     Raises:
-        InputError: the value is no whole number, or too low.
+        InputError: the value is not a whole number, or too low.
     """
     if value is not None and not (_is_number(value) and value == value // 1 and value >= least):
         raise InputError(f'{name} must be a whole number and at least {least}, got {value!r}')

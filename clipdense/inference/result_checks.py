@@ -88,7 +88,7 @@ def needed_image(*images: Image.Image | None) -> Image.Image:
     """The image to draw on: the first that is given.
 
     Raises:
-        InputError: there is none, or it is no Pillow image.
+        InputError: there is none, or it is not a Pillow image.
     """
     given = next((image for image in images if image is not None), None)
     if given is None:

@@ -13,7 +13,7 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
     """The named device; None means the GPU if there is one.
 
     Raises:
-        InputError: the device is not available on this machine, or is no device that holds values.
+        InputError: the device is not available on this machine, or does not hold values.
     """
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')

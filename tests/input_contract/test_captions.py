@@ -157,7 +157,7 @@ TABLES = {
     'UTF-16 without a mark': table((HEAD + GOOD).encode('utf-16-le')),
     'gzip file that is cut': table(gzip.compress((HEAD + GOOD).encode())[:-9]),
     'JSON list': table('[{"filepath": "a.png", "title": "one"}]', name='x.json'),
-    'file that is no Parquet': broken_parquet,
+    'file that is not Parquet': broken_parquet,
     'named pipe': pipe,
     'path outside `root`': lambda folder: pairs(folder, HEAD + '../a.png\tone\n', root=folder),
     'same image in several rows, for retrieval': retrieval,

@@ -167,7 +167,7 @@ def from_open_clip(values: Mapping[str, Any], source: str) -> Recorded:
     vision, text = model.part('vision_cfg'), model.part('text_cfg')
     embed_dim = model.integer('embed_dim')
     activation: Activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
-    if embed_dim and 'multimodal_cfg' not in model and not _told_by_tensors(vision, text):
+    if embed_dim and 'multimodal_cfg' not in model and not _inferable(vision, text):
         return _whole(config, model)
     timm = vision.text('timm_model_name')
     if timm:
@@ -309,7 +309,7 @@ def _timm_facts(name: str, vision: Section) -> TowerFacts:
     return TowerFacts(size.activation, size.num_heads, size.image_size)
 
 
-def _told_by_tensors(vision: Section, text: Section) -> bool:
+def _inferable(vision: Section, text: Section) -> bool:
     """Whether the tensors tell the kinds of the towers, so that the config only completes them."""
     timm = vision.text('timm_model_name')
     image = siglip_size(timm, 224) is not None if timm else not vision.get('no_ln_pre', False)
