@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,21 +105,11 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
         return OpenAITokenizer(PUBLISHED[name].text.context_length)
     tagged = next((known for known in zoo.ZOO if known.split('/')[0] == name), name)
     entry = zoo.find(tagged)
-    recorded = from_zoo(entry)
-    if recorded.size is not None:
-        standard = isinstance(recorded.size.text, TextSize) and recorded.size.text.vocab_size == VOCAB_SIZE
-        if standard and not entry.companions:
-            return OpenAITokenizer(recorded.size.text.context_length)
-        return FolderTokenizer(zoo.fetch_tokenizer(entry), recorded.size.text, recorded.tokenizer)
-    text = recorded.text
-    length = text.context_length or 77
+    model = Section(entry.config['model_cfg'], entry.name)
     if not entry.companions:
-        return OpenAITokenizer(length)
-    flavour: Literal['openai', 'siglip'] = 'openai' if text.eos_token_id else 'siglip'
-    eos = text.eos_token_id if isinstance(text.eos_token_id, int) else None
-    sizes = text.width or 0, text.layers or 0, text.num_heads or 0, 0, text.embed_dim or 0
-    size = TextSize(*sizes, text.vocab_size or VOCAB_SIZE, length, flavour=flavour, eos_token_id=eos)
-    return FolderTokenizer(zoo.fetch_tokenizer(entry), size, recorded.tokenizer)
+        return OpenAITokenizer(model.part('text_cfg').integer('context_length', 77))
+    size, rules = open_clip_size(model).text, from_zoo(entry).tokenizer
+    return FolderTokenizer(zoo.fetch_tokenizer(entry), size, rules)
 
 
 def published_size(name: str) -> ClipSize:
