@@ -18,6 +18,7 @@ from .data_files import MAX_BYTES, SUFFIXES, check_option_value, read_data_confi
 from .merging import copied, merge, nested
 from .options import check_option, parse_options
 from .types import resolve_entry
+from .variables import restore, substitute
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 HOME = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent  # of configs: a wheel, a checkout
@@ -50,6 +51,7 @@ def load_config(
     object.__setattr__(cfg, '_imported_names', source._imported_names)
     safe = safe or getattr(source, '_safe', False)
     object.__setattr__(cfg, '_safe', safe)
+    restore(cfg._cfg_dict, getattr(source, '_references', {}))
     values = dict(options) if isinstance(options, Mapping) else parse_options(options)
     for key in values:
         check_option(cfg, key, settings or {})
@@ -57,6 +59,7 @@ def load_config(
             check_option_value(f'option {key}', values[key])
         values[key] = resolve_entry(key.rpartition('.')[2], values[key], f'option {key}')
     merge(cfg._cfg_dict, nested(values))
+    object.__setattr__(cfg, '_references', substitute(cfg._cfg_dict))
     return cfg
 
 

@@ -12,6 +12,8 @@ from mmengine.utils import get_object_from_string
 from clipdense.utils.arguments import argument_names
 from clipdense.utils.errors import InputError, nearest
 
+from .variables import check_used
+
 _WORDS = {'true': True, 'false': False, 'none': None, 'null': None}
 
 
@@ -94,6 +96,8 @@ def check_option(cfg: Config, key: str, settings: Mapping[str, Collection[str]])
             )
         part = inside
     if _child(part, last) is not None or (isinstance(part, Mapping | Config) and last in part):
+        if not parents and '' in settings:
+            check_used(cfg._cfg_dict, last, settings[''])
         return
     accepted = _accepted(part, settings.get('.'.join(parents)))
     if accepted is not None and last not in accepted:

@@ -14,6 +14,11 @@ def _read(folder, text, name='own.yaml', safe=False):
     return load_config(folder / name, safe=safe)
 
 
+def _written(folder, text):
+    (folder / 'own.py').write_text(text)
+    return folder / 'own.py'
+
+
 def _is(cfg, **expected):
     assert {name: cfg[name] for name in expected} == expected
 
@@ -73,6 +78,12 @@ READ = {
     'option `-o name=[a, b]`, texts without quotes': _option('train_dataloader.dataset.urls=[a.tar, b.tar]'),
     'option without `=`': _option('model.micro_batch'),
     '`-o a.b=1 -o a.b=2`': _option('model.micro_batch=1', 'model.micro_batch=2'),
+    "option of an entry that others name as `'{{data}}'`": lambda folder: _is(
+        load_config(_written(folder, "data = 1\na = dict(b='{{data}}')"), ['data=2']), a={'b': 2}
+    ),
+    'option of a value that only the text of the config uses': lambda folder: load_config(
+        'lseg/lseg_camvid', ['data_root=x'], {'': ['model']}
+    ),
     'option of an entry that does not exist': _option('modell.micro_batch=3'),
 }
 
