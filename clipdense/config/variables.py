@@ -28,11 +28,7 @@ def substitute(cfg: dict[str, Any]) -> References:
     Raises:
         InputError: a reference to no top-level entry, or to one that is a reference itself.
     """
-    found: References = {}
-    for place, value in _entries(cfg):
-        match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-        if match:
-            found[place] = match[1]
+    found = {place: name for place, value in _entries(cfg) if (name := _referred(value))}
     names = [name for name in dict.keys(cfg) if isinstance(name, str)]
     for place, name in found.items():
         where = '.'.join(map(str, place))
@@ -70,7 +66,7 @@ def check_used(cfg: Mapping[str, Any], name: str, settings: Collection[str]) -> 
     if name in settings or isinstance(value, Mapping):
         return
     entries = list(_entries(cfg))
-    if any(text == f'{{{{{name}}}}}' for _, text in entries if isinstance(text, str)):
+    if any(_referred(other) == name for _, other in entries):
         return
     same = ['.'.join(map(str, place)) for place, other in entries if len(place) > 1 and _like(other, value)]
     hint = f'set {" and ".join(same[:3])}' if same else 'set the entry that it is for'
@@ -78,6 +74,12 @@ def check_used(cfg: Mapping[str, Any], name: str, settings: Collection[str]) -> 
         f'option {name}: {name!r} only names a value within the config, and setting it would change nothing; '
         f'{hint}'
     )
+
+
+def _referred(value: Any) -> str | None:
+    """The name in a reference; None for other values."""
+    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return None if match is None else match[1]
 
 
 def _like(other: Any, value: Any) -> bool:
