@@ -23,7 +23,7 @@ class VitSize:
     mlp_width: int
     embed_dim: int
     activation: Activation = 'quick_gelu'
-    flavour: Literal['openai', 'slip', 'siglip', 'clipa'] = 'openai'
+    flavour: Literal['openai', 'slip', 'siglip', 'clipa', 'coca'] = 'openai'
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TextSize:
     vocab_size: int = 49408
     context_length: int = 77
     activation: Activation = 'quick_gelu'
-    flavour: Literal['openai', 'mobileclip', 'clipa', 'siglip', 'siglip_plain'] = 'openai'
+    flavour: Literal['openai', 'mobileclip', 'clipa', 'siglip', 'siglip_plain', 'coca'] = 'openai'
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipdense.layers.packing import Packing
 from clipdense.layers.transformer import Block, initialize_blocks, replace_tokens, run_blocks
@@ -22,7 +23,7 @@ class TextFlavour:
     """Differences between published text transformers other than their size."""
 
     causal: bool
-    pool: Literal['end_of_text', 'last']  # the end-of-text token, or the last position
+    pool: Literal['end_of_text', 'last', 'class_token']  # the last position; a learned token after the text
     proj: Literal['plain', 'bias', 'none']
     eps: float
 
@@ -33,7 +34,9 @@ FLAVOURS = {
     'clipa': TextFlavour(causal=False, pool='last', proj='plain', eps=1e-5),
     'siglip': TextFlavour(causal=False, pool='last', proj='bias', eps=1e-6),
     'siglip_plain': TextFlavour(causal=False, pool='last', proj='none', eps=1e-6),
+    'coca': TextFlavour(causal=True, pool='class_token', proj='plain', eps=1e-5),
 }
+PAD = 0  # id that fills texts of CoCa
 
 
 @MODELS.register_module()
@@ -56,7 +59,9 @@ class TextTransformer(nn.Module):
         self.gradient_checkpointing = False
         width = size.width
         self.token_embed = nn.Embedding(size.vocab_size, width)
-        self.pos_embed = nn.Parameter(torch.empty(size.context_length, width))
+        appended = flavour.pool == 'class_token'
+        self.class_token = nn.Parameter(torch.empty(width)) if appended else None
+        self.pos_embed = nn.Parameter(torch.empty(size.context_length + appended, width))
         self.blocks: Any = nn.ModuleList(
             Block(width, size.num_heads, size.mlp_width, size.activation, flavour.eps)
             for _ in range(size.layers)
@@ -76,6 +81,8 @@ class TextTransformer(nn.Module):
         """OpenAI's initialization (openai/CLIP ``initialize_parameters``)."""
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
+        if self.class_token is not None:
+            nn.init.normal_(self.class_token, std=0.01)
         initialize_blocks(list(self.blocks), self.size.width)
         if self.proj is not None:
             nn.init.normal_(self.proj, std=self.size.width**-0.5)
@@ -88,6 +95,8 @@ class TextTransformer(nn.Module):
         Raises:
             ValueError: more tokens than the context length, or a text without its end-of-text token.
         """
+        if self.class_token is not None:
+            return self._with_class_token(self.token_embed(token_ids), token_ids != PAD)
         if self.flavour.pool == 'last':
             last = torch.full_like(token_ids[:, 0], token_ids.shape[1] - 1)
             return self.forward_embeddings(self.token_embed(token_ids), last)
@@ -106,6 +115,9 @@ class TextTransformer(nn.Module):
             eot: (K,) position of the end-of-text token, from the token ids.
             deep: entry i, (n, C), replaces the n tokens after start-of-text before block i + 1 (MaPLe).
         """
+        if self.class_token is not None:
+            places = torch.arange(embeddings.shape[1], device=eot.device)
+            return self._with_class_token(embeddings, places <= eot[:, None], deep)
         if self.flavour.causal and len(eot):
             embeddings = embeddings[:, : int(eot.max()) + 1]
         x = self._place(embeddings)  # (K, L, C)
@@ -114,29 +126,49 @@ class TextTransformer(nn.Module):
         if self.flavour.causal and not deep:
             packing = Packing.of_lengths(eot + 1, x.shape[1])
             x, rows = packing.pack(x), packing.last  # (T, C)
-        for index, block in enumerate(self.blocks):
-            if deep and 1 <= index <= len(deep):
-                x = replace_tokens(x, 1, deep[index - 1])
-            x = run_blocks(
-                [block],
-                x,
-                causal=self.flavour.causal,
-                packing=packing,
-                rows=rows if index == len(self.blocks) - 1 else None,
-                checkpointing=self.gradient_checkpointing,
-            )
-        return self.norm_post(x)  # (K, C)
+        return self._run(x, rows, deep, causal=self.flavour.causal, packing=packing)
 
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""
         projected = features if self.proj is None else features @ self.proj
         return projected if self.proj_bias is None else projected + self.proj_bias
 
+    def _with_class_token(
+        self, embeddings: Tensor, filled: Tensor, deep: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Token embeddings (K, L, C) of texts, which of them are no padding (K, L) -> features (K, C).
+
+        Position j is attended to if token j - 1 is no padding: open_clip's mask is shifted by one, and the
+        published weights were trained with it.  Positions that no token attends to are left out.
+        """
+        assert self.class_token is not None
+        count, length, _ = embeddings.shape
+        token = self.class_token.to(embeddings.dtype).expand(count, 1, -1)
+        x = self._place(torch.cat([embeddings, token], dim=1))  # (K, 1 + L, C)
+        seen = F.pad(filled, (1, 0), value=True)  # (K, 1 + L)
+        mask = seen[:, None].expand(-1, length + 1, -1).tril()  # (K, 1 + L, 1 + L)
+        kept = seen.any(dim=0)
+        kept[-1] = True
+        x, mask = x[:, kept], mask[:, kept][:, :, kept]
+        rows = torch.arange(1, count + 1, device=x.device) * x.shape[1] - 1
+        return self._run(x, rows, deep, mask=mask)
+
+    def _run(self, x: Tensor, rows: Tensor, deep: Sequence[Tensor] | None, **attention: Any) -> Tensor:
+        """Placed tokens (K, L, C) or packed (T, C) -> normalized features (K, C) of the rows."""
+        for index, block in enumerate(self.blocks):
+            if deep and 1 <= index <= len(deep):
+                x = replace_tokens(x, 1, deep[index - 1])
+            wanted = rows if index == len(self.blocks) - 1 else None
+            x = run_blocks([block], x, rows=wanted, checkpointing=self.gradient_checkpointing, **attention)
+        return self.norm_post(x)
+
     def _place(self, embeddings: Tensor) -> Tensor:
         length = embeddings.shape[1]
         if length > len(self.pos_embed):
+            appended = len(self.pos_embed) - self.size.context_length
             raise ValueError(
-                f'{length} tokens exceed the context length {len(self.pos_embed)} of the text tower'
+                f'{length - appended} tokens exceed the context length {self.size.context_length} '
+                'of the text tower'
             )
         return embeddings + self.pos_embed[:length].to(embeddings.dtype)
 

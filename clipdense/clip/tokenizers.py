@@ -249,8 +249,8 @@ def strips_end(tokenizer: Any) -> bool:
 
 
 def _of_clip(size: TextSize | HFTextSize) -> TypeGuard[TextSize]:
-    """Whether a tower takes the features of a text at its end-of-text token, as OpenAI's."""
-    return isinstance(size, TextSize) and FLAVOURS[size.flavour].pool == 'end_of_text'
+    """Whether a tower takes texts that end with end-of-text, as OpenAI's."""
+    return isinstance(size, TextSize) and FLAVOURS[size.flavour].pool != 'last'
 
 
 def _is_openai(folder: Path, family: str) -> bool:

@@ -5,14 +5,14 @@ B: images, N: patches, (h, w): patch grid, C: width, D: joint space, n: extra to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from clipdense.layers.attention import QueryPool
+from clipdense.layers.attention import ContrastivePool, QueryPool
 from clipdense.layers.pos_embed import patch_tokens, resize_positions
 from clipdense.layers.transformer import Block, run_blocks
 from clipdense.registry import MODELS
@@ -23,23 +23,33 @@ from .sizes import VitSize
 
 @dataclass(frozen=True)
 class VitFlavour:
-    """Differences between published image transformers other than their size."""
+    """Differences between published image transformers other than their size.
+
+    Args:
+        class_token: whether the tokens begin with a class token.
+        norm_pre: whether the tokens are normalized before the first block.
+        patch_bias: of the patch embedding.
+        eps: of the normalizations.
+        pool: the class token; the mean of the patches, normalized (CLIPA); a learned query over the
+            normalized tokens, with no projection after it (SigLIP); or a learned query whose output is
+            normalized and projected (CoCa).
+        pool_heads: attention heads of CoCa's pool.
+    """
 
     class_token: bool
     norm_pre: bool
     patch_bias: bool
-    query_pool: bool  # SigLIP: a learned query pools the tokens; there is no projection after it
     eps: float
-    average: bool = False  # CLIPA: the mean of the patches is pooled, then normalized
+    pool: Literal['class_token', 'average', 'query', 'contrastive'] = 'class_token'
+    pool_heads: int = 8
 
 
 FLAVOURS = {
-    'openai': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, query_pool=False, eps=1e-5),
-    'slip': VitFlavour(class_token=True, norm_pre=False, patch_bias=True, query_pool=False, eps=1e-6),
-    'clipa': VitFlavour(
-        class_token=True, norm_pre=False, patch_bias=False, query_pool=False, eps=1e-5, average=True
-    ),
-    'siglip': VitFlavour(class_token=False, norm_pre=False, patch_bias=True, query_pool=True, eps=1e-6),
+    'openai': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, eps=1e-5),
+    'slip': VitFlavour(class_token=True, norm_pre=False, patch_bias=True, eps=1e-6),
+    'clipa': VitFlavour(class_token=True, norm_pre=False, patch_bias=False, eps=1e-5, pool='average'),
+    'siglip': VitFlavour(class_token=False, norm_pre=False, patch_bias=True, eps=1e-6, pool='query'),
+    'coca': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, eps=1e-5, pool='contrastive'),
 }
 
 
@@ -84,15 +94,14 @@ class VisionTransformer(nn.Module):
         self.blocks: Any = nn.ModuleList(
             Block(width, size.num_heads, size.mlp_width, size.activation, eps) for _ in range(size.layers)
         )
+        self.pool: QueryPool | ContrastivePool | None = None
+        if flavour.pool == 'query':
+            self.pool = QueryPool(width, size.num_heads, size.mlp_width, size.activation, eps)
+        elif flavour.pool == 'contrastive':
+            self.pool = ContrastivePool(width, size.embed_dim, flavour.pool_heads, eps)
+            width = size.embed_dim
         self.norm_post = nn.LayerNorm(width, eps=eps)
-        if flavour.query_pool:
-            self.pool: QueryPool | None = QueryPool(
-                width, size.num_heads, size.mlp_width, size.activation, eps
-            )
-            self.proj = None
-        else:
-            self.pool = None
-            self.proj = nn.Parameter(torch.empty(width, size.embed_dim))
+        self.proj = None if flavour.pool == 'query' else nn.Parameter(torch.empty(width, size.embed_dim))
         self.reset_parameters()
 
     @property
@@ -132,7 +141,7 @@ class VisionTransformer(nn.Module):
         The last block is computed for the class token only, which is cheaper.
         """
         x, _ = self.embed(images)  # (B, 1 + N, C)
-        if self.class_token is None or self.flavour.average:
+        if self.flavour.pool != 'class_token':
             return self.pool_tokens(self._run(self.blocks, x))
         class_tokens = torch.arange(len(x), device=x.device) * x.shape[1]  # (B,)
         return self.norm_post(self._run(self.blocks, x, class_tokens))
@@ -197,8 +206,8 @@ class VisionTransformer(nn.Module):
     def pool_tokens(self, tokens: Tensor) -> Tensor:
         """Output of the last block (B, 1 + N, C) -> (B, C), before projection."""
         if self.pool is not None:
-            return self.pool(self.norm_post(tokens))
-        if self.flavour.average:
+            return self._normalized(self.pool, tokens)
+        if self.flavour.pool == 'average':
             return self.norm_post(tokens[:, self.prefix :].mean(dim=1))
         return self.norm_post(tokens[:, 0])
 
@@ -209,14 +218,18 @@ class VisionTransformer(nn.Module):
     def project_patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patch tokens (B, N, C) before the final norm -> pixel embeddings (B, D, h, w).
 
-        SigLIP's tower has no projection: its patches go through the value path of the query pool.
+        In a tower that pools with a query (SigLIP, CoCa) they take the value path of the pool: what the pool
+        gives for a patch alone.
         """
-        x = self.norm_post(tokens)
-        if self.pool is not None:
-            value = self.pool.kv(x).chunk(2, dim=-1)[1]
-            x = self.pool.proj(value)
-            x = x + self.pool.mlp(self.pool.norm(x))
+        pool = self.pool
+        x = self.norm_post(tokens) if pool is None else self._normalized(pool.values, tokens)
         return self.project(x).mT.unflatten(2, grid)
+
+    def _normalized(self, pool: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        """Pooled tokens with the final norm: before the pool of SigLIP, after that of CoCa."""
+        if self.flavour.pool == 'contrastive':
+            return self.norm_post(pool(tokens))
+        return pool(self.norm_post(tokens))
 
     def _run(self, blocks: Iterable[nn.Module], x: Tensor, rows: Tensor | None = None) -> Tensor:
         return run_blocks(blocks, x, rows=rows, checkpointing=self.gradient_checkpointing)

@@ -29,13 +29,19 @@ class SelfAttention(nn.Module):
         """(B, heads, N, d) -> (B, N, C), through the output projection."""
         return self.proj(x.transpose(1, 2).flatten(2))
 
-    def attend(self, x: Tensor, causal: bool = False, packing: Packing | None = None) -> Tensor:
-        """(B, N, C), or (T, C) with a packing -> the same shape, before the output projection."""
+    def attend(
+        self, x: Tensor, causal: bool = False, packing: Packing | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, C), or (T, C) with a packing -> the same shape, before the output projection.
+
+        A mask (B, N, N) is True where a token (second axis) attends to another (third axis).
+        """
         qkv = self.qkv(x)
         if packing is not None:
             qkv = packing.unpack(qkv)
         query, key, value = self._heads(qkv)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        allowed = None if mask is None else mask[:, None]  # (B, 1, N, N)
+        mixed = F.scaled_dot_product_attention(query, key, value, allowed, is_causal=causal)
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, N, C)
         return mixed if packing is None else packing.pack(mixed)
 
@@ -64,6 +70,13 @@ class MLP(nn.Module):
 class QueryPool(nn.Module):
     """SigLIP's attention pooling: a learned query attends to all tokens; then a residual MLP.
 
+    Args:
+        width: C.
+        num_heads: attention heads.
+        mlp_width: of the hidden layer.
+        activation: of the MLP.
+        eps: of the normalization.
+
     Source: big_vision ``MAPHead`` (Zhai et al., Scaling Vision Transformers).
     """
 
@@ -79,9 +92,54 @@ class QueryPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, C)."""
-        query = self.q(self.query).view(1, self.num_heads, 1, -1)  # (1, heads, 1, d)
-        query = query.expand(len(x), -1, -1, -1)  # (B, heads, 1, d)
-        key, value = self.kv(x).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
-        pooled = self.proj(pooled.flatten(1))  # (B, C)
+        return self._residual(_ask(self, self.q(self.query), x))
+
+    def values(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C): the pooled features of each token, if it were the only one."""
+        return self._residual(self.proj(self.kv(x).chunk(2, dim=-1)[1]))
+
+    def _residual(self, pooled: Tensor) -> Tensor:
         return pooled + self.mlp(self.norm(pooled))
+
+
+class ContrastivePool(nn.Module):
+    """CoCa's attention pooling: a learned query attends to all tokens, both normalized before.
+
+    open_clip's has 256 queries, of which the first gives the image embedding and the others feed the decoder.
+
+    Args:
+        width: C of the tokens.
+        out_width: D of the query and of the output.
+        num_heads: attention heads.
+        eps: of the normalizations.
+
+    Source: Yu et al., CoCa (arXiv 2205.01917); open_clip transformer.py ``AttentionalPooler``.
+    """
+
+    def __init__(self, width: int, out_width: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        if out_width % num_heads:
+            raise ValueError(f'width {out_width} is not divisible by {num_heads} attention heads')
+        self.num_heads = num_heads
+        self.query = nn.Parameter(torch.randn(out_width))
+        self.norm_query = nn.LayerNorm(out_width, eps=eps)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.q = nn.Linear(out_width, out_width)
+        self.kv = nn.Linear(width, 2 * out_width)
+        self.proj = nn.Linear(out_width, out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, D)."""
+        return _ask(self, self.q(self.norm_query(self.query)), self.norm(x))
+
+    def values(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., D): the pooled features of each token, if it were the only one."""
+        return self.proj(self.kv(self.norm(x)).chunk(2, dim=-1)[1])
+
+
+def _ask(pool: QueryPool | ContrastivePool, query: Tensor, x: Tensor) -> Tensor:
+    """One query (D,) attends to the tokens (B, N, C) of each sequence -> (B, D)."""
+    query = query.view(1, pool.num_heads, 1, -1).expand(len(x), -1, -1, -1)  # (B, heads, 1, d)
+    key, value = pool.kv(x).unflatten(-1, (2, pool.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
+    return pool.proj(pooled.flatten(1))

@@ -28,7 +28,12 @@ class Block(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
 
     def forward(
-        self, x: Tensor, causal: bool = False, packing: Packing | None = None, rows: Tensor | None = None
+        self,
+        x: Tensor,
+        causal: bool = False,
+        packing: Packing | None = None,
+        rows: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """(B, N, C), or (T, C) with a packing -> the same shape, or (R, C) with ``rows``.
 
@@ -36,8 +41,9 @@ class Block(nn.Module):
             causal: a token attends to itself and earlier tokens.
             packing: the sequences in (T, C).
             rows: (R,) indices over all sequences of the tokens to return; the others are attended to only.
+            mask: (B, N, N), True where a token (second axis) attends to another (third axis).
         """
-        attended = self.attn.attend(self.norm1(x), causal, packing)
+        attended = self.attn.attend(self.norm1(x), causal, packing, mask)
         if rows is not None:
             x, attended = x.flatten(0, -2)[rows], attended.flatten(0, -2)[rows]  # (R, C)
         x = x + self.attn.proj(attended)
@@ -51,6 +57,7 @@ def run_blocks(
     causal: bool = False,
     packing: Packing | None = None,
     rows: Tensor | None = None,
+    mask: Tensor | None = None,
     checkpointing: bool = False,
 ) -> Tensor:
     """Run the blocks, with the arguments of ``Block.forward``; ``rows`` apply to the last block.
@@ -61,9 +68,9 @@ def run_blocks(
     for index, block in enumerate(blocks):
         wanted = rows if index == len(blocks) - 1 else None
         if checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, causal, packing, wanted, use_reentrant=False)
+            x = checkpoint(block, x, causal, packing, wanted, mask, use_reentrant=False)
         else:
-            x = block(x, causal, packing, wanted)
+            x = block(x, causal, packing, wanted, mask)
     return x
 
 

@@ -27,6 +27,7 @@ _FORMS: dict[
     'same': (lambda x: x, lambda x: x),
     'transposed': (lambda x: x.t(), lambda x: x.t()),
     'scalar': (lambda x: x.reshape(()) if x.numel() == 1 else x, lambda x: x),
+    'first': (lambda x: x[0], lambda x: x.unsqueeze(0)),
     'one': (lambda x: x.squeeze(0), lambda x: x.unsqueeze(0)),
     'one one': (lambda x: x.squeeze(0).squeeze(0), lambda x: x.unsqueeze(0).unsqueeze(0)),
     'last one': (lambda x: x.squeeze(-1), lambda x: x.unsqueeze(-1)),

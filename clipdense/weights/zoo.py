@@ -53,8 +53,6 @@ _LICENSES = (
 )
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
-# Models of open_clip that are not supported, and why.
-UNSUPPORTED = {'coca_': 'CoCa pools by 256 queries and appends a class token to each text'}
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,6 @@ def find(name: str) -> Entry:
         raise InputError(
             f'{name} is a model size: add a tag, as in {asked}/{tags[0]}; tags: {", ".join(tags)}'
         )
-    for start, reason in UNSUPPORTED.items():
-        if asked.startswith(start):
-            raise InputError(f'{name} is not supported: {reason}')
     raise InputError(f'unknown weights {name!r}.{nearest(asked, ZOO)} `clipdense models` lists all names')
 
 
@@ -253,7 +248,7 @@ def _all() -> dict[str, Entry]:
     published, folder = _open_clip_list()
     for model, tags in published.items():
         file = folder / f'{model}.json'
-        if model.startswith(tuple(UNSUPPORTED)) or not file.is_file():
+        if not file.is_file():
             continue
         sizes = json.loads(file.read_text('utf-8'))
         for tag, facts in tags.items():

@@ -167,7 +167,7 @@ def from_open_clip(values: Mapping[str, Any], source: str) -> Recorded:
     vision, text = model.part('vision_cfg'), model.part('text_cfg')
     embed_dim = model.integer('embed_dim')
     activation: Activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
-    if embed_dim and 'multimodal_cfg' not in model and not _inferable(vision, text):
+    if embed_dim and not _inferable(vision, text):
         return _whole(config, model)
     timm = vision.text('timm_model_name')
     if timm:
@@ -314,4 +314,5 @@ def _inferable(vision: Section, text: Section) -> bool:
     timm = vision.text('timm_model_name')
     image = siglip_size(timm, 224) is not None if timm else not vision.get('no_ln_pre', False)
     plain = not text.get('no_causal_mask', False) or bool(text.get('proj_bias', False))
-    return image and plain and 'hf_model_name' not in text
+    coca = vision.get('attentional_pool', False) or text.get('embed_cls', False)
+    return image and plain and not coca and 'hf_model_name' not in text

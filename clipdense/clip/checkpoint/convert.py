@@ -100,8 +100,8 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
 def _write_huggingface(weights: ClipWeights, folder: Path, overwrite: bool) -> Path:
     size = weights.size
     if reason := _not_in_transformers(size):
-        slip = getattr(size.image, 'flavour', '') == 'slip'
-        other = 'clipdense' if slip else 'clipdense or openclip'
+        flavours = {getattr(tower, 'flavour', '') for tower in (size.image, size.text)}
+        other = 'clipdense' if flavours & {'slip', 'coca'} else 'clipdense or openclip'
         raise InputError(f'transformers does not support a CLIP with {reason}: convert to {other} instead')
     assert isinstance(size.image, VitSize)
     if folder.suffix in ('.safetensors', '.bin', '.pt'):
@@ -122,7 +122,11 @@ def _not_in_transformers(size: ClipSize) -> str:
     image, text = size.image, size.text
     if not isinstance(image, VitSize) or image.flavour not in ('openai', 'siglip'):
         names = {ResNetSize: 'a ResNet', TimmSize: 'an image tower of timm'}
-        flavours = {'slip': 'a SLIP image tower', 'clipa': 'an image tower of CLIPA'}
+        flavours = {
+            'slip': 'a SLIP image tower',
+            'clipa': 'an image tower of CLIPA',
+            'coca': 'an image tower of CoCa',
+        }
         return names.get(type(image), '') or flavours[getattr(image, 'flavour', '')]
     if not isinstance(text, TextSize):
         return f'a text tower of the type {text.model_type}'

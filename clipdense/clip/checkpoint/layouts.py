@@ -29,16 +29,15 @@ __all__ = [
     'to_ours',
 ]
 
-# Buffers of official files that the model does not need, and SLIP's self-supervised head.
+# Buffers of official files that the model does not need, SLIP's self-supervised head, CoCa's decoder.
 DROPPED = re.compile(
-    r'(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size|image_mlp\..*'
+    r'(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size|(image_mlp|text_decoder)\..*'
 )
 _PREFIXES = ('module.', 'model.', 'clip_model.', 'clip.', 'state_dict.')
 _OPENAI_KEYS = {'input_resolution', 'context_length', 'vocab_size'}
 
 # Unsupported layouts similar to CLIP: prefix of a key -> what the weights are.
 _FOREIGN = (
-    ('text_decoder.', 'a CoCa model with a captioning decoder'),
     ('visual.trunk.', 'an image tower of timm with a text tower that is not known'),
     ('image_encoder.model.', 'a MobileCLIP model'),
     ('vision_model.', 'a Hugging Face image tower without its text tower'),
@@ -103,6 +102,18 @@ def _huggingface_blocks(tower: str, theirs: str) -> list[Row]:
 
 
 _LOGITS = [('logit_scale', 'logit_scale', 'scalar'), ('logit_bias', 'logit_bias', 'scalar')]
+_POOL = 'visual.attn_pool'
+_COCA_POOL = [  # the first of the queries; the others feed the decoder
+    ('image.pool.query', f'{_POOL}.query', 'first'),
+    *_same(
+        ('image.pool.norm_query.{p}', f'{_POOL}.ln_q.{{p}}'),
+        ('image.pool.norm.{p}', f'{_POOL}.ln_k.{{p}}'),
+        ('image.pool.q.weight', f'{_POOL}.attn.q_proj_weight'),
+        ('image.pool.kv.weight', f'{_POOL}.attn.k_proj_weight + {_POOL}.attn.v_proj_weight'),
+        ('image.pool.q.{p} + 2*image.pool.kv.{p}', f'{_POOL}.attn.in_proj_{{p}}'),
+        ('image.pool.proj.{p}', f'{_POOL}.attn.out_proj.{{p}}'),
+    ),
+]
 _VIT = [
     *_same(
         ('image.patch_embed.weight', 'visual.conv1.weight'),
@@ -113,7 +124,9 @@ _VIT = [
         ('image.proj', 'visual.proj'),
     ),
     *_blocks('image.blocks', 'visual.transformer.resblocks'),
+    *_COCA_POOL,
 ]
+_COCA_TEXT = _same(('text.class_token', 'text.cls_emb'))
 _RESNET = _same(
     ('image.attn_pool.pos_embed', 'visual.attnpool.positional_embedding'),
     ('image.attn_pool.proj.{p}', 'visual.attnpool.c_proj.{p}'),
@@ -178,7 +191,7 @@ LAYOUTS: dict[str, list[Row]] = {
     'clipdense': [('{any}', '{any}', 'same')],
     'openclip_vit': [*_VIT, *_text(), *_LOGITS],
     'openclip_resnet': [*_RESNET, *_text(), *_LOGITS],
-    'openclip_custom_vit': [*_VIT, *_text('text.'), *_LOGITS],
+    'openclip_custom_vit': [*_VIT, *_text('text.'), *_COCA_TEXT, *_LOGITS],
     'openclip_custom_resnet': [*_RESNET, *_text('text.'), *_LOGITS],
     'openclip_hf_vit': [*_VIT, *_HF_TEXT, *_LOGITS],
     'openclip_timm': [*_TRUNK, *_text(), *_LOGITS],
@@ -271,10 +284,9 @@ def _layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     if 'visual.cls_token' in tensors and 'image_projection' in tensors:
         return 'slip'
     image, text = _open_clip_image(tensors), _open_clip_text(tensors)
-    coca = any(name.startswith('text_decoder.') for name in tensors)
     if image == 'siglip' and text == 'custom_':
         return 'openclip_siglip'
-    if image and text is not None and not coca and f'openclip_{text}{image}' in LAYOUTS:
+    if image and text is not None and f'openclip_{text}{image}' in LAYOUTS:
         return f'openclip_{text}{image}'
     raise CheckpointError(_unknown(tensors))
 
@@ -319,10 +331,9 @@ def _image_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _vit_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     width, _, patch, _ = tensors['image.patch_embed.weight'].shape
-    siglip = 'image.pool.query' in tensors
+    flavour = _vit_flavour(tensors)
+    siglip = flavour == 'siglip'
     side = _side(len(tensors['image.pos_embed']) - (not siglip))
-    without_norm_pre = 'slip' if 'image.patch_embed.bias' in tensors else 'clipa'
-    flavour = 'siglip' if siglip else 'openai' if 'image.norm_pre.weight' in tensors else without_norm_pre
     return {
         'image_size': side * patch,
         'patch_size': patch,
@@ -332,6 +343,14 @@ def _vit_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         'embed_dim': width if siglip else tensors['image.proj'].shape[1],
         'flavour': flavour,
     }
+
+
+def _vit_flavour(tensors: Mapping[str, Tensor]) -> str:
+    if 'image.pool.query' in tensors:
+        return 'coca' if 'image.class_token' in tensors else 'siglip'
+    if 'image.norm_pre.weight' in tensors:
+        return 'openai'
+    return 'slip' if 'image.patch_embed.bias' in tensors else 'clipa'
 
 
 def _resnet_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -347,15 +366,16 @@ def _text_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if any(name.startswith('text.transformer.') for name in tensors):
         return {}
     vocab_size, width = tensors['text.token_embed.weight'].shape
-    projected = 'text.proj' in tensors
+    projected, coca = 'text.proj' in tensors, 'text.class_token' in tensors
+    plain = 'coca' if coca else 'openai' if projected else 'siglip_plain'
     return {
         'width': width,
         'layers': _count(tensors, r'text\.blocks\.(\d+)\.'),
         'mlp_width': len(tensors['text.blocks.0.mlp.fc1.weight']),
         'embed_dim': tensors['text.proj'].shape[1] if projected else width,
         'vocab_size': vocab_size,
-        'context_length': len(tensors['text.pos_embed']),
-        'flavour': 'siglip' if 'text.proj_bias' in tensors else 'openai' if projected else 'siglip_plain',
+        'context_length': len(tensors['text.pos_embed']) - coca,
+        'flavour': 'siglip' if 'text.proj_bias' in tensors else plain,
     }
 
 

@@ -21,7 +21,8 @@ from ..sizes import (
     TimmSize,
     VitSize,
 )
-from ..text import FLAVOURS
+from ..text import FLAVOURS, PAD
+from ..vit import FLAVOURS as VIT_FLAVOURS
 from .section import Section
 
 _TIMM_SIGLIP = re.compile(r'vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+')
@@ -56,14 +57,12 @@ _PLAIN_BLOCKS |= dict.fromkeys(
 
 
 def open_clip_size(model: Section) -> ClipSize:
-    """Both towers of a ``model_cfg``.
+    """Both towers of a ``model_cfg``; its decoder of captions (``multimodal_cfg`` of CoCa) is not built.
 
     Raises:
         CheckpointError: a setting or a tower that is not supported, named.
     """
     embed_dim = model.integer('embed_dim')
-    if 'multimodal_cfg' in model:
-        raise CheckpointError(f'{model.source}: unsupported model: CoCa')
     activation: Activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
     vision, text = model.part('vision_cfg'), model.part('text_cfg')
     image = _image(vision, embed_dim, activation)
@@ -89,7 +88,7 @@ def _image(vision: Section, embed_dim: int, activation: Activation) -> ImageSize
     side = vision.integer('image_size', 224)
     if name := vision.text('timm_model_name'):
         return _timm(name, vision, side, embed_dim)
-    vision.require(attentional_pool=False, pos_embed_type='learnable', **_PLAIN_BLOCKS)
+    vision.require(pos_embed_type='learnable', **_PLAIN_BLOCKS)
     _check_eps(vision, 1e-5)
     width, layers = vision.integer('width', 768), vision.get('layers', 12)
     if isinstance(layers, list):
@@ -104,14 +103,18 @@ def _image(vision: Section, embed_dim: int, activation: Activation) -> ImageSize
         vision.text('pool_type', 'tok'),
         vision.get('final_ln_after_pool', False),
     )
-    if pool == (True, 'avg', True):
+    if pool == (True, 'avg', True) and not vision.get('attentional_pool'):
         return replace(size, flavour='clipa')
     if pool != (False, 'tok', False):
         raise CheckpointError(
             f'{vision.source}: unsupported no_ln_pre, pool_type, final_ln_after_pool = {pool}; '
             "supported: (False, 'tok', False) and CLIPA's (True, 'avg', True)"
         )
-    return replace(size, activation=with_tanh(activation, vision))
+    size = replace(size, activation=with_tanh(activation, vision))
+    if not vision.get('attentional_pool'):
+        return size
+    vision.require(attentional_pool=True, attn_pooler_heads=VIT_FLAVOURS['coca'].pool_heads)
+    return replace(size, flavour='coca')
 
 
 def _timm(name: str, vision: Section, side: int, embed_dim: int) -> ImageSize:
@@ -130,19 +133,22 @@ def _timm(name: str, vision: Section, side: int, embed_dim: int) -> ImageSize:
 def _text(text: Section, embed_dim: int, activation: Activation) -> TextSize | HFTextSize:
     if name := text.text('hf_model_name'):
         return _huggingface(name, text, embed_dim)
-    text.require(embed_cls=False, **_PLAIN_BLOCKS)
+    text.require(**_PLAIN_BLOCKS)
     projection = text.text('proj_type', 'linear')
     pool = text.text('pool_type', 'argmax')
     kind = (text.flag('no_causal_mask', False), pool, text.flag('proj_bias', False), projection != 'none')
     flavour: Any = _TEXT_FLAVOURS.get(kind) if projection in ('linear', 'none') else None
+    if text.flag('embed_cls', False):
+        text.require(correct_cls_mask=False, pad_id=PAD)
+        flavour = 'coca' if flavour == 'openai' else None  # the class token comes before any other pooling
     if flavour is None:
         raise CheckpointError(
-            f'{text.source}: unsupported text tower: no_causal_mask, pool_type, proj_bias, proj_type = '
-            f'{(*kind[:3], projection)}'
+            f'{text.source}: unsupported text tower: no_causal_mask, pool_type, proj_bias, embed_cls, '
+            f'proj_type = {(*kind[:3], text.flag("embed_cls", False), projection)}'
         )
     _check_eps(text, FLAVOURS[flavour].eps)
     width, vocab_size = text.integer('width', 512), text.integer('vocab_size', VOCAB_SIZE)
-    eos = text.integer('eos_id', 2) if pool == 'eos' else None
+    eos = text.integer('eos_id', 2) if pool == 'eos' and flavour != 'coca' else None
     return TextSize(
         width,
         text.integer('layers', 12),
@@ -190,7 +196,16 @@ def with_tanh(activation: Activation, tower: Section) -> Activation:
 
 
 def open_clip_layout(size: ClipSize) -> str:
-    """The layout of the tensors of a model in open_clip."""
+    """The layout of the tensors of a model in open_clip.
+
+    Raises:
+        InputError: a CoCa, whose decoder is not loaded.
+    """
+    if 'coca' in (getattr(size.image, 'flavour', ''), getattr(size.text, 'flavour', '')):
+        raise InputError(
+            'the decoder of captions of a CoCa (text_decoder.*) was not loaded, and open_clip has no CoCa '
+            'without it: convert to clipdense instead'
+        )
     image = {ResNetSize: 'resnet', TimmSize: 'timm'}.get(type(size.image), 'vit')
     if getattr(size.image, 'flavour', '') == 'siglip':
         image = 'siglip'
@@ -203,7 +218,7 @@ def open_clip_config(size: ClipSize) -> dict[str, Any]:
     """The ``model_cfg`` of a size, which has one activation for both towers.
 
     Raises:
-        InputError: activations or towers that ``model_cfg`` cannot specify.
+        InputError: activations or towers that ``model_cfg`` cannot specify, or the towers of a CoCa.
     """
     image, text = size.image, size.text
     quick = {tower.activation == 'quick_gelu' for tower in (image, text) if hasattr(tower, 'activation')}

@@ -301,7 +301,7 @@ def default_preprocess(size: ClipSize) -> Preprocess:
     flavour = getattr(size.image, 'flavour', 'openai')
     if flavour == 'slip':  # torchvision's defaults (facebookresearch/SLIP main.py)
         return Preprocess(size.image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')
-    return Preprocess.named(flavour, size.image.image_size)
+    return Preprocess.named('siglip' if flavour == 'siglip' else 'openai', size.image.image_size)
 
 
 def recorded_preprocess(fields: Mapping[str, Any], side: int, cell: int, source: object) -> Preprocess:

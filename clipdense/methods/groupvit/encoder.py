@@ -45,11 +45,16 @@ class DropBlock(Block):
         self.drop = drop
 
     def forward(
-        self, x: Tensor, causal: bool = False, packing: Packing | None = None, rows: Tensor | None = None
+        self,
+        x: Tensor,
+        causal: bool = False,
+        packing: Packing | None = None,
+        rows: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """(B, N, C) -> (B, N, C); the other arguments are for text."""
         if not (self.training and self.drop):
-            return super().forward(x, causal, packing, rows)
+            return super().forward(x, causal, packing, rows, mask)
         x = x + drop_rows(self.attn(self.norm1(x)), self.drop)
         return x + drop_rows(self.mlp(self.norm2(x)), self.drop)
 

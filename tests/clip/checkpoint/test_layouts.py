@@ -209,7 +209,6 @@ def test_a_prefix_that_only_some_share_stays():
 
 
 FOREIGN = {
-    'coca': (['text_decoder.ln_final.weight', 'text.ln_final.weight', 'visual.class_embedding'], 'CoCa'),
     'convnext': (['visual.trunk.stem.0.weight', 'text.weight'], 'image tower of timm with a text tower that'),
     'groupvit': (
         ['img_encoder.pos_embed'],

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 from timm.models import register_model
@@ -25,15 +26,14 @@ from clipdense.clip.text import TextTransformer
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.weights import zoo
 
-NOT_SUPPORTED = {  # architectures without published weights but CoCa's
+NOT_SUPPORTED = {  # architectures without published weights
     'ViT-M-16-alt': 'unsupported ls_init_value',
-    'coca_ViT-B-32': 'unsupported model: CoCa',
-    'coca_ViT-L-14': 'unsupported model: CoCa',
-    'coca_base': 'unsupported model: CoCa',
-    'coca_roberta-ViT-B-32': 'unsupported model: CoCa',
     'mt5-base-ViT-B-32': "unsupported hf_model_name='google/mt5-base'",
     'mt5-xl-ViT-H-14': "unsupported hf_model_name='google/mt5-xl'",
 }
+
+
+WITHOUT_DECODER = ('coca_ViT-B-32', 'coca_ViT-L-14', 'coca_base')  # open_clip cannot build them without
 
 
 def size_of(name: str):
@@ -49,25 +49,23 @@ def test_architectures(name):
         return
     size = size_of(name)
     assert size == PUBLISHED.get(name, size)
+    if name in WITHOUT_DECODER:
+        with pytest.raises(InputError, match='decoder of captions'):
+            open_clip_config(size)
+        return
     again = json.loads(json.dumps(open_clip_config(size)))
     assert open_clip_size(Section(again, name)) == size
 
 
 def test_all_published_names():
-    """192 of the 196 names that open_clip lists; the others are CoCa."""
+    """Every name that open_clip lists resolves to a pair of towers with preprocessing."""
     names = open_clip.list_pretrained()
-    refused = []
     for model, tag in names:
-        if model.startswith('coca'):
-            with pytest.raises(InputError, match='CoCa'):
-                zoo.find(f'{model}/{tag}')
-            refused.append(model)
-            continue
         recorded = from_zoo(zoo.find(f'{model}/{tag}'))
         assert recorded.preprocess is not None
         size = recorded.size or PUBLISHED.get(model) or size_of(model)
         assert size.image.embed_dim == size.text.embed_dim
-    assert (len(names), len(refused)) == (196, 4)
+    assert len(names) == 196
 
 
 def tiny(name: str, **reduced) -> str:
@@ -89,6 +87,12 @@ def trunk(name: str, pool: str, projection: str | None) -> dict:
 TEXT = {'context_length': 9, 'vocab_size': 60, 'width': 16, 'heads': 2, 'layers': 2}
 VIT = {'image_size': 32, 'layers': 2, 'width': 32, 'head_width': 16, 'patch_size': 8}
 CLIPA_VIT = {**VIT, 'no_ln_pre': True, 'pool_type': 'avg', 'final_ln_after_pool': True}
+COCA_VIT = {**VIT, 'attentional_pool': True, 'attn_pooler_heads': 8, 'output_tokens': True}
+COCA_TEXT = {**TEXT, 'embed_cls': True, 'output_tokens': True}
+DECODER = {
+    'custom_text': True,
+    'multimodal_cfg': {**TEXT, 'attn_pooler_heads': 8},
+}
 LAST = {'pool_type': 'last', 'no_causal_mask': True}
 SIGLIP_TEXT = {**LAST, 'norm_kwargs': {'eps': 1e-6}, 'width': 768, 'heads': 12, 'layers': 1}
 SIGLIP = tiny('vit_base_patch16_siglip_256')
@@ -143,6 +147,14 @@ FAMILIES = {  # vision_cfg, text_cfg or the config of a text encoder of transfor
         ('bert', BERT, {'hf_pooler_type': 'cls_pooler', 'hf_proj_type': 'linear'}),
         {'custom_text': True},
     ),
+    'CoCa': (COCA_VIT, COCA_TEXT, DECODER),
+    'CoCa, pool of the width of the tower': ({**COCA_VIT, 'width': 16}, COCA_TEXT, DECODER),
+    'CoCa, class token of the image': ({**VIT, 'output_tokens': True}, COCA_TEXT, DECODER),
+    'CoCa with RoBERTa': (
+        {**VIT, 'output_tokens': True},
+        ('roberta', BERT, {'hf_proj_type': 'linear', 'output_tokens': True}),
+        DECODER,
+    ),
 }
 
 
@@ -160,7 +172,8 @@ def write(folder, vision, text, more):
     config = {'embed_dim': 16, 'vision_cfg': vision, 'text_cfg': text, **more}
     options = {key: value for key, value in config.items() if key != 'custom_text'}
     torch.manual_seed(0)
-    whole = CustomTextCLIP if more.get('custom_text') or 'hf_model_name' in text else CLIP
+    custom = CoCa if 'multimodal_cfg' in more else CustomTextCLIP
+    whole = custom if more.get('custom_text') or 'hf_model_name' in text else CLIP
     theirs = whole(**json.loads(json.dumps(options)))
     for name, parameter in theirs.named_parameters():
         if name != 'logit_scale':
@@ -192,7 +205,7 @@ def test_open_clip_gives_the_same(family, tmp_path):
     theirs = write(folder, *FAMILIES[family])
     ours = load(folder)
     images, ids = torch.randn(2, 3, side(theirs), side(theirs)), token_ids()
-    image, text = theirs.encode_image(images), theirs.encode_text(ids)
+    image, text = theirs.encode_image(images, normalize=False), theirs.encode_text(ids, normalize=False)
     assert_close(ours.encode_image(images), image, atol=1e-5, rtol=1e-5)
     assert_close(ours.encode_text(ids), text, atol=1e-5, rtol=1e-5)
     assert ours.encode_dense(images).shape[:2] == (2, 16)
@@ -202,6 +215,10 @@ def test_open_clip_gives_the_same(family, tmp_path):
     assert_close(again.encode_image(images), image, atol=1e-5, rtol=1e-5)
     assert_close(again.encode_text(ids), text, atol=1e-5, rtol=1e-5)
 
+    if getattr(ours.size.text, 'flavour', '') == 'coca':
+        with pytest.raises(InputError, match=r'decoder of captions of a CoCa \(text_decoder'):
+            convert(tmp_path / 'ours.safetensors', tmp_path / 'back.safetensors', 'openclip')
+        return
     back = convert(tmp_path / 'ours.safetensors', tmp_path / 'back.safetensors', 'openclip')
     written = safetensors(back)
     original = safetensors(folder / 'open_clip_model.safetensors')
@@ -210,6 +227,7 @@ def test_open_clip_gives_the_same(family, tmp_path):
             name if name.startswith(('visual.', 'logit')) else f'text.{name}': x
             for name, x in original.items()
         }
+    original = {name: x for name, x in original.items() if not name.startswith('text_decoder.')}
     assert written.keys() == original.keys() - {'text.transformer.embeddings.position_ids'}
     assert all(torch.equal(written[name], original[name]) for name in written)
 
