@@ -1,4 +1,4 @@
-"""Checks of the masks that segmenters are trained with.  (H, W): pixels."""
+"""Checks of the images and masks that segmenters are trained with.  B: images, (H, W): pixels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from torch import Tensor
 
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
+
+
+def training_batch(
+    images: Tensor | Sequence[Tensor],
+    samples: Sequence[SegmentationSample],
+    num_classes: int,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) and checked labels (B, H, W) int64, on the images' device.
+
+    Raises:
+        InputError: images of different sizes, or as ``training_masks``.
+    """
+    if not isinstance(images, Tensor):
+        raise InputError(
+            'the images of a training batch have different sizes: crop them with SegmentationCrops'
+        )
+    return images, training_masks(samples, num_classes, ignore_index).to(images.device)
 
 
 def training_masks(samples: Sequence[SegmentationSample], num_classes: int, ignore_index: int) -> Tensor:

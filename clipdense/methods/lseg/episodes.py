@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from clipdense.registry import MODELS
+from clipdense.tasks.mask_losses import pixel_cross_entropy
 from clipdense.utils.errors import InputError
 
-from .losses import pixel_cross_entropy
 from .segmenter import LSeg
 
 

@@ -17,9 +17,11 @@ from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
+from clipdense.layers.padding import pad_to_multiple, padded_size
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import SegmentationSample, best_of_queries
-from clipdense.tasks.labels import training_masks
+from clipdense.tasks.labels import training_batch
+from clipdense.tasks.mask_losses import pixel_cross_entropy
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
@@ -27,7 +29,6 @@ from clipdense.utils.errors import InputError
 from .backbones import ResNetPyramid, TransformerPyramid, load_pretrained
 from .dpt import DPT
 from .head import CosineHead
-from .losses import pixel_cross_entropy
 from .regularize import RegularizationBlock
 
 PixelMap = tuple[Tensor, Tensor]  # stored features (B, ., h, w), (B, 2) sizes of the images in pixels
@@ -159,12 +160,7 @@ class LSeg(SegmentationModel):
         self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]
     ) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and checked labels (B, H, W), on the images' device."""
-        if not isinstance(images, Tensor):
-            raise InputError(
-                'the images of a training batch have different sizes: crop them with SegmentationCrops'
-            )
-        masks = training_masks(samples, self.num_labels, self.ignore_index)
-        return images, masks.to(images.device)
+        return training_batch(images, samples, self.num_labels, self.ignore_index)
 
     @property
     def ignore_index(self) -> int:
@@ -182,23 +178,6 @@ class LSeg(SegmentationModel):
         if len(self.query_class) == self.num_classes:  # then they are in class order
             return logits
         return best_of_queries(logits, self.query_class, self.num_classes, dim=1)
-
-
-def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """Both sides rounded up to multiples."""
-    height, width = (-(-side // multiple) * multiple for side in size)
-    return height, width
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad with zeros (the mean of normalized images) at the right and bottom."""
-    height, width = images.shape[-2:]
-    bottom, right = padded_size((height, width), multiple)
-    return (
-        F.pad(images, (0, right - width, 0, bottom - height))
-        if (bottom, right) != (height, width)
-        else images
-    )
 
 
 def _names_network(backbone: Mapping[str, Any] | None) -> bool:

@@ -11,8 +11,8 @@ from torchvision.models.resnet import BasicBlock
 
 from clipdense.methods.lseg.checkpoint import from_official
 from clipdense.methods.lseg.dpt import Fusion, Readout, double
-from clipdense.methods.lseg.losses import pixel_cross_entropy
 from clipdense.methods.lseg.regularize import BottleneckBlock, DepthwiseBlock
+from clipdense.tasks.mask_losses import pixel_cross_entropy
 
 TOLERANCE = {'atol': 1e-5, 'rtol': 1e-5}
 KERNEL = 'state.scratch.head_block.depthwise.depthwise.'
