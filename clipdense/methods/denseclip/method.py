@@ -1,0 +1,25 @@
+"""DenseCLIP's entry in the table of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipdense.methods import Method
+
+
+def recognize(keys: Iterable[str]) -> bool:
+    """Whether these are tensor names of an official DenseCLIP with a Semantic FPN."""
+    bare = {key.removeprefix('state_dict.').removeprefix('module.') for key in keys}
+    return {'gamma', 'contexts', 'context_decoder.text_proj.1.weight', 'decode_head.conv_seg.weight'} <= bare
+
+
+METHOD = Method(
+    name='denseclip',
+    task='segmentation',
+    summary='class embeddings adapted to each image; their score map guides a Semantic FPN',
+    learns_from='masks',
+    paper='Rao et al. 2022 (arXiv 2112.01518)',
+    recognize=recognize,
+    layout='DenseCLIP (raoyongming/DenseCLIP)',
+    load='clipdense.methods.denseclip.checkpoint:from_file',
+)
