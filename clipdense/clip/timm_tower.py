@@ -6,6 +6,7 @@ B: images, N: locations or patches, P: tokens before the first patch, (h, w): gr
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -114,11 +115,38 @@ class TimmImageTower(nn.Module):
     def encode_patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D, h, w): the head for each location or patch of the unmodified tower."""
         if not self.transformer:
-            return self._project_locations(self._features(images))
+            return self.project_locations(self._features(images))
         _, tokens, grid = self(images)  # (B, N, C)
         if self.trunk.global_pool == 'map':  # attention to one token is its value path
             tokens = self.trunk.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1])).reshape(tokens.shape)
         return self.project(self.trunk.fc_norm(tokens)).mT.unflatten(2, grid)
+
+    def stages(self, strides: Sequence[int]) -> list[tuple[int, int]]:
+        """Index and channels of the last stage at each of these strides in pixels.
+
+        Raises:
+            InputError: the tower has no stage at one of the strides.
+        """
+        facts = self.trunk.feature_info
+        found = {stage['reduction']: (index, stage['num_chs']) for index, stage in enumerate(facts)}
+        if not set(strides) <= set(found):
+            raise InputError(
+                f'{self.size.model} has no stages at strides of {list(strides)} pixels, only at '
+                f'{sorted(found)}: use a convolutional tower such as ConvNeXt or EfficientNet'
+            )
+        return [found[stride] for stride in strides]
+
+    @property
+    def layers_after_stages(self) -> list[nn.Module]:
+        """The layers between the last stage and the joint space, which the maps of stages do not need."""
+        layers = dict(self.trunk.named_children())  # in the order in which they are applied
+        last = list(layers).index(self.trunk.feature_info[-1]['module'].partition('.')[0])
+        return [*list(layers.values())[last + 1 :], self.head]
+
+    def encode_stages(self, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, H, W) -> locations (B, C, h, w) as ``project_locations`` takes them, maps of the stages."""
+        features, maps = self.trunk.forward_intermediates(images, indices=list(indices))
+        return features, maps
 
     def _features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) of a convolutional tower, (B, P + N, C) of a transformer."""
@@ -131,7 +159,7 @@ class TimmImageTower(nn.Module):
             images = images[..., : height - height % self.patch_size, : width - width % self.patch_size]
         return self.trunk.forward_features(images)
 
-    def _project_locations(self, features: Tensor) -> Tensor:
+    def project_locations(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, D, h, w): each location is pooled by itself."""
         batch, _, height, width = features.shape
         cells = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1], 1, 1)

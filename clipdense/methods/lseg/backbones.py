@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.clip.resnet import ModifiedResNet
+from clipdense.clip.timm_tower import TimmImageTower
 from clipdense.clip.vit import VisionTransformer
 from clipdense.layers.pos_embed import patch_tokens, resize_positions
 from clipdense.registry import MODELS, build_module
@@ -155,6 +156,37 @@ class ResNetPyramid(nn.Module):
         maps = self.eval()(torch.zeros(1, 3, self.stride, self.stride, device=device))
         self.train(training)
         return maps
+
+
+@MODELS.register_module()
+class StagePyramid(nn.Module):
+    """The stages of a convolutional image tower of timm (EfficientNet, ConvNeXt) at strides 4, 8, 16 and 32.
+
+    Args:
+        tower: a ``TimmImageTower``, such as that of a CLIP, or its config.  Its layers after the last stage
+            are kept, for the tower's own pixel embeddings, and are not trained.
+
+    Raises:
+        InputError: a network of another kind, or without these stages.
+    """
+
+    stride = 32
+
+    def __init__(self, tower: nn.Module | dict) -> None:
+        super().__init__()
+        net = build_module(tower)
+        if not isinstance(net, TimmImageTower):
+            raise InputError(f'tower must be an image tower of timm, got {type(net).__name__}')
+        self.tower = net
+        for layer in net.layers_after_stages:
+            layer.requires_grad_(False)
+        stages = net.stages((4, 8, 16, 32))
+        self.indices = [index for index, _ in stages]
+        self.channels = tuple(channels for _, channels in stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), multiples of 32 -> four maps, finest first."""
+        return self.tower.encode_stages(images, self.indices)[1]
 
 
 @MODELS.register_module()

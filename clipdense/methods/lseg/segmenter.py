@@ -17,6 +17,8 @@ from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.clip.resnet import ModifiedResNet
+from clipdense.clip.timm_tower import TimmImageTower
+from clipdense.clip.vit import VisionTransformer
 from clipdense.layers.padding import pad_to_multiple, padded_size
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import SegmentationSample, best_of_queries
@@ -26,11 +28,16 @@ from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 
-from .backbones import ResNetPyramid, TransformerPyramid, load_pretrained
+from .backbones import ResNetPyramid, StagePyramid, TransformerPyramid, load_pretrained
 from .dpt import DPT
 from .head import CosineHead
 from .regularize import RegularizationBlock
 
+_PYRAMIDS: Mapping[type, tuple[str, type]] = {  # image tower -> argument and class of its pyramid
+    ModifiedResNet: ('resnet', ResNetPyramid),
+    TimmImageTower: ('tower', StagePyramid),
+    VisionTransformer: ('vit', TransformerPyramid),
+}
 PixelMap = tuple[Tensor, Tensor]  # stored features (B, ., h, w), (B, 2) sizes of the images in pixels
 
 
@@ -102,7 +109,7 @@ class LSeg(SegmentationModel):
         """Config for a self-describing file; an image tower taken from the CLIP becomes part of it."""
         backbone = cfg['model'].get('backbone') or {}
         if not _names_network(backbone):
-            key = 'vit' if isinstance(self.backbone, TransformerPyramid) else 'resnet'
+            key = next(key for key, kind in _PYRAMIDS.values() if isinstance(self.backbone, kind))
             tower = getattr(self.backbone, key)
             backbone = {**backbone, 'type': type(self.backbone), key: tower.config}
         return {'model': {**cfg['model'], 'backbone': backbone}}
@@ -181,7 +188,7 @@ class LSeg(SegmentationModel):
 
 
 def _names_network(backbone: Mapping[str, Any] | None) -> bool:
-    return not {'vit', 'resnet'}.isdisjoint(backbone or {})
+    return not {key for key, _ in _PYRAMIDS.values()}.isdisjoint(backbone or {})
 
 
 def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | dict:
@@ -193,9 +200,8 @@ def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | d
     if isinstance(backbone, nn.Module) or _names_network(backbone):
         return backbone or {}
     if not isinstance(clip, CLIP):
-        raise InputError('the backbone has no network: set vit or resnet, or pass a full CLIP as clip')
-    convolutional = isinstance(clip.image, ModifiedResNet)
-    key, kind = ('resnet', ResNetPyramid) if convolutional else ('vit', TransformerPyramid)
+        raise InputError('the backbone has no network: set vit, resnet or tower, or pass a full CLIP as clip')
+    key, kind = _PYRAMIDS[type(clip.image)]
     asked = (backbone or {}).get('type', kind)  # a string in a config written by a training run
     if getattr(asked, '__name__', str(asked).rpartition('.')[2]) != kind.__name__:
         raise InputError(

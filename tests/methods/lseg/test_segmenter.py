@@ -8,7 +8,15 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from clipdense.clip.class_embeddings import class_embedder
-from clipdense.methods.lseg.backbones import ResNetPyramid, TransformerPyramid, default_hooks, timm_network
+from clipdense.clip.sizes import TimmSize
+from clipdense.clip.timm_tower import TimmImageTower
+from clipdense.methods.lseg.backbones import (
+    ResNetPyramid,
+    StagePyramid,
+    TransformerPyramid,
+    default_hooks,
+    timm_network,
+)
 from clipdense.methods.lseg.closed_set import ClosedSetDPT
 from clipdense.methods.lseg.episodes import EpisodeLSeg
 from clipdense.methods.lseg.head import CosineHead
@@ -18,7 +26,7 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-KINDS = ['timm vit', 'clip vit', 'timm resnet', 'clip resnet']
+KINDS = ['timm vit', 'clip vit', 'timm resnet', 'clip resnet', 'efficientnet', 'convnext']
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -177,7 +185,7 @@ def test_init_weights_keeps_pretrained_weights(make_lseg):
         assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize('kind', ['timm vit', 'timm resnet'])
+@pytest.mark.parametrize('kind', ['timm vit', 'timm resnet', 'efficientnet'])
 def test_a_locked_backbone_stays(make_lseg, kind):
     model = make_lseg(kind, lock_backbone=True).train()
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
@@ -216,24 +224,30 @@ def test_blocks_behind_the_last_hook_are_cut_off():
         ),
         (lambda: TransformerPyramid(timm_network('resnet10t')), 'vit must be an image tower of CLIP'),
         (lambda: LSeg({'channels': (8,) * 4}), 'the backbone has no network'),
+        (lambda: StagePyramid(timm_network('resnet10t')), 'tower must be an image tower of timm, got ResNet'),
+        (
+            lambda: StagePyramid(TimmImageTower(TimmSize('test_vit', 160, 16, projection='linear'))),
+            r'test_vit has no stages at strides of \[4, 8, 16, 32\] pixels, only at \[16\]: use a convolut',
+        ),
     ],
-    ids=['unknown', 'no ViT', 'nothing'],
+    ids=['unknown', 'no ViT', 'nothing', 'no tower', 'no stages'],
 )
 def test_wrong_networks_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
 
 
-@pytest.mark.parametrize('image', ['vit', 'resnet'])
+@pytest.mark.parametrize('image', ['vit', 'resnet', 'efficientnet', 'convnext'])
 def test_the_backbone_may_be_the_image_tower_of_the_clip(make_clip, image):
     clip = make_clip(image)
     weight = next(clip.image.parameters()).clone()
     kind = {
         'vit': {'type': TransformerPyramid, 'channels': (8,) * 4, 'scales': (4, 2, 1, 0.5)},
         'resnet': {'type': 'ResNetPyramid'},
-    }[image]
+    }.get(image, {'type': StagePyramid})
     model = LSeg(kind, clip, width=16)
-    assert torch.equal(next(getattr(model.backbone, image).parameters()), weight)
+    network = getattr(model.backbone, {'vit': 'vit', 'resnet': 'resnet'}.get(image, 'tower'))
+    assert torch.equal(next(network.parameters()), weight)
     assert type(LSeg(clip=make_clip(image), width=16).backbone) is type(model.backbone)
     other = ResNetPyramid if image == 'vit' else TransformerPyramid
     with pytest.raises(InputError, match=f'use the backbone {type(model.backbone).__name__}'):

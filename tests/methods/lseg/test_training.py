@@ -128,9 +128,10 @@ def test_a_run_through_the_engine(tmp_path, make_backbone, make_clip):
     assert {'base/mIoU', 'novel/mIoU', 'harmonic_mIoU'} <= validated.keys()
 
 
-def test_training_leaves_one_file_that_is_enough(tmp_path, make_clip):
+@pytest.mark.parametrize('image', ['resnet', 'efficientnet', 'convnext'])
+def test_training_leaves_one_file_that_is_enough(tmp_path, make_clip, image):
     """The exported file and the last checkpoint are opened without config or CLIP, and are the same model."""
-    save_clip(make_clip('resnet'), tmp_path / 'clip.safetensors')
+    save_clip(make_clip(image), tmp_path / 'clip.safetensors')
     model = dict(type=LSeg, clip=str(tmp_path / 'clip.safetensors'), width=16, statistics='openai')
     cfg = config(model, dict(type=VocabularyHook, templates='name'), tmp_path)
     cfg.default_hooks = dict(export=dict(type=ExportHook))
