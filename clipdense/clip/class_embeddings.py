@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -29,14 +28,13 @@ from clipdense.utils.progress import track
 from clipdense.vocab.class_names import read_class_names
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.templates import Templates, TemplateSet, get_templates
-from clipdense.vocab.tokenizer import BaseTokenizer
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import weights_digest
 
 from .embedding_files import FORMAT, checked_embeddings, load_embeddings, read_cached, write_cached
 from .frozen_text import FrozenText
 from .model import CLIP
-from .tokenizers import LazyTokenizer
+from .name_tokens import check_tokens, warn_of_unknown
 
 _SORTED_BATCHES = 64  # number of batches whose prompts are sorted by length together
 
@@ -81,6 +79,7 @@ class PromptEnsemble:
         Raises:
             InputError: the embeddings are not finite.
         """
+        warn_of_unknown(self.clip.tokenizer, [name for name, _ in vocabulary.queries])
         file = self._cache_file(vocabulary)
         embeddings = read_cached(file, vocabulary) if file else None
         if embeddings is None:
@@ -92,7 +91,7 @@ class PromptEnsemble:
     def _encode(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         asked = [tuple(self.templates.prompts(name)) for name, _ in vocabulary.queries]
         firsts = zip(vocabulary.queries, asked, strict=True)
-        _check_tokens(self.clip.tokenizer, {name: prompts[0] for (name, _), prompts in firsts if prompts})
+        check_tokens(self.clip.tokenizer, {name: prompts[0] for (name, _), prompts in firsts if prompts})
         names: dict[tuple[str, ...], str] = {}  # 'hot_dog' and 'hot dog' may have the same prompts
         for (name, _), sentences in zip(vocabulary.queries, asked, strict=True):
             names.setdefault(sentences, name)
@@ -255,33 +254,6 @@ def _encode_texts(
                 prompts[rows.to(device), columns.to(device)] = embeddings
     assert sums is not None
     return F.normalize(sums, dim=-1), prompts
-
-
-def _check_tokens(tokenizer: Any, prompts: Mapping[str, str]) -> None:
-    """Check what the text tower reads of each name, given with its first prompt.
-
-    Raises:
-        InputError: a name such as '<|endoftext|>', which ends the text.
-
-    Warns:
-        UserWarning: two names are one text, such as 'C' and 'C++' without punctuation, or where they are cut.
-    """
-    tokenizer = tokenizer.tokenizer if isinstance(tokenizer, LazyTokenizer) else tokenizer
-    if not isinstance(tokenizer, BaseTokenizer):
-        return
-    special = {tokenizer.end, *tokenizer.prefix}
-    room = tokenizer.context_length - len(tokenizer.prefix) - (tokenizer.end is not None)
-    first: dict[tuple[int, ...], str] = {}
-    for name, prompt in prompts.items():
-        ids = tokenizer.encode(prompt)
-        if special.intersection(ids):
-            raise InputError(
-                f'the class name {name!r} has a special token of the tokenizer, which begins or ends a text: '
-                'remove it'
-            )
-        other = first.setdefault(tuple(ids[:room]), name)
-        if normalize(other) != normalize(name) and prompts[other] != prompt:
-            warnings.warn(f'{other!r:.80} and {name!r:.80} are one text for the text tower; the first wins')
 
 
 def module_digest(module: nn.Module) -> str:

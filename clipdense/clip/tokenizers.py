@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -18,8 +18,9 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.json_files import read_json
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
-from clipdense.vocab.huggingface import FILES, TABLES, Clean, HuggingFaceTokenizer, is_openai
+from clipdense.vocab.huggingface import FILES, TABLES, HuggingFaceTokenizer, Mode, is_openai
 from clipdense.vocab.tokenizer import BaseTokenizer, Tokenizer
+from clipdense.vocab.tokenizer_classes import Clean, cleaning, read_config
 
 from .sizes import HFTextSize, TextSize
 from .text import FLAVOURS
@@ -36,12 +37,16 @@ class TokenizerRules:
         family: ``model_type`` of a Hugging Face model, for tokenizer files that name no class.
         beside: whether tokenizer files next to the weights belong to them, even for OpenAI's vocabulary.
         strip_end: whether the end token is replaced by 0 (CLIPA's ``strip_sep_token`` in open_clip).
+        language: of the texts, such as 'deu_Latn', for tokenizers that mark it (NLLB).
+        mode: of ``vocab.huggingface.HuggingFaceTokenizer``.
     """
 
     clean: Clean | None = None
     family: str = ''
     beside: bool = False
     strip_end: bool = False
+    language: str | None = None
+    mode: Mode = ''
 
     @classmethod
     def recorded(cls, folder: Path) -> TokenizerRules | None:
@@ -54,19 +59,26 @@ class TokenizerRules:
         if not file.is_file():
             return None
         values = read_json(file)
-        entries = values if isinstance(values, dict) else {'clean': 0}
-        clean, family, strip = (
-            entries.get('clean'),
-            entries.get('family', ''),
-            entries.get('strip_end', False),
-        )
-        if not isinstance(clean, str | None) or not isinstance(family, str) or not isinstance(strip, bool):
+        kinds = {'clean': str | None, 'family': str, 'strip_end': bool, 'language': str | None, 'mode': str}
+        if not isinstance(values, dict) or 'clean' not in values:
             raise InputError(f'{file} is not a JSON object with clean, family and strip_end')
-        return cls(clean, family, strip_end=strip)  # type: ignore[arg-type]
+        known = {key: values[key] for key in kinds if key in values}
+        for key, value in known.items():
+            if not isinstance(value, kinds[key]):  # type: ignore[arg-type]
+                raise InputError(f'{file}: invalid {key}: {value!r}')
+        return cls(**known)
 
 
 class LazyTokenizer(ABC):
     """A tokenizer that is loaded when first used, and that returns tensors."""
+
+    def set_language(self, language: str) -> None:
+        """Mark texts as of this language, such as 'deu_Latn'; only some tokenizers do (NLLB).
+
+        Raises:
+            InputError: a tokenizer that does not mark languages, or does not know this one.
+        """
+        raise InputError(f'the tokenizer has no languages, got language={language!r}')
 
     @cached_property
     def tokenizer(self) -> BaseTokenizer:
@@ -136,6 +148,11 @@ class FolderTokenizer(LazyTokenizer):
         self.folder, self.size = folder, size
         self.rules = rules or TokenizerRules()
 
+    @property
+    def identity(self) -> str:
+        """A string that is equal only for tokenizers with equal results."""
+        return self.tokenizer.identity + (' without end token' if self.rules.strip_end else '')
+
     def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> Tensor:
         """One text or several -> (K, L) int64 token ids; see ``vocab.tokenizer.BaseTokenizer``.
 
@@ -149,13 +166,31 @@ class FolderTokenizer(LazyTokenizer):
                 f'{self.size.vocab_size} tokens: the tokenizer files are those of another model'
             )
         end = getattr(self.tokenizer, 'end', None)
-        if self.rules.strip_end and end is not None:
+        if self.rules.strip_end and not self.rules.mode and end is not None:
             ids = ids.masked_fill(ids.eq(end), 0)
         return ids
 
+    def set_language(self, language: str) -> None:
+        """Mark texts as of this language from now on, such as 'deu_Latn'.
+
+        Raises:
+            InputError: a tokenizer that does not mark languages, or does not know this one.
+        """
+        before = self.rules
+        self.rules = replace(before, language=language)
+        self.__dict__.pop('tokenizer', None)
+        try:
+            _ = self.tokenizer
+        except InputError:
+            self.rules = before
+            raise
+
     def _read(self) -> BaseTokenizer:
         rules, size = self.rules, self.size
-        made = HuggingFaceTokenizer(self.folder, size.context_length, rules.clean, rules.family)
+        family = rules.family or getattr(size, 'model_type', '')
+        made = HuggingFaceTokenizer(
+            self.folder, size.context_length, rules.clean, family, language=rules.language, mode=rules.mode
+        )
         if not _of_clip(size):
             return made
         if made.end is None:
@@ -195,10 +230,18 @@ class MissingTokenizer:
         """
         raise InputError(self.reason)
 
+    def set_language(self, language: str) -> None:
+        """Raise an error.
+
+        Raises:
+            InputError: always, with ``reason``.
+        """
+        raise InputError(self.reason)
+
 
 def find_tokenizer(
     size: TextSize | HFTextSize, path: Path, rules: TokenizerRules | None = None
-) -> Callable[..., Any] | None:
+) -> FolderTokenizer | MissingTokenizer | None:
     """The tokenizer of the weights at ``path``; None for OpenAI's, which needs no files.
 
     Tokenizer files are in ``<name of the file>-tokenizer`` or next to the weights.
@@ -238,14 +281,25 @@ def copy_tokenizer(tokenizer: Any, folder: Path) -> bool:
         if file.is_file() and not (folder / name).exists():
             shutil.copyfile(file, folder / name)
     rules = {key: value for key, value in asdict(tokenizer.rules).items() if key != 'beside'}
+    rules['family'] = rules['family'] or read_config(Path(source))['model_type']
     with atomic_write(folder / RULES, 'w') as out:
         json.dump(rules, out)
     return True
 
 
-def strips_end(tokenizer: Any) -> bool:
-    """Whether a tokenizer replaces its end token by 0."""
-    return isinstance(tokenizer, FolderTokenizer) and tokenizer.rules.strip_end
+def open_clip_rules(tokenizer: FolderTokenizer) -> dict[str, Any]:
+    """The entries of a ``text_cfg`` of open_clip that say how a tokenizer with files is used."""
+    rules = tokenizer.rules
+    clean = cleaning(tokenizer.folder, rules.clean, rules.family)
+    # the cleaning of open_clip that is nearest
+    theirs = {'canonicalize': 'canonicalize', 'whitespace_lower': 'lower', 'lower': 'lower'}
+    options: dict[str, Any] = {'clean': theirs.get(clean, 'whitespace')}
+    if rules.strip_end:
+        options['strip_sep_token'] = True
+    if rules.language is not None:
+        options['language'] = rules.language
+    mode = {'tokenizer_mode': rules.mode} if rules.mode else {}
+    return {'hf_tokenizer_name': '.', 'tokenizer_kwargs': options, **mode}
 
 
 def _of_clip(size: TextSize | HFTextSize) -> TypeGuard[TextSize]:

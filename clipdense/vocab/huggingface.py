@@ -6,21 +6,20 @@ K: texts, L: context length.
 from __future__ import annotations
 
 import json
+import re
 import string
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import digest
 from clipdense.utils.json_files import read_json
 
-from .byte_pairs import END_OF_TEXT, START_OF_TEXT, VOCAB_SIZE, mend, openai_byte_pairs
+from .byte_pairs import VOCAB_SIZE, mend, openai_byte_pairs
 from .tokenizer import BaseTokenizer, short
-
-Clean = Literal['canonicalize', 'no_punctuation', 'whitespace', 'whitespace_lower', 'lower', 'none']
+from .tokenizer_classes import CLIP_CLASS, Clean, class_of, cleaning, read_config
 
 # Files that hold a vocabulary, preferred first; without the first, transformers reads the folder.
 TABLES = (
@@ -33,48 +32,10 @@ TABLES = (
 )
 # All files of a tokenizer.
 FILES = (*TABLES, 'merges.txt', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
+_LANGUAGE = re.compile('[a-z]{3}_[A-Z][a-z]{3}')  # tokens of languages, such as 'deu_Latn'
+Mode = Literal['', 'clips']
+_CLIP_FAMILIES = ('clip', 'groupvit', 'metaclip_2')
 _PROBES = ('a', 'the', '1', 'x')  # texts of at least one token, to see which special tokens are added
-
-
-@dataclass(frozen=True)
-class TokenizerClass:
-    """What a tokenizer class of transformers does, whatever the files say.
-
-    Args:
-        special: the default tokens of the roles 'bos_token', 'eos_token' and 'pad_token'.
-        clean: preprocessing of texts.
-        lower: whether texts are in lower case (unless ``do_lower_case`` is false).
-        ends: whether each text is ended by the end token.
-        starts: whether each text is begun by the start token.
-        pads_left: the default of ``padding_side``.
-    """
-
-    special: Mapping[str, str]
-    clean: Clean = 'none'
-    lower: bool = False
-    ends: bool = False
-    starts: bool = False
-    pads_left: bool = False
-
-
-_OTHER = TokenizerClass({})
-_CLIP = TokenizerClass(
-    {'bos_token': START_OF_TEXT, 'eos_token': END_OF_TEXT, 'pad_token': END_OF_TEXT},
-    lower=True,
-    ends=True,
-    starts=True,
-)
-_SIGLIP = TokenizerClass({'eos_token': '</s>', 'pad_token': '</s>'}, 'canonicalize', ends=True)
-# SigLIP 2 was trained on lower case; transformers applies it in ``Siglip2Tokenizer``.
-_SIGLIP2 = TokenizerClass({'eos_token': '<eos>', 'pad_token': '<pad>'}, lower=True, pads_left=True)
-_CLASSES = {
-    'CLIPTokenizer': _CLIP,
-    'SiglipTokenizer': _SIGLIP,
-    'Siglip2Tokenizer': _SIGLIP2,
-    'GemmaTokenizer': _SIGLIP2,
-}
-# Of folders that name no class: transformers' class for the ``model_type`` of config.json.
-_FAMILIES = {'clip': _CLIP, 'groupvit': _CLIP, 'siglip': _SIGLIP}
 
 
 class HuggingFaceTokenizer(BaseTokenizer):
@@ -94,9 +55,14 @@ class HuggingFaceTokenizer(BaseTokenizer):
             (open_clip), 'lower' or 'none'; by default that of the tokenizer class.
         family: ``model_type`` of the model, for folders that name no tokenizer class.
         max_warnings: maximum number of warnings about truncated texts.
+        language: of the texts, such as 'deu_Latn', for tokenizers that mark it (NLLB); by default that of
+            the files, else English.
+        mode: 'clips' begins texts with the start token, ends them with the end token, and puts the class
+            token at the last position (open_clip ``tokenizer_mode``).
 
     Raises:
-        InputError: no folder, no tokenizer in it, a missing package, or no end or pad token.
+        InputError: no folder, no tokenizer in it, a missing package, no end or pad token, or an unknown
+            language.
     """
 
     def __init__(
@@ -106,8 +72,11 @@ class HuggingFaceTokenizer(BaseTokenizer):
         clean: Clean | None = None,
         family: str = '',
         max_warnings: int = 20,
+        language: str | None = None,
+        mode: Mode = '',
     ) -> None:
         self.folder, self._asked, self.family = Path(folder), clean, family
+        self.mode = mode
         if clean is not None and clean not in _CLEANERS:
             raise InputError(f'unknown value clean={clean!r}; use {", ".join(_CLEANERS)}')
         if not self.folder.is_dir():
@@ -119,8 +88,11 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self._backend = _read_backend(self.folder, lower)
         self._vocab: dict[str, int] = self._backend.get_vocab()
         self.vocab_size = len(self._vocab)
-        self.prefix, self.end = self._template()
+        self.language = self._language(language)
+        self.prefix, self.end, self.suffix = self._template()
+        self.last = self._special('cls_token') if mode == 'clips' else None
         self.pad = self._pad()
+        self.unknown, self.english = self._unknown(), kind.english
         side = config.get('padding_side', 'left' if kind.pads_left else 'right')
         if side not in ('left', 'right'):
             raise InputError(f"padding_side in {self.folder} must be 'left' or 'right', got {side!r}")
@@ -131,7 +103,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
         super().__init__(context_length, max_warnings)
 
     def __reduce__(self) -> tuple[type[HuggingFaceTokenizer], tuple[Any, ...]]:
-        return type(self), (self.folder, self.context_length, self._asked, self.family, self.max_warnings)
+        settings = (self.folder, self.context_length, self._asked, self.family, self.max_warnings)
+        return type(self), (*settings, self.language, self.mode)
 
     @cached_property
     def identity(self) -> str:
@@ -139,6 +112,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
         table = file.read_bytes() if file.is_file() else json.dumps(self._vocab, sort_keys=True)
         rules = (self.clean, self.context_length, self.prefix, self.end, self.pad)
         more = (self._kind.lower, self.pads_left) if self._kind.lower or self.pads_left else ()
+        if self.mode or len(self.suffix) > 1:
+            more = (*more, self.suffix, self.last)
         return f'huggingface {digest(table)} {(*rules, *more)}'
 
     def encode(self, text: str) -> list[int]:
@@ -151,13 +126,20 @@ class HuggingFaceTokenizer(BaseTokenizer):
         encoded = self._backend.encode(text, add_special_tokens=special)
         return list(getattr(encoded, 'ids', encoded))
 
-    def _template(self) -> tuple[tuple[int, ...], int | None]:
-        """The ids before a text and the id after it, None if the tokenizer adds none.
+    def _template(self) -> tuple[tuple[int, ...], int | None, tuple[int, ...]]:
+        """The ids before a text, the id that ends it, None if the tokenizer adds none, and all ids after it.
 
         Raises:
             InputError: more than one id after a text.
         """
         config, kind = self._config, self._kind
+        if self.mode == 'clips':
+            end = self._special('eos_token')
+            return (self._special('bos_token'),), end, (end,)
+        if self.language is not None:
+            end, language = self._special('eos_token'), self._vocab[self.language]
+            legacy = bool(config.get('legacy_behaviour', False))
+            return ((), end, (end, language)) if legacy else ((language,), end, (end,))
         before, after = self._added()
         if len(after) > 1:
             raise InputError(
@@ -165,12 +147,10 @@ class HuggingFaceTokenizer(BaseTokenizer):
             )
         if kind.starts or (config.get('add_bos_token') and not before):
             before = (self._special('bos_token'),)
-        if after and not kind.ends:
-            return before, after[0]
         has_template = getattr(self._backend, 'post_processor', self) is not None
-        if kind.ends or config.get('add_eos_token', not has_template):
-            return before, self._special('eos_token')
-        return before, None
+        if kind.ends or (not after and config.get('add_eos_token', not has_template)):
+            after = (self._special('eos_token'),)
+        return before, after[0] if after else None, after
 
     def _added(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special ids that the backend adds before and after a text."""
@@ -183,9 +163,35 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return (), ()
 
     def _pad(self) -> int:
-        if self.end is not None and self.family not in ('', 'siglip') and 'pad_token' not in self._config:
+        if self.end is not None and self.family in _CLIP_FAMILIES and 'pad_token' not in self._config:
             return self.end  # padding has no effect on a causal tower
         return self._special('pad_token')
+
+    def _language(self, asked: str | None) -> str | None:
+        """The language of the texts; None if the tokenizer does not mark it.
+
+        Raises:
+            InputError: a language that is not in the vocabulary, or asked of a tokenizer without languages.
+        """
+        language = asked or self._config.get('src_lang') or self._kind.language
+        if not self._kind.language:
+            if asked is not None:
+                raise InputError(f'the tokenizer in {self.folder} has no languages, got language={asked!r}')
+            return None
+        if not isinstance(language, str) or language not in self._vocab or not _LANGUAGE.fullmatch(language):
+            known = sorted(filter(_LANGUAGE.fullmatch, self._vocab))
+            raise InputError(
+                f'the tokenizer in {self.folder} has no language {language!r}: it has {len(known)}, such as '
+                f'{", ".join(known[:3])}.{nearest(str(language), known)}'
+            )
+        return language
+
+    def _unknown(self) -> int | None:
+        """The id of characters that are not in the vocabulary; None if there is none."""
+        model = getattr(self._backend, 'model', None)
+        token = self._config.get('unk_token', getattr(model, 'unk_token', None)) or '<unk>'
+        token = token.get('content') if isinstance(token, dict) else token
+        return self._vocab.get(token)
 
     def _special(self, role: str) -> int:
         token = self._config.get(role, self._kind.special.get(role))
@@ -197,50 +203,13 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return self._vocab[token]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The settings of a tokenizer, from ``special_tokens_map.json`` and ``tokenizer_config.json``.
-
-    Raises:
-        InputError: a file that is not a JSON object.
-    """
-    config: dict[str, Any] = {}
-    for name in ('special_tokens_map.json', 'tokenizer_config.json'):
-        if (folder / name).is_file():
-            values = read_json(folder / name)
-            if not isinstance(values, dict):
-                raise InputError(f'{folder / name} is not a JSON object')
-            config.update({key: value for key, value in values.items() if value is not None})
-    return config
-
-
-def class_of(config: Mapping[str, Any], family: str) -> TokenizerClass:
-    """The class that the settings of a tokenizer name, else that of the family of the model."""
-    name = config.get('tokenizer_class')
-    if not isinstance(name, str):
-        return _FAMILIES.get(family, _OTHER)
-    return _CLASSES.get(name.removesuffix('Fast'), _OTHER)
-
-
-def cleaning(folder: Path, clean: Clean | None = None, family: str = '') -> Clean:
-    """The preprocessing of texts: as given, else that of the tokenizer class.
-
-    Raises:
-        InputError: as ``read_config``.
-    """
-    config = read_config(folder)
-    found = class_of(config, family).clean
-    if clean is None and found == 'canonicalize' and config.get('do_lower_case') is False:
-        return 'no_punctuation'
-    return clean or found
-
-
 def is_openai(folder: Path, family: str) -> bool:
     """Whether a folder has OpenAI's vocabulary, in lower case, without added tokens.
 
     Raises:
         InputError: a damaged file.
     """
-    lower = class_of(read_config(folder), family) is _CLIP
+    lower = class_of(read_config(folder), family) is CLIP_CLASS
     file = folder / 'tokenizer.json'
     if file.is_file():
         values = read_json(file)

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 
 class BaseTokenizer(ABC):
-    """Rows of ids: ``prefix``, the ids of a text, ``end``, then ``pad`` up to the context length.
+    """Rows of ids: ``prefix``, the ids of a text, ``suffix``, then ``pad`` up to the context length.
 
-    ``end`` is None for a tokenizer that adds no end token; ``pads_left`` puts ``pad`` before ``prefix``.
+    ``end`` is the id in ``suffix`` that ends a text, None for a tokenizer that adds none; ``pads_left`` puts
+    ``pad`` before ``prefix``; ``last`` is an id at the last position of each row.  ``unknown`` is the id of
+    characters that are not in the vocabulary; ``english`` says that it is made of English texts, although it
+    has all bytes.
 
     Args:
         context_length: L, ids in a row.
@@ -33,15 +36,24 @@ class BaseTokenizer(ABC):
 
     prefix: tuple[int, ...] = ()
     end: int | None
+    suffix: tuple[int, ...] = ()
+    last: int | None = None
     pad: int
     pads_left = False
+    unknown: int | None = None
+    english = False
     vocab_size: int
 
     def __init__(self, context_length: int, max_warnings: int = 20) -> None:
-        if context_length < len(self.prefix) + 2:
-            raise InputError(f'context_length={context_length} is too short for any text')
         self.context_length = context_length
+        if context_length < len(self.prefix) + 2 or self.room < 1:
+            raise InputError(f'context_length={context_length} is too short for any text')
         self.max_warnings = max_warnings
+
+    @property
+    def room(self) -> int:
+        """The number of ids of a text that a row can hold."""
+        return self.context_length - len(self.prefix) - len(self.suffix) - (self.last is not None)
 
     @property
     @abstractmethod
@@ -71,9 +83,7 @@ class BaseTokenizer(ABC):
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.full((len(texts), self.context_length), self.pad, np.int64)
-        suffix = () if self.end is None else (self.end,)
-        room = self.context_length - len(self.prefix) - len(suffix)
-        cut = []
+        room, cut = self.room, []
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
                 raise InputError(f'a text must be a string, got {type(text).__name__}: {text!r:.80}')
@@ -81,8 +91,10 @@ class BaseTokenizer(ABC):
             if len(ids) > room:
                 cut.append((text, ids[room:]))
                 ids = ids[:room]
-            ids = [*self.prefix, *ids, *suffix]
+            ids = [*self.prefix, *ids, *self.suffix]
             row[len(row) - len(ids) if self.pads_left else 0 :][: len(ids)] = ids
+        if self.last is not None:
+            rows[:, -1] = self.last
         if cut:
             self._warn_of_truncation(cut, truncate)
         return rows
@@ -118,7 +130,8 @@ class Tokenizer(BaseTokenizer):
 
     vocab_size = VOCAB_SIZE
     start, end, pad = VOCAB_SIZE - 2, VOCAB_SIZE - 1, 0
-    prefix = (start,)
+    prefix, suffix = (start,), (end,)
+    english = True
 
     def __init__(self, context_length: int = 77, max_warnings: int = 20) -> None:
         super().__init__(context_length, max_warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from dataclasses import replace
@@ -404,3 +405,25 @@ def test_names_that_the_text_tower_cannot_tell_apart(clip, names, said):
         embed(clip, Vocabulary(names), 'name')
     texts = [str(one.message) for one in caught if 'one text' in str(one.message)]
     assert len(texts) == (said is not None)
+
+
+FOREIGN = [  # names, and the beginning of the warning
+    (
+        ('кот', 'cat', '猫'),
+        "2 of 3 class names are not in Latin script, but .* English texts: 'кот', '猫'; use",
+    ),
+    (('кот and a dog and a cat', 'café', '🔴', '123'), None),
+    (tuple(f'слово {index}' for index in range(7)), r"7 of 7 class names .*'слово 4', \.\.\.;"),
+]
+
+
+@pytest.mark.parametrize(('names', 'said'), FOREIGN)
+def test_names_that_an_english_tokenizer_does_not_know(clip, names, said, tmp_path):
+    """Once a call, also where the embeddings come from the cache."""
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            embed(clip, Vocabulary(names), 'name', cache=tmp_path)
+        texts = [str(one.message) for one in caught]
+        assert len(texts) == (said is not None)
+        assert not said or re.match(said, texts[0])

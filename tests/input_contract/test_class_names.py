@@ -18,6 +18,7 @@ from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings
 from clipdense.clip.embedding_files import load_embeddings, save_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.tokenizers import FolderTokenizer, TokenizerRules
 from clipdense.data.classification.datasets import LabeledFolder
 from clipdense.data.segmentation.datasets import LabeledImages, VOCSegmentation
 from clipdense.inference.classifier import Classifier
@@ -26,6 +27,8 @@ from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import get_templates
 from clipdense.vocab.vocabulary import Vocabulary
+
+from ..vocab.hub_tokenizers import xlm_roberta
 
 SECTION = 'Class names'
 
@@ -116,6 +119,13 @@ def _embed(names, templates='name'):
         PromptEnsemble(_clip(), templates, cache=None).embed(Vocabulary(names))
 
     return run
+
+
+def _unknown_character(folder):
+    rules = TokenizerRules('whitespace')
+    clip = _clip()
+    clip.tokenizer = FolderTokenizer(xlm_roberta(folder / 'xlm_roberta'), TEXT, rules)
+    PromptEnsemble(clip, 'name', cache=None).embed(Vocabulary(['龘', 'cat']))
 
 
 def _templates(templates, *prompts):
@@ -361,6 +371,9 @@ READ = {
     "`['cat, dog']` to a predictor": _one_item_list,
     'one class for a `Classifier`': _one_class,
     'two names that are cut at the same place': _embed(['a ' * 90 + 'cat', 'a ' * 90 + 'dog']),
+    'names with accents, digits or emoji': _embed(['café', 'Straße', '3 cars', '🔴', 'α-particle', '😀 cat']),
+    '`кот, cat` for the tokenizer of an English CLIP': _embed(['кот', 'cat']),
+    '`龘, cat` for a tokenizer without this character': _unknown_character,
     'a set or dict': each(lambda _: Vocabulary({'cat': 0}), lambda _: Vocabulary({'cat', 'dog'})),
     "`['cat', None]`": each(lambda _: Vocabulary(['cat', 3]), lambda _: Vocabulary(['cat', None])),
     "`['<\\|endoftext\\|>cat', 'dog']`": each(

@@ -11,11 +11,13 @@ import torch
 from clipdense.clip.model import build_clip
 from clipdense.clip.preprocess import STATISTICS, Preprocess
 from clipdense.clip.sizes import TextSize
+from clipdense.clip.tokenizers import FolderTokenizer, TokenizerRules
 from clipdense.inference.load import load
 from clipdense.vocab.byte_pairs import openai_byte_pairs
 
 from ..clip import conftest as clips
 from ..clip.conftest import VIT, write
+from ..vocab.hub_tokenizers import bert, nllb
 
 SECTION = 'Model folders'
 
@@ -142,6 +144,15 @@ def openai_vocabulary(folder):
         assert row[:5].tolist() == [49406, 320, 2368, 49407, 0]
 
 
+def languages(folder):
+    size = TextSize(64, 1, 1, 64, 32, 300, 12, 'gelu', 'siglip')
+    files = nllb(folder / 'nllb')
+    row = FolderTokenizer(files, size)('a cat')[0]
+    assert FolderTokenizer(files, size, TokenizerRules(language='eng_Latn'))('a cat')[0].equal(row)
+    german = FolderTokenizer(files, size, TokenizerRules(language='deu_Latn'))('a cat')[0]
+    assert (german[1:].tolist(), german[0] == row[0]) == (row[1:].tolist(), False)
+
+
 def same_ids(folder, ids, **options):
     assert tokenizer(folder, **options)[: len(ids)] == ids
 
@@ -219,6 +230,13 @@ READ = {
         config=False,
         names={'<|startoftext|>': 0, '<|endoftext|>': 1, 'a': 2, 'cat': 3, '<s>': 4, '</s>': 5},
     ),
+    'tokenizer of NLLB': languages,
+    '`language` that the tokenizer does not have': lambda f: FolderTokenizer(
+        nllb(f / 'nllb'), VIT.text, TokenizerRules(language='deu_Lat')
+    ).encode('a'),
+    '`language` for a tokenizer that does not mark it': lambda f: FolderTokenizer(
+        bert(f / 'bert'), VIT.text, TokenizerRules(language='deu_Latn')
+    ).encode('a'),
     "no tokenizer, and a vocabulary other than OpenAI's": lambda f: hugging_face(f).tokenizer('a cat'),
     'a tokenizer that ends texts with another id than the model expects': lambda f: tokenizer(f, end=3),
     'ids beyond the vocabulary of the model': lambda f: tokenizer(f, names={**NAMES, 'cat': 99}),

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipdense.utils.errors import CheckpointError
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
-from clipdense.vocab.huggingface import Clean
+from clipdense.vocab.tokenizer_classes import Clean
 from clipdense.weights.zoo import Entry
 
 from ..sizes import Activation, TextSize
@@ -287,7 +287,6 @@ def _open_clip_end_of_text(text: Section) -> EndOfText:
 def _open_clip_tokenizer(text: Section) -> TokenizerRules:
     """What open_clip does with the texts: its own tokenizer, or that of Hugging Face after cleaning."""
     options = text.part('tokenizer_kwargs')
-    text.require(tokenizer_mode=None)
     options.require(reduction_mask='', additional_special_tokens=[])
     named = bool(text.get('hf_tokenizer_name'))
     clean = options.text('clean', 'whitespace' if named else 'lower')
@@ -296,8 +295,11 @@ def _open_clip_tokenizer(text: Section) -> TokenizerRules:
         raise CheckpointError(
             f'{text.source}: unsupported tokenizer_kwargs.clean={clean!r}; supported: {known}'
         )
-    strip = options.flag('strip_sep_token', False)
-    return TokenizerRules(_CLEAN[clean], beside=named, strip_end=strip)
+    mode: Any = text.text('tokenizer_mode') or ''
+    if mode not in ('', 'clips'):
+        raise CheckpointError(f'{text.source}: unsupported tokenizer_mode={mode!r}; supported: clips')
+    strip, language = options.flag('strip_sep_token', False), options.text('language')
+    return TokenizerRules(_CLEAN[clean], beside=named, strip_end=strip, language=language, mode=mode)
 
 
 def _timm_facts(name: str, vision: Section) -> TowerFacts:

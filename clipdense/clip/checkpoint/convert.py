@@ -8,13 +8,12 @@ from typing import Any, Literal, get_args
 
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write
-from clipdense.vocab.huggingface import cleaning
 from clipdense.weights.io import write_weights
 
 from ..preprocess import Preprocess
 from ..sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
 from ..text import FLAVOURS
-from ..tokenizers import copy_tokenizer, strips_end
+from ..tokenizers import FolderTokenizer, copy_tokenizer, open_clip_rules
 from .config_files import LARGEST, huggingface_special_ids
 from .layouts import from_ours
 from .load import ClipWeights, OpenedWeights, describe, fitting_model, read_clip
@@ -84,11 +83,9 @@ def _write_open_clip(weights: ClipWeights, destination: Path, overwrite: bool) -
     file = destination / 'open_clip_model.safetensors'
     _check_target(file, weights, overwrite)
     model = open_clip_config(size)
-    if copy_tokenizer(weights.tokenizer, destination):
-        options: dict[str, Any] = {'clean': _open_clip_cleaning(weights.tokenizer)}
-        if strips_end(weights.tokenizer):
-            options['strip_sep_token'] = True
-        model['text_cfg'] |= {'hf_tokenizer_name': '.', 'tokenizer_kwargs': options}
+    if isinstance(weights.tokenizer, FolderTokenizer):
+        copy_tokenizer(weights.tokenizer, destination)
+        model['text_cfg'] |= open_clip_rules(weights.tokenizer)
     preprocess = weights.preprocess.to_dict()
     preprocess['resize_mode'] = preprocess.pop('resize')
     preprocess['size'] = preprocess.pop('image_size')
@@ -146,13 +143,6 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
     with atomic_write(path, 'w') as file:
         json.dump(values, file, indent=2)
         file.write('\n')
-
-
-def _open_clip_cleaning(tokenizer: Any) -> str:
-    """The cleaning of texts in open_clip that is nearest to that of a tokenizer with files."""
-    clean = cleaning(tokenizer.folder, tokenizer.rules.clean, tokenizer.rules.family)
-    theirs = {'canonicalize': 'canonicalize', 'whitespace_lower': 'lower', 'lower': 'lower'}
-    return theirs.get(clean, 'whitespace')
 
 
 def _huggingface_config(size: ClipSize, kind: str) -> dict[str, Any]:

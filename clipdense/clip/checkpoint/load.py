@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,13 @@ from clipdense.weights.values import check_cast, check_values
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
 from ..sizes import ClipSize, TextSize
-from ..tokenizers import copy_tokenizer, find_tokenizer
+from ..tokenizers import (
+    FolderTokenizer,
+    MissingTokenizer,
+    OpenAITokenizer,
+    copy_tokenizer,
+    find_tokenizer,
+)
 from .config_files import HUGGINGFACE_FILES, declared_layout, from_huggingface, from_open_clip, from_zoo
 from .layouts import Recognized, infer_size, recognize
 from .section import Section
@@ -71,7 +77,7 @@ class ClipWeights:
     leftover: list[str]
     size: ClipSize
     preprocess: Preprocess
-    tokenizer: Callable[..., Any] | None
+    tokenizer: FolderTokenizer | MissingTokenizer | None
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,8 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
     tokenizer = find_tokenizer(size.text, path, recorded.tokenizer)
+    if overrides.language is not None:
+        (tokenizer or OpenAITokenizer()).set_language(overrides.language)
     return ClipWeights(path, found.tensors, found.leftover, size, preprocess, tokenizer)
 
 

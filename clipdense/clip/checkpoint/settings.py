@@ -79,6 +79,8 @@ class Overrides:
         eos_token_id: of the end-of-text token, whose features are those of the text; or 'largest' for the
             largest id of a text.
         model: name of the architecture in open_clip, such as 'convnext_base_w', for files without a config.
+        language: of the texts, such as 'deu_Latn', for tokenizers that mark it (NLLB); may be changed by
+            ``clip.tokenizer.set_language``.
     """
 
     activation: Activation | None = None
@@ -88,6 +90,7 @@ class Overrides:
     preprocess: Preprocess | str | None = None
     eos_token_id: EndOfText | None = None
     model: str | None = None
+    language: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Overrides:
