@@ -62,6 +62,8 @@ _DATA = [
     for name in (
         'augment',
         'classification.datasets',
+        'classification.few_shot',
+        'classification.torchvision_sets',
         'image_text.datasets',
         'image_text.noun_prompts',
         'image_text.shards',

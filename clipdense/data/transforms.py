@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import Preprocess, without_far_ends
 from clipdense.registry import TRANSFORMS
+from clipdense.utils.errors import InputError
 
 from .batches import ImageLike, to_tensor
 
@@ -36,6 +37,7 @@ class TrainCrop:
         scale: smallest and largest fraction of the image's area.
         ratio: smallest and largest aspect ratio (width / height).
         interpolation: 'bicubic' or 'bilinear', antialiased.
+        flip: probability of a horizontal flip; 0 for captions that mention left and right.
     """
 
     def __init__(
@@ -44,15 +46,19 @@ class TrainCrop:
         scale: tuple[float, float] = (0.9, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: Literal['bicubic', 'bilinear'] = 'bicubic',
+        flip: float = 0.0,
     ) -> None:
-        self.size, self.scale, self.ratio = size, scale, ratio
+        if not 0 <= flip <= 1:
+            raise InputError(f'flip must be a probability of 0 to 1, got {flip!r}')
+        self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
         self.interpolation = InterpolationMode(interpolation)
 
     def __call__(self, image: ImageLike, rng: random.Random) -> Tensor:
         """An image of any size -> (3, S, S) uint8."""
         pixels = to_tensor(image)
         top, left, height, width = self.window(pixels.shape[-2], pixels.shape[-1], rng)
-        return _resized_crop(pixels, top, left, height, width, self.size, self.interpolation)
+        crop = _resized_crop(pixels, top, left, height, width, self.size, self.interpolation)
+        return crop.flip(-1) if self.flip and rng.random() < self.flip else crop
 
     def window(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
         """Top, left, height, width of a crop: ten tries, then a center crop with a valid aspect ratio."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import CLIP
-from clipdense.data.classification.datasets import UNREADABLE, check_order
+from clipdense.data.classification.datasets import UNREADABLE
+from clipdense.data.classification.names import check_order
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError

@@ -10,7 +10,7 @@ Not run here: needs the weights of a published CLIP and CIFAR-100.
 
 from mmengine.config import read_base
 
-from clipdense.data.classification.datasets import TorchvisionDataset
+from clipdense.data.classification.torchvision_sets import TorchvisionDataset
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.evaluation.classification import ZeroShotClassification
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from clipdense.data.classification.datasets import LabeledFolder, TorchvisionDataset
+from clipdense.data.classification.datasets import LabeledFolder
+from clipdense.data.classification.torchvision_sets import TorchvisionDataset
 from clipdense.data.transforms import CenterCrop, TrainCrop
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
