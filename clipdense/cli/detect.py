@@ -12,6 +12,7 @@ from clipdense.utils.errors import InputError
 
 from .images import Failures
 from .options import (
+    AdapterFile,
     Cache,
     ConfigArguments,
     Device,
@@ -55,6 +56,11 @@ class DetectorArguments:
     device: Device = None
     cache: Cache = True
     embedder: EmbedderFile = None
+    adapter: AdapterFile = None
+
+    def inputs(self) -> list[str | Path | None]:
+        """The files that are read."""
+        return [self.weights, self.embedder, self.adapter, self.clip]
 
     def load(self, config: ConfigArguments) -> Detector:
         """The detector, built by its config if one is given."""
@@ -62,7 +68,8 @@ class DetectorArguments:
         from clipdense.inference.detector import Detector
 
         common: dict[str, Any] = {
-            name: getattr(self, name) for name in ('clip', 'templates', 'device', 'cache', 'embedder')
+            name: getattr(self, name)
+            for name in ('clip', 'templates', 'device', 'cache', 'embedder', 'adapter')
         }
         cfg = config.read()
         if cfg is None:
@@ -136,7 +143,7 @@ def detect(
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
-    read = [*paths, vocabulary.vocab, detector.weights, detector.embedder, detector.clip, config.config]
+    read = [*paths, vocabulary.vocab, *detector.inputs(), config.config]
     check_outputs([*drawn, boxes_file, names_file], overwrite, read)
     rows: list[dict] = []
     failures = Failures(paths)

@@ -74,6 +74,10 @@ EmbedderFile = Annotated[
     Path | None,
     typer.Option(help='File of class embeddings or learned prompts, instead of prompt templates.'),
 ]
+AdapterFile = Annotated[
+    Path | None,
+    typer.Option(help='File of an adapter (CLIP-Adapter, Tip-Adapter) that belongs to the weights.'),
+]
 MaxPixels = Annotated[
     int, typer.Option('--max-pixels', min=1, help='Refuse images with more pixels, before decoding.')
 ]
@@ -137,6 +141,17 @@ class WeightsArguments:
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of ``clipdense.load`` that were given."""
         return weight_overrides(self.activation, self.override)
+
+
+@dataclass(frozen=True)
+class AdaptedWeights(WeightsArguments):
+    """Weights, and what adapts their embeddings and class scores."""
+
+    adapter: AdapterFile = None
+
+    def inputs(self) -> list[str | Path | None]:
+        """The files that are read."""
+        return [self.weights, self.embedder, self.adapter]
 
 
 @dataclass(frozen=True)

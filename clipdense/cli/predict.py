@@ -11,6 +11,7 @@ from clipdense.utils.errors import InputError, printable
 
 from .images import each
 from .options import (
+    AdaptedWeights,
     ImageArguments,
     Overwrite,
     Templates,
@@ -30,7 +31,7 @@ OwnTemplates = Annotated[
 def classify(
     images: ImageArguments,
     vocabulary: VocabularyArguments,
-    weights: WeightsArguments,
+    weights: AdaptedWeights,
     top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
     out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the results to.')] = None,
     templates: OwnTemplates = None,
@@ -45,15 +46,14 @@ def classify(
 
     paths = images.paths()
     classes = vocabulary.read()
-    check_outputs(
-        [out] if out else [], overwrite, [*paths, vocabulary.vocab, weights.weights, weights.embedder]
-    )
+    check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, *weights.inputs()])
     classifier = Classifier.from_pretrained(
         weights.weights,
         templates=templates,
         device=weights.device,
         cache=weights.cache,
         embedder=weights.embedder,
+        adapter=weights.adapter,
         **weights.overrides(),
     )
     classifier.set_vocabulary(classes)

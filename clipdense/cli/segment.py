@@ -14,13 +14,13 @@ from clipdense.utils.errors import InputError
 
 from .images import each
 from .options import (
+    AdaptedWeights,
     ConfigArguments,
     ImageArguments,
     Options,
     OutputArguments,
     ViewArguments,
     VocabularyArguments,
-    WeightsArguments,
     check_outputs,
     grouped,
 )
@@ -47,7 +47,7 @@ MethodTemplates = Annotated[
 def segment(
     images: ImageArguments,
     vocabulary: VocabularyArguments,
-    weights: WeightsArguments,
+    weights: AdaptedWeights,
     view: ViewArguments,
     output: OutputArguments,
     config: ConfigArguments,
@@ -69,7 +69,7 @@ def segment(
     paths = images.paths()
     classes = _with_background(vocabulary.read(), background)
     _refuse_without_effect(classes, view)
-    read = [*paths, vocabulary.vocab, weights.weights, weights.embedder, config.config]
+    read = [*paths, vocabulary.vocab, *weights.inputs(), config.config]
     stems = _free_stems(paths, output, read)
     segmenter = _segmenter(weights, method, option or [], config, view, templates)
     if explain and not segmenter.explains:
@@ -89,7 +89,7 @@ def segment(
 
 
 def _segmenter(
-    weights: WeightsArguments,
+    weights: AdaptedWeights,
     method: str | None,
     option: list[str],
     config: ConfigArguments,
@@ -104,6 +104,7 @@ def _segmenter(
         'device': weights.device,
         'cache': weights.cache,
         'embedder': weights.embedder,
+        'adapter': weights.adapter,
     }
     cfg = config.read()
     if cfg is None:

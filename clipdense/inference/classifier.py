@@ -15,6 +15,7 @@ from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
 from clipdense.layers.precision import at_least_fp32
 from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.adapters import Adapter
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -29,6 +30,7 @@ class Classifier(Predictor[Classification]):
     Args:
         clip: the model.
         embedder: class names -> embeddings; a ``PromptEnsemble`` of ``clip`` by default.
+        adapter: changes image embeddings and class scores, see ``load_adapter``.
 
     Example:
         >>> classifier = Classifier.from_pretrained('ViT-B-16/openai')
@@ -37,8 +39,13 @@ class Classifier(Predictor[Classification]):
 
     _needs = ('encode_image', 'logit_scale', 'preprocess')
 
-    def __init__(self, clip: CLIP, embedder: ClassEmbedder | None = None) -> None:
-        super().__init__(clip, embedder)
+    def __init__(
+        self,
+        clip: CLIP,
+        embedder: ClassEmbedder | None = None,
+        adapter: Adapter | str | Path | None = None,
+    ) -> None:
+        super().__init__(clip, embedder, adapter)
 
     @property
     def clip(self) -> CLIP:
@@ -52,6 +59,7 @@ class Classifier(Predictor[Classification]):
         *,
         templates: Templates | None = None,
         embedder: Embedder | None = None,
+        adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
         **overrides: Any,
@@ -62,10 +70,11 @@ class Classifier(Predictor[Classification]):
             weights, device, overrides: see ``load_clip``.
             templates: prompt templates, as ``get_templates`` takes them; 'imagenet' by default.
             embedder: see ``load_embedder``; replaces the templates.
+            adapter: see ``load_adapter``.
             cache: whether to cache class embeddings on disk.
         """
         clip = load_clip(weights, device, **overrides)
-        return cls(clip, load_embedder(clip, embedder, templates, cache))
+        return cls(clip, load_embedder(clip, embedder, templates, cache), adapter)
 
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
         if len(vocabulary) == 1:
@@ -80,12 +89,16 @@ class Classifier(Predictor[Classification]):
         settings: Mapping[str, Any],
     ) -> list[Classification]:
         pixels = torch.stack([self.clip.preprocess(image) for image in images]).to(self.device)
-        rows = self._probabilities(pixels, embeddings).cpu().numpy()
+        rows = self._probabilities(pixels, vocabulary, embeddings).cpu().numpy()
         return [Classification(row, vocabulary) for row in rows]
 
-    def _probabilities(self, pixels: Tensor, embeddings: ClassEmbeddings) -> Tensor:
+    def _probabilities(self, pixels: Tensor, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> Tensor:
         """(B, 3, H, W) -> (B, K): the maximum over the queries of each class, then softmax over classes."""
         image_embeddings = at_least_fp32(self.clip.encode_image(pixels, normalize=True))  # (B, D)
+        if self.adapter is not None:
+            image_embeddings = self.adapter.adapt_embeddings(image_embeddings)
         scale = self.clip.logit_scale.to(image_embeddings.dtype).exp()
         logits = scale * image_embeddings @ embeddings.queries.to(image_embeddings.dtype).mT  # (B, Q)
-        return embeddings.class_scores(logits).softmax(dim=-1)  # (B, K)
+        logits = embeddings.class_scores(logits)  # (B, K)
+        added = None if self.adapter is None else self.adapter.scores(image_embeddings, vocabulary)
+        return (logits if added is None else logits + added).softmax(dim=-1)

@@ -14,6 +14,7 @@ from PIL import Image
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
 from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
 from clipdense.utils.devices import choose_device
 from clipdense.vocab.templates import Templates
@@ -32,20 +33,23 @@ class Detector(Predictor[Detections]):
         embedder: class names -> embeddings; by default a ``PromptEnsemble`` of the model's text tower with
             the templates of its method.
         rules: default detection rules of calls; the model's own by default.
+        adapter: changes region embeddings and class scores, see ``load_adapter``.
 
     Raises:
-        InputError: a model without a text tower, and no embedder.
+        InputError: a model without a text tower, and no embedder; or an adapter that it cannot use.
     """
 
     _needs = ('predict', 'set_vocabulary', 'rules')
+    _kind = 'regions'
 
     def __init__(
         self,
         model: DetectionModel,
         embedder: ClassEmbedder | None = None,
         rules: DetectionRules | None = None,
+        adapter: Adapter | str | Path | None = None,
     ) -> None:
-        super().__init__(model, embedder)
+        super().__init__(model, embedder, adapter)
         self.rules = rules or model.rules
 
     @classmethod
@@ -59,6 +63,7 @@ class Detector(Predictor[Detections]):
         templates: Templates | None = None,
         embedder: Embedder | None = None,
         rules: DetectionRules | None = None,
+        adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
         **overrides: Any,
@@ -71,6 +76,7 @@ class Detector(Predictor[Detections]):
             templates: prompt templates; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
             rules: see the class.
+            adapter: see ``load_adapter``.
             device: device of the model; None means the GPU if there is one.
             cache: whether to cache class embeddings on disk.
             overrides: settings that the weights do not record, as in ``load``.
@@ -81,7 +87,7 @@ class Detector(Predictor[Detections]):
         model: Any = load_detector(weights, method, device, method_options=method_options, **overrides)
         if clip is None and embedder is None and model.clip is None:
             clip = getattr(model, 'clip_name', None)
-        return cls._ready(model, clip, templates, embedder, rules, device, cache)
+        return cls._ready(model, clip, templates, embedder, rules, adapter, device, cache)
 
     @classmethod
     def from_config(
@@ -93,6 +99,7 @@ class Detector(Predictor[Detections]):
         templates: Templates | None = None,
         embedder: Embedder | None = None,
         rules: DetectionRules | None = None,
+        adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Detector:
@@ -103,14 +110,14 @@ class Detector(Predictor[Detections]):
                 image transforms.
             weights: a training checkpoint, or a weights file with matching tensors.
             clip: the CLIP that embeds class names, instead of the one in the config.
-            templates, embedder, rules, device, cache: see ``from_pretrained``.
+            templates, embedder, rules, adapter, device, cache: see ``from_pretrained``.
 
         Raises:
             InputError: not the config of a detector, or weights that do not match it or are not finite.
         """
         keep_clip = clip is None and embedder is None
         model = load_trained_detector(config, weights, device, keep_clip)
-        return cls._ready(model, clip, templates, embedder, rules, device, cache)
+        return cls._ready(model, clip, templates, embedder, rules, adapter, device, cache)
 
     @classmethod
     def _ready(
@@ -120,6 +127,7 @@ class Detector(Predictor[Detections]):
         templates: Templates | None,
         embedder: Embedder | None,
         rules: DetectionRules | None,
+        adapter: Adapter | str | Path | None,
         device: str | torch.device | None,
         cache: bool,
     ) -> Detector:
@@ -128,7 +136,7 @@ class Detector(Predictor[Detections]):
         if clip is not None:
             model.clip = load_clip(clip, place)
         model = model.to(place)
-        return cls(model, load_embedder(model, embedder, templates, cache), rules)
+        return cls(model, load_embedder(model, embedder, templates, cache), rules, adapter)
 
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Detection rules of a call: ``rules``, or single values such as ``score_threshold=0.5``."""

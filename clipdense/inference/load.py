@@ -33,7 +33,9 @@ from clipdense.weights.values import check_cast
 Embedder = ClassEmbedder | str | Path
 ClassNames = Vocabulary | str | list[str] | tuple[str, ...]
 
-_ARGUMENTS = ('device', 'dtype', 'method', 'options', 'method_options', 'templates', 'cache', 'embedder')
+_ARGUMENTS = (
+    'device', 'dtype', 'method', 'options', 'method_options', 'templates', 'cache', 'embedder', 'adapter',
+)  # fmt: skip
 
 
 def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from numbers import Integral
@@ -18,12 +19,14 @@ from torch import nn
 
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.adapters import Adapter, Kind
 from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.image_io import read_image
 from clipdense.utils.image_open import MAX_PIXELS
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .adapters import load_adapter
 from .load import ClassNames, as_vocabulary
 
 Result = TypeVar('Result')
@@ -44,11 +47,18 @@ class Predictor(ABC, Generic[Result]):
     Args:
         model: the model; it is set to evaluation mode.
         embedder: class names -> embeddings.
+        adapter: changes embeddings and class scores; an object or a file, see ``load_adapter``.
     """
 
     _needs: ClassVar[tuple[str, ...]] = ()  # what the model must have
+    _kind: ClassVar[Kind] = 'images'  # what the model embeds
 
-    def __init__(self, model: Any, embedder: ClassEmbedder | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        embedder: ClassEmbedder | None = None,
+        adapter: Adapter | str | Path | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             kind = type(self).__name__
             raise InputError(
@@ -61,6 +71,7 @@ class Predictor(ABC, Generic[Result]):
             )
         self.model: Any = model.eval()
         self.embedder = class_embedder(model, embedder, cache='default')
+        self.adapter = None if adapter is None else load_adapter(adapter, model, self._kind).to(self.device)
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
         self._lock = _lock_of(model)
@@ -87,6 +98,8 @@ class Predictor(ABC, Generic[Result]):
         """
         with self._lock:
             self.model.to(choose_device(device))
+            if self.adapter is not None:
+                self.adapter.to(self.device)
             self._embedded.clear()
         return self
 
@@ -248,7 +261,12 @@ class Predictor(ABC, Generic[Result]):
         if key not in self._embedded:
             if len(self._embedded) >= _KEPT:
                 del self._embedded[next(iter(self._embedded))]
-            self._embedded[key] = self._checked(self.embedder.embed(vocabulary))
+            embeddings = self._checked(self.embedder.embed(vocabulary))
+            if self.adapter is not None:
+                with torch.no_grad():
+                    queries = self.adapter.adapt_queries(embeddings.queries)
+                embeddings = replace(embeddings, queries=queries)
+            self._embedded[key] = embeddings
         return self._embedded[key]
 
     def _checked(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
@@ -263,8 +281,10 @@ class Predictor(ABC, Generic[Result]):
         return embeddings
 
     def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Set the vocabulary of the model, of which another predictor may have set another."""
+        """Set vocabulary and adapter of the model, of which another predictor may have set others."""
         self.model.set_vocabulary(vocabulary, embeddings)
+        if hasattr(self.model, 'set_adapter'):
+            self.model.set_adapter(self.adapter)
 
 
 def _lock_of(model: nn.Module) -> threading.RLock:

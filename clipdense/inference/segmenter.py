@@ -16,6 +16,7 @@ from clipdense.clip.model import CLIP
 from clipdense.data.batches import to_tensor
 from clipdense.methods import list_methods
 from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.errors import InputError
@@ -36,20 +37,24 @@ class Segmenter(Predictor[Segmentation]):
         embedder: class names -> embeddings; by default a ``PromptEnsemble`` of the model's text tower with
             the templates of its method.
         options: settings that every segmenter has; the model's own by default.
+        adapter: changes pixel embeddings and class scores, see ``load_adapter``.
 
     Raises:
-        InputError: a model without a text tower and no embedder, or options that do not fit the model.
+        InputError: a model without a text tower and no embedder, options that do not fit the model, or an
+            adapter that it cannot use.
     """
 
     _needs = ('configure', 'encode_image', 'classify_image')
+    _kind = 'pixels'
 
     def __init__(
         self,
         model: SegmentationModel,
         embedder: ClassEmbedder | None = None,
         options: SegmentationOptions | None = None,
+        adapter: Adapter | str | Path | None = None,
     ) -> None:
-        super().__init__(model, embedder)
+        super().__init__(model, embedder, adapter)
         self.options = options or SegmentationOptions()
         self.model.configure(self.options)
 
@@ -63,6 +68,7 @@ class Segmenter(Predictor[Segmentation]):
         method_options: Mapping[str, Any] | None = None,
         templates: Templates | None = None,
         embedder: Embedder | None = None,
+        adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
         **overrides: Any,
@@ -73,6 +79,7 @@ class Segmenter(Predictor[Segmentation]):
             weights, method, options, method_options, device, overrides: see ``load_segmenter``.
             templates: prompt templates; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
+            adapter: see ``load_adapter``.
             cache: whether to cache class embeddings on disk.
 
         Example:
@@ -82,7 +89,7 @@ class Segmenter(Predictor[Segmentation]):
         model = load_segmenter(
             weights, method, device, options=options, method_options=method_options, **overrides
         )
-        return cls(model, load_embedder(model, embedder, templates, cache), options)
+        return cls(model, load_embedder(model, embedder, templates, cache), options, adapter)
 
     @classmethod
     def from_config(
@@ -94,6 +101,7 @@ class Segmenter(Predictor[Segmentation]):
         options: SegmentationOptions | None = None,
         templates: Templates | None = None,
         embedder: Embedder | None = None,
+        adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
         cache: bool = True,
     ) -> Segmenter:
@@ -104,13 +112,14 @@ class Segmenter(Predictor[Segmentation]):
             options: see the class.
             templates: prompt templates, which should be those of the training; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
+            adapter: see ``load_adapter``.
             cache: whether to cache class embeddings on disk.
 
         Raises:
             InputError: not the config of a segmenter, or a model without a text tower and no embedder.
         """
         model = load_trained(config, weights, device, config_options, SegmentationModel)
-        return cls(model, load_embedder(model, embedder, templates, cache), options)
+        return cls(model, load_embedder(model, embedder, templates, cache), options, adapter)
 
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
         if len(vocabulary) == 1:

@@ -66,6 +66,7 @@ class Method:
         explain: ``(segmenter model, image) -> list of maps``; each has ``draw(image, opacity)`` and ``name``.
         embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings that ``recognize``
             accepts; ``prompts`` is the embedder that the model would use otherwise.
+        adapter: ``(file) -> Adapter``, for files of adapters that ``recognize`` accepts.
         commands: ``typer`` functions by the name of the command, shown as ``clipdense embed NAME``.  Their
             module must not import anything heavy.
         options: what can be set.
@@ -90,6 +91,7 @@ class Method:
     export: Mapping[str, str] = field(default_factory=dict)
     explain: str | None = None
     embedder: str | None = None
+    adapter: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
@@ -109,7 +111,7 @@ class Method:
         return frozenset(option.name for option in self.options if option.required)
 
     def part(self, name: str) -> Callable[..., Any]:
-        """Import one of its parts: 'load', 'build', 'explain', or a name in ``export`` or ``commands``.
+        """Import one of its parts: 'load', 'build', 'adapter', ..., or a name in ``export`` or ``commands``.
 
         Raises:
             InputError: the method has no such part, or it cannot be imported.
@@ -127,9 +129,13 @@ class Method:
         """The model of a weights file in this method's layout.
 
         Raises:
-            CheckpointError: naming the file: tensors that are missing or damaged, or as the loader.
+            CheckpointError: naming the file: no model, tensors that are missing or damaged, or as the loader.
             InputError: an override that its loader does not have, or as the loader.
         """
+        if self.load is None:
+            raise CheckpointError(
+                f'{file.path} has {self.layout or self.name}, not a model; give it next to the weights of one'
+            )
         loader = self.part('load')
         known = [
             one.name

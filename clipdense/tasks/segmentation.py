@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.layers.precision import at_least_fp32, dtype_at_least_fp32
@@ -23,6 +24,7 @@ from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .adapters import Adapter
 from .bands import Rows, assemble, bands, resize
 from .model import Model
 from .options import SegmentationOptions
@@ -63,6 +65,7 @@ class SegmentationModel(Model):
         patch_size: the smallest image that the tower takes, in pixels.
         templates: name of the prompt templates that the method was published with.
         method: name in the table of methods; empty for one that is not there.
+        adapter: changes pixel embeddings and class scores; not part of the state dict.
     """
 
     joint_over_classes: bool = False
@@ -70,6 +73,7 @@ class SegmentationModel(Model):
     patch_size: int = 1
     templates: str = 'imagenet'
     method: str = ''
+    adapter: Adapter | None = None
 
     def __init__(
         self,
@@ -119,6 +123,37 @@ class SegmentationModel(Model):
     @abstractmethod
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
         """Features, (K, D) or (B, K, D) class embeddings -> (B, K, h, w)."""
+
+    def pixel_embeddings(self, features: Any) -> Tensor:
+        """Output of ``encode_pixels`` -> unit embeddings (B, D, h, w), which an adapter uses.
+
+        Raises:
+            InputError: the method has none.
+        """
+        raise InputError(
+            f'a {type(self).__name__} cannot use an adapter: it has no embedding of each pixel in the joint '
+            'space'
+        )
+
+    def with_pixel_embeddings(self, features: Any, embeddings: Tensor) -> Any:
+        """Output of ``encode_pixels`` with other pixel embeddings."""
+        return embeddings
+
+    def fit_scores(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scores at the pixel embeddings (1, K, h, w) -> at ``size``, that of ``classify_pixels``."""
+        if scores.shape[-2:] == size:
+            return scores
+        return F.interpolate(scores, size, mode='bilinear', align_corners=False)
+
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        """Set or remove the adapter for subsequent calls.
+
+        Raises:
+            InputError: the method has no pixel embeddings.
+        """
+        if adapter is not None and type(self).pixel_embeddings is SegmentationModel.pixel_embeddings:
+            self.pixel_embeddings(None)  # raises
+        self.__dict__['adapter'] = adapter
 
     def finish(self, labels: PixelLabels, image: Tensor) -> PixelLabels:
         """Postprocessing of the whole image: improbable pixels become background.
@@ -276,23 +311,26 @@ class SegmentationModel(Model):
         With ``rows``, it computes only these rows of the logits.
         """
         text = self._text()
+        views = [self._adapted(view) for view in image.views]
         joint = None
         if self.joint_over_classes:
-            joint = [list(self._classify(view, text)) for view in image.views]
+            joint = [list(self._classify(view, text)) for view in views]
         affinity = None if self.refiner is None else Refinement(self.refiner, image.image, size)
 
         def merged_views(queries: Tensor, rows: Rows | None) -> Tensor:
             total: Tensor | None = None
-            for index, view in enumerate(image.views):
+            for index, view in enumerate(views):
                 if joint is None:
                     logits = list(self._classify(view, text[queries]))
                 else:
                     logits = [window[:, queries] for window in joint[index]]
+                if self.adapter is not None:
+                    logits = list(self._add_scores(view, queries, logits))
                 merged = merge_windows(logits, view.windows, view.size, size, rows)  # (q, H, W)
                 merged = merged.flip(-1) if view.mirrored else merged
                 total = merged if total is None else total.add_(merged)
             assert total is not None
-            return total if len(image.views) == 1 else total.div_(len(image.views))
+            return total if len(views) == 1 else total.div_(len(views))
 
         def full_logits(queries: Tensor, rows: Rows | None = None) -> Tensor:
             rows = Rows(0, size[0]) if rows is None else rows
@@ -323,6 +361,34 @@ class SegmentationModel(Model):
         """Scaled logits (1, q, h, w) of one window after another."""
         for features in view.features:
             yield from (self.classify_pixels(features, text) * self.logit_scale).split(1)
+
+    def _adapted(self, view: View) -> View:
+        """The view with adapted pixel embeddings."""
+        if self.adapter is None:
+            return view
+        features = []
+        for part in view.features:
+            own = self.pixel_embeddings(part).movedim(1, -1)  # (B, h, w, D)
+            adapted = self.adapter.adapt_embeddings(own)
+            features.append(
+                part if adapted is own else self.with_pixel_embeddings(part, adapted.movedim(-1, 1))
+            )
+        return view._replace(features=features)
+
+    def _add_scores(self, view: View, queries: Tensor, logits: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Logits (1, q, h, w) of each window, with the adapter's scores of their classes added."""
+        assert self.adapter is not None
+        assert self.vocabulary is not None
+        classes, windows = self.query_class[queries], iter(logits)
+        for part in view.features:
+            embeddings = self.pixel_embeddings(part).movedim(1, -1)  # (B, h, w, D)
+            scores = self.adapter.scores(embeddings, self.vocabulary, classes)  # (B, h, w, q)
+            if scores is None:
+                yield from windows
+                return
+            for one in scores.movedim(-1, 1).split(1):
+                own = next(windows)
+                yield own + self.fit_scores(one, (own.shape[-2], own.shape[-1])).to(own.dtype)
 
     def _predict(self, image: Tensor, sample: SegmentationSample) -> SegmentationSample:
         return replace(sample, prediction=self.segment(image, sample.size).classes)

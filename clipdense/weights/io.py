@@ -7,7 +7,8 @@ import json
 import struct
 import warnings
 from codecs import getincrementaldecoder
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,40 @@ def read_weights(path: str | Path) -> WeightsFile:
     return replace(file, tensors={names[name]: x for name, x in file.tensors.items() if name in names})
 
 
+def read_tensor(path: str | Path) -> Tensor:
+    """Read a file of ``torch.save`` that holds one tensor, without running code.
+
+    Raises:
+        CheckpointError: as ``read_weights``, or a file that holds something else.
+    """
+    path, head = _head(path)
+    with _explained(path, head):
+        value, _ = read_torch(path)
+    if not isinstance(value, Tensor):
+        raise CheckpointError(f'{path} does not hold one tensor, but a {type(value).__name__}')
+    return value.detach()
+
+
 def _read_torch(path: Path, head: bytes) -> WeightsFile:
     """Read a file of ``torch.save`` or ``torch.jit.save``."""
-    try:
+    with _explained(path, head):
         value, kind = read_torch(path)
         if isinstance(value, Inert) and value.name.startswith('__torch__'):
             return WeightsFile(path, kind, flatten_modules(value))
+    tensors, extra = find_state_dict(value)
+    if not tensors:
+        raise CheckpointError(f'{path} has no state_dict: no tensors by name{_what_else(value)}')
+    average = next((name for name in _AVERAGES if isinstance(value, dict) and name in value), None)
+    if average and average not in extra:
+        warnings.warn(f'{path} has no weights but their moving average ({average}), which is read')
+    return WeightsFile(path, kind, tensors, extra=extra)
+
+
+@contextmanager
+def _explained(path: Path, head: bytes) -> Iterator[None]:
+    """Errors of reading a file of torch as ``CheckpointError``."""
+    try:
+        yield
     except Refused as refusal:
         raise CheckpointError(
             f'{path} is refused as unsafe: its pickle uses {refusal}, which weights do not need (no code was '
@@ -104,13 +133,6 @@ def _read_torch(path: Path, head: bytes) -> WeightsFile:
         raise
     except (Exception, RecursionError, MemoryError) as error:  # a damaged file can raise any exception
         raise CheckpointError(_damaged(path, head, error)) from error
-    tensors, extra = find_state_dict(value)
-    if not tensors:
-        raise CheckpointError(f'{path} has no state_dict: no tensors by name{_what_else(value)}')
-    average = next((name for name in _AVERAGES if isinstance(value, dict) and name in value), None)
-    if average and average not in extra:
-        warnings.warn(f'{path} has no weights but their moving average ({average}), which is read')
-    return WeightsFile(path, kind, tensors, extra=extra)
 
 
 def write_weights(

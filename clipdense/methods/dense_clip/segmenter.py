@@ -98,6 +98,19 @@ class DenseCLIP(SegmentationModel):
             return cosines(features, text)
         return self.steps.read(self.clip.image, features, text)
 
+    @property
+    def embedding_source(self) -> CLIP:
+        """The CLIP, whose weights are all that embeds pixels."""
+        return self.clip
+
+    def pixel_embeddings(self, features: Any) -> Tensor:
+        """Output of ``encode_pixels`` -> unit embeddings (B, D, h, w)."""
+        return features if self.steps.read is None else features[0]
+
+    def with_pixel_embeddings(self, features: Any, embeddings: Tensor) -> Any:
+        """Output of ``encode_pixels`` with other pixel embeddings."""
+        return embeddings if self.steps.read is None else (embeddings, *features[1:])
+
     def window_bytes(self, height: int, width: int) -> int:
         """Estimated memory of a window in a transformer: its widest tokens and three attention maps."""
         if not isinstance(self.clip.image, VisionTransformer):

@@ -41,13 +41,19 @@ class CosineHead(nn.Conv2d):
 
     def logits(self, kept: Tensor, text: Tensor) -> Tensor:
         """Stored features, (K, D) or (B, K, D) -> (B, K, h, w): the product with each class embedding."""
-        if self.compact:
+        if self._is_compact(kept):
             text = text @ self._extended().to(text.dtype)  # (K, C + 1)
         return torch.einsum('bdhw,bkd->bkhw' if text.ndim == 3 else 'bdhw,kd->bkhw', kept, text)
 
     def embeddings(self, kept: Tensor) -> Tensor:
         """Stored features -> unit embeddings (B, D, h, w)."""
-        return F.conv2d(kept, self._extended()[:, :, None, None]) if self.compact else kept
+        if not self._is_compact(kept):
+            return kept
+        return F.conv2d(kept, self._extended()[:, :, None, None].to(kept.dtype))
+
+    def _is_compact(self, kept: Tensor) -> bool:
+        """Whether features have C + 1 values; embeddings, which may be stored instead, have D."""
+        return self.compact and kept.shape[1] == self.in_channels + 1
 
     def _extended(self) -> Tensor:
         """V: (D, C + 1)."""

@@ -138,7 +138,7 @@ class LSeg(SegmentationModel):
 
     def embed_pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded images, at stride 2."""
-        return self.project.embeddings(self.encode_pixels(images)[0])
+        return self.pixel_embeddings(self.encode_pixels(images))
 
     def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
         """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the images without padding."""
@@ -147,9 +147,21 @@ class LSeg(SegmentationModel):
         if self.block is not None:
             logits = self.block(logits.to(self.project.weight.dtype)).to(logits.dtype)
         height, width = sizes[0].tolist()
-        padded = padded_size((height, width), self.backbone.stride)
-        logits = F.interpolate(logits, padded, mode='bilinear', align_corners=True)
-        return logits[..., :height, :width]
+        return self.fit_scores(logits, (height, width))
+
+    def fit_scores(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scores of the padded image (B, K, h, w) -> of the image (B, K, H, W)."""
+        padded = padded_size(size, self.backbone.stride)
+        scores = F.interpolate(scores, padded, mode='bilinear', align_corners=True)
+        return scores[..., : size[0], : size[1]]
+
+    def pixel_embeddings(self, features: PixelMap) -> Tensor:
+        """A pixel map -> unit embeddings (B, D, h, w) of the padded images, at stride 2."""
+        return self.project.embeddings(features[0])
+
+    def with_pixel_embeddings(self, features: PixelMap, embeddings: Tensor) -> PixelMap:
+        """A pixel map with other embeddings, which are then stored in full."""
+        return embeddings, features[1]
 
     def loss(
         self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]

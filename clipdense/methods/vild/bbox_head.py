@@ -15,10 +15,13 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 from clipdense.structures import best_of_queries
+from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import select_detections
 from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
 
 from .functional import class_probabilities, ensemble, mask_novel, region_logits
 
@@ -45,6 +48,8 @@ class ViLDBBoxHead(ConvFCBBoxHead):
     queries: Tensor
     query_class: Tensor
     novel: Tensor
+    adapter: Adapter | None
+    names: Any
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         ]
         for name in ('queries', 'query_class', 'novel'):
             self.register_buffer(name, None, persistent=False)
+        self.set_adapter(None, None)
 
     @property
     def learns_from_teacher(self) -> bool:
@@ -108,6 +114,14 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         self.novel = novel.to(device)
         self.num_classes = len(novel)
 
+    def set_adapter(self, adapter: Adapter | None, vocabulary: Vocabulary | None) -> None:
+        """Set or remove what changes region embeddings and class scores; it is not part of the state dict."""
+        self.__dict__['adapter'], self.__dict__['names'] = adapter, vocabulary
+
+    def embed(self, features: Tensor) -> Tensor:
+        """RoI features -> unit embeddings (R, D) of the branch that is compared with class embeddings."""
+        return F.normalize(at_least_fp32(self.projection(self.trunk(features))), dim=-1)
+
     def trunk(self, features: Tensor) -> Tensor:
         """RoI features -> (R, C)."""
         return self._through(self.shared_convs, self.shared_fcs, features)
@@ -131,9 +145,13 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         """
         if self.queries is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary, embeddings) first')
-        logits = region_logits(self.projection(trunk), self.queries, self.background, temperature)
+        embeddings = self.projection(trunk)  # (R, D)
+        if self.adapter is not None:
+            embeddings = self.adapter.adapt_embeddings(F.normalize(at_least_fp32(embeddings), dim=-1))
+        logits = region_logits(embeddings, self.queries, self.background, temperature)
         best = best_of_queries(logits[:, :-1], self.query_class, self.num_classes)
-        return torch.cat([best, logits[:, -1:]], dim=1)
+        added = None if self.adapter is None else self.adapter.scores(embeddings, self.names)
+        return torch.cat([best if added is None else best + added, logits[:, -1:]], dim=1)
 
     def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor]:
         """RoI features -> training logits (R, K + 1), or probabilities (R, K); and box deltas (R, 4)."""

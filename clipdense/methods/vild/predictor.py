@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from mmdet.structures.bbox import bbox2roi
+from torch import Tensor, nn
 
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.data.detection.transforms import PackDetection
 from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -32,6 +34,8 @@ class ViLDPredictor(nn.Module):
     """
 
     templates = 'vild'
+    method = 'vild'
+    adapter: Adapter | None = None
 
     def __init__(self, model: ViLD, clip: CLIP | FrozenText | None = None) -> None:
         super().__init__()
@@ -60,6 +64,33 @@ class ViLDPredictor(nn.Module):
         """Set the vocabulary for subsequent calls.  Weights do not change."""
         self.model.set_vocabulary(vocabulary, embeddings)
 
+    @property
+    def embedding_source(self) -> ViLD:
+        """The detector, whose weights embed regions."""
+        return self.model
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.model.roi_head.bbox_head.embed_dim
+
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        """Set or remove the adapter for subsequent calls; of an ensemble it changes the text branch."""
+        self.__dict__['adapter'] = adapter
+
+    @torch.no_grad()
+    def embed_regions(self, image: Pixels, boxes: Tensor) -> Tensor:
+        """An RGB image (H, W, 3) uint8 and boxes (R, 4) xyxy in its pixels -> unit embeddings (R, D)."""
+        self._to_device()
+        item = self._prepared(np.asarray(image))
+        data = self.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
+        features = self.model.extract_feat(data['inputs'])
+        width, height = data['data_samples'][0].metainfo.get('scale_factor', (1.0, 1.0))
+        scaled = boxes.to(features[0]) * features[0].new_tensor([width, height, width, height])
+        head = self.model.roi_head
+        levels = features[: head.bbox_roi_extractor.num_inputs]
+        return head.bbox_head.embed(head.bbox_roi_extractor(levels, bbox2roi([scaled])))
+
     @torch.no_grad()
     def predict(self, images: Sequence[Pixels], rules: DetectionRules) -> list[DetectedObjects]:
         """Detect in RGB images (H, W, 3) uint8, of any sizes.
@@ -69,10 +100,7 @@ class ViLDPredictor(nn.Module):
         Raises:
             InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
-        parameter = next(self.model.parameters())
-        if parameter.dtype != torch.float32:
-            raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
-        self.model.data_preprocessor.to(parameter.device)  # not moved with the model
+        self._to_device()
         items = [self._prepared(np.asarray(image)) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, item in enumerate(items):
@@ -84,6 +112,12 @@ class ViLDPredictor(nn.Module):
                 for place, sample in zip(places, self.model.test_step(data), strict=True):
                     found[place] = _objects(sample.pred_instances)
         return [found[place] for place in range(len(images))]
+
+    def _to_device(self) -> None:
+        parameter = next(self.model.parameters())
+        if parameter.dtype != torch.float32:
+            raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
+        self.model.data_preprocessor.to(parameter.device)  # not moved with the model
 
     @contextmanager
     def _following(self, rules: DetectionRules) -> Iterator[None]:
@@ -97,10 +131,12 @@ class ViLDPredictor(nn.Module):
         settings.nms.class_agnostic = rules.class_agnostic
         settings.max_per_img = rules.max_detections
         head.test_cfg = settings
+        head.bbox_head.set_adapter(self.adapter, self.vocabulary)
         try:
             yield
         finally:
             head.test_cfg = kept
+            head.bbox_head.set_adapter(None, None)
 
     def _prepared(self, pixels: np.ndarray) -> dict[str, Any]:
         results: dict[str, Any] = {

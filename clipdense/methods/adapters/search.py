@@ -1,0 +1,203 @@
+"""Search of alpha and beta on a validation set.  n: validation items, K: classes, D: joint space."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .cache import KeyValueCache
+
+Metric = Literal['accuracy', 'mean_iou']
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values of alpha and beta: ``0.1 + i * (high - 0.1) / steps`` for i < steps, as in the released code.
+
+    Args:
+        beta: high of beta.
+        alpha: high of alpha.
+        beta_steps, alpha_steps: number of values.
+
+    Raises:
+        InputError: an end that is not above 0.1, or no steps.
+    """
+
+    beta: float = 7.0
+    alpha: float = 3.0
+    beta_steps: int = 50
+    alpha_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ('beta', 'alpha'):
+            value, steps = getattr(self, name), getattr(self, f'{name}_steps')
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0.1 < value < 1e6:
+                raise InputError(f'the end of the grid of {name} must be a number above 0.1, got {value!r}')
+            if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+                raise InputError(f'{name}_steps must be a whole number of at least 1, got {steps!r}')
+
+    def values(self, name: Literal['alpha', 'beta']) -> list[float]:
+        """The values of alpha or beta."""
+        high, steps = getattr(self, name), getattr(self, f'{name}_steps')
+        return [0.1 + index * (high - 0.1) / steps for index in range(steps)]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was tried, and what was best.
+
+    Args:
+        metric: 'accuracy' or 'mean_iou', 0 to 1.
+        betas, alphas: the grid.
+        values: metric by beta and alpha.
+        zero_shot: metric without the cache.
+        count: validation items.
+    """
+
+    metric: str
+    betas: list[float]
+    alphas: list[float]
+    values: list[list[float]]
+    zero_shot: float
+    count: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Indices of the best beta and alpha; the first of equal ones."""
+        best = torch.tensor(self.values, dtype=torch.float64).flatten().argmax().item()
+        return divmod(int(best), len(self.alphas))
+
+    @property
+    def beta(self) -> float:
+        """The best beta."""
+        return self.betas[self.place[0]]
+
+    @property
+    def alpha(self) -> float:
+        """The best alpha."""
+        return self.alphas[self.place[1]]
+
+    @property
+    def best(self) -> float:
+        """The best value of the metric."""
+        beta, alpha = self.place
+        return self.values[beta][alpha]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, with the optimum."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**own, 'beta': self.beta, 'alpha': self.alpha, 'best': self.best}
+
+
+@torch.no_grad()
+def search(
+    cache: KeyValueCache,
+    embeddings: Tensor,
+    labels: Tensor,
+    logits: Tensor,
+    vocabulary: Vocabulary,
+    grid: Grid | None = None,
+    metric: Metric = 'accuracy',
+) -> SearchResult:
+    """Try all pairs of a grid on a validation set, and set the best on the cache.
+
+    The validation set must be neither the images of the cache, whose affinity with themselves is 1, nor the
+    test set, whose score would then say nothing about new images.
+
+    Args:
+        cache: its ``alpha``, ``beta`` and ``search`` are set.
+        embeddings: (n, D) unit embeddings.
+        labels: (n,) class indices of the vocabulary.
+        logits: (n, K) zero-shot logits, as the model scales them.
+        vocabulary: the classes.
+        grid: what is tried.
+        metric: of items; 'mean_iou' over the classes that occur, for pixels.
+
+    Raises:
+        InputError: inputs that do not fit, are empty or not finite, or an unknown metric.
+
+    Warns:
+        UserWarning: classes without validation items, an optimum at the end of the grid, or one that is no
+            better than zero-shot.
+    """
+    _check(cache, embeddings, labels, logits, vocabulary, metric)
+    grid = grid or Grid()
+    betas, alphas = grid.values('beta'), grid.values('alpha')
+    measure = _accuracy if metric == 'accuracy' else _mean_iou
+    zero_shot = measure(logits.argmax(1), labels, len(vocabulary))
+    values = []
+    for beta in betas:
+        added = cache.affinities(embeddings, beta, vocabulary)  # (n, K)
+        found = [(logits + added * alpha).argmax(1) for alpha in alphas]
+        values.append([measure(one, labels, len(vocabulary)) for one in found])
+    result = SearchResult(metric, betas, alphas, values, zero_shot, len(labels))
+    cache.set_strength(result.alpha, result.beta)
+    cache.search = result
+    _warn(result, labels, vocabulary)
+    return result
+
+
+def _accuracy(found: Tensor, labels: Tensor, num_classes: int) -> float:
+    return (found == labels).double().mean().item()
+
+
+def _mean_iou(found: Tensor, labels: Tensor, num_classes: int) -> float:
+    table = (labels * num_classes + found).bincount(minlength=num_classes**2).view(num_classes, num_classes)
+    union = table.sum(0) + table.sum(1) - table.diagonal()
+    present = table.sum(1) > 0
+    return (table.diagonal()[present] / union[present]).double().mean().item()
+
+
+def _check(
+    cache: KeyValueCache,
+    embeddings: Tensor,
+    labels: Tensor,
+    logits: Tensor,
+    vocabulary: Vocabulary,
+    metric: str,
+) -> None:
+    count = len(embeddings)
+    if metric not in ('accuracy', 'mean_iou'):
+        raise InputError(f"metric must be 'accuracy' or 'mean_iou', got {metric!r}")
+    if not count:
+        raise InputError('the validation set is empty')
+    if embeddings.shape != (count, cache.embed_dim) or labels.shape != (count,):
+        raise InputError(
+            f'validation needs embeddings (n, {cache.embed_dim}) and labels (n,), got '
+            f'{tuple(embeddings.shape)} and {tuple(labels.shape)}'
+        )
+    if logits.shape != (count, len(vocabulary)):
+        raise InputError(f'zero-shot logits must be {(count, len(vocabulary))}, got {tuple(logits.shape)}')
+    if not embeddings.isfinite().all() or not logits.isfinite().all():
+        raise InputError('validation embeddings or logits are NaN or infinite: the weights are damaged')
+    if int(labels.min()) < 0 or int(labels.max()) >= len(vocabulary):
+        raise InputError(
+            f'validation labels must be from 0 to {len(vocabulary) - 1}, got {int(labels.min())} to '
+            f'{int(labels.max())}: the validation set has other classes'
+        )
+
+
+def _warn(result: SearchResult, labels: Tensor, vocabulary: Vocabulary) -> None:
+    absent = [name for index, name in enumerate(vocabulary.class_names) if index not in set(labels.tolist())]
+    if absent:
+        shown = ', '.join(absent[:10]) + (', ...' if len(absent) > 10 else '')
+        warnings.warn(
+            f'{len(absent)} of {len(vocabulary)} classes are not in the validation set: {shown}; alpha and '
+            'beta are chosen for the others'
+        )
+    for name in ('alpha', 'beta'):
+        values = getattr(result, f'{name}s')
+        if len(values) > 1 and getattr(result, name) == values[-1]:
+            warnings.warn(f'the best {name} ({values[-1]:.4g}) is the largest of the grid: try larger ones')
+    if result.best <= result.zero_shot:
+        warnings.warn(
+            f'the cache does not improve the validation set: {result.metric} {result.best:.3f}, '
+            f'zero-shot {result.zero_shot:.3f}'
+        )
