@@ -1,11 +1,13 @@
 """Vision transformer.
 
-B: images, N: patches, (h, w): patch grid, C: width, D: joint space, n: extra tokens.
+B: images, N: patches, (h, w): patch grid, C: width, D: joint space, P: tokens before the first patch, of
+them n learned prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,9 +16,10 @@ from torch import Tensor, nn
 
 from clipdense.layers.attention import ContrastivePool, QueryPool
 from clipdense.layers.pos_embed import patch_tokens, resize_positions
-from clipdense.layers.transformer import Block, run_blocks
+from clipdense.layers.transformer import Block, replace_tokens, run_blocks
 from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
+from clipdense.utils.errors import InputError
 
 from .sizes import VitSize
 
@@ -83,10 +86,10 @@ class VisionTransformer(nn.Module):
         self.patch_dropout = patch_dropout
         self.position_mode, self.antialias = position_mode, antialias
         self.gradient_checkpointing = False
-        self.prefix = int(flavour.class_token)  # tokens before the first patch
+        self._prompts: tuple[Tensor, ...] = ()
 
         width, eps = size.width, flavour.eps
-        tokens = (size.image_size // size.patch_size) ** 2 + self.prefix
+        tokens = (size.image_size // size.patch_size) ** 2 + int(flavour.class_token)
         self.patch_embed = nn.Conv2d(3, width, size.patch_size, size.patch_size, bias=flavour.patch_bias)
         self.class_token = nn.Parameter(torch.empty(width)) if flavour.class_token else None
         self.pos_embed = nn.Parameter(torch.empty(tokens, width))
@@ -110,6 +113,39 @@ class VisionTransformer(nn.Module):
         return self.size.patch_size
 
     @property
+    def prefix(self) -> int:
+        """P: the class token, and the prompts of ``prompted``."""
+        return int(self.flavour.class_token) + (len(self._prompts[0]) if self._prompts else 0)
+
+    @contextmanager
+    def prompted(self, prompts: Sequence[Tensor]) -> Iterator[None]:
+        """Add learned tokens to every image that is encoded in this context (visual prompt tuning, MaPLe).
+
+        They stand between the class token and the patches, and have no position embedding.  Where they stand
+        makes no difference to the attention; every reader finds the patches at the end.
+
+        Args:
+            prompts: entry i, (n, C), is the input of block i, where it replaces what block i - 1 made of
+                entry i - 1.  The first passes the norm before the blocks.  None: nothing is added.
+
+        Raises:
+            InputError: more entries than blocks, another width, or entries of several lengths.
+        """
+        prompts = tuple(prompts)
+        width, depth = self.size.width, len(self.blocks)
+        shapes = {tuple(entry.shape) for entry in prompts}
+        if len(prompts) > depth or len(shapes) > 1 or any(shape[1:] != (width,) for shape in shapes):
+            raise InputError(
+                f'image prompts must be at most {depth} tensors of one shape (n, {width}), got '
+                f'{[tuple(entry.shape) for entry in prompts]}'
+            )
+        before, self._prompts = self._prompts, prompts
+        try:
+            yield
+        finally:
+            self._prompts = before
+
+    @property
     def config(self) -> dict[str, Any]:
         """Config that builds this module with new weights."""
         options = {name: getattr(self, name) for name in ('patch_dropout', 'position_mode', 'antialias')}
@@ -131,8 +167,8 @@ class VisionTransformer(nn.Module):
 
         With patch dropout in training, N is the number of patches that are kept.
         """
-        x, grid = self.embed(images)  # (B, 1 + N, C)
-        x = self._run(self.blocks, x)
+        x, grid = self.embed(images)  # (B, P + N, C)
+        x = self._run(0, x)
         return ImageFeatures(self.pool_tokens(x), x[:, self.prefix :], grid)
 
     def pooled(self, images: Tensor) -> Tensor:
@@ -140,28 +176,23 @@ class VisionTransformer(nn.Module):
 
         The last block is computed for the class token only, which is cheaper.
         """
-        x, _ = self.embed(images)  # (B, 1 + N, C)
+        x, _ = self.embed(images)  # (B, P + N, C)
         if self.flavour.pool != 'class_token':
-            return self.pool_tokens(self._run(self.blocks, x))
+            return self.pool_tokens(self._run(0, x))
         class_tokens = torch.arange(len(x), device=x.device) * x.shape[1]  # (B,)
-        return self.norm_post(self._run(self.blocks, x, class_tokens))
+        return self.norm_post(self._run(0, x, rows=class_tokens))
 
     def forward_layers(
-        self,
-        images: Tensor,
-        layers: Iterable[int],
-        extra_tokens: Sequence[Tensor] | None = None,
+        self, images: Tensor, layers: Iterable[int]
     ) -> tuple[dict[int, Tensor], tuple[int, int]]:
         """Inputs of the given blocks; the number of blocks stands for the output of the last one.
 
         Args:
             images: (B, 3, H, W).
             layers: 0 .. number of blocks; negative ones count from the end (-1: the last block).
-            extra_tokens: learned prompts: entry i, (n, C), is placed after the patches from block i on,
-                replacing entry i - 1; the token order is [class token, patches, extra].
 
         Returns:
-            ``{layer: (B, 1 + N + n, C)}`` with the layers as given, and the grid.
+            ``{layer: (B, P + N, C)}`` with the layers as given, and the grid.
 
         Raises:
             IndexError: a layer that does not exist.
@@ -172,19 +203,16 @@ class VisionTransformer(nn.Module):
             if not 0 <= place <= depth:
                 raise IndexError(f'layer {layer} does not exist in a tower with {depth} blocks')
         x, grid = self.embed(images)
-        body = x.shape[1]
-        inputs = {}
-        for index in range(max(wanted.values(), default=-1) + 1):
-            if extra_tokens is not None and index < len(extra_tokens):
-                extra = extra_tokens[index].to(x.dtype).expand(len(x), -1, -1)
-                x = torch.cat([x[:, :body], extra], dim=1)
+        inputs, last = {}, max(wanted.values(), default=-1)
+        for index in range(last + 1):
+            x = self.with_prompts(x, index)
             inputs[index] = x
-            if index < depth and index < max(wanted.values()):
-                x = self._run([self.blocks[index]], x)
+            if index < last:
+                x = self._run(index, x, stop=index + 1)
         return {layer: inputs[place] for layer, place in wanted.items()}, grid
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, 3, H, W) -> input of the first block (B, 1 + N, C), grid.  Incomplete patches are dropped.
+        """(B, 3, H, W) -> input of the first block (B, P + N, C), grid.  Incomplete patches are dropped.
 
         Raises:
             InputError: images smaller than one patch.
@@ -195,16 +223,30 @@ class VisionTransformer(nn.Module):
         x = x + self.positions(grid).to(x.dtype)
         if self.training and self.patch_dropout:
             x = self._drop_patches(x)
+        if self._prompts:
+            first = int(self.flavour.class_token)
+            prompts = self._prompts[0].to(x.dtype).expand(len(x), -1, -1)
+            x = torch.cat([x[:, :first], prompts, x[:, first:]], dim=1)
         return self.norm_pre(x), grid
+
+    def with_prompts(self, x: Tensor, index: int) -> Tensor:
+        """Tokens (B, P + N, C) as block ``index`` takes them: with its own prompts, if it has any."""
+        if not 1 <= index < len(self._prompts):
+            return x
+        return replace_tokens(x, int(self.flavour.class_token), self._prompts[index])
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """(1 + h * w, C) position embeddings for a grid."""
         return resize_positions(
-            self.pos_embed, grid, prefix=self.prefix, mode=self.position_mode, antialias=self.antialias
+            self.pos_embed,
+            grid,
+            prefix=int(self.flavour.class_token),
+            mode=self.position_mode,
+            antialias=self.antialias,
         )
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
-        """Output of the last block (B, 1 + N, C) -> (B, C), before projection."""
+        """Output of the last block (B, P + N, C) -> (B, C), before projection."""
         if self.pool is not None:
             return self._normalized(self.pool, tokens)
         if self.flavour.pool == 'average':
@@ -231,13 +273,23 @@ class VisionTransformer(nn.Module):
             return self.norm_post(pool(tokens))
         return pool(self.norm_post(tokens))
 
-    def _run(self, blocks: Iterable[nn.Module], x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return run_blocks(blocks, x, rows=rows, checkpointing=self.gradient_checkpointing)
+    def _run(self, start: int, x: Tensor, stop: int | None = None, rows: Tensor | None = None) -> Tensor:
+        """The blocks from ``start`` on, each with its prompts; ``rows`` are those of the last one."""
+        last = len(self.blocks) if stop is None else stop
+        while start < last:
+            x = self.with_prompts(x, start)
+            until = start + 1 if start + 1 < len(self._prompts) else last  # where the next prompts are placed
+            wanted = rows if until == last else None
+            blocks = self.blocks[start:until]
+            x = run_blocks(blocks, x, rows=wanted, checkpointing=self.gradient_checkpointing)
+            start = until
+        return x
 
     def _drop_patches(self, x: Tensor) -> Tensor:
         """Keep a random fraction of the patches of each image, and the class token."""
-        patches = x[:, self.prefix :]
+        first = int(self.flavour.class_token)
+        patches = x[:, first:]
         keep = max(1, round(patches.shape[1] * (1 - self.patch_dropout)))
         chosen = torch.rand(patches.shape[:2], device=x.device).argsort(dim=1)[:, :keep]
         kept = patches.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
-        return torch.cat([x[:, : self.prefix], kept], dim=1)
+        return torch.cat([x[:, :first], kept], dim=1)

@@ -151,16 +151,36 @@ def test_learned_prompts_equal_token_ids():
     assert not torch.allclose(model.encode_prompts(embeddings, eot, deep), model.encode_text(ids), atol=1e-3)
 
 
-def test_extra_tokens_stand_after_the_patches():
+def test_prompts_stand_before_the_patches():
     tower = build_clip(SIZES['vit']).eval().image
     images = torch.randn(1, 3, 32, 32)
-    extra = [torch.randn(2, 64), torch.randn(2, 64)]
-    layers, _ = tower.forward_layers(images, [0, 1, 2], extra)
-    assert [layers[at].shape[1] for at in (0, 1, 2)] == [19, 19, 19]
-    for at in (0, 1):
-        assert torch.equal(layers[at][0, 17:], extra[at])
     plain, _ = tower.forward_layers(images, [-1])
+    prompts = [torch.randn(2, 64), torch.randn(2, 64)]
+    with tower.prompted(prompts):
+        layers, _ = tower.forward_layers(images, [0, 1, 2])
+        features, pooled = tower(images), tower.pooled(images)
+    assert [layers[at].shape[1] for at in (0, 1, 2)] == [19, 19, 19]
+    assert_close(layers[0][0, 1:3], tower.norm_pre(prompts[0]))
+    assert torch.equal(layers[1][0, 1:3], prompts[1])
+    assert_close(features.patch_tokens, layers[2][:, 3:])
+    assert_close(pooled, features.pooled)
+    assert tower.prefix == 1
     assert torch.equal(plain[-1], tower.forward_layers(images, [1])[0][1])
+
+
+@pytest.mark.parametrize(
+    'prompts',
+    [
+        [torch.zeros(2, 64)] * 3,
+        [torch.zeros(2, 32)],
+        [torch.zeros(2, 64), torch.zeros(3, 64)],
+        [torch.zeros(64)],
+    ],
+)
+def test_prompts_that_do_not_fit(prompts):
+    tower = build_clip(SIZES['vit']).image
+    with pytest.raises(InputError, match='image prompts'), tower.prompted(prompts):
+        pass
 
 
 def test_logit_scale_is_clamped_to_its_range():

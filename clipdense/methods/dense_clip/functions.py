@@ -328,4 +328,4 @@ def _average_similar(tokens: Tensor, cosine: Tensor, threshold: float) -> Tensor
 
 def _class_token(tower: VisionTransformer, tokens: Tensor) -> Tensor:
     """(B, T, C) -> (B, 1, C); zeros if the tower has no class token."""
-    return tokens[:, : tower.prefix].sum(dim=1, keepdim=True)
+    return tokens[:, : int(tower.class_token is not None)].sum(dim=1, keepdim=True)

@@ -31,7 +31,8 @@ def second_path(
         (B, T, C) each: the second path, and the unmodified output of the tower.
     """
     second = x
-    for block in vit.blocks[-blocks:]:
+    for index, block in list(enumerate(vit.blocks))[-blocks:]:
+        x = vit.with_prompts(x, index)
         normed = block.norm1(x)
         query, key, value = block.attn.split(normed)
         added = block.attn.merge(mix(query, key, value, normed))

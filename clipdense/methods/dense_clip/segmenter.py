@@ -116,7 +116,7 @@ class DenseCLIP(SegmentationModel):
         if not isinstance(self.clip.image, VisionTransformer):
             return super().window_bytes(height, width)
         size = self.clip.image.size
-        tokens = (height // size.patch_size) * (width // size.patch_size) + 1
+        tokens = (height // size.patch_size) * (width // size.patch_size) + self.clip.image.prefix
         return 4 * tokens * (2 * size.mlp_width + 8 * size.width + 3 * size.num_heads * tokens)
 
     def _build_proxy(self, proxy: nn.Module | dict | str | None) -> nn.Module | None:
