@@ -72,7 +72,11 @@ Options = Annotated[
 ]
 EmbedderFile = Annotated[
     Path | None,
-    typer.Option(help='File of class embeddings or learned prompts, instead of prompt templates.'),
+    typer.Option(
+        '--prompts',
+        '--embedder',
+        help='File of learned prompts or class embeddings, instead of prompt templates.',
+    ),
 ]
 AdapterFile = Annotated[
     Path | None,

@@ -40,7 +40,16 @@ _SORTED_BATCHES = 64  # number of batches whose prompts are sorted by length tog
 
 
 class ClassEmbedder(Protocol):
-    """Embeds class names in the joint space; can replace the prompts and the text tower."""
+    """Embeds class names in the joint space; can replace the prompts and the text tower.
+
+    An embedder may also have these, which ``inference`` asks for:
+
+    * ``uses_templates = False``: prompt templates given with it are refused.
+    * ``changes_images = True`` and ``image_prompts()``: tokens for ``VisionTransformer.prompted``, which the
+      image tower of the CLIP gets with every image.
+    * ``per_image = True``, ``embed_for(vocabulary, image)`` instead of ``embed``, and ``check(vocabulary)``:
+      class embeddings that depend on the image.
+    """
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         """One embedding for each query of a vocabulary."""

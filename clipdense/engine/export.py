@@ -22,9 +22,10 @@ from .train_step import unwrapped
 class ExportHook(Hook):
     """Writes one file into the work directory after training, for ``clipdense.load`` and the commands.
 
-    It is ``clip.safetensors`` for models that train a CLIP (``model.clip``), and the whole of a model that is
-    ``Portable``, with its name: ``lseg.safetensors``.  Checkpoints also contain the optimizer and position
-    in the data; this file contains weights and metadata.  Other models are not exported.
+    A model with ``export(folder) -> Path`` writes it itself.  Otherwise it is ``clip.safetensors`` for models
+    that train a CLIP (``model.clip``), and the whole of a model that is ``Portable``, with its name:
+    ``lseg.safetensors``.  Checkpoints also contain the optimizer and position in the data; this file contains
+    weights and metadata.  Other models are not exported.
 
     Raises:
         InputError: weights that are not finite or implausible, or a file that cannot be written.
@@ -41,7 +42,9 @@ class ExportHook(Hook):
         fault = weights_fault({'state_dict': model.state_dict()})
         if fault:
             raise InputError(f'the trained model is not exported: {fault}')
-        if portable.is_portable(model):
+        if hasattr(model, 'export'):
+            path = model.export(folder)
+        elif portable.is_portable(model):
             path = folder / f'{model.portable_name}.safetensors'
             try:
                 portable.save(model, path, runner.cfg)

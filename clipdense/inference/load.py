@@ -201,7 +201,12 @@ def load_embedder(
     file = read_weights(embedder)
     method = find_method(file.tensors)
     if method is not None and method.embedder is not None:
-        return method.part('embedder')(file, class_embedder(model, None, templates, kept))
+        found = method.part('embedder')(file, class_embedder(model, None, templates, kept))
+        if templates is not None and not getattr(found, 'uses_templates', True):
+            raise InputError(
+                f'templates have no effect on the learned prompts of {embedder}: give one of the two'
+            )
+        return found
     if method is not None:
         raise InputError(
             f'{embedder} contains weights of {method.name}, not class embeddings: '

@@ -27,6 +27,7 @@ from clipdense.utils.image_open import MAX_PIXELS
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import load_adapter
+from .image_prompts import check_embedder, per_image, with_image_prompts
 from .load import ClassNames, as_vocabulary
 
 Result = TypeVar('Result')
@@ -72,6 +73,7 @@ class Predictor(ABC, Generic[Result]):
         self.model: Any = model.eval()
         self.embedder = class_embedder(model, embedder, cache='default')
         self.adapter = None if adapter is None else load_adapter(adapter, model, self._kind).to(self.device)
+        check_embedder(model, self.embedder)
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
         self._lock = _lock_of(model)
@@ -105,7 +107,11 @@ class Predictor(ABC, Generic[Result]):
 
     @property
     def embeddings(self) -> ClassEmbeddings | None:
-        """The embeddings of the current vocabulary."""
+        """The embeddings of the current vocabulary.
+
+        Raises:
+            InputError: they depend on the image.
+        """
         with self._lock:
             return None if self.vocabulary is None else self._embed(self.vocabulary)
 
@@ -121,7 +127,10 @@ class Predictor(ABC, Generic[Result]):
         vocabulary = as_vocabulary(class_names)
         self._warn_of_one_class(vocabulary)
         with self._lock:
-            self._embed(vocabulary)
+            if per_image(self.embedder):
+                self.embedder.check(vocabulary)  # type: ignore[attr-defined]
+            else:
+                self._embed(vocabulary)
             self.vocabulary = vocabulary
         return vocabulary
 
@@ -242,10 +251,9 @@ class Predictor(ABC, Generic[Result]):
         settings: Mapping[str, Any],
     ) -> list[tuple[int, Result]]:
         """The results of a batch; if it fails, those of its images one by one, without those that fail."""
-        with self._lock, torch.no_grad():
-            embeddings = self._embed(vocabulary)
+        with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
             try:
-                results = self._predict([one.image for one in batch], vocabulary, embeddings, settings)
+                results = self._embed_and_predict([one.image for one in batch], vocabulary, settings)
                 return list(zip([one.number for one in batch], results, strict=True))
             except Exception as error:
                 if on_error == 'raise':
@@ -256,18 +264,37 @@ class Predictor(ABC, Generic[Result]):
         single = [self._answers([one], vocabulary, on_error, settings) for one in batch]
         return [answer for answers in single for answer in answers]
 
+    def _embed_and_predict(
+        self, images: list[Image.Image], vocabulary: Vocabulary, settings: Mapping[str, Any]
+    ) -> list[Result]:
+        """Predict for a batch; one by one if the class embeddings depend on the image."""
+        if not per_image(self.embedder):
+            return self._predict(images, vocabulary, self._embed(vocabulary), settings)
+        embed: Any = self.embedder
+        return [
+            result
+            for image in images
+            for result in self._predict(
+                [image], vocabulary, self._adapted(embed.embed_for(vocabulary, image)), settings
+            )
+        ]
+
     def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         key = (vocabulary.queries, vocabulary.background)
         if key not in self._embedded:
             if len(self._embedded) >= _KEPT:
                 del self._embedded[next(iter(self._embedded))]
-            embeddings = self._checked(self.embedder.embed(vocabulary))
-            if self.adapter is not None:
-                with torch.no_grad():
-                    queries = self.adapter.adapt_queries(embeddings.queries)
-                embeddings = replace(embeddings, queries=queries)
-            self._embedded[key] = embeddings
+            self._embedded[key] = self._adapted(self.embedder.embed(vocabulary))
         return self._embedded[key]
+
+    def _adapted(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
+        """Class embeddings as the adapter changes them."""
+        embeddings = self._checked(embeddings)
+        if self.adapter is None:
+            return embeddings
+        with torch.no_grad():
+            queries = self.adapter.adapt_queries(embeddings.queries)
+        return replace(embeddings, queries=queries)
 
     def _checked(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
         """Refuse embeddings of another joint space, as far as its dimension tells."""

@@ -64,8 +64,8 @@ class Method:
             already one.
         export: ``(model, destination) -> Path`` by the name of the layout that it writes.
         explain: ``(segmenter model, image) -> list of maps``; each has ``draw(image, opacity)`` and ``name``.
-        embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings that ``recognize``
-            accepts; ``prompts`` is the embedder that the model would use otherwise.
+        embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings or learned prompts that
+            ``recognize`` accepts; ``prompts`` is the embedder that the model would use otherwise.
         adapter: ``(file) -> Adapter``, for files of adapters that ``recognize`` accepts.
         commands: ``typer`` functions by the name of the command, shown as ``clipdense embed NAME``.  Their
             module must not import anything heavy.

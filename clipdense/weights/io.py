@@ -25,6 +25,7 @@ from .names import unwrapped_names
 from .torch_files import flatten_modules, read_torch
 from .unpickle import Inert, Refused
 
+BARE = 'tensor'  # name of a tensor that is all a file has
 WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'network', 'weights')
 _AVERAGES = (  # moving averages of the weights; read if a file has nothing else
     'ema_state_dict', 'state_dict_ema', 'model_ema', 'ema_model', 'ema', 'model_ema_state_dict', 'params_ema',
@@ -58,7 +59,8 @@ class WeightsFile:
     Args:
         path: of the file.
         kind: 'safetensors', 'torch', 'torchscript' or 'pickle' (without torch's container).
-        tensors: by name; mapped from the file if possible; copy them before the file changes.
+        tensors: by name; mapped from the file if possible; copy them before the file changes.  A file that is
+            one tensor without a name has it as ``BARE``.
         metadata: text metadata (safetensors only).
         extra: other entries of the checkpoint, such as the epoch; objects of other classes are ``Inert``.
     """
@@ -110,6 +112,8 @@ def _read_torch(path: Path, head: bytes) -> WeightsFile:
         value, kind = read_torch(path)
         if isinstance(value, Inert) and value.name.startswith('__torch__'):
             return WeightsFile(path, kind, flatten_modules(value))
+    if isinstance(value, Tensor):
+        return WeightsFile(path, kind, {BARE: value})
     tensors, extra = find_state_dict(value)
     if not tensors:
         raise CheckpointError(f'{path} has no state_dict: no tensors by name{_what_else(value)}')

@@ -1,0 +1,143 @@
+"""Training of prompts on labeled images.  B: images, K: classes, D: joint space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.clip.checkpoint import load
+from clipdense.clip.model import CLIP
+from clipdense.data.preprocessor import ImagePreprocessor
+from clipdense.layers.precision import at_least_fp32
+from clipdense.registry import MODELS, build_module
+from clipdense.tasks.model import Model
+from clipdense.utils.errors import InputError
+
+from .checkpoint import save_prompts
+from .learner import PromptLearner
+
+_UNREADABLE = -1  # label of images that could not be read
+FILE = 'prompts.safetensors'
+
+
+@MODELS.register_module()
+class PromptClassifier(Model):
+    """Classifies images by the prompts of a learner; only these are trained, by cross entropy.
+
+    The CLIP is frozen and in evaluation mode.  It is not part of the state dict: checkpoints and exported
+    files have the prompts only.
+
+    Args:
+        clip: the model, its config, or weights as ``clipdense.load`` takes them.
+        learner: a ``PromptLearner`` of this CLIP, or its config, to which ``clip`` is added.
+        class_names: K names; they can be set later (``set_classes``) if the contexts are not class-specific.
+
+    Raises:
+        InputError: as the learner, or a learner of another CLIP.
+    """
+
+    clip: CLIP
+    learner: PromptLearner
+
+    def __init__(
+        self,
+        clip: nn.Module | dict | str,
+        learner: PromptLearner | Mapping[str, Any],
+        class_names: Sequence[str] = (),
+    ) -> None:
+        model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
+        super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
+        self.clip = model.requires_grad_(False).eval()
+        if isinstance(learner, Mapping):
+            names = {'class_names': list(class_names)} if class_names else {}
+            learner = build_module({**names, **learner, 'clip': model})
+        elif class_names:
+            learner.set_classes(class_names)
+        if learner.clip is not model:
+            raise InputError('the learner was built for another CLIP: give both the same')
+        self.learner = learner
+        self.register_state_dict_post_hook(_without_clip)
+        self.register_load_state_dict_post_hook(_clip_is_not_missing)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K classes."""
+        return self.learner.class_names
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Set the classes of subsequent calls, see ``PromptLearner.set_classes``."""
+        self.learner.set_classes(names)
+
+    def train(self, mode: bool = True) -> PromptClassifier:
+        """The CLIP stays in evaluation mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized -> unit embeddings (B, D), with the prompts of the image tower."""
+        learned = self.learner.changes_images
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
+            if not learned:
+                return F.normalize(at_least_fp32(self.clip.encode_image(images)), dim=-1)
+            with self.clip.image.prompted(self.learner.image_prompts()):  # type: ignore[union-attr]
+                return F.normalize(at_least_fp32(self.clip.encode_image(images)), dim=-1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized -> (B, K): cosines times CLIP's logit scale."""
+        embeddings = self.encode_images(images)  # (B, D)
+        classes = self.learner(embeddings)  # (K, D) or (B, K, D)
+        scale = self.clip.logit_scale.to(embeddings.dtype).exp()
+        return scale * torch.einsum(
+            'bd,...kd->bk' if classes.ndim == 2 else 'bd,bkd->bk', embeddings, classes
+        )
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Any:
+        """A batch -> the loss and the accuracy ('loss'), the logits of each image ('predict'), or (B, K).
+
+        Args:
+            images: (B, 3, H, W), normalized.
+            labels: (B,), -1 for images that could not be read, which do not count.
+            mode: see above.
+        """
+        logits = self.logits(images)
+        if mode != 'loss':
+            return list(logits) if mode == 'predict' else logits
+        if labels is None:
+            raise InputError('training needs labels: use a dataset with labels')
+        return self.loss(logits, labels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross entropy of (B, K) and (B,) with -1 for none, and the fraction of correct images.
+
+        Raises:
+            InputError: a label without a class.
+        """
+        labels = labels.long()
+        if len(labels) and int(labels.max()) >= logits.shape[1]:
+            raise InputError(
+                f'label {int(labels.max())} in the dataset, but only {logits.shape[1]} class names: set '
+                'those of the dataset (set_classes)'
+            )
+        count = (labels != _UNREADABLE).sum().clamp(min=1)
+        loss = F.cross_entropy(logits.float(), labels, ignore_index=_UNREADABLE, reduction='sum') / count
+        accuracy = (logits.argmax(dim=1) == labels).sum() / count
+        return {'loss': loss, 'accuracy': accuracy}
+
+    def export(self, folder: Path) -> Path:
+        """Write the prompts, see ``save_prompts``; called after training."""
+        return save_prompts(self.learner, folder / FILE)
+
+
+def _without_clip(model: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
+    for name in [name for name in state if name.startswith(f'{prefix}clip.')]:
+        del state[name]
+
+
+def _clip_is_not_missing(model: nn.Module, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith('clip.')]
