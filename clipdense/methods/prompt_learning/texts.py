@@ -147,7 +147,7 @@ def _check_lengths(clip: WithText, names: Sequence[str], texts: Sequence[str], c
         InputError: naming the class with the longest text.
     """
     most = clip.text.size.context_length
-    special = start_tokens(clip) + (getattr(_tokenizer(clip), 'end', 0) is not None)
+    special = most - getattr(_tokenizer(clip), 'room', most - 2)  # tokens that begin and end a text
     needed, name = max(
         (len(clip.tokenizer.encode(text)) + special, name) for name, text in zip(names, texts, strict=True)
     )

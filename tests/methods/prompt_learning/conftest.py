@@ -12,14 +12,14 @@ from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.vocab.tokenizer import BaseTokenizer, Tokenizer
 
 PLAIN = Preprocess.named('openai', 32)
-TEXT = TextSize(77, 49408, 2, 2, 128, 3, 96, 'quick_gelu')
-VIT = VitSize(32, 8, 64, 3, 2, 128, 32, 'quick_gelu')
+TEXT = TextSize(64, 3, 2, 128, 32)
+VIT = VitSize(32, 8, 64, 3, 2, 128, 32)
 
 
 class TinyTokenizer(BaseTokenizer):
     """OpenAI's ids, renumbered as the official outputs have them."""
 
-    end, pad, prefix, vocab_size = 511, 0, (510,), 512
+    end, pad, prefix, suffix, vocab_size = 511, 0, (510,), (511,), 512
     identity = 'tiny'
 
     def __init__(self, ids: dict[str, int]) -> None:
@@ -46,6 +46,7 @@ def official(golden, golden_path):
             activation='quick_gelu',
             num_heads=1,
             text_num_heads=1,
+            preprocess=PLAIN,
         )
         clip.tokenizer = TinyTokenizer(meta['token_id_map'])
         return clip.requires_grad_(False), tensors, meta
