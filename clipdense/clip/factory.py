@@ -76,7 +76,7 @@ def create_model(
             or as ``clipdense.load``.
         CheckpointError: as ``clipdense.load``.
     """
-    if '/' in name or ':' in name:
+    if '/' in name or ':' in name or name in zoo.SHORT_NAMES:
         if pretrained is not None:
             raise InputError(f'{name!r} already specifies weights; remove pretrained={str(pretrained)!r}')
         return load(name, device, dtype)
@@ -105,6 +105,8 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
         return OpenAITokenizer(PUBLISHED[name].text.context_length)
     tagged = next((known for known in zoo.ZOO if known.split('/')[0] == name), name)
     entry = zoo.find(tagged)
+    if entry.parts:
+        return load(entry.name).tokenizer
     model = Section(entry.config['model_cfg'], entry.name)
     if not entry.companions:
         return OpenAITokenizer(model.part('text_cfg').integer('context_length', 77))

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError
 
+from .conse import Centered
 from .sizes import HFTextSize
 
 
@@ -132,13 +133,13 @@ def _encoder(size: HFTextSize) -> Any:
 
 
 def _projection(size: HFTextSize) -> nn.Module:
-    """open_clip's projection: none, a linear layer, or two with GELU."""
-    if size.projection is None:
+    """open_clip's projection: none, a linear layer, or two with GELU; or that of ConSE."""
+    if size.projection in (None, 'centered'):
         if size.width != size.embed_dim:
             raise InputError(
                 f'{size.model_type} of width {size.width} has no projection to embed_dim {size.embed_dim}'
             )
-        return nn.Identity()
+        return Centered(size.width) if size.projection else nn.Identity()
     if size.projection == 'linear':
         return nn.Linear(size.width, size.embed_dim, bias=False)
     hidden = (size.width + size.embed_dim) // 2

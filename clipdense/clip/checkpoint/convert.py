@@ -16,8 +16,9 @@ from ..text import FLAVOURS
 from ..tokenizers import FolderTokenizer, copy_tokenizer, open_clip_rules
 from .config_files import LARGEST, huggingface_special_ids
 from .layouts import from_ours
-from .load import ClipWeights, OpenedWeights, describe, fitting_model, read_clip
+from .load import ClipWeights, OpenedWeights, fitting_model, read_clip
 from .open_clip_models import open_clip_config, open_clip_layout
+from .save import describe
 from .settings import Overrides
 
 Target = Literal['clipdense', 'openclip', 'huggingface']

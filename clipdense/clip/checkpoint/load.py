@@ -1,8 +1,7 @@
-"""Load CLIP weights of any official format, and save them in the format of clipdense."""
+"""Load CLIP weights of any official format."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,21 +16,16 @@ from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
-from clipdense.weights.io import WeightsFile, read_weights, write_weights
+from clipdense.weights.io import WeightsFile, read_weights
 from clipdense.weights.strict import first_names, mismatches, with_counters
 from clipdense.weights.values import check_cast, check_values
 
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
 from ..sizes import ClipSize, TextSize
-from ..tokenizers import (
-    FolderTokenizer,
-    MissingTokenizer,
-    OpenAITokenizer,
-    copy_tokenizer,
-    find_tokenizer,
-)
+from ..tokenizers import FolderTokenizer, MissingTokenizer, OpenAITokenizer, find_tokenizer
 from .config_files import HUGGINGFACE_FILES, declared_layout, from_huggingface, from_open_clip, from_zoo
+from .joined import joined_file
 from .layouts import Recognized, infer_size, recognize
 from .section import Section
 from .settings import (
@@ -131,19 +125,6 @@ def load(
     return clip.to(device=place, dtype=kind).eval()  # also buffers that no file contains
 
 
-def save(clip: CLIP, path: str | Path) -> None:
-    """Save in the format of clipdense: one safetensors file that can be loaded without any other.
-
-    A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
-
-    Raises:
-        InputError: the disk is full or not writable; an existing file is left unchanged.
-    """
-    path = Path(path)
-    write_weights(path, clip.state_dict(), describe(clip.size, clip.preprocess))
-    copy_tokenizer(clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
-
-
 def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
     """Read weights given by file, folder or name; opened weights are returned unchanged.
 
@@ -190,16 +171,6 @@ def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> Clip
     if overrides.language is not None:
         (tokenizer or OpenAITokenizer()).set_language(overrides.language)
     return ClipWeights(path, found.tensors, found.leftover, size, preprocess, tokenizer)
-
-
-def describe(size: ClipSize, preprocess: Preprocess) -> dict[str, str]:
-    """The metadata of the format of clipdense; in a training checkpoint it is ``meta['clip']``."""
-    return {
-        'format': 'clipdense',
-        'version': '1',
-        'size': json.dumps(size.to_dict()),
-        'preprocess': json.dumps(preprocess.to_dict()),
-    }
 
 
 def fitting_model(weights: ClipWeights) -> CLIP:
@@ -260,7 +231,7 @@ def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
         entry = zoo.find(text)
     except InputError as error:
         raise InputError(f'{text} does not exist as a file, and {error}') from None
-    return zoo.fetch(entry), from_zoo(entry)
+    return (joined_file(entry), None) if entry.parts else (zoo.fetch(entry), from_zoo(entry))
 
 
 def _in_folder(folder: Path) -> Path:

@@ -199,8 +199,12 @@ def open_clip_layout(size: ClipSize) -> str:
     """The layout of the tensors of a model in open_clip.
 
     Raises:
-        InputError: a CoCa, whose decoder is not loaded.
+        InputError: a CoCa, whose decoder is not loaded; or towers that open_clip does not have.
     """
+    if getattr(size.image, 'projection', '') == 'conse':
+        raise InputError(
+            'open_clip has no model that joins its towers by ConSE: convert to clipdense instead'
+        )
     if 'coca' in (getattr(size.image, 'flavour', ''), getattr(size.text, 'flavour', '')):
         raise InputError(
             'the decoder of captions of a CoCa (text_decoder.*) was not loaded, and open_clip has no CoCa '
