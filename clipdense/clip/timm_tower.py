@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -121,6 +121,15 @@ class TimmImageTower(nn.Module):
         if self.trunk.global_pool == 'map':  # attention to one token is its value path
             tokens = self.trunk.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1])).reshape(tokens.shape)
         return self.project(self.trunk.fc_norm(tokens)).mT.unflatten(2, grid)
+
+    def at_full_stride(self) -> TimmImageTower:
+        """This tower; or, if its last stages are dilated (``output_stride``), a copy with strides instead."""
+        if 'output_stride' not in self.size.options:
+            return self
+        options = {key: value for key, value in self.size.options.items() if key != 'output_stride'}
+        copy = TimmImageTower(replace(self.size, options=options))
+        copy.load_state_dict(self.state_dict())
+        return copy.train(self.training)
 
     def stages(self, strides: Sequence[int]) -> list[tuple[int, int]]:
         """Index and channels of the last stage at each of these strides in pixels.

@@ -163,8 +163,9 @@ class StagePyramid(nn.Module):
     """The stages of a convolutional image tower of timm (EfficientNet, ConvNeXt) at strides 4, 8, 16 and 32.
 
     Args:
-        tower: a ``TimmImageTower``, such as that of a CLIP, or its config.  Its layers after the last stage
-            are kept, for the tower's own pixel embeddings, and are not trained.
+        tower: a ``TimmImageTower``, such as that of a CLIP, or its config.  Dilated stages are used without
+            dilation, at their full stride.  The layers after the last stage are kept, for the tower's own
+            pixel embeddings, and are not trained.
 
     Raises:
         InputError: a network of another kind, or without these stages.
@@ -177,16 +178,21 @@ class StagePyramid(nn.Module):
         net = build_module(tower)
         if not isinstance(net, TimmImageTower):
             raise InputError(f'tower must be an image tower of timm, got {type(net).__name__}')
-        self.tower = net
-        for layer in net.layers_after_stages:
+        self.tower: TimmImageTower = net.at_full_stride()
+        for layer in self.tower.layers_after_stages:
             layer.requires_grad_(False)
-        stages = net.stages((4, 8, 16, 32))
+        stages = self.tower.stages((4, 8, 16, 32))
         self.indices = [index for index, _ in stages]
         self.channels = tuple(channels for _, channels in stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W), multiples of 32 -> four maps, finest first."""
         return self.tower.encode_stages(images, self.indices)[1]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As ``forward``, and the tower's own embeddings (B, D, h, w), not normalized, at stride 32."""
+        features, maps = self.tower.encode_stages(images, self.indices)
+        return self.tower.project_locations(features), maps
 
 
 @MODELS.register_module()

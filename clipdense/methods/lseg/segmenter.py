@@ -131,10 +131,7 @@ class LSeg(SegmentationModel):
 
     def encode_pixels(self, images: Tensor) -> PixelMap:
         """(B, 3, H, W) of any size -> maps of the padded images, and the sizes of the images."""
-        size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
-        maps = self.backbone(pad_to_multiple(images, self.backbone.stride))
-        features = self.decoder(maps)  # (B, C, h, w)
-        return self.project.keep(features), size
+        return self._keep(self.backbone(pad_to_multiple(images, self.backbone.stride)), images)
 
     def embed_pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w) of the padded images, at stride 2."""
@@ -143,9 +140,17 @@ class LSeg(SegmentationModel):
     def classify_pixels(self, features: PixelMap, text: Tensor) -> Tensor:
         """A pixel map, (K, D) or (B, K, D) -> logits (B, K, H, W) of the images without padding."""
         kept, sizes = features
-        logits = self.project.logits(kept, text / self.temperature)  # (B, K, h, w)
+        return self.to_pixels(self.cell_logits(kept, text), sizes)
+
+    def cell_logits(self, kept: Tensor, text: Tensor) -> Tensor:
+        """Stored features, (K, D) or (B, K, D) -> logits (B, K, h, w)."""
+        logits = self.project.logits(kept, text / self.temperature)
         if self.block is not None:
             logits = self.block(logits.to(self.project.weight.dtype)).to(logits.dtype)
+        return logits
+
+    def to_pixels(self, logits: Tensor, sizes: Tensor) -> Tensor:
+        """(B, K, h, w) of the padded images -> (B, K, H, W) without padding."""
         height, width = sizes[0].tolist()
         return self.fit_scores(logits, (height, width))
 
@@ -162,6 +167,10 @@ class LSeg(SegmentationModel):
     def with_pixel_embeddings(self, features: PixelMap, embeddings: Tensor) -> PixelMap:
         """A pixel map with other embeddings, which are then stored in full."""
         return embeddings, features[1]
+
+    def _keep(self, maps: Sequence[Tensor], images: Tensor) -> PixelMap:
+        size = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+        return self.project.keep(self.decoder(maps)), size
 
     def loss(
         self, images: Tensor | Sequence[Tensor], samples: Sequence[SegmentationSample]
