@@ -75,7 +75,9 @@ _DATA = [
         'transforms',
     )
 ]
-_EVALUATION = [f'clipdense.evaluation.{name}' for name in ('classification', 'mean_iou', 'retrieval')]
+_EVALUATION = [
+    f'clipdense.evaluation.{name}' for name in ('base_to_new', 'classification', 'mean_iou', 'retrieval')
+]
 
 MODELS = _child(
     'model',

@@ -6,6 +6,7 @@ from .launch import test, train
 from .loops import TrainLoop
 from .optimizer import (
     DecayGroupsConstructor,
+    EpochCosine,
     PrecisionOptimWrapper,
     WarmupCosine,
     parameter_groups,
@@ -19,6 +20,7 @@ __all__ = [
     'CheckpointHook',
     'DecayGroupsConstructor',
     'DistributedModel',
+    'EpochCosine',
     'EvaluationHook',
     'Position',
     'PrecisionOptimWrapper',

@@ -36,8 +36,9 @@ _HISTORY = 1000  # values of each scalar kept in memory; MMEngine copies all of 
 class EvaluationHook(Hook):
     """Evaluates the model at an interval and at the end, without any effect on training.
 
-    Each evaluation is called with the model's CLIP (``model.clip``, or the model itself) in evaluation mode
-    and returns a dict of numbers such as ``{'zero_shot/top1': 0.5}``.  They go to the log, to MMEngine's
+    Each evaluation is called with the model's CLIP (``model.clip``, or the model itself), or where it has
+    ``whole_model = True`` with the model, in evaluation mode, and returns a dict of numbers such as
+    ``{'zero_shot/top1': 0.5}``.  They go to the log, to MMEngine's
     message hub and visualizer as 'val/zero_shot/top1', to ``metrics.jsonl`` in the work directory, and to
     hooks that have ``after_evaluation`` (``CheckpointHook`` keeps the best).  In several processes each runs
     the evaluations.
@@ -93,7 +94,8 @@ class EvaluationHook(Hook):
         metrics: dict[str, float] = {}
         with paused(model) as clip:
             for evaluation in self.evaluations:
-                found = evaluation(clip)
+                whole = getattr(evaluation, 'whole_model', False)
+                found = evaluation(unwrapped(model) if whole else clip)
                 twice = sorted(metrics.keys() & found.keys())
                 if twice:
                     raise ValueError(f'two evaluations return the metrics {twice}; use different names')

@@ -151,6 +151,60 @@ class WarmupCosine(_ParamScheduler):
             group['lr'] = value
 
 
+@PARAM_SCHEDULERS.register_module()
+class EpochCosine(_ParamScheduler):
+    """Learning rate per epoch: constant in the first epochs, then half a cosine down.
+
+    With T epochs, W of them warm-up, and the optimizer's ``lr`` as peak, epoch e (from 0) has::
+
+        e < W:  start
+        else:   lr * (1 + cos(pi e / T)) / 2
+
+    Args:
+        optimizer, epoch_length: set by the runner.
+        warmup: W.
+        start: learning rate of the warm-up.
+        end: T; set by the runner by default.
+
+    Raises:
+        InputError: a negative warm-up or start.
+
+    Source: Dassl ``ConstantWarmupScheduler`` around a cosine, the schedule of CoOp, CoCoOp and MaPLe.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        warmup: int = 1,
+        start: float = 1e-5,
+        end: int = 1,
+        epoch_length: int | None = None,
+    ) -> None:
+        if warmup < 0 or start < 0:
+            raise InputError(f'warmup and start must be at least 0, got {warmup!r} and {start!r}')
+        self.warmup, self.start, self.epochs = warmup, start, end
+        super().__init__(optimizer, param_name='lr', by_epoch=True)
+
+    def _get_value(self) -> list[float]:
+        return [self.value(base) for base in self.base_values]
+
+    def value(self, peak: float) -> float:
+        """The learning rate of epoch ``last_step`` for a group whose highest one is ``peak``."""
+        if self.last_step < self.warmup:
+            return min(self.start, peak)
+        return peak * (1 + cos(pi * min(self.last_step, self.epochs) / self.epochs)) / 2
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of epochs; everything else is in the config."""
+        return {'last_step': self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after that many epochs, with the schedule of the present config."""
+        self.last_step = self._global_step = state_dict['last_step']
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group['lr'] = value
+
+
 def resolve_precision(precision: Precision, device: str) -> torch.dtype | None:
     """The dtype of autocast on 'cpu' or 'cuda'; None computes in fp32.
 

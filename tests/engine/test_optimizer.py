@@ -11,6 +11,7 @@ from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.engine import (
     DecayGroupsConstructor,
+    EpochCosine,
     PrecisionOptimWrapper,
     WarmupCosine,
     parameter_groups,
@@ -109,6 +110,24 @@ def schedule(count, peak, **options):
         optimizer.step()
         scheduler.step()
     return rates
+
+
+def test_epoch_cosine_is_that_of_dassl():
+    """A constant first epoch, then the cosine of the epoch (CoOp, CoCoOp, MaPLe)."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2e-3)
+    scheduler = EpochCosine(optimizer, warmup=1, start=1e-5, end=4)
+    rates = []
+    for epoch in range(4):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+        if epoch == 1:
+            state = scheduler.state_dict()
+    assert rates == pytest.approx([1e-5, 2e-3 * (2 + 2**0.5) / 4, 1e-3, 2e-3 * (2 - 2**0.5) / 4])
+    scheduler.load_state_dict(state)
+    assert optimizer.param_groups[0]['lr'] == pytest.approx(1e-3)
+    with pytest.raises(InputError, match='warmup and start must be at least 0'):
+        EpochCosine(optimizer, warmup=-1)
 
 
 GOLDEN = {

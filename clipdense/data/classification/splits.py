@@ -151,16 +151,16 @@ def by_class(labels: Sequence[int], keys: Sequence[str], seed: int, purpose: str
 
 
 def _sizes(count: int, fractions: Sequence[float]) -> list[int]:
-    """Images of each part: rounded, at least one as far as they go, the rest to the first part."""
+    """Images of each part: rounded, one for each part as far as they go, the largest first."""
+    order = sorted(range(len(fractions)), key=lambda at: (at != 0, -fractions[at]))
     sizes = [max(1, round(count * fraction)) for fraction in fractions]
-    for at in reversed(range(1, len(sizes))):
-        sizes[at] = min(sizes[at], max(count - at, 0))
-    rest = count - sum(sizes[1:])
-    while rest < 1 < count and max(sizes[1:]) > 1:
-        largest = sizes.index(max(sizes[1:]), 1)
-        sizes[largest] -= 1
-        rest += 1
-    return [rest, *sizes[1:]]
+    for at in order[count:]:
+        sizes[at] = 0
+    sizes[0] = count - sum(sizes[1:])
+    while sizes[0] < 1 < count:
+        sizes[sizes.index(max(sizes[1:]), 1)] -= 1
+        sizes[0] += 1
+    return sizes
 
 
 def _of_folder(

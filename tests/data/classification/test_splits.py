@@ -23,7 +23,16 @@ def within(part, counts):
 
 class TestStratified:
     @pytest.mark.parametrize(
-        ('count', 'sizes'), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (5, (2, 1, 2)), (10, (5, 2, 3))]
+        ('count', 'sizes'),
+        [
+            (1, (1, 0, 0)),
+            (0, (0, 0, 0)),
+            (2, (1, 0, 1)),
+            (4, (2, 1, 1)),
+            (3, (1, 1, 1)),
+            (5, (2, 1, 2)),
+            (10, (5, 2, 3)),
+        ],
     )
     def test_sizes_of_a_class(self, count, sizes):
         keys = list(map(str, range(count)))
