@@ -137,7 +137,7 @@ class StoredEmbeddings:
 
     Args:
         file: as ``load_embeddings`` reads it.
-        class_names: class names of the rows, needed for ``.npy``: names, the name of a class list such as
+        class_names: class names of the rows, needed for arrays: names, the name of a class list such as
             'coco', a vocabulary file, or the categories of COCO or LVIS as JSON.
         stand_ins: name in the vocabulary -> name in the file to use instead, for names that the file lacks.
     """
@@ -276,6 +276,11 @@ def module_digest(module: nn.Module) -> str:
     if known is None or known[0] != checksum:
         known = _digests[module] = checksum, weights_digest(tensors)
     return known[1]
+
+
+def image_tower_digest(clip: CLIP) -> str:
+    """Digest of the weights of the image tower and of its preprocessing."""
+    return digest(module_digest(clip.image), repr(clip.preprocess))
 
 
 _digests: WeakKeyDictionary[nn.Module, tuple[list[int], str]] = WeakKeyDictionary()

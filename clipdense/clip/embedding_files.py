@@ -23,7 +23,7 @@ from clipdense.utils.json_files import parse_json
 from clipdense.vocab.names import normalize
 from clipdense.vocab.templates import Templates, TemplateSet, get_templates
 from clipdense.vocab.vocabulary import Vocabulary
-from clipdense.weights.io import read_weights, weights_digest, write_weights
+from clipdense.weights.io import BARE, read_weights, weights_digest, write_weights
 
 FORMAT = 'clipdense text embeddings 1'
 
@@ -56,22 +56,24 @@ def save_embeddings(
 def load_embeddings(
     path: str | Path, vocabulary: Vocabulary | None = None
 ) -> tuple[ClassEmbeddings, Vocabulary]:
-    """Read a file of ``save_embeddings``, or a ``.npy`` array (Q, D) for the class names of ``vocabulary``.
+    """Read a file of ``save_embeddings``, or an array (Q, D) for the class names of ``vocabulary``.
 
     Args:
-        path: the file.
-        vocabulary: class names of the rows.  Needed for ``.npy``, where row q is query q, not necessarily of
+        path: the file; an array is a ``.npy`` file, or one of ``torch.save`` (DetPro), also (1, Q, D).
+        vocabulary: class names of the rows.  Needed for an array, where row q is query q, not necessarily of
             unit norm; checked against the file otherwise.
 
     Raises:
         InputError: the file is missing, damaged, or for other class names.
     """
     path = Path(path)
-    if path.suffix == '.npy':
+    file = None if path.suffix == '.npy' else read_weights(path)
+    if file is None or set(file.tensors) == {BARE}:
         if vocabulary is None:
             raise InputError(f'{path} does not record the class names of its rows: give the vocabulary')
-        return checked_embeddings(F.normalize(_read_npy(path), dim=-1), vocabulary, path), vocabulary
-    file = read_weights(path)
+        rows = _read_npy(path) if file is None else file.tensors[BARE].to(torch.float32, copy=True)
+        rows = rows[0] if rows.ndim == 3 and len(rows) == 1 else rows
+        return checked_embeddings(F.normalize(rows, dim=-1), vocabulary, path), vocabulary
     if file.metadata.get('format') != FORMAT:
         raise InputError(f'{path} is not a file of class embeddings: create one with `clipdense embed`')
     if file.metadata.get('sha256') != weights_digest(file.tensors):

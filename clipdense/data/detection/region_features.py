@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
+from clipdense.registry import DATASETS
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.json_files import parse_json
 from clipdense.utils.progress import track
@@ -132,6 +134,63 @@ class RegionFeatures:
             raise InputError(f'{path}: {error}') from error
 
 
+@DATASETS.register_module()
+class LabeledRegions(Dataset):
+    """Regions of objects in a range of IoU, and some of the background, as DetPro trains on them.
+
+    Items are ``features`` (D,) fp32 and ``labels``, K for background.
+
+    Args:
+        file: as ``RegionFeatures.load`` reads it, or the features.
+        iou: a region in [iou[0], iou[1]) has the class of its object.
+        background: a region with an IoU in [background[0], background[1]) is background.
+        background_fraction: fraction of those that is used, chosen by ``seed``.
+        seed: see above.
+
+    Raises:
+        InputError: ranges that overlap or are out of order, a fraction out of range, or no region of an
+            object.
+
+    Source: dyabel/detpro ``prompt/run.py``.
+    """
+
+    def __init__(
+        self,
+        file: str | Path | RegionFeatures,
+        iou: tuple[float, float] = (0.5, 0.6),
+        background: tuple[float, float] = (0.1, 0.5),
+        background_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        regions = file if isinstance(file, RegionFeatures) else RegionFeatures.load(file)
+        for name, (low, high) in (('iou', iou), ('background', background)):
+            if not 0 <= low < high:
+                raise InputError(f'{name} must be a range from a lower to a higher IoU, got {low} to {high}')
+        if background[1] > iou[0]:
+            raise InputError(
+                f'background ends at {background[1]}, above the lowest IoU of objects ({iou[0]}): a region '
+                'would be both'
+            )
+        if not 0 <= background_fraction <= 1:
+            raise InputError(f'background_fraction must be from 0 to 1, got {background_fraction}')
+        self.class_names, self.teacher = regions.class_names, regions.teacher
+        objects = ((regions.labels != NO_CLASS) & _within(regions.ious, iou)).nonzero()[:, 0]
+        if not len(objects):
+            raise InputError(f'no region has an IoU from {iou[0]} to {iou[1]} with an object of a class')
+        rest = _within(regions.ious, background).nonzero()[:, 0]
+        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
+        rest = rest[order[: int(len(rest) * background_fraction)]]
+        self.features = regions.features[torch.cat([objects, rest])].float()  # (N, D)
+        self.labels = torch.cat([regions.labels[objects], torch.full_like(rest, len(self.class_names))])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``features`` (D,) and ``labels``, a scalar."""
+        return {'features': self.features[index], 'labels': self.labels[index]}
+
+
 def label_regions(
     store: RegionStore, annotations: Mapping[str, Any], classes: str | Sequence[str] | None = None
 ) -> RegionFeatures:
@@ -177,3 +236,7 @@ def _best(boxes: Tensor, objects: Sequence[tuple[list[float], int]]) -> tuple[Te
     iou, which = box_iou(boxes, truth).max(dim=1)
     labels = torch.tensor([label for _, label in objects])[which]
     return labels.masked_fill(iou <= 0, NO_CLASS), iou.clamp(0, 1)
+
+
+def _within(ious: Tensor, between: tuple[float, float]) -> Tensor:
+    return (ious >= between[0]) & (ious < between[1])

@@ -30,7 +30,7 @@ _BASE_FREQUENCIES = ('c', 'f')  # OV-LVIS: common and frequent classes are base,
 # dropped; 4,836 of 5,000 validation and 107,761 of 118,287 training images remain.  The others would add
 # false positives to evaluation, and unlabeled novel objects to training.
 OV_COCO_WORDS = ('ov_coco', 'ov_coco/base')
-_WORDS = ('base', *OV_COCO_WORDS)
+SPLITS = ('base', *OV_COCO_WORDS)
 
 
 def choose(
@@ -63,7 +63,7 @@ def choose(
             return chosen, frozenset(name for name in chosen if normalize(name) in unseen)
         chosen = tuple(name for name in names if split_of[name] == classes)
         if not chosen:
-            known = sorted({*_WORDS, *(split for split in split_of.values() if split)})
+            known = sorted({*SPLITS, *(split for split in split_of.values() if split)})
             raise InputError(
                 f'classes={classes!r} is not a split of the annotations.{nearest(classes, known)}'
             )

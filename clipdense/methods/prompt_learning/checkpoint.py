@@ -155,6 +155,7 @@ def _load_official(
     tensors = {own_name(name): x for name, x in file.tensors.items()}
     fixed, own = tensors.get('token_prefix'), _learned(tensors)
     if BARE in tensors:  # DetPro
+        _check_context(file, clip, tensors[BARE])
         own, position = {'ctx': tensors[BARE]}, position or 'end'
     context = own.get('ctx')
     dims = (2,) if BARE in tensors else (2, 3)
@@ -174,6 +175,20 @@ def _load_official(
         learner = _coop(file, clip, context, position, class_names)
     load_strict(learner, {name: x.float() for name, x in own.items()}, file.path)
     return learner
+
+
+def _check_context(file: WeightsFile, clip: WithText, tensor: Tensor) -> None:
+    """Refuse class embeddings, which DetPro writes beside each context.
+
+    Raises:
+        InputError: more rows than a text has tokens, or (1, K, D).
+    """
+    rows = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
+    if rows.ndim == 2 and (rows is not tensor or len(rows) > clip.text.size.context_length):
+        raise InputError(
+            f'{file.path} has embeddings of {len(rows)} classes (DetPro), not prompts, and not the class '
+            'names: write a file with them (`clipdense embed detpro`), or pass StoredEmbeddings(file, names)'
+        )
 
 
 def _learned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -61,8 +61,8 @@ class PromptClassifier(Model):
         if learner.clip is not model:
             raise InputError('the learner was built for another CLIP: give both the same')
         self.learner = learner
-        self.register_state_dict_post_hook(_without_clip)
-        self.register_load_state_dict_post_hook(_clip_is_not_missing)
+        self.register_state_dict_post_hook(without_clip)
+        self.register_load_state_dict_post_hook(clip_is_not_missing)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -134,10 +134,12 @@ class PromptClassifier(Model):
         return save_prompts(self.learner, folder / FILE)
 
 
-def _without_clip(model: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
+def without_clip(model: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
+    """A hook of ``state_dict``: leave out the CLIP, which is frozen."""
     for name in [name for name in state if name.startswith(f'{prefix}clip.')]:
         del state[name]
 
 
-def _clip_is_not_missing(model: nn.Module, keys: Any) -> None:
+def clip_is_not_missing(model: nn.Module, keys: Any) -> None:
+    """A hook of ``load_state_dict`` for such a state."""
     keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith('clip.')]

@@ -42,5 +42,9 @@ METHOD = Method(
     layout='prompts of CoOp, CoCoOp, MaPLe and DetPro',
     load='clipdense.methods.prompt_learning.checkpoint:refuse_as_weights',
     embedder='clipdense.methods.prompt_learning.embedder:from_file',
-    commands={'prompts': 'clipdense.methods.prompt_learning.commands:prompts'},
+    commands={
+        'prompts': 'clipdense.methods.prompt_learning.commands:prompts',
+        'region-features': 'clipdense.methods.prompt_learning.detpro_commands:region_features',
+        'detpro': 'clipdense.methods.prompt_learning.detpro_commands:detpro',
+    },
 )

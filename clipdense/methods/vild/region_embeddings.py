@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from clipdense.clip.class_embeddings import module_digest
+from clipdense.clip.class_embeddings import image_tower_digest, module_digest
 from clipdense.clip.model import CLIP
 from clipdense.config import config_name, load_config
 from clipdense.data.detection.datasets import CocoDetection
@@ -99,11 +99,6 @@ class _Crops(Dataset):
         )
 
 
-def teacher_digest(clip: CLIP) -> str:
-    """Digest of the weights of the image tower and of its preprocessing."""
-    return digest(module_digest(clip.image), repr(clip.preprocess))
-
-
 def embed_dataset(
     model: ViLD,
     dataset: CocoDetection,
@@ -135,7 +130,7 @@ def embed_dataset(
     model.eval()
     images = dataset.images
     facts = StoreFacts(
-        teacher=teacher_digest(clip),
+        teacher=image_tower_digest(clip),
         proposals=digest(*(module_digest(getattr(model, part)) for part in PROPOSER)),
         crops=tuple(map(float, factors)),
         images=images_digest((one.image_id, *one.size[::-1]) for one in images),
