@@ -66,6 +66,12 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
+def _no_bf16_units(monkeypatch):
+    """Results are compared with fp32 ones: precision 'auto' is fp32 on every machine that runs the tests."""
+    monkeypatch.setattr('clipdense.layers.precision.has_native_bf16', lambda device: False)
+
+
+@pytest.fixture(autouse=True)
 def _no_data_folder(monkeypatch):
     """What commands take as their default is ./data, whatever the environment says."""
     monkeypatch.delenv('CLIPDENSE_DATA', raising=False)

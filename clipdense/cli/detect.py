@@ -20,9 +20,11 @@ from .options import (
     ImageArguments,
     Options,
     Overwrite,
+    Precision,
     VocabularyArguments,
     check_outputs,
     grouped,
+    tell_precision,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class DetectorArguments:
     cache: Cache = True
     embedder: EmbedderFile = None
     adapter: AdapterFile = None
+    precision: Precision = 'auto'
 
     def inputs(self) -> list[str | Path | None]:
         """The files that are read."""
@@ -69,7 +72,7 @@ class DetectorArguments:
 
         common: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ('clip', 'templates', 'device', 'cache', 'embedder', 'adapter')
+            for name in ('clip', 'templates', 'device', 'precision', 'cache', 'embedder', 'adapter')
         }
         cfg = config.read()
         if cfg is None:
@@ -147,7 +150,9 @@ def detect(
     check_outputs([*drawn, boxes_file, names_file], overwrite, read)
     rows: list[dict] = []
     failures = Failures(paths)
-    found = detector.load(config).stream(
+    model = detector.load(config)
+    tell_precision(model.precision)
+    found = model.stream(
         paths,
         classes,
         batch_size=batch_size,
@@ -164,7 +169,8 @@ def detect(
     names = [{'id': number, 'name': name} for number, name in enumerate(classes.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]
     write_json(boxes_file, rows)
-    write_json(names_file, {'images': files, 'categories': names})
+    about = {'precision': model.precision}
+    write_json(names_file, {'info': about, 'images': files, 'categories': names})
     failures.exit()
 
 

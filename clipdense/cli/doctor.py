@@ -114,7 +114,7 @@ def _is_compiled() -> bool:
 def _device() -> Iterator[Finding]:
     import torch
 
-    from clipdense.engine.optimizer import has_native_bf16
+    from clipdense.layers.precision import has_native_bf16
 
     if torch.cuda.is_available():
         yield Finding('device', torch.cuda.get_device_name())
@@ -122,7 +122,10 @@ def _device() -> Iterator[Finding]:
         threads = torch.get_num_threads()
         yield Finding('device', f'CPU, {threads} {"thread" if threads == 1 else "threads"}')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    yield Finding('bf16', 'native' if has_native_bf16(device) else 'emulated and slow; training uses fp32')
+    native = has_native_bf16(device)
+    yield Finding(
+        'bf16', f'{"native" if native else "emulated"}; precision auto is {"bf16" if native else "fp32"}'
+    )
 
 
 def _vocabulary() -> Iterator[Finding]:

@@ -66,6 +66,10 @@ Templates = Annotated[
 Device = Annotated[
     str | None, typer.Option(help='cpu, cuda, cuda:1, ... [default: the GPU if there is one].')
 ]
+Precision = Annotated[
+    str,
+    typer.Option(help='fp32, bf16, or auto: bf16 where the CPU or GPU has units for it, fp32 elsewhere.'),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option('--option', '-o', help="Set an option, NAME=VALUE: 'std=3.0'. May be repeated."),
@@ -148,10 +152,11 @@ class WeightsArguments:
 
 
 @dataclass(frozen=True)
-class AdaptedWeights(WeightsArguments):
-    """Weights, and what adapts their embeddings and class scores."""
+class InferenceArguments(WeightsArguments):
+    """Weights, what adapts their embeddings and class scores, and what they compute in."""
 
     adapter: AdapterFile = None
+    precision: Precision = 'auto'
 
     def inputs(self) -> list[str | Path | None]:
         """The files that are read."""
@@ -233,6 +238,12 @@ class OutputArguments:
     out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('segmented')
     overwrite: Overwrite = False
     opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help='Opacity of the overlay.')] = 0.6
+
+
+def tell_precision(precision: str) -> None:
+    """Print what a model computes in, if it is not the usual fp32."""
+    if precision != 'fp32':
+        typer.echo(f'clipdense: computing in {precision}; --precision fp32 for full precision', err=True)
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

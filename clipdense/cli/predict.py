@@ -11,14 +11,15 @@ from clipdense.utils.errors import InputError, printable
 
 from .images import each
 from .options import (
-    AdaptedWeights,
     ImageArguments,
+    InferenceArguments,
     Overwrite,
     Templates,
     VocabularyArguments,
     WeightsArguments,
     check_outputs,
     grouped,
+    tell_precision,
 )
 
 OwnTemplates = Annotated[
@@ -31,7 +32,7 @@ OwnTemplates = Annotated[
 def classify(
     images: ImageArguments,
     vocabulary: VocabularyArguments,
-    weights: AdaptedWeights,
+    weights: InferenceArguments,
     top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
     out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the results to.')] = None,
     templates: OwnTemplates = None,
@@ -51,17 +52,20 @@ def classify(
         weights.weights,
         templates=templates,
         device=weights.device,
+        precision=weights.precision,
         cache=weights.cache,
         embedder=weights.embedder,
         adapter=weights.adapter,
         **weights.overrides(),
     )
+    tell_precision(classifier.precision)
     classifier.set_vocabulary(classes)
     rows: list[dict] = []
 
     def one(index: int) -> str:
         best = classifier(paths[index], max_pixels=images.max_pixels).top(top)
-        rows.append({'image': str(paths[index]), 'classes': [{'name': n, 'probability': p} for n, p in best]})
+        found = [{'name': name, 'probability': probability} for name, probability in best]
+        rows.append({'image': str(paths[index]), 'classes': found, 'precision': classifier.precision})
         return f'{printable(paths[index])}: ' + ', '.join(
             f'{name} {probability:.1%}' for name, probability in best
         )

@@ -14,15 +14,16 @@ from clipdense.utils.errors import InputError
 
 from .images import each
 from .options import (
-    AdaptedWeights,
     ConfigArguments,
     ImageArguments,
+    InferenceArguments,
     Options,
     OutputArguments,
     ViewArguments,
     VocabularyArguments,
     check_outputs,
     grouped,
+    tell_precision,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ MethodTemplates = Annotated[
 def segment(
     images: ImageArguments,
     vocabulary: VocabularyArguments,
-    weights: AdaptedWeights,
+    weights: InferenceArguments,
     view: ViewArguments,
     output: OutputArguments,
     config: ConfigArguments,
@@ -75,6 +76,7 @@ def segment(
     if explain and not segmenter.explains:
         able = ', '.join(one.name for one in list_methods('segmentation') if one.explain)
         raise InputError(f'--explain needs weights of a method that can explain its masks: {able}')
+    tell_precision(segmenter.precision)
     segmenter.set_vocabulary(classes)
 
     def one(index: int) -> str:
@@ -83,13 +85,14 @@ def segment(
             for stage in segmenter.explain(image):
                 write_image(f'{stems[index]}_{stage.name}.png', stage.draw(image, output.opacity))
         result = segmenter(paths[index], max_pixels=images.max_pixels)
-        return _write(result, paths[index], stems[index], output.opacity)
+        about = {'image': str(paths[index]), 'precision': segmenter.precision}
+        return _write(result, about, stems[index], output.opacity)
 
     each(paths, one, 'segmenting')
 
 
 def _segmenter(
-    weights: AdaptedWeights,
+    weights: InferenceArguments,
     method: str | None,
     option: list[str],
     config: ConfigArguments,
@@ -102,6 +105,7 @@ def _segmenter(
     common: dict[str, Any] = {
         'templates': templates,
         'device': weights.device,
+        'precision': weights.precision,
         'cache': weights.cache,
         'embedder': weights.embedder,
         'adapter': weights.adapter,
@@ -159,12 +163,12 @@ def _refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
         )
 
 
-def _write(result: Segmentation, path: Path, stem: Path, opacity: float) -> str:
+def _write(result: Segmentation, about: dict[str, str], stem: Path, opacity: float) -> str:
     """Write overlay, mask and JSON of an image; returns a line to print."""
     from clipdense.inference.results import write_image, write_json
 
     result.save(f'{stem}_mask.png')
     write_image(f'{stem}_overlay.png', result.draw(opacity=opacity))
-    write_json(f'{stem}.json', {'image': str(path), **result.to_dict()})
+    write_json(f'{stem}.json', {**about, **result.to_dict()})
     top = ', '.join(f'{name} {share:.0%}' for name, share in list(result.class_fractions().items())[:3])
     return f'{stem}_overlay.png: {top}'

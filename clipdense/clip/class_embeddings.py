@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.precision import no_autocast
 from clipdense.registry import CLASS_EMBEDDERS, build
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError, nearest
@@ -249,7 +250,7 @@ def _encode_texts(
     total = -(-len(texts) * count // batch_size)
     sums: Tensor | None = None
     prompts: Tensor | None = None
-    with evaluating(clip), torch.autocast(device.type, enabled=False):
+    with evaluating(clip), no_autocast(device):
         batches = _batches(clip.tokenizer, texts, templates, batch_size)
         for token_ids, rows, columns in track(batches, 'Embedding class names', total):
             embeddings = clip.encode_text(token_ids.to(device)).float()

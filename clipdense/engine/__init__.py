@@ -10,7 +10,6 @@ from .optimizer import (
     PrecisionOptimWrapper,
     WarmupCosine,
     parameter_groups,
-    resolve_precision,
 )
 from .resume import Position, ResumableSampler, random_state_kept
 from .runner import Runner
@@ -34,7 +33,6 @@ __all__ = [
     'cached_step',
     'parameter_groups',
     'random_state_kept',
-    'resolve_precision',
     'split_batch',
     'test',
     'train',

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from math import cos, inf, isfinite, pi
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
 from torch import Tensor, nn
 
+from clipdense.layers.precision import TrainingPrecision, autocast, resolve_precision, warn_if_emulated
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 
 from .train_step import average_gradients, unwrapped
 
-Precision = Literal['auto', 'fp32', 'bf16', 'fp16']
-_NATIVE_BF16 = {'avx512_bf16', 'amx_bf16', 'bf16'}  # x86, x86, ARM
 _UNDECAYED = ('pos_embed', 'class_token')
 _RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
     'open_clip': lambda name, p: p.ndim > 1 and name.rpartition('.')[2] not in _UNDECAYED,
@@ -205,36 +203,6 @@ class EpochCosine(_ParamScheduler):
             group['lr'] = value
 
 
-def resolve_precision(precision: Precision, device: str) -> torch.dtype | None:
-    """The dtype of autocast on 'cpu' or 'cuda'; None computes in fp32.
-
-    'auto' is bf16 if the processor supports it natively, else fp32.  'bf16' on other processors is emulated:
-    correct and slow.
-
-    Raises:
-        InputError: an unknown name, or fp16 without a GPU.
-    """
-    known = get_args(Precision)
-    if precision not in known:
-        raise InputError(f'unknown precision {precision!r}; use one of {list(known)}')
-    if precision == 'fp16' and device != 'cuda':
-        raise InputError("fp16 training needs a GPU; use precision='auto', 'bf16' or 'fp32'")
-    if precision == 'auto':
-        precision = 'bf16' if has_native_bf16(device) else 'fp32'
-    return {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
-
-
-def has_native_bf16(device: str, cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
-    """Whether 'cuda' or 'cpu' multiplies bf16 matrices in hardware."""
-    if device == 'cuda':
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != 'cpu' or not cpuinfo.is_file():
-        return False
-    lines = cpuinfo.read_text(errors='replace').splitlines()
-    flags = next((line for line in lines if line.lower().startswith(('flags', 'features'))), '')
-    return not _NATIVE_BF16.isdisjoint(flags.split())
-
-
 @OPTIM_WRAPPERS.register_module()
 class PrecisionOptimWrapper(OptimWrapper):
     """MMEngine's wrapper with autocast on any device, gradients averaged over processes, and a check for NaN.
@@ -260,22 +228,22 @@ class PrecisionOptimWrapper(OptimWrapper):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        precision: Precision = 'auto',
+        precision: TrainingPrecision = 'auto',
         clip_grad: dict | None = None,
         accumulative_counts: int = 1,
         max_skips: int = 0,
     ) -> None:
         super().__init__(optimizer, accumulative_counts=accumulative_counts, clip_grad=clip_grad)
         self.device = optimizer.param_groups[0]['params'][0].device.type
-        self.dtype = resolve_precision(precision, self.device)
+        self.dtype = resolve_precision(precision, self.device, get_args(TrainingPrecision))
+        warn_if_emulated(self.dtype, self.device)
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
         self.max_skips, self.skipped = max_skips, 0
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast for the forward pass and the loss."""
-        autocast = torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None)
-        with super().optim_context(model), autocast:
+        with super().optim_context(model), autocast(self.device, self.dtype):
             yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:

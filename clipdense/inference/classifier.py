@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
-from clipdense.layers.precision import at_least_fp32
+from clipdense.layers.precision import Precision, at_least_fp32, no_autocast, resolve_precision
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
+from clipdense.utils.devices import choose_device
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -31,6 +33,7 @@ class Classifier(Predictor[Classification]):
         clip: the model.
         embedder: class names -> embeddings; a ``PromptEnsemble`` of ``clip`` by default.
         adapter: changes image embeddings and class scores, see ``load_adapter``.
+        precision: 'auto', 'fp32' or 'bf16', see ``Predictor``.
 
     Example:
         >>> classifier = Classifier.from_pretrained('ViT-B-16/openai')
@@ -44,8 +47,9 @@ class Classifier(Predictor[Classification]):
         clip: CLIP,
         embedder: ClassEmbedder | None = None,
         adapter: Adapter | str | Path | None = None,
+        precision: Precision = 'auto',
     ) -> None:
-        super().__init__(clip, embedder, adapter)
+        super().__init__(clip, embedder, adapter, precision)
 
     @property
     def clip(self) -> CLIP:
@@ -61,6 +65,7 @@ class Classifier(Predictor[Classification]):
         embedder: Embedder | None = None,
         adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = 'auto',
         cache: bool = True,
         **overrides: Any,
     ) -> Classifier:
@@ -71,10 +76,12 @@ class Classifier(Predictor[Classification]):
             templates: prompt templates, as ``get_templates`` takes them; 'imagenet' by default.
             embedder: see ``load_embedder``; replaces the templates.
             adapter: see ``load_adapter``.
+            precision: see the class.
             cache: whether to cache class embeddings on disk.
         """
+        resolve_precision(precision, choose_device(device))  # before weights are loaded
         clip = load_clip(weights, device, **overrides)
-        return cls(clip, load_embedder(clip, embedder, templates, cache), adapter)
+        return cls(clip, load_embedder(clip, embedder, templates, cache), adapter, precision)
 
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
         if len(vocabulary) == 1:
@@ -94,11 +101,13 @@ class Classifier(Predictor[Classification]):
 
     def _probabilities(self, pixels: Tensor, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> Tensor:
         """(B, 3, H, W) -> (B, K): the maximum over the queries of each class, then softmax over classes."""
-        image_embeddings = at_least_fp32(self.clip.encode_image(pixels, normalize=True))  # (B, D)
-        if self.adapter is not None:
-            image_embeddings = self.adapter.adapt_embeddings(image_embeddings)
-        scale = self.clip.logit_scale.to(image_embeddings.dtype).exp()
-        logits = scale * image_embeddings @ embeddings.queries.to(image_embeddings.dtype).mT  # (B, Q)
-        logits = embeddings.class_scores(logits)  # (B, K)
-        added = None if self.adapter is None else self.adapter.scores(image_embeddings, vocabulary)
-        return (logits if added is None else logits + added).softmax(dim=-1)
+        image_embeddings = at_least_fp32(self.clip.encode_image(pixels))  # (B, D)
+        with no_autocast(self.device):
+            image_embeddings = F.normalize(image_embeddings, dim=-1)
+            if self.adapter is not None:
+                image_embeddings = self.adapter.adapt_embeddings(image_embeddings)
+            scale = self.clip.logit_scale.to(image_embeddings.dtype).exp()
+            logits = scale * image_embeddings @ embeddings.queries.to(image_embeddings.dtype).mT  # (B, Q)
+            logits = embeddings.class_scores(logits)  # (B, K)
+            added = None if self.adapter is None else self.adapter.scores(image_embeddings, vocabulary)
+            return (logits if added is None else logits + added).softmax(dim=-1)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
+from clipdense.layers.precision import Precision, at_least_fp32, resolve_precision
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
@@ -34,6 +35,7 @@ class Detector(Predictor[Detections]):
             the templates of its method.
         rules: default detection rules of calls; the model's own by default.
         adapter: changes region embeddings and class scores, see ``load_adapter``.
+        precision: 'auto', 'fp32' or 'bf16', see ``Predictor``.
 
     Raises:
         InputError: a model without a text tower, and no embedder; or an adapter that it cannot use.
@@ -48,8 +50,9 @@ class Detector(Predictor[Detections]):
         embedder: ClassEmbedder | None = None,
         rules: DetectionRules | None = None,
         adapter: Adapter | str | Path | None = None,
+        precision: Precision = 'auto',
     ) -> None:
-        super().__init__(model, embedder, adapter)
+        super().__init__(model, embedder, adapter, precision)
         self.rules = rules or model.rules
 
     @classmethod
@@ -65,6 +68,7 @@ class Detector(Predictor[Detections]):
         rules: DetectionRules | None = None,
         adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = 'auto',
         cache: bool = True,
         **overrides: Any,
     ) -> Detector:
@@ -75,7 +79,7 @@ class Detector(Predictor[Detections]):
             clip: a CLIP that embeds the class names, instead of the text tower of the weights.
             templates: prompt templates; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
-            rules: see the class.
+            rules, precision: see the class.
             adapter: see ``load_adapter``.
             device: device of the model; None means the GPU if there is one.
             cache: whether to cache class embeddings on disk.
@@ -84,10 +88,12 @@ class Detector(Predictor[Detections]):
         Raises:
             InputError: weights that need a config, are damaged, or contain NaN or infinite values.
         """
+        resolve_precision(precision, choose_device(device))  # before weights are loaded
         model: Any = load_detector(weights, method, device, method_options=method_options, **overrides)
         if clip is None and embedder is None and model.clip is None:
             clip = getattr(model, 'clip_name', None)
-        return cls._ready(model, clip, templates, embedder, rules, adapter, device, cache)
+        embeds = _embedder(model, clip, templates, embedder, device, cache)
+        return cls(model, embeds, rules, adapter, precision)
 
     @classmethod
     def from_config(
@@ -101,6 +107,7 @@ class Detector(Predictor[Detections]):
         rules: DetectionRules | None = None,
         adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = 'auto',
         cache: bool = True,
     ) -> Detector:
         """A detector from its training config and a checkpoint.
@@ -110,33 +117,15 @@ class Detector(Predictor[Detections]):
                 image transforms.
             weights: a training checkpoint, or a weights file with matching tensors.
             clip: the CLIP that embeds class names, instead of the one in the config.
-            templates, embedder, rules, adapter, device, cache: see ``from_pretrained``.
+            templates, embedder, rules, adapter, device, precision, cache: see ``from_pretrained``.
 
         Raises:
             InputError: not the config of a detector, or weights that do not match it or are not finite.
         """
+        resolve_precision(precision, choose_device(device))  # before weights are loaded
         keep_clip = clip is None and embedder is None
         model = load_trained_detector(config, weights, device, keep_clip)
         return cls._ready(model, clip, templates, embedder, rules, adapter, device, cache)
-
-    @classmethod
-    def _ready(
-        cls,
-        model: Any,
-        clip: str | Path | CLIP | None,
-        templates: Templates | None,
-        embedder: Embedder | None,
-        rules: DetectionRules | None,
-        adapter: Adapter | str | Path | None,
-        device: str | torch.device | None,
-        cache: bool,
-    ) -> Detector:
-        """A detector with model and text tower on one device."""
-        place = choose_device(device)
-        if clip is not None:
-            model.clip = load_clip(clip, place)
-        model = model.to(place)
-        return cls(model, load_embedder(model, embedder, templates, cache), rules, adapter)
 
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Detection rules of a call: ``rules``, or single values such as ``score_threshold=0.5``."""
@@ -158,10 +147,25 @@ class Detector(Predictor[Detections]):
     @staticmethod
     def _result(one: DetectedObjects, image: Image.Image, vocabulary: Vocabulary) -> Detections:
         return Detections(
-            one.xyxy.cpu().numpy(),
-            one.confidence.cpu().numpy(),
+            at_least_fp32(one.xyxy).cpu().numpy(),
+            at_least_fp32(one.confidence).cpu().numpy(),
             one.class_ids.cpu().numpy(),
             vocabulary,
             None if one.masks is None else one.masks.cpu().numpy(),
             image,
         )
+
+
+def _embedder(
+    model: Any,
+    clip: str | Path | CLIP | None,
+    templates: Templates | None,
+    embedder: Embedder | None,
+    device: str | torch.device | None,
+    cache: bool,
+) -> ClassEmbedder:
+    """The embedder of a detector; model and text tower are moved to one device."""
+    place = choose_device(device)
+    if clip is not None:
+        model.clip = load_clip(clip, place)
+    return load_embedder(model.to(place), embedder, templates, cache)

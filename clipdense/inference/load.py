@@ -372,6 +372,11 @@ def _check_call(weights: object, overrides: Mapping[str, Any]) -> None:
         )
     if not str(weights).strip():
         raise InputError('the name of the weights is empty')
+    if 'precision' in overrides:
+        raise InputError(
+            'load has no precision: its models compute in the type of their parameters (dtype=...) or in the '
+            'torch.autocast around them; pass precision to Classifier, Segmenter or Detector'
+        )
     for name in overrides:
         close = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.8)
         if close:

@@ -18,6 +18,13 @@ from PIL import Image
 from torch import nn
 
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
+from clipdense.layers.precision import (
+    Precision,
+    autocast,
+    precision_name,
+    resolve_precision,
+    warn_if_emulated,
+)
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Kind
 from clipdense.utils.devices import choose_device
@@ -49,6 +56,12 @@ class Predictor(ABC, Generic[Result]):
         model: the model; it is set to evaluation mode.
         embedder: class names -> embeddings.
         adapter: changes embeddings and class scores; an object or a file, see ``load_adapter``.
+        precision: what image towers, backbones and decoders compute in.  'bf16' is autocast: parameters stay
+            fp32, and class embeddings, scores and results are fp32.  'auto' is 'bf16' where the device has
+            bf16 units, 'fp32' elsewhere; parameters of another type (``dtype`` of ``load``) keep it.
+
+    Raises:
+        InputError: no such model or precision, or a precision for parameters that are not fp32.
     """
 
     _needs: ClassVar[tuple[str, ...]] = ()  # what the model must have
@@ -59,6 +72,7 @@ class Predictor(ABC, Generic[Result]):
         model: Any,
         embedder: ClassEmbedder | None = None,
         adapter: Adapter | str | Path | None = None,
+        precision: Precision = 'auto',
     ) -> None:
         if not isinstance(model, nn.Module):
             kind = type(self).__name__
@@ -77,6 +91,7 @@ class Predictor(ABC, Generic[Result]):
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
         self._lock = _lock_of(model)
+        self._asked, self._autocast = precision, _autocast_dtype(model, precision)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which have a lock of their own if they have a model of their own."""
@@ -90,10 +105,15 @@ class Predictor(ABC, Generic[Result]):
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        return next(self.model.parameters()).device
+        return _device(self.model)
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in: 'fp32' or 'bf16'; another type of its parameters, such as 'fp16'."""
+        return precision_name(self._autocast or _parameter_dtype(self.model))
 
     def to(self, device: str | torch.device) -> Any:
-        """Move the model to a device; returns ``self``.
+        """Move the model to a device, where 'auto' chooses the precision again; returns ``self``.
 
         Raises:
             InputError: the device is not available.
@@ -102,6 +122,7 @@ class Predictor(ABC, Generic[Result]):
             self.model.to(choose_device(device))
             if self.adapter is not None:
                 self.adapter.to(self.device)
+            self._autocast = _autocast_dtype(self.model, self._asked)
             self._embedded.clear()
         return self
 
@@ -269,15 +290,26 @@ class Predictor(ABC, Generic[Result]):
     ) -> list[Result]:
         """Predict for a batch; one by one if the class embeddings depend on the image."""
         if not per_image(self.embedder):
-            return self._predict(images, vocabulary, self._embed(vocabulary), settings)
+            return self._compute(images, vocabulary, self._embed(vocabulary), settings)
         embed: Any = self.embedder
         return [
             result
             for image in images
-            for result in self._predict(
+            for result in self._compute(
                 [image], vocabulary, self._adapted(embed.embed_for(vocabulary, image)), settings
             )
         ]
+
+    def _compute(
+        self,
+        images: list[Image.Image],
+        vocabulary: Vocabulary,
+        embeddings: ClassEmbeddings,
+        settings: Mapping[str, Any],
+    ) -> list[Result]:
+        """Predict in the precision of this predictor; class embeddings are computed before, in fp32."""
+        with autocast(_device(self.model), self._autocast):
+            return self._predict(images, vocabulary, embeddings, settings)
 
     def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         key = (vocabulary.queries, vocabulary.background)
@@ -318,6 +350,36 @@ def _lock_of(model: nn.Module) -> threading.RLock:
     """Predictors of one model take turns: the model keeps the class names of a call."""
     with _GUARD:
         return _LOCKS.setdefault(model, threading.RLock())
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
+
+
+def _parameter_dtype(model: nn.Module) -> torch.dtype:
+    return next((parameter.dtype for parameter in model.parameters()), torch.float32)
+
+
+def _autocast_dtype(model: nn.Module, precision: Precision) -> torch.dtype | None:
+    """The dtype of autocast for a model; None computes in the type of its parameters.
+
+    Raises:
+        InputError: an unknown precision, or one for parameters that are not fp32.
+
+    Warns:
+        UserWarning: bf16 on a device without bf16 units.
+    """
+    dtype = resolve_precision(precision, _device(model))
+    own = _parameter_dtype(model)
+    if own == torch.float32:
+        warn_if_emulated(dtype, _device(model))
+        return dtype
+    if precision != 'auto':
+        raise InputError(
+            f'precision={precision!r} needs parameters in torch.float32, they are {own}: leave out dtype, or '
+            f"precision, whose 'auto' computes in the type of the parameters"
+        )
+    return None
 
 
 def _check_call(images: object, batch_size: object, on_error: object, max_pixels: object) -> None:

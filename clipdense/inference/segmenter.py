@@ -14,11 +14,13 @@ from PIL import Image
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import to_tensor
+from clipdense.layers.precision import Precision, autocast, resolve_precision
 from clipdense.methods import list_methods
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.vocab.templates import Templates
@@ -38,6 +40,7 @@ class Segmenter(Predictor[Segmentation]):
             the templates of its method.
         options: settings that every segmenter has; the model's own by default.
         adapter: changes pixel embeddings and class scores, see ``load_adapter``.
+        precision: 'auto', 'fp32' or 'bf16', see ``Predictor``.
 
     Raises:
         InputError: a model without a text tower and no embedder, options that do not fit the model, or an
@@ -53,8 +56,9 @@ class Segmenter(Predictor[Segmentation]):
         embedder: ClassEmbedder | None = None,
         options: SegmentationOptions | None = None,
         adapter: Adapter | str | Path | None = None,
+        precision: Precision = 'auto',
     ) -> None:
-        super().__init__(model, embedder, adapter)
+        super().__init__(model, embedder, adapter, precision)
         self.options = options or SegmentationOptions()
         self.model.configure(self.options)
 
@@ -70,6 +74,7 @@ class Segmenter(Predictor[Segmentation]):
         embedder: Embedder | None = None,
         adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = 'auto',
         cache: bool = True,
         **overrides: Any,
     ) -> Segmenter:
@@ -80,16 +85,18 @@ class Segmenter(Predictor[Segmentation]):
             templates: prompt templates; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
             adapter: see ``load_adapter``.
+            precision: see the class.
             cache: whether to cache class embeddings on disk.
 
         Example:
             >>> segmenter = Segmenter.from_pretrained('ViT-B-16/openai', 'naclip')
             >>> segmenter('street.jpg', ['car', 'road', 'tree']).draw().save('out.png')
         """
+        resolve_precision(precision, choose_device(device))  # before weights are loaded
         model = load_segmenter(
             weights, method, device, options=options, method_options=method_options, **overrides
         )
-        return cls(model, load_embedder(model, embedder, templates, cache), options, adapter)
+        return cls(model, load_embedder(model, embedder, templates, cache), options, adapter, precision)
 
     @classmethod
     def from_config(
@@ -103,13 +110,14 @@ class Segmenter(Predictor[Segmentation]):
         embedder: Embedder | None = None,
         adapter: Adapter | str | Path | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = 'auto',
         cache: bool = True,
     ) -> Segmenter:
         """A segmenter from its training config and a checkpoint.
 
         Args:
             config, weights, config_options, device: see ``load_trained``.
-            options: see the class.
+            options, precision: see the class.
             templates: prompt templates, which should be those of the training; the method's own by default.
             embedder: see ``load_embedder``; replaces the templates.
             adapter: see ``load_adapter``.
@@ -118,8 +126,9 @@ class Segmenter(Predictor[Segmentation]):
         Raises:
             InputError: not the config of a segmenter, or a model without a text tower and no embedder.
         """
+        resolve_precision(precision, choose_device(device))  # before weights are loaded
         model = load_trained(config, weights, device, config_options, SegmentationModel)
-        return cls(model, load_embedder(model, embedder, templates, cache), options, adapter)
+        return cls(model, load_embedder(model, embedder, templates, cache), options, adapter, precision)
 
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
         if len(vocabulary) == 1:
@@ -172,4 +181,5 @@ class Segmenter(Predictor[Segmentation]):
             raise InputError('no class names: call set_vocabulary first')
         with self._lock:
             self._set_on_model(self.vocabulary, self._embed(self.vocabulary))
-            return method.part('explain')(self.model, read_image(image))
+            with autocast(self.device, self._autocast):
+                return method.part('explain')(self.model, read_image(image))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from clipdense.utils.dist import gather_with_grad, world_size
 
-from .precision import at_least_fp32
+from .precision import at_least_fp32, no_autocast
 
 
 class SyncedBatchNorm(nn.BatchNorm1d):
@@ -72,7 +72,7 @@ def _synced(norm: nn.Module) -> SyncedMapNorm:
 
 def _over_processes(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
     """Normalize (..., C) by the mean and variance over the rows of all processes."""
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device):
         rows = at_least_fp32(x.flatten(0, -2))  # (N, C)
         count = rows.new_full((1,), len(rows))
         total = gather_with_grad(torch.cat([rows.sum(0), count])[None]).sum(0)  # (C + 1)

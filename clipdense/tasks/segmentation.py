@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.layers.precision import at_least_fp32, dtype_at_least_fp32
+from clipdense.layers.precision import at_least_fp32, dtype_at_least_fp32, no_autocast
 from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
@@ -236,7 +236,11 @@ class SegmentationModel(Model):
         self.slide.check(self.patch_size)
         size = (image.shape[-2], image.shape[-1])
         prepare = self.data_preprocessor.normalize if image.dtype == torch.uint8 else _unchanged
-        resized = partial(resize, image, prepare=prepare, pixels=self.memory_budget // _PER_PIXEL)
+
+        def resized(wanted: tuple[int, int]) -> Tensor:
+            with no_autocast(image.device):
+                return resize(image, wanted, prepare=prepare, pixels=self.memory_budget // _PER_PIXEL)
+
         views = [
             self._encode_view(resized(self.slide.resized(size, self.patch_size, scale)), mirrored)
             for scale, mirrored in self.slide.views()
@@ -249,7 +253,8 @@ class SegmentationModel(Model):
     ) -> PixelLabels:
         """Classify an encoded image with the vocabulary -> labels (H, W); the fast part.
 
-        Images that are too large for the memory budget are classified in bands of rows.
+        Images that are too large for the memory budget are classified in bands of rows.  Autocast does not
+        reach in: scores, softmax and refinement are computed in fp32.
 
         Args:
             image: the image.
@@ -259,6 +264,12 @@ class SegmentationModel(Model):
         Raises:
             InputError: no vocabulary yet, or scores that are NaN or infinite.
         """
+        with no_autocast(image.image.device):
+            return self._pixel_labels(image, result_size, dtype)
+
+    def _pixel_labels(
+        self, image: EncodedImage, result_size: tuple[int, int], dtype: torch.dtype
+    ) -> PixelLabels:
         text, full_logits = self._text(), self._full_logits(image, result_size)
         rows = bands(result_size, max(1, self.memory_budget // _PER_PIXEL))
         band = result_size[1] * (rows[0].bottom - rows[0].top)

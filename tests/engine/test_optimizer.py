@@ -15,9 +15,7 @@ from clipdense.engine import (
     PrecisionOptimWrapper,
     WarmupCosine,
     parameter_groups,
-    resolve_precision,
 )
-from clipdense.engine import optimizer as optimizer_module
 from clipdense.utils.errors import CheckpointError, InputError
 
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=8, vocab_size=50, context_length=7)
@@ -179,46 +177,16 @@ def test_schedule_moves_every_group_of_the_wrapper():
     assert wrapper.get_lr()['lr'] == pytest.approx([1.0, 2.0])
 
 
-CPUS = {
-    'zen 4': ('flags\t\t: fpu avx2 avx512f avx512_bf16', True),
-    'sapphire rapids': ('flags\t\t: fpu amx_bf16 amx_tile', True),
-    'graviton': ('Features\t: fp asimd bf16', True),
-    'avx2 only': ('flags\t\t: fpu avx2', False),
-    'avx512 without bf16': ('flags\t\t: avx512f', False),
-    'nothing said': ('processor: 0', False),
-}
-
-
-@pytest.mark.parametrize(('text', 'native'), CPUS.values(), ids=CPUS)
-def test_native_bf16_of_cpus(tmp_path, text, native):
-    path = tmp_path / 'cpuinfo'
-    path.write_text(f'processor\t: 0\nmodel name\t: bf16 marketing\n{text}\n')
-    assert optimizer_module.has_native_bf16('cpu', path) == native
-
-
-def test_native_bf16_without_cpuinfo(tmp_path):
-    assert not optimizer_module.has_native_bf16('cpu', tmp_path / 'absent')
-    assert not optimizer_module.has_native_bf16('mps')
-
-
 @pytest.mark.parametrize(
-    ('precision', 'native', 'dtype'),
+    ('precision', 'message'),
     [
-        ('fp32', True, None),
-        ('bf16', False, torch.bfloat16),
-        ('auto', True, torch.bfloat16),
-        ('auto', False, None),
+        ('fp16', 'fp16 training needs a GPU'),
+        ('fp61', "one of 'auto', 'fp32', 'bf16', 'fp16', got 'fp61'. Did you mean"),
     ],
 )
-def test_resolve_precision(monkeypatch, precision, native, dtype):
-    monkeypatch.setattr(optimizer_module, 'has_native_bf16', lambda device: native)
-    assert resolve_precision(precision, 'cpu') == dtype
-
-
-@pytest.mark.parametrize(('precision', 'message'), [('fp16', 'needs a GPU'), ('half', "'auto', 'fp32'")])
 def test_precision_refusals(precision, message):
     with pytest.raises(InputError, match=message):
-        resolve_precision(precision, 'cpu')
+        PrecisionOptimWrapper(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), precision)
 
 
 @pytest.mark.parametrize(('precision', 'dtype'), [('fp32', torch.float32), ('bf16', torch.bfloat16)])

@@ -231,6 +231,13 @@ def saved(value):
     return buffer.getvalue()
 
 
+def precision(name, dtype=torch.float32):
+    """Classify with this precision and parameters of this type."""
+    return lambda folder: Classifier(
+        changed(folder, lambda tensors: None, dtype=dtype), Fixed(), precision=name
+    )(Image.new('RGB', (9, 9)), ['a', 'b'])
+
+
 READ = {
     # Containers
     'safetensors of clipdense': lambda folder: same(changed(folder, lambda tensors: None)),
@@ -359,6 +366,16 @@ READ = {
     '`dtype=torch.int8`': lambda folder: changed(folder, lambda tensors: None, dtype=torch.int8),
     '`dtype=torch.float16` with a weight of 100,000': lambda folder: changed(
         folder, assign('text.norm_post.bias', lambda x: x + 1e5), dtype=torch.float16
+    ),
+    '`precision="auto"`': precision('auto'),
+    '`precision="fp32"`': precision('fp32'),
+    '`precision="bf16"` on a CPU without bf16 units': precision('bf16'),
+    '`precision="fp16"`': precision('fp16'),
+    '`precision="bfloat16"` or `torch.bfloat16`': precision('bfloat16'),
+    '`precision="int8"` or another name': precision('int8'),
+    '`precision="bf16"` with `dtype=torch.float16`': precision('bf16', torch.float16),
+    '`clipdense.load(precision="bf16")`': lambda folder: changed(
+        folder, lambda tensors: None, precision='bf16'
     ),
     '`device="gpu"`': lambda folder: load(folder / 'clip.pt', 'gpu'),
     '`device="cuda:99"`': lambda folder: load(folder / 'clip.pt', 'cuda:99'),

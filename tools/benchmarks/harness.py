@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from clipdense.engine.optimizer import has_native_bf16
+from clipdense.layers.precision import has_native_bf16
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def machine(options: Options) -> dict[str, Any]:
     facts = {
         'processor': processor(),
         'instructions': torch.backends.cpu.get_cpu_capability(),
-        'native_bf16': has_native_bf16('cuda' if options.device.startswith('cuda') else 'cpu'),
+        'native_bf16': has_native_bf16(options.device),
         'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'threads': torch.get_num_threads(),
         'load': round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,

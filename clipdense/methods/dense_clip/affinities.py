@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdense.clip.dense import Grid
+from clipdense.layers.precision import at_least_fp32, no_autocast
 
 
 def like_with_like(x: Tensor) -> Tensor:
@@ -19,9 +20,10 @@ def like_with_like(x: Tensor) -> Tensor:
 
 
 def cosine_map(x: Tensor) -> Tensor:
-    """(B, N, C) -> (B, N, N): pairwise cosines."""
-    x = F.normalize(x, dim=-1)
-    return x @ x.mT
+    """(B, N, C) -> (B, N, N): pairwise cosines, at least fp32, since methods compare them with thresholds."""
+    with no_autocast(x.device):
+        x = F.normalize(at_least_fp32(x), dim=-1)
+        return x @ x.mT
 
 
 def similarity_attention(cosines: Tensor, beta: float, gamma: float) -> Tensor:

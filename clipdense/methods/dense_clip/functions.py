@@ -229,7 +229,7 @@ def sc_clip(
         block = tower.blocks[-1]
         _, key, value = block.attn.split(block.norm1(tokens))
         weights = (attention + like_with_like(key).softmax(dim=-1)) / 2
-        x = block.attn.merge(weights @ value) + class_share * class_token
+        x = block.attn.merge(weights.to(value.dtype) @ value) + class_share * class_token
         return _average_similar(x, early, threshold)
 
     smooth = _average_similar(repair(tokens, outliers, grid), middle, threshold)
@@ -305,7 +305,7 @@ def proxyclip(
     value = patches(last.value.transpose(1, 2).flatten(2), last.grid)  # (B, N, C)
     value = F.interpolate(value.mT.unflatten(2, last.grid), grid, mode='bilinear', align_corners=False)
     value = value.flatten(2).unflatten(1, (last.value.shape[1], -1)).mT  # (B, heads, N', d)
-    return last.embed(attention @ value, grid=grid)
+    return last.embed(attention.to(value.dtype) @ value, grid=grid)
 
 
 def _of_twelve(tower: VisionTransformer, layer: int) -> int:
@@ -322,8 +322,9 @@ def _attention(tower: VisionTransformer, layer: int, x: Tensor) -> Tensor:
 
 def _average_similar(tokens: Tensor, cosine: Tensor, threshold: float) -> Tensor:
     """(B, N, C): each token is the mean of tokens with a cosine of at least ``threshold``, weighted by it."""
-    weight = cosine * (cosine >= threshold)
-    return weight @ tokens / (weight.sum(dim=-1, keepdim=True) + 1e-6)
+    weight = cosine * (cosine >= threshold)  # (B, N, N)
+    total = weight.sum(dim=-1, keepdim=True).to(tokens.dtype) + 1e-6
+    return weight.to(tokens.dtype) @ tokens / total
 
 
 def _class_token(tower: VisionTransformer, tokens: Tensor) -> Tensor:

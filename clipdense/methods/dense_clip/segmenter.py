@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.segmentation import EncodedImage, SegmentationModel
 from clipdense.tasks.windows import Slide
@@ -88,9 +89,9 @@ class DenseCLIP(SegmentationModel):
         proxy = {'proxy': self.proxy} if self.steps.needs_proxy else {}
         found = self.steps.embed(self.clip.image, images, **proxy)
         if self.steps.read is None:
-            return F.normalize(found, dim=1)
+            return F.normalize(at_least_fp32(found), dim=1)
         embeddings, *others = found
-        return F.normalize(embeddings, dim=1), *others
+        return F.normalize(at_least_fp32(embeddings), dim=1), *others
 
     def classify_pixels(self, features: Any, text: Tensor) -> Tensor:
         """Output of ``encode_pixels``, (K, D) or (B, K, D) -> class scores (B, K, h, w), usually cosines."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.layers.attention import MLP
-from clipdense.layers.precision import at_least_fp32
+from clipdense.layers.precision import at_least_fp32, no_autocast
 
 Assign = Literal['hard', 'soft']
 
@@ -152,7 +152,9 @@ def patch_shares(assignments: Sequence[Assignment]) -> Tensor:
     """
     if not assignments:
         raise ValueError('the image tower has no grouping stage and cannot segment')
-    return reduce(lambda so_far, stage: stage.soft @ so_far, assignments[1:], assignments[0].soft)
+    shares = [stage.soft for stage in assignments]
+    with no_autocast(shares[0].device):
+        return reduce(lambda so_far, soft: soft @ so_far, shares)
 
 
 def straight_through(soft: Tensor) -> Tensor:

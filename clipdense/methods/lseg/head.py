@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.precision import no_autocast
+
 _JITTER = 1e-12  # relative to the mean of the diagonal: avoids a singular matrix
 
 
@@ -32,12 +34,17 @@ class CosineHead(nn.Conv2d):
         self.compact = embed_dim >= 1.5 * (width + 1)
 
     def keep(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) -> features to compute logits from: (B, C + 1, h, w) or (B, D, h, w)."""
-        if not self.compact:
-            return F.normalize(self(features), dim=1)
-        extended = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)  # y
-        norm = F.conv2d(extended, self._factor()[:, :, None, None]).float().norm(dim=1, keepdim=True)
-        return extended / norm.clamp(min=1e-12).to(extended.dtype)
+        """(B, C, h, w) -> features to compute logits from: (B, C + 1, h, w) or (B, D, h, w).
+
+        Autocast does not reach in: the temperature would amplify its rounding errors.
+        """
+        with no_autocast(features.device):
+            features = features.to(self.weight.dtype)
+            if not self.compact:
+                return F.normalize(self(features), dim=1)
+            extended = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)  # y
+            norm = F.conv2d(extended, self._factor()[:, :, None, None]).float().norm(dim=1, keepdim=True)
+            return extended / norm.clamp(min=1e-12).to(extended.dtype)
 
     def logits(self, kept: Tensor, text: Tensor) -> Tensor:
         """Stored features, (K, D) or (B, K, D) -> (B, K, h, w): the product with each class embedding."""

@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdense.layers.precision import at_least_fp32
+from clipdense.layers.precision import at_least_fp32, no_autocast
 from clipdense.registry import MODELS
 from clipdense.structures import best_of_queries
 from clipdense.tasks.adapters import Adapter
@@ -146,17 +146,18 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         if self.queries is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary, embeddings) first')
         embeddings = self.projection(trunk)  # (R, D)
-        if self.adapter is not None:
-            embeddings = self.adapter.adapt_embeddings(F.normalize(at_least_fp32(embeddings), dim=-1))
-        logits = region_logits(embeddings, self.queries, self.background, temperature)
-        best = best_of_queries(logits[:, :-1], self.query_class, self.num_classes)
-        added = None if self.adapter is None else self.adapter.scores(embeddings, self.names)
+        with no_autocast(trunk.device):
+            if self.adapter is not None:
+                embeddings = self.adapter.adapt_embeddings(F.normalize(at_least_fp32(embeddings), dim=-1))
+            logits = region_logits(embeddings, self.queries, self.background, temperature)
+            best = best_of_queries(logits[:, :-1], self.query_class, self.num_classes)
+            added = None if self.adapter is None else self.adapter.scores(embeddings, self.names)
         return torch.cat([best if added is None else best + added, logits[:, -1:]], dim=1)
 
     def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor]:
         """RoI features -> training logits (R, K + 1), or probabilities (R, K); and box deltas (R, 4)."""
         trunk = self.trunk(features)  # (R, C)
-        deltas = self.fc_reg(trunk)  # (R, 4)
+        deltas = at_least_fp32(self.fc_reg(trunk))  # (R, 4)
         if not self.training:
             return self.probabilities(features, trunk), deltas
         return self.training_logits(trunk), deltas
@@ -174,8 +175,10 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         text = class_probabilities(self.logits(trunk, self.test_temperature))
         if self.variant != 'ensemble':
             return text
-        embeddings = F.normalize(self.distilled(features), dim=-1)  # (R, D)
-        asked = embeddings @ self.queries.mT / self.temperature  # (R, Q)
+        embeddings = self.distilled(features)
+        with no_autocast(features.device):
+            embeddings = F.normalize(at_least_fp32(embeddings), dim=-1)  # (R, D)
+            asked = embeddings @ self.queries.mT / self.temperature  # (R, Q)
         image = best_of_queries(asked, self.query_class, self.num_classes).softmax(dim=-1)
         return ensemble(text, image, self.novel)
 

@@ -193,6 +193,15 @@ class ViLD(TwoStageDetector):
             *self._rpn(features), batch_img_metas=metas, cfg=settings or self.test_cfg.rpn, rescale=False
         )
 
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample], rescale: bool = True
+    ) -> Sequence[DetDataSample]:
+        """Normalized images -> the samples with ``pred_instances``, in pixels of the images."""
+        features = self.extract_feat(batch_inputs)
+        proposals = self.propose(features, batch_data_samples)
+        found = self.roi_head.predict(features, proposals, batch_data_samples, rescale=rescale)
+        return self.add_pred_to_datasample(batch_data_samples, found)
+
     def _rpn(self, features: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
         """Scores and deltas of each level, in fp32: mmdet creates anchors in their dtype."""
         return tuple([at_least_fp32(level) for level in part] for part in self.rpn_head(features))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdense.layers.precision import at_least_fp32
+from clipdense.layers.precision import at_least_fp32, no_autocast
 
 
 def region_logits(
@@ -27,7 +27,7 @@ def region_logits(
         (R, K + 1), fp32 also under autocast, since the temperature amplifies rounding errors; the last column
         is background.
     """
-    with torch.autocast(region_embeddings.device.type, enabled=False):
+    with no_autocast(region_embeddings.device):
         rows = at_least_fp32(torch.cat([text_embeddings, background[None]]))  # (K + 1, D)
         regions = F.normalize(at_least_fp32(region_embeddings), dim=-1)  # (R, D)
         return regions @ F.normalize(rows, dim=-1).mT / temperature

@@ -67,6 +67,17 @@ class ViLDRoIHead(StandardRoIHead):
             losses |= self.mask_loss(x, sampled, features[: len(rois)], truths)['loss_mask']
         return losses
 
+    def predict(
+        self,
+        x: Sequence[Tensor],
+        rpn_results_list: Sequence[InstanceData],
+        batch_data_samples: Sequence[DetDataSample],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """Feature maps and proposals -> detections of each image, in fp32."""
+        x = [at_least_fp32(level) for level in x]
+        return super().predict(x, rpn_results_list, batch_data_samples, rescale)
+
     def predict_bbox(
         self,
         x: Sequence[Tensor],
@@ -124,6 +135,11 @@ class ViLDRoIHead(StandardRoIHead):
             if rescale:  # with masks, mmdet leaves this to the mask head
                 one.bboxes = one.bboxes / one.bboxes.new_tensor(meta['scale_factor']).repeat(2)
         return results_list
+
+    def _mask_forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """As mmdet's; logits of masks in fp32."""
+        found = super()._mask_forward(*args, **kwargs)
+        return {**found, 'mask_preds': at_least_fp32(found['mask_preds'])}
 
     def _sample(self, proposals: InstanceData, truth: InstanceData, ignored: InstanceData) -> SamplingResult:
         """Sample regions of one image, a quarter of them objects, and assign their targets."""

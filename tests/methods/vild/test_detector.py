@@ -9,6 +9,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch.testing import assert_close
+from torchvision.ops import box_iou
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
@@ -265,3 +266,22 @@ def test_words_of_another_width(tiny):
     vocabulary = Vocabulary(('cat',))
     with pytest.raises(InputError, match='class embeddings have dimension 5, region embeddings 8'):
         tiny.build(vocabulary=(vocabulary, ClassEmbeddings(torch.randn(1, 5), torch.arange(1), 1)))
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_detections_in_bf16(tiny, variant):
+    """As in fp32 to the precision of bf16: boxes, scores and masks are computed in fp32 from its features."""
+    model = tiny.build(variant, masks=True).eval()
+    seen = []
+    model.roi_head.mask_roi_extractor.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    images = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
+    one, other = ({'inputs': [images], 'data_samples': [sample(scale=2.0)]} for _ in range(2))
+    exact = model.test_step(one)[0].pred_instances
+    with torch.autocast('cpu', torch.bfloat16):
+        rounded = model.test_step(other)[0].pred_instances
+    assert rounded.bboxes.dtype == rounded.scores.dtype == torch.float32
+    assert {rois.dtype for rois in seen} == {torch.float32}
+    assert (rounded.bboxes != rounded.bboxes.bfloat16()).any()
+    overlap = box_iou(exact.bboxes, rounded.bboxes).amax(dim=1)
+    assert (overlap > 0.9).float().mean() >= 0.8  # random boxes overlap much: suppression may choose another
+    assert_close(exact.scores[0], rounded.scores[0], atol=0.02, rtol=0)
