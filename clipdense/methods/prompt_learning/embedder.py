@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.embedding_files import checked_embeddings
 from clipdense.clip.model import CLIP
-from clipdense.layers.precision import at_least_fp32
+from clipdense.layers.precision import at_least_fp32, no_autocast
 from clipdense.registry import CLASS_EMBEDDERS
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
@@ -104,7 +104,7 @@ class LearnedPrompts:
     def _embed(self, vocabulary: Vocabulary, image: Tensor | None) -> ClassEmbeddings:
         names = [name for name, _ in vocabulary.queries]
         learner, rows = self._placed(), []
-        with evaluating(learner), torch.autocast(self._device().type, enabled=False):
+        with evaluating(learner), no_autocast(self._device()):
             for start in range(0, len(names), _BATCH):
                 texts = learner.texts_of(names[start : start + _BATCH])
                 found = learner(image, texts)  # (K, D), or (1, K, D)
