@@ -108,7 +108,7 @@ def get_tokenizer(name: str) -> Callable[..., Tensor]:
     if entry.parts:
         return load(entry.name).tokenizer
     model = Section(entry.config['model_cfg'], entry.name)
-    if not entry.companions:
+    if not entry.tokenizer:
         return OpenAITokenizer(model.part('text_cfg').integer('context_length', 77))
     size, rules = open_clip_size(model).text, from_zoo(entry).tokenizer
     return FolderTokenizer(zoo.fetch_tokenizer(entry), size, rules)

@@ -17,14 +17,17 @@ from torch import Tensor
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.utils.json_files import read_json
+from clipdense.utils.tokenizer_files import FILES, TABLES
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
-from clipdense.vocab.huggingface import FILES, TABLES, HuggingFaceTokenizer, Mode, is_openai
+from clipdense.vocab.huggingface import HuggingFaceTokenizer, Mode, is_openai
 from clipdense.vocab.tokenizer import BaseTokenizer, Tokenizer
 from clipdense.vocab.tokenizer_classes import Clean, cleaning, read_config
+from clipdense.weights import zoo
 
 from .sizes import HFTextSize, TextSize
 from .text import FLAVOURS
 
+_NOT_KEPT = ('beside', 'entry')  # rules for finding the files
 RULES = 'clipdense_tokenizer.json'  # in folders that we write: the fields of TokenizerRules
 
 
@@ -39,6 +42,7 @@ class TokenizerRules:
         strip_end: whether the end token is replaced by 0 (CLIPA's ``strip_sep_token`` in open_clip).
         language: of the texts, such as 'deu_Latn', for tokenizers that mark it (NLLB).
         mode: of ``vocab.huggingface.HuggingFaceTokenizer``.
+        entry: name in the zoo whose tokenizer files are fetched if there are none next to the weights.
     """
 
     clean: Clean | None = None
@@ -47,6 +51,7 @@ class TokenizerRules:
     strip_end: bool = False
     language: str | None = None
     mode: Mode = ''
+    entry: str = ''
 
     @classmethod
     def recorded(cls, folder: Path) -> TokenizerRules | None:
@@ -264,6 +269,11 @@ def find_tokenizer(
             return None if same else FolderTokenizer(folder, size, rules)
     if standard:
         return None
+    if rules.entry:
+        try:
+            return FolderTokenizer(zoo.fetch_tokenizer(zoo.find(rules.entry)), size, rules)
+        except InputError as error:  # told when the tokenizer is used
+            return MissingTokenizer(str(error))
     return MissingTokenizer(
         f'{path} has no tokenizer for its vocabulary of {size.vocab_size} tokens: put tokenizer.json and '
         f'tokenizer_config.json of the model into {path.parent}'
@@ -280,7 +290,7 @@ def copy_tokenizer(tokenizer: Any, folder: Path) -> bool:
         file = Path(source) / name
         if file.is_file() and not (folder / name).exists():
             shutil.copyfile(file, folder / name)
-    rules = {key: value for key, value in asdict(tokenizer.rules).items() if key != 'beside'}
+    rules = {key: value for key, value in asdict(tokenizer.rules).items() if key not in _NOT_KEPT}
     rules['family'] = rules['family'] or read_config(Path(source))['model_type']
     with atomic_write(folder / RULES, 'w') as out:
         json.dump(rules, out)

@@ -21,17 +21,6 @@ from .byte_pairs import VOCAB_SIZE, mend, openai_byte_pairs
 from .tokenizer import BaseTokenizer, short
 from .tokenizer_classes import CLIP_CLASS, Clean, class_of, cleaning, read_config
 
-# Files that hold a vocabulary, preferred first; without the first, transformers reads the folder.
-TABLES = (
-    'tokenizer.json',
-    'vocab.json',
-    'spiece.model',
-    'tokenizer.model',
-    'sentencepiece.bpe.model',
-    'vocab.txt',
-)
-# All files of a tokenizer.
-FILES = (*TABLES, 'merges.txt', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
 _LANGUAGE = re.compile('[a-z]{3}_[A-Z][a-z]{3}')  # tokens of languages, such as 'deu_Latn'
 Mode = Literal['', 'clips']
 _CLIP_FAMILIES = ('clip', 'groupvit', 'metaclip_2')

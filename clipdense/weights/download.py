@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,16 @@ def offline() -> str:
     return ''
 
 
+def hub_endpoint() -> str:
+    """The address of Hugging Face, or of the mirror that HF_ENDPOINT names."""
+    return (os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')
+
+
 def download(url: str, target: Path, digest: str = '') -> Path:
     """Download ``url`` to ``target``, which is created once it is complete and its SHA-256 is correct.
 
-    An interrupted download is resumed.  Several processes may download the same file.
+    An interrupted download is resumed.  Several processes may download the same file.  The token in HF_TOKEN
+    is sent to ``hub_endpoint`` and nowhere else.
 
     Args:
         url: of the file.
@@ -103,6 +110,7 @@ def _open(url: str, start: int) -> tuple[Any, str]:
     redirects = _Redirects()
     headers = {'User-Agent': 'clipdense', **({'Range': f'bytes={start}-'} if start else {})}
     request = urllib.request.Request(url, headers=headers)
+    _authorize(request)
     try:
         return urllib.request.build_opener(redirects).open(request, timeout=_TIMEOUT), redirects.digest
     except urllib.error.HTTPError as error:
@@ -111,12 +119,34 @@ def _open(url: str, start: int) -> tuple[Any, str]:
             return _open(url, 0)  # the partial file does not match the file on the server
         if error.code == http.client.NOT_FOUND:
             raise NotPublished(f'{url} does not exist (404)') from error
-        raise InputError(f'{url} cannot be downloaded: HTTP status {error.code} {error.reason}') from error
+        raise InputError(
+            f'{url} cannot be downloaded: HTTP status {error.code} {error.reason}{_access(url, error.code)}'
+        ) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, 'reason', error)
         raise InputError(
             f'{url} cannot be reached ({reason}): download it elsewhere and give the path of the file'
         ) from error
+
+
+def _authorize(request: urllib.request.Request) -> None:
+    """Add the user's token to a request to Hugging Face; it is not passed on by redirects to other hosts."""
+    token = os.environ.get('HF_TOKEN', '').strip()
+    if token and _of_hub(request.full_url):
+        request.add_unredirected_header('Authorization', f'Bearer {token}')
+
+
+def _of_hub(url: str) -> bool:
+    return urllib.parse.urlsplit(url)[:2] == urllib.parse.urlsplit(hub_endpoint())[:2]
+
+
+def _access(url: str, status: int) -> str:
+    """What may be wrong with the access to a repository of Hugging Face."""
+    if status not in (http.client.UNAUTHORIZED, http.client.FORBIDDEN) or not _of_hub(url):
+        return ''
+    if os.environ.get('HF_TOKEN', '').strip():
+        return ': the repository does not exist, or the token in HF_TOKEN gives no access to it'
+    return ': the repository does not exist, or is private or gated: then set HF_TOKEN to a token with access'
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -129,7 +159,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> Any:
         etag = headers.get('X-Linked-Etag', '').strip('"')
         self.digest = etag if re.fullmatch('[0-9a-f]{64}', etag) else self.digest
-        return super().redirect_request(request, file, code, message, headers, url)
+        following = super().redirect_request(request, file, code, message, headers, url)
+        if following is not None:
+            _authorize(following)
+        return following
 
 
 def _blocks(response: Any) -> Iterator[bytes]:

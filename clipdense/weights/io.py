@@ -270,7 +270,12 @@ def _read_safetensors(path: Path) -> WeightsFile:
         raise CheckpointError(f'{path} {detail}') from error
 
 
-def _read_shards(path: Path) -> WeightsFile:
+def shard_names(path: Path) -> dict[str, str]:
+    """The ``weight_map`` of an index: tensor -> file in the same folder.
+
+    Raises:
+        CheckpointError: not an index, or one that lists other files.
+    """
     try:
         index = read_json(path)
     except InputError as error:
@@ -281,6 +286,11 @@ def _read_shards(path: Path) -> WeightsFile:
     strange = sorted({str(name) for name in names.values() if not _is_shard(name)})
     if strange or not names:
         raise CheckpointError(f'{path} must list weights files of its own folder, not {strange[:5]}')
+    return names
+
+
+def _read_shards(path: Path) -> WeightsFile:
+    names = shard_names(path)
     tensors: dict[str, Tensor] = {}
     files = [read_weights(path.with_name(name)) for name in sorted(set(names.values()))]
     for file in files:

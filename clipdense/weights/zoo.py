@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,10 @@ from typing import Any
 
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import cache_folder, sha256
+from clipdense.utils.tokenizer_files import TABLES
 
 from .download import NotPublished, download, offline
+from .hub import Repository
 
 OPENAI_URL = 'https://openaipublic.azureedge.net/clip/models'
 _OPENAI = {  # file: sha256 (also the folder in its url), model name in open_clip, image size
@@ -69,7 +70,6 @@ _LICENSES = (
     ('mlfoundations', 'MIT'),
 )
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
-_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 # Weights without a tag in their name.
 SHORT_NAMES = {'embedded': 'EfficientNet-Lite2-MiniLM/conse'}
 
@@ -156,10 +156,9 @@ class Entry:
         return self.url or f'https://huggingface.co/{self.repo}'
 
     @property
-    def companions(self) -> tuple[str, ...]:
-        """Other files of the repository that the weights need."""
-        tokenizer = (self.config['model_cfg'].get('text_cfg') or {}).get('hf_tokenizer_name')
-        return _TOKENIZER_FILES if tokenizer else ()
+    def tokenizer(self) -> str:
+        """The repository of Hugging Face with the tokenizer of open_clip; '' for OpenAI's, without files."""
+        return (self.config['model_cfg'].get('text_cfg') or {}).get('hf_tokenizer_name') or ''
 
 
 class Zoo(Mapping[str, Entry]):
@@ -204,6 +203,13 @@ def find(name: str) -> Entry:
     raise InputError(f'unknown weights {name!r}.{nearest(asked, ZOO)} `clipdense models` lists all names')
 
 
+def names_model(name: str) -> bool:
+    """Whether a text names a model or a tag of the list, so that it is not meant as anything else."""
+    model, _, tag = name.replace(':', '/', 1).partition('/')
+    parts = [known.split('/') for known in ZOO]
+    return model in architectures() or any(model == known[0] or tag == known[1] for known in parts)
+
+
 def model_config(name: str) -> dict[str, Any]:
     """The config of an architecture of open_clip, such as 'convnext_base_w'.
 
@@ -243,10 +249,12 @@ def fetch(entry: Entry | str) -> Path:
         )
     if entry.url:
         return download(entry.url, folder / Path(entry.url).name, entry.sha256)
-    _fetch_companions(entry, folder)
+    repository = Repository(entry.repo)
+    if entry.tokenizer:
+        repository.get_tokenizer(folder, model_type=False)
     for file in entry.files:
         with contextlib.suppress(NotPublished):
-            return download(_hub_url(entry, file), folder / file)
+            return download(repository.url(file), folder / file)
     raise InputError(
         f'{entry.source} has none of the files {", ".join(entry.files)}: give the path of a '
         'downloaded file instead of the name'
@@ -256,26 +264,32 @@ def fetch(entry: Entry | str) -> Path:
 def fetch_tokenizer(entry: Entry) -> Path:
     """The folder with the tokenizer files of an entry, from the caches or downloaded.
 
+    They are those of the repository of the weights, else of ``hf_tokenizer_name`` in the config.
+
     Raises:
-        InputError: offline, or the download failed.
+        InputError: in no cache, and offline or the download failed; both repositories are named.
     """
     folder = cache_folder() / 'weights' / entry.name.replace('/', '-')
-    cached = _cached(entry, folder)
-    if cached and any((cached.parent / file).is_file() for file in entry.companions):
-        return cached.parent
-    _fetch_companions(entry, folder)
-    return folder
-
-
-def _fetch_companions(entry: Entry, folder: Path) -> None:
-    for file in entry.companions:
-        with contextlib.suppress(NotPublished):
-            download(_hub_url(entry, file), folder / file)
-
-
-def _hub_url(entry: Entry, file: str) -> str:
-    endpoint = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
-    return f'{endpoint}/{entry.repo}/resolve/main/{file}'
+    weights, own = _cached(entry, folder), Repository(entry.tokenizer)
+    places = [weights and weights.parent, folder, own.snapshot(), own.folder]
+    for place in filter(None, places):
+        if any((place / file).is_file() for file in TABLES):
+            return place
+    names = ' and '.join(dict.fromkeys(filter(None, (entry.repo, entry.tokenizer))))
+    advice = f'put tokenizer.json and tokenizer_config.json of one of them into {folder}'
+    if forbidden := offline():
+        raise InputError(
+            f'the tokenizer of {entry.name}, in the repositories {names}, is not cached and {forbidden} '
+            f'disables downloads: unset it, or {advice}'
+        )
+    reason = 'they have none'
+    for repository, place in ((Repository(entry.repo), folder), (own, own.folder)):
+        try:
+            if repository.name and repository.get_tokenizer(place, model_type=repository is own):
+                return place
+        except InputError as error:
+            reason = str(error)
+    raise InputError(f'the tokenizer of {entry.name}, in the repositories {names}: {reason}; or {advice}')
 
 
 def _cached(entry: Entry, folder: Path) -> Path | None:
@@ -290,15 +304,8 @@ def _cached(entry: Entry, folder: Path) -> Path | None:
     )  # open_clip writes in place: an interrupted download has the same name
     if entry.sha256 and by_open_clip.is_file() and sha256(by_open_clip).startswith(entry.sha256):
         return by_open_clip
-    if not entry.repo:
-        return None
-    caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    hub = os.environ.get('HF_HUB_CACHE') or os.environ.get('HUGGINGFACE_HUB_CACHE')
-    root = Path(hub) if hub else Path(os.environ.get('HF_HOME') or caches / 'huggingface') / 'hub'
-    repo = root / f'models--{entry.repo.replace("/", "--")}'
-    try:
-        snapshot = repo / 'snapshots' / (repo / 'refs' / 'main').read_text().strip()
-    except OSError:
+    snapshot = Repository(entry.repo).snapshot() if entry.repo else None
+    if snapshot is None:
         return None
     return next((snapshot / file for file in entry.files if (snapshot / file).is_file()), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import pickle
 import struct
 import zipfile
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -238,6 +240,19 @@ def precision(name, dtype=torch.float32):
     )(Image.new('RGB', (9, 9)), ['a', 'b'])
 
 
+def named(place):
+    """Load 'me/clip' offline, where ``place`` of the working directory is the folder of a model."""
+
+    def run(folder):
+        (folder / place).mkdir(parents=True)
+        write_weights(folder / place / 'model.safetensors', state(), ABOUT)
+        settings = {'CLIPDENSE_OFFLINE': '1', 'CLIPDENSE_CACHE': 'cache', 'HF_HUB_CACHE': 'hub'}
+        with patch.dict(os.environ, settings), contextlib.chdir(folder):
+            same(load('me/clip'))
+
+    return run
+
+
 READ = {
     # Containers
     'safetensors of clipdense': lambda folder: same(changed(folder, lambda tensors: None)),
@@ -284,6 +299,12 @@ READ = {
     'index nested 100,000 levels deep': index('[' * 100_000),
     'index without `weight_map`': index({'metadata': {}}),
     # Not weights
+    'name of a local folder': named('me/clip'),
+    'repository in the cache of Hugging Face': named('hub/models--me--clip/snapshots/main'),
+    'name of a model in the list with an unknown tag': lambda _: load('ViT-B-16/opnai'),
+    'repository that is not cached, offline': named('elsewhere'),
+    '`hf-hub:` before anything else than `ORGANIZATION/NAME`': lambda _: load('hf-hub:clip'),
+    '`https://huggingface.co/me/clip`': lambda _: load('https://huggingface.co/me/clip'),
     'missing file': lambda folder: load(folder / 'clip.pt'),
     'empty file': file_of(b''),
     'truncated file': truncated,

@@ -80,22 +80,7 @@ def server():
     thread.join()
 
 
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path, monkeypatch):
-    """No cache and no setting of this machine's user."""
-    for name in ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'XDG_CACHE_HOME', 'HF_HOME'):
-        monkeypatch.delenv(name, raising=False)
-    for name in (
-        'HF_HUB_CACHE',
-        'HUGGINGFACE_HUB_CACHE',
-        'http_proxy',
-        'HTTP_PROXY',
-        'all_proxy',
-        'ALL_PROXY',
-    ):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+pytestmark = pytest.mark.usefixtures('own_home')
 
 
 def files(folder):

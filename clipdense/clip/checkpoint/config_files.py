@@ -212,7 +212,10 @@ def from_zoo(entry: Entry) -> Recorded:
     Raises:
         CheckpointError: as ``from_open_clip``.
     """
-    return from_open_clip(entry.config, f'the list of published weights ({entry.name})')
+    recorded = from_open_clip(entry.config, f'the list of published weights ({entry.name})')
+    if not entry.tokenizer or recorded.tokenizer is None:
+        return recorded
+    return replace(recorded, tokenizer=replace(recorded.tokenizer, entry=entry.name))
 
 
 def _model_type(config: Section) -> str:

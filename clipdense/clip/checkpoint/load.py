@@ -16,6 +16,7 @@ from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
+from clipdense.weights.hub import Repository, fetch_repository
 from clipdense.weights.io import WeightsFile, read_weights
 from clipdense.weights.strict import first_names, mismatches, with_counters
 from clipdense.weights.values import check_cast, check_values
@@ -97,8 +98,9 @@ def load(
 
     Args:
         weights: a file of OpenAI, open_clip, SLIP, Hugging Face or clipdense, a folder of Hugging Face or
-            open_clip, a training checkpoint, a name from `clipdense models` such as 'ViT-B-16/openai', or
-            what ``open_weights`` returned for one of these.
+            open_clip, a training checkpoint, a name from `clipdense models` such as 'ViT-B-16/openai', a
+            repository of Hugging Face such as 'openai/clip-vit-base-patch16' or
+            'hf-hub:timm/ViT-B-16-SigLIP@main', or what ``open_weights`` returned for one of these.
         device: of the model.
         dtype: of the parameters, see ``choose_dtype``; fp32 by default, whatever the file stores.
         overrides: what the weights do not specify, see ``Overrides``, such as ``activation='quick_gelu'``.
@@ -225,13 +227,29 @@ def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
     if path.is_dir():
         return _in_folder(path), None
     text = str(weights)
+    if text.startswith('hf-hub:') and not path.exists():
+        return _in_repository(text, ''), None
     if path.exists() or isinstance(weights, Path) or path.suffix in _SUFFIXES or text[:1] in ('/', '.', '~'):
         return path, None
     try:
         entry = zoo.find(text)
     except InputError as error:
-        raise InputError(f'{text} does not exist as a file, and {error}') from None
+        unknown = f'{text} does not exist as a file, and {error}'
+        if zoo.names_model(text) or ('/' in text and path.parent.is_dir()):
+            raise InputError(unknown) from None
+        return _in_repository(text, unknown), None
     return (joined_file(entry), None) if entry.parts else (zoo.fetch(entry), from_zoo(entry))
+
+
+def _in_repository(text: str, unknown: str) -> Path:
+    """The weights file of a repository of Hugging Face; ``unknown`` tells why ``text`` is nothing else."""
+    repository = Repository.of(text)
+    if repository is None:
+        raise InputError(unknown or f'{text} does not name a repository, as hf-hub:ORGANIZATION/NAME does')
+    try:
+        return _in_folder(fetch_repository(repository, _FOLDER_FILES))
+    except InputError as error:
+        raise InputError(f'{unknown}; on Hugging Face: {error}' if unknown else str(error)) from error
 
 
 def _in_folder(folder: Path) -> Path:
