@@ -14,7 +14,8 @@ from clipdense.clip.checkpoint import save
 from clipdense.clip.factory import create_model, get_tokenizer, list_models
 from clipdense.clip.preprocess import Preprocess
 from clipdense.utils.errors import InputError
-from clipdense.weights import zoo
+from clipdense.weights import hub, zoo
+from clipdense.weights.download import NotPublished
 
 from .conftest import SIGLIP, VIT, assert_same_model, make
 
@@ -105,11 +106,11 @@ def test_tokenizer_of_siglip(tmp_path, monkeypatch):
     def download(url, target, digest=''):
         name = url.rsplit('/', 1)[1]
         if name not in files:
-            raise zoo.NotPublished(url)
+            raise NotPublished(url)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(files[name])
         return target
 
-    monkeypatch.setattr(zoo, 'download', download)
+    monkeypatch.setattr(hub, 'download', download)
     for name in ('ViT-B-16-SigLIP', 'ViT-B-16-SigLIP/webli'):
         assert get_tokenizer(name)('A cat!')[0].tolist() == [2, 3] + [0] * 62

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
@@ -10,9 +9,9 @@ import os
 import pickle
 import struct
 import zipfile
-from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -247,7 +246,10 @@ def named(place):
         (folder / place).mkdir(parents=True)
         write_weights(folder / place / 'model.safetensors', state(), ABOUT)
         settings = {'CLIPDENSE_OFFLINE': '1', 'CLIPDENSE_CACHE': 'cache', 'HF_HUB_CACHE': 'hub'}
-        with patch.dict(os.environ, settings), contextlib.chdir(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            for name, value in settings.items():
+                patch.setenv(name, value)
             same(load('me/clip'))
 
     return run
