@@ -22,6 +22,7 @@ from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .lseg import lseg
 from .mean_iou import mean_iou
+from .prompt_step import prompt_step
 from .region_embeddings import region_embeddings
 from .start_up import imports, start_up
 from .vild import vild
@@ -39,5 +40,6 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'vild': vild,
     'lseg': lseg,
     'mean_iou': mean_iou,
+    'prompt_step': prompt_step,
     'vocabulary_memory': vocabulary_memory,
 }

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, nearest
-from clipdense.vocab.names import first_repeated, normalize, places
+from clipdense.vocab.names import normalize, places
+from clipdense.vocab.vocabulary import Vocabulary
 
 from .texts import ClassTexts, Position, WithText, check_position, class_texts, text_tower
 
@@ -75,10 +76,7 @@ class PromptLearner(nn.Module, ABC):
         Raises:
             InputError: invalid or repeated names, or a name whose prompt is longer than the text tower takes.
         """
-        repeated = first_repeated(list(names))
-        if repeated is not None:
-            raise InputError(f'the class {repeated[0]!r} is listed twice')
-        self.texts = self.texts_of(names)
+        self.texts = self.texts_of(Vocabulary(names).class_names)  # type: ignore[arg-type]
 
     def texts_of(self, names: Sequence[str]) -> ClassTexts:
         """The texts of class names, which may repeat, as ``forward`` takes them.
@@ -197,7 +195,9 @@ class CoOp(PromptLearner):
         check_words(clip, self.n_ctx, init)
         context = start_context(clip, self.n_ctx, init)
         self.class_specific = class_specific
-        self.known = tuple(class_names) if class_specific else ()
+        self.known: tuple[str, ...] = ()
+        if class_specific and class_names:
+            self.known = Vocabulary(class_names).class_names  # type: ignore[arg-type]
         if class_specific and not self.known:
             raise InputError('class_specific=True learns a context for each class: give class_names')
         if class_specific:
