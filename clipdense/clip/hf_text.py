@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clipdense.registry import MODELS
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, MissingPackage
 
 from .conse import Centered
 from .sizes import HFTextSize
@@ -29,7 +29,8 @@ class HFTextTower(nn.Module):
         size: architecture, pooling and projection; or a dict with the fields of ``HFTextSize``.
 
     Raises:
-        InputError: transformers is not installed, or has no such architecture; an unknown pooler.
+        MissingPackage: transformers is not installed, or has no such architecture.
+        InputError: an unknown pooler.
 
     Source: open_clip hf_model.py ``HFTextEncoder``.
     """
@@ -118,13 +119,16 @@ POOLERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 def _encoder(size: HFTextSize) -> Any:
     """The encoder with new weights; on the meta device its buffers, which no file contains, are real."""
     try:
-        from transformers import CONFIG_MAPPING, AutoModel
+        from transformers import CONFIG_MAPPING, AutoModel, __version__
     except ImportError as error:
-        raise InputError(
+        raise MissingPackage(
             f'a text tower of kind {size.model_type} needs transformers: pip install "clipdense[hf]"'
         ) from error
     if size.model_type not in CONFIG_MAPPING:
-        raise InputError(f'the installed transformers has no model type {size.model_type!r}')
+        raise MissingPackage(
+            f'the installed transformers {__version__} has no model type {size.model_type!r}; a newer '
+            'release may: pip install --upgrade transformers'
+        )
     config = CONFIG_MAPPING[size.model_type](**size.options)
     with _real_buffers():
         if getattr(config, 'is_encoder_decoder', False):

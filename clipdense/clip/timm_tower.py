@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.errors import InputError, MissingPackage, nearest
 
 from .conse import ConvexCombination
 from .sizes import TimmSize
@@ -31,7 +31,7 @@ class TimmImageTower(nn.Module):
         size: architecture, pooling and projection; or a dict with the fields of ``TimmSize``.
 
     Raises:
-        InputError: an architecture that the installed timm does not have.
+        MissingPackage: an architecture that the installed timm does not have.
 
     Source: open_clip timm_model.py ``TimmModel``.
     """
@@ -193,7 +193,7 @@ def _trunk(size: TimmSize) -> Any:
 
     if not timm.is_model(size.model):
         near = nearest(size.model, timm.list_models())
-        raise InputError(
+        raise MissingPackage(
             f'the installed timm {timm.__version__} has no model {size.model!r}.{near} '
             'A newer release may: pip install --upgrade timm'
         )

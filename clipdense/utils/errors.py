@@ -14,6 +14,10 @@ class CheckpointError(InputError):
     """A weights file that is damaged, unsafe, of an unknown layout, or does not fit the model."""
 
 
+class MissingPackage(InputError):
+    """A package that the input needs is not installed, or its release lacks what is needed."""
+
+
 class WriteError(InputError):
     """A file or folder that cannot be written: a full disk, a quota, or missing permission."""
 

@@ -5,6 +5,7 @@ K: texts, L: context length.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import string
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.errors import InputError, MissingPackage, nearest
 from clipdense.utils.files import digest
 from clipdense.utils.json_files import read_json
 
@@ -243,8 +244,11 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
 def _read_backend(folder: Path, lower: bool) -> Any:
     """Read with the ``tokenizers`` package, or with ``transformers`` for older formats."""
     file = folder / 'tokenizer.json'
+    pieces = [path.name for path in sorted(folder.glob('*.model'))]
     try:
         if not file.is_file():
+            if pieces and importlib.util.find_spec('sentencepiece') is None:
+                raise ImportError(name='sentencepiece')
             from transformers import AutoTokenizer
 
             slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -260,9 +264,10 @@ def _read_backend(folder: Path, lower: bool) -> Any:
             backend.normalizer = tokenizers.normalizers.Sequence(steps)
         return backend
     except ImportError as error:
-        package = error.name or 'transformers and sentencepiece'
-        raise InputError(
-            f'the tokenizer in {folder} needs the package {package}; run pip install transformers'
+        needed = 'transformers sentencepiece protobuf' if pieces and not file.is_file() else 'transformers'
+        package = error.name or needed.replace(' ', ' and ', 1)
+        raise MissingPackage(
+            f'the tokenizer in {folder} needs the package {package}; run pip install {needed}'
         ) from error
     except Exception as error:  # tokenizers raises bare Exceptions
         reason = short(str(error), 200) or type(error).__name__

@@ -61,7 +61,9 @@ _EMBEDDED = {  # role: package, path in it, sha256
 _OPENAI_NAMES = {'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px'}  # names in openai/CLIP
 _LICENSES = (
     ('CLIPA', 'see the model page'),
-    ('EVA0', 'see the model page'),
+    ('EVA0', 'MIT'),
+    ('PE-Core', 'Apache-2.0'),
+    ('MobileCLIP', 'Apple, see the model page'),
     ('openai', 'MIT'),
     ('metaclip', 'CC-BY-NC-4.0'),
     ('SigLIP', 'Apache-2.0'),
@@ -195,6 +197,8 @@ def find(name: str) -> Entry:
     exact = asked.replace('-quickgelu/', '/')
     if exact in ZOO and ZOO[exact].config['model_cfg'].get('quick_gelu'):
         return ZOO[exact]  # open_clip lists these twice
+    if exact in ZOO:
+        raise InputError(f'unknown weights {name!r}: trained with gelu, not quick_gelu; use {exact}')
     tags = [known.split('/')[1] for known in ZOO if known.split('/')[0] == asked]
     if tags:
         raise InputError(

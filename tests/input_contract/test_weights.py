@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import math
 import os
 import pickle
 import struct
+import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,14 +23,16 @@ from clipdense.clip import checkpoint
 from clipdense.clip.checkpoint.layouts import from_ours
 from clipdense.clip.embedding_files import load_embeddings
 from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.clip.sizes import ClipSize, HFTextSize, ResNetSize, TextSize, TimmSize, VitSize
 from clipdense.inference.classifier import Classifier
 from clipdense.inference.convert import convert
 from clipdense.inference.load import load
 from clipdense.inference.segmenter import Segmenter
 from clipdense.structures import ClassEmbeddings
+from clipdense.vocab.huggingface import HuggingFaceTokenizer
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights, write_weights
+from clipdense.weights.zoo import find
 
 SECTION = 'Weights'
 
@@ -255,6 +260,40 @@ def named(place):
     return run
 
 
+def same_weights(_):
+    entries = [find('ViT-B-32/metaclip_400m'), find('ViT-B-32-quickgelu/metaclip_400m')]
+    assert entries[0] == entries[1]
+    assert entries[0].config['model_cfg']['quick_gelu'] is True
+
+
+def without_transformers(folder):
+    options = {'num_hidden_layers': 1, 'hidden_size': 16, 'num_attention_heads': 1, 'vocab_size': 9}
+    size = HFTextSize('roberta', 32, 'mean_pooler', 'linear', 8, options | {'intermediate_size': 16})
+    made = build_clip(ClipSize(SIZES['vit'].image, size))
+    checkpoint.save(made, folder / 'clip.safetensors')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, 'transformers', None)
+        load(folder / 'clip.safetensors')
+
+
+def without_sentencepiece(folder):
+    (folder / 'spiece.model').write_bytes(b'x')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, 'find_spec', lambda name, package=None: None)
+        HuggingFaceTokenizer(folder)
+
+
+def timm_tower(folder, model='convnext_atto', rename=str):
+    text = replace(TEXT, embed_dim=8)
+    made = build_clip(ClipSize(TimmSize('convnext_atto', 32, 8, '', 'linear'), text))
+    made.logit_scale.data.fill_(2.66)
+    about = checkpoint.describe(made.size, made.preprocess)
+    about['size'] = about['size'].replace('convnext_atto', model)
+    tensors = {rename(name): tensor.contiguous() for name, tensor in made.state_dict().items()}
+    write_weights(folder / 'clip.safetensors', tensors, about)
+    load(folder / 'clip.safetensors')
+
+
 READ = {
     # Containers
     'safetensors of clipdense': lambda folder: same(changed(folder, lambda tensors: None)),
@@ -307,6 +346,18 @@ READ = {
     'repository that is not cached, offline': named('elsewhere'),
     '`hf-hub:` before anything else than `ORGANIZATION/NAME`': lambda _: load('hf-hub:clip'),
     '`https://huggingface.co/me/clip`': lambda _: load('https://huggingface.co/me/clip'),
+    '`ViT-B-32/metaclip_400m` and `ViT-B-32-quickgelu/metaclip_400m`': same_weights,
+    '`ViT-B-32-quickgelu/laion2b_s34b_b79k`, which has `gelu`': lambda _: load(
+        'ViT-B-32-quickgelu/laion2b_s34b_b79k'
+    ),
+    'text tower of transformers, which is not installed': without_transformers,
+    'tokenizer of SentencePiece, which is not installed': without_sentencepiece,
+    'architecture that the installed timm does not have': lambda folder: timm_tower(
+        folder, model='convnext_atta'
+    ),
+    'names of tensors of another release of timm': lambda folder: timm_tower(
+        folder, rename=lambda name: name.replace('conv_dw', 'dwconv')
+    ),
     'missing file': lambda folder: load(folder / 'clip.pt'),
     'empty file': file_of(b''),
     'truncated file': truncated,

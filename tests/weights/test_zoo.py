@@ -243,6 +243,33 @@ def test_open_clip_entries(open_clip_list, name, image, text, heads, mean, resiz
     assert recorded.preprocess['resize'] == resize
 
 
+def test_every_published_name_has_its_activation(open_clip_list):
+    """Also those that open_clip lists under two models, '<model>' and '<model>-quickgelu'."""
+    published, folder = zoo._open_clip_list()
+    for model, tags in published.items():
+        sizes = json.loads((folder / f'{model}.json').read_text('utf-8'))
+        for tag, facts in tags.items():
+            quick = bool(facts.get('quick_gelu', sizes.get('quick_gelu')))
+            assert bool(find(f'{model}/{tag}').config['model_cfg'].get('quick_gelu')) is quick, (model, tag)
+
+
+LICENSES = [
+    ('ViT-B-32/metaclip_400m', 'CC-BY-NC-4.0'),
+    ('ViT-B-16/dfn2b', 'Apple, see the model page'),
+    ('MobileCLIP2-S0/dfndr2b', 'Apple, see the model page'),
+    ('PE-Core-B-16/meta', 'Apache-2.0'),
+    ('EVA02-B-16/merged2b_s8b_b131k', 'MIT'),
+    ('ViT-B-16-SigLIP2/webli', 'Apache-2.0'),
+    ('nllb-clip-base-siglip/v1', 'see the model page'),
+    ('ViT-L-14-CLIPA/datacomp1b', 'see the model page'),
+]
+
+
+@pytest.mark.parametrize(('name', 'license'), LICENSES)
+def test_licenses(open_clip_list, name, license):
+    assert find(name).license == license
+
+
 def test_every_entry_is_complete(open_clip_list):
     for name, entry in ZOO.items():
         assert entry.name == name
@@ -268,7 +295,10 @@ def test_the_list_costs_no_import_of_open_clip(open_clip_list, monkeypatch):
     ('name', 'message'),
     [
         ('ViT-B-16/opnai', r"unknown weights 'ViT-B-16/opnai'. Did you mean 'ViT-B-16/openai'\?"),
-        ('ViT-B-32-quickgelu/laion2b_s34b_b79k', r'unknown weights'),
+        (
+            'ViT-B-32-quickgelu/laion2b_s34b_b79k',
+            r'unknown weights .* use ViT-B-32/laion2b_s34b_b79k',
+        ),
         ('ViT-B-16', r'is a model size: add a tag, as in ViT-B-16/openai; tags: openai'),
         ('nonsense', r"unknown weights 'nonsense'\..*clipdense models"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipdense.utils.devices import choose_device, choose_dtype
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import CheckpointError, InputError, MissingPackage
 from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
@@ -23,7 +24,7 @@ from clipdense.weights.values import check_cast, check_values
 
 from ..model import CLIP, build_clip
 from ..preprocess import Preprocess
-from ..sizes import ClipSize, TextSize
+from ..sizes import ClipSize, HFTextSize, TextSize, TimmSize
 from ..tokenizers import FolderTokenizer, MissingTokenizer, OpenAITokenizer, find_tokenizer
 from .config_files import HUGGINGFACE_FILES, declared_layout, from_huggingface, from_open_clip, from_zoo
 from .joined import joined_file
@@ -191,12 +192,28 @@ def fitting_model(weights: ClipWeights) -> CLIP:
     try:
         with meta_device():
             clip = build_clip(weights.size, weights.preprocess, weights.tokenizer)
+    except MissingPackage as error:
+        raise MissingPackage(f'{weights.path}: {error}') from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{weights.path} describes an invalid model: {error}') from error
     if problems := mismatches(clip.state_dict(), weights.tensors, weights.leftover):
-        raise CheckpointError(f'{weights.path} does not match its model; tensors: {problems}')
+        raise CheckpointError(
+            f'{weights.path} does not match its model; tensors: {problems}{_built_by(weights.size)}'
+        )
     check_values(weights.tensors, weights.path)
     return clip
+
+
+def _built_by(size: ClipSize) -> str:
+    """The installed packages that build towers, whose releases may name tensors in different ways."""
+    towers = []
+    if isinstance(size.image, TimmSize):
+        towers.append(f'{size.image.model} by timm {version("timm")}')
+    if isinstance(size.text, HFTextSize):
+        towers.append(f'{size.text.model_type} by transformers {version("transformers")}')
+    if not towers:
+        return ''
+    return f'; built: {", ".join(towers)}; another release may have other names, as the weights have'
 
 
 def _preprocess(size: ClipSize, recorded: Recorded, asked: Preprocess | str | None, path: Path) -> Preprocess:
