@@ -69,7 +69,7 @@ class TokenizerRules:
             raise InputError(f'{file} is not a JSON object with clean, family and strip_end')
         known = {key: values[key] for key in kinds if key in values}
         for key, value in known.items():
-            if not isinstance(value, kinds[key]):  # type: ignore[arg-type]
+            if not isinstance(value, kinds[key]):
                 raise InputError(f'{file}: invalid {key}: {value!r}')
         return cls(**known)
 

@@ -181,7 +181,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         model = getattr(self._backend, 'model', None)
         token = self._config.get('unk_token', getattr(model, 'unk_token', None)) or '<unk>'
         token = token.get('content') if isinstance(token, dict) else token
-        return self._vocab.get(token)
+        return self._vocab.get(token) if isinstance(token, str) else None
 
     def _special(self, role: str) -> int:
         token = self._config.get(role, self._kind.special.get(role))
