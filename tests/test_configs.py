@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.sizes import ClipSize, TextSize, TimmSize, VitSize
 from clipdense.config import load_config
 from clipdense.engine.launch import check_config, read_config
 from clipdense.engine.logs import config_text
@@ -19,7 +19,9 @@ from clipdense.utils.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(path for path in FOLDER.rglob('*.py') if not path.parent.name.startswith('_'))
-TINY = ClipSize(VitSize(32, 8, 32, 4, 1, 32, 16), TextSize(32, 1, 1, 32, 16))
+TINY_TEXT = TextSize(32, 1, 1, 32, 16)
+TINY = ClipSize(VitSize(32, 8, 32, 4, 1, 32, 16), TINY_TEXT)
+TINY_EMBEDDED = ClipSize(TimmSize('test_efficientnet', 32, 16), TINY_TEXT)
 
 
 def name(path: Path) -> str:
@@ -32,7 +34,7 @@ def test_the_model_is_built(path):
     model = cfg.model
     for part in (model, model.get('teacher', {})):
         if isinstance(part.get('clip'), str):  # named weights, which are not here
-            part.clip = build_clip(TINY)
+            part.clip = build_clip(TINY_EMBEDDED if part.clip == 'embedded' else TINY)
     model.pop('start', None)  # nor those that training starts from
     if 'proxy' in model:
         model.proxy.weights = False

@@ -192,3 +192,51 @@ def test_images_below_one_patch():
     _, ours = towers(EVA02, 'token', None)
     with pytest.raises(InputError, match='20 x 8 pixels are smaller than one patch'):
         ours(torch.randn(1, 3, 8, 20))
+
+
+STAGED = {
+    CONVNEXT: (CONVNEXT, 'linear', {}),
+    FASTVIT: (FASTVIT, None, {}),
+    'efficientnet': ('test_efficientnet', None, {}),
+    'dilated': ('test_efficientnet', None, {'output_stride': 16}),
+}
+
+
+@pytest.mark.parametrize('name', STAGED)
+def test_maps_of_stages_and_dense_embeddings_come_together(name):
+    """In one pass; dilated stages at their full stride first."""
+    model, projection, options = STAGED[name]
+    tower = TimmImageTower(TimmSize(model, 64, 8, projection=projection, options=options)).eval()
+    full, images = tower.at_full_stride(), torch.randn(1, 3, 64, 96)
+    assert (full is tower) == (not options)
+    stages = full.stages((4, 8, 16, 32))
+    with torch.no_grad():
+        features, maps = full.encode_stages(images, [index for index, _ in stages])
+        assert_close(full.project_locations(features), full.encode_dense(images))
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (channels, 64 // stride, 96 // stride)
+        for (_, channels), stride in zip(stages, (4, 8, 16, 32), strict=True)
+    ]
+    for key, tensor in tower.state_dict().items():
+        assert torch.equal(full.state_dict()[key], tensor), key
+
+
+def test_layers_after_the_stages_do_not_change_them():
+    tower, images = (
+        TimmImageTower(TimmSize(CONVNEXT, 64, 8, projection='linear')).eval(),
+        torch.randn(1, 3, 64, 64),
+    )
+    before = tower.encode_stages(images, [0, 3])[1]
+    for layer in tower.layers_after_stages:
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+    assert not tower.encode_dense(images).any()
+    for first, second in zip(before, tower.encode_stages(images, [0, 3])[1], strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(('model', 'strides'), [(VIT, r'\[14\]'), (VITAMIN, r'\[16\]')])
+def test_towers_without_stages_are_refused(model, strides):
+    tower = TimmImageTower(TimmSize(model, 56, 8, projection='linear'))
+    with pytest.raises(InputError, match=f'no stages at strides of .* pixels, only at {strides}: use a conv'):
+        tower.stages((4, 8, 16, 32))

@@ -46,6 +46,7 @@ class EnsembleLSeg(LSeg):
     """
 
     joint_over_classes = True
+    templates = 'a photo of a {}.'  # the tower needs sentences
     seen_queries: Tensor
 
     def __init__(
