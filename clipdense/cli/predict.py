@@ -14,7 +14,6 @@ from .options import (
     ImageArguments,
     InferenceArguments,
     Overwrite,
-    Templates,
     VocabularyArguments,
     WeightsArguments,
     check_outputs,
@@ -85,18 +84,19 @@ def embed(
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'vocabulary.safetensors'
     ),
-    templates: Templates = 'imagenet',
+    templates: OwnTemplates = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the class embeddings of a vocabulary to a file, for use without the text tower.
+
+    With `--prompts` they are those of learned prompts.
 
     Example: `clipdense embed --class-list coco --weights ViT-B-32/openai --out coco.safetensors`
     """
     if context.invoked_subcommand:  # a command that a method adds
         return
-    from clipdense.clip.class_embeddings import PromptEnsemble
     from clipdense.clip.embedding_files import save_embeddings
-    from clipdense.inference.load import load_clip
+    from clipdense.inference.load import load_clip, load_embedder
 
     classes = vocabulary.read()
     if out.suffix != '.safetensors':
@@ -105,8 +105,14 @@ def embed(
         )
     check_outputs([out], overwrite, [vocabulary.vocab, weights.weights, weights.embedder])
     clip = load_clip(weights.weights, weights.device, **weights.overrides())
-    embedder = PromptEnsemble(clip, templates, cache=None)
+    own = templates if weights.embedder else templates or 'imagenet'
+    embedder = load_embedder(clip, weights.embedder, own, cache=False)
+    if getattr(embedder, 'changes_images', False):
+        raise InputError(
+            f'{weights.embedder} has prompts of the image tower, which a file of class embeddings cannot '
+            'hold: give the prompts themselves to classify and segment (--prompts)'
+        )
     embeddings = embedder.embed(classes)
-    save_embeddings(out, classes, embeddings, embedder.templates)
+    save_embeddings(out, classes, embeddings, getattr(embedder, 'templates', None))
     queries, width = embeddings.queries.shape
     print(f'{out}: {len(classes)} classes, {queries} text embeddings of dimension {width}')

@@ -28,8 +28,11 @@ def clip_weights(model: Any, weights: str) -> dict[str, Tensor]:
 
 
 def model_meta(model: nn.Module) -> dict[str, Any]:
-    """Metadata of a model for ``clipdense.load``: the settings of its CLIP, and its vocabulary."""
-    meta: dict[str, Any] = {}
+    """Metadata of a model for ``clipdense.load``: the settings of its CLIP, and its vocabulary.
+
+    A model adds its own with ``checkpoint_meta() -> dict``.
+    """
+    meta: dict[str, Any] = model.checkpoint_meta() if hasattr(model, 'checkpoint_meta') else {}
     vocabulary = getattr(model, 'vocabulary', None)
     if vocabulary is not None:
         meta['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}

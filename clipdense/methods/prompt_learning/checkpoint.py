@@ -54,15 +54,18 @@ def save_prompts(learner: PromptLearner, path: str | Path) -> Path:
     if path.suffix != '.safetensors':
         raise InputError(f'{path}: prompts are written as safetensors; use {path.stem}.safetensors')
     tensors = {name: x.detach() for name, x in learner.state_dict().items()}
-    metadata = {
+    write_weights(path, tensors, {**describe(learner), 'sha256': weights_digest(tensors)})
+    return path
+
+
+def describe(learner: PromptLearner) -> dict[str, str]:
+    """The metadata of prompts; in a training checkpoint they are ``meta['prompts']``."""
+    return {
         'format': FORMAT,
-        'sha256': weights_digest(tensors),
         'learner': json.dumps({'type': type(learner).__name__, **learner.config}, ensure_ascii=False),
         'class_names': json.dumps(list(learner.class_names), ensure_ascii=False),
         'clip': json.dumps(_digests(learner)),
     }
-    write_weights(path, tensors, metadata)
-    return path
 
 
 def load_prompts(
@@ -74,7 +77,7 @@ def load_prompts(
     """The learner of a file of prompts, for the CLIP that they were learned for.
 
     Args:
-        source: ours, or an official file of CoOp, CoCoOp, MaPLe or DetPro.
+        source: ours, a checkpoint of the training, or an official file of CoOp, CoCoOp, MaPLe or DetPro.
         clip: a CLIP; a ``FrozenText`` if only texts have prompts.
         position: of the context, 'end', 'middle' or 'front', for official files of CoOp, which do not record
             it.
@@ -85,19 +88,21 @@ def load_prompts(
         InputError: a setting that the file does not record, or one that it does.
     """
     file = source if isinstance(source, WeightsFile) else read_weights(source)
-    if file.metadata.get('format') == FORMAT:
+    meta = file.extra.get('meta')
+    told = meta.get('prompts') if isinstance(meta, dict) else file.metadata
+    if isinstance(told, dict) and told.get('format') == FORMAT:
         for name, value in (('position', position), ('class_names', class_names)):
             if value is not None:
                 raise InputError(f'{file.path} is self-describing: remove {name}')
-        return _load_ours(file, clip)
+        return _load_ours(file, clip, told)
     return _load_official(file, clip, position, class_names)
 
 
-def _load_ours(file: WeightsFile, clip: WithText) -> PromptLearner:
-    if file.metadata.get('sha256') != weights_digest(file.tensors):
+def _load_ours(file: WeightsFile, clip: WithText, told: Mapping[str, Any]) -> PromptLearner:
+    if file.kind == 'safetensors' and told.get('sha256') != weights_digest(file.tensors):
         raise CheckpointError(f'{file.path} is damaged: checksum mismatch')
     config, names, towers = (
-        parse_json(file.metadata.get(key, ''), f'{key} in {file.path}')
+        parse_json(str(told.get(key, '')), f'{key} in {file.path}')
         for key in ('learner', 'class_names', 'clip')
     )
     if not isinstance(config, dict) or not isinstance(names, list) or not isinstance(towers, dict):
@@ -110,7 +115,7 @@ def _load_ours(file: WeightsFile, clip: WithText) -> PromptLearner:
         learner = LEARNERS[kind](clip, **config)  # type: ignore[arg-type]
     except TypeError as error:
         raise CheckpointError(f'{file.path} describes an invalid {kind}: {error}') from error
-    load_strict(learner, file.tensors, file.path)
+    load_strict(learner, {own_name(name): x for name, x in file.tensors.items()}, file.path)
     if names and not config.get('class_names'):
         learner.set_classes(names)
     return learner

@@ -18,7 +18,7 @@ from clipdense.registry import MODELS, build_module
 from clipdense.tasks.model import Model
 from clipdense.utils.errors import InputError
 
-from .checkpoint import save_prompts
+from .checkpoint import describe, save_prompts
 from .learner import PromptLearner
 
 _UNREADABLE = -1  # label of images that could not be read
@@ -36,6 +36,7 @@ class PromptClassifier(Model):
         clip: the model, its config, or weights as ``clipdense.load`` takes them.
         learner: a ``PromptLearner`` of this CLIP, or its config, to which ``clip`` is added.
         class_names: K names; they can be set later (``set_classes``) if the contexts are not class-specific.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time (CoCoOp).
 
     Raises:
         InputError: as the learner, or a learner of another CLIP.
@@ -49,9 +50,11 @@ class PromptClassifier(Model):
         clip: nn.Module | dict | str,
         learner: PromptLearner | Mapping[str, Any],
         class_names: Sequence[str] = (),
+        gradient_checkpointing: bool = False,
     ) -> None:
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
+        model.set_gradient_checkpointing(gradient_checkpointing)
         self.clip = model.requires_grad_(False).eval()
         if isinstance(learner, Mapping):
             names = {'class_names': list(class_names)} if class_names else {}
@@ -128,6 +131,10 @@ class PromptClassifier(Model):
         loss = F.cross_entropy(logits.float(), labels, ignore_index=_UNREADABLE, reduction='sum') / count
         accuracy = (logits.argmax(dim=1) == labels).sum() / count
         return {'loss': loss, 'accuracy': accuracy}
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """Metadata of training checkpoints, from which ``load_prompts`` reads them."""
+        return {'prompts': describe(self.learner)}
 
     def export(self, folder: Path) -> Path:
         """Write the prompts, see ``save_prompts``; called after training."""

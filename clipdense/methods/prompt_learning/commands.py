@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from .learner import PromptLearner
 
 
 def prompts(
@@ -13,6 +17,10 @@ def prompts(
     weights: Annotated[
         str, typer.Option('--weights', '-w', help='The CLIP that the prompts were learned for.')
     ] = 'ViT-B-16/openai',
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="A setting that the weights do not record, NAME=VALUE: 'activation=gelu'."),
+    ] = None,
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'prompts.safetensors'
     ),
@@ -36,6 +44,7 @@ def prompts(
     Example: `clipdense embed prompts model.pth.tar-50 --position end --out coop.safetensors`
     """
     from clipdense.clip.checkpoint import load
+    from clipdense.config import parse_options
     from clipdense.utils.errors import InputError
     from clipdense.vocab.vocabulary import Vocabulary
 
@@ -45,12 +54,22 @@ def prompts(
         raise InputError('--classes and --vocab cannot be combined: use only one of them')
     if out.suffix != '.safetensors':
         raise InputError(f'--out {out}: prompts are written as safetensors; use {out.stem}.safetensors')
-    if out.exists() and not overwrite:
+    if out.exists() and (not overwrite or out.samefile(file)):
         raise InputError(f'{out} exists: choose another --out, or add --overwrite to replace')
     known = Vocabulary.parse(classes) if classes is not None else None
     known = Vocabulary.from_file(vocab) if vocab is not None else known
-    learner = load_prompts(file, load(weights), position, None if known is None else list(known.class_names))
+    clip = load(weights, **parse_options(override or []))
+    learner = load_prompts(file, clip, position, None if known is None else list(known.class_names))
+    lines = list(_nearest(learner, words)) if words else []
     save_prompts(learner, out)
-    for number, near in enumerate(learner.nearest_words(words) if words else [], 1):
-        print(f'{number}: ' + ', '.join(f'{word} ({distance:.2f})' for word, distance in near))
+    for line in lines:
+        print(line)
     print(f'{out}: {type(learner).__name__}, {learner.n_ctx} context tokens')
+
+
+def _nearest(learner: PromptLearner, words: int) -> Iterator[str]:
+    """A line for each context token, of each class that has its own."""
+    for name in getattr(learner, 'known', ()) or (None,):
+        for number, near in enumerate(learner.nearest_words(words, name), 1):
+            of = '' if name is None else f'{name}, '
+            yield f'{of}token {number}: ' + ', '.join(f'{word} ({far:.2f})' for word, far in near)

@@ -116,7 +116,14 @@ def test_checkpoints_have_the_prompts_only(weights, data, tmp_path):
     again = train(config(weights, data, work, 'coop', 10, default_hooks=hooks), resume=True).model
     assert first.exists()
     assert_close(again.learner.ctx, full.learner.ctx, atol=0, rtol=0)
-    assert_close(load_prompts(last, clipdense.load(weights), position='end').ctx, full.learner.ctx)
+    read = load_prompts(last, clipdense.load(weights))
+    assert_close(read.ctx, full.learner.ctx)
+    assert (read.class_names, read.position) == (tuple(NAMES), 'end')
+    other = clipdense.load(weights)
+    with torch.no_grad():
+        other.text.pos_embed.add_(1)
+    with pytest.raises(InputError, match='learned for another CLIP'):
+        load_prompts(last, other)
 
 
 @pytest.mark.parametrize('learner', LEARNERS)
@@ -131,6 +138,18 @@ def test_only_the_learner_is_optimized(clip, learner):
     assert all((parameter == 0.5).all() for parameter in model.learner.parameters())
     with pytest.raises(RuntimeError, match='Missing key'):
         model.load_state_dict({})
+
+
+@pytest.mark.parametrize('learner', LEARNERS)
+def test_recomputed_activations_give_the_same_gradients(clip, learner):
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    gradients = []
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = PromptClassifier(clip, LEARNERS[learner], NAMES, gradient_checkpointing=on).train()
+        model(images, labels, mode='loss')['loss'].backward()
+        gradients.append({name: parameter.grad for name, parameter in model.learner.named_parameters()})
+    assert_close(*gradients)
 
 
 def test_batch_norm_statistics_stay(resnet_clip):

@@ -13,8 +13,10 @@ from torch.testing import assert_close
 import clipdense
 from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save as save_clip
+from clipdense.clip.embedding_files import load_embeddings
+from clipdense.clip.model import build_clip
 from clipdense.clip.resnet import ModifiedResNet
-from clipdense.clip.sizes import ResNetSize
+from clipdense.clip.sizes import ClipSize, ResNetSize, TimmSize
 from clipdense.methods import list_methods
 from clipdense.methods.lseg.backbones import ResNetPyramid
 from clipdense.methods.lseg.segmenter import LSeg
@@ -26,7 +28,7 @@ from clipdense.methods.prompt_learning.learner import CoOp
 from clipdense.methods.prompt_learning.maple import MaPLe
 from clipdense.utils.errors import InputError
 
-from .conftest import learned
+from .conftest import TEXT, learned
 
 NAMES = ['cat', 'hot_dog', 'traffic light']
 LEARNERS = {
@@ -117,6 +119,25 @@ def test_a_map_has_no_place_for_prompts(clip):
         dense = clip.encode_dense(images)
     assert features.patch_tokens.shape == (1, 20, 64)
     assert dense.shape == (1, 32, 4, 5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize('kind', LEARNERS)
+def test_models_in_other_precisions(clip, kind, dtype):
+    learner = prompts(clip, kind)
+    classifier = clipdense.Classifier(clip.to(dtype), LearnedPrompts(learner))
+    assert np.isfinite(classifier(picture(), NAMES).probabilities).all()
+
+
+@pytest.mark.parametrize('image', ['resnet', 'timm'])
+def test_images_of_other_towers(image):
+    sizes = {'resnet': ResNetSize(32, 8, (1, 1, 1, 1), 4, 32), 'timm': TimmSize('test_efficientnet', 32, 32)}
+    clip = build_clip(ClipSize(sizes[image], TEXT)).eval()
+    for learner in (CoOp(clip, 4), CoCoOp(clip), MaPLe(clip, depth=2, image=False)):
+        embedder = LearnedPrompts(learned(learner))
+        assert clipdense.Classifier(clip, embedder)(picture(), NAMES).probabilities.shape == (3,)
+        segmenter = clipdense.Segmenter.from_pretrained(clip, 'maskclip', embedder=embedder, device='cpu')
+        assert segmenter(picture(), NAMES).mask.shape == (40, 48)
 
 
 def lseg(clip):
@@ -225,6 +246,59 @@ class TestCommands:
         assert self.run(capsys, 'classify', folder / 'a.png', '-c', 'cow, cat', *common)[0] == 0
         code, text = self.run(capsys, 'classify', folder / 'a.png', '-c', 'cow, horse', *common)
         assert (code, "none for 'horse'" in text) == (2, True)
+
+    def test_nearest_words(self, capsys, folder, clip):
+        out = folder / 'own.safetensors'
+        for learner, line in (
+            (CoOp(clip, init='red cat'), 'token 2: cat (0.00)'),
+            (
+                CoOp(clip, init='red cat', class_specific=True, class_names=['a', 'b']),
+                'b, token 1: red (0.00)',
+            ),
+        ):
+            file = save_prompts(learner, folder / 'prompts.safetensors')
+            command = (
+                'embed',
+                'prompts',
+                file,
+                '-w',
+                folder / 'clip.safetensors',
+                '--out',
+                out,
+                '--overwrite',
+            )
+            code, text = self.run(capsys, *command, '--words', '1')
+            assert (code, line in text) == (0, True)
+        code, text = self.run(capsys, *command[:-3], '--out', file, '--overwrite')
+        assert (code, 'choose another --out' in text) == (2, True)
+
+    def test_embed(self, capsys, folder, file, clip):
+        """A file of class embeddings from learned prompts, which gives what the prompts give."""
+        command = ('embed', '-c', 'cat, dog', '-w', folder / 'clip.safetensors')
+        out = folder / 'embeddings.safetensors'
+        assert self.run(capsys, *command, '--prompts', file('coop'), '--out', out)[0] == 0
+        learner = prompts(clip, 'coop')
+        learner.set_classes(['cat', 'dog'])
+        assert_close(load_embeddings(out)[0].queries, learner())
+        for kind, message in (
+            ('maple', 'which a file of class embeddings cannot hold'),
+            ('cocoop', 'depend on the image'),
+        ):
+            code, text = self.run(
+                capsys, *command, '--prompts', file(kind), '--out', folder / 'other.safetensors'
+            )
+            assert (code, message in text) == (2, True)
+        code, text = self.run(
+            capsys,
+            *command,
+            '--prompts',
+            file('coop'),
+            '--templates',
+            'simple',
+            '--out',
+            folder / 'other.safetensors',
+        )
+        assert (code, 'templates have no effect' in text) == (2, True)
 
     def test_prompts_as_weights(self, capsys, folder, file):
         code, text = self.run(capsys, 'classify', folder / 'a.png', '-c', 'a, b', '-w', file('coop'))
