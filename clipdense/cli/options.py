@@ -359,7 +359,9 @@ def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str |
         check_output_folder(folder)
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
-        found = f' exists and {len(existing) - 1} more files exist' if len(existing) > 1 else ' exists'
+        more = len(existing) - 1
+        others = f'{more} more files exist' if more > 1 else f'so does {existing[-1].name}'
+        found = f' exists and {others}' if more else ' exists'
         raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')
 
 

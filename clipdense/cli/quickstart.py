@@ -1,17 +1,21 @@
-"""``clipdense quickstart``: write a synthetic dataset, pre-train, classify, segment, draw."""
+"""``clipdense quickstart``: photographs, then a synthetic dataset, pre-training, segmentation, a gallery."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from PIL import Image
 
-from .options import Overwrite, check_outputs
+from clipdense.utils.errors import InputError
+
+from .options import Classes, Overwrite, check_outputs, read_vocabulary
+from .photographs import Photograph, installed_photographs, say_where, show_photographs
 
 if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
@@ -24,8 +28,27 @@ TILE = 224  # pixels of each image in the gallery
 TEMPLATES = ('a {}', 'a picture of a {}')
 
 
+class Tour(str, Enum):
+    """How much is trained after the photographs."""
+
+    NONE = 'none'
+    SHORT = 'short'
+    FULL = 'full'
+
+
+MINUTES = {Tour.SHORT: 'about three minutes', Tour.FULL: 'up to ten minutes'}  # on two cores
+SHORT_STEPS, SHORT_IMAGES = 200, 2000
+
+
 def quickstart(
     out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('quickstart'),
+    photo: Annotated[
+        list[str] | None, typer.Option('--photo', help='A photograph of your own; may be repeated.')
+    ] = None,
+    classes: Classes = None,
+    tour: Annotated[
+        Tour, typer.Option('--tour', help='Training on generated scenes after the photographs.')
+    ] = Tour.FULL,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps [default: the config's].")] = None,
     images: Annotated[
         int | None, typer.Option(min=64, help="Number of training images [default: the config's].")
@@ -33,13 +56,57 @@ def quickstart(
     seed: Annotated[int, typer.Option(help='Random seed of images, weights and sample order.')] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train small models on generated scenes and evaluate them: a complete example without downloads.
+    """Segment photographs, then train small models on generated scenes and evaluate them, without downloads.
 
-    Pre-trains a CLIP on captions, segments without training, then trains LSeg on masks of some classes and
-    evaluates it on all. Takes up to ten minutes on two cores; prints a table and writes a gallery.
+    First classifies and segments four photographs (or yours, --photo FILE --classes 'a, b') with a small
+    pre-trained model from Python packages. Then pre-trains a CLIP on captions of generated scenes, segments
+    without training, trains LSeg on masks of some classes and evaluates it on all; takes up to ten minutes on
+    two cores, prints a table and writes a gallery. --tour none skips this part.
 
-    Example: `clipdense quickstart --out quickstart`
+    Example: `clipdense quickstart --photo cat.jpg --classes 'cat, sofa' --tour none`
     """
+    photographs = _photographs(photo, classes)
+    results, gallery = out / 'results.json', out / 'photographs.jpg'
+    trained = tour is not Tour.NONE
+    check_outputs([gallery, results] if trained else [gallery], overwrite)
+    if photographs:
+        begin = time.monotonic()
+        show_photographs(photographs, gallery)
+        say_where(gallery, time.monotonic() - begin)
+    if trained:
+        typer.echo(
+            f'\nNow the training of small models on generated scenes: {MINUTES[tour]} on two cores '
+            '(Ctrl-C to stop; --tour none to skip it)',
+            err=True,
+        )
+        short = tour is Tour.SHORT
+        _train_on_scenes(
+            out, steps or (SHORT_STEPS if short else None), images or (SHORT_IMAGES if short else None), seed
+        )
+
+
+def _photographs(photo: list[str] | None, classes: str | None) -> list[Photograph]:
+    """Those of the user, else the installed ones; none, with a message, if their package is missing.
+
+    Raises:
+        InputError: one of the options ``--photo`` and ``--classes`` without the other; a missing image.
+    """
+    if photo is None and classes is None:
+        try:
+            return installed_photographs()
+        except InputError as error:
+            typer.echo(f'photographs are left out: {error}', err=True)
+            return []
+    if photo is None or classes is None:
+        raise InputError("give a photograph and its class names: --photo cat.jpg --classes 'cat, sofa'")
+    from clipdense.utils.image_files import list_images
+
+    names = tuple(read_vocabulary(classes, None, None).class_names)
+    return [Photograph(path, names) for path in list_images(photo)]
+
+
+def _train_on_scenes(out: Path, steps: int | None, images: int | None, seed: int) -> None:
+    """Write scenes, train on them, evaluate, and draw held-out scenes."""
     import torch
 
     from clipdense.config import load_config
@@ -50,7 +117,6 @@ def quickstart(
 
     data, gallery, results = out / 'scenes', out / 'gallery.png', out / 'results.json'
     weights, masks = out / 'train' / 'clip.safetensors', out / 'lseg' / 'lseg.safetensors'
-    check_outputs([results], overwrite)
     begin, cores = time.monotonic(), os.cpu_count() or 1
     cfg = load_config(CONFIG)
     count = images or cfg.num_images

