@@ -32,7 +32,7 @@ says how to write one.
 
 def page_of(method: Method) -> str:
     """Name of the page in docs/methods: the method's own, or the one of its folder."""
-    parts = (method.build or method.load or method.adapter or '').split('.')
+    parts = (method.build or method.load or method.adapt or '').split('.')
     return method.name if (PAGE.parent / f'methods/{method.name}.md').is_file() else parts[2]
 
 

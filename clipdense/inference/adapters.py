@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clipdense.methods import find_method
+import torch
+
+from clipdense.clip.model import CLIP
+from clipdense.methods import find_method, get_method, list_methods
 from clipdense.tasks.adapters import Adapter, Kind, check_adapter
 from clipdense.utils.errors import InputError
+from clipdense.vocab.templates import Templates
 from clipdense.weights.io import read_weights
+
+from .load import Embedder, load, load_detector, load_embedder, load_segmenter
+
+if TYPE_CHECKING:
+    from clipdense.data.labeled import LabeledData
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -24,6 +34,61 @@ def read_adapter(path: str | Path) -> Adapter:
         what = f'weights of {method.name}' if method else 'weights of an unknown layout'
         raise InputError(f'{path} contains {what}, not an adapter: use a file written by `clipdense adapt`')
     return method.part('adapter')(file)
+
+
+def make_adapter(
+    weights: str | Path | Any,
+    labels: LabeledData,
+    method: str = 'tip',
+    *,
+    options: Mapping[str, Any] | None = None,
+    dense_method: str | None = None,
+    templates: Templates | None = None,
+    embedder: Embedder | None = None,
+    device: str | torch.device | None = None,
+    cache: bool = True,
+    **overrides: Any,
+) -> Adapter:
+    """An adapter from a few labeled images, masks or boxes.
+
+    Args:
+        weights: a CLIP for images, and for boxes, whose content is then embedded as images; a segmenter, or
+            a CLIP with a dense method, for masks; a detector for boxes.  As ``load`` takes them, or a model.
+        labels: the examples, and others to validate with.
+        method: a method with ``adapt``: 'tip', 'tip_f' or 'clip_adapter'.
+        options: of the method, see ``get_method(name).options``.
+        dense_method: training-free method that embeds the pixels of a plain CLIP.
+        templates, embedder, cache: as in ``load_embedder``.
+        device, overrides: as in ``load``.
+
+    Raises:
+        InputError: an unknown method or option, data that cannot be used, or a model that cannot embed it.
+
+    Example:
+        >>> adapter = make_adapter('ViT-B-16/openai', LabeledData('pets', shots=16, validation='rest'))
+        >>> Classifier.from_pretrained('ViT-B-16/openai', adapter=adapter)('cat.jpg', ['cat', 'dog'])
+    """
+    entry = get_method(method)
+    if entry.adapt is None:
+        able = ', '.join(one.name for one in list_methods() if one.adapt)
+        raise InputError(f'method {method!r} makes no adapter; methods that do: {able}')
+    given = dict(options or {})
+    entry.check_options(given)
+    kind = labels.kind
+    if dense_method is not None and kind != 'masks':
+        raise InputError(
+            f'a dense method embeds pixels, but the examples are {kind}: remove {dense_method!r}'
+        )
+    model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
+    if kind == 'masks':
+        model = load_segmenter(model, dense_method, device)
+    elif kind == 'boxes' and not isinstance(model, CLIP):
+        model = load_detector(model, device=device)
+    elif not isinstance(model, CLIP):
+        raise InputError(f'labeled images need weights of a CLIP, not of a {type(model).__name__}')
+    names = load_embedder(model, embedder, templates, cache)
+    defaults = {option.name: option.default for option in entry.options}
+    return entry.part('adapt')(model.eval(), names, labels, {**defaults, **given}).cpu()
 
 
 def load_adapter(adapter: Adapter | str | Path, model: Any, kind: Kind) -> Adapter:

@@ -67,6 +67,7 @@ class Method:
         embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings or learned prompts that
             ``recognize`` accepts; ``prompts`` is the embedder that the model would use otherwise.
         adapter: ``(file) -> Adapter``, for files of adapters that ``recognize`` accepts.
+        adapt: ``(model, embedder, labels, options) -> Adapter``, which makes an adapter from ``LabeledData``.
         commands: ``typer`` functions by the name of the command, shown as ``clipdense embed NAME``.  Their
             module must not import anything heavy.
         options: what can be set.
@@ -92,6 +93,7 @@ class Method:
     explain: str | None = None
     embedder: str | None = None
     adapter: str | None = None
+    adapt: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False

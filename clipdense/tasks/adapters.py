@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -59,6 +60,19 @@ class Adapter(nn.Module):
     def __init__(self, embed_dim: int | None = None, origin: Origin | None = None) -> None:
         super().__init__()
         self.embed_dim, self.origin = embed_dim, origin or Origin()
+
+    def summary(self) -> str:
+        """What a person wants to know of it, in one line."""
+        return f'{type(self).__name__}, {self.origin.kind}'
+
+    def save(self, path: str | Path) -> None:
+        """Write a self-describing file that ``adapter=`` takes.
+
+        Raises:
+            InputError: an adapter without a file format, a name that is not ``.safetensors``, or a disk that
+                is full or not writable.
+        """
+        raise InputError(f'a {type(self).__name__} cannot be saved')
 
     def adapt_embeddings(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (..., D) -> unit embeddings (..., D)."""

@@ -145,6 +145,15 @@ class SegmentationModel(Model):
             return scores
         return F.interpolate(scores, size, mode='bilinear', align_corners=False)
 
+    def embedding_extent(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Size in pixels that the pixel embeddings of a window (H, W) cover; larger where it is padded."""
+        return size
+
+    @property
+    def cosine_scale(self) -> float:
+        """The factor on cosines of pixel embeddings and class embeddings in the logits."""
+        return self.logit_scale
+
     def set_adapter(self, adapter: Adapter | None) -> None:
         """Set or remove the adapter for subsequent calls.
 

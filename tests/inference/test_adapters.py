@@ -15,7 +15,6 @@ import clipdense
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.methods.adapters.cache import KeyValueCache
-from clipdense.methods.adapters.files import save_adapter
 from clipdense.methods.adapters.residual import ClipAdapter
 from clipdense.methods.lseg.backbones import TransformerPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
@@ -165,9 +164,7 @@ class TestBelonging:
     @pytest.fixture
     def file(self, clip, tmp_path):
         origin = Origin(source_digest(clip), 'images')
-        save_adapter(
-            tmp_path / 'a.safetensors', KeyValueCache(torch.eye(3, 8), [0, 1, 2], NAMES, origin=origin)
-        )
+        KeyValueCache(torch.eye(3, 8), [0, 1, 2], NAMES, origin=origin).save(tmp_path / 'a.safetensors')
         return tmp_path / 'a.safetensors'
 
     def test_its_own_weights(self, clip, file):

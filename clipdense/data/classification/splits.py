@@ -113,6 +113,12 @@ def open_part(
     return _drawn(_checked(build(data, DATASETS)), part, seed, FRACTIONS, 'the dataset')
 
 
+def has_parts(data: str | Path) -> bool:
+    """Whether data has parts of its own: a split file, or a folder with ``train`` and others."""
+    path = Path(data).expanduser()
+    return bool(_part_folders(path)) if path.is_dir() else path.suffix.lower() in SUFFIXES
+
+
 def stratified(
     labels: Sequence[int], keys: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .affinity import class_affinity
+from .writing import KEYS, LABELS, write_adapter
 
 _SHOWN = 10  # class names in a message
 
@@ -84,6 +86,24 @@ class KeyValueCache(Adapter):
             f'{type(self).__name__}({len(self)} keys of {len(self.class_names)} classes, '
             f'alpha={self.alpha:g}, beta={self.beta:g}, {self.origin.kind})'
         )
+
+    def summary(self) -> str:
+        """Numbers of keys and classes, alpha, beta, and what the search found."""
+        found = self.counts
+        least, most = int(found.min()), int(found.max())
+        each = f'{least}' if least == most else f'{least} to {most}'
+        text = f'{len(self)} keys of {len(self.class_names)} classes ({each} each), from {self.origin.kind}'
+        text += f'; alpha {self.alpha:.3g}, beta {self.beta:.3g}'
+        if self.search is None:
+            return f'{text} (not searched: give validation examples)'
+        one = self.search
+        return f'{text}: {one.metric} {one.best:.3f} of {one.count}, zero-shot {one.zero_shot:.3f}'
+
+    def save(self, path: str | Path) -> None:
+        """Write a self-describing file, see ``Adapter.save``."""
+        settings = {name: getattr(self, name) for name in ('class_names', 'alpha', 'beta', 'balance')}
+        settings['search'] = None if self.search is None else self.search.to_dict()
+        write_adapter(path, {KEYS: self.keys.detach(), LABELS: self.labels}, self.origin, settings)
 
     def set_strength(self, alpha: float, beta: float) -> None:
         """Set alpha and beta.

@@ -7,54 +7,26 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clipdense.tasks.adapters import Adapter, Origin
+from clipdense.tasks.adapters import Origin
 from clipdense.utils.errors import CheckpointError, InputError
-from clipdense.weights.io import WeightsFile, read_tensor, write_weights
+from clipdense.weights.io import WeightsFile, read_tensor
 from clipdense.weights.strict import load_strict
 
 from .cache import KeyValueCache
-from .method import CACHE_KEYS, OFFICIAL_KEYS
+from .method import OFFICIAL_KEYS
 from .residual import ClipAdapter
 from .search import SearchResult
-
-FORMAT = 'clipdense-adapter'
-_KEYS, _LABELS = sorted(CACHE_KEYS)
-
-
-def save_adapter(path: str | Path, adapter: Adapter) -> None:
-    """Write an adapter with everything that loading it needs, and the digest of the weights it belongs to.
-
-    Raises:
-        InputError: another kind of adapter, a name that is not ``.safetensors``, or a disk that is full or
-            not writable.
-    """
-    if Path(path).suffix != '.safetensors':
-        raise InputError(f'{path}: adapters are written as safetensors; use {Path(path).stem}.safetensors')
-    settings: dict[str, Any] = {'origin': asdict(adapter.origin)}
-    if isinstance(adapter, KeyValueCache):
-        tensors = {_KEYS: adapter.keys.detach(), _LABELS: adapter.labels}
-        settings |= {name: getattr(adapter, name) for name in ('class_names', 'alpha', 'beta', 'balance')}
-        settings['search'] = None if adapter.search is None else adapter.search.to_dict()
-    elif isinstance(adapter, ClipAdapter):
-        tensors = adapter.state_dict()
-        part = adapter.image or adapter.text
-        settings |= {'embed_dim': adapter.embed_dim, 'sides': adapter.sides, 'reduction': adapter.reduction}
-        settings |= {'ratio': part.ratio, 'final_relu': part.final_relu}
-    else:
-        raise InputError(f'a {type(adapter).__name__} cannot be saved: only caches and CLIP-Adapters can')
-    metadata = {'format': FORMAT, 'version': '1', 'settings': json.dumps(settings, ensure_ascii=False)}
-    write_weights(path, tensors, metadata)
+from .writing import FORMAT, KEYS, LABELS
 
 
 def cache_from_file(file: WeightsFile) -> KeyValueCache:
-    """The cache of a file that ``save_adapter`` wrote.
+    """The cache of a file that ``save`` wrote.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -62,9 +34,9 @@ def cache_from_file(file: WeightsFile) -> KeyValueCache:
     settings = _settings(file)
     search = settings.pop('search', None)
     try:
-        cache = KeyValueCache(file.tensors[_KEYS], file.tensors[_LABELS], **settings)
+        cache = KeyValueCache(file.tensors[KEYS], file.tensors[LABELS], **settings)
         # Trained keys are not of unit norm, and are kept as they are.
-        cache.keys.data = file.tensors[_KEYS].float().clone()
+        cache.keys.data = file.tensors[KEYS].float().clone()
         if search is not None:
             cache.search = SearchResult(**{name: search[name] for name in SearchResult.__dataclass_fields__})
     except (InputError, KeyError, TypeError) as error:
@@ -73,7 +45,7 @@ def cache_from_file(file: WeightsFile) -> KeyValueCache:
 
 
 def clip_adapter_from_file(file: WeightsFile, ratio: float = 0.2) -> ClipAdapter:
-    """The CLIP-Adapter of a file that ``save_adapter`` or the official code wrote.
+    """The CLIP-Adapter of a file that ``save`` or the official code wrote.
 
     Args:
         file: its tensors.
@@ -173,11 +145,3 @@ def _settings(file: WeightsFile) -> dict[str, Any]:
         return {**settings, 'origin': Origin(**settings['origin'])}
     except (InputError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f'{file.path}: the description of the adapter is damaged: {error}') from error
-
-
-def describe(adapter: Adapter) -> Mapping[str, Any]:
-    """What a person wants to know of an adapter, in one line each."""
-    if isinstance(adapter, KeyValueCache):
-        counts = dict(zip(adapter.class_names, adapter.counts.tolist(), strict=True))
-        return {'keys': len(adapter), 'classes': counts, 'alpha': adapter.alpha, 'beta': adapter.beta}
-    return {'dimension': adapter.embed_dim}

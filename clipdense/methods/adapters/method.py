@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipdense.methods import Method
+from clipdense.methods import Method, Option
 
 CACHE_KEYS = {'cache.keys', 'cache.labels'}
 OFFICIAL_KEYS = {f'{prefix}fc.{layer}.weight' for prefix in ('', 'adapter.') for layer in (0, 2)}
 _SIDES = [{f'{side}.fc.0.weight', f'{side}.fc.2.weight'} for side in ('image', 'text')]
 _ROOM = 'clipdense.methods.adapters'
+_CROPS = Option('crops', 1, 'random crops of an image or box that are averaged; 1 is the center crop')
+_KEYS = Option('keys_per_class', 1, 'groups of pixels of a class in a mask, each with a key')
+_CACHE = (
+    Option('alpha', None, 'factor on the affinities, in units of the logits [default: 1, or searched]'),
+    Option('beta', None, 'sharpness [default: 5.5, or searched]'),
+    Option('balance', True, 'weight keys so that classes with few keys count as much as others'),
+    Option('max_alpha', 10.0, 'end of the grid of alpha'),
+    Option('max_beta', 10.0, 'end of the grid of beta'),
+    _KEYS,
+    _CROPS,
+)
+_TRAINING = (
+    Option('epochs', 20, 'passes over the examples'),
+    Option('lr', 1e-3, 'initial learning rate'),
+)
 
 
 def is_cache(keys: Iterable[str]) -> bool:
@@ -33,6 +48,17 @@ METHODS = (
         recognize=is_cache,
         layout='Tip-Adapter (a cache)',
         adapter=f'{_ROOM}.files:cache_from_file',
+        adapt=f'{_ROOM}.adapt:tip',
+        options=_CACHE,
+    ),
+    Method(
+        name='tip_f',
+        task='classification',
+        summary='tip with keys that are trained',
+        learns_from='a few labeled images, boxes or masks',
+        paper='Zhang et al. 2022 (arXiv 2207.09519)',
+        adapt=f'{_ROOM}.adapt:tip_f',
+        options=(*_CACHE, *_TRAINING),
     ),
     Method(
         name='clip_adapter',
@@ -43,5 +69,15 @@ METHODS = (
         recognize=is_clip_adapter,
         layout='CLIP-Adapter (also the official code)',
         adapter=f'{_ROOM}.files:clip_adapter_from_file',
+        adapt=f'{_ROOM}.adapt:clip_adapter',
+        options=(
+            Option('sides', 'image', 'what is adapted: image, text or both'),
+            Option('ratio', 0.2, 'weight of the adapted embedding, 0 to 1'),
+            Option('reduction', 4, 'dimension of the embeddings over the width of the bottleneck'),
+            Option('final_relu', True, 'the second ReLU, as in the official code'),
+            _KEYS,
+            _CROPS,
+            *_TRAINING,
+        ),
     ),
 )

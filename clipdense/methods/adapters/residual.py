@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.registry import MODELS
 from clipdense.tasks.adapters import Adapter, Origin
 from clipdense.utils.errors import InputError
+
+from .writing import write_adapter
 
 
 class ResidualAdapter(nn.Module):
@@ -83,6 +87,19 @@ class ClipAdapter(Adapter):
             ResidualAdapter(embed_dim, reduction, ratio, final_relu) if sides in (side, 'both') else None
             for side in ('image', 'text')
         )
+
+    def summary(self) -> str:
+        """What it adapts."""
+        part = self.image or self.text
+        sides = 'image and text embeddings' if self.sides == 'both' else f'{self.sides} embeddings'
+        return f'CLIP-Adapter of {sides}, ratio {part.ratio:g}, from {self.origin.kind}'
+
+    def save(self, path: str | Path) -> None:
+        """Write a self-describing file, see ``Adapter.save``."""
+        part = self.image or self.text
+        settings = {name: getattr(self, name) for name in ('embed_dim', 'sides', 'reduction')}
+        settings |= {'ratio': part.ratio, 'final_relu': part.final_relu}
+        write_adapter(path, self.state_dict(), self.origin, settings)
 
     def adapt_embeddings(self, embeddings: Tensor) -> Tensor:
         """(..., D) -> unit (..., D)."""

@@ -160,6 +160,15 @@ class LSeg(SegmentationModel):
         scores = F.interpolate(scores, padded, mode='bilinear', align_corners=True)
         return scores[..., : size[0], : size[1]]
 
+    def embedding_extent(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size with its padding."""
+        return padded_size(size, self.backbone.stride)
+
+    @property
+    def cosine_scale(self) -> float:
+        """The factor on cosines."""
+        return 1 / self.temperature
+
     def pixel_embeddings(self, features: PixelMap) -> Tensor:
         """A pixel map -> unit embeddings (B, D, h, w) of the padded images, at stride 2."""
         return self.project.embeddings(features[0])

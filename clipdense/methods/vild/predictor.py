@@ -74,6 +74,11 @@ class ViLDPredictor(nn.Module):
         """D."""
         return self.model.roi_head.bbox_head.embed_dim
 
+    @property
+    def cosine_scale(self) -> float:
+        """The factor on cosines."""
+        return 1 / self.model.roi_head.bbox_head.test_temperature
+
     def set_adapter(self, adapter: Adapter | None) -> None:
         """Set or remove the adapter for subsequent calls; of an ensemble it changes the text branch."""
         self.__dict__['adapter'] = adapter

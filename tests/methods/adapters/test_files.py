@@ -14,7 +14,7 @@ from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.inference.adapters import read_adapter
 from clipdense.methods.adapters.cache import KeyValueCache
-from clipdense.methods.adapters.files import official_cache, save_adapter
+from clipdense.methods.adapters.files import official_cache
 from clipdense.methods.adapters.residual import ClipAdapter
 from clipdense.methods.adapters.search import Grid, search
 from clipdense.tasks.adapters import Adapter, Origin
@@ -41,7 +41,7 @@ class TestOurs:
     @pytest.mark.filterwarnings('ignore::UserWarning')
     def test_cache(self, cache, file):
         search(cache, X, torch.tensor([0, 1, 0, 1]), torch.randn(4, 3), Vocabulary(NAMES), Grid(2, 2, 2, 3))
-        save_adapter(file, cache.trainable())
+        cache.trainable().save(file)
         again = read_adapter(file)
         assert (again.class_names, again.balance, again.origin) == (NAMES, False, cache.origin)
         assert (again.alpha, again.beta, again.search) == (cache.alpha, cache.beta, cache.search)
@@ -50,13 +50,13 @@ class TestOurs:
 
     def test_trained_keys_stay_as_they_are(self, cache, file):
         cache.keys.data.mul_(1.5)
-        save_adapter(file, cache)
+        cache.save(file)
         assert_close(read_adapter(file).keys, cache.keys, atol=0, rtol=0)
 
     @pytest.mark.parametrize('sides', ['image', 'text', 'both'])
     def test_clip_adapter(self, sides, file):
         made = ClipAdapter(8, sides, 2, 0.3, False, Origin('abc'))
-        save_adapter(file, made)
+        made.save(file)
         again = read_adapter(file)
         assert_close(again.adapt_embeddings(X), made.adapt_embeddings(X), atol=0, rtol=0)
         assert_close(again.adapt_queries(X), made.adapt_queries(X), atol=0, rtol=0)
@@ -65,9 +65,9 @@ class TestOurs:
 
     def test_only_these_are_saved(self, file):
         with pytest.raises(InputError, match='a Adapter cannot be saved'):
-            save_adapter(file, Adapter())
+            Adapter().save(file)
         with pytest.raises(InputError, match=r'use adapter.safetensors'):
-            save_adapter(file.with_suffix('.pt'), ClipAdapter(8))
+            ClipAdapter(8).save(file.with_suffix('.pt'))
 
 
 def changed(file, change):
@@ -100,7 +100,7 @@ def changed(file, change):
     ],
 )
 def test_damaged(cache, file, change, message):
-    save_adapter(file, cache)
+    cache.save(file)
     changed(file, change)
     with pytest.raises(CheckpointError) as refusal:
         read_adapter(file)
@@ -112,7 +112,7 @@ def test_damaged(cache, file, change, message):
 def test_damaged_clip_adapter(file, name):
     made = ClipAdapter(8)
     made.state_dict()[name].fill_(torch.inf)
-    save_adapter(file, made)
+    made.save(file)
     with pytest.raises(CheckpointError, match='NaN or infinite'):
         read_adapter(file)
 
@@ -162,7 +162,7 @@ class TestOfficial:
 
 
 def test_an_adapter_is_not_a_model_and_a_model_not_an_adapter(cache, file, tmp_path):
-    save_adapter(file, cache)
+    cache.save(file)
     with pytest.raises(CheckpointError, match=r'has Tip-Adapter \(a cache\), not a model'):
         clipdense.load(file)
     vit = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
