@@ -197,7 +197,13 @@ def load_embedder(
     """
     kept: Literal['default'] | None = 'default' if cache else None
     if not isinstance(embedder, str | Path):
-        return class_embedder(model, embedder, templates, kept)
+        found = class_embedder(model, embedder, templates, kept)
+        if templates is not None and not getattr(found, 'uses_templates', True):
+            raise InputError(
+                f'templates have no effect: class names are embedded by the {type(found).__name__} of the '
+                f'{type(model).__name__}; remove them'
+            )
+        return found
     file = read_weights(embedder)
     method = find_method(file.tensors)
     if method is not None and method.embedder is not None:

@@ -331,7 +331,8 @@ class Predictor(ABC, Generic[Result]):
     def _checked(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
         """Refuse embeddings of another joint space, as far as its dimension tells."""
         found = embeddings.queries.shape[-1]
-        expected = getattr(getattr(self.model, 'clip', None) or self.model, 'embed_dim', found)
+        holder = self.model if hasattr(self.model, 'embed_dim') else getattr(self.model, 'clip', None)
+        expected = getattr(holder, 'embed_dim', found)
         if found != expected:
             raise InputError(
                 f'the class embeddings have dimension {found}, the model has {expected}: they belong to '

@@ -71,6 +71,8 @@ class ContextEmbedder:
         contexts: (n, C).
     """
 
+    uses_templates = False
+
     def __init__(self, clip: FrozenText, contexts: Tensor) -> None:
         self.clip, self.contexts = clip, contexts
 

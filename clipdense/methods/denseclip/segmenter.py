@@ -74,6 +74,11 @@ class ContextAwareSegmenter(ContextAware):
         self._kept: tuple[Any, Tensor] | None = None  # class embeddings, and the state that they belong to
 
     @property
+    def embed_dim(self) -> int:
+        """K: the rows that stand for class embeddings are one-hot."""
+        return len(self.class_names)
+
+    @property
     def embedder(self) -> FixedClasses:
         """The ``ClassEmbedder``: it selects trained classes."""
         return FixedClasses(self.class_names)
@@ -155,6 +160,8 @@ class FixedClasses:
     Args:
         class_names: the K classes.
     """
+
+    uses_templates = False
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)

@@ -90,6 +90,8 @@ class OneHotEmbedder:
         class_names: the K training classes.
     """
 
+    uses_templates = False
+
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+import clipdense
 from clipdense.clip.checkpoint import save as save_clip
 from clipdense.clip.class_embeddings import class_embedder
 from clipdense.clip.model import build_clip
@@ -19,7 +20,7 @@ from clipdense.data.segmentation.crops import SegmentationCrops
 from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import train
-from clipdense.inference.load import load
+from clipdense.inference.load import load, load_embedder
 from clipdense.methods.denseclip.backbones import default_taps
 from clipdense.methods.denseclip.contexts import embed_names
 from clipdense.methods.denseclip.open_vocabulary import OpenContextAwareSegmenter
@@ -263,3 +264,30 @@ def test_training_leaves_one_file_that_is_enough(tmp_path, make_clip, kind):
         one.set_vocabulary(vocabulary, class_embedder(one).embed(vocabulary))
         labels.append(one.segment(image).classes)
     assert torch.equal(*labels)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_class_names_through_the_segmenter(kind, make_model):
+    """Through ``Segmenter``; templates, which learned contexts replace, are refused."""
+    model = make_model(kind, n_ctx=2)
+    segmenter = clipdense.Segmenter(model)
+    image = (torch.rand(30, 40, 3) * 255).to(torch.uint8).numpy()
+    assert segmenter(image, ['tree', 'sky']).mask.shape == (30, 40)
+    with pytest.raises(InputError, match='templates have no effect: class names are embedded by the'):
+        load_embedder(model, templates='imagenet')
+    if kind == 'fixed':
+        with pytest.raises(InputError, match="'house' is not one of the 3 classes"):
+            segmenter(image, ['tree', 'house'])
+    stored = ClassEmbeddings(F.normalize(torch.randn(1, 8), dim=-1), torch.arange(1), 1)
+    with pytest.raises(InputError, match='the class embeddings have dimension 8, the model has'):
+        clipdense.Segmenter(model, Stored(stored))(image, ['tree'])
+
+
+class Stored:
+    """An embedder of other weights."""
+
+    def __init__(self, embeddings):
+        self.embeddings = embeddings
+
+    def embed(self, vocabulary):
+        return self.embeddings
