@@ -16,6 +16,7 @@ from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.layers.padding import padded_size
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import build_module
 from clipdense.structures import SegmentationSample, best_of_queries
 from clipdense.tasks.labels import training_batch
@@ -122,10 +123,10 @@ class ContextAware(SegmentationModel):
         return text + self.gamma * self.context_decoder(text, pooled, local)
 
     def to_image(self, logits: Tensor, sizes: Tensor) -> Tensor:
-        """(B, K, h, w) of the padded images -> (B, K, H, W) of the images."""
+        """(B, K, h, w) of the padded images -> (B, K, H, W) of the images, at least in fp32."""
         height, width = sizes[0].tolist()
         padded = padded_size((height, width), self.backbone.stride)
-        return resized(logits, padded)[..., :height, :width]
+        return resized(at_least_fp32(logits), padded)[..., :height, :width]
 
     def losses(self, logits: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross entropy of the result and, with its weight, of the score map over the temperature.

@@ -291,3 +291,18 @@ class Stored:
 
     def embed(self, vocabulary):
         return self.embeddings
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_other_precisions(make_model, kind, dtype):
+    """Logits in fp32 or more, near those of fp32."""
+    model, image = make_model(kind), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.pixel_logits(image, model.queries)
+        model = model.to(dtype)
+        features = model.encode_pixels(image.to(dtype))
+        logits = model.classify_pixels(features, model.queries)
+    assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    tolerance = 0.1 if dtype == torch.bfloat16 else 1e-3
+    assert (logits.float() - expected).abs().mean() < tolerance * expected.abs().mean()
