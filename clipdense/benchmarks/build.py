@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from clipdense.clip.checkpoint import not_full
+from clipdense.clip.frozen_image import FrozenImage
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.inference.load import load_segmenter, method_of
 from clipdense.methods import get_method, list_methods
@@ -32,7 +35,12 @@ def make_subject(
         model: from ``clipdense.load``.
         name: of the weights.
         options: by method, options that differ from the preset's.
+
+    Raises:
+        InputError: weights with one tower of a CLIP.
     """
+    if isinstance(model, FrozenImage | FrozenText):
+        raise not_full(name, model.tower)
     options = options or {}
     entry = method_of(model)
     trained = entry is not None or not isinstance(model, CLIP)

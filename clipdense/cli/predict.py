@@ -96,7 +96,7 @@ def embed(
     if context.invoked_subcommand:  # a command that a method adds
         return
     from clipdense.clip.embedding_files import save_embeddings
-    from clipdense.inference.load import load_clip, load_embedder
+    from clipdense.inference.load import load_embedder, load_text_clip
 
     classes = vocabulary.read()
     if out.suffix != '.safetensors':
@@ -104,7 +104,7 @@ def embed(
             f'--out {out}: class embeddings are written as safetensors; use {out.stem}.safetensors'
         )
     check_outputs([out], overwrite, [vocabulary.vocab, weights.weights, weights.embedder])
-    clip = load_clip(weights.weights, weights.device, **weights.overrides())
+    clip = load_text_clip(weights.weights, weights.device, **weights.overrides())
     own = templates if weights.embedder else templates or 'imagenet'
     embedder = load_embedder(clip, weights.embedder, own, cache=False)
     if getattr(embedder, 'changes_images', False):

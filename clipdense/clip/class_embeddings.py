@@ -119,7 +119,7 @@ class PromptEnsemble:
         tokenizer = getattr(clip.tokenizer, 'identity', None)
         if self.cache is None or tokenizer is None:
             return None
-        tower = clip.text if type(clip) is CLIP else clip
+        tower = clip.text if type(clip) in (CLIP, FrozenText) else clip
         told: Any = templates.formats
         if callable(templates.rule):
             told = [templates.prompts(name) for name, _ in vocabulary.queries]
@@ -217,6 +217,11 @@ def _needed(clip: CLIP | FrozenText | None) -> CLIP | FrozenText:
         raise InputError(
             'the model has no text tower to embed class names: give the model a CLIP (clip=...) or pass an '
             'embedder'
+        )
+    if not hasattr(clip, 'encode_text'):
+        raise InputError(
+            'the weights have the image tower of a CLIP only, which cannot embed class names: write a '
+            'file of embeddings with its text tower (`clipdense embed`), give it with --embedder or embedder='
         )
     return clip
 

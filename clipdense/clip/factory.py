@@ -140,7 +140,7 @@ def _fresh(name: str) -> CLIP:
         tokenizer = MissingTokenizer(
             f'{name} with random weights has no tokenizer: use get_tokenizer({name!r})'
         )
-    return build_clip(size, default_preprocess(size), tokenizer)
+    return build_clip(size, default_preprocess(size.image), tokenizer)
 
 
 def _shape(size: ClipSize) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ class FrozenText(nn.Module):
     """
 
     unit_prompts = True
+    tower = 'text'
 
     def __init__(self, text: TextTower | dict, tokenizer: Callable[..., Any] | None = None) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from .dense import Tower, encode_dense
 from .hf_text import HFTextTower
 from .preprocess import Preprocess
 from .resnet import ModifiedResNet
-from .sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitSize
+from .sizes import PUBLISHED, AnyTextSize, ClipSize, ImageSize, ResNetSize, TextSize, VitSize
 from .text import TextTransformer
 from .timm_tower import TimmImageTower
 from .tokenizers import OpenAITokenizer
@@ -164,13 +164,20 @@ def build_clip(
         preprocess = Preprocess.named(preprocess, size.image.image_size)
     elif isinstance(preprocess, dict):
         preprocess = Preprocess.from_dict(preprocess)
-    image: nn.Module
-    if isinstance(size.image, VitSize):
-        image = VisionTransformer(size.image, **image_options)
-    elif isinstance(size.image, ResNetSize):
-        image = ModifiedResNet(size.image, **image_options)
-    else:
-        image = TimmImageTower(size.image, **image_options)
-    text = TextTransformer(size.text) if isinstance(size.text, TextSize) else HFTextTower(size.text)
+    image, text = build_image_tower(size.image, **image_options), build_text_tower(size.text)
     start: dict[str, Any] = {'logit_scale': 10.0, 'logit_bias': -10.0} if size.logit_bias else {}
     return CLIP(image, text, **start, preprocess=preprocess, tokenizer=tokenizer)
+
+
+def build_image_tower(size: ImageSize, **options: Any) -> Tower:
+    """The image tower of a size with random weights; for ``options`` see ``build_clip``."""
+    if isinstance(size, VitSize):
+        return VisionTransformer(size, **options)
+    if isinstance(size, ResNetSize):
+        return ModifiedResNet(size, **options)
+    return TimmImageTower(size, **options)
+
+
+def build_text_tower(size: AnyTextSize) -> TextTower:
+    """The text tower of a size with random weights."""
+    return TextTransformer(size) if isinstance(size, TextSize) else HFTextTower(size)

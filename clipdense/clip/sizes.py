@@ -128,6 +128,9 @@ class HFTextSize:
         return self.options['vocab_size']
 
 
+AnyTextSize = TextSize | HFTextSize
+
+
 def _bert(vocab_size: int, width: int = 768, layers: int = 12, **options: Any) -> dict[str, Any]:
     return {
         'vocab_size': vocab_size,
@@ -181,7 +184,7 @@ class ClipSize:
     """
 
     image: ImageSize
-    text: TextSize | HFTextSize
+    text: AnyTextSize
     logit_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -200,9 +203,9 @@ class ClipSize:
         """The inverse of ``to_dict``; towers may also be given as their dataclasses."""
         image, text = values['image'], values['text']
         if isinstance(image, dict):
-            image = _image_size(image)
+            image = image_size_of(image)
         if isinstance(text, dict):
-            text = HFTextSize(**text) if 'model_type' in text else TextSize(**text)
+            text = text_size_of(text)
         return cls(image, text, values.get('logit_bias', False))
 
     def with_activation(self, activation: Activation) -> ClipSize:
@@ -216,7 +219,12 @@ class ClipSize:
         return replace(self, image=image, text=text)
 
 
-def _image_size(values: dict[str, Any]) -> ImageSize:
+def text_size_of(values: dict[str, Any]) -> AnyTextSize:
+    """A text tower's size from its dict."""
+    return HFTextSize(**values) if 'model_type' in values else TextSize(**values)
+
+
+def image_size_of(values: dict[str, Any]) -> ImageSize:
     """An image tower's size from its dict; each kind has a field that the others lack."""
     if 'model' in values:
         return TimmSize(**values)

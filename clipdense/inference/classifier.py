@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdense.clip.class_embeddings import ClassEmbedder
+from clipdense.clip.frozen_image import FrozenImage
 from clipdense.clip.model import CLIP
 from clipdense.layers.precision import Precision, at_least_fp32, no_autocast, resolve_precision
 from clipdense.structures import ClassEmbeddings
@@ -21,7 +22,7 @@ from clipdense.utils.devices import choose_device
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .load import Embedder, load_clip, load_embedder
+from .load import Embedder, load_embedder, load_image_clip
 from .predictor import Predictor
 from .results import Classification
 
@@ -30,7 +31,7 @@ class Classifier(Predictor[Classification]):
     """A CLIP that classifies images by class names given at run time.
 
     Args:
-        clip: the model.
+        clip: the model, or its image tower with an embedder.
         embedder: class names -> embeddings; a ``PromptEnsemble`` of ``clip`` by default.
         adapter: changes image embeddings and class scores, see ``load_adapter``.
         precision: 'auto', 'fp32' or 'bf16', see ``Predictor``.
@@ -44,7 +45,7 @@ class Classifier(Predictor[Classification]):
 
     def __init__(
         self,
-        clip: CLIP,
+        clip: CLIP | FrozenImage,
         embedder: ClassEmbedder | None = None,
         adapter: Adapter | str | Path | None = None,
         precision: Precision = 'auto',
@@ -52,14 +53,14 @@ class Classifier(Predictor[Classification]):
         super().__init__(clip, embedder, adapter, precision)
 
     @property
-    def clip(self) -> CLIP:
+    def clip(self) -> CLIP | FrozenImage:
         """The model."""
         return self.model
 
     @classmethod
     def from_pretrained(
         cls,
-        weights: str | Path | CLIP,
+        weights: str | Path | CLIP | FrozenImage,
         *,
         templates: Templates | None = None,
         embedder: Embedder | None = None,
@@ -72,7 +73,7 @@ class Classifier(Predictor[Classification]):
         """A classifier from a name in ``list_models()`` or a file in any official format.
 
         Args:
-            weights, device, overrides: see ``load_clip``.
+            weights, device, overrides: see ``load_image_clip``; an image tower needs stored class embeddings.
             templates: prompt templates, as ``get_templates`` takes them; 'imagenet' by default.
             embedder: see ``load_embedder``; replaces the templates.
             adapter: see ``load_adapter``.
@@ -80,7 +81,7 @@ class Classifier(Predictor[Classification]):
             cache: whether to cache class embeddings on disk.
         """
         resolve_precision(precision, choose_device(device))  # before weights are loaded
-        clip = load_clip(weights, device, **overrides)
+        clip = load_image_clip(weights, device, **overrides)
         return cls(clip, load_embedder(clip, embedder, templates, cache), adapter, precision)
 
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:

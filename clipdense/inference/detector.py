@@ -21,7 +21,7 @@ from clipdense.utils.devices import choose_device
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .load import Embedder, load_clip, load_detector, load_embedder, load_trained_detector
+from .load import Embedder, load_detector, load_embedder, load_text_clip, load_trained_detector
 from .predictor import Predictor
 from .results import Detections
 
@@ -167,5 +167,5 @@ def _embedder(
     """The embedder of a detector; model and text tower are moved to one device."""
     place = choose_device(device)
     if clip is not None:
-        model.clip = load_clip(clip, place)
+        model.clip = load_text_clip(clip, place)
     return load_embedder(model.to(place), embedder, templates, cache)

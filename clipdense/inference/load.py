@@ -14,8 +14,11 @@ from torch import nn
 
 from clipdense.clip import checkpoint as clip_checkpoint
 from clipdense.clip import self_describing
+from clipdense.clip.checkpoint import not_full
 from clipdense.clip.class_embeddings import ClassEmbedder, StoredEmbeddings, class_embedder
-from clipdense.clip.model import CLIP
+from clipdense.clip.frozen_image import FrozenImage
+from clipdense.clip.frozen_text import FrozenText
+from clipdense.clip.model import CLIP, MAX_LOGIT_SCALE
 from clipdense.config import check_parts, config_name, load_config, named_parts, part_class
 from clipdense.methods import Method, default_method, find_method, get_method, list_methods, method_packages
 from clipdense.registry import MODELS
@@ -46,8 +49,9 @@ def load(
 ) -> Any:
     """Load a model in evaluation mode.
 
-    The class of the model depends on the file: a ``CLIP``, or the model of a method in ``list_methods()``
-    (another kind of CLIP, a ``SegmentationModel``, a detector).
+    The class of the model depends on the file: a ``CLIP``, one tower of it (``FrozenImage``,
+    ``FrozenText``), or the model of a method in ``list_methods()`` (another kind of CLIP, a
+    ``SegmentationModel``, a detector).
 
     Args:
         weights: a name from ``clipdense models`` such as 'ViT-B-16/openai', a file or folder in any official
@@ -75,7 +79,7 @@ def load(
         model = method.load_file(file, overrides)
     else:
         try:
-            return clip_checkpoint.load(opened, place, kind, **overrides)
+            return clip_checkpoint.load_any(opened, place, kind, **overrides)
         except CheckpointError as error:
             raise _with_known_layouts(error, file) from error
     entry = method_of(model) or method
@@ -90,12 +94,42 @@ def load_clip(weights: str | Path | CLIP, device: str | torch.device | None = No
     """A CLIP in evaluation mode; ``overrides`` are those of ``load``.
 
     Raises:
-        InputError: weights of a segmenter or detector, which have no image tower of a CLIP.
+        InputError: weights of a segmenter or detector, or of one tower.
     """
-    if isinstance(weights, CLIP):
+    return _load_clip(weights, device, (), overrides)
+
+
+def load_image_clip(
+    weights: str | Path | CLIP | FrozenImage, device: str | torch.device | None = None, **overrides: Any
+) -> CLIP | FrozenImage:
+    """As ``load_clip``, also for weights with the image tower only.
+
+    Warns:
+        UserWarning: the weights do not record the factor on the cosines.
+    """
+    model = _load_clip(weights, device, (FrozenImage,), overrides)
+    if isinstance(model, FrozenImage) and not model.scale_known:
+        warnings.warn(
+            f'{weights} records no logit_scale; assumed: {MAX_LOGIT_SCALE:g}, that of published CLIPs. '
+            'Probabilities depend on it, the order of the classes does not'
+        )
+    return model
+
+
+def load_text_clip(
+    weights: str | Path | CLIP | FrozenText, device: str | torch.device | None = None, **overrides: Any
+) -> CLIP | FrozenText:
+    """As ``load_clip``, also for weights with the text tower only."""
+    return _load_clip(weights, device, (FrozenText,), overrides)
+
+
+def _load_clip(weights: Any, device: Any, halves: tuple[type, ...], overrides: Mapping[str, Any]) -> Any:
+    if isinstance(weights, (CLIP, *halves)):
         return weights.to(choose_device(device)).eval()
     model = load(weights, device, **overrides)
-    if not isinstance(model, CLIP):
+    if isinstance(model, FrozenImage | FrozenText) and not isinstance(model, halves):
+        raise not_full(weights, model.tower)
+    if not isinstance(model, (CLIP, *halves)):
         raise InputError(
             f'{weights} ({type(model).__name__}) is not a full CLIP checkpoint: '
             'use weights with an image tower and a text tower'
@@ -104,7 +138,7 @@ def load_clip(weights: str | Path | CLIP, device: str | torch.device | None = No
 
 
 def load_segmenter(
-    weights: str | Path | CLIP | SegmentationModel,
+    weights: str | Path | CLIP | FrozenImage | SegmentationModel,
     method: str | None = None,
     device: str | torch.device | None = None,
     *,
@@ -115,7 +149,8 @@ def load_segmenter(
     """A segmenter from any weights: a trained segmenter, or a plain CLIP with a training-free method.
 
     Args:
-        weights: as ``load`` takes them, or a model.
+        weights: as ``load`` takes them, or a model.  The image tower of a CLIP suffices with stored class
+            embeddings.
         method: name of a training-free method (``list_methods('segmentation', any_clip=True)``); for plain
             CLIP weights only.
         device: device of the model; None means the GPU if there is one.
@@ -164,6 +199,8 @@ def load_detector(
     """
     model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
     entry = method_of(model)
+    if isinstance(model, FrozenImage | FrozenText):
+        raise not_full(weights, model.tower)
     if entry is None and isinstance(model, CLIP):
         entry = _clip_method(method, 'detection', weights)
         given = dict(method_options or {})
@@ -396,8 +433,10 @@ def _segmentation_method(model: Any, asked: str | None, source: object) -> Metho
         InputError: a model that cannot segment, or a method for a trained segmenter.
     """
     entry = method_of(model)
-    if entry is None and isinstance(model, CLIP):
+    if entry is None and isinstance(model, CLIP | FrozenImage):
         return _clip_method(asked, 'segmentation', source)
+    if isinstance(model, FrozenText):
+        raise not_full(source, model.tower)
     if not isinstance(model, CLIP | SegmentationModel) or (entry and entry.task != 'segmentation'):
         raise InputError(
             f'{source} ({type(model).__name__}) cannot segment: use weights of a CLIP or of a segmenter'

@@ -18,6 +18,7 @@ from clipdense.vocab.byte_pairs import openai_byte_pairs
 from ..clip import conftest as clips
 from ..clip.conftest import VIT, write
 from ..vocab.hub_tokenizers import bert, nllb
+from . import one_tower
 
 SECTION = 'Model folders'
 
@@ -169,7 +170,9 @@ READ = {
         f, changed(model_type='siglip')
     ),
     '`config.json` of another `model_type`': lambda f: hugging_face(f, changed(model_type='chinese_clip')),
-    '`config.json` of one tower': lambda f: hugging_face(f, changed(model_type='clip_text_model')),
+    '`config.json` of one tower beside tensors of both': lambda f: hugging_face(
+        f, changed(model_type='clip_text_model')
+    ),
     '`config.json` with other widths than the tensors': lambda f: hugging_face(
         f, changed('text', hidden_size=512)
     ),
@@ -242,6 +245,7 @@ READ = {
     'ids beyond the vocabulary of the model': lambda f: tokenizer(f, names={**NAMES, 'cat': 99}),
     'damaged `tokenizer.json`': lambda f: tokenizer(f, files={'tokenizer': '{"model": 3}'}),
     'damaged `tokenizer_config.json`': lambda f: tokenizer(f, files={'tokenizer_config': '<html>'}),
+    **one_tower.READ,
 }
 
 

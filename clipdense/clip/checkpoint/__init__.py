@@ -5,9 +5,21 @@
 it; ``save`` writes the format of clipdense and ``convert`` every layout.
 """
 
+from .contents import AnyClip, not_full
 from .convert import convert
-from .load import OpenedWeights, load, open_weights
+from .load import OpenedWeights, load, load_any, open_weights
 from .save import describe, save
 from .settings import Overrides
 
-__all__ = ['OpenedWeights', 'Overrides', 'convert', 'describe', 'load', 'open_weights', 'save']
+__all__ = [
+    'AnyClip',
+    'OpenedWeights',
+    'Overrides',
+    'convert',
+    'describe',
+    'load',
+    'load_any',
+    'not_full',
+    'open_weights',
+    'save',
+]

@@ -6,6 +6,7 @@ do not support are refused by name, because they would silently change the resul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,7 @@ _HUGGINGFACE_LAYOUTS = {
     'metaclip_2': 'huggingface_clip',
     'siglip': 'huggingface_siglip',
 }
+_ONE_TOWER = re.compile(r'_(text|vision)_model$')
 _DEFAULT_EOS = VOCAB_SIZE - 1  # of configs that omit it
 LARGEST = 2  # ``eos_token_id`` of transformers that means the largest id of a text
 _FIXED = ('layer_norm_eps', 'vision_use_head')  # settings that have one value in each model type
@@ -83,8 +85,10 @@ _CLEAN: dict[str, Clean] = {
 }  # of open_clip's tokenizers
 
 
-def declared_layout(path: Path) -> str | None:
-    """The layout of the tensors at ``path`` that ``config.json`` in the same folder declares.
+def declared_layout(path: Path) -> tuple[str | None, str | None]:
+    """What ``config.json`` declares in the folder of ``path``: the layout of the tensors, and their tower.
+
+    The tower is 'image' or 'text' if the model has one only.
 
     Only for files under the names of Hugging Face; others have their own config files.
 
@@ -93,11 +97,11 @@ def declared_layout(path: Path) -> str | None:
     """
     config = path.with_name('config.json')
     if path.name not in HUGGINGFACE_FILES or not config.is_file():
-        return None
+        return None, None
     section = Section.of_file(config)
     if 'model_type' not in section:
-        return None
-    return _HUGGINGFACE_LAYOUTS[_model_type(section)]
+        return None, None
+    return _HUGGINGFACE_LAYOUTS[_model_type(section)], _tower(section)
 
 
 def from_huggingface(folder: Path) -> Recorded:
@@ -106,7 +110,7 @@ def from_huggingface(folder: Path) -> Recorded:
     Raises:
         CheckpointError: the model type or a setting is not supported, or an entry has a wrong type.
     """
-    config = Section.of_file(folder / 'config.json')
+    config = _of_both(Section.of_file(folder / 'config.json'))
     kind = _model_type(config)
     image, text = (
         _huggingface_tower(config, name, defaults)
@@ -220,13 +224,30 @@ def from_zoo(entry: Entry) -> Recorded:
 
 def _model_type(config: Section) -> str:
     kind = config.text('model_type')
-    if kind in _HUGGINGFACE_DEFAULTS:
-        return kind
-    part = ': one tower of a CLIP' if str(kind).endswith(('text_model', 'vision_model')) else ''
+    whole = _ONE_TOWER.sub('', str(kind))
+    if whole in _HUGGINGFACE_DEFAULTS:
+        return whole
     raise CheckpointError(
-        f'{config.source}: unsupported model_type {kind!r}{part}; '
-        f'supported: {", ".join(_HUGGINGFACE_DEFAULTS)}'
+        f'{config.source}: unsupported model_type {kind!r}; supported: {", ".join(_HUGGINGFACE_DEFAULTS)}'
     )
+
+
+def _tower(config: Section) -> str | None:
+    """The tower of a config of one tower, whose ``model_type`` is such as 'clip_vision_model'."""
+    match = _ONE_TOWER.search(config.text('model_type') or '')
+    return None if match is None else {'vision': 'image', 'text': 'text'}[match[1]]
+
+
+def _of_both(config: Section) -> Section:
+    """The config of one tower in the form of that of a whole model."""
+    match = _ONE_TOWER.search(config.text('model_type') or '')
+    if match is None:
+        return config
+    kind = _model_type(config)
+    values = {'model_type': kind, f'{match[1]}_config': config.values}
+    if kind != 'siglip':  # which has no projection of this width
+        values['projection_dim'] = config.get('projection_dim')
+    return Section(values, config.source)
 
 
 def _huggingface_tower(config: Section, name: str, defaults: Mapping[str, Any]) -> TowerFacts:

@@ -15,8 +15,9 @@ from ..sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
 from ..text import FLAVOURS
 from ..tokenizers import FolderTokenizer, copy_tokenizer, open_clip_rules
 from .config_files import LARGEST, huggingface_special_ids
+from .contents import ClipWeights
 from .layouts import from_ours
-from .load import ClipWeights, OpenedWeights, fitting_model, read_clip
+from .load import OpenedWeights, fitting_model, read_clip
 from .open_clip_models import open_clip_config, open_clip_layout
 from .save import describe
 from .settings import Overrides

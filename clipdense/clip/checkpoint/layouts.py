@@ -40,11 +40,18 @@ _OPENAI_KEYS = {'input_resolution', 'context_length', 'vocab_size'}
 _FOREIGN = (
     ('visual.trunk.', 'an image tower of timm with a text tower that is not known'),
     ('image_encoder.model.', 'a MobileCLIP model'),
-    ('vision_model.', 'a Hugging Face image tower without its text tower'),
-    ('text_model.', 'a Hugging Face text tower without its image tower'),
+    ('vision_model.', 'a Hugging Face image tower of another kind than CLIP and SigLIP'),
+    ('text_model.', 'a Hugging Face text tower of another kind than CLIP and SigLIP'),
     ('optimizer', 'an optimizer state'),
 )
 
+
+# transformers 5 writes a single tower without the prefix that its names have in the whole model.
+_SINGLE = {
+    'embeddings.token_embedding.weight': 'text_model.',
+    'embeddings.patch_embedding.weight': 'vision_model.',
+}
+_LOGIT_NAMES = {'logit_scale', 'logit_bias'}
 
 # Parts that SigLIP's image tower in timm does not have, but other towers with an attention pool have.
 _NOT_SIGLIP = {f'visual.trunk.{name}' for name in ('head.weight', 'norm_pre.weight', 'cls_token')}
@@ -223,6 +230,13 @@ class Recognized:
     leftover: list[str]
     openai: bool = False
 
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """'image' and 'text', or the one that the weights have."""
+        return tuple(
+            tower for tower in ('image', 'text') if any(name.startswith(f'{tower}.') for name in self.tensors)
+        )
+
 
 def recognize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Recognized:
     """Find the layout by its keys, strip known wrapper prefixes, and rename to the names of clipdense.
@@ -230,7 +244,7 @@ def recognize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
     Raises:
         CheckpointError: not a known layout; the message says what the weights are, or lists the first keys.
     """
-    tensors = strip_wrappers(tensors)
+    tensors = _with_tower(strip_wrappers(tensors))
     layout = _layout(tensors, metadata or {})
     ours, leftover = to_ours(tensors, layout)
     return Recognized(layout, ours, leftover, openai=tensors.keys() >= _OPENAI_KEYS)
@@ -244,20 +258,30 @@ def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return stripped
 
 
-def infer_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _with_tower(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    prefix = next((prefix for name, prefix in _SINGLE.items() if name in tensors), '')
+    return {f'{prefix}{name}': tensor for name, tensor in tensors.items()} if prefix else tensors
+
+
+def infer_size(tensors: Mapping[str, Tensor], towers: Iterable[str] = ('image', 'text')) -> dict[str, Any]:
     """Sizes from tensor shapes: the fields of ``clip.sizes.ClipSize`` except heads and activation.
 
     ``image_size`` is the grid times the patch size; the published size may be larger by less than a patch.
     A tower of timm or transformers, whose architecture cannot be inferred, has no fields.
 
+    Args:
+        tensors: under the names of clipdense.
+        towers: those that the weights have.
+
     Raises:
         CheckpointError: a tensor that the sizes are read from is missing or has an invalid shape.
     """
     try:
-        image, text = _image_size(tensors), _text_size(tensors)
-        if image.get('flavour') == 'clipa' and text:
-            text['flavour'] = 'clipa'
-        return {'image': image, 'text': text, 'logit_bias': 'logit_bias' in tensors}
+        read = {'image': _image_size, 'text': _text_size}
+        sizes: dict[str, Any] = {tower: read[tower](tensors) for tower in towers}
+        if sizes.get('image', {}).get('flavour') == 'clipa' and sizes.get('text'):
+            sizes['text']['flavour'] = 'clipa'
+        return {**sizes, 'logit_bias': 'logit_bias' in tensors}
     except KeyError as error:
         raise CheckpointError(f'incomplete weights: the tensor {error.args[0]} is missing') from None
     except (IndexError, TypeError, ValueError) as error:  # TypeError: the length of a single number
@@ -273,22 +297,42 @@ def _layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     if (
         metadata.get('format') == 'clipdense'
         or {'text.blocks.0.attn.qkv.weight', 'text.proj'} <= tensors.keys()
+        or {'image.patch_embed.weight', 'image.blocks.0.attn.qkv.weight'} <= tensors.keys()
         or any(name.startswith('image.trunk.') for name in tensors)
     ):
         return 'clipdense'
-    if 'text_model.embeddings.token_embedding.weight' in tensors:
-        if 'vision_model.embeddings.class_embedding' in tensors:
-            return 'huggingface_clip'
-        if 'vision_model.head.probe' in tensors:
-            return 'huggingface_siglip'
+    if kind := _huggingface(tensors):
+        return f'huggingface_{kind}'
     if 'visual.cls_token' in tensors and 'image_projection' in tensors:
         return 'slip'
     image, text = _open_clip_image(tensors), _open_clip_text(tensors)
     if image == 'siglip' and text == 'custom_':
         return 'openclip_siglip'
+    if image and text is None and all(name.startswith('visual.') or _beside(name) for name in tensors):
+        text = ''  # an image tower alone
+    if text is not None and not image and not any(name.startswith('visual') for name in tensors):
+        image = 'vit'  # a text tower alone
+        if text == 'custom_' and 'text.text_projection' not in tensors:
+            return 'openclip_siglip'
     if image and text is not None and f'openclip_{text}{image}' in LAYOUTS:
         return f'openclip_{text}{image}'
     raise CheckpointError(_unknown(tensors))
+
+
+def _huggingface(tensors: Mapping[str, Tensor]) -> str:
+    """'clip' or 'siglip' for the towers of Hugging Face, or one of them; '' for others."""
+    if any(name.startswith('vision_model.') for name in tensors):
+        if 'vision_model.head.probe' in tensors:
+            return 'siglip'
+        return 'clip' if 'vision_model.embeddings.class_embedding' in tensors else ''
+    if 'text_model.embeddings.token_embedding.weight' in tensors:
+        return 'siglip' if 'text_model.head.weight' in tensors else 'clip'
+    return ''
+
+
+def _beside(name: str) -> bool:
+    """Whether a tensor belongs to neither tower."""
+    return name in _LOGIT_NAMES or DROPPED.fullmatch(name) is not None
 
 
 def _open_clip_image(tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +22,21 @@ from clipdense.weights.io import WeightsFile, read_weights
 from clipdense.weights.strict import first_names, mismatches, with_counters
 from clipdense.weights.values import check_cast, check_values
 
-from ..model import CLIP, build_clip
+from ..model import CLIP
 from ..preprocess import Preprocess
-from ..sizes import ClipSize, HFTextSize, TextSize, TimmSize
-from ..tokenizers import FolderTokenizer, MissingTokenizer, OpenAITokenizer, find_tokenizer
+from ..sizes import ClipSize, HFTextSize, ImageSize, TextSize, TimmSize
+from ..tokenizers import OpenAITokenizer, find_tokenizer
 from .config_files import HUGGINGFACE_FILES, declared_layout, from_huggingface, from_open_clip, from_zoo
+from .contents import (
+    BOTH,
+    AnyClip,
+    AnyWeights,
+    ClipWeights,
+    ImageWeights,
+    TextWeights,
+    check_single,
+    not_full,
+)
 from .joined import joined_file
 from .layouts import Recognized, infer_size, recognize
 from .section import Section
@@ -55,25 +65,6 @@ _OPENAI = Recorded("OpenAI's archive", TowerFacts('quick_gelu'), TowerFacts('qui
 _SLIP = Recorded(
     "SLIP's layout", TowerFacts('gelu'), TowerFacts('quick_gelu'), complete=True
 )  # facebookresearch/SLIP models.py
-
-
-@dataclass(frozen=True)
-class ClipWeights:
-    """The weights and settings of a CLIP, without its modules.
-
-    Args:
-        path: of the file.
-        tensors: under the names of clipdense, in the file's dtypes.
-        leftover: names in the file that the layout does not define.
-        size, preprocess, tokenizer: settings of the model; a tokenizer of None is OpenAI's.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
-    leftover: list[str]
-    size: ClipSize
-    preprocess: Preprocess
-    tokenizer: FolderTokenizer | MissingTokenizer | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,24 @@ def load(
             an override is needed.
         InputError: an unknown name, a failed download, or a device that is not available.
     """
-    found = read_clip(weights, Overrides.of(overrides))
+    return _built(read_clip(weights, Overrides.of(overrides)), device, dtype)
+
+
+def load_any(
+    weights: str | Path | OpenedWeights,
+    device: str | torch.device = 'cpu',
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> AnyClip:
+    """As ``load``, also for weights with one tower: a ``FrozenImage`` or a ``FrozenText``.
+
+    Raises:
+        CheckpointError, InputError: as ``load``; or the features of the tower are not in the joint space.
+    """
+    return _built(read_any(weights, Overrides.of(overrides)), device, dtype)
+
+
+def _built(found: AnyWeights, device: str | torch.device, dtype: torch.dtype | None) -> Any:
     place, kind = choose_device(device), choose_dtype(dtype)
     clip = fitting_model(found)
     state = {
@@ -141,49 +149,92 @@ def open_weights(weights: str | Path | OpenedWeights) -> OpenedWeights:
 
 
 def read_clip(weights: str | Path | OpenedWeights, overrides: Overrides) -> ClipWeights:
-    """Read weights and recognize their layout, without building the model.
+    """Read the weights of a CLIP and recognize their layout, without building the model.
 
     Raises:
         CheckpointError, InputError: as ``load``.
     """
+    found = read_any(weights, overrides)
+    if not isinstance(found, ClipWeights):
+        raise not_full(found.path, found.tower)
+    return found
+
+
+def read_any(weights: str | Path | OpenedWeights, overrides: Overrides) -> AnyWeights:
+    """As ``read_clip``, also for weights with one tower.
+
+    Raises:
+        CheckpointError, InputError: as ``load_any``.
+    """
     opened = open_weights(weights)
-    file, recorded = opened.file, opened.recorded
-    path = file.path
+    path = opened.file.path
     try:
-        own = _own_facts(file)
-        declared = None if own or recorded else declared_layout(path)
-        found = recognize(_clip_part(file), file.metadata)
-        if declared not in (None, found.layout):
-            raise CheckpointError(
-                f'config.json declares a model of the layout {declared}, but the tensors have the layout '
-                f'{found.layout}: it is the config of another model'
-            )
-        if own:
-            size, preprocess, recorded = own
-            check_overrides(recorded, overrides)
-            if overrides.preprocess is not None:
-                preprocess = _preprocess(size, recorded, overrides.preprocess, path)
-        else:
-            recorded = recorded or _next_to(path, found)
-            recorded = recorded if overrides.model is None else _named(overrides.model, recorded)
-            size = complete(infer_size(found.tensors), recorded, overrides)
-            preprocess = _preprocess(size, recorded, overrides.preprocess, path)
+        found = recognize(_clip_part(opened.file), opened.file.metadata)
+        sizes, preprocess, recorded = _settings(opened, found, overrides)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
-    tokenizer = find_tokenizer(size.text, path, recorded.tokenizer)
+    if 'text' not in sizes:
+        return ImageWeights.of(path, found, sizes['image'], preprocess)
+    tokenizer = find_tokenizer(sizes['text'], path, recorded.tokenizer)
     if overrides.language is not None:
         (tokenizer or OpenAITokenizer()).set_language(overrides.language)
-    return ClipWeights(path, found.tensors, found.leftover, size, preprocess, tokenizer)
+    if 'image' not in sizes:
+        return TextWeights.of(path, found, sizes['text'], tokenizer)
+    return ClipWeights(path, found.tensors, found.leftover, ClipSize(**sizes), preprocess, tokenizer)
 
 
-def fitting_model(weights: ClipWeights) -> CLIP:
+def _settings(
+    opened: OpenedWeights, found: Recognized, overrides: Overrides
+) -> tuple[dict[str, Any], Any, Recorded]:
+    """Arguments of ``ClipSize`` (without a tower that the weights lack), preprocessing, and their source."""
+    path, towers = opened.file.path, found.towers
+    single = len(towers) == 1
+    if own := _own_facts(opened.file):
+        size, preprocess, recorded = own
+        check_overrides(recorded, overrides)
+        if overrides.preprocess is not None:
+            preprocess = _preprocess(size.image, recorded, overrides.preprocess, path)
+        sizes = {name: getattr(size, name) for name in (*(towers if single else BOTH), 'logit_bias')}
+        return sizes, preprocess, recorded
+    recorded = opened.recorded
+    if recorded is None:
+        _check_declared(path, found)
+        recorded = _next_to(path, found)
+    recorded = recorded if overrides.model is None else _named(overrides.model, recorded)
+    if single:
+        check_single(found, overrides)
+    sizes = complete(infer_size(found.tensors, towers if single else BOTH), recorded, overrides)
+    image = sizes.get('image')
+    return sizes, image and _preprocess(image, recorded, overrides.preprocess, path), recorded
+
+
+def _check_declared(path: Path, found: Recognized) -> None:
+    """Refuse the config file of another model.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    layout, tower = declared_layout(path)
+    if layout not in (None, found.layout):
+        raise CheckpointError(
+            f'config.json declares a model of the layout {layout}, but the tensors have the layout '
+            f'{found.layout}: it is the config of another model'
+        )
+    if tower and found.towers != (tower,):
+        raise CheckpointError(
+            f'config.json declares the {tower} tower of a CLIP, but the tensors are those of '
+            f'{" and ".join(found.towers)}: it is the config of another model'
+        )
+
+
+def fitting_model(weights: AnyWeights) -> Any:
     """The model of these weights on the meta device (no memory, no initialization); names and shapes match.
 
     Raises:
         CheckpointError: invalid sizes; tensors that do not match (``mismatches``), or have values that are
             not finite or not plausible (``check_values``).
     """
-    depths = [getattr(tower, 'layers', 0) for tower in (weights.size.image, weights.size.text)]
+    depths = [getattr(tower, 'layers', 0) for tower in weights.sizes]
     layers = sum(depth if isinstance(depth, int) else sum(depth) for depth in depths)
     if layers > len(weights.tensors):
         raise CheckpointError(
@@ -191,44 +242,47 @@ def fitting_model(weights: ClipWeights) -> CLIP:
         )
     try:
         with meta_device():
-            clip = build_clip(weights.size, weights.preprocess, weights.tokenizer)
+            clip = weights.build()
     except MissingPackage as error:
         raise MissingPackage(f'{weights.path}: {error}') from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{weights.path} describes an invalid model: {error}') from error
     if problems := mismatches(clip.state_dict(), weights.tensors, weights.leftover):
         raise CheckpointError(
-            f'{weights.path} does not match its model; tensors: {problems}{_built_by(weights.size)}'
+            f'{weights.path} does not match its model; tensors: {problems}{_built_by(weights.sizes)}'
         )
     check_values(weights.tensors, weights.path)
     return clip
 
 
-def _built_by(size: ClipSize) -> str:
+def _built_by(sizes: Iterable[Any]) -> str:
     """The installed packages that build towers, whose releases may name tensors in different ways."""
     towers = []
-    if isinstance(size.image, TimmSize):
-        towers.append(f'{size.image.model} by timm {version("timm")}')
-    if isinstance(size.text, HFTextSize):
-        towers.append(f'{size.text.model_type} by transformers {version("transformers")}')
+    for size in sizes:
+        if isinstance(size, TimmSize):
+            towers.append(f'{size.model} by timm {version("timm")}')
+        elif isinstance(size, HFTextSize):
+            towers.append(f'{size.model_type} by transformers {version("transformers")}')
     if not towers:
         return ''
     return f'; built: {", ".join(towers)}; another release may have other names, as the weights have'
 
 
-def _preprocess(size: ClipSize, recorded: Recorded, asked: Preprocess | str | None, path: Path) -> Preprocess:
+def _preprocess(
+    image: ImageSize, recorded: Recorded, asked: Preprocess | str | None, path: Path
+) -> Preprocess:
     """The override, else the recorded preprocessing, else with a warning the default of the kind of model.
 
     Raises:
         CheckpointError: it is recorded for images of another size than those of the model.
     """
-    side = size.image.image_size
+    side = image.image_size
     if asked is not None:
         return Preprocess.named(asked, side) if isinstance(asked, str) else asked
     if recorded.preprocess is not None:
-        cell = getattr(size.image, 'patch_size', 32)
+        cell = getattr(image, 'patch_size', 32)
         return recorded_preprocess(recorded.preprocess, side, cell, recorded.source)
-    found = default_preprocess(size)
+    found = default_preprocess(image)
     if not recorded.complete:
         warn_of_default(found, path)
     return found

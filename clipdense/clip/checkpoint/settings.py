@@ -11,7 +11,17 @@ from clipdense.utils.errors import CheckpointError, InputError, nearest, refuse_
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
 
 from ..preprocess import STATISTICS, Preprocess
-from ..sizes import PUBLISHED, Activation, ClipSize, ResNetSize, TextSize, VitSize
+from ..sizes import (
+    PUBLISHED,
+    Activation,
+    ClipSize,
+    ImageSize,
+    ResNetSize,
+    TextSize,
+    VitSize,
+    image_size_of,
+    text_size_of,
+)
 from ..text import FLAVOURS
 from ..tokenizers import TokenizerRules
 
@@ -135,43 +145,62 @@ def check_overrides(recorded: Recorded, overrides: Overrides) -> None:
     _choose('eos_token_id', recorded.text.eos_token_id, overrides.eos_token_id, recorded.source)
 
 
-def complete(sizes: dict[str, Any], recorded: Recorded, overrides: Overrides) -> ClipSize:
+def complete(sizes: Mapping[str, Any], recorded: Recorded, overrides: Overrides) -> dict[str, Any]:
     """Complete the sizes from the tensors with heads, activations and image size.
+
+    Args:
+        sizes: from ``infer_size``, of both towers or of one.
+        recorded: what is known besides the tensors.
+        overrides: what the user says.
+
+    Returns:
+        Arguments of ``ClipSize``, without the tower that ``sizes`` lacks.
 
     Raises:
         CheckpointError: the recorded settings are of other weights or contradict an override, or a setting
             cannot be inferred.
     """
-    image, text = dict(sizes['image']), dict(sizes['text'])
+    towers = {name: dict(sizes[name]) for name in ('image', 'text') if name in sizes}
     if recorded.size is not None:
-        return _whole(recorded.size, image, text, recorded.source, overrides)
-    if not image or not text:
-        raise CheckpointError(
-            f'cannot infer the architecture of the {"text" if image else "image"} tower ({recorded.source}); '
-            "pass model=, its name in open_clip such as 'convnext_base_w'"
-        )
-    _compare(image, recorded.image, recorded.source)
-    _compare(text, recorded.text, recorded.source)
+        _check_whole(recorded.size, towers, recorded.source, overrides)
+        return {name: getattr(recorded.size, name) for name in (*towers, 'logit_bias')}
+    for name, tower in towers.items():
+        if not tower:
+            raise CheckpointError(
+                f'cannot infer the architecture of the {name} tower ({recorded.source}); '
+                "pass model=, its name in open_clip such as 'convnext_base_w'"
+            )
+        _compare(tower, getattr(recorded, name), recorded.source)
+    known = _published(towers)
+    if image := towers.get('image'):
+        _finish_image(image, recorded, overrides, getattr(known, 'image', None))
+    if text := towers.get('text'):
+        activation = overrides.text_activation or overrides.activation
+        asked = {'text_num_heads': overrides.text_num_heads, 'text_activation': activation}
+        _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
+        if FLAVOURS[text['flavour']].pool == 'end_of_text':
+            text['eos_token_id'] = end_of_text_id(text['vocab_size'], recorded, overrides.eos_token_id)
+    build: dict[str, Any] = {'image': image_size_of, 'text': text_size_of}
+    built = {name: build[name](tower) for name, tower in towers.items()}
+    return {**built, 'logit_bias': sizes['logit_bias']}
+
+
+def _finish_image(image: dict[str, Any], recorded: Recorded, overrides: Overrides, known: Any) -> None:
+    """Add image size, heads and activation to an image tower."""
     image['image_size'] = recorded.image.image_size or image['image_size']
-    known = _published(image, text)
     if 'patch_size' in image:
         asked = {'num_heads': overrides.num_heads, 'activation': overrides.activation}
-        _finish(image, recorded.image, asked, getattr(known, 'image', None), recorded.source)
+        _finish(image, recorded.image, asked, known, recorded.source)
     else:
         image['num_heads'] = image['width'] // 2  # 64 channels each (openai/CLIP build_model)
-    activation = overrides.text_activation or overrides.activation
-    asked = {'text_num_heads': overrides.text_num_heads, 'text_activation': activation}
-    _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
-    if FLAVOURS[text['flavour']].pool == 'end_of_text':
-        text['eos_token_id'] = end_of_text_id(text['vocab_size'], recorded, overrides.eos_token_id)
-    return ClipSize.from_dict({**sizes, 'image': image, 'text': text})
 
 
-def _whole(
-    size: ClipSize, image: Mapping[str, Any], text: Mapping[str, Any], source: str, overrides: Overrides
-) -> ClipSize:
-    """A recorded size, after it was compared with the tensors and the overrides."""
-    for name, tower, found in (('image', size.image, image), ('text', size.text, text)):
+def _check_whole(
+    size: ClipSize, towers: Mapping[str, Mapping[str, Any]], source: str, overrides: Overrides
+) -> None:
+    """Compare a recorded size with the tensors and the overrides."""
+    for name, found in towers.items():
+        tower = getattr(size, name)
         foreign = getattr(tower, 'model', None) or getattr(tower, 'model_type', None)
         if bool(foreign) == bool(found):
             kind = repr(foreign) if foreign else 'of CLIP'
@@ -192,7 +221,6 @@ def _whole(
             raise CheckpointError(
                 f'{source} records {option}={known!r}; remove the override {option}={asked!r}'
             )
-    return size
 
 
 def end_of_text_id(vocab_size: int, recorded: Recorded, asked: EndOfText | None = None) -> int | None:
@@ -275,17 +303,20 @@ def _usual_heads(tower: Mapping[str, Any], option: str) -> int:
     return tower['width'] // 64
 
 
-def _published(image: Mapping[str, Any], text: Mapping[str, Any]) -> ClipSize | None:
+def _published(towers: Mapping[str, Mapping[str, Any]]) -> ClipSize | None:
     """The published SigLIP of these sizes; other flavours are published with several activations."""
+    if any(tower.get('flavour') != 'siglip' for tower in towers.values()):
+        return None
+    keys = {
+        'image': ('flavour', 'width', 'layers', 'patch_size'),
+        'text': ('flavour', 'width', 'layers', 'vocab_size'),
+    }
     for size in PUBLISHED.values():
-        towers = (
-            (size.image, image, ('flavour', 'width', 'layers', 'patch_size')),
-            (size.text, text, ('flavour', 'width', 'layers', 'vocab_size')),
-        )
-        same = all(
-            getattr(known, key, None) == tower.get(key) for known, tower, keys in towers for key in keys
-        )
-        if same and text['flavour'] == 'siglip':
+        if all(
+            getattr(getattr(size, name), key, None) == tower.get(key)
+            for name, tower in towers.items()
+            for key in keys[name]
+        ):
             return size
     return None
 
@@ -299,12 +330,12 @@ def _refuse_unknown_activation(tower: Mapping[str, Any], source: str) -> str:
     raise CheckpointError(f'cannot infer the activation ({source}); pass {choices}')
 
 
-def default_preprocess(size: ClipSize) -> Preprocess:
-    """The preprocessing of a flavour, for weights that do not record their own."""
-    flavour = getattr(size.image, 'flavour', 'openai')
+def default_preprocess(image: ImageSize) -> Preprocess:
+    """The preprocessing of a flavour of image tower, for weights that do not record their own."""
+    flavour = getattr(image, 'flavour', 'openai')
     if flavour == 'slip':  # torchvision's defaults (facebookresearch/SLIP main.py)
-        return Preprocess(size.image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')
-    return Preprocess.named('siglip' if flavour == 'siglip' else 'openai', size.image.image_size)
+        return Preprocess(image.image_size, *STATISTICS['imagenet'], interpolation='bilinear')
+    return Preprocess.named('siglip' if flavour == 'siglip' else 'openai', image.image_size)
 
 
 def recorded_preprocess(fields: Mapping[str, Any], side: int, cell: int, source: object) -> Preprocess:

@@ -214,8 +214,8 @@ FOREIGN = {
         ['img_encoder.pos_embed'],
         r'may need its config \(--config\); 1 tensors: img_encoder.pos_embed',
     ),
-    'vision only': (['vision_model.embeddings.class_embedding'], 'without its text tower'),
-    'text only': (['text_model.embeddings.token_embedding.weight'], 'without its image tower'),
+    'another vision model': (['vision_model.patch_embed'], 'image tower of another kind than CLIP'),
+    'another text model': (['text_model.word_embeddings'], 'text tower of another kind than CLIP'),
     'resnet50': (
         ['conv1.weight', 'fc.weight'],
         r'not a known CLIP layout.*2 tensors: conv1.weight, fc.weight',
