@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.precision import at_least_fp32, no_autocast
+
 
 class ConvexCombination(nn.Module):
     """The mean of the text embeddings of the classes, weighted by their probabilities.
@@ -33,8 +35,10 @@ class ConvexCombination(nn.Module):
         nn.init.normal_(self.embeddings, std=embed_dim**-0.5)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Class logits (..., N) -> (..., D)."""
-        return logits.softmax(dim=-1) @ self.embeddings
+        """Class logits (..., N) -> (..., D); autocast does not reach in."""
+        with no_autocast(logits.device):
+            probabilities = at_least_fp32(logits).softmax(dim=-1)
+            return probabilities.to(self.embeddings.dtype) @ self.embeddings
 
 
 class Centered(nn.Module):

@@ -17,11 +17,13 @@ from collections.abc import Callable
 
 from .clip_forward import clip_image, clip_text
 from .clip_train import clip_train
+from .convnext_dense import convnext_dense
 from .dense_slide import dense_slide
 from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .lseg import lseg
 from .mean_iou import mean_iou
+from .precision import precision
 from .prompt_step import prompt_step
 from .region_embeddings import region_embeddings
 from .start_up import imports, start_up
@@ -32,10 +34,12 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'clip_image': clip_image,
     'clip_text': clip_text,
     'clip_train': clip_train,
+    'convnext_dense': convnext_dense,
     'dense_slide': dense_slide,
     'groupvit_image': groupvit_image,
     'import': imports,
     'start_up': start_up,
+    'precision': precision,
     'region_embeddings': region_embeddings,
     'vild': vild,
     'lseg': lseg,

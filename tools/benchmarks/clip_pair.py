@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipdense.clip.checkpoint.layouts import to_ours
+from clipdense.clip.factory import published_size
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.vocab.tokenizer import tokenize
 
@@ -24,16 +25,21 @@ WORDS = """
 """
 
 
-def clip_pair(options: Options) -> tuple[CLIP, Any]:
-    """Our model and open_clip's, converted from it; random weights, training mode."""
+def clip_pair(options: Options, name: str | None = None) -> tuple[CLIP, Any]:
+    """Our model and open_clip's, converted from it; random weights, training mode.
+
+    Args:
+        options: the device, and the model if there is no ``name``.
+        name: an open_clip name.
+    """
     import open_clip
 
     torch.manual_seed(0)
     logging.disable(logging.WARNING)  # that it has no pretrained weights
-    peer = open_clip.create_model(options.model, output_dict=True)
+    peer = open_clip.create_model(name or options.model, output_dict=True)
     logging.disable(logging.NOTSET)
-    ours = build_clip(options.model)
-    layout = 'openclip_vit' if hasattr(ours.image, 'blocks') else 'openclip_resnet'
+    ours = build_clip(published_size(name or options.model))
+    layout = {'vit': 'openclip_vit', 'resnet': 'openclip_resnet', 'timm': 'openclip_timm'}[ours.image.kind]
     ours.load_state_dict(to_ours(peer.state_dict(), layout)[0])
     return ours.to(options.device), peer.to(options.device)
 
