@@ -87,11 +87,9 @@ class ContextAware(SegmentationModel):
         if tower is None and not isinstance(model, CLIP):
             raise InputError('no image tower: give a full CLIP, or backbone=dict(image=...)')
         self.clip = FrozenText.of(model)
-        self.backbone = build_stages(
-            model.image if tower is None else tower,
-            self.backbone_options['taps'],
-            self.backbone_options['scales'],
-        )
+        if tower is None:
+            tower = model.image
+        self.backbone = build_stages(tower, self.backbone_options['taps'], self.backbone_options['scales'])
         dim, width = self.backbone.tower.size.embed_dim, self.clip.embed_dim
         if dim != width:
             raise InputError(f'the image tower embeds in {dim} dimensions, the text tower in {width}')

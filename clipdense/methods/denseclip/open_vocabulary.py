@@ -43,8 +43,8 @@ class ClassWise(nn.Module):
         self.image = nn.Conv2d(width, hidden, 1)
         self.scores = nn.Conv2d(2, hidden, 3, padding=1)
         self.out = nn.Conv2d(hidden, 1, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, fused: Tensor, similarity: Tensor, scores: Tensor) -> Tensor:
         """(B, W, h, w), (B, K, h, w), (B, K, h, w) -> (B, K, h, w)."""

@@ -70,6 +70,7 @@ class ContextAwareSegmenter(ContextAware):
         self.dropout = nn.Dropout2d(0.1)
         self.classify = nn.Conv2d(width, len(self.class_names), 1)
         nn.init.normal_(self.classify.weight, std=0.01)
+        assert self.classify.bias is not None
         nn.init.zeros_(self.classify.bias)
         self._kept: tuple[Any, Tensor] | None = None  # class embeddings, and the state that they belong to
 

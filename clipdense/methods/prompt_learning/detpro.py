@@ -69,7 +69,7 @@ class DetPro(Model):
         super().__init__()
         if not temperature > 0:
             raise InputError(f'temperature must be positive, got {temperature}')
-        model: Any = load(clip) if isinstance(clip, str) else build_module(clip)
+        model: Any = load(clip) if isinstance(clip, str) else build_module(clip)  # type: ignore[arg-type]
         self.clip = model.requires_grad_(False).eval()
         if learner is None:
             learner = CoOp(model, n_ctx=8)
@@ -146,6 +146,8 @@ class Background(nn.Module):
         clip: as that of the learner.
         n_ctx: n.
     """
+
+    token_ids: Tensor
 
     def __init__(self, clip: WithText, n_ctx: int) -> None:
         super().__init__()
