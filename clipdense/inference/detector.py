@@ -124,8 +124,9 @@ class Detector(Predictor[Detections]):
         """
         resolve_precision(precision, choose_device(device))  # before weights are loaded
         keep_clip = clip is None and embedder is None
-        model = load_trained_detector(config, weights, device, keep_clip)
-        return cls._ready(model, clip, templates, embedder, rules, adapter, device, cache)
+        model: Any = load_trained_detector(config, weights, device, keep_clip)
+        embeds = _embedder(model, clip, templates, embedder, device, cache)
+        return cls(model, embeds, rules, adapter, precision)
 
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Detection rules of a call: ``rules``, or single values such as ``score_threshold=0.5``."""

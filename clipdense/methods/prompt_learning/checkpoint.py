@@ -112,7 +112,7 @@ def _load_ours(file: WeightsFile, clip: WithText, told: Mapping[str, Any]) -> Pr
     refuse_unknown([kind], LEARNERS, f'{file.path}: unknown kind of prompts')
     _check_towers(file, clip, towers)
     try:
-        learner = LEARNERS[kind](clip, **config)  # type: ignore[arg-type]
+        learner = LEARNERS[kind](clip, **config)
     except TypeError as error:
         raise CheckpointError(f'{file.path} describes an invalid {kind}: {error}') from error
     load_strict(learner, {own_name(name): x for name, x in file.tensors.items()}, file.path)
@@ -174,8 +174,7 @@ def _load_official(
     if any(name.startswith('meta_net.') for name in own):
         learner = CoCoOp(clip, n_ctx=context.shape[0], init=None)
     elif 'proj.weight' in own:
-        learner = _maple(file, clip, own)
-        _check_same_clip(file, clip, tensors)
+        learner = _maple(file, clip, own, tensors)
     else:
         learner = _coop(file, clip, context, position, class_names)
     load_strict(learner, {name: x.float() for name, x in own.items()}, file.path)
@@ -230,10 +229,13 @@ def _coop(
     return CoOp(clip, context.shape[-2], None, specific, position, names)  # type: ignore[arg-type]
 
 
-def _maple(file: WeightsFile, clip: WithText, own: Mapping[str, Tensor]) -> MaPLe:
+def _maple(
+    file: WeightsFile, clip: WithText, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> MaPLe:
     """The official program starts from "a photo of a" up to n = 4, of which it keeps what is not learned."""
     if not isinstance(clip, CLIP):
         raise CheckpointError(f'{file.path}: prompts of the image tower need a CLIP with an image tower')
+    _check_same_clip(file, clip, tensors)
     n_ctx = own['ctx'].shape[0]
     depth = 1 + sum(name.startswith('compound_prompts_text.') for name in own)
     return MaPLe(clip, n_ctx, depth, 'a photo of a' if n_ctx <= 4 else None)

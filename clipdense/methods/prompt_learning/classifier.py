@@ -58,12 +58,13 @@ class PromptClassifier(Model):
         self.clip = model.requires_grad_(False).eval()
         if isinstance(learner, Mapping):
             names = {'class_names': list(class_names)} if class_names else {}
-            learner = build_module({**names, **learner, 'clip': model})
-        elif class_names:
-            learner.set_classes(class_names)
-        if learner.clip is not model:
+            self.learner = build_module({**names, **learner, 'clip': model})
+        else:
+            self.learner = learner
+            if class_names:
+                learner.set_classes(class_names)
+        if self.learner.clip is not model:
             raise InputError('the learner was built for another CLIP: give both the same')
-        self.learner = learner
         self.register_state_dict_post_hook(without_clip)
         self.register_load_state_dict_post_hook(clip_is_not_missing)
 
@@ -88,7 +89,8 @@ class PromptClassifier(Model):
         with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
             if not learned:
                 return F.normalize(at_least_fp32(self.clip.encode_image(images)), dim=-1)
-            with self.clip.image.prompted(self.learner.image_prompts()):  # type: ignore[union-attr]
+            tower: Any = self.clip.image  # a vision transformer, which the learner has checked
+            with tower.prompted(self.learner.image_prompts()):
                 return F.normalize(at_least_fp32(self.clip.encode_image(images)), dim=-1)
 
     def logits(self, images: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class DetPro(Model):
 
     def __init__(
         self,
-        clip: nn.Module | Mapping[str, Any] | str,
+        clip: nn.Module | dict | str,
         learner: PromptLearner | Mapping[str, Any] | None = None,
         mode: Mode = 'soft',
         temperature: float = 0.01,

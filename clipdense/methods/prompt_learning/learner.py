@@ -19,7 +19,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .texts import ClassTexts, Position, WithText, check_position, class_texts, text_tower
+from .texts import ClassTexts, Position, WithText, check_position, class_texts, text_tower, word_tokenizer
 
 _STD = 0.02  # of random contexts
 _DEFAULT_CTX = 16
@@ -131,7 +131,7 @@ class PromptLearner(nn.Module, ABC):
                 context.float(), words.float(), compute_mode='donot_use_mm_for_euclid_dist'
             )
             near, ids = distances.topk(k, largest=False)
-        decode = self.clip.tokenizer.decode
+        decode = word_tokenizer(self.clip).decode
         return [
             [(decode([index]).strip(), distance) for index, distance in zip(row, line, strict=True)]
             for row, line in zip(ids.tolist(), near.tolist(), strict=True)
@@ -306,6 +306,6 @@ def start_context(clip: WithText, n_ctx: int, init: str | None) -> Tensor:
 
 
 def _word_ids(clip: WithText, init: str) -> list[int]:
-    if not isinstance(init, str) or not (ids := clip.tokenizer.encode(init.replace('_', ' '))):
+    if not isinstance(init, str) or not (ids := word_tokenizer(clip).encode(init.replace('_', ' '))):
         raise InputError(f"init must be words, such as 'a photo of a', or None, got {init!r:.80}")
     return ids

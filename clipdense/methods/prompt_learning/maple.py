@@ -72,12 +72,13 @@ class MaPLe(PromptLearner):
             self.compound_prompts_text = nn.ParameterList(
                 _random(self.n_ctx, width, self.ctx) for _ in range(depth - 1)
             )
+        tower: Any = clip.image if image else None  # a vision transformer
         if self.coupled:
-            self.proj = nn.Linear(width, clip.image.size.width).to(self.ctx.device)
-            deep = nn.Linear(width, clip.image.size.width).to(self.ctx.device)
+            self.proj = nn.Linear(width, tower.size.width).to(self.ctx.device)
+            deep = nn.Linear(width, tower.size.width).to(self.ctx.device)
             self.compound_prompt_projections = nn.ModuleList(deepcopy(deep) for _ in range(depth - 1))
         elif image:
-            like, width = clip.image.pos_embed, clip.image.size.width
+            like, width = tower.pos_embed, tower.size.width
             self.own_image_prompts = nn.ParameterList(_random(self.n_ctx, width, like) for _ in range(depth))
         if class_names:
             self.set_classes(class_names)

@@ -82,7 +82,7 @@ def class_texts(
     words = [name.replace('_', ' ') for name in names]
     context = ' '.join([_PLACEHOLDER] * n_ctx) if init is None else init
     texts = [f'{context} {name}.' for name in words]
-    prefix, encode = start_tokens(clip), clip.tokenizer.encode
+    prefix, encode = start_tokens(clip), word_tokenizer(clip).encode
     _check_lengths(clip, names, texts, len(encode(context)))
     check_tokens(clip.tokenizer, dict(zip(names, texts, strict=True)))
     token_ids = torch.as_tensor(np.asarray(clip.tokenizer(texts)))  # (K, L)
@@ -118,6 +118,22 @@ def text_tower(clip: Any) -> TextTransformer:
     raise InputError(f'learned prompts need a text tower of CLIP, not a {kind} of transformers')
 
 
+def word_tokenizer(clip: WithText) -> Any:
+    """The tokenizer of a CLIP, which encodes and decodes single words.
+
+    Raises:
+        InputError: it cannot, or the weights have none.
+    """
+    tokenizer: Any = clip.tokenizer
+    if not hasattr(tokenizer, 'encode') or not hasattr(tokenizer, 'decode'):
+        tokenizer(['a'])  # raises where the weights have none
+        raise InputError(
+            'learned prompts need a tokenizer with encode(text) and decode(ids), not a '
+            f'{type(tokenizer).__name__}'
+        )
+    return tokenizer
+
+
 def start_tokens(clip: WithText) -> int:
     """P: 1, or 0 if texts have no start-of-text token (SigLIP)."""
     return len(getattr(_tokenizer(clip), 'prefix', (0,)))
@@ -146,11 +162,9 @@ def _check_lengths(clip: WithText, names: Sequence[str], texts: Sequence[str], c
     Raises:
         InputError: naming the class with the longest text.
     """
-    most = clip.text.size.context_length
+    most, encode = clip.text.size.context_length, word_tokenizer(clip).encode
     special = most - getattr(_tokenizer(clip), 'room', most - 2)  # tokens that begin and end a text
-    needed, name = max(
-        (len(clip.tokenizer.encode(text)) + special, name) for name, text in zip(names, texts, strict=True)
-    )
+    needed, name = max((len(encode(text)) + special, name) for name, text in zip(names, texts, strict=True))
     if needed > most:
         raise InputError(
             f'the prompt of {name!r:.80} has {needed} tokens, {context} of them context; the text tower '

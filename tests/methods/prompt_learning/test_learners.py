@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.clip.tokenizers import MissingTokenizer
 from clipdense.methods.prompt_learning.cocoop import CoCoOp
 from clipdense.methods.prompt_learning.learner import CoOp
 from clipdense.methods.prompt_learning.maple import MaPLe
@@ -177,6 +178,20 @@ def test_nearest_words(clip):
 def test_bad_settings(clip, build, message):
     with pytest.raises(InputError, match=message):
         build(clip)
+
+
+@pytest.mark.parametrize(
+    ('tokenizer', 'message'),
+    [
+        (lambda texts: torch.ones(len(texts), 77, dtype=torch.long), 'need a tokenizer with encode'),
+        (MissingTokenizer('the weights have no tokenizer'), 'the weights have no tokenizer'),
+    ],
+)
+def test_tokenizers_that_cannot_encode_a_word(clip, tokenizer, message):
+    clip.tokenizer = tokenizer
+    for init in (WORDS, None):
+        with pytest.raises(InputError, match=message):
+            CoOp(clip, init=init, class_names=NAMES)
 
 
 def test_class_specific_contexts_of_other_classes(clip):
