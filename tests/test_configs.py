@@ -19,8 +19,8 @@ from clipdense.utils.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(path for path in FOLDER.rglob('*.py') if not path.parent.name.startswith('_'))
-TINY_TEXT = TextSize(32, 1, 1, 32, 16)
-TINY = ClipSize(VitSize(32, 8, 32, 4, 1, 32, 16), TINY_TEXT)
+TINY_TEXT = TextSize(32, 9, 1, 32, 16)  # MaPLe: 9 blocks
+TINY = ClipSize(VitSize(32, 8, 32, 9, 1, 32, 16), TINY_TEXT)
 TINY_EMBEDDED = ClipSize(TimmSize('test_efficientnet', 32, 16), TINY_TEXT)
 
 
@@ -36,6 +36,7 @@ def test_the_model_is_built(path):
         if isinstance(part.get('clip'), str):  # named weights, which are not here
             part.clip = build_clip(TINY_EMBEDDED if part.clip == 'embedded' else TINY)
     model.pop('start', None)  # nor those that training starts from
+    model.pop('class_names', None)  # nor the dataset that names the classes
     if 'proxy' in model:
         model.proxy.weights = False
     with torch.device('meta'):

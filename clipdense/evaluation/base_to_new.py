@@ -6,6 +6,7 @@ B: images, K: classes.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from clipdense.data.batches import collate
 from clipdense.data.classification.few_shot import FewShotImages
+from clipdense.data.classification.splits import has_parts
 from clipdense.data.transforms import CenterCrop
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.utils.errors import InputError
@@ -213,7 +215,7 @@ class ClassifierAccuracy:
 
     Args:
         parts: labeled datasets with ``class_names`` by name; their configs; or folders and split files, whose
-            test images are used.
+            test images are used, and all images of a folder without parts.
         name: prefix of the names of the results.
         batch_size: images per batch.
         num_workers: processes that read images.
@@ -302,8 +304,9 @@ class _Cropped(torch.utils.data.Dataset):
 
 
 def _dataset(data: Any) -> Any:
-    is_data = isinstance(data, str) or hasattr(data, '__fspath__')
-    return FewShotImages(data, split='test') if is_data else build(data, DATASETS)
+    if isinstance(data, str | os.PathLike):
+        return FewShotImages(data, split='test' if has_parts(data) else 'all')
+    return build(data, DATASETS)
 
 
 def _check_classes(part: str, names: Sequence[str], trained: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,26 @@ class Model(nn.Module, ABC):
         if isinstance(data, Sequence):
             return self(*data, mode=mode)
         raise TypeError(f'a batch must be a dict, list or tuple, got {type(data).__name__}')
+
+
+def warn_of_image_size(clip: Any, images: Tensor) -> None:
+    """Say once for a CLIP that the images of a training have another size than its weights record.
+
+    Args:
+        clip: has ``image.size.image_size``.
+        images: (B, 3, H, W).
+
+    Warns:
+        UserWarning: another size.
+    """
+    side, (height, width) = clip.image.size.image_size, images.shape[-2:]
+    if (height, width) != (side, side) and not getattr(clip, '_size_said', False):
+        clip._size_said = True
+        warnings.warn(
+            f'the training images have {width} x {height} pixels, but the model is for {side} x {side}: '
+            'give the model and the transform of the dataset one size, unless this is meant',
+            stacklevel=2,
+        )
 
 
 def total_loss(losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

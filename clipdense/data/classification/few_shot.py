@@ -28,7 +28,7 @@ class FewShotImages(ImageSubset):
 
     Args:
         data: a folder, a split file of CoOp, a dataset or its config; see ``splits.open_part``.
-        split: 'train', 'val' or 'test'.
+        split: 'train', 'val' or 'test'; 'all' for data without parts.
         shots: images of each class; None for all.
         classes: 'all', 'base' (the first half by label, ceil(K / 2)), 'new' (the others), or class names.
         seed: of the shots, and of random transforms.

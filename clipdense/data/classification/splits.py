@@ -24,6 +24,7 @@ from .names import read_folder_names
 from .split_files import PARTS, SUFFIXES, read_split_file
 from .torchvision_sets import TorchvisionDataset
 
+ALL = 'all'  # in place of a part: the whole of data that has no parts
 FRACTIONS = {'train': 0.5, 'val': 0.2, 'test': 0.3}  # CoOp's, for datasets without parts
 HELD_OUT = {'train': 0.8, 'val': 0.2}  # CoOp's, for datasets without validation images
 _FOLDERS = {  # names of folders of parts
@@ -87,7 +88,7 @@ def open_part(
     Args:
         data: a folder of class folders, or of ``train``, ``val`` and ``test`` with such folders; a split file
             of CoOp; a dataset or its config; or a dict of datasets for ``train``, ``val`` and ``test``.
-        part: 'train', 'val' or 'test'.
+        part: 'train', 'val' or 'test'; or 'all' for a folder or dataset without parts.
         seed: of parts that are drawn.
         class_names: names instead of those of the data; for folders, in their order or by folder.
 
@@ -97,8 +98,9 @@ def open_part(
     Warns:
         UserWarning: which parts are drawn, or used for another.
     """
-    if part not in PARTS:
-        raise InputError(f'split must be one of {", ".join(PARTS)}, got {part!r}.{nearest(str(part), PARTS)}')
+    if part not in (*PARTS, ALL):
+        known = (*PARTS, ALL)
+        raise InputError(f'split must be one of {", ".join(known)}, got {part!r}.{nearest(str(part), known)}')
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
         if path.suffix.lower() in SUFFIXES and not path.is_dir():
@@ -113,7 +115,7 @@ def open_part(
     return _drawn(_checked(build(data, DATASETS)), part, seed, FRACTIONS, 'the dataset')
 
 
-def has_parts(data: str | Path) -> bool:
+def has_parts(data: str | os.PathLike) -> bool:
     """Whether data has parts of its own: a split file, or a folder with ``train`` and others."""
     path = Path(data).expanduser()
     return bool(_part_folders(path)) if path.is_dir() else path.suffix.lower() in SUFFIXES
@@ -173,6 +175,8 @@ def _of_folder(
     root: Path, part: str, seed: int, class_names: Sequence[str] | Mapping[str, str] | None
 ) -> LabeledImages:
     parts = _part_folders(root)
+    if parts and part == ALL:
+        raise InputError(f'{root} has {" and ".join(parts)} images: use one of them instead of {ALL!r}')
     if not parts:
         return _drawn(LabeledFolder(root, class_names=class_names), part, seed, FRACTIONS, str(root))
     if class_names is None and (root / 'classes.txt').exists():
@@ -223,6 +227,8 @@ def _of_file(
     if isinstance(class_names, Mapping):
         raise InputError('class_names of a split file must be a list, in the order of its labels')
     file = read_split_file(path)
+    if part == ALL:
+        raise InputError(f'{path} has {" and ".join(file.parts)} images: use one of them instead of {ALL!r}')
     names = file.class_names if class_names is None else tuple(class_names)
     if len(names) != len(file.class_names):
         raise InputError(
@@ -239,6 +245,8 @@ def _of_file(
 
 def _of_several(data: Mapping[str, Any], part: str, seed: int) -> LabeledImages:
     unknown = sorted(set(data) - set(PARTS))
+    if part == ALL:
+        raise InputError(f'data has {" and ".join(data)} images: use one of them instead of {ALL!r}')
     if unknown or 'train' not in data:
         raise InputError(
             f'data must be a folder, a split file, a dataset, or a dict of train, val and test, '
@@ -274,6 +282,8 @@ def _of_torchvision(config: dict[str, Any], part: str, seed: int) -> LabeledImag
     known = inspect.signature(getattr(datasets, name)).parameters if name in datasets.__all__ else {}
     if name in datasets.__all__ and not {'train', 'split'} & set(known):
         return _drawn(build(config, DATASETS), part, seed, FRACTIONS, name)
+    if part == ALL:
+        raise InputError(f'{name} has parts: use {" or ".join(PARTS)} instead of {ALL!r}')
     if part == 'test':
         return build({**config, 'train': False}, DATASETS)
     if 'split' in known and name in _WITH_VALIDATION:
@@ -288,7 +298,9 @@ _WITH_VALIDATION = ('DTD', 'FGVCAircraft', 'Flowers102', 'PCAM', 'RenderedSST2',
 def _drawn(
     dataset: LabeledImages, part: str, seed: int, fractions: Mapping[str, float], where: str
 ) -> LabeledImages:
-    """A part of a dataset that is drawn from its classes, which is said."""
+    """A part of a dataset that is drawn from its classes, which is said; or all of it."""
+    if part == ALL:
+        return dataset
     shares = ', '.join(f'{round(100 * fraction)} % {name}' for name, fraction in fractions.items())
     warnings.warn(
         f'{where} has no {" and ".join(name for name in fractions if name != "train")} images of its own: '

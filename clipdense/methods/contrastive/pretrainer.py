@@ -17,7 +17,7 @@ from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import as_batch, pretrain_step
 from clipdense.registry import MODELS, build_module
-from clipdense.tasks.model import Model
+from clipdense.tasks.model import Model, warn_of_image_size
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
@@ -89,7 +89,6 @@ class ContrastivePretrainer(Model):
             raise InputError(f"phrase_patches must be 'values' or 'last', got {phrase_patches!r}")
         self.phrase_weight, self.equal_texts_match = phrase_weight, equal_texts_match
         self.phrase_patches = phrase_patches
-        self._size_checked = False
 
     def train(self, mode: bool = True) -> ContrastivePretrainer:
         """A locked image tower stays in evaluation mode, which also freezes its statistics."""
@@ -149,20 +148,9 @@ class ContrastivePretrainer(Model):
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimizer step, after which the logit scale is clamped."""
         data = self.data_preprocessor(data, training=True)
-        self._check_image_size(data['images'])
+        warn_of_image_size(self.clip, data['images'])
         loss = pretrain_step(self, data, *self._halves(data), optim_wrapper)
         return {'loss': loss, 'logit_scale': torch.as_tensor(self.logit_scale).detach()}
-
-    def _check_image_size(self, images: Tensor) -> None:
-        """Say once where the images of the dataset have another size than the model records."""
-        side, (height, width) = self.clip.image.size.image_size, images.shape[-2:]
-        if not self._size_checked and (height, width) != (side, side):
-            warnings.warn(
-                f'the training images have {width} x {height} pixels, but the model is for {side} x {side}: '
-                'give the model and the transform of the dataset one size, unless this is meant',
-                stacklevel=2,
-            )
-        self._size_checked = True
 
     def _halves(self, data: dict[str, Tensor]) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
         """The encoder of a micro-batch, and the loss of the embeddings of the batch."""

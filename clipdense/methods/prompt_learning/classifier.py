@@ -14,8 +14,8 @@ from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.layers.precision import at_least_fp32
-from clipdense.registry import MODELS, build_module
-from clipdense.tasks.model import Model
+from clipdense.registry import DATASETS, MODELS, build, build_module
+from clipdense.tasks.model import Model, warn_of_image_size
 from clipdense.utils.errors import InputError
 
 from .checkpoint import describe, save_prompts
@@ -35,7 +35,8 @@ class PromptClassifier(Model):
     Args:
         clip: the model, its config, or weights as ``clipdense.load`` takes them.
         learner: a ``PromptLearner`` of this CLIP, or its config, to which ``clip`` is added.
-        class_names: K names; they can be set later (``set_classes``) if the contexts are not class-specific.
+        class_names: K names, or the config of a dataset that has them; they can be set later
+            (``set_classes``) if the contexts are not class-specific.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time (CoCoOp).
 
     Raises:
@@ -49,9 +50,11 @@ class PromptClassifier(Model):
         self,
         clip: nn.Module | dict | str,
         learner: PromptLearner | Mapping[str, Any],
-        class_names: Sequence[str] = (),
+        class_names: Sequence[str] | Mapping[str, Any] = (),
         gradient_checkpointing: bool = False,
     ) -> None:
+        if isinstance(class_names, Mapping):
+            class_names = build(class_names, DATASETS).class_names
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         model.set_gradient_checkpointing(gradient_checkpointing)
@@ -115,6 +118,7 @@ class PromptClassifier(Model):
             return list(logits) if mode == 'predict' else logits
         if labels is None:
             raise InputError('training needs labels: use a dataset with labels')
+        warn_of_image_size(self.clip, images)
         return self.loss(logits, labels)
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

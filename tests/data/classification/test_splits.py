@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import datasets
 
 from clipdense.data.classification.datasets import LabeledFolder
-from clipdense.data.classification.splits import ImageSubset, open_part, stratified
+from clipdense.data.classification.splits import ImageSubset, has_parts, open_part, stratified
 from clipdense.utils.errors import InputError
 
 PARTS = ('train', 'val', 'test')
@@ -107,6 +107,14 @@ class TestFolders:
     def test_labels_are_those_of_the_training_images(self, make_images):
         data = open_part(make_images(within('train', TWO) | within('val', ONE) | {'test/bee': 1}), 'test')
         assert (data.class_names, data.labels) == (('ant', 'bee'), [1])
+
+    def test_all_images_of_a_folder_without_parts(self, make_images):
+        root = make_images({'ant': 10})
+        assert (has_parts(root), len(open_part(root, 'all'))) == (False, 10)
+        root = make_images(within('train', TWO) | within('test', ONE), root / 'parts')
+        assert has_parts(root)
+        with pytest.raises(InputError, match="has train and test images: use one of them instead of 'all'"):
+            open_part(root, 'all')
 
     @pytest.mark.parametrize('given', ['ant\tworker\nbee\tqueen\n', 'worker\nqueen\n'])
     def test_names(self, make_images, given):
