@@ -52,7 +52,8 @@ class BaseToNew:
     """Accuracy among the classes that were trained on, and among the others.
 
     Args:
-        base, new: fractions of 0 to 1.
+        base: a fraction of 0 to 1.
+        new: the same; None if there are no new classes.
 
     Raises:
         InputError: another number.
@@ -61,16 +62,20 @@ class BaseToNew:
     """
 
     base: float
-    new: float
+    new: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
+            if name == 'new' and value is None:
+                continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
                 raise InputError(f'{name} must be an accuracy of 0 to 1, got {value!r}')
 
     @property
     def harmonic_mean(self) -> float:
-        """2 base new / (base + new); 0 if one of them is."""
+        """2 base new / (base + new); 0 if one of them is, ``base`` without new classes."""
+        if self.new is None:
+            return self.base
         total = self.base + self.new
         return 2 * self.base * self.new / total if total else 0.0
 
@@ -137,14 +142,15 @@ class FewShotRow:
         return Spread(tuple(one.base for one in self.results))
 
     @property
-    def new(self) -> Spread:
-        """Accuracy on new classes."""
-        return Spread(tuple(one.new for one in self.results))
+    def new(self) -> Spread | None:
+        """Accuracy on new classes; None if a result has none."""
+        values = [one.new for one in self.results if one.new is not None]
+        return Spread(tuple(values)) if len(values) == len(self.results) else None
 
     @property
     def harmonic_mean(self) -> float:
         """Of the means over the seeds, as the papers have it."""
-        return BaseToNew(self.base.mean, self.new.mean).harmonic_mean
+        return BaseToNew(self.base.mean, None if self.new is None else self.new.mean).harmonic_mean
 
     @property
     def harmonic_means(self) -> Spread:
@@ -177,7 +183,7 @@ class FewShotTable:
         for row in self.rows:
             spread = f' ± {100 * row.harmonic_means.std:.1f}' if len(row.results) > 1 else ''
             mean = f'{100 * row.harmonic_mean:.1f}{spread}'
-            cells = [row.method, row.shots or '-', row.base, row.new, mean, len(row.results)]
+            cells = [row.method, row.shots or '-', row.base, row.new or '-', mean, len(row.results)]
             lines.append(f'| {" | ".join(map(str, cells))} |')
         return '\n'.join(lines)
 
