@@ -25,7 +25,7 @@ from clipdense.weights.io import WeightsFile
 
 from .checkpoint import load_prompts
 from .learner import PromptLearner
-from .texts import WithText, text_tower
+from .texts import ClassTexts, WithText, text_tower
 
 _BATCH = 256  # texts
 
@@ -50,6 +50,7 @@ class LearnedPrompts:
                 raise InputError('prompts of a file need the CLIP that they were learned for: give clip')
             learner = load_prompts(learner, clip)
         self.learner = learner
+        self._texts: tuple[Vocabulary | None, list[ClassTexts]] = None, []  # of the last vocabulary
 
     @property
     def per_image(self) -> bool:
@@ -84,7 +85,7 @@ class LearnedPrompts:
         Raises:
             InputError: as ``embed``.
         """
-        self.learner.texts_of([name for name, _ in vocabulary.queries])
+        self._texts_of(vocabulary)
 
     def embed_for(self, vocabulary: Vocabulary, image: Image.Image) -> ClassEmbeddings:
         """One embedding for each query, for one image: a pass of all texts through the text tower.
@@ -102,14 +103,22 @@ class LearnedPrompts:
         return self._embed(vocabulary, embedding)
 
     def _embed(self, vocabulary: Vocabulary, image: Tensor | None) -> ClassEmbeddings:
-        names = [name for name, _ in vocabulary.queries]
         learner, rows = self._placed(), []
         with evaluating(learner), no_autocast(self._device()):
-            for start in range(0, len(names), _BATCH):
-                texts = learner.texts_of(names[start : start + _BATCH])
+            for texts in self._texts_of(vocabulary):
                 found = learner(image, texts)  # (K, D), or (1, K, D)
                 rows.append(found[0] if found.ndim == 3 else found)
         return checked_embeddings(torch.cat(rows).float(), vocabulary, 'the learned prompts')
+
+    def _texts_of(self, vocabulary: Vocabulary) -> list[ClassTexts]:
+        """The texts of the queries in batches; kept, since prompts may be asked for with every image."""
+        known, texts = self._texts
+        if known is not vocabulary:
+            names = [name for name, _ in vocabulary.queries]
+            starts = range(0, len(names), _BATCH)
+            texts = [self.learner.texts_of(names[start : start + _BATCH]) for start in starts]
+            self._texts = vocabulary, texts
+        return texts
 
     def _device(self) -> torch.device:
         return text_tower(self.learner.clip).token_embed.weight.device

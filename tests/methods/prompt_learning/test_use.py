@@ -14,6 +14,7 @@ import clipdense
 from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save as save_clip
 from clipdense.clip.embedding_files import load_embeddings
+from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import build_clip
 from clipdense.clip.resnet import ModifiedResNet
 from clipdense.clip.sizes import ClipSize, ResNetSize, TimmSize
@@ -26,6 +27,7 @@ from clipdense.methods.prompt_learning.cocoop import CoCoOp
 from clipdense.methods.prompt_learning.embedder import LearnedPrompts
 from clipdense.methods.prompt_learning.learner import CoOp
 from clipdense.methods.prompt_learning.maple import MaPLe
+from clipdense.tasks.detection import DetectedObjects, DetectionRules
 from clipdense.utils.errors import InputError
 
 from .conftest import TEXT, learned
@@ -163,6 +165,43 @@ def test_a_trained_segmenter_takes_prompts_of_texts(clip, file):
 def test_a_trained_segmenter_refuses_prompts_of_images(clip, file, kind, message):
     with pytest.raises(InputError, match=message):
         clipdense.Segmenter.from_pretrained(lseg(clip), embedder=file(kind), device='cpu')
+
+
+class Boxes(torch.nn.Module):
+    """A detector that finds one box of each class."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.clip, self.rules = FrozenText.of(clip), DetectionRules(0.0)
+
+    def set_vocabulary(self, vocabulary, embeddings):
+        self.embeddings = embeddings
+
+    def predict(self, images, rules):
+        count = self.embeddings.num_classes
+        box = torch.tensor([[1.0, 1.0, 9.0, 9.0]]).expand(count, 4)
+        return [DetectedObjects(box, torch.full((count,), 0.5), torch.arange(count)) for _ in images]
+
+
+def test_a_detector_takes_prompts_of_texts(clip, file):
+    learner = prompts(clip, 'coop')
+    learner.set_classes(NAMES)
+    detector = clipdense.Detector(Boxes(clip), LearnedPrompts(learner))
+    assert list(detector(picture(), NAMES).class_ids) == [0, 1, 2]
+    assert_close(detector.model.embeddings.queries, learner())
+    for kind, message in (('maple', 'an image tower of its own'), ('cocoop', 'its text tower only')):
+        with pytest.raises(InputError, match=f'Boxes has {message}'):
+            clipdense.Detector(Boxes(clip), LearnedPrompts(prompts(clip, kind)))
+
+
+@pytest.mark.parametrize('kind', LEARNERS)
+def test_half_precision_of_the_image_tower(clip, kind):
+    learner = LearnedPrompts(prompts(clip, kind))
+    found = [
+        clipdense.Classifier(clip, learner, precision=precision)(picture(), NAMES).probabilities
+        for precision in ('fp32', 'bf16')
+    ]
+    np.testing.assert_allclose(*found, atol=0.05)
 
 
 @pytest.mark.parametrize(
