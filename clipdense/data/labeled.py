@@ -75,8 +75,8 @@ class LabeledData:
     """Where labeled examples are, and how many are used.
 
     Args:
-        root: a folder of class folders (or of ``train``, ``val`` with class folders), a split file of CoOp, a
-            folder in the layout of PASCAL VOC, or annotations of boxes in COCO's layout (JSON).
+        root: a folder of class folders (or of ``train``, ``val``, ``test`` with such), a split file of CoOp,
+            a folder in the layout of PASCAL VOC, or annotations of boxes in COCO's layout (JSON).
         labels: 'images', 'masks' or 'boxes'; recognized by default.  A VOC folder with both has masks.
         split: name of the list of a VOC folder.
         shots: examples of each class (images, boxes), or images with masks; all by default.

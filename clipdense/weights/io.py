@@ -93,17 +93,15 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 
 def read_tensor(path: str | Path) -> Tensor:
-    """Read a file of ``torch.save`` that holds one tensor, without running code.
+    """The tensor of a file of ``torch.save`` that has one without a name, read as ``read_weights`` does.
 
     Raises:
-        CheckpointError: as ``read_weights``, or a file that holds something else.
+        CheckpointError: as ``read_weights``, or a file that has other tensors.
     """
-    path, head = _head(path)
-    with _explained(path, head):
-        value, _ = read_torch(path)
-    if not isinstance(value, Tensor):
-        raise CheckpointError(f'{path} does not hold one tensor, but a {type(value).__name__}')
-    return value.detach()
+    tensors = read_weights(path).tensors
+    if set(tensors) != {BARE}:
+        raise CheckpointError(f'{path} holds not one tensor, but tensors by name: {_listed(list(tensors))}')
+    return tensors[BARE]
 
 
 def _read_torch(path: Path, head: bytes) -> WeightsFile:

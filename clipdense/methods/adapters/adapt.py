@@ -18,7 +18,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .cache import KeyValueCache
 from .examples import Examples, cosine_scale, examples_of, origin_of, validation_of, zero_shot_logits
 from .residual import ClipAdapter
-from .search import Grid, search
+from .search import Grid, search_widely
 from .train import adapted_logits, fit
 
 _BUILD = ('crops', 'keys_per_class')
@@ -152,7 +152,7 @@ def _search(task: Task, cache: KeyValueCache, options: Mapping[str, Any]) -> Non
     grid = Grid(options.get('max_beta', Grid.beta), options.get('max_alpha', Grid.alpha))
     logits = zero_shot_logits(task.model, found.keys, task.classes)
     metric: Any = 'mean_iou' if found.kind == 'pixels' else 'accuracy'
-    search(cache, found.keys, found.labels, logits, task.vocabulary, grid, metric)
+    search_widely(cache, found.keys, found.labels, logits, task.vocabulary, grid, metric)
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

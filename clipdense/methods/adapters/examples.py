@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +150,9 @@ def _of_images(clip: CLIP, dataset: Any, crops: int, seed: int) -> Examples:
             numbers.append(torch.as_tensor(batch['labels']))
         views.append(torch.cat(found))
         labels = torch.cat(numbers)
-    known = labels >= 0  # others could not be read
+    known = labels >= 0
+    if not known.all():
+        warnings.warn(f'{int((~known).sum())} of {len(known)} images cannot be read and are left out')
     return Examples(torch.stack(views)[:, known], labels[known], tuple(dataset.class_names), 'images')
 
 

@@ -16,8 +16,8 @@ _CACHE = (
     Option('alpha', None, 'factor on the affinities, in units of the logits [default: 1, or searched]'),
     Option('beta', None, 'sharpness [default: 5.5, or searched]'),
     Option('balance', True, 'weight keys so that classes with few keys count as much as others'),
-    Option('max_alpha', 10.0, 'end of the grid of alpha'),
-    Option('max_beta', 10.0, 'end of the grid of beta'),
+    Option('max_alpha', 10.0, 'end of the grid of alpha, doubled while the best is there'),
+    Option('max_beta', 10.0, 'end of the grid of beta, doubled while the best is there'),
     _KEYS,
     _CROPS,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .cache import KeyValueCache
 
 Metric = Literal['accuracy', 'mean_iou']
+_WIDER = 5  # times that a grid is doubled
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,28 @@ def search(
     cache.search = result
     _warn(result, labels, vocabulary)
     return result
+
+
+def search_widely(
+    cache: KeyValueCache,
+    embeddings: Tensor,
+    labels: Tensor,
+    logits: Tensor,
+    vocabulary: Vocabulary,
+    grid: Grid | None = None,
+    metric: Metric = 'accuracy',
+) -> SearchResult:
+    """``search``, with a grid that is doubled, five times at most, while the optimum is at its end."""
+    grid = grid or Grid()
+    for _ in range(_WIDER):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            found = search(cache, embeddings, labels, logits, vocabulary, grid, metric)
+        ends = {name: getattr(found, name) == getattr(found, f'{name}s')[-1] for name in ('alpha', 'beta')}
+        if not any(ends.values()):
+            break
+        grid = replace(grid, **{name: 2 * getattr(grid, name) for name, at_end in ends.items() if at_end})
+    return search(cache, embeddings, labels, logits, vocabulary, grid, metric)
 
 
 def _accuracy(found: Tensor, labels: Tensor, num_classes: int) -> float:

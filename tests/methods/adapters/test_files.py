@@ -157,7 +157,7 @@ class TestOfficial:
         with pytest.raises(CheckpointError, match=r'must be finite keys \(6, 8\)'):
             official_cache(keys, values, NAMES, keys)
         torch.save({'keys': torch.zeros(2)}, keys)
-        with pytest.raises(CheckpointError, match='does not hold one tensor, but a dict'):
+        with pytest.raises(CheckpointError, match='holds not one tensor, but tensors by name: keys'):
             official_cache(keys, values, NAMES)
 
 
