@@ -73,6 +73,8 @@ class EnsembleLSeg(LSeg):
             lock_backbone=True,
         )
         self.joint_over_classes = True
+        if isinstance(seen, str):
+            raise InputError(f'seen must be a list of class names, got the text {seen!r}')
         self.seen = tuple(seen)
         self.tower_weights, self.tower_temperature = tuple(tower_weights), tower_temperature
         if not self.seen:
@@ -137,6 +139,10 @@ class EnsembleLSeg(LSeg):
         seen, other = self.tower_weights
         weight = torch.where(self.seen_queries, seen, other)
         return self.to_pixels(geometric_ensemble(trained, own, weight), sizes)
+
+    def with_pixel_embeddings(self, features: Any, embeddings: Tensor) -> Any:
+        """Features with other embeddings of the decoder; those of the tower stay."""
+        return embeddings, *features[1:]
 
 
 def geometric_ensemble(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:

@@ -98,6 +98,20 @@ def test_chunks_of_classes_change_nothing(make_ensemble, budget):
     assert torch.equal(model.segment(image).classes, whole.classes)
 
 
+def test_an_adapter_changes_the_embeddings_of_the_decoder(make_ensemble):
+    """With the same embeddings in their place, nothing changes."""
+    model = make_ensemble()
+    with torch.no_grad():
+        features = model.encode_pixels(torch.randn(1, 3, 64, 96))
+        same = model.with_pixel_embeddings(features, model.pixel_embeddings(features))
+        expected = model.classify_pixels(features, model.queries)
+        assert_close(model.classify_pixels(same, model.queries), expected)
+        other = model.with_pixel_embeddings(features, -model.pixel_embeddings(features))
+        found = model.classify_pixels(other, model.queries)
+    assert_close(found[:, 2], expected[:, 2])
+    assert not torch.allclose(found[:, :2], expected[:, :2])
+
+
 def test_a_saved_file_is_the_same_model(make_ensemble, tmp_path):
     """Image tower, decoder, text tower and the names of the seen classes."""
     model, image = make_ensemble(), torch.randn(3, 64, 64)
@@ -123,12 +137,13 @@ def test_dilated_stages_are_used_at_full_stride():
     ('options', 'message'),
     [
         ({'seen': ()}, 'seen is empty: give the names of the training classes'),
+        ({'seen': 'sky'}, "seen must be a list of class names, got the text 'sky'"),
         ({'tower_weights': (0.0, 1.5)}, r'two numbers from 0 to 1, got \[0.0, 1.5\]'),
         ({'tower_weights': (0.5,)}, 'tower_weights must be two numbers'),
         ({'tower_temperature': 0.0}, 'tower_temperature must be positive, got 0.0'),
         ({'kind': 'resnet'}, 'needs a StagePyramid as its backbone, got ResNetPyramid'),
     ],
-    ids=['nothing seen', 'weight', 'one weight', 'temperature', 'no stages'],
+    ids=['nothing seen', 'a text', 'weight', 'one weight', 'temperature', 'no stages'],
 )
 def test_wrong_options_are_refused(make_ensemble, options, message):
     with pytest.raises(InputError, match=message):
