@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,7 +60,7 @@ class ExampleArguments:
         """
         from clipdense.data.labeled import LabeledData
 
-        labels: str | None = self.labels
+        labels: Any = self.labels  # checked there
         return LabeledData(
             self.data,
             labels,
@@ -68,7 +68,7 @@ class ExampleArguments:
             self.shots,
             self.seed,
             self.validation,
-            self.images,  # type: ignore[arg-type]
+            self.images,
         )
 
 

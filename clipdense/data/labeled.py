@@ -154,7 +154,7 @@ class LabeledData:
             if self.validation is None:
                 held = FewShotImages(self.root, 'val')
                 return FewShotImages(self.root, 'train', self.shots, seed=self.seed), held
-            whole: LabeledImages = FewShotImages(self.root, 'train')
+            whole: Any = FewShotImages(self.root, 'train')
         else:
             whole = LabeledFolder(Path(self.root).expanduser())
         chosen = self._draw(
@@ -247,7 +247,8 @@ def _files(part: Any) -> set[str]:
     """The image files of a part, in one spelling."""
     if isinstance(part, MaskedImages | BoxedImages):
         return {os.path.realpath(path) for path in part.files}
-    whole, indices = part, list(range(len(part)))
+    whole: Any = part
+    indices = list(range(len(part)))
     while isinstance(whole, ImageSubset):
         whole, indices = whole.source, [whole.indices[index] for index in indices]
     root = getattr(whole, 'root', None)

@@ -65,21 +65,22 @@ class AdapterClassifier(Model):
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         self.clip = model.requires_grad_(False).eval()
+        found: Any = adapter
         if isinstance(adapter, str | Path):
-            adapter = cache_from_file(read_weights(adapter))
+            found = cache_from_file(read_weights(adapter))
         elif isinstance(adapter, Mapping):
-            adapter = build_module({'embed_dim': model.embed_dim, **adapter})
-        check_adapter(adapter, model, 'images')
-        self.adapter = adapter.trainable() if isinstance(adapter, KeyValueCache) else adapter
+            found = build_module({'embed_dim': model.embed_dim, **adapter})
+        check_adapter(found, model, 'images')
+        self.adapter = found.trainable() if isinstance(found, KeyValueCache) else found
         if not any(one.requires_grad for one in self.adapter.parameters()):
-            raise InputError(f'a {type(adapter).__name__} has no parameters to train')
+            raise InputError(f'a {type(found).__name__} has no parameters to train')
         self.templates = templates
         self.vocabulary: Vocabulary | None = None
         self._classes: ClassEmbeddings | None = None
-        if isinstance(class_names, Mapping):
-            class_names = build(class_names, DATASETS).class_names
-        if class_names:
-            self.set_classes(class_names)
+        named = isinstance(class_names, Mapping)
+        names: Any = build(class_names, DATASETS).class_names if named else class_names
+        if names:
+            self.set_classes(names)
         self.register_state_dict_post_hook(_without_clip)
         self.register_load_state_dict_post_hook(_clip_is_not_missing)
 

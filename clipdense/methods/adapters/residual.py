@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,8 +52,8 @@ class ResidualAdapter(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(..., D) -> (..., D), not normalized."""
-        weights = self.fc[0].weight
-        adapted = self.fc(embeddings.to(weights.dtype)).to(embeddings.dtype)
+        dtype = next(self.parameters()).dtype
+        adapted = self.fc(embeddings.to(dtype)).to(embeddings.dtype)
         return self.ratio * adapted + (1 - self.ratio) * embeddings
 
 
@@ -90,13 +91,13 @@ class ClipAdapter(Adapter):
 
     def summary(self) -> str:
         """What it adapts."""
-        part = self.image or self.text
+        part: Any = self.image or self.text
         sides = 'image and text embeddings' if self.sides == 'both' else f'{self.sides} embeddings'
         return f'CLIP-Adapter of {sides}, ratio {part.ratio:g}, from {self.origin.kind}'
 
     def save(self, path: str | Path) -> None:
         """Write a self-describing file, see ``Adapter.save``."""
-        part = self.image or self.text
+        part: Any = self.image or self.text
         settings = {name: getattr(self, name) for name in ('embed_dim', 'sides', 'reduction')}
         settings |= {'ratio': part.ratio, 'final_relu': part.final_relu}
         write_adapter(path, self.state_dict(), self.origin, settings)
