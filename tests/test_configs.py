@@ -14,6 +14,7 @@ from clipdense.clip.sizes import ClipSize, TextSize, TimmSize, VitSize
 from clipdense.config import load_config
 from clipdense.engine.launch import check_config, read_config
 from clipdense.engine.logs import config_text
+from clipdense.methods.adapters.residual import ClipAdapter
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
 
@@ -37,6 +38,8 @@ def test_the_model_is_built(path):
             part.clip = build_clip(TINY_EMBEDDED if part.clip == 'embedded' else TINY)
     model.pop('start', None)  # nor those that training starts from
     model.pop('class_names', None)  # nor the dataset that names the classes
+    if isinstance(model.get('adapter'), str):  # a cache, which is not here
+        model.adapter = {'type': ClipAdapter}
     if 'proxy' in model:
         model.proxy.weights = False
     with torch.device('cpu' if 'learner' in model else 'meta'):  # contexts start from embeddings

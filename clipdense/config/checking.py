@@ -17,7 +17,7 @@ from .types import known_names, only_one
 _ADDED = {'type', '_scope_', '_delete_', 'priority', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'}
 _GIVEN_LATER = {  # by the runner, the loader, or the part around
     *('runner', 'optimizer', 'optim_wrapper', 'params', 'dataloader', 'evaluator', 'dataset', 'seed'),
-    *('batch_size', 'steps', 'sampler', 'optim_wrapper_cfg', 'clip', 'vit', 'resnet'),
+    *('batch_size', 'steps', 'sampler', 'optim_wrapper_cfg', 'clip', 'vit', 'resnet', 'embed_dim'),
 }
 _BUILD_ERRORS = (TypeError, ValueError, LookupError, AttributeError, OSError, RuntimeError, AssertionError)
 

@@ -55,6 +55,9 @@ class LabeledImages(Dataset):
         self.faults = FaultBudget('images', max_bad_fraction)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared with persistent workers
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
     def read(self, index: int) -> tuple[Image.Image, int]:
         """One image, RGB, and its label.
 
@@ -164,8 +167,8 @@ class LabeledFolder(ListedImages):
                 f'{root} is not a folder; pass a folder with a subfolder of images for each class'
             )
         there = class_folders(root)
-        for folder in there if folders is not None else ():
-            if folder not in folders:
+        for folder in there:
+            if folders is not None and folder not in folders:
                 raise InputError(
                     f'{root} has the folder {folder!r}, which is not a class of the training images.'
                     f'{nearest(folder, folders)}'

@@ -1,0 +1,18 @@
+"""CLIP-Adapter on the first half of the classes, tested on both halves.
+
+    clipdense train adapters/clip_adapter_base_to_new -o data=MY_FOLDER
+
+With new random crops in each epoch; ``clipdense adapt`` encodes the images once and takes seconds.
+Cost: one pass of the image tower per image and epoch.
+Not run here: needs images of your own and the weights of a published CLIP.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.base_to_new import *
+    from .._base_.clip_adapter import *
+    from .._base_.default_runtime import *
+    from .._base_.few_shot import *
+
+train_dataloader.update(batch_size=256)
