@@ -161,7 +161,10 @@ class TestFewShotImages:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            ({'split': 'tset'}, "split must be one of train, val, test, got 'tset'. Did you mean 'test'"),
+            (
+                {'split': 'tset'},
+                "split must be one of train, val, test, all, got 'tset'. Did you mean 'test'",
+            ),
             ({'classes': ['dog']}, "no class 'dog'"),
             ({'shots': 0}, 'shots must be'),
             ({'shots': 8, 'strict': True}, '2 classes have fewer than 8 images'),
