@@ -152,8 +152,8 @@ def build(clip: CLIP, name: str, options: Mapping[str, Any]) -> DenseCLIP:
 def default_slide(clip: CLIP, short_side: int | None = None) -> Slide:
     """SCLIP's protocol scaled to the image size: for 224 pixels short side 336, window 224, stride 112.
 
-    A convolutional tower of timm has no positions, which windows serve: it takes the whole image, with a short
-    side of twice the image size (FC-CLIP, arXiv 2308.02487).
+    A convolutional tower of timm has no positions, which windows serve: it takes the whole image, with a
+    short side of twice the image size (FC-CLIP, arXiv 2308.02487).
     """
     side = clip.image.size.image_size
     if not getattr(clip.image, 'transformer', True):

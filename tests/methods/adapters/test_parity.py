@@ -12,7 +12,6 @@ from clipdense.methods.adapters.cache import KeyValueCache
 from clipdense.methods.adapters.residual import ClipAdapter, ResidualAdapter
 from clipdense.methods.adapters.search import Grid, search
 from clipdense.vocab.vocabulary import Vocabulary
-from clipdense.weights.io import write_weights
 
 NAMES = ('cat', 'hot_dog', 'traffic light', 'aeroplane', 'potted plant')
 WORDS = Vocabulary(NAMES)
@@ -21,19 +20,13 @@ LOGITS = {'atol': 1e-3, 'rtol': 0}  # of scale 100
 
 
 @pytest.fixture
-def clip(golden, tmp_path):
-    """The CLIP of an official run."""
+def clip(golden, golden_path):
+    """The CLIP of an official run, and the tensors and settings of the run."""
 
     def read(name):
-        tensors, meta = golden(name)
-        found = {key.removeprefix('state.'): x for key, x in tensors.items() if key.startswith('state.')}
-        file = tmp_path / 'clip.safetensors'
-        write_weights(file, {key: x for key, x in found.items() if not key.startswith('adapter.')})
-        return (
-            load(file, activation='quick_gelu', num_heads=1, text_num_heads=1, preprocess='openai'),
-            tensors,
-            meta,
-        )
+        weights = golden_path('prompt_clip_tiny.safetensors')
+        settings = {'activation': 'quick_gelu', 'num_heads': 1, 'text_num_heads': 1, 'preprocess': 'openai'}
+        return load(weights, **settings), *golden(name)
 
     return read
 
