@@ -6,6 +6,7 @@ B: images, (H, W): pixels, (h, w): cells of the pixel map, D: joint space, K: cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import torch
@@ -225,8 +226,10 @@ def _with_network(backbone: nn.Module | dict | None, clip: Any) -> nn.Module | d
     """The backbone; without a network it uses the CLIP's image tower, in the pyramid for its type.
 
     Raises:
-        InputError: neither a network nor a CLIP, or a pyramid for another type of tower.
+        InputError: no config, neither a network nor a CLIP, or a pyramid for another type of tower.
     """
+    if not isinstance(backbone, (nn.Module, Mapping, NoneType)):
+        raise InputError(f'backbone must be a config such as dict(type=StagePyramid), got {backbone!r}')
     if isinstance(backbone, nn.Module) or _names_network(backbone):
         return backbone or {}
     if not isinstance(clip, CLIP):

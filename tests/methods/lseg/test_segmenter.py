@@ -224,13 +224,17 @@ def test_blocks_behind_the_last_hook_are_cut_off():
         ),
         (lambda: TransformerPyramid(timm_network('resnet10t')), 'vit must be an image tower of CLIP'),
         (lambda: LSeg({'channels': (8,) * 4}), 'the backbone has no network'),
+        (
+            lambda: LSeg('ResNetPyramid', embed_dim=8),
+            "a config such as dict.type=StagePyramid., got 'ResNetP",
+        ),
         (lambda: StagePyramid(timm_network('resnet10t')), 'tower must be an image tower of timm, got ResNet'),
         (
             lambda: StagePyramid(TimmImageTower(TimmSize('test_vit', 160, 16, projection='linear'))),
             r'test_vit has no stages at strides of \[4, 8, 16, 32\] pixels, only at \[16\]: use a convolut',
         ),
     ],
-    ids=['unknown', 'no ViT', 'nothing', 'no tower', 'no stages'],
+    ids=['unknown', 'no ViT', 'nothing', 'a text', 'no tower', 'no stages'],
 )
 def test_wrong_networks_are_refused(build, message):
     with pytest.raises(InputError, match=message):
