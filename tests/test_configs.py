@@ -97,6 +97,33 @@ def test_a_config_left_by_a_run_reads_the_same(tmp_path):
     assert list(hooks.evaluation.evaluations) == list(cfg.custom_hooks.evaluation.evaluations)
 
 
+FEW_SHOT = {  # epochs, learning rate, batch size, classes that are learned, parts that are tested
+    'prompt_learning/coop_folder': (50, 2e-3, 32, 'all', ['test']),
+    'prompt_learning/cocoop_folder': (10, 2e-3, 1, 'all', ['test']),
+    'prompt_learning/maple_base_to_new': (5, 3.5e-3, 4, 'base', ['base', 'new']),
+    'prompt_learning/coop_base_to_new': (50, 2e-3, 32, 'base', ['base', 'new']),
+    'prompt_learning/maple_cross_dataset': (2, 2.6e-3, 4, 'all', ['source']),
+    'adapters/clip_adapter_base_to_new': (20, 1e-3, 256, 'base', ['base', 'new']),
+    'adapters/tip_f_folder': (20, 1e-3, 256, 'all', ['test']),
+}
+
+
+@pytest.mark.parametrize('config', FEW_SHOT)
+def test_few_shot_configs_have_their_recipe(config):
+    """The last base decides, and bases are in alphabetical order."""
+    cfg = load_config(config)
+    evaluation = next(iter(cfg.custom_hooks.evaluation.evaluations.values()))
+    loader = cfg.train_dataloader
+    found = (
+        cfg.train_cfg.max_epochs,
+        cfg.optim_wrapper.optimizer.lr,
+        loader.batch_size,
+        loader.dataset.classes,
+    )
+    assert (*found, list(evaluation.parts)) == FEW_SHOT[config]
+    assert cfg.model.class_names.classes == loader.dataset.classes
+
+
 @pytest.mark.parametrize('path', sorted((FOLDER / '_base_').glob('*.py')), ids=name)
 def test_bases_have_no_bases(path):
     assert 'read_base' not in path.read_text()

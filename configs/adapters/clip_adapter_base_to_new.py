@@ -10,9 +10,9 @@ Not run here: needs images of your own and the weights of a published CLIP.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.base_to_new import *
-    from .._base_.clip_adapter import *
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
+    from .._base_.few_shot_base_to_new import *
+    from .._base_.few_shot_clip_adapter import *
 
 train_dataloader.update(batch_size=256)

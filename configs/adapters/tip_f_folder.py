@@ -15,6 +15,6 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
-    from .._base_.tip_f import *
+    from .._base_.few_shot_tip_f import *
 
 train_dataloader.update(batch_size=256)

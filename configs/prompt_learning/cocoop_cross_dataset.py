@@ -11,9 +11,9 @@ Not run here: needs ImageNet and the datasets of CoCoOp and the weights of a pub
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.cocoop import *
-    from .._base_.cross_dataset import *
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
+    from .._base_.few_shot_cocoop import *
+    from .._base_.few_shot_cross_dataset import *
 
 train_dataloader.update(batch_size=1)

@@ -14,8 +14,8 @@ Not run here: needs images of your own and the weights of a published CLIP.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.cocoop import *
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
+    from .._base_.few_shot_cocoop import *
 
 train_dataloader.update(batch_size=1)

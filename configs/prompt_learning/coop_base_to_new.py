@@ -13,7 +13,7 @@ Not run here: needs labeled images and the weights of a published CLIP.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.base_to_new import *
-    from .._base_.coop import *
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
+    from .._base_.few_shot_base_to_new import *
+    from .._base_.few_shot_coop import *

@@ -11,7 +11,7 @@ Not run here: needs ImageNet and the datasets of CoCoOp and the weights of a pub
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.coop import *
-    from .._base_.cross_dataset import *
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
+    from .._base_.few_shot_coop import *
+    from .._base_.few_shot_cross_dataset import *

@@ -11,10 +11,10 @@ Not run here: needs ImageNet and the datasets of CoCoOp and the weights of a pub
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.cross_dataset import *
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
-    from .._base_.maple import *
+    from .._base_.few_shot_cross_dataset import *
+    from .._base_.few_shot_maple import *
 
 train_dataloader.update(batch_size=4)
 epochs = 2

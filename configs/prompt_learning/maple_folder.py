@@ -16,6 +16,6 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.few_shot import *
-    from .._base_.maple import *
+    from .._base_.few_shot_maple import *
 
 train_dataloader.update(batch_size=4)
