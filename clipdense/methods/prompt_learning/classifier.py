@@ -53,14 +53,13 @@ class PromptClassifier(Model):
         class_names: Sequence[str] | Mapping[str, Any] = (),
         gradient_checkpointing: bool = False,
     ) -> None:
-        if isinstance(class_names, Mapping):
-            class_names = build(class_names, DATASETS).class_names
+        given = build(class_names, DATASETS).class_names if isinstance(class_names, Mapping) else class_names
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         model.set_gradient_checkpointing(gradient_checkpointing)
         self.clip = model.requires_grad_(False).eval()
         if isinstance(learner, Mapping):
-            names = {'class_names': list(class_names)} if class_names else {}
+            names = {'class_names': list(given)} if given else {}
             self.learner = build_module({**names, **learner, 'clip': model})
         else:
             self.learner = learner
