@@ -235,7 +235,7 @@ def _text(state: Mapping[str, Tensor], heads: int | None, unused: list[str]) -> 
     facts = Recorded("LSeg's checkpoint", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'))
     asked = Overrides(num_heads=1, text_num_heads=heads)  # the image tower stays behind, whatever its heads
     size = complete(infer_size(found.tensors), facts, asked)['text']
-    tower = TextTransformer(size)  # type: ignore[arg-type]  # the layout has no other
+    tower = TextTransformer(size)
     text = {key.removeprefix('text.'): x for key, x in found.tensors.items() if key.startswith('text.')}
     unused += [f'{_CLIP}{key}' for key in state if key.startswith('visual.') or key in _CLIP_EXTRAS]
     _fill(tower, text, 'clip_pretrained')
