@@ -63,8 +63,8 @@ class PromptClassifier(Model):
             self.learner = build_module({**names, **learner, 'clip': model})
         else:
             self.learner = learner
-            if class_names:
-                learner.set_classes(class_names)
+            if given:
+                learner.set_classes(given)
         if self.learner.clip is not model:
             raise InputError('the learner was built for another CLIP: give both the same')
         self.register_state_dict_post_hook(without_clip)
