@@ -147,6 +147,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import clipdense
 rooms = ('mmcv_ops', 'methods.vild', 'methods.glip', 'data.detection', 'evaluation.detection')
+rooms += ('methods.prompt_learning.detpro',)
 rooms += ('inference.detector', 'configs')
 for module in pkgutil.walk_packages(clipdense.__path__, 'clipdense.', onerror=lambda name: None):
     if not module.name.startswith(tuple(f'clipdense.{room}' for room in rooms)):

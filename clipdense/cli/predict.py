@@ -51,7 +51,7 @@ def classify(
         weights.weights,
         templates=templates,
         device=weights.device,
-        precision=weights.precision,
+        precision=weights.precision,  # type: ignore[arg-type]  # the classifier checks it
         cache=weights.cache,
         embedder=weights.embedder,
         adapter=weights.adapter,

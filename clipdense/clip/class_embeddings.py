@@ -33,6 +33,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import weights_digest
 
 from .embedding_files import FORMAT, checked_embeddings, load_embeddings, read_cached, write_cached
+from .frozen_image import FrozenImage
 from .frozen_text import FrozenText
 from .model import CLIP
 from .name_tokens import check_tokens, warn_of_unknown
@@ -218,7 +219,7 @@ def _needed(clip: CLIP | FrozenText | None) -> CLIP | FrozenText:
             'the model has no text tower to embed class names: give the model a CLIP (clip=...) or pass an '
             'embedder'
         )
-    if not hasattr(clip, 'encode_text'):
+    if isinstance(clip, FrozenImage):
         raise InputError(
             'the weights have the image tower of a CLIP only, which cannot embed class names: write a '
             'file of embeddings with its text tower (`clipdense embed`), give it with --embedder or embedder='

@@ -18,8 +18,6 @@ from clipdense.utils.errors import InputError
 from .classification.datasets import LabeledFolder, LabeledImages
 from .classification.few_shot import FewShotImages, draw_shots
 from .classification.splits import ImageSubset, has_parts
-from .detection.coco import find_images, read_coco
-from .detection.voc import read_voc
 from .segmentation.datasets import VOCSegmentation
 
 Labels = Literal['images', 'masks', 'boxes']
@@ -181,14 +179,11 @@ class LabeledData:
         return MaskedImages(whole, chosen), MaskedImages(other, list(range(len(other))))
 
     def _boxes(self) -> tuple[BoxedImages, BoxedImages | None]:
-        data, folder = self._annotations(self.root, self.split)
+        data, files = self._annotations(self.root, self.split)
         names = tuple(one['name'] for one in data['categories'])
         rows = [one for one in data['annotations'] if not one['iscrowd']]
         place = {one['id']: label for label, one in enumerate(data['categories'])}
         labels = [place[one['category_id']] for one in rows]
-        files = dict(
-            zip([one['id'] for one in data['images']], find_images(data['images'], folder), strict=True)
-        )
         keys = [f'{files[one["image_id"]].name}/{one["bbox"]}' for one in rows]
         chosen = self._draw(labels, keys, names)
         train = _boxed(
@@ -207,26 +202,29 @@ class LabeledData:
         assert self.validation is not None
         listed = Path(self.root).suffix.lower() != '.json'
         root, split = (self.root, str(self.validation)) if listed else (self.validation, self.split)
-        data, folder = self._annotations(root, split)
+        data, files = self._annotations(root, split)
         known = {one['id']: one['name'] for one in data['categories']}
         unknown = sorted(set(known.values()) - set(names))
         if unknown:
             raise InputError(f'the validation boxes have classes without examples: {", ".join(unknown[:10])}')
-        files = dict(
-            zip([one['id'] for one in data['images']], find_images(data['images'], folder), strict=True)
-        )
         rows = [one for one in data['annotations'] if not one['iscrowd']]
         found = [
             (files[one['image_id']], one['bbox'], names.index(known[one['category_id']])) for one in rows
         ]
         return BoxedImages(_boxed(found), names)
 
-    def _annotations(self, root: str | Path, split: str) -> tuple[dict[str, Any], Path]:
-        """Boxes in COCO's layout, and the folder of the images."""
+    def _annotations(self, root: str | Path, split: str) -> tuple[dict[str, Any], dict[Any, Path]]:
+        """Boxes in COCO's layout, and the file of each image by its id."""
+        from .detection.coco import find_images, read_coco  # images and masks need no mmdet
+        from .detection.voc import read_voc
+
         path = Path(root).expanduser()
         if path.suffix.lower() == '.json':
-            return read_coco(path), Path(self.images or path.parent)
-        return read_voc(path, split), path / 'JPEGImages'
+            data, folder = read_coco(path), Path(self.images or path.parent)
+        else:
+            data, folder = read_voc(path, split), path / 'JPEGImages'
+        files = find_images(data['images'], folder)
+        return data, dict(zip([one['id'] for one in data['images']], files, strict=True))
 
     def _draw(self, labels: Sequence[int], keys: Sequence[str], names: Sequence[str]) -> list[int]:
         if self.shots is None:

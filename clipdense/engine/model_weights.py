@@ -32,7 +32,8 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
 
     A model adds its own with ``checkpoint_meta() -> dict``.
     """
-    meta: dict[str, Any] = model.checkpoint_meta() if hasattr(model, 'checkpoint_meta') else {}
+    own: Any = getattr(model, 'checkpoint_meta', dict)
+    meta: dict[str, Any] = own()
     vocabulary = getattr(model, 'vocabulary', None)
     if vocabulary is not None:
         meta['vocabulary'] = {'class_names': list(vocabulary.class_names), 'digest': vocabulary.digest}

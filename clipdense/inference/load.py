@@ -124,8 +124,9 @@ def load_text_clip(
 
 
 def _load_clip(weights: Any, device: Any, halves: tuple[type, ...], overrides: Mapping[str, Any]) -> Any:
+    model: Any = weights
     if isinstance(weights, (CLIP, *halves)):
-        return weights.to(choose_device(device)).eval()
+        return model.to(choose_device(device)).eval()
     model = load(weights, device, **overrides)
     if isinstance(model, FrozenImage | FrozenText) and not isinstance(model, halves):
         raise not_full(weights, model.tower)

@@ -89,7 +89,6 @@ def test_parse_options_refuses(text):
         ('load_from=0.5', lambda cfg: cfg.load_from),
         ('env_cfg=0.5', lambda cfg: cfg.env_cfg),
         ('sync_bn=0.5', lambda cfg: cfg.sync_bn),
-        ('size=0.5', lambda cfg: cfg['size']),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )

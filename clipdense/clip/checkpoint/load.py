@@ -196,10 +196,9 @@ def _settings(
             preprocess = _preprocess(size.image, recorded, overrides.preprocess, path)
         sizes = {name: getattr(size, name) for name in (*(towers if single else BOTH), 'logit_bias')}
         return sizes, preprocess, recorded
-    recorded = opened.recorded
-    if recorded is None:
+    if opened.recorded is None:
         _check_declared(path, found)
-        recorded = _next_to(path, found)
+    recorded = opened.recorded or _next_to(path, found)
     recorded = recorded if overrides.model is None else _named(overrides.model, recorded)
     if single:
         check_single(found, overrides)

@@ -69,7 +69,7 @@ class DetPro(Model):
         super().__init__()
         if not temperature > 0:
             raise InputError(f'temperature must be positive, got {temperature}')
-        model: Any = load(clip) if isinstance(clip, str) else build_module(clip)  # type: ignore[arg-type]
+        model: Any = load(clip) if isinstance(clip, str) else build_module(clip)
         self.clip = model.requires_grad_(False).eval()
         if learner is None:
             learner = CoOp(model, n_ctx=8)
