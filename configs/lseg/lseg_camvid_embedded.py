@@ -16,20 +16,15 @@ how was chosen on training images (docs/research/learning_lseg.md).
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 
-from clipdense.data.segmentation.crops import SegmentationCrops, ZeroShotSplit
-from clipdense.data.segmentation.datasets import VOCSegmentation
 from clipdense.engine.hooks import VocabularyHook
-from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
-from clipdense.evaluation.segmentation import MeanIoU
+from clipdense.engine.optimizer import WarmupCosine
 from clipdense.methods.lseg.ensemble import EnsembleLSeg
-from clipdense.methods.lseg.training import ScratchFaster
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.lseg_camvid import *
 
-data_root = 'data/camvid'
 seen = [
     'sky',
     'building',
@@ -43,7 +38,7 @@ seen = [
     'pedestrian',
     'bicyclist',
 ]
-unseen = []
+crop, long_side, scale = 352, 720, (0.75, 1.35)
 
 model = dict(
     type=EnsembleLSeg,
@@ -54,44 +49,7 @@ model = dict(
     statistics='half',
     slide=dict(short_side=540),
 )
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(
-        type=SegmentationCrops,
-        dataset=dict(
-            type=ZeroShotSplit,
-            dataset=dict(type=VOCSegmentation, root='{{data_root}}', split='train'),
-            seen='{{seen}}',
-            unseen='{{unseen}}',
-            pixels='ignore',
-        ),
-        size=352,
-        long_side=720,
-        scale=(0.75, 1.35),
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    dataset=dict(
-        type=ZeroShotSplit,
-        dataset=dict(type=VOCSegmentation, root='{{data_root}}', split='val'),
-        seen='{{seen}}',
-        unseen='{{unseen}}',
-        pixels='keep',
-    ),
-)
-val_cfg = dict()
-val_evaluator = dict(type=MeanIoU)
-test_dataloader, test_cfg, test_evaluator = val_dataloader, val_cfg, val_evaluator
+train_dataloader.update(batch_size=4, num_workers=0)
 train_cfg = dict(max_steps=250, val_interval=250)
-optim_wrapper = dict(
-    type=PrecisionOptimWrapper,
-    constructor=ScratchFaster,
-    precision='auto',
-    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
-    paramwise_cfg=dict(scratch_lr=1.0),
-)
 param_scheduler = dict(type=WarmupCosine, warmup=30)
 custom_hooks = dict(vocabulary=dict(type=VocabularyHook))

@@ -82,7 +82,7 @@ READ = {
         load_config(_written(folder, "data = 1\na = dict(b='{{data}}')"), ['data=2']), a={'b': 2}
     ),
     'option of a value that only the text of the config uses': lambda folder: load_config(
-        'lseg/lseg_camvid', ['data_root=x'], {'': ['model']}
+        'lseg/lseg_camvid', ['text_root=x'], {'': ['model']}
     ),
     'option of an entry that does not exist': _option('modell.micro_batch=3'),
 }
