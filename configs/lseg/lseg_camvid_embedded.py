@@ -8,8 +8,8 @@
 
 Cost: about 400 CPU-seconds; 9 minutes on one of two busy cores of a Xeon (AVX-512, fp32).
 Score: mIoU 0.630, 0.626 and 0.638 on the 51 validation images (seeds 0, 1, 2), pixel accuracy 0.896 (seed 0).
-With car, tree and pavement held out: 0.473, 0.477 and 0.468 over the eight seen classes, 0.120, 0.120 and 0.124
-over the three (seed 0: car 0.348, tree 0.000, pavement 0.011).
+With car, tree and pavement held out: 0.473, 0.477 and 0.468 over the eight seen classes, 0.120, 0.120 and
+0.124 over the three (seed 0: car 0.348, tree 0.000, pavement 0.011).
 
 The image tower is not trained.  Its own pixel embeddings classify what had no masks, see ``EnsembleLSeg``;
 how was chosen on training images (docs/research/learning_lseg.md).
