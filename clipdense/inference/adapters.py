@@ -32,7 +32,12 @@ def read_adapter(path: str | Path) -> Adapter:
     method = find_method(file.tensors)
     if method is None or method.adapter is None:
         what = f'weights of {method.name}' if method else 'weights of an unknown layout'
-        raise InputError(f'{path} contains {what}, not an adapter: use a file written by `clipdense adapt`')
+        prompts = method is not None and method.embedder is not None
+        todo = '--prompts (in Python embedder=...)' if prompts else None
+        raise InputError(
+            f'{path} contains {what}, not an adapter: '
+            + (f'give it with {todo}' if todo else 'use a file written by `clipdense adapt`')
+        )
     return method.part('adapter')(file)
 
 

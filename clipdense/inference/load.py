@@ -34,6 +34,7 @@ from clipdense.weights.strict import load_strict
 from clipdense.weights.values import check_cast
 
 Embedder = ClassEmbedder | str | Path
+_WRITE_IT = 'use a file written by `clipdense embed`'
 ClassNames = Vocabulary | str | list[str] | tuple[str, ...]
 
 _ARGUMENTS = (
@@ -253,8 +254,8 @@ def load_embedder(
         return found
     if method is not None:
         raise InputError(
-            f'{embedder} contains weights of {method.name}, not class embeddings: '
-            'use a file written by `clipdense embed`'
+            f'{embedder} is a file of {method.name}, not class embeddings: '
+            + ('give it with --adapter (in Python adapter=...)' if method.adapter else _WRITE_IT)
         )
     if templates is not None:
         raise InputError(

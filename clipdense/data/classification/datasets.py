@@ -187,6 +187,19 @@ class LabeledFolder(ListedImages):
                 f'no images in the subfolders of {root}; each class needs a subfolder with its images'
             )
         self._report_empty()
+        self._report_nested()
+
+    def _report_nested(self) -> None:
+        """Say that a single class has all its images in several subfolders, which may be the classes."""
+        parts = [PurePath(path).parts for path, _ in self.images]
+        inner = {one[1] for one in parts if len(one) > 2}
+        if len(self.folders) == 1 and len(inner) > 1 and min(map(len, parts)) > 2:
+            print_log(
+                f'{self.root} has a single class, {self.folders[0]!r}, with its images in {len(inner)} '
+                f'subfolders: if these are the classes, pass {self.root / self.folders[0]}',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _report_empty(self) -> None:
         filled = set(self.labels)

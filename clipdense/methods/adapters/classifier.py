@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from clipdense.clip.checkpoint import load
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.model import CLIP
-from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import DATASETS, MODELS, build, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Origin, check_adapter, source_digest
-from clipdense.tasks.model import Model
+from clipdense.tasks.classification import FrozenClipClassifier
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
@@ -28,12 +27,11 @@ from .cache import KeyValueCache
 from .files import cache_from_file
 from .train import adapted_logits
 
-_UNREADABLE = -1  # label of images that could not be read
 FILE = 'adapter.safetensors'
 
 
 @MODELS.register_module()
-class AdapterClassifier(Model):
+class AdapterClassifier(FrozenClipClassifier):
     """Classifies images by a frozen CLIP with an adapter; only the adapter is trained, by cross entropy.
 
     The CLIP is in evaluation mode and not part of the state dict: checkpoints and exported files have the
@@ -63,8 +61,7 @@ class AdapterClassifier(Model):
         templates: Templates = 'imagenet',
     ) -> None:
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
-        super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
-        self.clip = model.requires_grad_(False).eval()
+        super().__init__(model)
         found: Any = adapter
         if isinstance(adapter, str | Path):
             found = cache_from_file(read_weights(adapter))
@@ -81,8 +78,6 @@ class AdapterClassifier(Model):
         names: Any = build(class_names, DATASETS).class_names if named else class_names
         if names:
             self.set_classes(names)
-        self.register_state_dict_post_hook(_without_clip)
-        self.register_load_state_dict_post_hook(_clip_is_not_missing)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -97,12 +92,6 @@ class AdapterClassifier(Model):
         """
         self.vocabulary = Vocabulary(tuple(names))
         self._classes = PromptEnsemble(self.clip, self.templates, cache=None).embed(self.vocabulary)
-
-    def train(self, mode: bool = True) -> AdapterClassifier:
-        """The CLIP stays in evaluation mode."""
-        super().train(mode)
-        self.clip.eval()
-        return self
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalized -> (B, K).
@@ -119,49 +108,9 @@ class AdapterClassifier(Model):
             self.adapter, embeddings, self._classes.to(images.device), self.vocabulary, scale
         )
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Any:
-        """A batch -> the loss and the accuracy ('loss'), the logits of each image ('predict'), or (B, K).
-
-        Args:
-            images: (B, 3, H, W), normalized.
-            labels: (B,), -1 for images that could not be read, which do not count.
-            mode: see above.
-        """
-        logits = self.logits(images)
-        if mode != 'loss':
-            return list(logits) if mode == 'predict' else logits
-        if labels is None:
-            raise InputError('training needs labels: use a dataset with labels')
-        return self.loss(logits, labels)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross entropy of (B, K) and (B,) with -1 for none, and the fraction of correct images.
-
-        Raises:
-            InputError: a label without a class.
-        """
-        labels = labels.long()
-        if len(labels) and int(labels.max()) >= logits.shape[1]:
-            raise InputError(
-                f'label {int(labels.max())} in the dataset, but only {logits.shape[1]} class names: set '
-                'those of the dataset (set_classes)'
-            )
-        count = (labels != _UNREADABLE).sum().clamp(min=1)
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=_UNREADABLE, reduction='sum') / count
-        return {'loss': loss, 'accuracy': (logits.argmax(dim=1) == labels).sum() / count}
-
     def export(self, folder: Path) -> Path:
         """Write the adapter, which names its CLIP; called after training."""
         if not self.adapter.origin.weights:
             self.adapter.origin = Origin(source_digest(self.clip))
         self.adapter.save(folder / FILE)
         return folder / FILE
-
-
-def _without_clip(model: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
-    for name in [name for name in state if name.startswith(f'{prefix}clip.')]:
-        del state[name]
-
-
-def _clip_is_not_missing(model: nn.Module, keys: Any) -> None:
-    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith('clip.')]

@@ -12,21 +12,19 @@ from torch.nn import functional as F
 
 from clipdense.clip.checkpoint import load
 from clipdense.clip.model import CLIP
-from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import DATASETS, MODELS, build, build_module
-from clipdense.tasks.model import Model, warn_of_image_size
+from clipdense.tasks.classification import FrozenClipClassifier
 from clipdense.utils.errors import InputError
 
 from .checkpoint import describe, save_prompts
 from .learner import PromptLearner
 
-_UNREADABLE = -1  # label of images that could not be read
 FILE = 'prompts.safetensors'
 
 
 @MODELS.register_module()
-class PromptClassifier(Model):
+class PromptClassifier(FrozenClipClassifier):
     """Classifies images by the prompts of a learner; only these are trained, by cross entropy.
 
     The CLIP is frozen and in evaluation mode.  It is not part of the state dict: checkpoints and exported
@@ -55,9 +53,8 @@ class PromptClassifier(Model):
     ) -> None:
         given = build(class_names, DATASETS).class_names if isinstance(class_names, Mapping) else class_names
         model: CLIP = load(clip) if isinstance(clip, str) else build_module(clip)
-        super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
+        super().__init__(model)
         model.set_gradient_checkpointing(gradient_checkpointing)
-        self.clip = model.requires_grad_(False).eval()
         if isinstance(learner, Mapping):
             names = {'class_names': list(given)} if given else {}
             self.learner = build_module({**names, **learner, 'clip': model})
@@ -67,8 +64,6 @@ class PromptClassifier(Model):
                 learner.set_classes(given)
         if self.learner.clip is not model:
             raise InputError('the learner was built for another CLIP: give both the same')
-        self.register_state_dict_post_hook(without_clip)
-        self.register_load_state_dict_post_hook(clip_is_not_missing)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -78,12 +73,6 @@ class PromptClassifier(Model):
     def set_classes(self, names: Sequence[str]) -> None:
         """Set the classes of subsequent calls, see ``PromptLearner.set_classes``."""
         self.learner.set_classes(names)
-
-    def train(self, mode: bool = True) -> PromptClassifier:
-        """The CLIP stays in evaluation mode."""
-        super().train(mode)
-        self.clip.eval()
-        return self
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalized -> unit embeddings (B, D), with the prompts of the image tower."""
@@ -104,39 +93,6 @@ class PromptClassifier(Model):
             'bd,...kd->bk' if classes.ndim == 2 else 'bd,bkd->bk', embeddings, classes
         )
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Any:
-        """A batch -> the loss and the accuracy ('loss'), the logits of each image ('predict'), or (B, K).
-
-        Args:
-            images: (B, 3, H, W), normalized.
-            labels: (B,), -1 for images that could not be read, which do not count.
-            mode: see above.
-        """
-        logits = self.logits(images)
-        if mode != 'loss':
-            return list(logits) if mode == 'predict' else logits
-        if labels is None:
-            raise InputError('training needs labels: use a dataset with labels')
-        warn_of_image_size(self.clip, images)
-        return self.loss(logits, labels)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross entropy of (B, K) and (B,) with -1 for none, and the fraction of correct images.
-
-        Raises:
-            InputError: a label without a class.
-        """
-        labels = labels.long()
-        if len(labels) and int(labels.max()) >= logits.shape[1]:
-            raise InputError(
-                f'label {int(labels.max())} in the dataset, but only {logits.shape[1]} class names: set '
-                'those of the dataset (set_classes)'
-            )
-        count = (labels != _UNREADABLE).sum().clamp(min=1)
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=_UNREADABLE, reduction='sum') / count
-        accuracy = (logits.argmax(dim=1) == labels).sum() / count
-        return {'loss': loss, 'accuracy': accuracy}
-
     def checkpoint_meta(self) -> dict[str, Any]:
         """Metadata of training checkpoints, from which ``load_prompts`` reads them."""
         return {'prompts': describe(self.learner)}
@@ -144,14 +100,3 @@ class PromptClassifier(Model):
     def export(self, folder: Path) -> Path:
         """Write the prompts, see ``save_prompts``; called after training."""
         return save_prompts(self.learner, folder / FILE)
-
-
-def without_clip(model: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
-    """A hook of ``state_dict``: leave out the CLIP, which is frozen."""
-    for name in [name for name in state if name.startswith(f'{prefix}clip.')]:
-        del state[name]
-
-
-def clip_is_not_missing(model: nn.Module, keys: Any) -> None:
-    """A hook of ``load_state_dict`` for such a state."""
-    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith('clip.')]

@@ -25,11 +25,11 @@ from clipdense.data.detection.region_features import LabeledRegions
 from clipdense.engine.train_step import unwrapped
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import HOOKS, MODELS, build_module
-from clipdense.tasks.model import Model
+from clipdense.tasks.classification import FrozenClipModel
 from clipdense.utils.errors import InputError
 
 from .checkpoint import save_prompts
-from .classifier import FILE, clip_is_not_missing, without_clip
+from .classifier import FILE
 from .detpro_losses import Mode, background_loss, frequency_weights
 from .learner import CoOp, PromptLearner
 from .prompt_sets import plain_name
@@ -39,7 +39,7 @@ _PLACEHOLDER = 'X'
 
 
 @MODELS.register_module()
-class DetPro(Model):
+class DetPro(FrozenClipModel):
     """Learns the context of a detector's class names from CLIP embeddings of regions.
 
     The CLIP is frozen and in evaluation mode; it is not part of the state dict.
@@ -66,11 +66,10 @@ class DetPro(Model):
         temperature: float = 0.01,
         background_ctx: int = 10,
     ) -> None:
-        super().__init__()
         if not temperature > 0:
             raise InputError(f'temperature must be positive, got {temperature}')
         model: Any = load(clip) if isinstance(clip, str) else build_module(clip)
-        self.clip = model.requires_grad_(False).eval()
+        super().__init__(model)
         if learner is None:
             learner = CoOp(model, n_ctx=8)
         elif isinstance(learner, Mapping):
@@ -86,14 +85,6 @@ class DetPro(Model):
         self.mode, self.temperature = mode, temperature
         self.background: Background | None = Background(model, background_ctx) if mode == 'learn' else None
         self.register_buffer('class_weight', None, persistent=False)
-        self.register_state_dict_post_hook(without_clip)
-        self.register_load_state_dict_post_hook(clip_is_not_missing)
-
-    def train(self, mode: bool = True) -> DetPro:
-        """The CLIP stays in evaluation mode."""
-        super().train(mode)
-        self.clip.eval()
-        return self
 
     def set_regions(self, regions: LabeledRegions) -> None:
         """Set the classes and their weights to those of the training data.

@@ -116,6 +116,17 @@ class TestLabeledFolder:
         assert {label for _, label in dataset.images} == {1, 2}
         assert lines == [f'1 of 3 subfolders of {folder} have no images, and stay classes: bird']
 
+    def test_a_folder_around_the_class_folders_is_named(self, tmp_path, monkeypatch):
+        lines = []
+        monkeypatch.setattr(f'{LabeledFolder.__module__}.print_log', lambda line, **_: lines.append(line))
+        outer = tmp_path / 'outer'
+        for name in ('cat', 'dog'):
+            (outer / 'pets' / name).mkdir(parents=True)
+            Image.new('RGB', (8, 8)).save(outer / 'pets' / name / 'a.png')
+        assert LabeledFolder(outer).class_names == ('pets',)
+        said = "a single class, 'pets', with its images in 2 subfolders: if these are the classes, pass "
+        assert lines == [f'{outer} has {said}{outer / "pets"}']
+
     @pytest.mark.parametrize('make', ['nothing', 'file', 'empty', 'empty classes'])
     def test_refuses_folders(self, tmp_path, make):
         root = tmp_path / 'root'

@@ -13,6 +13,7 @@ from clipdense.clip.checkpoint import save
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.inference.adapters import read_adapter
+from clipdense.inference.load import load_embedder
 from clipdense.methods.adapters.cache import KeyValueCache
 from clipdense.methods.adapters.files import official_cache
 from clipdense.methods.adapters.residual import ClipAdapter
@@ -170,3 +171,14 @@ def test_an_adapter_is_not_a_model_and_a_model_not_an_adapter(cache, file, tmp_p
     save(build_clip(ClipSize(vit, text)), tmp_path / 'clip.safetensors')
     with pytest.raises(InputError, match='contains weights of an unknown layout, not an adapter'):
         read_adapter(tmp_path / 'clip.safetensors')
+
+
+def test_adapters_and_prompts_are_not_confused(cache, file, tmp_path):
+    vit = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
+    clip = build_clip(ClipSize(vit, TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)))
+    cache.save(file)
+    with pytest.raises(InputError, match=r'is a file of tip, not class embeddings: give it with --adapter'):
+        load_embedder(clip, file)
+    torch.save({'ctx': torch.zeros(2, 16)}, tmp_path / 'prompts.pth')
+    with pytest.raises(InputError, match=r'not an adapter: give it with --prompts'):
+        read_adapter(tmp_path / 'prompts.pth')
