@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clipdense.vocab.vocabulary import Vocabulary
 
 Checkpoint = Annotated[
-    Path, typer.Option('--weights', '-w', help="Exported detector, training checkpoint, or DetPro's weights.")
+    str, typer.Option('--weights', '-w', help="Exported detector, training checkpoint, or DetPro's weights.")
 ]
 TextClip = Annotated[
     str | None,

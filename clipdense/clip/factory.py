@@ -31,9 +31,9 @@ def list_models(pattern: str = '') -> list[str]:
 
     Args:
         pattern: part of a name, or a shell pattern for the whole name if it contains one of ``*?[``; case is
-            ignored.
+            ignored.  A short name such as 'embedded' finds the weights that it stands for.
     """
-    pattern = pattern.lower()
+    pattern = zoo.SHORT_NAMES.get(pattern.lower(), pattern).lower()
     if not any(sign in pattern for sign in '*?['):
         pattern = f'*{pattern}*'
     return [name for name in zoo.ZOO if fnmatchcase(name.lower(), pattern)]

@@ -22,7 +22,11 @@ _TIMEOUT = 30.0  # seconds without a response
 _OFFLINE = ('CLIPDENSE_OFFLINE', 'HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE')
 
 
-class NotPublished(InputError):
+class Unavailable(InputError):
+    """A file that is in no cache and cannot be downloaded."""
+
+
+class NotPublished(Unavailable):
     """The server does not have the file."""
 
 
@@ -52,19 +56,20 @@ def download(url: str, target: Path, digest: str = '') -> Path:
 
     Raises:
         NotPublished: the server does not have the file.
-        InputError: offline, unreachable, interrupted, a web page instead of the file, or a wrong checksum.
+        Unavailable: offline or unreachable.
+        InputError: interrupted, a web page instead of the file, or a wrong checksum.
     """
     if target.is_file():
         return target
     forbidden = offline()
     if forbidden:
-        raise InputError(
+        raise Unavailable(
             f'{target.name} is not cached and {forbidden} disables downloads: unset it or copy the file to '
             f'{target}'
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target):
+        with locked(target):
             if not target.is_file():
                 part = target.with_name(f'{target.name}.part')
                 stated = _transfer(url, part)
@@ -119,12 +124,12 @@ def _open(url: str, start: int) -> tuple[Any, str]:
             return _open(url, 0)  # the partial file does not match the file on the server
         if error.code == http.client.NOT_FOUND:
             raise NotPublished(f'{url} does not exist (404)') from error
-        raise InputError(
+        raise Unavailable(
             f'{url} cannot be downloaded: HTTP status {error.code} {error.reason}{_access(url, error.code)}'
         ) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, 'reason', error)
-        raise InputError(
+        raise Unavailable(
             f'{url} cannot be reached ({reason}): download it elsewhere and give the path of the file'
         ) from error
 
@@ -184,8 +189,8 @@ def _verify(part: Path, digest: str, url: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Lock the file for one process; the others wait."""
+def locked(target: Path) -> Iterator[None]:
+    """Lock a file that is to be written for one process; the others wait."""
     try:
         import fcntl
     except ImportError:  # Windows

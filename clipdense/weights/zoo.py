@@ -22,7 +22,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import cache_folder, sha256
 from clipdense.utils.tokenizer_files import TABLES
 
-from .download import NotPublished, download, offline
+from .download import NotPublished, Unavailable, download, offline
 from .hub import Repository
 
 OPENAI_URL = 'https://openaipublic.azureedge.net/clip/models'
@@ -74,6 +74,7 @@ _LICENSES = (
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 # Weights without a tag in their name.
 SHORT_NAMES = {'embedded': 'EfficientNet-Lite2-MiniLM/conse'}
+WITHOUT_DOWNLOAD = "or use --weights embedded ('embedded' in Python): it works offline at once, but is weaker"
 
 
 @dataclass(frozen=True)
@@ -237,17 +238,25 @@ def fetch(entry: Entry | str) -> Path:
     """The file of an entry, from the caches of clipdense, open_clip and Hugging Face, or downloaded.
 
     Raises:
-        InputError: an unknown name, offline, or the download failed.
+        Unavailable: offline, unreachable or not published; the message names the embedded model.
+        InputError: an unknown name, or the download failed otherwise.
     """
     if isinstance(entry, str):
         entry = find(entry)
+    try:
+        return _fetch(entry)
+    except Unavailable as error:
+        raise Unavailable(f'{error}; {WITHOUT_DOWNLOAD}') from error
+
+
+def _fetch(entry: Entry) -> Path:
     folder = cache_folder() / 'weights' / entry.name.replace('/', '-')
     cached = _cached(entry, folder)
     if cached:
         return cached
     forbidden = offline()
     if forbidden:
-        raise InputError(
+        raise Unavailable(
             f'{entry.name} is not cached and {forbidden} disables downloads: get {entry.source} elsewhere '
             'and give the path of the file instead of the name'
         )
@@ -259,7 +268,7 @@ def fetch(entry: Entry | str) -> Path:
     for file in entry.files:
         with contextlib.suppress(NotPublished):
             return download(repository.url(file), folder / file)
-    raise InputError(
+    raise Unavailable(
         f'{entry.source} has none of the files {", ".join(entry.files)}: give the path of a '
         'downloaded file instead of the name'
     )

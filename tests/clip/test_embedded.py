@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,7 @@ def test_it_knows_a_photograph(embedded):
 def test_it_is_a_name_like_others(embedded, name):
     assert zoo.find(name).name == NAME
     assert NAME in list_models('minilm')
+    assert list_models('Embedded') == [NAME]
     assert create_model(name).size == embedded.size
     assert get_tokenizer(name)(['a cat']).shape == (1, 128)
 
@@ -108,6 +110,30 @@ def test_a_cache_that_is_not_writable(embedded_cache, tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'file'))
     assert clipdense.load('embedded').embed_dim == 384
+
+
+def truncated(folder, file):
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def without_tokenizer(folder, file):
+    shutil.rmtree(folder / f'{file.stem}-tokenizer')
+
+
+def with_broken_rules(folder, file):
+    (folder / f'{file.stem}-tokenizer' / 'clipdense_tokenizer.json').write_text('{')
+
+
+@pytest.mark.parametrize('damage', [truncated, without_tokenizer, with_broken_rules])
+def test_a_damaged_file_in_the_cache_is_made_again(embedded_cache, tmp_path, monkeypatch, caplog, damage):
+    cache = tmp_path / 'cache'
+    shutil.copytree(embedded_cache / 'weights', cache / 'weights')
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(cache))
+    (file,) = (cache / 'weights').glob('*/*.safetensors')
+    damage(file.parent, file)
+    clip = clipdense.load('embedded')
+    assert clip.tokenizer(['a cat']).shape == (1, 128)
+    assert [record.message.count('is damaged and is made again') for record in caplog.records] == [1]
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,9 @@ def test_offline_touches_no_network(entries, server, monkeypatch, variable, name
     monkeypatch.setattr(socket.socket, 'connect', refuse)
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
     monkeypatch.setenv(variable, '1')
-    with pytest.raises(InputError, match=f'{variable}=1 disables downloads.*path of the file') as caught:
+    with pytest.raises(
+        InputError, match=f'{variable}=1 disables downloads.*path of the file.*--weights embedded'
+    ) as caught:
         fetch(name)
     assert '\n' not in str(caught.value)
 

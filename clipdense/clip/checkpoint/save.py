@@ -22,8 +22,8 @@ def save(clip: CLIP, path: str | Path) -> None:
         InputError: the disk is full or not writable; an existing file is left unchanged.
     """
     path = Path(path)
+    copy_tokenizer(clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))  # first: no file lacks it
     write_weights(path, clip.state_dict(), describe(clip.size, clip.preprocess))
-    copy_tokenizer(clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
 
 
 def describe(size: ClipSize, preprocess: Preprocess) -> dict[str, str]:
