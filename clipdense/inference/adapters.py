@@ -82,7 +82,8 @@ def make_adapter(
     kind = labels.kind
     if dense_method is not None and kind != 'masks':
         raise InputError(
-            f'a dense method embeds pixels, but the examples are {kind}: remove {dense_method!r}'
+            f'a dense method embeds pixels, but the examples are {kind}: remove --dense-method, or in Python '
+            f'dense_method={dense_method!r}'
         )
     model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
     if kind == 'masks':

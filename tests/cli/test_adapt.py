@@ -65,7 +65,7 @@ def test_from_labels_to_results(run, pets, weights):
         (['pets', '--labels', 'points'], "labels must be one of images, masks, boxes, got 'points'"),
         (['pets', '--validation', 'pets'], 'images are both examples and validation images'),
         (['pets', '--validation', 'rest'], "validation='rest' needs shots"),
-        (['pets', '--dense-method', 'maskclip'], "the examples are images: remove 'maskclip'"),
+        (['pets', '--dense-method', 'maskclip'], 'the examples are images: remove --dense-method'),
         (['pets', '--out', 'a.pt'], 'adapters are written as safetensors; use a.safetensors'),
     ],
 )

@@ -138,7 +138,7 @@ def test_boxes_as_images(clip, voc):
         ({}, 'tip', {'options': {'gamma': 1}}, "method 'tip' has no option 'gamma'"),
         ({}, 'tip', {'options': {'alpha': -1}}, 'alpha must be at least 0, got -1'),
         ({}, 'tip', {'options': {'crops': 0}}, 'crops must be a whole number of at least 1, got 0'),
-        ({}, 'tip', {'dense_method': 'maskclip'}, "the examples are images: remove 'maskclip'"),
+        ({}, 'tip', {'dense_method': 'maskclip'}, 'the examples are images: remove --dense-method'),
         ({}, 'tip_f', {'options': {'epochs': 0}}, 'epochs must be a whole number of at least 1, got 0'),
         ({}, 'tip_f', {'options': {'lr': float('nan')}}, 'lr must be a number above 0, got nan'),
         ({}, 'clip_adapter', {'options': {'ratio': 2}}, 'ratio must be a number between 0 and 1, got 2'),
