@@ -57,6 +57,8 @@ class HFTextTower(nn.Module):
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, on: bool) -> None:
+        if on == self._gradient_checkpointing:
+            return
         if on:
             self.transformer.gradient_checkpointing_enable()
         else:
