@@ -75,7 +75,9 @@ def load_embeddings(
         rows = rows[0] if rows.ndim == 3 and len(rows) == 1 else rows
         return checked_embeddings(F.normalize(rows, dim=-1), vocabulary, path), vocabulary
     if file.metadata.get('format') != FORMAT:
-        raise InputError(f'{path} is not a file of class embeddings: create one with `clipdense embed`')
+        raise InputError(
+            f'{path} is not a file of class embeddings (`clipdense embed` writes one) or of learned prompts'
+        )
     if file.metadata.get('sha256') != weights_digest(file.tensors):
         raise InputError(f'{path} is damaged: checksum mismatch; create it again with `clipdense embed`')
     source = f'the vocabulary in {path}'
