@@ -24,6 +24,7 @@ from clipdense.utils.tokenizer_files import TABLES
 
 from .download import NotPublished, Unavailable, download, offline
 from .hub import Repository
+from .packages import PackageFile
 
 OPENAI_URL = 'https://openaipublic.azureedge.net/clip/models'
 _OPENAI = {  # file: sha256 (also the folder in its url), model name in open_clip, image size
@@ -75,55 +76,6 @@ _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 # Weights without a tag in their name.
 SHORT_NAMES = {'embedded': 'EfficientNet-Lite2-MiniLM/conse'}
 WITHOUT_DOWNLOAD = "or use --weights embedded ('embedded' in Python): it works offline at once, but is weaker"
-
-
-@dataclass(frozen=True)
-class PackageFile:
-    """A file in an installed Python package, whose code is not run.
-
-    Args:
-        package: name of the package on the index.
-        version: of the package.
-        path: of the file below the folder of the installed packages.
-        sha256: of the file.
-    """
-
-    package: str
-    version: str
-    path: str
-    sha256: str
-
-    @property
-    def requirement(self) -> str:
-        """What ``pip install`` takes."""
-        return f'{self.package}=={self.version}'
-
-    @property
-    def url(self) -> str:
-        """Page of the package on the index."""
-        return f'https://pypi.org/project/{self.package}/{self.version}'
-
-    def find(self) -> Path:
-        """The installed file, with its checksum verified.
-
-        Raises:
-            InputError: the package is not installed, or another version of it is.
-        """
-        module, _, rest = self.path.partition('/')
-        spec = importlib.util.find_spec(module)
-        if spec is None or not spec.submodule_search_locations:
-            raise InputError(
-                f'the package {self.package} is not installed: pip install "clipdense[embedded]", or '
-                f'pip install {self.requirement}'
-            )
-        path = Path(next(iter(spec.submodule_search_locations))) / rest
-        if not path.is_file() or sha256(path) != self.sha256:
-            state = 'does not have the expected checksum' if path.is_file() else 'does not exist'
-            raise InputError(
-                f'{path} {state}: another version of {self.package} is installed, or it is damaged; '
-                f'pip install --force-reinstall --no-deps {self.requirement}'
-            )
-        return path
 
 
 @dataclass(frozen=True)
