@@ -121,10 +121,10 @@ class PromptEnsemble:
         if self.cache is None or tokenizer is None:
             return None
         tower = clip.text if type(clip) in (CLIP, FrozenText) else clip
-        told: Any = templates.formats
+        prompts: Any = templates.formats
         if callable(templates.rule):
-            told = [templates.prompts(name) for name, _ in vocabulary.queries]
-        asked = json.dumps([vocabulary.queries, told, *(['templates'] if self.keep_templates else [])])
+            prompts = [templates.prompts(name) for name, _ in vocabulary.queries]
+        asked = json.dumps([vocabulary.queries, prompts, *(['templates'] if self.keep_templates else [])])
         key = digest(FORMAT, module_digest(tower), repr(getattr(tower, 'size', type(clip))), tokenizer, asked)
         try:
             folder = cache_folder() / 'text_embeddings' if self.cache == 'default' else Path(self.cache)

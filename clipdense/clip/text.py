@@ -138,7 +138,7 @@ class TextTransformer(nn.Module):
     ) -> Tensor:
         """Token embeddings (K, L, C) of texts, which of them are no padding (K, L) -> features (K, C).
 
-        Position j is attended to if token j - 1 is no padding: open_clip's mask is shifted by one, and the
+        Position j is attended to if token j - 1 is not padding: open_clip's mask is shifted by one, and the
         published weights were trained with it.  Positions that no token attends to are left out.
         """
         assert self.class_token is not None

@@ -272,7 +272,7 @@ def find_tokenizer(
     if rules.entry:
         try:
             return FolderTokenizer(zoo.fetch_tokenizer(zoo.find(rules.entry)), size, rules)
-        except InputError as error:  # told when the tokenizer is used
+        except InputError as error:  # reported when the tokenizer is used
             return MissingTokenizer(str(error))
     return MissingTokenizer(
         f'{path} has no tokenizer for its vocabulary of {size.vocab_size} tokens: put tokenizer.json and '

@@ -134,11 +134,11 @@ def _joined(rule: _Rule, names: Sequence[str], parts: Sequence[Tensor]) -> Tenso
             raise RuntimeError('torch.cat would hide quantized parts')
         return rule.form(parts[0] if len(parts) == 1 else torch.cat(list(parts)))
     except (IndexError, RuntimeError) as error:
-        told = ', '.join(
+        problems = ', '.join(
             f'{name} {tuple(part.shape)} {str(part.dtype).removeprefix("torch.")}'
             for name, part in zip(names, parts, strict=True)
         )
-        raise CheckpointError(f'unexpected shapes or data types: {told}') from error
+        raise CheckpointError(f'unexpected shapes or data types: {problems}') from error
 
 
 def _find(name: str, rules: tuple[_Rule, ...]) -> tuple[_Rule | None, tuple[str, ...]]:

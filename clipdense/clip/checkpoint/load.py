@@ -312,7 +312,7 @@ def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
 
 
 def _in_repository(text: str, unknown: str) -> Path:
-    """The weights file of a repository of Hugging Face; ``unknown`` tells why ``text`` is nothing else."""
+    """The weights file of a repository of Hugging Face; ``unknown`` says why ``text`` is nothing else."""
     repository = Repository.of(text)
     if repository is None:
         raise InputError(unknown or f'{text} does not name a repository, as hf-hub:ORGANIZATION/NAME does')

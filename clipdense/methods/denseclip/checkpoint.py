@@ -221,8 +221,8 @@ def _heads(width: int, name: str) -> int:
 def _fill(model: ContextAwareSegmenter, tensors: Mapping[str, Tensor]) -> None:
     """Load strictly."""
     expected = model.state_dict()
-    if told := mismatches(expected, tensors):
-        raise CheckpointError(f'the weights (our names) do not fit DenseCLIP: {told}')
+    if problems := mismatches(expected, tensors):
+        raise CheckpointError(f'the weights (our names) do not fit DenseCLIP: {problems}')
     check_values(tensors, 'the weights')
     with torch.no_grad():
         model.load_state_dict(with_counters(expected, tensors))

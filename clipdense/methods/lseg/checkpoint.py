@@ -248,8 +248,8 @@ _CLIP_EXTRAS = {'logit_scale', 'input_resolution', 'context_length', 'vocab_size
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str = 'the weights') -> None:
     """Load strictly; text towers are already loaded and need not be in ``tensors``."""
     expected = {key: x for key, x in module.state_dict().items() if not key.startswith('clip.')}
-    if told := mismatches(expected, tensors):
-        raise CheckpointError(f'{source} (our names) do not fit LSeg: {told}')
+    if problems := mismatches(expected, tensors):
+        raise CheckpointError(f'{source} (our names) do not fit LSeg: {problems}')
     check_values(tensors, source)
     with torch.no_grad():
         module.load_state_dict(dict(tensors), strict=False)

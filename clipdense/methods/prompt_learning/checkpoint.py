@@ -89,20 +89,20 @@ def load_prompts(
     """
     file = source if isinstance(source, WeightsFile) else read_weights(source)
     meta = file.extra.get('meta')
-    told = meta.get('prompts') if isinstance(meta, dict) else file.metadata
-    if isinstance(told, dict) and told.get('format') == FORMAT:
+    recorded = meta.get('prompts') if isinstance(meta, dict) else file.metadata
+    if isinstance(recorded, dict) and recorded.get('format') == FORMAT:
         for name, value in (('position', position), ('class_names', class_names)):
             if value is not None:
                 raise InputError(f'{file.path} is self-describing: remove {name}')
-        return _load_ours(file, clip, told)
+        return _load_ours(file, clip, recorded)
     return _load_official(file, clip, position, class_names)
 
 
-def _load_ours(file: WeightsFile, clip: WithText, told: Mapping[str, Any]) -> PromptLearner:
-    if file.kind == 'safetensors' and told.get('sha256') != weights_digest(file.tensors):
+def _load_ours(file: WeightsFile, clip: WithText, recorded: Mapping[str, Any]) -> PromptLearner:
+    if file.kind == 'safetensors' and recorded.get('sha256') != weights_digest(file.tensors):
         raise CheckpointError(f'{file.path} is damaged: checksum mismatch')
     config, names, towers = (
-        parse_json(str(told.get(key, '')), f'{key} in {file.path}')
+        parse_json(str(recorded.get(key, '')), f'{key} in {file.path}')
         for key in ('learner', 'class_names', 'clip')
     )
     if not isinstance(config, dict) or not isinstance(names, list) or not isinstance(towers, dict):
