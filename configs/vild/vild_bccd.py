@@ -13,15 +13,11 @@ was that of a CLIP that was trained on scenes alone.
 
 from mmengine.config import read_base
 
-from clipdense.data.detection.datasets import VOCDetection
-from clipdense.data.detection.transforms import RandomFlip, Resize
-
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_scenes import *
+    from .._base_.voc_bccd import *
 
-data_root = 'data/bccd'
-small = dict(type=Resize, scale=(320, 240), keep_ratio=True)
 model.merge(
     dict(
         data_preprocessor=dict(pad_size_divisor=16),
@@ -29,27 +25,3 @@ model.merge(
         roi_head=dict(bbox_head=dict(variant='text')),
     )
 )
-train_set = dict(type=VOCDetection, root=data_root, split='train', classes=['RBC', 'WBC'])
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(
-        **train_set,
-        training=True,
-        transforms=[small, dict(type=RandomFlip, prob=0.5, direction=['horizontal', 'vertical'])],
-    ),
-)
-proposal_dataset = dict(**train_set, transforms=[small])
-test_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(
-        type=VOCDetection,
-        root=data_root,
-        split='test',
-        classes=['RBC', 'WBC', 'Platelets'],
-        novel=['Platelets'],
-        transforms=[small],
-    ),
-)
-train_cfg = dict(max_steps=400)

@@ -19,16 +19,13 @@ after the last one 0.392 and 0.0003: ImageNet has no cells, and the teacher cann
 from mmengine.config import read_base
 
 from clipdense.clip.class_embeddings import PromptEnsemble
-from clipdense.data.detection.datasets import VOCDetection
-from clipdense.data.detection.transforms import RandomFlip, Resize
 from clipdense.engine.hooks import VocabularyHook
 
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.vild_scenes import *
+    from .._base_.voc_bccd import *
 
-data_root = 'data/bccd'
-small = dict(type=Resize, scale=(320, 240), keep_ratio=True)
 model.merge(
     dict(
         clip='embedded',
@@ -39,31 +36,7 @@ model.merge(
         start='work_dirs/vild_bccd_text/step_400.pth',
     )
 )
-train_set = dict(type=VOCDetection, root=data_root, split='train', classes=['RBC', 'WBC'])
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(
-        **train_set,
-        training=True,
-        regions=f'{data_root}/regions',
-        transforms=[small, dict(type=RandomFlip, prob=0.5, direction=['horizontal', 'vertical'])],
-    ),
-)
-proposal_dataset = dict(**train_set, transforms=[small])
-test_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(
-        type=VOCDetection,
-        root=data_root,
-        split='test',
-        classes=['RBC', 'WBC', 'Platelets'],
-        novel=['Platelets'],
-        transforms=[small],
-    ),
-)
-train_cfg = dict(max_steps=400)
+train_dataloader.merge(dict(dataset=dict(regions='data/bccd/regions')))
 custom_hooks = dict(
     vocabulary=dict(type=VocabularyHook, embedder=dict(type=PromptEnsemble, templates='a photo of a {}.'))
 )
