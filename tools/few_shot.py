@@ -6,7 +6,9 @@ DATA is a folder of class folders (or of train, val and test with such folders) 
 Every method learns from the same images of the first half of the classes and is tested on both halves, each
 among its own names.  Images are encoded once, as in an evaluation, without random crops: prompts of the text
 tower and adapters are trained on embeddings, MaPLe on images.  alpha and beta of caches are searched on
-validation images of base classes.  ``tools/few_shot_data.py`` writes folders of scenes, boxes and regions.
+validation images of base classes; rates and epochs are to be chosen with ``--part val``, which tests there.
+``--hits`` writes which images were right, for ``tools/few_shot_orderings.py``.  ``tools/few_shot_data.py``
+writes folders of scenes, boxes and regions.
 
 B: images, K: classes, S: side of an image, D: joint space.
 """
@@ -22,6 +24,7 @@ from math import cos, pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,6 +49,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 WARMUP_LR = 1e-5  # of the first epoch
 VALIDATION_SHOTS = 4  # as in CoOp
+COOP_EPOCHS = ((1, 50), (4, 100), (10**9, 200))  # of up to so many shots, as in CoOp
 GRID = Grid(beta=50.0, alpha=50.0)  # the widest of the official configs
 
 
@@ -73,9 +77,13 @@ class Task:
     clip: Any
     train: Part
     val: Part
-    tests: dict[str, Part]  # base, new
     options: argparse.Namespace
     seed: int
+
+    @property
+    def shots(self) -> int:
+        """Images of each class."""
+        return len(self.train.labels) // len(self.train.names)
 
     @property
     def scale(self) -> float:
@@ -97,18 +105,23 @@ def zero_shot(task: Task) -> Answer:
 
 def coop(task: Task) -> Answer:
     """A context that all classes share."""
-    return _prompts(task, CoOp(task.clip, init=task.options.words), batch=32, lr=2e-3)
+    options = task.options
+    epochs = options.coop_epochs or next(epochs for most, epochs in COOP_EPOCHS if task.shots <= most)
+    return _prompts(task, CoOp(task.clip, **_context(options)), 32, options.coop_lr, epochs)
 
 
 def cocoop(task: Task) -> Answer:
     """A context that each image shifts."""
-    return _prompts(task, CoCoOp(task.clip, init=task.options.words), batch=1, lr=2e-3)
+    options = task.options
+    return _prompts(task, CoCoOp(task.clip, **_context(options)), 1, options.cocoop_lr, options.cocoop_epochs)
 
 
 def maple(task: Task) -> Answer:
     """Prompts in both towers, in as many blocks as both have, up to 9."""
     depth = min(9, len(task.clip.image.blocks), len(task.clip.text.blocks))
-    return _prompts(task, MaPLe(task.clip, n_ctx=2, depth=depth, init=task.options.words), batch=4, lr=3.5e-3)
+    options = task.options
+    learner = MaPLe(task.clip, n_ctx=2, depth=depth, init=_context(options).get('init'))
+    return _prompts(task, learner, 4, options.maple_lr, options.maple_epochs)
 
 
 def clip_adapter(task: Task) -> Answer:
@@ -146,11 +159,14 @@ METHODS: dict[str, tuple[str, Callable[[Task], Answer]]] = {
 }
 
 
-def _prompts(task: Task, learner: Any, batch: int, lr: float) -> Answer:
+def _context(options: argparse.Namespace) -> dict[str, Any]:
+    """What contexts start from."""
+    return {'init': None, 'n_ctx': options.n_ctx} if options.n_ctx else {'init': options.words}
+
+
+def _prompts(task: Task, learner: Any, batch: int, lr: float, epochs: int) -> Answer:
     """Train prompts with the published schedule: SGD, one warm-up epoch, then a cosine by epoch."""
     model = PromptClassifier(task.clip, learner, task.train.names).train()
-    lr *= task.options.lr_factor
-    epochs = getattr(task.options, f'{type(learner).__name__.lower()}_epochs')
     optimizer = torch.optim.SGD(learner.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     rng = torch.Generator().manual_seed(task.seed)
     for epoch in range(epochs):
@@ -194,6 +210,7 @@ def _fit(task: Task, adapter: Any) -> None:
         vocabulary,
         task.scale,
         epochs=task.options.adapter_epochs,
+        lr=task.options.adapter_lr,
         seed=task.seed,
     )
 
@@ -238,37 +255,44 @@ def run(options: argparse.Namespace) -> FewShotTable:
     """All methods, shots and seeds, one row after another; rows so far are in ``options.out``."""
     clip = load(options.weights).requires_grad_(False).eval()
     halves = ('all',) if options.classes == 'all' else ('base', 'new')
-    tests = {half: encode(clip, FewShotImages(options.data, 'test', classes=half)) for half in halves}
+    tests = {half: encode(clip, FewShotImages(options.data, options.part, classes=half)) for half in halves}
     tests = {'base' if half == 'all' else half: part for half, part in tests.items()}
     val = encode(clip, FewShotImages(options.data, 'val', VALIDATION_SHOTS, halves[0]))
     most = {
         seed: encode(clip, FewShotImages(options.data, 'train', max(options.shots), halves[0], seed))
         for seed in options.seeds
     }
-    rows: list[FewShotRow] = []
+    table, hits = FewShotTable(()), {}
     for name in options.methods:
         title, method = METHODS[name]
         for shots in (0,) if name == 'zero_shot' else options.shots:
             begin = time.process_time()
-            results = []
+            found = []
             for seed in options.seeds[:1] if name == 'zero_shot' else options.seeds:
                 torch.manual_seed(seed)
-                task = Task(clip, most[seed].first(shots or 1), val, tests, options, seed)
-                results.append(_result(method(task), tests))
-            rows.append(FewShotRow(title, shots, tuple(results)))
+                answer = method(Task(clip, most[seed].first(shots or 1), val, options, seed))
+                found.append({half: answer(part).argmax(1) == part.labels for half, part in tests.items()})
+            table = FewShotTable((*table.rows, FewShotRow(title, shots, tuple(map(_result, found)))))
+            hits |= {
+                f'{title}|{shots}|{half}': torch.stack([one[half] for one in found]).numpy() for half in tests
+            }
             print(f'{title}, {shots} shots: {time.process_time() - begin:.0f} CPU-seconds', flush=True)
-            table = FewShotTable(tuple(rows))
-            if options.out:
-                with atomic_write(options.out, 'w') as file:
-                    file.write(table.to_json())
+            _write(options, table, hits)
     return table
 
 
-def _result(answer: Answer, tests: dict[str, Part]) -> BaseToNew:
-    found = {
-        half: (answer(part).argmax(1) == part.labels).double().mean().item() for half, part in tests.items()
-    }
-    return BaseToNew(found['base'], found.get('new'))
+def _result(hits: dict[str, Tensor]) -> BaseToNew:
+    shares = {half: right.double().mean().item() for half, right in hits.items()}
+    return BaseToNew(shares['base'], shares.get('new'))
+
+
+def _write(options: argparse.Namespace, table: FewShotTable, hits: dict[str, np.ndarray]) -> None:
+    if options.out:
+        with atomic_write(options.out, 'w') as file:
+            file.write(table.to_json())
+    if options.hits:
+        with atomic_write(options.hits, 'wb') as file:
+            np.savez_compressed(file, **hits)
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -282,12 +306,16 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--classes', choices=['base', 'all'], default='base', help='to learn (%(default)s)')
     parser.add_argument('--templates', nargs='+', default=['a photo of a {}.'], help='%(default)s')
     parser.add_argument('--words', default='a photo of a', help='that contexts start from (%(default)s)')
-    parser.add_argument('--lr-factor', type=float, default=1.0, help='on the published rates (%(default)s)')
-    parser.add_argument('--coop-epochs', type=int, default=50, help='(%(default)s)')
+    parser.add_argument('--n-ctx', type=int, help='tokens that start from random numbers, instead of --words')
+    for name, lr in (('coop', 2e-3), ('cocoop', 2e-3), ('maple', 3.5e-3), ('adapter', 1e-3)):
+        parser.add_argument(f'--{name}-lr', type=float, default=lr, help='learning rate (%(default)s)')
+    parser.add_argument('--coop-epochs', type=int, help='(50, 100, 200 for 1, up to 4, more shots)')
     parser.add_argument('--cocoop-epochs', type=int, default=10, help='(%(default)s)')
     parser.add_argument('--maple-epochs', type=int, default=5, help='(%(default)s)')
     parser.add_argument('--adapter-epochs', type=int, default=100, help='(%(default)s)')
-    parser.add_argument('--out', type=Path, help='a JSON file')
+    parser.add_argument('--part', choices=['test', 'val'], default='test', help='to test on (%(default)s)')
+    parser.add_argument('--out', type=Path, help='a JSON file with the table')
+    parser.add_argument('--hits', type=Path, help='an .npz file with what was right, by image')
     return parser.parse_args(given)
 
 

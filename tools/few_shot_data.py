@@ -1,12 +1,13 @@
 """Folders of images with one label each, for ``tools/few_shot.py``, from scenes, boxes or masks.
 
-    python tools/few_shot_data.py scenes OUT
+    python tools/few_shot_data.py scenes OUT [--change blurred]
     python tools/few_shot_data.py boxes VOC_FOLDER OUT
     python tools/few_shot_data.py regions VOC_FOLDER OUT
 
-``scenes`` draws images of one object; ``boxes`` crops the boxes of a dataset in PASCAL VOC's layout,
-``regions`` the largest region of each class in each image.  OUT has train, val and test with class
-folders; ``boxes`` and ``regions`` take them from the lists of the dataset.
+``scenes`` draws images of one object; ``--change`` shows all of them as a CLIP of scenes has never seen them,
+so that there is something to adapt to.  ``boxes`` crops the boxes of a dataset in PASCAL VOC's layout,
+``regions`` the largest region of each class in each image.  OUT has train, val and test with class folders;
+``boxes`` and ``regions`` take them from the lists of the dataset.
 """
 
 from __future__ import annotations
@@ -17,25 +18,45 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clipdense.data.scenes import Scenes
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 
-PARTS = {'train': 16, 'val': 4, 'test': 12}  # scenes of each class
+PARTS = {'train': 32, 'val': 16, 'test': 48}  # scenes of each class
 MARGIN = 0.1  # of a crop around its object, as a fraction of its sides
 SMALLEST = 16  # pixels of the shorter side of a crop
 Crop = tuple[str, Image.Image]  # class name
 
 
-def scenes(difficulty: str, seed: int, part: str) -> Iterator[Crop]:
+def blurred(image: Image.Image) -> Image.Image:
+    """Half the resolution, at the same size."""
+    half = image.resize((image.width // 2, image.height // 2), Image.Resampling.BILINEAR)
+    return half.resize(image.size, Image.Resampling.BILINEAR)
+
+
+def faded(image: Image.Image) -> Image.Image:
+    """Three tenths of the contrast, as in fog."""
+    return Image.blend(Image.new('RGB', image.size, (128, 128, 128)), image, 0.3)
+
+
+def negative(image: Image.Image) -> Image.Image:
+    """Each color is its complement, so that the names of colors are wrong."""
+    return ImageOps.invert(image)
+
+
+CHANGES = {change.__name__: change for change in (blurred, faded, negative)}
+
+
+def scenes(difficulty: str, seed: int, change: str | None, part: str) -> Iterator[Crop]:
     """Images of one object; the parts are streams of their own."""
     drawn = Scenes(difficulty, seed)
+    changed = CHANGES[change] if change else lambda image: image
     for name in drawn.class_names:
         for index in range(PARTS[part]):
             scene = drawn.draw(index, [name], num_objects=1, stream=f'few_shot/{part}/{name}')
-            yield name, Image.fromarray(scene.image)
+            yield name, changed(Image.fromarray(scene.image))
 
 
 def boxes(root: Path, part: str) -> Iterator[Crop]:
@@ -100,6 +121,7 @@ def main(given: Sequence[str] | None = None) -> None:
     drawn.add_argument('out', type=Path)
     drawn.add_argument('--difficulty', default='standard')
     drawn.add_argument('--seed', type=int, default=1000, help='other images than those of a training')
+    drawn.add_argument('--change', choices=CHANGES, help='of all images')
     for kind in ('boxes', 'regions'):
         cut = kinds.add_parser(kind)
         cut.add_argument('data', type=Path)
@@ -111,7 +133,9 @@ def main(given: Sequence[str] | None = None) -> None:
     for part in PARTS:
         try:
             if options.kind == 'scenes':
-                count = write(scenes(options.difficulty, options.seed, part), options.out / part, 10**9)
+                count = write(
+                    scenes(options.difficulty, options.seed, options.change, part), options.out / part, 10**9
+                )
             else:
                 found = (boxes if options.kind == 'boxes' else regions)(options.data, part)
                 count = write(found, options.out / part, options.most)
