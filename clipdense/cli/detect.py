@@ -13,6 +13,7 @@ from clipdense.utils.errors import InputError
 from .images import Failures
 from .options import (
     AdapterFile,
+    BatchSize,
     Cache,
     ConfigArguments,
     Device,
@@ -130,7 +131,7 @@ def detect(
     vocabulary: VocabularyArguments,
     rules: RulesArguments,
     out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('detected'),
-    batch_size: Annotated[int, typer.Option(min=1, help='Images per batch.')] = 1,
+    batch_size: BatchSize = 'auto',
     overwrite: Overwrite = False,
 ) -> None:
     """Detect classes by name. Writes an overlay for each image and one COCO results file.

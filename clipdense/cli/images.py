@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
 from clipdense.utils.errors import InputError, item_error, one_line
+
+Result = TypeVar('Result')
 
 
 class Failures:
@@ -64,18 +67,40 @@ class Failures:
             raise typer.Exit(1)
 
 
-def each(paths: Sequence[Path], work: Callable[[int], str], doing: str) -> None:
-    """Call ``work`` for each image and print what it returns; failures are printed, counted and skipped.
+def each(
+    paths: Sequence[Path],
+    predict: Callable[[Callable[[int, InputError], None]], Iterator[tuple[int, Result]]],
+    finish: Callable[[int, Result], str],
+    doing: str,
+) -> None:
+    """Predict for each image and print what ``finish`` returns; failures are printed, counted and skipped.
+
+    Args:
+        paths: the images.
+        predict: yields index and result of each image; it calls its argument for images that fail.
+        finish: writes a result, in a background thread; returns the line to print.
+        doing: what is done, for the progress bar.
 
     Raises:
         InputError: all images failed.
         typer.Exit: with status 1 if some images failed.
     """
+    from clipdense.utils.overlap import overlapped
     from clipdense.utils.progress import track
 
     failures = Failures(paths)
-    for index in track(range(len(paths)), doing, total=len(paths)):
+
+    def outcome(found: tuple[int, Result]) -> tuple[int, str | Exception]:
+        try:
+            return found[0], finish(*found)
+        except Exception as error:
+            return found[0], error
+
+    found = overlapped(outcome, predict(failures.add))
+    for index, done in track(found, doing, total=len(paths)):
         with failures.of(index):
-            print(work(index))
+            if isinstance(done, Exception):
+                raise done
+            print(done)
     failures.check_any_left()
     failures.exit()

@@ -97,6 +97,25 @@ SafeConfig = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
+
+
+def batch_size_of(text: str) -> int | str:
+    """A batch size of the command line.
+
+    Raises:
+        typer.BadParameter: not a whole number of at least 1, nor 'auto'.
+    """
+    if text == 'auto' or (text.isdecimal() and int(text) > 0):
+        return text if text == 'auto' else int(text)
+    raise typer.BadParameter(f"{text!r} is not a whole number of at least 1, nor 'auto'")
+
+
+BatchSize = Annotated[
+    Any,  # int or 'auto'
+    typer.Option(
+        parser=batch_size_of, metavar='N|auto', help='Images per batch; auto is 1 on a CPU and 8 on a GPU.'
+    ),
+]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Cache class embeddings on disk.')]
 
 

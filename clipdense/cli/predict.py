@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,7 @@ from clipdense.utils.errors import InputError, printable
 
 from .images import each
 from .options import (
+    BatchSize,
     ImageArguments,
     InferenceArguments,
     Overwrite,
@@ -20,6 +22,9 @@ from .options import (
     grouped,
     tell_precision,
 )
+
+if TYPE_CHECKING:
+    from clipdense.inference.results import Classification
 
 OwnTemplates = Annotated[
     str | None,
@@ -35,6 +40,7 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
     out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the results to.')] = None,
     templates: OwnTemplates = None,
+    batch_size: BatchSize = 'auto',
     overwrite: Overwrite = False,
 ) -> None:
     """Classify images by class names: prints the most probable classes of each image.
@@ -61,8 +67,11 @@ def classify(
     classifier.set_vocabulary(classes)
     rows: list[dict] = []
 
-    def one(index: int) -> str:
-        best = classifier(paths[index], max_pixels=images.max_pixels).top(top)
+    def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Classification]]:
+        return classifier.stream(paths, batch_size=batch_size, on_error=failed, max_pixels=images.max_pixels)
+
+    def finish(index: int, result: Classification) -> str:
+        best = result.top(top)
         found = [{'name': name, 'probability': probability} for name, probability in best]
         rows.append({'image': str(paths[index]), 'classes': found, 'precision': classifier.precision})
         return f'{printable(paths[index])}: ' + ', '.join(
@@ -70,7 +79,7 @@ def classify(
         )
 
     try:
-        each(paths, one, 'classifying')
+        each(paths, predict, finish, 'classifying')
     finally:
         if out and rows:
             write_json(out, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdense.methods import list_methods
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, item_error
 
 from .images import each
 from .options import (
+    BatchSize,
     ConfigArguments,
     ImageArguments,
     InferenceArguments,
@@ -57,6 +58,7 @@ def segment(
     background: Background = None,
     templates: MethodTemplates = None,
     explain: Explain = False,
+    batch_size: BatchSize = 'auto',
 ) -> None:
     """Segment images by class names. Writes an overlay, a palette mask and a JSON file for each image.
 
@@ -65,7 +67,6 @@ def segment(
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
     from clipdense.inference.results import write_image
-    from clipdense.utils.image_io import read_image
 
     paths = images.paths()
     classes = _with_background(vocabulary.read(), background)
@@ -79,16 +80,23 @@ def segment(
     tell_precision(segmenter.precision)
     segmenter.set_vocabulary(classes)
 
-    def one(index: int) -> str:
-        if explain:
-            image = read_image(paths[index], images.max_pixels)
-            for stage in segmenter.explain(image):
-                write_image(f'{stems[index]}_{stage.name}.png', stage.draw(image, output.opacity))
-        result = segmenter(paths[index], max_pixels=images.max_pixels)
+    def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Segmentation]]:
+        for index, result in segmenter.stream(
+            paths, batch_size=batch_size, on_error=failed, max_pixels=images.max_pixels
+        ):
+            try:
+                for stage in segmenter.explain(result.image) if explain else ():
+                    write_image(f'{stems[index]}_{stage.name}.png', stage.draw(result.image, output.opacity))
+            except Exception as error:
+                failed(index, item_error(error, paths[index]))
+                continue
+            yield index, result
+
+    def finish(index: int, result: Segmentation) -> str:
         about = {'image': str(paths[index]), 'precision': segmenter.precision}
         return _write(result, about, stems[index], output.opacity)
 
-    each(paths, one, 'segmenting')
+    each(paths, predict, finish, 'segmenting')
 
 
 def _segmenter(

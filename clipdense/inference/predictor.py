@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -31,6 +31,7 @@ from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.image_io import read_image
 from clipdense.utils.image_open import MAX_PIXELS
+from clipdense.utils.overlap import overlapped
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import load_adapter
@@ -43,6 +44,8 @@ OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
 
 _GUARD = threading.Lock()
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_GPU_BATCH = 8  # images of batch_size='auto'
+_OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 _KEPT = 8  # number of vocabularies whose embeddings are kept in memory
 
 
@@ -180,17 +183,20 @@ class Predictor(ABC, Generic[Result]):
         images: Iterable[ImageSource],
         class_names: ClassNames | None = None,
         *,
-        batch_size: int = 1,
+        batch_size: int | Literal['auto'] = 1,
         on_error: OnError = 'raise',
         max_pixels: int = MAX_PIXELS,
         **options: Any,
     ) -> Iterator[tuple[int, Result]]:
         """Predict for many images, reading one batch at a time.
 
+        The next batch of a list is read in a background thread while the model computes.
+
         Args:
-            images: any iterable of images, see ``__call__``.
+            images: any iterable of images, see ``__call__``; iterators are asked for one batch at a time.
             class_names: see ``__call__``; fixed when the stream begins.
-            batch_size: images per batch.
+            batch_size: images per batch; 'auto' is 1 on a CPU, where larger batches are not faster, and 8 on
+                a GPU, which processes images one by one where a batch does not fit its memory.
             on_error: action if an image cannot be read or processed, for whatever reason: 'raise' raises the
                 error, 'skip' skips the image, a function is called with the index and the error and the image
                 is skipped.
@@ -211,9 +217,17 @@ class Predictor(ABC, Generic[Result]):
         if vocabulary is None:
             raise InputError('no class names: pass them to the call, or call set_vocabulary first')
         self._check_vocabulary(vocabulary)
-        read = partial(_read, on_error=on_error, max_pixels=max_pixels)
+        read = partial(_read, max_pixels=max_pixels)
+        numbered = iter(enumerate(images))
+        count = self._auto_batch if batch_size == 'auto' else batch_size
+        batches = iter(lambda: list(islice(numbered, count)), [])
+        read_batches = overlapped(read, batches) if isinstance(images, Sequence) else map(read, batches)
         answer = partial(self._answers, vocabulary=vocabulary, on_error=on_error, settings=settings)
-        return self._stream(images, batch_size, read, answer)
+        return self._stream(read_batches, on_error, answer)
+
+    @property
+    def _auto_batch(self) -> int:
+        return 1 if self.device.type == 'cpu' else _GPU_BATCH
 
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
         """Warn where a single class makes the result certain whatever the image shows."""
@@ -250,17 +264,15 @@ class Predictor(ABC, Generic[Result]):
 
     @staticmethod
     def _stream(
-        images: Iterable[ImageSource],
-        batch_size: int,
-        read: Callable[[list[tuple[int, ImageSource]]], list[_Read]],
+        batches: Iterator[list[_Read | _Failed]],
+        on_error: OnError,
         answer: Callable[[list[_Read]], list[tuple[int, Result]]],
     ) -> Iterator[tuple[int, Result]]:
-        numbered = iter(enumerate(images))
-        while batch := list(islice(numbered, batch_size)):
-            images_of_batch = read(batch)
+        for batch in batches:
+            images = _without_failed(batch, on_error)
             del batch
-            answers = answer(images_of_batch) if images_of_batch else []
-            del images_of_batch
+            answers = answer(images) if images else []
+            del images
             while answers:
                 yield answers.pop(0)
 
@@ -277,7 +289,7 @@ class Predictor(ABC, Generic[Result]):
                 results = self._embed_and_predict([one.image for one in batch], vocabulary, settings)
                 return list(zip([one.number for one in batch], results, strict=True))
             except Exception as error:
-                if on_error == 'raise':
+                if on_error == 'raise' and (len(batch) == 1 or not isinstance(error, _OUT_OF_MEMORY)):
                     raise
                 if len(batch) == 1:
                     _report(error, batch[0].number, batch[0].name, on_error)
@@ -397,6 +409,7 @@ def _check_call(images: object, batch_size: object, on_error: object, max_pixels
             f'stream takes a list or iterator of images, got {type(images).__name__}: put one image in a '
             'list, and write list(images) for an array of several gray ones'
         )
+    batch_size = 1 if isinstance(batch_size, str) and batch_size == 'auto' else batch_size
     for name, value in (('batch_size', batch_size), ('max_pixels', max_pixels)):
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise InputError(f'{name} must be a whole number of at least 1, got {value!r}')
@@ -414,18 +427,34 @@ class _Read(NamedTuple):
     image: Image.Image
 
 
-def _read(batch: list[tuple[int, ImageSource]], on_error: OnError, max_pixels: int) -> list[_Read]:
-    """Read the images of a batch, without those that fail."""
-    found = []
+class _Failed(NamedTuple):
+    """An image that could not be read."""
+
+    number: int
+    name: str
+    error: Exception
+
+
+def _read(batch: list[tuple[int, ImageSource]], max_pixels: int) -> list[_Read | _Failed]:
+    """Read the images of a batch; errors are returned, since this may be another thread."""
+    found: list[_Read | _Failed] = []
     for index, source in batch:
         name = str(source) if isinstance(source, str | Path) else f'image {index}'
         try:
             found.append(_Read(index, name, read_image(source, max_pixels)))
         except Exception as error:
-            if on_error == 'raise':
-                raise
-            _report(error, index, name, on_error)
+            found.append(_Failed(index, name, error))
     return found
+
+
+def _without_failed(batch: list[_Read | _Failed], on_error: OnError) -> list[_Read]:
+    """The images of a batch that were read; the others are reported, or the first one is raised."""
+    for one in batch:
+        if isinstance(one, _Failed):
+            if on_error == 'raise':
+                raise one.error
+            _report(one.error, one.number, one.name, on_error)
+    return [one for one in batch if isinstance(one, _Read)]
 
 
 def _report(error: Exception, index: int, name: str, on_error: OnError) -> None:

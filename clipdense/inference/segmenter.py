@@ -144,10 +144,10 @@ class Segmenter(Predictor[Segmentation]):
     ) -> list[Segmentation]:
         self._set_on_model(vocabulary, embeddings)
         self.model.configure(self.options)  # another segmenter of the model may have other options
+        encoded = self.model.encode_images([to_tensor(image).to(self.device) for image in images])
         results = []
-        for image in images:
-            encoded = self.model.encode_image(to_tensor(image).to(self.device))
-            labels = self.model.classify_image(encoded, (image.height, image.width), torch.int32)
+        for image, features in zip(images, encoded, strict=True):
+            labels = self.model.classify_image(features, (image.height, image.width), torch.int32)
             mask, probability = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
             results.append(Segmentation(mask, probability, vocabulary, image))
         return results

@@ -30,7 +30,7 @@ from .model import Model
 from .options import SegmentationOptions
 from .reduction import PixelMaximum, merge_windows, reduce_queries
 from .refine import PAMR, Refinement
-from .windows import Slide, Window
+from .windows import Slide, Window, encode_windows
 
 _CHUNK = 64 << 20  # bytes of class logits; larger chunks are slower, because they exceed the caches
 _PER_PIXEL = 64  # bytes of a pixel in a band: planes of one class, the running maximum, three colors
@@ -232,29 +232,38 @@ class SegmentationModel(Model):
         kept = self.encode_image(image)
         return self.classify_image(kept, result_size or (image.shape[-2], image.shape[-1]))
 
-    @torch.no_grad()
     def encode_image(self, image: Tensor) -> EncodedImage:
-        """Encode an image (3, H, W), once for any number of vocabularies; the slow part.
+        """Encode an image, see ``encode_images``."""
+        return self.encode_images([image])[0]
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Tensor]) -> list[EncodedImage]:
+        """Encode images (3, H, W), once for any number of vocabularies; the slow part.
+
+        Windows of one size share batches, also those of several images.
 
         Args:
-            image: normalized, or uint8, which takes less memory for large images.
+            images: normalized, or uint8, which takes less memory for large images.
 
         Raises:
             InputError: windows that are smaller than a patch.
         """
         self.slide.check(self.patch_size)
-        size = (image.shape[-2], image.shape[-1])
-        prepare = self.data_preprocessor.normalize if image.dtype == torch.uint8 else _unchanged
-
-        def resized(wanted: tuple[int, int]) -> Tensor:
-            with no_autocast(image.device):
-                return resize(image, wanted, prepare=prepare, pixels=self.memory_budget // _PER_PIXEL)
-
         views = [
-            self._encode_view(resized(self.slide.resized(size, self.patch_size, scale)), mirrored)
+            self._encode_views([self._resized(image, scale) for image in images], mirrored)
             for scale, mirrored in self.slide.views()
         ]
-        return EncodedImage(resized(self.slide.resized(size, self.patch_size)), views)
+        return [
+            EncodedImage(self._resized(image), list(own))
+            for image, own in zip(images, zip(*views, strict=True), strict=True)
+        ]
+
+    def _resized(self, image: Tensor, scale: float = 1.0) -> Tensor:
+        """(3, H, W) -> (3, h, w), normalized."""
+        size = self.slide.resized((image.shape[-2], image.shape[-1]), self.patch_size, scale)
+        prepare = self.data_preprocessor.normalize if image.dtype == torch.uint8 else _unchanged
+        with no_autocast(image.device):
+            return resize(image, size, prepare=prepare, pixels=self.memory_budget // _PER_PIXEL)
 
     @torch.no_grad()
     def classify_image(
@@ -308,22 +317,20 @@ class SegmentationModel(Model):
         """Approximate memory of ``encode_pixels`` for a window: 64 full-size maps of three channels."""
         return 64 * 3 * 4 * height * width
 
-    def _encode_view(self, image: Tensor, mirrored: bool) -> View:
-        """Encode (3, h, w), in batches of windows within the memory budget."""
-        size = (image.shape[-2], image.shape[-1])
-        windows = self.slide.windows(size)
-        height, width = windows[0].bottom - windows[0].top, windows[0].right - windows[0].left
-        batch = self.slide.batch or max(1, self.memory_budget // self.window_bytes(height, width))
-        image = (image.flip(-1) if mirrored else image).to(next(self.parameters()).dtype)
-        features = [
-            _at_least_fp32(
-                self.encode_pixels(
-                    torch.stack([_cut(image, window) for window in windows[first : first + batch]])
-                )
-            )
-            for first in range(0, len(windows), batch)
+    def _encode_views(self, images: Sequence[Tensor], mirrored: bool) -> list[View]:
+        """Encode images (3, h, w), in batches of windows within the memory budget."""
+        dtype = next(self.parameters()).dtype
+        images = [(image.flip(-1) if mirrored else image).to(dtype) for image in images]
+        windows = [self.slide.windows((image.shape[-2], image.shape[-1])) for image in images]
+
+        def batch_size(height: int, width: int) -> int:
+            return self.slide.batch or max(1, self.memory_budget // self.window_bytes(height, width))
+
+        features = encode_windows(self.encode_pixels, images, windows, batch_size)
+        return [
+            View((image.shape[-2], image.shape[-1]), own, [_at_least_fp32(part) for part in parts], mirrored)
+            for image, own, parts in zip(images, windows, features, strict=True)
         ]
-        return View(size, windows, features, mirrored)
 
     def _full_logits(self, image: EncodedImage, size: tuple[int, int]) -> Callable[..., Tensor]:
         """A function of queries (q,) that gives their logits (q, H, W): mean of the views, refined.
@@ -440,10 +447,6 @@ def _at_least_fp32(features: Any) -> Any:
     if isinstance(features, Tensor):
         return at_least_fp32(features) if features.is_floating_point() else features
     return tuple(_at_least_fp32(part) for part in features)
-
-
-def _cut(image: Tensor, window: Window) -> Tensor:
-    return image[:, window.top : window.bottom, window.left : window.right]
 
 
 def _unchanged(image: Tensor) -> Tensor:

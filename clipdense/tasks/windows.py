@@ -1,14 +1,18 @@
 """Resizing and sliding windows of images of any size.
 
-(H, W): pixels.
+(H, W): pixels, B: windows of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_open import MAX_PIXELS
@@ -21,6 +25,15 @@ class Window(NamedTuple):
     left: int
     bottom: int
     right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.bottom - self.top, self.right - self.left
+
+    def cut(self, image: Tensor) -> Tensor:
+        """(..., H, W) -> this part of it."""
+        return image[..., self.top : self.bottom, self.left : self.right]
 
 
 @dataclass(frozen=True)
@@ -111,3 +124,46 @@ class Slide:
         assert self.window is not None
         last = max(length - self.window, 0)
         return [min(index * self.step, last) for index in range(ceil(last / self.step) + 1)]
+
+
+def encode_windows(
+    encode: Callable[[Tensor], Any],
+    images: Sequence[Tensor],
+    windows: Sequence[Sequence[Window]],
+    batch_size: Callable[[int, int], int],
+) -> list[list[Any]]:
+    """Encode the windows of images; those of one size share batches.
+
+    Args:
+        encode: (B, 3, h, w) -> a tensor or a tuple of tensors, B first in each.
+        images: (3, H, W) each.
+        windows: of each image.
+        batch_size: the number of windows (h, w) in a batch.
+
+    Returns:
+        Features of each image, in the order of its windows: one part for each batch.
+    """
+    features: list[list[Any]] = [[] for _ in images]
+    every = [(window.size, index, window) for index, own in enumerate(windows) for window in own]
+    every.sort(key=lambda one: one[0])  # stable: the windows of an image have one size, and keep their order
+    for size, group in groupby(every, key=lambda one: one[0]):
+        places = [(index, window) for _, index, window in group]
+        step = batch_size(*size)
+        for first in range(0, len(places), step):
+            batch = places[first : first + step]
+            encoded = encode(torch.stack([window.cut(images[index]) for index, window in batch]))
+            start = 0
+            for index, same in groupby(batch, key=lambda one: one[0]):
+                stop = start + len(list(same))
+                features[index].append(_part(encoded, start, stop, len(batch)))
+                start = stop
+    return features
+
+
+def _part(encoded: Any, start: int, stop: int, count: int) -> Any:
+    """Some rows of a tensor or of each of a tuple of tensors; all of them are returned unchanged."""
+    if stop - start == count:
+        return encoded
+    if isinstance(encoded, Tensor):
+        return encoded[start:stop]
+    return tuple(_part(one, start, stop, count) for one in encoded)

@@ -140,3 +140,22 @@ def test_results_in_the_folder_of_the_images(capsys, weights):
     status, _, err = run(capsys, 'segment', weights, '--out', 'photos', '--overwrite')
     assert status == 2
     assert 'is an input' in err
+
+
+@pytest.mark.parametrize('command', ['segment', 'classify'])
+@pytest.mark.parametrize('size', ['2', 'auto'])
+def test_batches_change_nothing(capsys, weights, command, size):
+    Image.effect_noise((30, 40), 80).save('photos/other_shape.png')
+    alone = run(capsys, command, weights, '--batch-size', '1')
+    assert run(capsys, command, weights, '--batch-size', size, *again(command)) == alone
+
+
+def again(command):
+    return ['--overwrite'] if command == 'segment' else []
+
+
+@pytest.mark.parametrize('size', ['0', '-1', '1.5', 'all', ''])
+def test_batch_sizes_that_are_none(capsys, weights, size):
+    status, _, err = run(capsys, 'segment', weights, '--batch-size', size)
+    assert status == 2
+    assert 'not a whole number of at least 1' in ' '.join(err.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -318,3 +319,41 @@ def test_segmenters_of_one_model_keep_their_own_options(images):
     assert (second(images[0], names).mask == 0).all()
     assert (first(images[0], names).mask != 0).any()
     assert (second(images[0], names).mask == 0).all()
+
+
+def test_a_list_is_read_ahead_and_its_errors_come_in_order(predictor, images, tmp_path):
+    sources = [images[0], tmp_path / 'missing.png', images[1], tmp_path / 'also.png']
+    seen = []
+
+    def failed(index, error):
+        seen.append((index, threading.current_thread() is threading.main_thread()))
+
+    for index, _ in predictor.stream(sources, ['cat', 'dog'], on_error=failed):
+        seen.append(index)
+    assert seen == [0, (1, True), 2, (3, True)]
+
+
+def test_an_iterator_is_not_asked_for_more_than_one_batch(predictor, images):
+    asked = []
+    stream = predictor.stream(
+        (asked.append(index) or image for index, image in enumerate(images)), ['cat', 'dog'], batch_size=2
+    )
+    assert next(stream)[0] == 0
+    assert asked == [0, 1]
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 'auto'])
+def test_a_batch_that_does_not_fit_the_memory_is_taken_apart(predictor, images, monkeypatch, batch_size):
+    expected = [values(result) for result in predictor(images, ['cat', 'dog'])]
+    predict, counts = predictor._predict, []
+
+    def small(batch, *rest):
+        counts.append(len(batch))
+        if len(batch) > 1:
+            raise torch.cuda.OutOfMemoryError('out of memory')
+        return predict(batch, *rest)
+
+    monkeypatch.setattr(predictor, '_predict', small)
+    found = [values(result) for _, result in predictor.stream(images, ['cat', 'dog'], batch_size=batch_size)]
+    np.testing.assert_array_equal(found, expected)
+    assert counts == ([3, 1, 1, 1, 2, 1, 1] if batch_size == 3 else [1] * 5)

@@ -145,6 +145,34 @@ def test_windows_go_together_as_the_budget_allows(batch, budget, expected):
     assert model.batches == expected
 
 
+@pytest.mark.parametrize(
+    ('sizes', 'batches'),
+    [
+        ([(24, 32)], [6, 6, 1, 1]),  # at full size 2 x 3 windows of 16, at half size the whole image
+        ([(24, 32), (24, 32)], [10, 2, 10, 2, 2, 2]),
+        ([(24, 32), (8, 12), (24, 32), (8, 12)], [2, 10, 2, 2, 10, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_images_share_batches_of_windows_and_get_what_each_gets_alone(sizes, batches):
+    images = [torch.rand(3, *size) for size in sizes]
+    model = colors(slide=Slide(window=16, stride=8, batch=10, scales=(1.0, 0.5), flip=True))
+    alone = [model.encode_image(image) for image in images]
+    model.batches.clear()
+    together = model.encode_images(images)
+    assert model.batches == batches
+    for image, one, other in zip(images, alone, together, strict=True):
+        assert_close(one.image, other.image)
+        for first, second in zip(one.views, other.views, strict=True):
+            assert (first.size, first.windows, first.mirrored) == (
+                second.size,
+                second.windows,
+                second.mirrored,
+            )
+            assert_close(torch.cat(first.features), torch.cat(second.features))
+        size = (image.shape[-2], image.shape[-1])
+        assert_close(model.classify_image(one, size), model.classify_image(other, size))
+
+
 def test_logits_at_full_size_stay_within_the_budget(monkeypatch):
     """500 classes on 64 x 64 pixels are 8 MB; a quarter of one is allowed."""
     seen = []

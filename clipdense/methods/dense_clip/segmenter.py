@@ -5,7 +5,7 @@ B: windows, (h, w): patch grid, C: width, d: width of a head, D: joint space, K:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -79,10 +79,10 @@ class DenseCLIP(SegmentationModel):
         self.proxy = self._build_proxy(proxy)
         self._check_windows()
 
-    def encode_image(self, image: Tensor) -> EncodedImage:
+    def encode_images(self, images: Sequence[Tensor]) -> list[EncodedImage]:
         """As ``SegmentationModel``; the window size is checked again, since it may have been changed."""
         self._check_windows()
-        return super().encode_image(image)
+        return super().encode_images(images)
 
     def encode_pixels(self, images: Tensor) -> Any:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w), and further inputs of the method's ``read``."""
