@@ -19,6 +19,7 @@ from .clip_forward import clip_image, clip_text
 from .clip_train import clip_train
 from .convnext_dense import convnext_dense
 from .dense_slide import dense_slide
+from .folder import folder
 from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .lseg import lseg
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'clip_train': clip_train,
     'convnext_dense': convnext_dense,
     'dense_slide': dense_slide,
+    'folder': folder,
     'groupvit_image': groupvit_image,
     'import': imports,
     'start_up': start_up,
