@@ -24,6 +24,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 from .load import Embedder, load_embedder, load_image_clip
 from .predictor import Predictor
+from .reading import Input
 from .results import Classification
 
 
@@ -91,18 +92,29 @@ class Classifier(Predictor[Classification]):
 
     def _predict(
         self,
-        images: list[Image.Image],
+        images: list[Input],
         vocabulary: Vocabulary,
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Classification]:
-        pixels = torch.stack([self.clip.preprocess(image) for image in images]).to(self.device)
-        rows = self._probabilities(pixels, vocabulary, embeddings).cpu().numpy()
-        return [Classification(row, vocabulary) for row in rows]
+        new = [one.image for one in images if one.encoded is None]
+        fresh = iter(self._embed_images(new) if new else ())
+        rows = [next(fresh) if one.encoded is None else one.encoded.features for one in images]
+        found = self._probabilities(torch.stack(rows), vocabulary, embeddings).cpu().numpy()
+        return [Classification(row, vocabulary, one.image) for row, one in zip(found, images, strict=True)]
 
-    def _probabilities(self, pixels: Tensor, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> Tensor:
-        """(B, 3, H, W) -> (B, K): the maximum over the queries of each class, then softmax over classes."""
-        image_embeddings = at_least_fp32(self.clip.encode_image(pixels))  # (B, D)
+    def _encode(self, image: Image.Image) -> Tensor:
+        return self._embed_images([image])[0]
+
+    def _embed_images(self, images: list[Image.Image]) -> Tensor:
+        """(B, D), not normalized."""
+        pixels = torch.stack([self.clip.preprocess(image) for image in images]).to(self.device)
+        return at_least_fp32(self.clip.encode_image(pixels))
+
+    def _probabilities(
+        self, image_embeddings: Tensor, vocabulary: Vocabulary, embeddings: ClassEmbeddings
+    ) -> Tensor:
+        """(B, D) -> (B, K): the maximum over the queries of each class, then softmax over classes."""
         with no_autocast(self.device):
             image_embeddings = F.normalize(image_embeddings, dim=-1)
             if self.adapter is not None:

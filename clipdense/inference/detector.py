@@ -18,11 +18,13 @@ from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
 from clipdense.utils.devices import choose_device
+from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .load import Embedder, load_detector, load_embedder, load_text_clip, load_trained_detector
 from .predictor import Predictor
+from .reading import Input
 from .results import Detections
 
 
@@ -136,14 +138,31 @@ class Detector(Predictor[Detections]):
 
     def _predict(
         self,
-        images: list[Image.Image],
+        images: list[Input],
         vocabulary: Vocabulary,
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Detections]:
         self._set_on_model(vocabulary, embeddings)
-        found = self.model.predict([np.asarray(image) for image in images], settings['rules'])
-        return [self._result(one, image, vocabulary) for one, image in zip(found, images, strict=True)]
+        new = [np.asarray(one.image) for one in images if one.encoded is None]
+        fresh = iter(self.model.predict(new, settings['rules']) if new else ())
+        found = [
+            next(fresh)
+            if one.encoded is None
+            else self.model.predict_encoded(one.encoded.features, settings['rules'])
+            for one in images
+        ]
+        return [self._result(one, image.image, vocabulary) for one, image in zip(found, images, strict=True)]
+
+    def _check_can_encode(self) -> None:
+        if not hasattr(self.model, 'encode_image'):
+            raise InputError(
+                f'a {type(self.model).__name__} reads class names together with the image, so that there is '
+                'nothing to encode beforehand: pass the image to the call'
+            )
+
+    def _encode(self, image: Image.Image) -> Any:
+        return self.model.encode_image(np.asarray(image))
 
     @staticmethod
     def _result(one: DetectedObjects, image: Image.Image, vocabulary: Vocabulary) -> Detections:

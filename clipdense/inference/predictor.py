@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,19 +27,28 @@ from clipdense.layers.precision import (
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Kind
 from clipdense.utils.devices import choose_device
-from clipdense.utils.errors import InputError, item_error
+from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.utils.image_open import MAX_PIXELS
 from clipdense.utils.overlap import overlapped
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import load_adapter
+from .encoded import Encoded, model_token
 from .image_prompts import check_embedder, per_image, with_image_prompts
 from .load import ClassNames, as_vocabulary
+from .reading import (
+    Failed,
+    ImageSource,
+    Input,
+    OnError,
+    check_call,
+    read_batch,
+    report,
+    without_failed,
+)
 
 Result = TypeVar('Result')
-ImageSource = Any  # a path, a PIL image or an array (H, W, 3)
-OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
 
 _GUARD = threading.Lock()
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -164,7 +172,8 @@ class Predictor(ABC, Generic[Result]):
         """Predict for one image, or for each image of a list.
 
         Args:
-            image: a path, a PIL image or an array (H, W, 3); or a list of these.
+            image: a path, a PIL image, an array (H, W, 3) of RGB, or what ``encode`` returned; or a list of
+                these.
             class_names: the classes; by default those of ``set_vocabulary`` or of the last call.
             options: see the class.
 
@@ -177,6 +186,39 @@ class Predictor(ABC, Generic[Result]):
         images = image if isinstance(image, list) else [image]
         results = [result for _, result in self.stream(images, class_names, **options)]
         return results if isinstance(image, list) else results[0]
+
+    def encode(self, image: ImageSource | list[ImageSource], max_pixels: int = MAX_PIXELS) -> Any:
+        """Encode an image, or each image of a list, once for any number of vocabularies.
+
+        The result takes the place of the image in later calls, which give what they give for the image, to
+        the last bit.  It has the image and the model's features of it, on the model's device, see ``nbytes``.
+
+        Args:
+            image: as in a call.
+            max_pixels: see ``stream``.
+
+        Returns:
+            An ``Encoded``; a list of them for a list of images.
+
+        Raises:
+            InputError: an unreadable image, or a model that reads class names together with the image.
+
+        Example:
+            >>> encoded = segmenter.encode('street.jpg')
+            >>> segmenter(encoded, ['car', 'road']), segmenter(encoded, ['person', 'sky'])
+        """
+        check_call([], 1, 'raise', max_pixels)
+        self._check_can_encode()
+        if isinstance(image, list):
+            return [self.encode(one, max_pixels) for one in image]
+        if isinstance(image, Encoded):
+            raise InputError('the image is encoded already: pass it to the call')
+        found = read_image(image, max_pixels)
+        with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
+            self._prepare_to_encode()
+            with autocast(self.device, self._autocast):
+                features = self._encode(found)
+            return Encoded(found, features, model_token(self.model), self._encoding())
 
     def stream(
         self,
@@ -210,14 +252,14 @@ class Predictor(ABC, Generic[Result]):
             InputError: no class names, a batch size or ``max_pixels`` below 1, an unknown option, or an
                 unreadable image.
         """
-        _check_call(images, batch_size, on_error, max_pixels)
+        check_call(images, batch_size, on_error, max_pixels)
         settings = self._settings(options)
         # Not read back from the attribute, which another thread may have set since.
         vocabulary = self.vocabulary if class_names is None else self.set_vocabulary(class_names)
         if vocabulary is None:
             raise InputError('no class names: pass them to the call, or call set_vocabulary first')
         self._check_vocabulary(vocabulary)
-        read = partial(_read, max_pixels=max_pixels)
+        read = partial(read_batch, max_pixels=max_pixels, check=self._check_encoded)
         numbered = iter(enumerate(images))
         count = self._auto_batch if batch_size == 'auto' else batch_size
         batches = iter(lambda: list(islice(numbered, count)), [])
@@ -232,10 +274,29 @@ class Predictor(ABC, Generic[Result]):
     def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
         """Warn where a single class makes the result certain whatever the image shows."""
 
+    def _check_can_encode(self) -> None:
+        """Check that the model encodes images without class names.
+
+        Raises:
+            InputError: it does not.
+        """
+
+    def _prepare_to_encode(self) -> None:
+        """Set what the encoding depends on, which another predictor of the model may have changed."""
+
+    def _encoding(self) -> dict[str, Hashable]:
+        """What the encoding of an image depends on, beside the model."""
+        prompts = id(self.embedder) if getattr(self.embedder, 'changes_images', False) else None
+        return {'device': str(self.device), 'precision': self.precision, 'prompts': prompts}
+
+    @abstractmethod
+    def _encode(self, image: Image.Image) -> Any:
+        """The features of an image, without class names."""
+
     @abstractmethod
     def _predict(
         self,
-        images: list[Image.Image],
+        images: list[Input],
         vocabulary: Vocabulary,
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
@@ -264,12 +325,12 @@ class Predictor(ABC, Generic[Result]):
 
     @staticmethod
     def _stream(
-        batches: Iterator[list[_Read | _Failed]],
+        batches: Iterator[list[Input | Failed]],
         on_error: OnError,
-        answer: Callable[[list[_Read]], list[tuple[int, Result]]],
+        answer: Callable[[list[Input]], list[tuple[int, Result]]],
     ) -> Iterator[tuple[int, Result]]:
         for batch in batches:
-            images = _without_failed(batch, on_error)
+            images = without_failed(batch, on_error)
             del batch
             answers = answer(images) if images else []
             del images
@@ -278,7 +339,7 @@ class Predictor(ABC, Generic[Result]):
 
     def _answers(
         self,
-        batch: list[_Read],
+        batch: list[Input],
         vocabulary: Vocabulary,
         on_error: OnError,
         settings: Mapping[str, Any],
@@ -286,19 +347,19 @@ class Predictor(ABC, Generic[Result]):
         """The results of a batch; if it fails, those of its images one by one, without those that fail."""
         with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
             try:
-                results = self._embed_and_predict([one.image for one in batch], vocabulary, settings)
+                results = self._embed_and_predict(batch, vocabulary, settings)
                 return list(zip([one.number for one in batch], results, strict=True))
             except Exception as error:
                 if on_error == 'raise' and (len(batch) == 1 or not isinstance(error, _OUT_OF_MEMORY)):
                     raise
                 if len(batch) == 1:
-                    _report(error, batch[0].number, batch[0].name, on_error)
+                    report(error, batch[0].number, batch[0].name, on_error)
                     return []
         single = [self._answers([one], vocabulary, on_error, settings) for one in batch]
         return [answer for answers in single for answer in answers]
 
     def _embed_and_predict(
-        self, images: list[Image.Image], vocabulary: Vocabulary, settings: Mapping[str, Any]
+        self, images: list[Input], vocabulary: Vocabulary, settings: Mapping[str, Any]
     ) -> list[Result]:
         """Predict for a batch; one by one if the class embeddings depend on the image."""
         if not per_image(self.embedder):
@@ -308,13 +369,13 @@ class Predictor(ABC, Generic[Result]):
             result
             for image in images
             for result in self._compute(
-                [image], vocabulary, self._adapted(embed.embed_for(vocabulary, image)), settings
+                [image], vocabulary, self._adapted(embed.embed_for(vocabulary, image.image)), settings
             )
         ]
 
     def _compute(
         self,
-        images: list[Image.Image],
+        images: list[Input],
         vocabulary: Vocabulary,
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
@@ -322,6 +383,9 @@ class Predictor(ABC, Generic[Result]):
         """Predict in the precision of this predictor; class embeddings are computed before, in fp32."""
         with autocast(_device(self.model), self._autocast):
             return self._predict(images, vocabulary, embeddings, settings)
+
+    def _check_encoded(self, encoded: Encoded) -> None:
+        encoded.check(self.model, self._encoding())
 
     def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         key = (vocabulary.queries, vocabulary.background)
@@ -393,70 +457,3 @@ def _autocast_dtype(model: nn.Module, precision: Precision) -> torch.dtype | Non
             f"precision, whose 'auto' computes in the type of the parameters"
         )
     return None
-
-
-def _check_call(images: object, batch_size: object, on_error: object, max_pixels: object) -> None:
-    """Check the arguments of ``stream``.
-
-    Raises:
-        InputError: one image instead of several, or a setting of another type or out of range.
-    """
-    if isinstance(images, str | Path):
-        raise InputError(f'stream takes a list or iterator of images, got one path: [{str(images)!r}]')
-    one = isinstance(images, Image.Image | bytes | bytearray) or hasattr(images, 'read')
-    if one or getattr(images, 'ndim', 1) in (2, 3) or not isinstance(images, Iterable):
-        raise InputError(
-            f'stream takes a list or iterator of images, got {type(images).__name__}: put one image in a '
-            'list, and write list(images) for an array of several gray ones'
-        )
-    batch_size = 1 if isinstance(batch_size, str) and batch_size == 'auto' else batch_size
-    for name, value in (('batch_size', batch_size), ('max_pixels', max_pixels)):
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise InputError(f'{name} must be a whole number of at least 1, got {value!r}')
-        if value < 1:
-            raise InputError(f'{name} must be at least 1, got {value}')
-    if not callable(on_error) and not (isinstance(on_error, str) and on_error in ('raise', 'skip')):
-        raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
-
-
-class _Read(NamedTuple):
-    """An image that was read."""
-
-    number: int  # position in the stream
-    name: str
-    image: Image.Image
-
-
-class _Failed(NamedTuple):
-    """An image that could not be read."""
-
-    number: int
-    name: str
-    error: Exception
-
-
-def _read(batch: list[tuple[int, ImageSource]], max_pixels: int) -> list[_Read | _Failed]:
-    """Read the images of a batch; errors are returned, since this may be another thread."""
-    found: list[_Read | _Failed] = []
-    for index, source in batch:
-        name = str(source) if isinstance(source, str | Path) else f'image {index}'
-        try:
-            found.append(_Read(index, name, read_image(source, max_pixels)))
-        except Exception as error:
-            found.append(_Failed(index, name, error))
-    return found
-
-
-def _without_failed(batch: list[_Read | _Failed], on_error: OnError) -> list[_Read]:
-    """The images of a batch that were read; the others are reported, or the first one is raised."""
-    for one in batch:
-        if isinstance(one, _Failed):
-            if on_error == 'raise':
-                raise one.error
-            _report(one.error, one.number, one.name, on_error)
-    return [one for one in batch if isinstance(one, _Read)]
-
-
-def _report(error: Exception, index: int, name: str, on_error: OnError) -> None:
-    if callable(on_error):
-        on_error(index, item_error(error, name))

@@ -12,6 +12,8 @@ from PIL import Image
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
+MAX_BYTES = 4 << 30  # of an array with a value for each class and pixel, or of embeddings of pixels
+_SORTED = 4_000_000  # values that are sorted at a time
 _SHOWN = 3  # number of classes in a ``repr``
 
 
@@ -82,6 +84,51 @@ def check_masks(masks: NDArray, count: int, image: Image.Image | None) -> None:
         raise InputError(f'masks must have the shape {expected}, one for each box, got {masks.shape}')
     if masks.dtype != bool:
         raise InputError(f'masks must be bool, got {masks.dtype}: pass masks != 0')
+
+
+def check_bytes(needed: int, what: str, todo: str) -> None:
+    """Refuse arrays that are larger than ``MAX_BYTES``.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if needed > MAX_BYTES:
+        raise InputError(
+            f'{what} take {needed / 1e9:.1f} GB, more than the limit of {MAX_BYTES / 1e9:.1f}: {todo}'
+        )
+
+
+def check_probabilities(classes: int, size: tuple[int, int]) -> None:
+    """Refuse to keep probabilities (K, H, W) that are larger than ``MAX_BYTES``.
+
+    Raises:
+        InputError: with what to do.
+    """
+    height, width = size
+    what = f'the probabilities of {count_classes(classes)} for {width} x {height} pixels'
+    todo = 'ask fewer classes, resize the image, or leave out keep_probabilities'
+    check_bytes(4 * classes * height * width, what, todo)
+
+
+def best_classes(probabilities: NDArray, count: int) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+    """(K, H, W) -> class indices and probabilities of the best, (k, H, W) each; of equal ones the first.
+
+    Raises:
+        InputError: a count below 1.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(f'the number of classes must be a whole number of at least 1, got {count!r}')
+    classes, height, width = probabilities.shape
+    count = min(count, classes)
+    indices = np.empty((count, height, width), np.int32)
+    values = np.empty((count, height, width), probabilities.dtype)
+    step = max(1, _SORTED // (classes * width))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        order = np.argsort(-probabilities[:, rows], axis=0, kind='stable')[:count]
+        indices[:, rows] = order
+        values[:, rows] = np.take_along_axis(probabilities[:, rows], order, axis=0)
+    return indices, values
 
 
 def needed_image(*images: Image.Image | None) -> Image.Image:

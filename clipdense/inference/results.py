@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdense.utils.drawing import count_indices, draw_boxes, overlay
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import atomic_write
 from clipdense.utils.image_io import write_mask
 from clipdense.utils.palette import class_palette
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .display import png, show_image, table
 from .result_checks import (
+    best_classes,
     check_boxes,
     check_finite,
     check_image,
@@ -39,6 +41,7 @@ class Classification:
     Args:
         probabilities: (K,), summing to one.
         vocabulary: K classes.
+        image: the image, after EXIF rotation.
 
     Raises:
         InputError: a wrong number of probabilities, or values that are not finite.
@@ -46,9 +49,11 @@ class Classification:
 
     probabilities: NDArray[np.floating]
     vocabulary: Vocabulary
+    image: Image.Image | None = None
 
     def __post_init__(self) -> None:
         check_numbers(probabilities=self.probabilities)
+        check_image(self.image)
         if self.probabilities.shape != (len(self.vocabulary),):
             raise InputError(
                 f'probabilities must have shape ({len(self.vocabulary)},), one for each class of the '
@@ -66,6 +71,14 @@ class Classification:
         order = np.argsort(-self.probabilities, kind='stable')[:count]
         return [(self.vocabulary.class_names[index], float(self.probabilities[index])) for index in order]
 
+    def show(self, count: int = 5) -> None:
+        """Print the most probable classes, one a line."""
+        for name, probability in self.top(count):
+            print(f'{probability:6.1%}  {printable(name)}')
+
+    def _repr_html_(self) -> str:
+        return table(self.top(10))
+
 
 @dataclass(frozen=True, repr=False)
 class Segmentation:
@@ -76,6 +89,7 @@ class Segmentation:
         scores: (H, W) probability of the class of each pixel.
         vocabulary: K classes.
         image: the image, after EXIF rotation; needed by ``draw``.
+        class_scores: (K, H, W), see ``probabilities``; None if they were not kept.
 
     Raises:
         InputError: different sizes, a class index out of range, or scores that are not finite.
@@ -85,6 +99,7 @@ class Segmentation:
     scores: NDArray[np.floating]
     vocabulary: Vocabulary
     image: Image.Image | None = None
+    class_scores: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         check_numbers(mask=self.mask, scores=self.scores)
@@ -99,6 +114,38 @@ class Segmentation:
             )
         check_indices('the mask', self.mask, self.vocabulary)
         check_finite('scores', self.scores)
+        if self.class_scores is not None:
+            check_numbers(class_scores=self.class_scores)
+            expected = (len(self.vocabulary), *self.mask.shape)
+            if self.class_scores.shape != expected:
+                raise InputError(f'class_scores must have shape {expected}, got {self.class_scores.shape}')
+
+    @property
+    def probabilities(self) -> NDArray[np.floating]:
+        """(K, H, W) the probability of each class: of its best name among all names and synonyms.
+
+        Before thresholds, which change ``mask``.  Without synonyms they sum to one at each pixel.
+
+        Raises:
+            InputError: they were not kept.
+        """
+        if self.class_scores is None:
+            raise InputError(
+                'the probabilities of all classes were not kept: call with keep_probabilities=True (they '
+                'take 4 bytes for each class and pixel)'
+            )
+        return self.class_scores
+
+    def top_k(self, count: int = 5) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """The most probable classes of each pixel, best first.
+
+        Returns:
+            (k, H, W) class indices and (k, H, W) their probabilities; k is at most K.
+
+        Raises:
+            InputError: the probabilities were not kept, or a count below 1.
+        """
+        return best_classes(self.probabilities, count)
 
     def __repr__(self) -> str:
         """``Segmentation(640 x 480, 3 of 12 classes: road 50%, sky 38%, car 12%)``, width first."""
@@ -136,6 +183,13 @@ class Segmentation:
     ) -> NDArray[np.uint8]:
         """``draw`` as an array: (H, W, 3) uint8 RGB; includes the legend unless ``legend=False``."""
         return np.array(self.draw(image, opacity, legend, side))
+
+    def show(self, opacity: float = 0.6) -> None:
+        """Show ``draw`` in the notebook or in the system's viewer; warns if there is neither."""
+        show_image(self.draw(opacity=opacity), repr(self))
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.image is None else png(self.draw())
 
     def save(self, path: str | Path) -> Path:
         """Write the mask as a palette PNG of class indices, with the colors of ``draw``."""
@@ -273,6 +327,13 @@ class Detections:
     ) -> NDArray[np.uint8]:
         """``draw`` as an array: (H, W, 3) uint8 RGB."""
         return np.array(self.draw(image, opacity, side))
+
+    def show(self, opacity: float = 0.4) -> None:
+        """Show ``draw`` in the notebook or in the system's viewer; warns if there is neither."""
+        show_image(self.draw(opacity=opacity), repr(self))
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.image is None else png(self.draw())
 
     def save(self, path: str | Path) -> Path:
         """Write ``to_dict`` as JSON."""

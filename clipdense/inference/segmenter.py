@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,22 @@ from clipdense.layers.precision import Precision, autocast, resolve_precision
 from clipdense.methods import list_methods
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
+from clipdense.tasks.dense_embeddings import dense_embeddings
 from clipdense.tasks.options import SegmentationOptions
-from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.tasks.segmentation import EncodedImage, SegmentationModel
 from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
+from clipdense.utils.image_open import MAX_PIXELS
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .encoded import Encoded
+from .features import DenseFeatures
 from .load import Embedder, load_embedder, load_segmenter, load_trained, method_of
 from .predictor import Predictor
+from .reading import ImageSource, Input
+from .result_checks import check_bytes, check_probabilities
 from .results import Segmentation
 
 
@@ -41,6 +47,8 @@ class Segmenter(Predictor[Segmentation]):
         options: settings that every segmenter has; the model's own by default.
         adapter: changes pixel embeddings and class scores, see ``load_adapter``.
         precision: 'auto', 'fp32' or 'bf16', see ``Predictor``.
+
+    Calls take ``keep_probabilities=True``, for ``Segmentation.probabilities``.
 
     Raises:
         InputError: a model without a text tower and no embedder, options that do not fit the model, or an
@@ -137,20 +145,83 @@ class Segmenter(Predictor[Segmentation]):
 
     def _predict(
         self,
-        images: list[Image.Image],
+        images: list[Input],
         vocabulary: Vocabulary,
         embeddings: ClassEmbeddings,
         settings: Mapping[str, Any],
     ) -> list[Segmentation]:
         self._set_on_model(vocabulary, embeddings)
-        self.model.configure(self.options)  # another segmenter of the model may have other options
-        encoded = self.model.encode_images([to_tensor(image).to(self.device) for image in images])
-        results = []
-        for image, features in zip(images, encoded, strict=True):
-            labels = self.model.classify_image(features, (image.height, image.width), torch.int32)
+        self._prepare_to_encode()
+        keep, results = settings['keep_probabilities'], []
+        for one in images if keep else ():
+            check_probabilities(len(vocabulary), (one.image.height, one.image.width))
+        new = [to_tensor(one.image).to(self.device) for one in images if one.encoded is None]
+        fresh = iter(self.model.encode_images(new) if new else ())
+        del new
+        for one in images:
+            encoded = next(fresh) if one.encoded is None else one.encoded.features
+            size = (one.image.height, one.image.width)
+            labels = self.model.classify_image(encoded, size, torch.int32, keep)
             mask, probability = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
-            results.append(Segmentation(mask, probability, vocabulary, image))
+            every = None if labels.every is None else labels.every.numpy()
+            results.append(Segmentation(mask, probability, vocabulary, one.image, every))
         return results
+
+    def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``keep_probabilities``."""
+        given = dict(options)
+        keep = given.pop('keep_probabilities', False)
+        if not isinstance(keep, bool):
+            raise InputError(f'keep_probabilities must be True or False, got {keep!r}')
+        super()._settings(given)
+        return {'keep_probabilities': keep}
+
+    def _encode(self, image: Image.Image) -> EncodedImage:
+        return self.model.encode_image(to_tensor(image).to(self.device))
+
+    def _prepare_to_encode(self) -> None:
+        self.model.configure(self.options)  # another segmenter of the model may have other options
+
+    def _encoding(self) -> dict[str, Hashable]:
+        return {**super()._encoding(), 'options': self.options.slide(self.model.slide)}
+
+    def extract_dense_features(
+        self, image: ImageSource, *, pixel_aligned: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> DenseFeatures:
+        """Unit embeddings of the pixels of an image, in the joint space of the class embeddings.
+
+        Windows, scales and flips are averaged as in a call, and the adapter is applied.
+
+        Args:
+            image: as in a call.
+            pixel_aligned: one embedding for each pixel of the image, (D, H, W); by default one for each cell
+                of the model's grid, (D, h, w).
+            max_pixels: see ``stream``.
+
+        Raises:
+            InputError: a method without embeddings of pixels, an unreadable image, or a result of more than
+                4.3 GB.
+
+        Example:
+            >>> features = segmenter.extract_dense_features('street.jpg')
+            >>> features.embeddings.shape, features.stride
+        """
+        if not self.model.has_pixel_embeddings:
+            self.model.pixel_embeddings(None)  # raises
+        encoded = image if isinstance(image, Encoded) else self.encode(image, max_pixels)
+        self._check_encoded(encoded)
+        size = (encoded.image.height, encoded.image.width)
+        if pixel_aligned:
+            dim = getattr(self.model, 'embed_dim', None) or getattr(self.model.clip, 'embed_dim', 1)
+            check_bytes(
+                4 * dim * size[0] * size[1],
+                f'embeddings of {size[1]} x {size[0]} pixels',
+                'resize the image, or leave out pixel_aligned',
+            )
+        with self._lock:
+            self.model.set_adapter(self.adapter)
+            found = dense_embeddings(self.model, encoded.features, size if pixel_aligned else None)
+        return DenseFeatures(found, size)
 
     def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
         if self.options.needs_background and vocabulary.background is None:

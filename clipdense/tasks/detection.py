@@ -112,6 +112,9 @@ class DetectedObjects(NamedTuple):
 class DetectionModel(Protocol):
     """A detector; an ``nn.Module`` that does its own resizing, normalization and batching.
 
+    One that encodes images without class names also has ``encode_image(image)``, and
+    ``predict_encoded(encoded, rules)``, which returns what ``predict`` returns for this image alone.
+
     Attributes:
         vocabulary: the current one; None before ``set_vocabulary``.
         rules: those of its config, where the caller gives none.

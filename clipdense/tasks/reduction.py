@@ -57,6 +57,41 @@ def reduce_queries(full_logits: Callable[[Tensor], Tensor], queries: Tensor, chu
     return running
 
 
+class KeptLogits:
+    """The probability of each class, kept while ``reduce_queries`` looks for the maximum.
+
+    Args:
+        num_classes: K.
+        size: (H, W).
+        query_class: (Q,) class of each query; the probability of a class is that of its best query.
+
+    Attributes:
+        probabilities: (K, H, W) fp32, in memory of the CPU; filled by ``reduce``.
+    """
+
+    def __init__(self, num_classes: int, size: tuple[int, int], query_class: Tensor) -> None:
+        self.query_class = query_class
+        self.probabilities = torch.zeros(num_classes, *size)
+
+    def reduce(
+        self, full_logits: Callable[[Tensor], Tensor], queries: Tensor, chunk: int, rows: Rows
+    ) -> PixelMaximum:
+        """``reduce_queries`` for some rows, whose probabilities are kept."""
+        kept = self.probabilities[:, rows.top : rows.bottom].fill_(-torch.inf)  # a view
+
+        def keep(part: Tensor) -> Tensor:
+            logits = full_logits(part)
+            for index, one in zip(self.query_class[part].tolist(), logits, strict=True):
+                torch.maximum(kept[index], one.to(kept), out=kept[index])
+            return logits
+
+        best = reduce_queries(keep, queries, chunk)
+        normalizer = best.normalizer.to(kept)
+        for one in kept:
+            one.sub_(normalizer).exp_()
+        return best
+
+
 def _better(first: PixelMaximum, second: PixelMaximum) -> PixelMaximum:
     """The maximum of both; the first for equal logits."""
     better = second.logit > first.logit

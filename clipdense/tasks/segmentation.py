@@ -28,7 +28,7 @@ from .adapters import Adapter
 from .bands import Rows, assemble, bands, resize
 from .model import Model
 from .options import SegmentationOptions
-from .reduction import PixelMaximum, merge_windows, reduce_queries
+from .reduction import KeptLogits, PixelMaximum, merge_windows, reduce_queries
 from .refine import PAMR, Refinement
 from .windows import Slide, Window, encode_windows
 
@@ -42,6 +42,7 @@ class PixelLabels(NamedTuple):
 
     classes: Tensor  # (H, W) int64
     probability: Tensor  # (H, W) of that class among all
+    every: Tensor | None = None  # (K, H, W) fp32, the probability of each class; only if asked
 
 
 class SegmentationModel(Model):
@@ -130,10 +131,12 @@ class SegmentationModel(Model):
         Raises:
             InputError: the method has none.
         """
-        raise InputError(
-            f'a {type(self).__name__} cannot use an adapter: it has no embedding of each pixel in the joint '
-            'space'
-        )
+        raise InputError(f'a {type(self).__name__} has no embedding of each pixel in the joint space')
+
+    @property
+    def has_pixel_embeddings(self) -> bool:
+        """Whether ``pixel_embeddings`` is implemented."""
+        return type(self).pixel_embeddings is not SegmentationModel.pixel_embeddings
 
     def with_pixel_embeddings(self, features: Any, embeddings: Tensor) -> Any:
         """Output of ``encode_pixels`` with other pixel embeddings."""
@@ -160,8 +163,11 @@ class SegmentationModel(Model):
         Raises:
             InputError: the method has no pixel embeddings.
         """
-        if adapter is not None and type(self).pixel_embeddings is SegmentationModel.pixel_embeddings:
-            self.pixel_embeddings(None)  # raises
+        if adapter is not None and not self.has_pixel_embeddings:
+            raise InputError(
+                f'a {type(self).__name__} cannot use an adapter: it has no embedding of each pixel in the '
+                'joint space'
+            )
         self.__dict__['adapter'] = adapter
 
     def finish(self, labels: PixelLabels, image: Tensor) -> PixelLabels:
@@ -267,7 +273,11 @@ class SegmentationModel(Model):
 
     @torch.no_grad()
     def classify_image(
-        self, image: EncodedImage, result_size: tuple[int, int], dtype: torch.dtype = torch.int64
+        self,
+        image: EncodedImage,
+        result_size: tuple[int, int],
+        dtype: torch.dtype = torch.int64,
+        every: bool = False,
     ) -> PixelLabels:
         """Classify an encoded image with the vocabulary -> labels (H, W); the fast part.
 
@@ -278,15 +288,17 @@ class SegmentationModel(Model):
             image: the image.
             result_size: (H, W).
             dtype: of the class indices.
+            every: whether to keep the probability of each class, K * H * W * 4 bytes: of its best query
+                among all queries, before thresholds.
 
         Raises:
             InputError: no vocabulary yet, or scores that are NaN or infinite.
         """
         with no_autocast(image.image.device):
-            return self._pixel_labels(image, result_size, dtype)
+            return self._pixel_labels(image, result_size, dtype, every)
 
     def _pixel_labels(
-        self, image: EncodedImage, result_size: tuple[int, int], dtype: torch.dtype
+        self, image: EncodedImage, result_size: tuple[int, int], dtype: torch.dtype, keep: bool
     ) -> PixelLabels:
         text, full_logits = self._text(), self._full_logits(image, result_size)
         rows = bands(result_size, max(1, self.memory_budget // _PER_PIXEL))
@@ -295,9 +307,16 @@ class SegmentationModel(Model):
         planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
         chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
 
+        kept = None if not keep else KeptLogits(self.num_classes, result_size, self.query_class)
+
         def reduce(queries: Tensor) -> Iterator[tuple[Rows, PixelMaximum]]:
+            first_round = len(queries) == len(text)
             for part in rows:
-                best = reduce_queries(partial(full_logits, rows=part), queries, chunk)
+                logits = partial(full_logits, rows=part)
+                if kept is None or not first_round:
+                    best = reduce_queries(logits, queries, chunk)
+                else:
+                    best = kept.reduce(logits, queries, chunk, part)
                 if not best.normalizer.isfinite().all():
                     raise InputError(
                         'the scores of an image are NaN or infinite; the weights are damaged, or half '
@@ -305,13 +324,13 @@ class SegmentationModel(Model):
                     )
                 yield part, best._replace(query=self.query_class[best.query].to(dtype))
 
-        every = torch.arange(len(text), device=image.image.device)
+        queries = torch.arange(len(text), device=image.image.device)
         if self.area_threshold and self.background_index is not None:
-            labels = self._large_classes(reduce, every, result_size)
+            labels = self._large_classes(reduce, queries, result_size)
         else:
-            found = ((part, (best.query, best.probability)) for part, best in reduce(every))
+            found = ((part, (best.query, best.probability)) for part, best in reduce(queries))
             labels = PixelLabels(*assemble(result_size, found))
-        return self.finish(labels, image.image)
+        return self.finish(labels._replace(every=kept and kept.probabilities), image.image)
 
     def window_bytes(self, height: int, width: int) -> int:
         """Approximate memory of ``encode_pixels`` for a window: 64 full-size maps of three channels."""
@@ -338,7 +357,7 @@ class SegmentationModel(Model):
         With ``rows``, it computes only these rows of the logits.
         """
         text = self._text()
-        views = [self._adapted(view) for view in image.views]
+        views = [self.adapted(view) for view in image.views]
         joint = None
         if self.joint_over_classes:
             joint = [list(self._classify(view, text)) for view in views]
@@ -389,7 +408,7 @@ class SegmentationModel(Model):
         for features in view.features:
             yield from (self.classify_pixels(features, text) * self.logit_scale).split(1)
 
-    def _adapted(self, view: View) -> View:
+    def adapted(self, view: View) -> View:
         """The view with adapted pixel embeddings."""
         if self.adapter is None:
             return view

@@ -129,7 +129,7 @@ class TestSegmenter:
         model = segmenter(clip, 'maskclip', adapter).model
         x = torch.nn.functional.normalize(torch.randn(2, 8, 3, 4), dim=1)
         view = clipdense.tasks.segmentation.View((12, 16), [], [x], False)
-        (adapted,) = model._adapted(view).features
+        (adapted,) = model.adapted(view).features
         assert_close(adapted[1, :, 2, 3], adapter.adapt_embeddings(x[1, :, 2, 3]))
 
     def test_one_model_may_have_several(self, clip):

@@ -441,3 +441,32 @@ def test_command_line_without_a_config(alone, files, tmp_path):
     done = run('detect', files / 'a.png', '-c', 'cat', '--weights', alone[0], '--no-cache', '--out', tmp_path)
     assert done.exit_code == 0, done.output
     assert (tmp_path / 'a_boxes.png').is_file()
+
+
+def test_an_encoded_image_gives_what_the_image_gives(detector, files):
+    images = [files / 'a.png', files / 'b.png']
+    encoded = detector.encode(images)
+    for names in (['cat', 'dog'], ['car', 'road', 'tree']):
+        for one, image in zip(encoded, images, strict=True):
+            found, expected = detector(one, names), detector(image, names)
+            for field in ('xyxy', 'confidence', 'class_ids', 'masks'):
+                np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+    assert encoded[0].nbytes > 3 * 90 * 120
+
+
+def test_a_detector_that_reads_names_with_the_image(files):
+    class Fused(torch.nn.Module):
+        rules, vocabulary, embedder = DetectionRules(), None, None
+
+        def predict(self, images, rules):
+            return []
+
+        def set_vocabulary(self, vocabulary, embeddings):
+            pass
+
+    class Names:
+        def embed(self, vocabulary):
+            return ClassEmbeddings(torch.eye(len(vocabulary)), torch.arange(len(vocabulary)), len(vocabulary))
+
+    with pytest.raises(InputError, match='a Fused reads class names together with the image'):
+        Detector(Fused(), Names()).encode(files / 'a.png')

@@ -6,7 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .detector import ViLD
+
+
+class EncodedRegions(NamedTuple):
+    """An image before its regions are classified."""
+
+    features: tuple[Tensor, ...]  # (1, C, h, w) of each level
+    proposals: list[Any]  # boxes with scores, of one image
+    samples: list[Any]  # its sizes
 
 
 class ViLDPredictor(nn.Module):
@@ -117,6 +125,26 @@ class ViLDPredictor(nn.Module):
                 for place, sample in zip(places, self.model.test_step(data), strict=True):
                     found[place] = _objects(sample.pred_instances)
         return [found[place] for place in range(len(images))]
+
+    @torch.no_grad()
+    def encode_image(self, image: Pixels) -> EncodedRegions:
+        """An RGB image (H, W, 3) uint8 -> its feature maps and proposals, for any number of vocabularies."""
+        self._to_device()
+        item = self._prepared(np.asarray(image))
+        data = self.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
+        features = self.model.extract_feat(data['inputs'])
+        return EncodedRegions(
+            features, self.model.propose(features, data['data_samples']), data['data_samples']
+        )
+
+    @torch.no_grad()
+    def predict_encoded(self, encoded: EncodedRegions, rules: DetectionRules) -> DetectedObjects:
+        """As ``predict``, for an image that ``encode_image`` encoded."""
+        with self._following(rules):
+            found = self.model.roi_head.predict(
+                encoded.features, encoded.proposals, encoded.samples, rescale=True
+            )
+        return _objects(found[0])
 
     def _to_device(self) -> None:
         parameter = next(self.model.parameters())

@@ -1,0 +1,98 @@
+"""Read the images of a call or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image
+
+from clipdense.utils.errors import InputError, item_error
+from clipdense.utils.image_io import read_image
+
+from .encoded import Encoded
+
+ImageSource = Any  # a path, a PIL image, an array (H, W, 3), or what ``Predictor.encode`` returned
+OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
+
+
+def check_call(images: object, batch_size: object, on_error: object, max_pixels: object) -> None:
+    """Check the arguments of ``stream``.
+
+    Raises:
+        InputError: one image instead of several, or a setting of another type or out of range.
+    """
+    if isinstance(images, str | Path):
+        raise InputError(f'stream takes a list or iterator of images, got one path: [{str(images)!r}]')
+    one = isinstance(images, Image.Image | bytes | bytearray) or hasattr(images, 'read')
+    if one or getattr(images, 'ndim', 1) in (2, 3) or not isinstance(images, Iterable):
+        raise InputError(
+            f'stream takes a list or iterator of images, got {type(images).__name__}: put one image in a '
+            'list, and write list(images) for an array of several gray ones'
+        )
+    batch_size = 1 if isinstance(batch_size, str) and batch_size == 'auto' else batch_size
+    for name, value in (('batch_size', batch_size), ('max_pixels', max_pixels)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f'{name} must be a whole number of at least 1, got {value!r}')
+        if value < 1:
+            raise InputError(f'{name} must be at least 1, got {value}')
+    if not callable(on_error) and not (isinstance(on_error, str) and on_error in ('raise', 'skip')):
+        raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
+
+
+class Input(NamedTuple):
+    """An image that was read."""
+
+    number: int  # position in the stream
+    name: str
+    image: Image.Image
+    encoded: Encoded | None = None
+
+
+class Failed(NamedTuple):
+    """An image that could not be read."""
+
+    number: int
+    name: str
+    error: Exception
+
+
+def read_batch(
+    batch: list[tuple[int, ImageSource]], max_pixels: int, check: Callable[[Encoded], None]
+) -> list[Input | Failed]:
+    """Read the images of a batch; errors are returned, since this may be another thread.
+
+    Args:
+        batch: positions and images.
+        max_pixels: see ``read_image``.
+        check: refuses images that were encoded otherwise.
+    """
+    found: list[Input | Failed] = []
+    for index, source in batch:
+        name = str(source) if isinstance(source, str | Path) else f'image {index}'
+        try:
+            if isinstance(source, Encoded):
+                check(source)
+                found.append(Input(index, name, source.image, source))
+            else:
+                found.append(Input(index, name, read_image(source, max_pixels)))
+        except Exception as error:
+            found.append(Failed(index, name, error))
+    return found
+
+
+def without_failed(batch: list[Input | Failed], on_error: OnError) -> list[Input]:
+    """The images of a batch that were read; the others are reported, or the first one is raised."""
+    for one in batch:
+        if isinstance(one, Failed):
+            if on_error == 'raise':
+                raise one.error
+            report(one.error, one.number, one.name, on_error)
+    return [one for one in batch if isinstance(one, Input)]
+
+
+def report(error: Exception, index: int, name: str, on_error: OnError) -> None:
+    if callable(on_error):
+        on_error(index, item_error(error, name))
