@@ -39,7 +39,7 @@ EXTRAS = {
         'scikit-image>=0.22',
         'transformers>=4.45',
     ],
-    'viz': ['supervision>=0.25'],  # results as supervision.Detections
+    'viz': ['supervision>=0.25', 'pandas>=2'],  # results as supervision.Detections and data frames
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'test': [

@@ -15,7 +15,7 @@ import typer
 
 from clipdense.utils.errors import InputError, one_line
 
-from . import adapt, benchmarks, detect, doctor, predict, quickstart, segment, train, weights
+from . import adapt, benchmarks, detect, doctor, label, predict, quickstart, segment, train, weights
 from .method_commands import EmbedGroup
 from .once import Command
 
@@ -54,6 +54,7 @@ for command in (
     segment.segment,
     predict.classify,
     detect.detect,
+    label.label,
     adapt.adapt,
     train.scenes,
     train.nouns,

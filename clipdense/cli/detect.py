@@ -11,6 +11,7 @@ import typer
 from clipdense.utils.errors import InputError
 
 from .images import Failures
+from .label import SaveArguments, finished
 from .options import (
     AdapterFile,
     BatchSize,
@@ -130,6 +131,7 @@ def detect(
     config: ConfigArguments,
     vocabulary: VocabularyArguments,
     rules: RulesArguments,
+    dataset: SaveArguments,
     out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('detected'),
     batch_size: BatchSize = 'auto',
     overwrite: Overwrite = False,
@@ -149,6 +151,7 @@ def detect(
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
     read = [*paths, vocabulary.vocab, *detector.inputs(), config.config]
     check_outputs([*drawn, boxes_file, names_file], overwrite, read)
+    writers = dataset.writers(out, paths, classes, overwrite)
     rows: list[dict] = []
     failures = Failures(paths)
     model = detector.load(config)
@@ -161,11 +164,16 @@ def detect(
         max_pixels=images.max_pixels,
         rules=wanted,
     )
-    for index, result in found:
-        with failures.of(index):
-            write_image(f'{stems[index]}_boxes.png', result.draw())
-            rows += result.to_coco(index + 1)
-            print(f'{stems[index]}_boxes.png: {result.summary()}')
+    with finished(writers):
+        for index, result in found:
+            for writer in writers:
+                writer.check(result)
+            with failures.of(index):
+                write_image(f'{stems[index]}_boxes.png', result.draw())
+                for writer in writers:
+                    writer.add(index, result)
+                rows += result.to_coco(index + 1)
+                print(f'{stems[index]}_boxes.png: {result.summary()}')
     failures.check_any_left()
     names = [{'id': number, 'name': name} for number, name in enumerate(classes.class_names, 1)]
     files = [{'id': number, 'file_name': str(path)} for number, path in enumerate(paths, 1)]

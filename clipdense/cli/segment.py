@@ -13,6 +13,7 @@ from clipdense.methods import list_methods
 from clipdense.utils.errors import InputError, item_error
 
 from .images import each
+from .label import SaveArguments, finished
 from .options import (
     BatchSize,
     ConfigArguments,
@@ -53,6 +54,7 @@ def segment(
     view: ViewArguments,
     output: OutputArguments,
     config: ConfigArguments,
+    dataset: SaveArguments,
     method: Method = None,
     option: Options = None,
     background: Background = None,
@@ -69,10 +71,11 @@ def segment(
     from clipdense.inference.results import write_image
 
     paths = images.paths()
-    classes = _with_background(vocabulary.read(), background)
-    _refuse_without_effect(classes, view)
+    classes = with_background(vocabulary.read(), background)
+    refuse_without_effect(classes, view)
     read = [*paths, vocabulary.vocab, *weights.inputs(), config.config]
     stems = _free_stems(paths, output, read)
+    writers = dataset.writers(output.out, paths, classes, output.overwrite)
     segmenter = _segmenter(weights, method, option or [], config, view, templates)
     if explain and not segmenter.explains:
         able = ', '.join(one.name for one in list_methods('segmentation') if one.explain)
@@ -93,10 +96,13 @@ def segment(
             yield index, result
 
     def finish(index: int, result: Segmentation) -> str:
+        for writer in writers:
+            writer.add(index, result)
         about = {'image': str(paths[index]), 'precision': segmenter.precision}
         return _write(result, about, stems[index], output.opacity)
 
-    each(paths, predict, finish, 'segmenting')
+    with finished(writers):
+        each(paths, predict, finish, 'segmenting')
 
 
 def _segmenter(
@@ -150,7 +156,7 @@ def _free_stems(
     return stems
 
 
-def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
+def with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
     """Set the background class; a new name becomes the first class, as in PASCAL VOC."""
     if name is None:
         return vocabulary
@@ -159,7 +165,7 @@ def _with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
     return vocabulary.with_background(name=name)
 
 
-def _refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
+def refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
     """Refuse thresholds that have no effect without a background class.
 
     Raises:

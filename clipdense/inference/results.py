@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,11 +226,19 @@ class Segmentation:
             {
                 'image_id': image_id,
                 'category_id': segment['class_index'] + 1,
-                'segmentation': _run_lengths(self.mask == segment['class_index']),
+                'segmentation': run_lengths(self.mask == segment['class_index']),
                 'score': segment['score'],
             }
             for segment in self.to_dict()['segments']
         ]
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each class that occurs (extra ``viz``).
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return data_frame(self.to_dict()['segments'], ('class', 'class_index', 'fraction', 'score'))
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` with one mask for each class that occurs (extra ``viz``).
@@ -369,9 +378,19 @@ class Detections:
                 'score': round(float(self.confidence[place]), 6),
             }
             if self.masks is not None:
-                result['segmentation'] = _run_lengths(self.masks[place])
+                result['segmentation'] = run_lengths(self.masks[place])
             results.append(result)
         return results
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each detection (extra ``viz``).
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return data_frame(
+            self.to_dict()['detections'], ('class', 'class_index', 'score', 'x1', 'y1', 'x2', 'y2')
+        )
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` (extra ``viz``).
@@ -389,6 +408,16 @@ class Detections:
         )
 
 
+def data_frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> Any:
+    """A ``pandas.DataFrame`` of rows of ``to_dict``; a 'box' becomes x1, y1, x2, y2."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError(f'pandas is not installed ({error}): pip install "clipdense[viz]"') from error
+    flat = [{**row, **dict(zip(('x1', 'y1', 'x2', 'y2'), row.get('box', ()), strict=False))} for row in rows]
+    return pandas.DataFrame(flat, columns=list(columns))
+
+
 def _supervision() -> Any:
     try:
         import supervision
@@ -397,7 +426,7 @@ def _supervision() -> Any:
     return supervision
 
 
-def _run_lengths(mask: NDArray) -> dict[str, Any]:
+def run_lengths(mask: NDArray) -> dict[str, Any]:
     """(H, W) -> COCO's compressed run-length encoding, for JSON."""
     from pycocotools import mask as coco_mask
 

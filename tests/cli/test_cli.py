@@ -39,6 +39,7 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         'segment',
         'classify',
         'detect',
+        'label',
         'embed',
         'embed regions',
         'scenes',

@@ -246,3 +246,22 @@ def test_supervision_gets_what_it_names(monkeypatch):
     segments = segmentation().to_supervision()
     assert segments.mask.shape == (3, 2, 4)
     assert segments.data['class_name'].tolist() == ['sky', 'road', 'car']
+
+
+def test_data_frames():
+    pytest.importorskip('pandas')
+    table = detections().to_pandas()
+    assert table['class'].tolist() == ['dog', 'cat']
+    assert table[['x1', 'y1', 'x2', 'y2']].values.tolist() == XYXY.tolist()
+    assert list(detections(**NOTHING).to_pandas().columns) == list(table.columns)
+    assert segmentation().to_pandas().set_index('class')['fraction'].to_dict() == {
+        'road': 0.5,
+        'sky': 0.375,
+        'car': 0.125,
+    }
+
+
+def test_data_frames_need_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pandas', None)
+    with pytest.raises(InputError, match=r'pandas is not installed.*clipdense\[viz\]'):
+        detections().to_pandas()

@@ -1,0 +1,178 @@
+"""``clipdense label``, and the data sets that ``segment`` and ``detect`` write with ``--save``."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipdense.utils.errors import printable
+
+from .images import Failures
+from .options import (
+    ImageArguments,
+    InferenceArguments,
+    Options,
+    Overwrite,
+    ViewArguments,
+    VocabularyArguments,
+    grouped,
+    tell_precision,
+)
+
+if TYPE_CHECKING:
+    from clipdense.inference.detector import Detector
+    from clipdense.inference.formats import DatasetWriter, LabeledImage
+    from clipdense.inference.segmenter import Segmenter
+    from clipdense.vocab.vocabulary import Vocabulary
+
+_NAMES = 'coco, coco-polygons, yolo, yolo-segment, voc, labelme, labelstudio, csv'
+MinArea = Annotated[int, typer.Option('--min-area', min=0, help='Leave out objects with fewer pixels.')]
+
+
+@dataclass(frozen=True)
+class SaveArguments:
+    """Data sets that are written in addition to the files of each image."""
+
+    save: Annotated[
+        list[str] | None,
+        typer.Option('--save', help=f'Also write one data set, to OUT/FORMAT: {_NAMES}. May be repeated.'),
+    ] = None
+    min_area: MinArea = 1
+
+    def writers(
+        self, out: Path, paths: Sequence[Path], vocabulary: Vocabulary, overwrite: bool
+    ) -> list[DatasetWriter]:
+        """A writer for each format, whose folder is checked.
+
+        Raises:
+            InputError: an unknown format, or a folder that exists.
+        """
+        if not self.save:
+            return []
+        from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
+
+        found = []
+        for name in dict.fromkeys(self.save):
+            found.append(DatasetWriter(out / name, name, paths, vocabulary, LabelOptions(self.min_area)))
+            check_new_folder(out / name, overwrite, paths)
+        return found
+
+
+@contextmanager
+def finished(writers: Sequence[DatasetWriter]) -> Iterator[None]:
+    """Complete the data sets at the end, also after an error, and say what they have."""
+    try:
+        yield
+    finally:
+        for writer in writers:
+            if writer.images:
+                print(f'{writer.finish()[0]}: {writer.summary}')
+
+
+@grouped
+def label(
+    images: ImageArguments,
+    vocabulary: VocabularyArguments,
+    weights: InferenceArguments,
+    view: ViewArguments,
+    to: Annotated[str, typer.Option('--to', help=f'Format: {_NAMES}.')],
+    out: Annotated[Path, typer.Option('--out', help='Folder of the data set.')] = Path('labels'),
+    method: Annotated[str | None, typer.Option(help='Method for plain CLIP weights.')] = None,
+    option: Options = None,
+    background: Annotated[
+        str | None,
+        typer.Option(help='Name of the background class, which is not labeled.'),
+    ] = None,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help='Minimum score of an object [default: 0.3 for detectors, 0 for regions].'
+        ),
+    ] = None,
+    min_area: MinArea = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help='Images per batch.')] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Label images by class names, and write one data set to train with or to correct by hand.
+
+    Objects are the detections of a detector, or the connected regions of a segmenter's masks.
+
+    Example: `clipdense label photos/ --classes 'car, person' --background background --to coco`
+    """
+    from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
+
+    from .segment import with_background
+
+    paths, began = images.paths(), time.perf_counter()
+    classes = with_background(vocabulary.read(), background)
+    options = LabelOptions(min_area, score_threshold or 0.0)
+    writer = DatasetWriter(out, to, paths, classes, options)
+    check_new_folder(out, overwrite, [*paths, *(Path(one) for one in weights.inputs() if one)])
+    model, settings = _predictor(weights, method, option or [], view, classes, score_threshold)
+    tell_precision(model.precision)
+    failures = Failures(paths)
+    found = model.stream(
+        paths,
+        classes,
+        batch_size=batch_size,
+        on_error=failures.add,
+        max_pixels=images.max_pixels,
+        **settings,
+    )
+    try:
+        for index, result in found:
+            writer.check(result)
+            with failures.of(index):
+                print(f'{printable(paths[index])}: {_described(writer.add(index, result), classes)}')
+    finally:
+        files = writer.finish() if writer.images else []
+    failures.check_any_left()
+    where = files[0] if files else out
+    print(f'{where}: {writer.summary}; {time.perf_counter() - began:.0f} s')
+    failures.exit()
+
+
+def _predictor(
+    weights: InferenceArguments,
+    method: str | None,
+    option: list[str],
+    view: ViewArguments,
+    classes: Vocabulary,
+    score_threshold: float | None,
+) -> tuple[Segmenter | Detector, dict[str, Any]]:
+    """A detector or a segmenter, as the weights are, and the settings of its calls."""
+    from clipdense.config import parse_options
+    from clipdense.inference.load import load, method_of
+    from clipdense.inference.segmenter import Segmenter
+    from clipdense.methods import list_methods
+
+    from .segment import refuse_without_effect
+
+    common: dict[str, Any] = {
+        name: getattr(weights, name) for name in ('device', 'precision', 'cache', 'embedder', 'adapter')
+    }
+    common['method_options'] = parse_options(option)
+    model = load(weights.weights, weights.device, **weights.overrides())
+    entry = method_of(model)
+    named = any(method == one.name for one in list_methods('detection'))
+    if named or (entry is not None and entry.task == 'detection'):
+        from clipdense.inference.detector import Detector
+        from clipdense.tasks.detection import DetectionRules
+
+        threshold = 0.3 if score_threshold is None else score_threshold
+        return Detector.from_pretrained(model, method, **common), {'rules': DetectionRules(threshold)}
+    refuse_without_effect(classes, view)
+    return Segmenter.from_pretrained(model, method, options=view.options(), **common), {}
+
+
+def _described(image: LabeledImage, classes: Vocabulary) -> str:
+    """``'2 car, 1 road'``."""
+    counts = Counter(classes.class_names[one.label] for one in image.objects)
+    return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing found'
