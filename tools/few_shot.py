@@ -38,7 +38,7 @@ from clipdense.data.transforms import CenterCrop
 from clipdense.evaluation.base_to_new import BaseToNew, FewShotRow, FewShotTable
 from clipdense.methods.adapters.cache import KeyValueCache
 from clipdense.methods.adapters.residual import ClipAdapter
-from clipdense.methods.adapters.search import Grid, search
+from clipdense.methods.adapters.search import Grid, Validation, search
 from clipdense.methods.adapters.train import adapted_logits, fit
 from clipdense.methods.prompt_learning.classifier import PromptClassifier
 from clipdense.methods.prompt_learning.cocoop import CoCoOp
@@ -216,10 +216,11 @@ def _fit(task: Task, adapter: Any) -> None:
 
 
 def _search(task: Task, cache: KeyValueCache) -> None:
-    vocabulary = Vocabulary(task.val.names)
+    val = task.val
+    validation = Validation(val.embeddings, val.labels, zero_shot(task)(val), Vocabulary(val.names))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # an optimum at the end of the grid is no news in a table
-        search(cache, task.val.embeddings, task.val.labels, zero_shot(task)(task.val), vocabulary, GRID)
+        search(cache, validation, GRID)
 
 
 def _adapted(task: Task, adapter: Any) -> Answer:

@@ -54,8 +54,8 @@ def voc(folder, value=None):
     return folder
 
 
-def adapt(data, options=None, **labels):
-    return make_adapter(CLIP, LabeledData(data, **labels), options=options, cache=False)
+def adapt(data, options=None, method='tip', **labels):
+    return make_adapter(CLIP, LabeledData(data, **labels), method, options=options, cache=False)
 
 
 def keys(data, *counts, **labels):
@@ -79,6 +79,11 @@ def broken(folder):
 def empty(folder):
     (pets(folder) / 'cow').mkdir()
     return folder
+
+
+def one_ignored(folder):
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(voc(folder) / 'SegmentationClass/0.png')
+    keys(folder, 0, 1)
 
 
 def cache(names=('cat', 'dog'), weights=CLIP, dim=16):
@@ -149,6 +154,8 @@ READ = {
     'alpha together with validation': lambda folder: adapt(
         pets(folder), {'alpha': 1.0}, shots=1, validation='rest'
     ),
+    'a mask of ignored pixels only among others': one_ignored,
+    'samples of images, for `tip_f`': lambda folder: adapt(pets(folder), {'samples': 5}, method='tip_f'),
     'a file of `clipdense adapt`': lambda folder: use(folder, cache()),
     'the same classes in another order and spelling': same_names,
     'a class without examples': lambda folder: use(folder, cache(), ('cat', 'cow')),

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from clipdense.clip.class_embeddings import ClassEmbedder
@@ -18,10 +19,10 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .cache import KeyValueCache
 from .examples import Examples, cosine_scale, examples_of, origin_of, validation_of, zero_shot_logits
 from .residual import ClipAdapter
-from .search import Grid, search_widely
+from .search import Grid, Metric, Validation, score_trained, search_widely
 from .train import adapted_logits, fit
 
-_BUILD = ('crops', 'keys_per_class')
+_BUILD = ('crops', 'keys_per_class', 'samples')
 
 
 class Task:
@@ -85,12 +86,20 @@ def tip(model: Any, embedder: ClassEmbedder, labels: LabeledData, options: Mappi
 
 
 def tip_f(model: Any, embedder: ClassEmbedder, labels: LabeledData, options: Mapping[str, Any]) -> Adapter:
-    """A cache with keys trained on the examples; then as ``tip``."""
+    """A cache with trained keys.
+
+    With samples (of masks and boxes) alpha and beta are searched first, and the keys are trained for them;
+    without, they are searched after the training, as in the paper.
+    """
     task = Task(model, embedder, labels, options)
-    cache = _cache(task, options).trainable()
-    _fit(task, cache, options)
+    cache, sampled = _cache(task, options), task.examples.samples is not None
+    searched = _search(task, cache, options) if sampled else None
+    _fit(task, cache.trainable(), options)
     cache.keys.requires_grad_(False)
-    _search(task, cache, options)
+    if not sampled:
+        _search(task, cache, options)
+    elif searched is not None:
+        score_trained(cache, searched)
     return cache
 
 
@@ -100,7 +109,9 @@ def clip_adapter(
     """A CLIP-Adapter trained on the examples; it is said if the validation examples do not improve."""
     task = Task(model, embedder, labels, options)
     own = {name: options[name] for name in ('sides', 'reduction', 'ratio', 'final_relu') if name in options}
-    adapter = ClipAdapter(task.examples.views.shape[-1], **own, origin=task.origin)
+    with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed of the labels alone
+        torch.manual_seed(labels.seed)
+        adapter = ClipAdapter(task.examples.views.shape[-1], **own, origin=task.origin)
     _fit(task, adapter, options)
     found = task.validation()
     if found is not None:
@@ -126,7 +137,7 @@ def _cache(task: Task, options: Mapping[str, Any]) -> KeyValueCache:
 
 def _fit(task: Task, adapter: Adapter, options: Mapping[str, Any]) -> None:
     own = {name: options[name] for name in ('epochs', 'lr') if name in options}
-    embeddings, labels = task.examples.all_views
+    embeddings, labels = task.examples.training
     fit(
         adapter,
         embeddings,
@@ -139,11 +150,15 @@ def _fit(task: Task, adapter: Adapter, options: Mapping[str, Any]) -> None:
     )
 
 
-def _search(task: Task, cache: KeyValueCache, options: Mapping[str, Any]) -> None:
-    """Search alpha and beta, unless both are given."""
+def _search(task: Task, cache: KeyValueCache, options: Mapping[str, Any]) -> Validation | None:
+    """Search alpha and beta if there are validation examples; returns these.
+
+    Raises:
+        InputError: alpha or beta are given too.
+    """
     found = task.validation()
     if found is None:
-        return
+        return None
     given = [name for name in ('alpha', 'beta') if options.get(name) is not None]
     if given:
         raise InputError(
@@ -151,8 +166,10 @@ def _search(task: Task, cache: KeyValueCache, options: Mapping[str, Any]) -> Non
         )
     grid = Grid(options.get('max_beta', Grid.beta), options.get('max_alpha', Grid.alpha))
     logits = zero_shot_logits(task.model, found.keys, task.classes)
-    metric: Any = 'mean_iou' if found.kind == 'pixels' else 'accuracy'
-    search_widely(cache, found.keys, found.labels, logits, task.vocabulary, grid, metric)
+    metric: Metric = 'mean_iou' if found.kind == 'pixels' else 'accuracy'
+    validation = Validation(found.keys, found.labels, logits, task.vocabulary, metric)
+    search_widely(cache, validation, grid)
+    return validation
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

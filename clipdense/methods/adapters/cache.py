@@ -97,7 +97,8 @@ class KeyValueCache(Adapter):
         if self.search is None:
             return f'{text} (not searched: give validation examples)'
         one = self.search
-        return f'{text}: {one.metric} {one.best:.3f} of {one.count}, zero-shot {one.zero_shot:.3f}'
+        reached = one.best if one.trained is None else one.trained
+        return f'{text}: {one.metric} {reached:.3f} of {one.count}, zero-shot {one.zero_shot:.3f}'
 
     def save(self, path: str | Path) -> None:
         """Write a self-describing file, see ``Adapter.save``."""

@@ -9,19 +9,17 @@ import copy
 import random
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import collate
-from clipdense.data.classification.datasets import LabeledImages
 from clipdense.data.labeled import BoxedImages, MaskedImages
 from clipdense.data.transforms import CenterCrop, TrainCrop
 from clipdense.layers.precision import at_least_fp32
@@ -33,11 +31,13 @@ from clipdense.utils.image_io import read_image
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
 
-from .pixels import image_cells, image_keys
+from .boxes import BoxContents, moved
+from .pixels import Cells, masked_cells
 
 _BATCH = 64
 _CELLS = 400  # cells of an image, at most, that alpha and beta are searched with
 _SCALE = (0.5, 1.0)  # area of a random crop
+SAMPLES = {'masks': 100, 'boxes': 10}  # by default, of each class in a mask or of each box
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Examples:
         labels: (n,) class indices.
         class_names: K names.
         kind: what was embedded.
+        samples: (s, D) unit embeddings and (s,) labels that are trained on instead of the views.
 
     Raises:
         InputError: no examples, or embeddings that are not finite.
@@ -58,6 +59,7 @@ class Examples:
     labels: Tensor
     class_names: tuple[str, ...]
     kind: Kind
+    samples: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels):
@@ -73,12 +75,21 @@ class Examples:
         return F.normalize(self.views.mean(0), dim=-1)
 
     @property
-    def all_views(self) -> tuple[Tensor, Tensor]:
-        """(V * n, D) unit embeddings and their labels."""
+    def training(self) -> tuple[Tensor, Tensor]:
+        """Unit embeddings and their labels: the samples, or all views (V * n, D)."""
+        if self.samples is not None:
+            return self.samples
         return F.normalize(self.views, dim=-1).flatten(0, 1), self.labels.repeat(len(self.views))
 
 
-def examples_of(model: Any, part: Any, crops: int = 1, keys_per_class: int = 1, seed: int = 0) -> Examples:
+def examples_of(
+    model: Any,
+    part: Any,
+    crops: int = 1,
+    keys_per_class: int = 1,
+    samples: int | None = 0,
+    seed: int = 0,
+) -> Examples:
     """The examples of a part of labeled data.
 
     Args:
@@ -86,24 +97,32 @@ def examples_of(model: Any, part: Any, crops: int = 1, keys_per_class: int = 1, 
         part: ``LabeledImages``, ``BoxedImages`` or ``MaskedImages``.
         crops: random crops of an image or box; 1 is the center crop.
         keys_per_class: of a class in a mask.
-        seed: of crops and of groups of pixels.
+        samples: to train on: pixels of each class in each mask, or moved copies of each box; None for
+            ``SAMPLES``, 0 for none.  Of images the crops are trained on.
+        seed: of crops, of groups of pixels and of samples.
 
     Raises:
-        InputError: a model of another kind, numbers out of range, or no examples.
+        InputError: a model of another kind, numbers out of range, samples of images, or no examples.
     """
-    for name, value in (('crops', crops), ('keys_per_class', keys_per_class)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f'{name} must be a whole number of at least 1, got {value!r}')
+    _check_numbers(crops, keys_per_class, samples)
     with evaluating(model):
         if isinstance(part, MaskedImages):
-            return _of_masks(model, part, keys_per_class, seed)
-        if isinstance(part, BoxedImages) and hasattr(model, 'embed_regions'):
-            return _of_regions(model, part)
+            count = SAMPLES['masks'] if samples is None else samples
+            return _of_masks(model, part, keys_per_class, count, seed)
+        boxed = isinstance(part, BoxedImages)
+        count = (SAMPLES['boxes'] if boxed else 0) if samples is None else samples
+        if boxed and hasattr(model, 'embed_regions'):
+            return _of_regions(model, part, count, seed)
         if not isinstance(model, CLIP):
-            what = 'boxes' if isinstance(part, BoxedImages) else 'images'
+            what = 'boxes' if boxed else 'images'
             raise InputError(f'a {type(model).__name__} does not embed {what}: use weights of a CLIP')
-        dataset = _Crops(part) if isinstance(part, BoxedImages) else part
-        return _of_images(model, dataset, crops, seed)
+        if boxed:
+            return _of_contents(model, part, crops, count, seed)
+        if count:
+            raise InputError(
+                'samples are of masks and boxes: images are trained on their random crops, crops=N'
+            )
+        return _of_images(model, part, crops, seed)
 
 
 def validation_of(model: Any, part: Any, seed: int = 0) -> Examples:
@@ -112,10 +131,10 @@ def validation_of(model: Any, part: Any, seed: int = 0) -> Examples:
         return examples_of(model, part, seed=seed)
     with evaluating(model):
         found = [
-            image_cells(model, image, mask, part.dataset.ignore_index, _CELLS, _rng(seed, number))
-            for number, (image, mask) in enumerate(_masked(part, 'Embedding validation pixels'))
+            cells.drawn(_CELLS, rng)
+            for cells, rng in _cells(model, part, seed, 'Embedding validation pixels')
         ]
-    cells, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    cells, labels = (_joined(list(parts)) for parts in zip(*found, strict=True))
     return Examples(cells[None], labels, part.class_names, 'pixels')
 
 
@@ -156,29 +175,54 @@ def _of_images(clip: CLIP, dataset: Any, crops: int, seed: int) -> Examples:
     return Examples(torch.stack(views)[:, known], labels[known], tuple(dataset.class_names), 'images')
 
 
-def _of_regions(detector: Any, part: BoxedImages) -> Examples:
-    found, labels = [], []
-    for one in track(part.images, 'Embedding boxes'):
+def _of_contents(clip: CLIP, part: BoxedImages, crops: int, samples: int, seed: int) -> Examples:
+    """The contents of boxes as images; samples are those of moved boxes."""
+    found = _of_images(clip, BoxContents(part), crops, seed)
+    if not samples:
+        return found
+    return replace(found, samples=_of_images(clip, BoxContents(moved(part, samples, seed)), 1, seed).training)
+
+
+def _of_regions(detector: Any, part: BoxedImages, samples: int, seed: int) -> Examples:
+    keys, extra = [], []
+    others = moved(part, samples, seed)
+    for one, other in zip(track(part.images, 'Embedding boxes'), others.images, strict=True):
         image = np.asarray(read_image(one.path))
-        found.append(detector.embed_regions(image, torch.tensor(one.boxes)).cpu())
-        labels += one.labels
-    return Examples(_joined(found)[None], torch.tensor(labels), part.class_names, 'regions')
+        edges = torch.tensor(image.shape[1::-1] * 2)
+        boxes = torch.tensor([*one.boxes, *other.boxes])
+        boxes[len(one.boxes) :] = boxes[len(one.boxes) :].clamp(min=0).minimum(edges)
+        rows = detector.embed_regions(image, boxes).cpu()
+        keys.append(rows[: len(one.boxes)])
+        extra.append(rows[len(one.boxes) :])
+    labels, own = (
+        torch.tensor([label for one in each.images for label in one.labels]) for each in (part, others)
+    )
+    trained = (_joined(extra), own) if samples else None
+    return Examples(_joined(keys)[None], labels, part.class_names, 'regions', trained)
 
 
-def _of_masks(model: Any, part: MaskedImages, keys_per_class: int, seed: int) -> Examples:
+def _of_masks(model: Any, part: MaskedImages, keys_per_class: int, samples: int, seed: int) -> Examples:
     if not isinstance(model, SegmentationModel):
         raise InputError(f'a {type(model).__name__} does not embed pixels: use a segmenter')
-    found, labels = [], []
-    for number, (image, mask) in enumerate(_masked(part, 'Embedding pixels')):
-        keys, own = image_keys(
-            model, image, mask, part.dataset.ignore_index, keys_per_class, _rng(seed, number)
-        )
-        found.append(keys.cpu())
-        labels.append(own.cpu())
-    return Examples(_joined(found)[None], torch.cat(labels), part.class_names, 'pixels')
+    keys, trained = [], []
+    for cells, rng in _cells(model, part, seed, 'Embedding pixels'):
+        keys.append(cells.keys(keys_per_class, rng))
+        trained.append(cells.drawn_by_class(samples, rng))
+    rows, labels = (_joined(list(parts)) for parts in zip(*keys, strict=True))
+    drawn = tuple(_joined(list(parts)) for parts in zip(*trained, strict=True))
+    return Examples(rows[None], labels, part.class_names, 'pixels', drawn if samples else None)
+
+
+def _cells(model: Any, part: MaskedImages, seed: int, title: str) -> Iterator[tuple[Cells, torch.Generator]]:
+    """The cells of each image, with the generator that further draws from it use."""
+    for number, (image, mask) in enumerate(_masked(part, title)):
+        rng = torch.Generator().manual_seed(seed * 100_003 + number)
+        yield masked_cells(model, image, mask, part.dataset.ignore_index, rng), rng
 
 
 def _joined(found: list[Tensor]) -> Tensor:
+    """Rows of images one after the other; images without any have no dimension."""
+    found = [rows for rows in found if len(rows)]
     return torch.cat(found) if found else torch.zeros(0, 1)
 
 
@@ -186,10 +230,6 @@ def _masked(part: MaskedImages, title: str) -> Iterator[tuple[Tensor, Tensor]]:
     for index in track(part.indices, title):
         item = part.dataset[index]
         yield item['images'], item['samples'].mask  # type: ignore[union-attr, misc]
-
-
-def _rng(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 100_003 + number)
 
 
 class _RandomView:
@@ -203,23 +243,11 @@ class _RandomView:
         return pixels.flip(-1) if rng.random() < 0.5 else pixels
 
 
-class _Crops(LabeledImages):
-    """The content of each box as an image."""
-
-    def __init__(self, part: BoxedImages) -> None:
-        super().__init__(part.class_names)
-        self.rows = [
-            (one.path, box, label)
-            for one in part.images
-            for box, label in zip(one.boxes, one.labels, strict=True)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        path, (left, top, right, bottom), label = self.rows[index]
-        image = read_image(path)
-        left, top = min(int(left), image.width - 1), min(int(top), image.height - 1)
-        right, bottom = max(left + 1, round(right)), max(top + 1, round(bottom))
-        return image.crop((left, top, min(right, image.width), min(bottom, image.height))), label
+def _check_numbers(crops: Any, keys_per_class: Any, samples: Any) -> None:
+    for name, value, least in (
+        ('crops', crops, 1),
+        ('keys_per_class', keys_per_class, 1),
+        ('samples', 0 if samples is None else samples, 0),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f'{name} must be a whole number of at least {least}, got {value!r}')

@@ -38,7 +38,7 @@ def cache_from_file(file: WeightsFile) -> KeyValueCache:
         # Trained keys are not of unit norm, and are kept as they are.
         cache.keys.data = file.tensors[KEYS].float().clone()
         if search is not None:
-            cache.search = SearchResult(**{name: search[name] for name in SearchResult.__dataclass_fields__})
+            cache.search = SearchResult.from_dict(search)
     except (InputError, KeyError, TypeError) as error:
         raise CheckpointError(f'{file.path} is not a valid adapter: {error}') from error
     return cache

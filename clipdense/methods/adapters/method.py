@@ -22,6 +22,12 @@ _CACHE = (
     _CROPS,
 )
 _TRAINING = (
+    Option(
+        'samples',
+        None,
+        'what is trained on: pixels of each class in a mask [default: 100], copies of each box with moved '
+        'edges [default: 10], 0 for the keys themselves; of images the crops',
+    ),
     Option('epochs', 20, 'passes over the examples'),
     Option('lr', 1e-3, 'initial learning rate'),
 )

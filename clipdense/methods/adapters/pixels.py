@@ -1,11 +1,12 @@
-"""Keys from masks: embeddings of pixels, averaged by class.
+"""Embeddings of masked pixels: averaged by class, or drawn.
 
 m: cells of the pixel grid, D: joint space, (h, w): grid of a window, (H, W): pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,72 +19,80 @@ _ROUNDS = 10  # of k-means
 _INSIDE = 0.5  # part of a cell that a class must cover to be its class
 
 
-def image_keys(
-    model: SegmentationModel,
-    image: Tensor,
-    mask: Tensor,
-    ignore_index: int,
-    keys_per_class: int,
-    rng: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """The mean embeddings of each class of a mask.
+@dataclass(frozen=True)
+class Cells:
+    """Cells of the pixel grid that a class covers.
 
-    A class that covers no cell by half gives the cell that it covers most, so that thin objects have a key.
+    Args:
+        embeddings: (m, D) unit.
+        labels: (m,) the class that covers most of each.
+        cover: (m,) the part that it covers.  A class whose cells are all covered more by others has the cell
+            that it covers most.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    cover: Tensor
+
+    def keys(self, per_class: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The mean embeddings of each class: unit keys (n, D) and their classes (n,).
+
+        Args:
+            per_class: groups of cells of a class (spherical k-means), at most.
+            rng: of the groups.
+        """
+        return self._joined((label, _groups(own, per_class, rng)) for label, own in self._by_class())
+
+    def drawn_by_class(self, most: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Unit embeddings (n, D) and classes (n,) of at most ``most`` cells of each class."""
+        return self._joined((label, _drawn(own, most, rng)) for label, own in self._by_class())
+
+    def drawn(self, most: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Unit embeddings (n, D) and classes (n,) of at most ``most`` cells that a class covers by half."""
+        chosen = _drawn((self.cover >= _INSIDE).nonzero().flatten(), most, rng)
+        return self.embeddings[chosen], self.labels[chosen]
+
+    def _by_class(self) -> Iterator[tuple[int, Tensor]]:
+        """Each class with the embeddings of the cells that it covers by half.
+
+        A class that covers no cell by half gives the cell that it covers most, so that thin objects have one.
+        """
+        for label in self.labels.unique().tolist():
+            own, covered = self.embeddings[self.labels == label], self.cover[self.labels == label]
+            inside = covered >= _INSIDE
+            yield label, own[inside] if inside.any() else own[covered.argmax()][None]
+
+    def _joined(self, found: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+        listed = list(found)
+        if not listed:
+            return self.embeddings[:0], torch.tensor([], dtype=torch.int64)
+        labels = [torch.full((len(rows),), label) for label, rows in listed]
+        return torch.cat([rows for _, rows in listed]), torch.cat(labels)
+
+
+def masked_cells(
+    model: SegmentationModel, image: Tensor, mask: Tensor, ignore_index: int, rng: torch.Generator
+) -> Cells:
+    """The cells of an image with a mask; none if all pixels are ignored.
 
     Args:
         model: embeds the pixels, in evaluation mode.
         image: (3, H, W) uint8.
         mask: (H, W) class indices.
         ignore_index: of pixels without a class.
-        keys_per_class: groups of pixels of a class (spherical k-means), at most.
-        rng: of the groups.
-
-    Returns:
-        (n, D) unit keys and their classes (n,); none if all pixels are ignored.
-    """
-    cells, labels, cover = _cells(model, image, mask, ignore_index, rng)
-    keys, classes = [], []
-    for label in labels.unique().tolist():
-        own, covered = cells[labels == label], cover[labels == label]
-        inside = covered >= _INSIDE
-        own = own[inside] if inside.any() else own[covered.argmax()][None]
-        means = _groups(own, keys_per_class, rng)
-        keys.append(means)
-        classes += [label] * len(means)
-    if not keys:
-        return cells[:0], torch.tensor([], dtype=torch.int64)
-    return torch.cat(keys), torch.tensor(classes)
-
-
-def image_cells(
-    model: SegmentationModel, image: Tensor, mask: Tensor, ignore_index: int, most: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Unit embeddings (m, D) and classes (m,) of at most ``most`` cells that a class covers by half."""
-    cells, labels, cover = _cells(model, image, mask, ignore_index, rng)
-    inside = (cover >= _INSIDE).nonzero().flatten()
-    chosen = inside[torch.randperm(len(inside), generator=rng)[:most]]
-    return cells[chosen].cpu(), labels[chosen].cpu()
-
-
-def _cells(
-    model: SegmentationModel, image: Tensor, mask: Tensor, ignore_index: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit embeddings (m, D) of cells, the class that covers most of each, and how much of it.
-
-    A class whose cells are all covered more by others has the cell that it covers most.
+        rng: of the cells of a large window, of which 4,096 are kept.
     """
     device = next(model.parameters()).device
     found = list(_windows(model, image.to(device), mask.to(device), ignore_index, rng))
     if not found:
-        return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    cells, labels, cover = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return cells, labels, cover
+        return Cells(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    return Cells(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
 
 
 def _windows(
     model: SegmentationModel, image: Tensor, mask: Tensor, ignore_index: int, rng: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """``_cells`` of each window of the unmirrored views."""
+    """Embeddings, classes and covers of the cells of each window of the unmirrored views."""
     for view in model.encode_image(image).views:
         if view.mirrored:
             continue
@@ -133,3 +142,8 @@ def _groups(cells: Tensor, count: int, rng: torch.Generator) -> Tensor:
         sums = torch.zeros_like(centers).index_add_(0, own, cells)
         centers = F.normalize(sums[own.bincount(minlength=len(centers)) > 0], dim=1)
     return centers
+
+
+def _drawn(rows: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """At most ``most`` rows, in random order."""
+    return rows[torch.randperm(len(rows), generator=rng)[:most]]

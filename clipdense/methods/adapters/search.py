@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -60,6 +61,7 @@ class SearchResult:
         values: metric by beta and alpha.
         zero_shot: metric without the cache.
         count: validation items.
+        trained: metric of keys that were trained after the search, if they were.
     """
 
     metric: str
@@ -68,6 +70,7 @@ class SearchResult:
     values: list[list[float]]
     zero_shot: float
     count: int
+    trained: float | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -91,80 +94,125 @@ class SearchResult:
         beta, alpha = self.place
         return self.values[beta][alpha]
 
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> SearchResult:
+        """What ``to_dict`` returned.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        required = (one.name for one in fields(cls) if one.default is MISSING)
+        return cls(**{name: given[name] for name in required}, trained=given.get('trained'))
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, with the optimum."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**own, 'beta': self.beta, 'alpha': self.alpha, 'best': self.best}
 
 
-@torch.no_grad()
-def search(
-    cache: KeyValueCache,
-    embeddings: Tensor,
-    labels: Tensor,
-    logits: Tensor,
-    vocabulary: Vocabulary,
-    grid: Grid | None = None,
-    metric: Metric = 'accuracy',
-) -> SearchResult:
-    """Try all pairs of a grid on a validation set, and set the best on the cache.
+@dataclass(frozen=True)
+class Validation:
+    """Labeled embeddings that alpha and beta are chosen with.
 
-    The validation set must be neither the images of the cache, whose affinity with themselves is 1, nor the
-    test set, whose score would then say nothing about new images.
+    They must be neither the images of the cache, whose affinity with themselves is 1, nor the test set, whose
+    score would then say nothing about new images.
 
     Args:
-        cache: its ``alpha``, ``beta`` and ``search`` are set.
         embeddings: (n, D) unit embeddings.
         labels: (n,) class indices of the vocabulary.
         logits: (n, K) zero-shot logits, as the model scales them.
         vocabulary: the classes.
-        grid: what is tried.
         metric: of items; 'mean_iou' over the classes that occur, for pixels.
 
     Raises:
         InputError: inputs that do not fit, are empty or not finite, or an unknown metric.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    logits: Tensor
+    vocabulary: Vocabulary
+    metric: Metric = 'accuracy'
+
+    def __post_init__(self) -> None:
+        count, classes = len(self.embeddings), len(self.vocabulary)
+        if self.metric not in ('accuracy', 'mean_iou'):
+            raise InputError(f"metric must be 'accuracy' or 'mean_iou', got {self.metric!r}")
+        if not count:
+            raise InputError('the validation set is empty')
+        if self.embeddings.ndim != 2 or self.labels.shape != (count,):
+            raise InputError(
+                f'validation needs embeddings (n, D) and labels (n,), got {tuple(self.embeddings.shape)} and '
+                f'{tuple(self.labels.shape)}'
+            )
+        if self.logits.shape != (count, classes):
+            raise InputError(f'zero-shot logits must be {(count, classes)}, got {tuple(self.logits.shape)}')
+        if not self.embeddings.isfinite().all() or not self.logits.isfinite().all():
+            raise InputError('validation embeddings or logits are NaN or infinite: the weights are damaged')
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= classes:
+            raise InputError(
+                f'validation labels must be from 0 to {classes - 1}, got {int(self.labels.min())} to '
+                f'{int(self.labels.max())}: the validation set has other classes'
+            )
+
+    def score(self, logits: Tensor) -> float:
+        """The metric of logits (n, K), 0 to 1."""
+        measure = _accuracy if self.metric == 'accuracy' else _mean_iou
+        return measure(logits.argmax(1), self.labels, len(self.vocabulary))
+
+
+@torch.no_grad()
+def search(cache: KeyValueCache, validation: Validation, grid: Grid | None = None) -> SearchResult:
+    """Try all pairs of a grid on a validation set, and set the best on the cache.
+
+    Args:
+        cache: its ``alpha``, ``beta`` and ``search`` are set.
+        validation: what is tried on.
+        grid: what is tried.
+
+    Raises:
+        InputError: embeddings of another dimension.
 
     Warns:
         UserWarning: classes without validation items, an optimum at the end of the grid, or one that is no
             better than zero-shot.
     """
-    _check(cache, embeddings, labels, logits, vocabulary, metric)
+    _check_dimension(cache, validation)
     grid = grid or Grid()
     betas, alphas = grid.values('beta'), grid.values('alpha')
-    measure = _accuracy if metric == 'accuracy' else _mean_iou
-    zero_shot = measure(logits.argmax(1), labels, len(vocabulary))
     values = []
     for beta in betas:
-        added = cache.affinities(embeddings, beta, vocabulary)  # (n, K)
-        found = [(logits + added * alpha).argmax(1) for alpha in alphas]
-        values.append([measure(one, labels, len(vocabulary)) for one in found])
-    result = SearchResult(metric, betas, alphas, values, zero_shot, len(labels))
+        added = cache.affinities(validation.embeddings, beta, validation.vocabulary)  # (n, K)
+        values.append([validation.score(validation.logits + added * alpha) for alpha in alphas])
+    zero_shot, count = validation.score(validation.logits), len(validation.labels)
+    result = SearchResult(validation.metric, betas, alphas, values, zero_shot, count)
     cache.set_strength(result.alpha, result.beta)
     cache.search = result
-    _warn(result, labels, vocabulary)
+    _warn(result, validation)
     return result
 
 
-def search_widely(
-    cache: KeyValueCache,
-    embeddings: Tensor,
-    labels: Tensor,
-    logits: Tensor,
-    vocabulary: Vocabulary,
-    grid: Grid | None = None,
-    metric: Metric = 'accuracy',
-) -> SearchResult:
+def search_widely(cache: KeyValueCache, validation: Validation, grid: Grid | None = None) -> SearchResult:
     """``search``, with a grid that is doubled, five times at most, while the optimum is at its end."""
     grid = grid or Grid()
     for _ in range(_WIDER):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            found = search(cache, embeddings, labels, logits, vocabulary, grid, metric)
+            found = search(cache, validation, grid)
         ends = {name: getattr(found, name) == getattr(found, f'{name}s')[-1] for name in ('alpha', 'beta')}
         if not any(ends.values()):
             break
         grid = replace(grid, **{name: 2 * getattr(grid, name) for name, at_end in ends.items() if at_end})
-    return search(cache, embeddings, labels, logits, vocabulary, grid, metric)
+    return search(cache, validation, grid)
+
+
+@torch.no_grad()
+def score_trained(cache: KeyValueCache, validation: Validation) -> SearchResult:
+    """Record what keys reach that were trained after the search, with the alpha and beta that it found."""
+    added = cache.scores(validation.embeddings, validation.vocabulary)
+    assert added is not None
+    cache.search = replace(cache.search, trained=validation.score(validation.logits + added))
+    return cache.search
 
 
 def _accuracy(found: Tensor, labels: Tensor, num_classes: int) -> float:
@@ -178,37 +226,15 @@ def _mean_iou(found: Tensor, labels: Tensor, num_classes: int) -> float:
     return (table.diagonal()[present] / union[present]).double().mean().item()
 
 
-def _check(
-    cache: KeyValueCache,
-    embeddings: Tensor,
-    labels: Tensor,
-    logits: Tensor,
-    vocabulary: Vocabulary,
-    metric: str,
-) -> None:
-    count = len(embeddings)
-    if metric not in ('accuracy', 'mean_iou'):
-        raise InputError(f"metric must be 'accuracy' or 'mean_iou', got {metric!r}")
-    if not count:
-        raise InputError('the validation set is empty')
-    if embeddings.shape != (count, cache.embed_dim) or labels.shape != (count,):
-        raise InputError(
-            f'validation needs embeddings (n, {cache.embed_dim}) and labels (n,), got '
-            f'{tuple(embeddings.shape)} and {tuple(labels.shape)}'
-        )
-    if logits.shape != (count, len(vocabulary)):
-        raise InputError(f'zero-shot logits must be {(count, len(vocabulary))}, got {tuple(logits.shape)}')
-    if not embeddings.isfinite().all() or not logits.isfinite().all():
-        raise InputError('validation embeddings or logits are NaN or infinite: the weights are damaged')
-    if int(labels.min()) < 0 or int(labels.max()) >= len(vocabulary):
-        raise InputError(
-            f'validation labels must be from 0 to {len(vocabulary) - 1}, got {int(labels.min())} to '
-            f'{int(labels.max())}: the validation set has other classes'
-        )
+def _check_dimension(cache: KeyValueCache, validation: Validation) -> None:
+    found = validation.embeddings.shape[1]
+    if found != cache.embed_dim:
+        raise InputError(f'validation embeddings have dimension {found}, the keys {cache.embed_dim}')
 
 
-def _warn(result: SearchResult, labels: Tensor, vocabulary: Vocabulary) -> None:
-    absent = [name for index, name in enumerate(vocabulary.class_names) if index not in set(labels.tolist())]
+def _warn(result: SearchResult, validation: Validation) -> None:
+    vocabulary, present = validation.vocabulary, set(validation.labels.tolist())
+    absent = [name for index, name in enumerate(vocabulary.class_names) if index not in present]
     if absent:
         shown = ', '.join(absent[:10]) + (', ...' if len(absent) > 10 else '')
         warnings.warn(

@@ -15,7 +15,9 @@ from clipdense.data.labeled import LabeledData
 from clipdense.inference.adapters import make_adapter, read_adapter
 from clipdense.inference.classifier import Classifier
 from clipdense.inference.segmenter import Segmenter
-from clipdense.methods.adapters.pixels import image_keys
+from clipdense.methods.adapters.boxes import moved
+from clipdense.methods.adapters.examples import examples_of
+from clipdense.methods.adapters.pixels import masked_cells
 from clipdense.tasks.adapters import source_digest
 from clipdense.utils.errors import InputError
 
@@ -105,17 +107,60 @@ class TestMasks:
         image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
         mask = torch.zeros(32, 32, dtype=torch.int64)
         mask[:, 5] = 1  # a line, never most of a cell
-        keys, labels = image_keys(model, image, mask, 255, 3, torch.Generator().manual_seed(0))
+        rng = torch.Generator().manual_seed(0)
+        cells = masked_cells(model, image, mask, 255, rng)
+        keys, labels = cells.keys(3, rng)
         assert labels.tolist() == [0, 0, 0, 1]
         assert_close(keys.norm(dim=1), torch.ones(4))
+        drawn, labels = cells.drawn_by_class(5, rng)
+        assert labels.tolist() == [0, 0, 0, 0, 0, 1]
+        assert len(drawn.unique(dim=0)) == 6
+        assert all((row == cells.embeddings).all(1).any() for row in drawn)
 
-    def test_all_pixels_ignored(self, clip, voc, tmp_path):
+    @pytest.mark.parametrize('method', ['tip_f', 'clip_adapter'])
+    def test_trained_on_other_pixels_than_the_keys(self, clip, voc, method):
+        made = {
+            samples: make_adapter(
+                clip,
+                LabeledData(voc),
+                method,
+                options={'samples': samples, 'lr': 0.01},
+                dense_method='maskclip',
+                cache=False,
+            ).state_dict()
+            for samples in (None, 100, 3, 0)
+        }
+        kind = 'keys' if method == 'tip_f' else 'image.fc.0.weight'
+        default, hundred, three, keys = (one[kind] for one in made.values())
+        assert_close(default, hundred, rtol=0, atol=0)
+        assert not torch.allclose(three, hundred)
+        assert not torch.allclose(keys, hundred)
+
+    def test_samples_are_drawn_by_the_seed(self, clip, voc):
+        model = Segmenter.from_pretrained(clip, 'maskclip', cache=False).model
+        part = LabeledData(voc).open().train
+        plain = examples_of(model, part)
+        first, again, other = (examples_of(model, part, samples=7, seed=seed) for seed in (0, 0, 1))
+        assert_close(first.keys, plain.keys, rtol=0, atol=0)
+        assert plain.samples is None
+        rows, labels = first.training
+        assert labels.bincount().tolist() == [14, 14, 14]  # two images show each class
+        assert_close(rows, again.training[0], rtol=0, atol=0)
+        assert not torch.allclose(rows, other.training[0])
+
+    @pytest.mark.parametrize('ignored', [3, 1])
+    def test_ignored_pixels(self, clip, voc, tmp_path, ignored):
         root = tmp_path / 'voc'
         shutil.copytree(voc, root)
-        for path in (root / 'SegmentationClass').iterdir():
-            Image.fromarray(np.full((32, 32), 255, np.uint8)).save(path)
+        for number in range(ignored):
+            mask = Image.fromarray(np.full((32, 32), 255, np.uint8))
+            mask.save(root / f'SegmentationClass/{number}.png')
+        data = LabeledData(root, validation='val')
+        if ignored == 1:
+            assert len(make_adapter(clip, data, 'tip_f', dense_method='maskclip', cache=False)) == 4
+            return
         with pytest.raises(InputError, match=r'no labeled examples: .* all pixels ignored'):
-            make_adapter(clip, LabeledData(root), dense_method='maskclip', cache=False)
+            make_adapter(clip, data, dense_method='maskclip', cache=False)
 
 
 def test_boxes_as_images(clip, voc):
@@ -131,6 +176,34 @@ def test_boxes_as_images(clip, voc):
     assert made.keys[made.labels == 1][0] @ expected > 0.99
 
 
+class TestMovedBoxes:
+    def test_edges_are_moved_by_a_part_of_the_box(self, voc):
+        part = LabeledData(voc, 'boxes').open().train
+        found = moved(part, 20, seed=0)
+        for before, after in zip(part.images, found.images, strict=True):
+            assert after.labels == [label for label in before.labels for _ in range(20)]
+            offsets = torch.tensor(after.boxes) - torch.tensor(before.boxes)
+            assert 1 < offsets.abs().max() <= 0.15 * 16
+
+    def test_of_a_clip(self, clip, voc):
+        found = examples_of(clip, LabeledData(voc, 'boxes').open().train, samples=4)
+        assert (len(found.keys), found.kind, len(found.training[0])) == (3, 'images', 12)
+        assert found.training[1].bincount().tolist() == [4, 4, 4]
+
+    def test_of_a_detector(self, voc):
+        class Detector(torch.nn.Module):
+            def embed_regions(self, image, boxes):
+                assert (boxes >= 0).all()
+                assert (boxes <= 32).all()
+                return normalize(boxes, dim=1)
+
+        part = LabeledData(voc, 'boxes').open().train
+        found = examples_of(Detector(), part, samples=4)
+        assert_close(found.keys[0], normalize(torch.tensor([8.0, 8, 24, 24]), dim=0))
+        assert (found.keys.shape, found.training[0].shape, found.kind) == ((3, 4), (12, 4), 'regions')
+        assert examples_of(Detector(), part).samples is None
+
+
 @pytest.mark.parametrize(
     ('labels', 'method', 'settings', 'message'),
     [
@@ -140,6 +213,9 @@ def test_boxes_as_images(clip, voc):
         ({}, 'tip', {'options': {'crops': 0}}, 'crops must be a whole number of at least 1, got 0'),
         ({}, 'tip', {'dense_method': 'maskclip'}, 'the examples are images: remove --dense-method'),
         ({}, 'tip_f', {'options': {'epochs': 0}}, 'epochs must be a whole number of at least 1, got 0'),
+        ({}, 'tip_f', {'options': {'samples': 10}}, 'images are trained on their random crops'),
+        ({}, 'tip_f', {'options': {'samples': -1}}, 'samples must be a whole number of at least 0, got -1'),
+        ({}, 'tip', {'options': {'samples': 10}}, "method 'tip' has no option 'samples'"),
         ({}, 'tip_f', {'options': {'lr': float('nan')}}, 'lr must be a number above 0, got nan'),
         ({}, 'clip_adapter', {'options': {'ratio': 2}}, 'ratio must be a number between 0 and 1, got 2'),
         ({}, 'clip_adapter', {'options': {'sides': 'x'}}, "sides must be 'image', 'text' or 'both', got 'x'"),

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from clipdense.methods.adapters import affinity
 from clipdense.methods.adapters.cache import KeyValueCache
-from clipdense.methods.adapters.search import Grid, search
+from clipdense.methods.adapters.search import Grid, Validation, score_trained, search
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -160,7 +160,7 @@ class TestSearch:
     @pytest.mark.filterwarnings('ignore:the best')
     def test_the_result_says_everything(self, separable):
         made, x, labels, logits = separable
-        found = search(made, x, labels, logits, WORDS, Grid(2, 3, 2, 5))
+        found = search(made, Validation(x, labels, logits, WORDS), Grid(2, 3, 2, 5))
         assert found.betas == pytest.approx([0.1, 1.05])
         assert found.alphas == pytest.approx([0.1, 0.68, 1.26, 1.84, 2.42])
         assert found.best == max(map(max, found.values)) == 1.0
@@ -168,21 +168,31 @@ class TestSearch:
         assert (found.count, found.metric) == (30, 'accuracy')
         assert found.to_dict()['alpha'] == made.alpha == found.alpha
 
+    def test_what_trained_keys_reach(self, separable):
+        made, x, labels, logits = separable
+        validation = Validation(x, labels, logits, WORDS)
+        before = search(made, validation)
+        made.keys.data = made.keys.data.roll(1, 0)
+        found = score_trained(made, validation)
+        assert (found.best, found.alpha, before.trained) == (1.0, before.alpha, None)
+        assert made.search.trained == found.trained < 0.5
+        assert f'accuracy {found.trained:.3f} of 30' in made.summary()
+
     def test_mean_iou(self, separable):
         made, x, labels, logits = separable
-        assert search(made, x, labels, logits, WORDS, metric='mean_iou').best == 1.0
+        assert search(made, Validation(x, labels, logits, WORDS, 'mean_iou')).best == 1.0
 
     def test_what_is_said(self, separable):
         made, x, labels, logits = separable
         with pytest.warns(UserWarning, match='1 of 3 classes are not in the validation set: bird'):
-            search(made, x[labels < 2], labels[labels < 2], logits[labels < 2], WORDS)
+            search(made, Validation(*(one[labels < 2] for one in (x, labels, logits)), WORDS))
         with pytest.warns(UserWarning, match=r'the best alpha \(0.6\) is the largest of the grid'):
-            search(made, x, labels, logits, WORDS, Grid(5, 1.1, 3, 2))
+            search(made, Validation(x, labels, logits, WORDS), Grid(5, 1.1, 3, 2))
         perfect = 100 * torch.eye(3)[labels]
         with pytest.warns(
             UserWarning, match='does not improve the validation set: accuracy 1.000, zero-shot 1.0'
         ):
-            search(made, x, labels, perfect, WORDS)
+            search(made, Validation(x, labels, perfect, WORDS))
 
     @pytest.mark.parametrize(
         ('change', 'message'),
@@ -190,7 +200,8 @@ class TestSearch:
             ({'embeddings': torch.zeros(0, 8)}, 'the validation set is empty'),
             ({'embeddings': torch.full((30, 8), torch.nan)}, 'NaN or infinite'),
             ({'labels': torch.full((30,), 3)}, 'validation labels must be from 0 to 2, got 3 to 3'),
-            ({'labels': torch.zeros(29).long()}, r'embeddings \(n, 8\) and labels \(n,\), got'),
+            ({'labels': torch.zeros(29).long()}, r'embeddings \(n, D\) and labels \(n,\), got'),
+            ({'embeddings': torch.zeros(30, 4)}, 'validation embeddings have dimension 4, the keys 8'),
             ({'logits': torch.zeros(30, 4)}, r'zero-shot logits must be \(30, 3\), got \(30, 4\)'),
             ({'metric': 'f1'}, "metric must be 'accuracy' or 'mean_iou', got 'f1'"),
         ],
@@ -199,7 +210,7 @@ class TestSearch:
         made, x, labels, logits = separable
         given = {'embeddings': x, 'labels': labels, 'logits': logits, 'vocabulary': WORDS, **change}
         with pytest.raises(InputError, match=message):
-            search(made, **given)
+            search(made, Validation(**given))
 
     @pytest.mark.parametrize(
         ('grid', 'message'),

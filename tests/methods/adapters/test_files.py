@@ -17,7 +17,7 @@ from clipdense.inference.load import load_embedder
 from clipdense.methods.adapters.cache import KeyValueCache
 from clipdense.methods.adapters.files import official_cache
 from clipdense.methods.adapters.residual import ClipAdapter
-from clipdense.methods.adapters.search import Grid, search
+from clipdense.methods.adapters.search import Grid, Validation, score_trained, search
 from clipdense.tasks.adapters import Adapter, Origin
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -41,7 +41,9 @@ def file(tmp_path):
 class TestOurs:
     @pytest.mark.filterwarnings('ignore::UserWarning')
     def test_cache(self, cache, file):
-        search(cache, X, torch.tensor([0, 1, 0, 1]), torch.randn(4, 3), Vocabulary(NAMES), Grid(2, 2, 2, 3))
+        validation = Validation(X, torch.tensor([0, 1, 0, 1]), torch.randn(4, 3), Vocabulary(NAMES))
+        search(cache, validation, Grid(2, 2, 2, 3))
+        score_trained(cache, validation)
         cache.trainable().save(file)
         again = read_adapter(file)
         assert (again.class_names, again.balance, again.origin) == (NAMES, False, cache.origin)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from clipdense.clip.checkpoint import load
 from clipdense.methods.adapters.cache import KeyValueCache
 from clipdense.methods.adapters.residual import ClipAdapter, ResidualAdapter
-from clipdense.methods.adapters.search import Grid, search
+from clipdense.methods.adapters.search import Grid, Validation, search
 from clipdense.vocab.vocabulary import Vocabulary
 
 NAMES = ('cat', 'hot_dog', 'traffic light', 'aeroplane', 'potted plant')
@@ -65,14 +65,13 @@ class TestTip:
     def test_search(self, tip):
         cache, tensors = tip
         scale, steps = (7, 3), (20, 5)
-        found = search(
-            cache,
+        validation = Validation(
             tensors['output.test_features'],
             tensors['input.test_labels'],
             tensors['output.clip_logits'],
             WORDS,
-            Grid(*scale, *steps),
         )
+        found = search(cache, validation, Grid(*scale, *steps))
         assert_close(torch.tensor([found.beta, found.alpha]), tensors['output.search_best'], **CLOSE)
         assert (cache.alpha, cache.beta, cache.search) == (found.alpha, found.beta, found)
 
