@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := .venv-demo
+DEMO_STAMP := $(DEMO)/.installed
 # Test processes: auto is one for each core, at most eight; 0 runs the tests in pytest's own process.
 WORKERS ?= auto
 
-.PHONY: help install quickstart test test-slow coverage lint format clean
+.PHONY: help install install-demo quickstart test test-demo test-slow coverage lint format clean
 
 help:
 	@echo 'make install     create .venv and install clipdense with everything the tests need'
 	@echo 'make quickstart  segment photographs, then pre-train a small CLIP on generated images and segment with it'
 	@echo 'make test        run all tests except the slow ones; WORKERS=0 uses one process'
+	@echo 'make test-demo   run the tests of the web page, in Chromium if it is installed'
 	@echo 'make test-slow   run the slow tests, most of which train a model'
 	@echo 'make coverage    run the tests of make test and print the lines that no test runs'
 	@echo 'make lint        check style and types'
@@ -27,11 +30,23 @@ $(STAMP): setup.py
 	$(BIN)/python -m pip install --quiet -e ".[test,embedded]"
 	touch $(STAMP)
 
+# gradio requires an older Pillow than the other tests have: an environment of its own, which shares the rest.
+install-demo: $(DEMO_STAMP)
+
+$(DEMO_STAMP): $(STAMP)
+	$(PYTHON) -m venv $(DEMO)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(DEMO)/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
+	$(DEMO)/bin/python -m pip install --quiet -e ".[demo,browser]"
+	touch $(DEMO_STAMP)
+
 quickstart: install
 	$(BIN)/clipdense quickstart
 
 test: install
 	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8
+
+test-demo: install-demo
+	$(DEMO)/bin/python -m pytest -q tests/demo
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
@@ -49,4 +64,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -40,6 +40,8 @@ EXTRAS = {
         'transformers>=4.45',
     ],
     'viz': ['supervision>=0.25', 'pandas>=2'],  # results as supervision.Detections and data frames
+    'demo': ['gradio>=6.31,<7'],  # the web page
+    'browser': ['playwright>=1.50'],  # tests of the page; drives an installed Chromium
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'test': [
@@ -93,7 +95,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['clipdense', 'clipdense.*']) + config_packages(),
     package_dir={'clipdense.configs': 'configs'},
-    package_data={'clipdense': ['py.typed']},
+    package_data={'clipdense': ['py.typed'], 'clipdense.demo': ['page.css']},
     include_package_data=False,  # what is in the wheel is named above; nothing depends on MANIFEST.in or git
     install_requires=REQUIRES,
     extras_require=EXTRAS,

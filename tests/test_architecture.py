@@ -23,6 +23,7 @@ ROWS = [
     ['methods'],
     ['inference'],
     ['benchmarks'],
+    ['demo'],
     ['cli'],
 ]
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -128,7 +129,7 @@ def test_command_line_is_light():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize('room', ['inference', 'cli', 'weights', 'engine', 'benchmarks'])
+@pytest.mark.parametrize('room', ['inference', 'cli', 'weights', 'engine', 'benchmarks', 'demo'])
 def test_no_method_is_named_outside_its_folder(room):
     """Loading, building, converting and the commands read the table of methods."""
     for path in sorted((PACKAGE / room).rglob('*.py')):

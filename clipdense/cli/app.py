@@ -15,7 +15,7 @@ import typer
 
 from clipdense.utils.errors import InputError, one_line
 
-from . import adapt, benchmarks, detect, doctor, label, predict, quickstart, segment, train, weights
+from . import adapt, benchmarks, demo, detect, doctor, label, predict, quickstart, segment, train, weights
 from .method_commands import EmbedGroup
 from .once import Command
 
@@ -55,6 +55,7 @@ for command in (
     predict.classify,
     detect.detect,
     label.label,
+    demo.demo,
     adapt.adapt,
     train.scenes,
     train.nouns,
