@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import secrets
 from collections.abc import Sequence
@@ -19,10 +18,11 @@ from . import markup
 from .files import drawn, write_files
 from .points import Points
 from .predictions import Answer, Choice, Engine, Settings
+from .server import has_gradio
 from .uploads import Limits, file_stem, read_upload
 
 # Without the extra this module can still be imported; ``server`` says what is missing.
-gr: Any = importlib.import_module('gradio') if importlib.util.find_spec('gradio') else None
+gr: Any = importlib.import_module('gradio') if has_gradio() else None
 
 TITLE = 'clipdense demo'
 KEPT = 3600  # seconds that files and results of a visitor are kept

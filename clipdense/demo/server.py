@@ -66,13 +66,19 @@ class Address:
             ) from error
 
 
+def has_gradio() -> bool:
+    """Whether gradio is installed; it is not imported, and a folder of this name is not taken for it."""
+    spec = importlib.util.find_spec('gradio')
+    return spec is not None and spec.origin is not None
+
+
 def check_installed() -> None:
     """Check that gradio is installed; does not import it.
 
     Raises:
         MissingPackage: it is not.
     """
-    if importlib.util.find_spec('gradio') is None:
+    if not has_gradio():
         raise MissingPackage('gradio is not installed: pip install "clipdense[demo]"')
 
 
