@@ -15,7 +15,20 @@ import typer
 
 from clipdense.utils.errors import InputError, one_line
 
-from . import adapt, benchmarks, demo, detect, doctor, label, predict, quickstart, segment, train, weights
+from . import (
+    adapt,
+    benchmarks,
+    demo,
+    detect,
+    doctor,
+    label,
+    predict,
+    quickstart,
+    segment,
+    train,
+    vocab,
+    weights,
+)
 from .method_commands import EmbedGroup
 from .once import Command
 
@@ -70,6 +83,7 @@ for command in (
     doctor.doctor,
 ):
     app.command(cls=Command)(command)
+app.add_typer(vocab.app)
 app.add_typer(
     typer.Typer(
         name='embed',

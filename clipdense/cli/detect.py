@@ -144,7 +144,7 @@ def detect(
     from clipdense.utils.image_files import output_stems
 
     paths = images.paths()
-    classes = vocabulary.read()
+    classes = vocabulary.read(detector.templates)
     wanted = rules.rules(classes)
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'

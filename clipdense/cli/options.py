@@ -35,7 +35,10 @@ Classes = Annotated[
 ]
 VocabFile = Annotated[
     Path | None,
-    typer.Option('--vocab', help='File with one class per line (name, synonym, ...), or a .json vocabulary.'),
+    typer.Option(
+        '--vocab',
+        help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or `clipdense embed`.',
+    ),
 ]
 NamedVocab = Annotated[
     str | None,
@@ -145,13 +148,19 @@ class VocabularyArguments:
     vocab: VocabFile = None
     class_list: NamedVocab = None
 
-    def read(self) -> Vocabulary:
+    def read(self, templates: str | None = None) -> Vocabulary:
         """The vocabulary.
 
+        Args:
+            templates: those of ``--templates``.
+
         Raises:
-            InputError: none of the options, or more than one.
+            InputError: none of the options, or more than one; templates here and in the file.
         """
-        return read_vocabulary(self.classes, self.vocab, self.class_list)
+        found = read_vocabulary(self.classes, self.vocab, self.class_list)
+        if templates is not None and found.templates is not None:
+            raise InputError(f'{self.vocab} has templates of its own: remove these or --templates')
+        return found
 
 
 @dataclass(frozen=True)
@@ -331,7 +340,7 @@ def read_vocabulary(classes: str | None, file: Path | None, preset: str | None) 
             raise InputError(f'--classes takes class names, not a file: use --vocab {classes.strip()}')
         if classes.strip() in VOCABULARY_NAMES:
             warnings.warn(f'{classes!r} is read as one class name; for the class list use --class-list')
-        return Vocabulary.parse(classes)
+        return Vocabulary.parse(classes, strict=True)
     if file is not None:
         if not file.exists() and str(file) in VOCABULARY_NAMES:
             raise InputError(f'--vocab takes a file; for the class list use --class-list {file}')

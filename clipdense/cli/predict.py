@@ -51,7 +51,7 @@ def classify(
     from clipdense.inference.results import write_json
 
     paths = images.paths()
-    classes = vocabulary.read()
+    classes = vocabulary.read(templates)
     check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, *weights.inputs()])
     classifier = Classifier.from_pretrained(
         weights.weights,
@@ -107,14 +107,19 @@ def embed(
     from clipdense.clip.embedding_files import save_embeddings
     from clipdense.inference.load import load_embedder, load_text_clip
 
-    classes = vocabulary.read()
+    classes = vocabulary.read(templates)
     if out.suffix != '.safetensors':
         raise InputError(
             f'--out {out}: class embeddings are written as safetensors; use {out.stem}.safetensors'
         )
     check_outputs([out], overwrite, [vocabulary.vocab, weights.weights, weights.embedder])
     clip = load_text_clip(weights.weights, weights.device, **weights.overrides())
-    own = templates if weights.embedder else templates or 'imagenet'
+    if classes.negatives:
+        raise InputError(
+            f'{vocabulary.vocab} has negatives, which a file of class embeddings cannot hold: remove them '
+            'or make them classes'
+        )
+    own = templates if weights.embedder else templates or classes.templates or 'imagenet'
     embedder = load_embedder(clip, weights.embedder, own, cache=False)
     if getattr(embedder, 'changes_images', False):
         raise InputError(

@@ -71,7 +71,7 @@ def segment(
     from clipdense.inference.results import write_image
 
     paths = images.paths()
-    classes = with_background(vocabulary.read(), background)
+    classes = with_background(vocabulary.read(templates), background)
     refuse_without_effect(classes, view)
     read = [*paths, vocabulary.vocab, *weights.inputs(), config.config]
     stems = _free_stems(paths, output, read)

@@ -99,6 +99,10 @@ class PromptEnsemble:
                 write_cached(file, vocabulary, embeddings, self.templates)
         return embeddings.to(_device(self.clip))
 
+    def with_templates(self, templates: Templates) -> PromptEnsemble:
+        """The same with other templates."""
+        return PromptEnsemble(self.clip, templates, self.cache, self.batch_size, self.keep_templates)
+
     def _encode(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         asked = [tuple(self.templates.prompts(name)) for name, _ in vocabulary.queries]
         firsts = zip(vocabulary.queries, asked, strict=True)

@@ -103,6 +103,11 @@ class Classifier(Predictor[Classification]):
         found = self._probabilities(torch.stack(rows), vocabulary, embeddings).cpu().numpy()
         return [Classification(row, vocabulary, one.image) for row, one in zip(found, images, strict=True)]
 
+    def _reported(
+        self, result: Classification, vocabulary: Vocabulary, settings: Mapping[str, Any]
+    ) -> Classification:
+        return Classification(result.probabilities[: len(vocabulary)], vocabulary, result.image)
+
     def _encode(self, image: Image.Image) -> Tensor:
         return self._embed_images([image])[0]
 

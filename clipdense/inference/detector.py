@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torchvision.ops import box_iou
 
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
@@ -26,6 +27,8 @@ from .load import Embedder, load_detector, load_embedder, load_text_clip, load_t
 from .predictor import Predictor
 from .reading import Input
 from .results import Detections
+
+_WITH_NEGATIVES = 100  # further detections of an image, of which some are negatives
 
 
 class Detector(Predictor[Detections]):
@@ -135,6 +138,43 @@ class Detector(Predictor[Detections]):
         changes = dict(options)
         rules = changes.pop('rules', None) or self.rules
         return {'rules': rules.changed(**changes)}
+
+    def _for_vocabulary(self, settings: Mapping[str, Any], vocabulary: Vocabulary) -> Mapping[str, Any]:
+        """Thresholds of the vocabulary, unless the rules of the call have others for a class."""
+        rules: DetectionRules = settings['rules']
+        if vocabulary.thresholds:
+            own = {vocabulary.index(name): value for name, value in vocabulary.thresholds.items()}
+            given = {
+                vocabulary.index(key) if isinstance(key, str) else key: value
+                for key, value in rules.class_thresholds.items()
+            }
+            rules.thresholds(vocabulary)  # refuses classes that are given twice
+            rules = rules.changed(class_thresholds={**own, **given})
+        if vocabulary.negatives:  # their detections are left out, see ``_reported``
+            rules = rules.changed(max_detections=rules.max_detections + _WITH_NEGATIVES)
+        return {'rules': rules}
+
+    def _reported(
+        self, result: Detections, vocabulary: Vocabulary, settings: Mapping[str, Any]
+    ) -> Detections:
+        """Without negatives, and without detections that overlap a negative of a higher score."""
+        if not vocabulary.negatives:
+            return result
+        rules: DetectionRules = settings['rules']
+        negative = result.class_ids >= len(vocabulary)
+        boxes, scores = torch.from_numpy(result.xyxy), torch.from_numpy(result.confidence)
+        covered = box_iou(boxes, boxes[negative]) > rules.iou_threshold  # (n, negatives)
+        beaten = (covered & (scores[negative] >= scores[:, None])).any(dim=1).numpy()
+        kept = np.flatnonzero(~negative & ~beaten)[: rules.max_detections - _WITH_NEGATIVES]
+        masks = None if result.masks is None else result.masks[kept]
+        return Detections(
+            result.xyxy[kept],
+            result.confidence[kept],
+            result.class_ids[kept],
+            vocabulary,
+            masks,
+            result.image,
+        )
 
     def _predict(
         self,

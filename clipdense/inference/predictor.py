@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
+from clipdense.clip.class_embeddings import ClassEmbedder, PromptEnsemble, class_embedder
 from clipdense.layers.precision import (
     Precision,
     autocast,
@@ -139,13 +139,13 @@ class Predictor(ABC, Generic[Result]):
 
     @property
     def embeddings(self) -> ClassEmbeddings | None:
-        """The embeddings of the current vocabulary.
+        """The embeddings of the current vocabulary; negatives are further classes.
 
         Raises:
             InputError: they depend on the image.
         """
         with self._lock:
-            return None if self.vocabulary is None else self._embed(self.vocabulary)
+            return None if self.vocabulary is None else self._embed(self.vocabulary.with_negatives)
 
     def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
         """Set the vocabulary for subsequent calls without class names; it is embedded once.
@@ -160,9 +160,9 @@ class Predictor(ABC, Generic[Result]):
         self._warn_of_one_class(vocabulary)
         with self._lock:
             if per_image(self.embedder):
-                self.embedder.check(vocabulary)  # type: ignore[attr-defined]
+                self._embedder_of(vocabulary).check(vocabulary.with_negatives)  # type: ignore[attr-defined]
             else:
-                self._embed(vocabulary)
+                self._embed(vocabulary.with_negatives)
             self.vocabulary = vocabulary
         return vocabulary
 
@@ -362,16 +362,30 @@ class Predictor(ABC, Generic[Result]):
         self, images: list[Input], vocabulary: Vocabulary, settings: Mapping[str, Any]
     ) -> list[Result]:
         """Predict for a batch; one by one if the class embeddings depend on the image."""
+        asked = vocabulary.with_negatives
+        settings = self._for_vocabulary(settings, vocabulary)
         if not per_image(self.embedder):
-            return self._compute(images, vocabulary, self._embed(vocabulary), settings)
-        embed: Any = self.embedder
-        return [
-            result
-            for image in images
-            for result in self._compute(
-                [image], vocabulary, self._adapted(embed.embed_for(vocabulary, image.image)), settings
-            )
-        ]
+            results = self._compute(images, asked, self._embed(asked), settings)
+        else:
+            embed: Any = self.embedder
+            results = [
+                result
+                for image in images
+                for result in self._compute(
+                    [image], asked, self._adapted(embed.embed_for(asked, image.image)), settings
+                )
+            ]
+        if not vocabulary.negatives and not vocabulary.thresholds:
+            return results
+        return [self._reported(result, vocabulary, settings) for result in results]
+
+    def _for_vocabulary(self, settings: Mapping[str, Any], vocabulary: Vocabulary) -> Mapping[str, Any]:
+        """The settings of a call, with what the vocabulary adds to them."""
+        return settings
+
+    @abstractmethod
+    def _reported(self, result: Result, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> Result:
+        """The result for a vocabulary with negatives, which are its last classes, or thresholds."""
 
     def _compute(
         self,
@@ -388,12 +402,27 @@ class Predictor(ABC, Generic[Result]):
         encoded.check(self.model, self._encoding())
 
     def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        key = (vocabulary.queries, vocabulary.background)
+        key = (vocabulary.queries, vocabulary.background, vocabulary.templates)
         if key not in self._embedded:
             if len(self._embedded) >= _KEPT:
                 del self._embedded[next(iter(self._embedded))]
-            self._embedded[key] = self._adapted(self.embedder.embed(vocabulary))
+            self._embedded[key] = self._adapted(self._embedder_of(vocabulary).embed(vocabulary))
         return self._embedded[key]
+
+    def _embedder_of(self, vocabulary: Vocabulary) -> ClassEmbedder:
+        """The embedder, with the templates of the vocabulary if it has some.
+
+        Raises:
+            InputError: the embedder has no templates.
+        """
+        own = self.embedder
+        if vocabulary.templates is None:
+            return own
+        if not isinstance(own, PromptEnsemble):
+            raise InputError(
+                f'the templates of the vocabulary have no effect on a {type(own).__name__}: remove them'
+            )
+        return own.with_templates(vocabulary.templates)
 
     def _adapted(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
         """Class embeddings as the adapter changes them."""

@@ -40,7 +40,7 @@ class Classification:
     """Probabilities of the classes for one image.
 
     Args:
-        probabilities: (K,), summing to one.
+        probabilities: (K,), summing to one; to less if the vocabulary has negatives.
         vocabulary: K classes.
         image: the image, after EXIF rotation.
 
@@ -68,9 +68,11 @@ class Classification:
         return f'Classification({count_classes(count)}: {listed(dict(self.top(count)))})'
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The most probable classes, best first."""
-        order = np.argsort(-self.probabilities, kind='stable')[:count]
-        return [(self.vocabulary.class_names[index], float(self.probabilities[index])) for index in order]
+        """The most probable classes, best first, without those below their threshold in the vocabulary."""
+        order = np.argsort(-self.probabilities, kind='stable')
+        pairs = [(self.vocabulary.class_names[index], float(self.probabilities[index])) for index in order]
+        least = self.vocabulary.thresholds
+        return [(name, value) for name, value in pairs if value >= least.get(name, 0.0)][:count]
 
     def show(self, count: int = 5) -> None:
         """Print the most probable classes, one a line."""

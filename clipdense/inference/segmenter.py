@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
@@ -167,6 +168,19 @@ class Segmenter(Predictor[Segmentation]):
             results.append(Segmentation(mask, probability, vocabulary, one.image, every))
         return results
 
+    def _reported(
+        self, result: Segmentation, vocabulary: Vocabulary, settings: Mapping[str, Any]
+    ) -> Segmentation:
+        """Negatives, and pixels below the threshold of their class, become background."""
+        least = np.array([vocabulary.thresholds.get(name, 0.0) for name in vocabulary.class_names])
+        known = result.mask < len(vocabulary)
+        kept = known & (result.scores >= least[np.where(known, result.mask, 0)])
+        assert vocabulary.background is not None
+        background = result.mask.dtype.type(vocabulary.index(vocabulary.background))
+        every = None if result.class_scores is None else result.class_scores[: len(vocabulary)]
+        mask = np.where(kept, result.mask, background)
+        return Segmentation(mask, result.scores, vocabulary, result.image, every)
+
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """``keep_probabilities``."""
         given = dict(options)
@@ -228,6 +242,11 @@ class Segmenter(Predictor[Segmentation]):
             raise InputError(
                 'background_threshold and area_threshold need a background class: add one, such as '
                 "'background' or Vocabulary(names).with_background()"
+            )
+        if (vocabulary.negatives or vocabulary.thresholds) and vocabulary.background is None:
+            raise InputError(
+                'negatives and thresholds of a vocabulary need a background class in segmentation, which '
+                'their pixels get: add one (--background NAME, or Vocabulary.with_background())'
             )
 
     @property

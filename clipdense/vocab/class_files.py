@@ -14,16 +14,17 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import regular_file
 from clipdense.utils.json_files import read_json
 
-from .names import check_name, doubts, normalize
+from .names import check_name, doubts, normalize, unnumbered
+from .vocabulary_files import from_entries, is_vocabulary, parse_yaml, stored_vocabulary
 
 _MAX_BYTES = 64_000_000  # of a text file: a million names
 _OTHER_FORMATS = {
     **dict.fromkeys(('.csv', '.tsv', '.xlsx', '.ods', '.parquet'), 'a table'),
-    **dict.fromkeys(('.yaml', '.yml', '.toml', '.xml'), 'a configuration file'),
-    **dict.fromkeys(('.npy', '.npz', '.pt', '.pth', '.safetensors', '.pkl'), 'a file of arrays'),
+    **dict.fromkeys(('.toml', '.xml'), 'a configuration file'),
+    **dict.fromkeys(('.npy', '.npz', '.pt', '.pth', '.pkl'), 'a file of arrays'),
     **dict.fromkeys(('.jpg', '.jpeg', '.png', '.webp'), 'an image'),
 }
-CLASS_FILE_SUFFIXES = ('.txt', '.json', '.names', '.list', *_OTHER_FORMATS)
+CLASS_FILE_SUFFIXES = ('.txt', '.json', '.yaml', '.yml', '.names', '.list', '.safetensors', *_OTHER_FORMATS)
 _LINE_END = re.compile(r'\r\n|\r|\n')
 _HEADERS = ('class', 'class name', 'classes', 'id', 'idx', 'index', 'label', 'labels', 'name', 'names')
 _ID = re.compile(r'[0-9]{1,9}')
@@ -50,8 +51,10 @@ def read_class_file(path: str | Path) -> Mapping[str, Any] | list[Words]:
             f'{path} is {_OTHER_FORMATS[suffix]} ({suffix}), not a class list: write the names to a text '
             'file, one class a line, or to a JSON list'
         )
-    if suffix == '.json':
-        value = read_json(path)
+    if suffix == '.safetensors':
+        return stored_vocabulary(path)
+    if suffix in ('.json', '.yaml', '.yml'):
+        value = read_json(path) if suffix == '.json' else parse_yaml(read_text(path), path)
         try:
             classes = _from_json(value)
         except InputError as error:
@@ -109,7 +112,15 @@ def lines_of(text: str) -> list[str]:
 def _from_text(text: str, path: Path) -> list[Words]:
     first: dict[str, int] = {}
     classes, written = [], []
-    for number, line in enumerate(lines_of(text), 1):
+    lines = lines_of(text)
+    named = [number for number, line in enumerate(lines) if line.strip() and line.lstrip()[0] != '#']
+    plain = unnumbered([lines[number].strip() for number in named])
+    if plain is not None:
+        warnings.warn(f'{path}: the numbers of the lines are read as class ids, not as names', stacklevel=4)
+        lines = list(lines)
+        for number, line in zip(named, plain, strict=True):
+            lines[number] = line
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith('#'):
             continue
         try:
@@ -165,6 +176,8 @@ def _from_json(value: Any) -> Mapping[str, Any] | list[Words]:
     if isinstance(value, Mapping):
         if 'class_names' in value:
             return value
+        if is_vocabulary(value):
+            return from_entries(value)
         if 'categories' in value:
             return _from_json(value['categories'])
         key = next((key for key in _NAMES_KEYS if isinstance(value.get(key), (list, dict))), None)
@@ -185,6 +198,8 @@ def _by_id(value: Mapping[str, Any]) -> list[Words] | None:
         pairs = [(int(key), name) for key, name in value.items()]
     elif value and all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
         pairs = [(number, key) for key, number in value.items()]
+    elif value and all(isinstance(number, str) and _ID.fullmatch(number) for number in value.values()):
+        pairs = [(int(number), key) for key, number in value.items()]  # numbers of YAML
     else:
         return None
     ids = sorted(number for number, _ in pairs)

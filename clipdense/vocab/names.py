@@ -22,6 +22,7 @@ _SPACED_SEPARATORS = re.compile(
     r'(?<!\\);\s|\s\|\s|[\uff0c\u3001\uff1b\uff5c\u060c\u061b]| \. '
 )  # in a text with commas, where 'a;b' is one name
 _NUMBER = re.compile(r'(\d{1,9})\s*[\s.:)\]\-]\s*\S')
+_NUMBERED = re.compile(r'(\d{1,9})\s*[\s.:)\]\-,;]\s*(\S.*)')
 _WORDNET_ID = re.compile(r'n\d{8}\b')
 _BULLET = re.compile(r'[-*\u2022\u00b7]\s+\S')
 _QUOTES = ('""', "''", '``', '\u201c\u201d', '\u2018\u2019')
@@ -106,6 +107,21 @@ def doubts(names: Sequence[str], commas: bool = False) -> Iterator[str]:
         if not any(unicodedata.category(character)[0] in 'LNSC' for character in name):
             yield f'the class name {name!r} has only punctuation'
             break
+
+
+def unnumbered(lines: Sequence[str]) -> list[str] | None:
+    """Lines '0 cat', '1: dog', '2,cow', numbered one after another from 0 or 1, without their numbers.
+
+    None if they are not, or if there is a single line.
+    """
+    found = [_NUMBERED.match(line) for line in lines]
+    if len(found) < 2 or not all(found):
+        return None
+    pairs = [(int(match[1]), match[2]) for match in found if match]
+    start = pairs[0][0]
+    if start > 1 or [number for number, _ in pairs] != list(range(start, start + len(pairs))):
+        return None
+    return [name for _, name in pairs]
 
 
 def _decoration(names: Sequence[str]) -> str:

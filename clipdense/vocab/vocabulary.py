@@ -1,11 +1,11 @@
-"""Vocabulary: ordered class names with synonyms, a background class and novel classes."""
+"""Vocabulary: ordered class names with synonyms, a background class, negatives and thresholds."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from clipdense.utils.files import atomic_write, digest
 
 from .class_files import read_class_file, split_names, unescape
 from .names import check_name, doubts, first_repeated, is_background, normalize
+from .templates import get_templates
+from .vocabulary_files import check_thresholds, to_entries, write_yaml
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,16 @@ class Vocabulary:
             "background" matches no image content.
         background: name of the class of pixels that belong to no other class.
         novel: names without masks or boxes in training (open-vocabulary evaluation).
+        negatives: names that compete with the classes and are never reported: pixels that look most like one
+            become background, detections and probabilities of one are left out.
+        thresholds: class name -> lowest score, 0 to 1: pixels below it become background, detections and
+            classes of an image below it are left out.
+        templates: prompt templates of these names, as ``get_templates`` takes them; None for those of the
+            model.
 
     Raises:
-        InputError: no names; blank, repeated or non-text names; synonyms, background or novel names of
-            unknown classes.
+        InputError: no names; blank, repeated or non-text names; synonyms, thresholds, background or novel
+            names of unknown classes; negatives that are names of classes.
 
     Warns:
         UserWarning: two classes share a name or synonym.
@@ -44,6 +52,9 @@ class Vocabulary:
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     background: str | None = None
     novel: frozenset[str] = frozenset()
+    negatives: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    templates: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, (set, frozenset, Mapping)):
@@ -77,6 +88,18 @@ class Vocabulary:
             raise InputError('synonyms lists a class twice')
         object.__setattr__(self, 'synonyms', {name: synonyms[name] for name in names if synonyms.get(name)})
         self._check_queries()
+        negatives = tuple(check_name(name, 'negative') for name in _check_list(self.negatives, 'negatives'))
+        object.__setattr__(self, 'negatives', negatives)
+        self._check_negatives()
+        thresholds = check_thresholds(self.thresholds)
+        known = {self._known(name, 'class with a threshold'): value for name, value in thresholds.items()}
+        if len(known) < len(thresholds):
+            raise InputError('thresholds lists a class twice')
+        object.__setattr__(self, 'thresholds', known)
+        if self.templates is not None:
+            given = self.templates if isinstance(self.templates, str) else tuple(self.templates)
+            get_templates(given)
+            object.__setattr__(self, 'templates', given)
 
     def __len__(self) -> int:
         return len(self.class_names)
@@ -96,6 +119,13 @@ class Vocabulary:
         return tuple(
             (word, index) for index, name in enumerate(self.class_names) for word in self._words(name)
         )
+
+    @cached_property
+    def with_negatives(self) -> Vocabulary:
+        """The vocabulary that a model is asked: negatives are further classes, after the others."""
+        if not self.negatives:
+            return self
+        return replace(self, class_names=(*self.class_names, *self.negatives), negatives=())
 
     @cached_property
     def digest(self) -> str:
@@ -119,7 +149,15 @@ class Vocabulary:
         kept = tuple(self._known(name, 'class') for name in _check_list(names, 'names'))
         background = self.background if self.background in kept else None
         synonyms = {name: words for name, words in self.synonyms.items() if name in kept}
-        return Vocabulary(kept, synonyms, background, self.novel & set(kept))
+        thresholds = {name: value for name, value in self.thresholds.items() if name in kept}
+        return replace(
+            self,
+            class_names=kept,
+            synonyms=synonyms,
+            background=background,
+            novel=self.novel & set(kept),
+            thresholds=thresholds,
+        )
 
     def with_background(self, words: str | Sequence[str] = (), name: str = 'background') -> Vocabulary:
         """Insert a background class at index 0, as in PASCAL VOC.
@@ -137,7 +175,8 @@ class Vocabulary:
         words = (words,) if isinstance(words, str) else words
         taken = {normalize(word) for word, _ in self.queries}
         free = tuple(word for word in _check_list(words, 'background words') if normalize(word) not in taken)
-        return Vocabulary((name, *self.class_names), {**self.synonyms, name: free}, name, self.novel)
+        names = (name, *self.class_names)
+        return replace(self, class_names=names, synonyms={**self.synonyms, name: free}, background=name)
 
     def marking_background(self) -> Vocabulary:
         """The same classes, with the one that spells "background" as the background (see ``is_background``).
@@ -149,11 +188,15 @@ class Vocabulary:
         if self.background is not None or name is None:
             return self
         words = self.synonyms.get(name) or (() if name.casefold() == 'background' else ('background',))
-        return Vocabulary(self.class_names, {**self.synonyms, name: words}, name, self.novel)
+        return replace(self, synonyms={**self.synonyms, name: words}, background=name)
 
     @classmethod
-    def parse(cls, text: str) -> Vocabulary:
+    def parse(cls, text: str, strict: bool = False) -> Vocabulary:
         """Split a text such as ``'car, traffic light'`` at commas; ``\\,`` is a comma inside a name.
+
+        Args:
+            text: the names.
+            strict: whether to raise an error instead of the warning.
 
         Raises:
             InputError: as the constructor.
@@ -169,18 +212,24 @@ class Vocabulary:
             raise InputError(f'a class name is blank in {text!r:.80}: remove the extra comma')
         vocabulary = cls(tuple(map(unescape, written))).marking_background()
         for doubt in doubts(written, commas=len(written) > 1):
+            if strict:
+                raise InputError(
+                    doubt.replace('is read as', 'would be read as').replace('are read', 'would be read')
+                )
             warnings.warn(doubt, stacklevel=2)
         return vocabulary
 
     @classmethod
     def from_file(cls, path: str | Path, background: str | None = None) -> Vocabulary:
-        """Read ``.json``, as written by ``save``, or text with one class per line.
+        """Read ``.json`` or ``.yaml``, as written by ``save``, or text with one class per line.
 
         A line is a name, or a name and its synonyms, separated by commas, or by semicolons if the line has
         one (names may then contain commas); ``\\,`` and ``\\;`` are literal. Empty lines and lines that
         begin with ``#`` are skipped. JSON may also be a list of names, or of lists of a name and synonyms; an
         object of class id -> name, or name -> id, also below ``id2label``, ``names`` or ``classes``; or the
-        categories of COCO or LVIS. Classes are numbered in the order of their ids.
+        categories of COCO or LVIS. Classes are numbered in the order of their ids. YAML has the same layouts,
+        and both have that of docs/segment.md ("Vocabulary files"). Of a ``.safetensors`` file of class
+        embeddings only the vocabulary is read.
 
         Args:
             path: the file.
@@ -217,7 +266,7 @@ class Vocabulary:
             raise InputError(
                 f'a vocabulary must be an object with "class_names", got {type(values).__name__}'
             )
-        known = ('class_names', 'synonyms', 'background', 'novel')
+        known = ('class_names', 'synonyms', 'background', 'novel', 'negatives', 'thresholds', 'templates')
         for key in values:
             if key not in known:
                 raise InputError(f'unknown key {key!r} in the vocabulary.{nearest(str(key), known)}')
@@ -228,36 +277,58 @@ class Vocabulary:
             values.get('synonyms') or {},
             values.get('background'),
             values.get('novel') or frozenset(),
+            values.get('negatives') or (),
+            values.get('thresholds') or {},
+            values.get('templates') or None,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and the metadata of checkpoints."""
-        return {
+        values: dict[str, Any] = {
             'class_names': list(self.class_names),
             'synonyms': {name: list(words) for name, words in self.synonyms.items()},
             'background': self.background,
             'novel': [name for name in self.class_names if name in self.novel],
         }
+        if self.negatives:  # left out if empty: digests of vocabularies without them stay as they were
+            values['negatives'] = list(self.negatives)
+        if self.thresholds:
+            values['thresholds'] = {
+                name: self.thresholds[name] for name in self.class_names if name in self.thresholds
+            }
+        if self.templates is not None:
+            values['templates'] = self.templates if isinstance(self.templates, str) else list(self.templates)
+        return values
 
     def save(self, path: str | Path) -> None:
-        """Write JSON that ``from_file`` reads.
+        """Write JSON or YAML that ``from_file`` reads.
 
         Raises:
-            InputError: the file cannot be written, or does not end in ``.json``.
+            InputError: the file cannot be written, or does not end in ``.json``, ``.yaml`` or ``.yml``.
         """
         path = Path(path)
+        if path.suffix.lower() in ('.yaml', '.yml'):
+            write_yaml(path, to_entries(self.to_dict()))
+            return
         if path.suffix.lower() != '.json':
-            raise InputError(f'a vocabulary is saved as JSON; {path.name} must end in .json')
+            raise InputError(f'a vocabulary is saved as JSON or YAML; {path.name} must end in .json or .yaml')
         with atomic_write(path, 'w') as file:
             json.dump(self.to_dict(), file, ensure_ascii=False, indent=1)
 
     def _name_background(self, name: str) -> Vocabulary:
         if name in self:
-            return Vocabulary(self.class_names, self.synonyms, name, self.novel)
+            return replace(self, background=name)
         first, *others = self.class_names
         synonyms = {**self.synonyms, name: (first, *self.synonyms.get(first, ()))}
         synonyms.pop(first, None)
-        return Vocabulary((name, *others), synonyms, name, self.novel - {first})
+        return replace(
+            self,
+            class_names=(name, *others),
+            synonyms=synonyms,
+            background=name,
+            novel=self.novel - {first},
+            thresholds={key: value for key, value in self.thresholds.items() if key != first},
+        )
 
     def _words(self, name: str) -> tuple[str, ...]:
         synonyms = self.synonyms.get(name, ())
@@ -274,6 +345,17 @@ class Vocabulary:
             shared = repeated[0]
             owners = [self.class_names[i] for word, i in self.queries if normalize(word) == normalize(shared)]
             warnings.warn(f'{shared!r} belongs to several classes ({owners}); the first of them wins')
+
+    def _check_negatives(self) -> None:
+        """Raise for negatives that are listed twice, or are names or synonyms of classes."""
+        repeated = first_repeated(self.negatives)
+        if repeated is not None:
+            raise InputError(f'negative {repeated[0]!r} is listed twice')
+        owners = {normalize(word): self.class_names[index] for word, index in reversed(self.queries)}
+        for name in self.negatives:
+            owner = owners.get(normalize(name))
+            if owner is not None:
+                raise InputError(f'negative {name!r} is a name of class {owner!r}: remove one of them')
 
     def _known(self, name: str, role: str) -> str:
         """The vocabulary's spelling of a name."""

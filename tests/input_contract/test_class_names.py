@@ -27,6 +27,7 @@ from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import get_templates
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import write_weights
 
 from ..vocab.hub_tokenizers import xlm_roberta
 
@@ -269,6 +270,19 @@ def _given_twice(folder):
     app(['segment', 'a.png', '-c', 'cat', '--classes=dog', '-o', 'a=1', '-o', 'b=2'])
 
 
+def _embeddings(folder):
+    vocabulary = Vocabulary(['cat', 'dog'], {'dog': ['hound']})
+    save_embeddings(
+        folder / 'a.safetensors', vocabulary, ClassEmbeddings(torch.eye(3), torch.tensor([0, 1, 1]), 2)
+    )
+    assert Vocabulary.from_file(folder / 'a.safetensors') == vocabulary
+
+
+def _weights(folder):
+    write_weights(folder / 'a.safetensors', {'x': torch.zeros(2)})
+    Vocabulary.from_file(folder / 'a.safetensors')
+
+
 READ = {
     '`cat, traffic light`': _text('cat, traffic light', 'cat', 'traffic light'),
     '`salt\\, pepper, cat`': _text('salt\\, pepper, cat', 'salt, pepper', 'cat'),
@@ -342,14 +356,61 @@ READ = {
     'JSON object with ids from 1': _file('a.json', {'1': 'cat', '2': 'dog'}, 'cat', 'dog'),
     'all names in one line': _file('a.txt', 'cat, dog, cow', 'cat', synonyms={'cat': ('dog', 'cow')}),
     'numbered lines': all_of(
-        _file('a.txt', '0 cat\n1 dog', '0 cat', '1 dog'), _file('a.txt', '1) cat\n2) dog', '1) cat', '2) dog')
+        _file('a.txt', '0 cat\n1 dog', 'cat', 'dog'), _file('a.txt', '1) cat\n2) dog', 'cat', 'dog')
     ),
-    '`0,cat` lines': _file('a.txt', '0,cat\n1,dog', '0', '1', synonyms={'0': ('cat',), '1': ('dog',)}),
+    '`0,cat` lines': all_of(
+        _file('a.txt', '0,cat\n1,dog,hound', 'cat', 'dog', synonyms={'dog': ('hound',)}),
+    ),
+    'lines numbered otherwise': _file('a.txt', '3 cat\n4 dog', '3 cat', '4 dog'),
+    'names that begin with numbers': _file('a.txt', '18 wheeler\n4 poster bed', '18 wheeler', '4 poster bed'),
+    "ultralytics' `data.yaml`": all_of(
+        _file('data.yaml', 'path: x\nnc: 2\nnames:\n  1: dog\n  0: no\n', 'no', 'dog'),
+        _file('data.yml', 'train: a\nnames: [cat, dog]\n', 'cat', 'dog'),
+    ),
+    'a vocabulary in YAML': _file(
+        'a.yaml',
+        'classes: [cat, {name: dog, synonyms: [hound]}, [cow, calf]]\nbackground: [sky]',
+        'background',
+        'cat',
+        'dog',
+        'cow',
+        synonyms={'background': ('sky',), 'dog': ('hound',), 'cow': ('calf',)},
+    ),
+    'a file of class embeddings': _embeddings,
+    'a misspelled key of a vocabulary file': each(
+        _file('a.yaml', 'classes: [cat]\nnegative: [dog]'),
+        _file('a.json', {'classes': ['a'], 'template': 'b'}),
+    ),
+    'YAML with an alias': _file('a.yaml', 'classes: &x [cat, *x]'),
+    'YAML with a key listed twice': _file('a.yaml', 'names: [cat]\nnames: [dog]'),
+    'text that is not YAML': _file('a.yaml', 'names: [cat\n'),
+    'a safetensors file of weights': _weights,
+    'a threshold that is not 0 to 1': each(
+        _file('a.yaml', 'classes: [{name: cat, threshold: 2}]'),
+        _file('a.yaml', 'classes: [{name: cat, threshold: high}]'),
+        lambda _: Vocabulary(['cat'], thresholds={'cat': True}),
+    ),
+    'a negative that is a class': each(
+        lambda _: Vocabulary(['cat'], negatives=['Cat']),
+        lambda _: Vocabulary(['cat'], {'cat': ['kitty']}, negatives=['kitty']),
+    ),
+    '`-c` with other separators, brackets, quotes or numbers': each(
+        *(
+            lambda _, text=text: read_vocabulary(text, None, None)
+            for text in ('car; road', '[cat, dog]', '"cat", "dog"', '0 cat, 1 dog', 'car | road')
+        )
+    ),
+    '`-c` with the name of a file': each(
+        *(
+            lambda _, text=text: read_vocabulary(text, None, None)
+            for text in ('classes.txt', 'data.yaml', 'a.safetensors', ' names.json')
+        )
+    ),
     'a header line': _file('a.txt', 'name\ncat', 'name', 'cat'),
     '`cat # note`': _file('a.txt', 'cat # note\ndog', 'cat # note', 'dog'),
     'a name listed twice': _file('a.txt', 'cat\ndog\nCat'),
     'a line with an empty name': _file('a.txt', 'cat\ndog,,cow'),
-    'a tab in a line': _file('a.txt', '0\tcat\n1\tdog'),
+    'a tab in a line': _file('a.txt', 'c\tcat\nd\tdog'),
     'a JSON key listed twice': _file('a.json', '{"0": "cat", "0": "dog"}'),
     'two JSON names of one id': each(
         _file('a.json', {'cat': 0, 'dog': 0}),
@@ -357,9 +418,7 @@ READ = {
         _file('a.json', {'0': 'cat', '00': 'dog'}),
     ),
     'deeply nested JSON': each(_file('a.json', '{"a":' * 100_000), _file('a.json', '[' * 100_000)),
-    '`.csv` and `.yaml` files': each(
-        _file('a.csv', 'id,name\n0,cat'), _file('a.tsv', '0\tcat'), _file('a.yaml', 'names: [cat]')
-    ),
+    '`.csv` files': each(_file('a.csv', 'id,name\n0,cat'), _file('a.tsv', '0\tcat')),
     'text that is not UTF-8': _file('a.txt', b'cat\nK\xe4se\n'),
     'a folder, FIFO or device': each(
         Vocabulary.from_file, _fifo, lambda _: Vocabulary.from_file('/dev/zero')
