@@ -173,6 +173,19 @@ class TextTransformer(nn.Module):
         return embeddings + self.pos_embed[:length].to(embeddings.dtype)
 
 
+def arrange_tokens(learned: Tensor, tokens: Tensor, order: Tensor) -> Tensor:
+    """Learned tokens between or in place of token embeddings -> prompts (K, M, C).
+
+    Args:
+        learned: (n, C), or (K, n, C) with tokens for each text.
+        tokens: (K, L, C) token embeddings.
+        order: (M,) or (K, M), which of ``[n learned tokens, L token embeddings]`` each token of a prompt is.
+    """
+    learned = learned.to(tokens.dtype).expand(len(tokens), -1, -1)
+    both = torch.cat([learned, tokens], dim=1)  # (K, n + L, C)
+    return both.gather(1, order.expand(len(tokens), -1)[..., None].expand(-1, -1, both.shape[-1]))
+
+
 def end_of_text(token_ids: Tensor, eos_token_id: int | None = None) -> Tensor:
     """(K, L) -> (K,): position of the first end-of-text token of each row.
 

@@ -116,7 +116,7 @@ class ContextAware(SegmentationModel):
             self.backbone.tower.eval()
         return self
 
-    def adapted(self, text: Tensor, pooled: Tensor, local: Tensor) -> Tensor:
+    def adapt_text(self, text: Tensor, pooled: Tensor, local: Tensor) -> Tensor:
         """Class embeddings (B, K, D), adapted to the images: t + gamma * decoder(t, image)."""
         return text + self.gamma * self.context_decoder(text, pooled, local)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdense.clip.frozen_text import FrozenText
-from clipdense.clip.text import TextTransformer, end_of_text
+from clipdense.clip.text import TextTransformer, arrange_tokens, end_of_text
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
@@ -58,9 +58,11 @@ def embed_names(clip: FrozenText, names: Sequence[str], contexts: Tensor) -> Ten
             f'contexts leave room for {max(room - 2, 0)} of {text.size.context_length}: use a shorter name'
         )
     embeddings = text.token_embed(token_ids[:, : int(eot.max()) + 1])  # (K, L, C)
-    learned = contexts.to(embeddings.dtype).expand(len(embeddings), -1, -1)
-    prompts = torch.cat([embeddings[:, :1], learned, embeddings[:, 1:]], dim=1)  # (K, L + n, C)
-    return text.project(text.forward_embeddings(prompts, eot + len(contexts)))
+    count = len(contexts)
+    first, length = count, embeddings.shape[1]  # of start of text
+    order = torch.tensor([first, *range(count), *range(first + 1, first + length)], device=device)
+    prompts = arrange_tokens(contexts, embeddings, order)  # (K, L + n, C)
+    return text.project(text.forward_embeddings(prompts, eot + count))
 
 
 class ContextEmbedder:

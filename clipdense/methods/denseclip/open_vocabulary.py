@@ -118,7 +118,7 @@ class OpenContextAwareSegmenter(ContextAware):
     def decode(self, features: Features, text: Tensor) -> tuple[Tensor, Tensor]:
         """Features, (K, D) or (B, K, D) -> logits (B, K, h, w) at stride 4, score map (B, K, h', w')."""
         fused, pooled, local = (part.to(self.gamma.dtype) for part in features[:-1])
-        text = self.adapted(expanded(text.to(fused.dtype), len(fused)), pooled, local)  # (B, K, D)
+        text = self.adapt_text(expanded(text.to(fused.dtype), len(fused)), pooled, local)  # (B, K, D)
         scores = score_map(local, text)  # (B, K, h', w')
         similarity = score_map(self.project(fused), text)  # (B, K, h, w)
         correction = self.correct(fused, similarity, resized(scores, fused.shape[-2:]))

@@ -114,7 +114,7 @@ class ContextAwareSegmenter(ContextAware):
         """Features -> logits (B, K, h, w) at stride 4 and the score map (B, K, h', w')."""
         dtype = self.gamma.dtype
         *maps, pooled, local = (part.to(dtype) for part in features[:-1])
-        text = self.adapted(expanded(self.class_texts(), len(pooled)), pooled, local)  # (B, K, D)
+        text = self.adapt_text(expanded(self.class_texts(), len(pooled)), pooled, local)  # (B, K, D)
         scores = score_map(local, text)
         place = self.backbone.score_index
         maps[place] = torch.cat([maps[place], scores], dim=1)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ from torch.nn import functional as F
 from clipdense.clip.checkpoint import load
 from clipdense.clip.class_embeddings import image_tower_digest
 from clipdense.clip.model import CLIP
-from clipdense.clip.text import end_of_text
 from clipdense.data.detection.region_features import LabeledRegions
 from clipdense.engine.train_step import unwrapped
 from clipdense.layers.precision import at_least_fp32
@@ -33,9 +31,7 @@ from .classifier import FILE
 from .detpro_losses import Mode, background_loss, frequency_weights
 from .learner import CoOp, PromptLearner
 from .prompt_sets import plain_name
-from .texts import WithText, text_tower
-
-_PLACEHOLDER = 'X'
+from .texts import WithText, nameless_text, text_tower
 
 
 @MODELS.register_module()
@@ -138,24 +134,18 @@ class Background(nn.Module):
         n_ctx: n.
     """
 
-    token_ids: Tensor
-
     def __init__(self, clip: WithText, n_ctx: int) -> None:
         super().__init__()
         self.__dict__['clip'] = clip
-        text = ' '.join([_PLACEHOLDER] * n_ctx) + '.'
-        token_ids = torch.as_tensor(np.asarray(clip.tokenizer([text])))  # (1, L)
-        self.register_buffer('token_ids', token_ids, persistent=False)
+        self.text = nameless_text(clip, n_ctx)
         self.ctx = nn.Parameter(torch.randn(n_ctx, text_tower(clip).size.width) * 0.02)
 
     def forward(self) -> Tensor:
         """(1, D), unit norm."""
         tower = text_tower(self.clip)
-        tokens = tower.token_embed(self.token_ids)  # (1, L, C)
-        learned = self.ctx.to(tokens.dtype)[None]
-        prompt = torch.cat([tokens[:, :1], learned, tokens[:, 1 + len(self.ctx) :]], dim=1)
-        eot = end_of_text(self.token_ids, tower.size.eos_token_id)
-        return F.normalize(at_least_fp32(tower.project(tower.forward_embeddings(prompt, eot))), dim=-1)
+        text = self.text.to(self.ctx.device)
+        prompt = text.assemble(self.ctx, tower.token_embed(text.token_ids))  # (1, L, C)
+        return F.normalize(at_least_fp32(tower.project(tower.forward_embeddings(prompt, text.eot))), dim=-1)
 
 
 @HOOKS.register_module()

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
 from clipdense.clip.name_tokens import check_tokens
-from clipdense.clip.text import TextTransformer, end_of_text
+from clipdense.clip.text import TextTransformer, arrange_tokens, end_of_text
 from clipdense.clip.tokenizers import LazyTokenizer
 from clipdense.utils.errors import InputError
 from clipdense.vocab.names import check_name
@@ -54,9 +54,7 @@ class ClassTexts:
 
     def assemble(self, context: Tensor, tokens: Tensor) -> Tensor:
         """Learned context (n, C) or (K, n, C) and embeddings of the ids (K, L, C) -> prompts (K, L, C)."""
-        context = context.to(tokens.dtype).expand(len(tokens), -1, -1)
-        both = torch.cat([context, tokens], dim=1)  # (K, n + L, C)
-        return both.gather(1, self.order[..., None].expand(-1, -1, both.shape[-1]))
+        return arrange_tokens(context, tokens, self.order)
 
 
 def class_texts(
@@ -75,17 +73,34 @@ def class_texts(
     Raises:
         InputError: no or invalid names, or a text that is longer than the text tower takes.
     """
-    tower = text_tower(clip)
     names = tuple(check_name(name, 'class name') for name in names)
     if not names:
         raise InputError('no class names: give at least one')
     words = [name.replace('_', ' ') for name in names]
     context = ' '.join([_PLACEHOLDER] * n_ctx) if init is None else init
     texts = [f'{context} {name}.' for name in words]
-    prefix, encode = start_tokens(clip), word_tokenizer(clip).encode
+    encode = word_tokenizer(clip).encode
     _check_lengths(clip, names, texts, len(encode(context)))
     check_tokens(clip.tokenizer, dict(zip(names, texts, strict=True)))
-    token_ids = torch.as_tensor(np.asarray(clip.tokenizer(texts)))  # (K, L)
+    return _with_room(clip, names, texts, [len(encode(name)) for name in words], n_ctx, position)
+
+
+def nameless_text(clip: WithText, n_ctx: int) -> ClassTexts:
+    """The text of n learned tokens and a full stop, without class name."""
+    return _with_room(clip, ('',), [' '.join([_PLACEHOLDER] * n_ctx) + '.'], [0], n_ctx, 'end')
+
+
+def _with_room(
+    clip: WithText,
+    names: tuple[str, ...],
+    texts: Sequence[str],
+    lengths: Sequence[int],
+    n_ctx: int,
+    position: Position,
+) -> ClassTexts:
+    """Texts with n placeholders before names of these numbers of tokens."""
+    tower, prefix = text_tower(clip), start_tokens(clip)
+    token_ids = torch.as_tensor(np.asarray(clip.tokenizer(list(texts))))  # (K, L)
     if tower.flavour.pool == 'last':
         eot = torch.full((len(names),), token_ids.shape[1] - 1)
     else:
@@ -94,7 +109,7 @@ def class_texts(
         token_ids = token_ids[:, : int(eot.max()) + 1]
     length = token_ids.shape[1]
     room = (eot - prefix - n_ctx).tolist()
-    lengths = [min(len(encode(name)), most) for name, most in zip(words, room, strict=True)]
+    lengths = [min(found, most) for found, most in zip(lengths, room, strict=True)]
     orders = {size: _order(position, prefix, n_ctx, size, length) for size in set(lengths)}
     order = torch.tensor([orders[size] for size in lengths])  # (K, L)
     return ClassTexts(names, token_ids, order, eot)
