@@ -106,6 +106,7 @@ FEW_SHOT = {  # epochs, learning rate, batch size, classes that are learned, par
     'prompt_learning/maple_cross_dataset': (2, 2.6e-3, 4, 'all', ['source']),
     'adapters/clip_adapter_base_to_new': (20, 1e-3, 256, 'base', ['base', 'new']),
     'adapters/tip_f_folder': (20, 1e-3, 256, 'all', ['test']),
+    'adapters/tip_f_base_to_new': (20, 1e-3, 256, 'base', ['base', 'new']),
 }
 
 

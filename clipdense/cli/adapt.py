@@ -10,8 +10,9 @@ import typer
 
 from clipdense.methods import list_methods
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import check_outputs
 
-from .options import Options, Overwrite, WeightsArguments, check_outputs, grouped
+from .options import Options, Overwrite, WeightsArguments, grouped
 
 if TYPE_CHECKING:
     from clipdense.data.labeled import LabeledData
@@ -51,6 +52,10 @@ class ExampleArguments:
     images: Annotated[
         Path | None, typer.Option(help='Folder of the images of a JSON file [default: its own folder].')
     ] = None
+    classes: Annotated[
+        str,
+        typer.Option(help="Of labeled images: all, base (the first half), new (the others) or 'cat, dog'."),
+    ] = 'all'
 
     def read(self) -> LabeledData:
         """The data, not yet opened.
@@ -58,9 +63,12 @@ class ExampleArguments:
         Raises:
             InputError: an unknown kind of labels, or numbers out of range.
         """
+        from clipdense.data.classification.few_shot import HALVES
         from clipdense.data.labeled import LabeledData
+        from clipdense.vocab.vocabulary import Vocabulary
 
         labels: Any = self.labels  # checked there
+        classes = self.classes if self.classes in HALVES else Vocabulary.parse(self.classes).class_names
         return LabeledData(
             self.data,
             labels,
@@ -69,6 +77,7 @@ class ExampleArguments:
             self.seed,
             self.validation,
             self.images,
+            classes,
         )
 
 

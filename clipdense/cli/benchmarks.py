@@ -13,6 +13,7 @@ import typer
 
 from clipdense.methods import get_method, list_methods
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import check_outputs
 
 from .options import (
     DEFAULT_WEIGHTS,
@@ -20,7 +21,6 @@ from .options import (
     Device,
     Override,
     Weights,
-    check_outputs,
     grouped,
     weight_overrides,
 )

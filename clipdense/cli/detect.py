@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import check_outputs
 
 from .images import Failures
 from .label import SaveArguments, finished
@@ -24,7 +25,6 @@ from .options import (
     Overwrite,
     Precision,
     VocabularyArguments,
-    check_outputs,
     grouped,
     tell_precision,
 )

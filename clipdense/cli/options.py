@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from math import inf
 from pathlib import Path
@@ -362,35 +361,6 @@ def _names_a_file(text: str) -> bool:
         return path.suffix.lower() in CLASS_FILE_SUFFIXES or path.is_file()
     except (OSError, ValueError):  # too long for a path, or with a null character
         return False
-
-
-def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str | Path | None] = ()) -> None:
-    """Check that files can be written: refuse to replace existing ones without ``--overwrite``.
-
-    Args:
-        paths: of the files.
-        overwrite: whether regular files may be replaced.
-        inputs: files that are read, which are never replaced.
-
-    Raises:
-        InputError: naming the first file that exists, is not a regular file, is an input, or whose folder
-            cannot be written to.
-    """
-    from clipdense.utils.files import check_output_folder, output_file
-
-    read = {os.path.realpath(one): one for one in inputs if one is not None}
-    for path in paths:
-        target = os.path.realpath(output_file(path))
-        if target in read:
-            raise InputError(f'{path} is an input ({read[target]}) and is not replaced: choose another --out')
-    for folder in dict.fromkeys(path.parent for path in paths):
-        check_output_folder(folder)
-    existing = [path for path in paths if path.exists()]
-    if existing and not overwrite:
-        more = len(existing) - 1
-        others = f'{more} more files exist' if more > 1 else f'so does {existing[-1].name}'
-        found = f' exists and {others}' if more else ' exists'
-        raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')
 
 
 def weight_overrides(activation: str | None, override: list[str] | None) -> dict[str, Any]:

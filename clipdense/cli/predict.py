@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdense.utils.errors import InputError, printable
+from clipdense.utils.files import check_outputs
 
 from .images import each
 from .options import (
@@ -18,7 +19,6 @@ from .options import (
     Overwrite,
     VocabularyArguments,
     WeightsArguments,
-    check_outputs,
     grouped,
     tell_precision,
 )

@@ -13,8 +13,9 @@ import typer
 from PIL import Image
 
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import check_outputs
 
-from .options import Classes, Overwrite, check_outputs, read_vocabulary
+from .options import Classes, Overwrite, read_vocabulary
 from .photographs import Photograph, installed_photographs, say_where, show_photographs
 
 if TYPE_CHECKING:

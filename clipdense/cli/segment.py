@@ -11,6 +11,7 @@ import typer
 
 from clipdense.methods import list_methods
 from clipdense.utils.errors import InputError, item_error
+from clipdense.utils.files import check_outputs
 
 from .images import each
 from .label import SaveArguments, finished
@@ -23,7 +24,6 @@ from .options import (
     OutputArguments,
     ViewArguments,
     VocabularyArguments,
-    check_outputs,
     grouped,
     tell_precision,
 )

@@ -30,16 +30,19 @@ class FaultBudget:
         noun: plural noun for messages: 'images', 'shards'.
         max_fraction: fraction that may be lost.
         grace: number that may be lost in any case.  By default 10, or none if the fraction is 0.
+        log: whether the first ones and their number are logged.
 
     Attributes:
         causes: lost in this process, by cause.
         last: where the last one was lost; '' if none was.
     """
 
-    def __init__(self, noun: str, max_fraction: float = 0.01, grace: int | None = None) -> None:
+    def __init__(
+        self, noun: str, max_fraction: float = 0.01, grace: int | None = None, log: bool = True
+    ) -> None:
         if not isinstance(max_fraction, int | float) or not 0 <= max_fraction <= 1:
             raise InputError(f'max_bad_fraction must be between 0 and 1, got {max_fraction!r}')
-        self.noun, self.max_fraction = noun, max_fraction
+        self.noun, self.max_fraction, self.log = noun, max_fraction, log
         self.grace = (_GRACE if max_fraction else 0) if grace is None else grace
         self._counts = torch.zeros(_SLOTS, 2, dtype=torch.int64).share_memory_()  # seen, lost
         self.causes: Counter[str] = Counter()
@@ -73,7 +76,7 @@ class FaultBudget:
         self._counts.numpy()[_slot(), 1] += 1
         self.causes[cause] += 1
         self.last = f'{where} ({cause})'
-        if self.causes[cause] <= _LOGGED:
+        if self.log and self.causes[cause] <= _LOGGED:
             more = '; further ones are counted but not logged' if self.causes[cause] == _LOGGED else ''
             print_log(f'skipped ({cause}): {where}{more}', logger='current', level=logging.WARNING)
         lost, seen = self.lost, self.seen
@@ -95,7 +98,7 @@ class FaultBudget:
     def summarize(self, counts: Sequence[tuple[int, int]], place: str = 'the last epoch') -> None:
         """Log the sums of (lost, seen) of one or several processes, if anything was lost."""
         lost, seen = (sum(column) for column in zip(*counts, strict=True))
-        if lost:
+        if lost and self.log:
             # Not a warning: MMEngine drops repeated warnings.
             line = f'{lost} of {seen} {self.noun} could not be used in {place}'
             print_log(line, logger='current', level=logging.INFO)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from clipdense.utils.errors import InputError
+from clipdense.vocab.names import normalize, places
 
-from .classification.datasets import LabeledFolder, LabeledImages
-from .classification.few_shot import FewShotImages, draw_shots
+from .classification.datasets import LabeledImages
+from .classification.few_shot import FewShotImages, draw_shots, is_readable
 from .classification.splits import ImageSubset, has_parts
 from .segmentation.datasets import VOCSegmentation
 
@@ -82,6 +83,7 @@ class LabeledData:
         validation: other examples: a folder of class folders, a split file, the name of another list of the
             VOC folder, another JSON file, or 'rest' for those that are not drawn.
         images: folder of the images of a JSON file; by default its own folder.
+        classes: of images: 'all', 'base' (the first half by label), 'new' (the others), or class names.
 
     Raises:
         InputError: an unknown kind of labels, shots or seed out of range.
@@ -94,6 +96,7 @@ class LabeledData:
     seed: int = 0
     validation: str | Path | None = None
     images: str | Path | None = None
+    classes: str | Sequence[str] = 'all'
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels not in get_args(Labels):
@@ -134,6 +137,8 @@ class LabeledData:
             InputError: files that are missing or damaged, a class without examples, no validation examples,
                 or the same images for both.
         """
+        if self.classes != 'all' and self.kind != 'images':
+            raise InputError(f'classes={self.classes!r:.60} chooses among labeled images, not {self.kind}')
         train, validation = {'images': self._images, 'masks': self._masks, 'boxes': self._boxes}[self.kind]()
         parts = Parts(train, validation)
         if validation is not None:
@@ -148,23 +153,28 @@ class LabeledData:
         return parts
 
     def _images(self) -> tuple[LabeledImages, LabeledImages | None]:
-        if has_parts(self.root):
-            if self.validation is None:
-                held = FewShotImages(self.root, 'val')
-                return FewShotImages(self.root, 'train', self.shots, seed=self.seed), held
-            whole: Any = FewShotImages(self.root, 'train')
-        else:
-            whole = LabeledFolder(Path(self.root).expanduser())
-        chosen = self._draw(
-            whole.labels, [whole.key(index) for index in range(len(whole))], whole.class_names
-        )
+        own = has_parts(self.root)
+        whole = FewShotImages(self.root, 'train' if own else 'all', classes=self.classes)
+        keys = [whole.key(index) for index in range(len(whole))]
+        chosen = self._draw(whole.labels, keys, whole.class_names, lambda index: is_readable(whole, index))
         train = ImageSubset(whole, chosen)
         if self.validation is None:
-            return train, None
+            return train, FewShotImages(self.root, 'val', classes=self.classes) if own else None
         if str(self.validation) == REST:
             rest = sorted(set(range(len(whole))) - set(chosen))
             return train, ImageSubset(whole, rest)
-        return train, LabeledFolder(Path(self.validation).expanduser())
+        return train, self._other_images(train.class_names)
+
+    def _other_images(self, names: tuple[str, ...]) -> LabeledImages:
+        """The validation images in another place, of these classes if only some are used."""
+        assert self.validation is not None
+        part = 'val' if has_parts(self.validation) else 'all'
+        found = FewShotImages(self.validation, part)
+        if self.classes == 'all':
+            return found
+        known = places(names)
+        kept = [name for name in found.class_names if normalize(name) in known]
+        return FewShotImages(self.validation, part, classes=kept)
 
     def _masks(self) -> tuple[MaskedImages, MaskedImages | None]:
         whole = VOCSegmentation(self.root, self.split)
@@ -226,10 +236,16 @@ class LabeledData:
         files = find_images(data['images'], folder)
         return data, dict(zip([one['id'] for one in data['images']], files, strict=True))
 
-    def _draw(self, labels: Sequence[int], keys: Sequence[str], names: Sequence[str]) -> list[int]:
+    def _draw(
+        self,
+        labels: Sequence[int],
+        keys: Sequence[str],
+        names: Sequence[str],
+        usable: Callable[[int], bool] | None = None,
+    ) -> list[int]:
         if self.shots is None:
             return [index for index, label in enumerate(labels) if label >= 0]
-        return draw_shots(labels, self.shots, self.seed, keys, names)
+        return draw_shots(labels, self.shots, self.seed, keys, names, usable=usable)
 
 
 def _boxed(rows: Sequence[tuple[Path, Sequence[float], int]]) -> list[BoxedImage]:

@@ -73,7 +73,14 @@ class EvaluationHook(Hook):
                 raise InputError(f'the dataset of {type(evaluation).__name__} has 0 samples; check its files')
 
     def before_train(self, runner: Any) -> None:
-        """Evaluate at the start, if enabled."""
+        """Refuse a model that cannot be evaluated; evaluate at the start, if enabled.
+
+        Raises:
+            InputError: as ``check`` of an evaluation, where it has one.
+        """
+        for evaluation in self.evaluations:
+            if hasattr(evaluation, 'check'):
+                evaluation.check(unwrapped(runner.model))
         if self.at_start and runner.iter == 0:
             self._report(runner, 0)
 

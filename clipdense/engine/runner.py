@@ -266,7 +266,9 @@ class Runner(MMEngineRunner):
             checkpoint = {'meta': {}, 'state_dict': clip_weights(model, filename)}
         else:
             file = read_weights(filename)
-            checkpoint = {'meta': {}, **file.extra, 'state_dict': portable.own_tensors(model, file.tensors)}
+            own = getattr(model, 'own_tensors', None)  # models whose exported file has other names
+            tensors = portable.own_tensors(model, file.tensors) if own is None else own(file)
+            checkpoint = {'meta': {}, **file.extra, 'state_dict': tensors}
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         if strict:
             load_strict(model, checkpoint['state_dict'], filename)

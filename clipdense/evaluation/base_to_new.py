@@ -275,6 +275,21 @@ class ClassifierAccuracy:
                 model.set_classes(trained)
         return {f'{self.name}/{key}': value for key, value in (report | _summary(report, self.parts)).items()}
 
+    def check(self, model: Any) -> None:
+        """Refuse a model that cannot have the classes of the parts, before it is trained for them.
+
+        Raises:
+            InputError: naming the part and its classes.
+        """
+        for part, dataset in self.parts.items():
+            if self.same_classes:
+                _check_classes(part, dataset.class_names, tuple(model.class_names))
+            if hasattr(model, 'check_classes'):
+                try:
+                    model.check_classes(dataset.class_names)
+                except InputError as error:
+                    raise InputError(f'the model cannot be tested on {self.name}/{part}: {error}') from error
+
     def _ranks(self, model: Any, dataset: Any, part: str) -> Tensor:
         """Number of classes that score at least as high as the true one, for each readable image."""
         crop = CenterCrop.of(model.clip.preprocess)

@@ -13,7 +13,7 @@ from clipdense.methods import find_method, get_method, list_methods
 from clipdense.tasks.adapters import Adapter, Kind, check_adapter
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import Templates
-from clipdense.weights.io import read_weights
+from clipdense.weights.io import BARE, read_weights
 
 from .load import Embedder, load, load_detector, load_embedder, load_segmenter
 
@@ -29,7 +29,17 @@ def read_adapter(path: str | Path) -> Adapter:
         CheckpointError: a damaged file.
     """
     file = read_weights(path)
+    if BARE in file.tensors:
+        raise InputError(
+            f'{path} is one tensor {tuple(file.tensors[BARE].shape)}, not an adapter: if it is of '
+            'Tip-Adapter, write a file with class names (`clipdense embed tip-cache KEYS VALUES`)'
+        )
     method = find_method(file.tensors)
+    if method is None and all(name.startswith('adapter.') for name in file.tensors):
+        raise InputError(
+            f'{path} is a checkpoint of an adapter: use the adapter.safetensors that training writes '
+            'next to it when it ends'
+        )
     if method is None or method.adapter is None:
         what = f'weights of {method.name}' if method else 'weights of an unknown layout'
         prompts = method is not None and method.embedder is not None

@@ -158,7 +158,7 @@ class Method:
             ) from error
 
     def check_options(self, given: Mapping[str, Any]) -> None:
-        """Refuse options that the method does not have.
+        """Refuse options that the method does not have, and switches that are not true or false.
 
         Raises:
             InputError: naming the options that it has.
@@ -170,6 +170,8 @@ class Method:
                 raise InputError(
                     f'method {self.name!r} has no option {name!r}; its options: {have}.{nearest(name, known)}'
                 )
+            if isinstance(known[name], bool) and not isinstance(given[name], bool):
+                raise InputError(f'{name} must be true or false, got {given[name]!r:.60}')
 
 
 def list_methods(task: str | None = None, any_clip: bool | None = None) -> list[Method]:

@@ -6,6 +6,7 @@ B: images, K: classes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.utils.errors import InputError
+from clipdense.weights.io import WeightsFile
 
 from .model import Model, warn_of_image_size
 
@@ -55,6 +57,23 @@ class FrozenClipClassifier(FrozenClipModel):
 
     def __init__(self, clip: Any) -> None:
         super().__init__(clip, ImagePreprocessor(clip.preprocess.mean, clip.preprocess.std))
+
+    def own_tensors(self, file: WeightsFile) -> Mapping[str, Tensor]:
+        """The tensors of a training checkpoint or of an exported file, under the names of this model.
+
+        Raises:
+            InputError: as ``exported_tensors``.
+        """
+        trained = file.tensors.keys() & self.state_dict().keys()
+        return file.tensors if trained else self.exported_tensors(file)
+
+    def exported_tensors(self, file: WeightsFile) -> Mapping[str, Tensor]:
+        """The tensors of what ``export`` wrote, under the names of this model.
+
+        Raises:
+            InputError: a file of another kind, or with other settings than this model's.
+        """
+        return file.tensors
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:

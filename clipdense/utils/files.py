@@ -10,7 +10,7 @@ import platform
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -298,3 +298,30 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str | Path | None] = ()) -> None:
+    """Check that files can be written: refuse to replace existing ones without ``--overwrite``.
+
+    Args:
+        paths: of the files.
+        overwrite: whether regular files may be replaced.
+        inputs: files that are read, which are never replaced.
+
+    Raises:
+        InputError: naming the first file that exists, is not a regular file, is an input, or whose folder
+            cannot be written to.
+    """
+    read = {os.path.realpath(one): one for one in inputs if one is not None}
+    for path in paths:
+        target = os.path.realpath(output_file(path))
+        if target in read:
+            raise InputError(f'{path} is an input ({read[target]}) and is not replaced: choose another --out')
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_output_folder(folder)
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        more = len(existing) - 1
+        others = f'{more} more files exist' if more > 1 else f'so does {existing[-1].name}'
+        found = f' exists and {others}' if more else ' exists'
+        raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')

@@ -2,7 +2,8 @@
 
 ``-o 'targets={"pets": "FOLDER_OR_SPLIT_FILE"}'`` adds a dataset with classes of its own,
 ``-o 'domains={"sketch": "FOLDER"}'`` one with other images of (some of) the trained classes.  By default
-these are the datasets of CoCoOp; ``-o targets.sun=None`` leaves one out.
+these are the datasets of CoCoOp; ``-o targets.sun=None`` leaves one out, and
+``-o 'targets={"_delete_": True, "pets": "FOLDER"}'`` all of them.
 """
 
 from clipdense.data.classification.few_shot import FewShotImages

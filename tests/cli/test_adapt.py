@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipdense.cli import main
@@ -87,3 +88,37 @@ def test_not_an_adapter(run, pets, weights):
     code, said = run('classify', pets / 'cat/0.png', '-c', 'cat, dog', '-w', weights, '--adapter', weights)
     assert code == 2
     assert 'not an adapter: use a file written by `clipdense adapt`' in said
+
+
+class TestTipCache:
+    """``clipdense embed tip-cache``, which writes official files of Tip-Adapter as an adapter."""
+
+    @pytest.fixture
+    def official(self, tmp_path):
+        torch.save(torch.randn(16, 4).half(), tmp_path / 'keys.pt')
+        torch.save(torch.eye(2).repeat_interleave(2, 0).half(), tmp_path / 'values.pt')
+        torch.save(torch.nn.Parameter(torch.randn(4, 16)), tmp_path / 'best_F.pt')
+        return ['keys.pt', 'values.pt']
+
+    @pytest.mark.parametrize('extra', [(), ('--trained', 'best_F.pt', '--alpha', 2)])
+    def test_it_is_used(self, run, official, weights, pets, extra):
+        given = ('-c', 'cat, dog', '-w', weights, '--out', 'tip.safetensors', *extra)
+        code, said = run('embed', 'tip-cache', *official, *given)
+        assert (code, 'tip.safetensors: 4 keys of 2 classes (2 each)' in said) == (0, True), said
+        use = ('-c', 'cat, dog', '-w', weights, '--adapter', 'tip.safetensors', '--no-cache')
+        code, said = run('classify', pets / 'cat/0.png', *use)
+        assert code == 0, said
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            ((), 'give the class names in the order of the values'),
+            (('-c', 'cat, dog, cow'), 'has 2 classes, but 3 class names are given'),
+            (('-c', 'cat, dog', '--out', 'keys.pt', '--overwrite'), 'keys.pt is an input'),
+            (('-c', 'cat, dog', '--beta', 0), 'beta must be above 0'),
+            (('-c', 'cat, dog', '--trained', 'nothing.pt'), 'nothing.pt does not exist'),
+        ],
+    )
+    def test_refused(self, run, official, weights, arguments, message):
+        code, said = run('embed', 'tip-cache', *official, '-w', weights, *arguments)
+        assert (code, message in said) == (2, True), said

@@ -132,3 +132,30 @@ def test_not_labeled_data(tmp_path, folder):
     (tmp_path / 'voc/JPEGImages').mkdir(parents=True)
     with pytest.raises(InputError, match='has JPEGImages, but neither SegmentationClass nor Annotations'):
         LabeledData(tmp_path / 'voc').open()
+
+
+@pytest.mark.parametrize(
+    ('classes', 'names'),
+    [('all', ('cat', 'dog')), ('base', ('cat',)), ('new', ('dog',)), (['Dog'], ('dog',))],
+)
+def test_some_classes(folder, parts, classes, names):
+    for root, shots in ((folder, None), (parts, 1)):
+        found = LabeledData(root, shots=shots, classes=classes).open()
+        assert found.train.class_names == names
+        assert set(found.train.labels) == set(range(len(names)))
+    assert found.validation.class_names == names
+    assert LabeledData(folder, classes=classes, validation=parts).open().validation.class_names == names
+
+
+def test_classes_of_masks(voc):
+    with pytest.raises(InputError, match="classes='base' chooses among labeled images, not masks"):
+        LabeledData(voc, classes='base').open()
+
+
+def test_images_that_cannot_be_read_are_not_drawn(folder):
+    (folder / 'cat/0.png').write_bytes(b'no image')
+    with pytest.warns(UserWarning, match='1 image cannot be read, and others are drawn: cat/0.png'):
+        found = [LabeledData(folder, shots=3, seed=seed).open().train for seed in range(4)]
+    for part in found:
+        assert sum(label == 0 for label in part.labels) == 3
+        assert 'cat/0.png' not in [part.key(index) for index in range(len(part))]

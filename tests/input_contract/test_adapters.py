@@ -76,6 +76,21 @@ def broken(folder):
     keys(folder, 119, 120)
 
 
+def unreadable(folder):
+    (pets(folder, count=3) / 'cat/0.png').write_bytes(b'no image')
+    keys(folder, 2, 2, shots=2)  # of seed 0, which begins with 1.png and 0.png
+
+
+def extra(folder, name):
+    image(pets(folder) / name)
+    return folder
+
+
+def base(folder):
+    found = LabeledData(pets(folder), classes='base').open().train
+    assert (found.class_names, len(found)) == (('cat',), 2)
+
+
 def empty(folder):
     (pets(folder) / 'cow').mkdir()
     return folder
@@ -99,6 +114,11 @@ def use(folder, made, names=('cat', 'dog')):
 def official(folder):
     torch.save({'state_dict': ClipAdapter(16).image.state_dict()}, folder / 'model.pth.tar-20')
     Classifier.from_pretrained(CLIP, cache=False, adapter=folder / 'model.pth.tar-20')
+
+
+def official_keys(folder):
+    torch.save(torch.zeros(16, 2), folder / 'keys_1shots.pt')
+    Classifier.from_pretrained(CLIP, cache=False, adapter=folder / 'keys_1shots.pt')
 
 
 def no_adapter(folder):
@@ -151,6 +171,13 @@ READ = {
     'validation without a class': lambda folder: validate(folder, 'cat'),
     'alpha below 0': lambda folder: adapt(pets(folder), {'alpha': -1}),
     'beta of 0': lambda folder: adapt(pets(folder), {'beta': 0}),
+    'alpha above 1e6': lambda folder: adapt(pets(folder), {'alpha': 1e30}),
+    '`balance` that is not true or false': lambda folder: adapt(pets(folder), {'balance': 'maybe'}),
+    'an unreadable image among the shots': unreadable,
+    'images in a folder within a class folder': lambda folder: keys(extra(folder, 'cat/a/b.png'), 3, 2),
+    'images next to the class folders': lambda folder: keys(extra(folder, 'b.png'), 2, 2),
+    "`classes='base'`": base,
+    "`classes='base'` for masks": lambda folder: adapt(voc(folder), classes='base'),
     'alpha together with validation': lambda folder: adapt(
         pets(folder), {'alpha': 1.0}, shots=1, validation='rest'
     ),
@@ -164,6 +191,7 @@ READ = {
     'an adapter of another dimension': lambda folder: use(folder, cache(dim=9)),
     'an adapter of images for pixels': pixels,
     'an official file of CLIP-Adapter': official,
+    'an official file of Tip-Adapter': official_keys,
     'weights of a CLIP': no_adapter,
     'an adapter as weights': no_model,
     'keys with NaN': lambda folder: changed(folder, torch.nan),

@@ -92,7 +92,7 @@ READ = {
     'folders `train` and `test`': sizes(parts(10, test=1), 16, 4, 2),
     'class folders, one of which is called `train`': sizes({'train': 10, 'bus': 10}, 20, split='all'),
     'a class that only the test images have': sizes({**THREE, 'test/cat': 1}, 4, split='test'),
-    'a class that the test images do not have': sizes({**THREE, 'train/cat': 1}, 9, split='train'),
+    'a class that the test images do not have': sizes({**THREE, 'train/cat': 1}, 4, split='test'),
     'folders `val` and `valid`': sizes({**THREE, 'valid/ant': 1}, 1, split='val'),
     'shots of 0, -1, 2.5 or text': sizes(THREE, 1, split='train', shots=0),
     'a class with fewer images than shots': sizes(THREE, 8, split='train', shots=16),

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdense.cli.options import check_outputs
 from clipdense.inference.results import write_image, write_json
 from clipdense.utils.errors import InputError, printable
-from clipdense.utils.files import atomic_write
+from clipdense.utils.files import atomic_write, check_outputs
 from clipdense.utils.image_files import list_images, output_stems
 
 SECTION = 'Output files'

@@ -115,6 +115,10 @@ READ = {
     'a context of another width': official(position='end', ctx=torch.ones(4, 48)),
     'fixed tokens of another CLIP': official(position='end', token_prefix=torch.ones(2, 1, 32)),
     'values that are not finite': official(position='end', ctx=torch.full((4, 32), torch.nan)),
+    'CoCoOp with another position than the end': official(
+        position='front', **{'meta_net.linear1.weight': torch.zeros(1, 16)}
+    ),
+    'a context that classes share, with class names': official(position='end', names=['cat', 'dog']),
     'a context with the wrong number of dimensions': official(position='end', ctx=torch.ones(32)),
     'any class names, for a context that classes share': embed(
         lambda: CoOp(clip(), 4), 'zebra', 'Traffic_Light'

@@ -6,14 +6,13 @@ skip.
 
 from __future__ import annotations
 
-import logging
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from random import Random
 
 import torch
-from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -24,6 +23,7 @@ from clipdense.registry import DATASETS, TRANSFORMS, build
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.image_files import IMAGE_SUFFIXES
 from clipdense.utils.image_io import read_image
+from clipdense.utils.wording import counted
 
 from .names import folder_names
 
@@ -186,31 +186,46 @@ class LabeledFolder(ListedImages):
             raise InputError(
                 f'no images in the subfolders of {root}; each class needs a subfolder with its images'
             )
-        self._report_empty()
+        self._report_empty('subfolders' if folders is None else 'classes')
         self._report_nested()
+        self._report_loose()
 
     def _report_nested(self) -> None:
-        """Say that a single class has all its images in several subfolders, which may be the classes."""
+        """Say that images are in folders within class folders, which may be the classes."""
         parts = [PurePath(path).parts for path, _ in self.images]
-        inner = {one[1] for one in parts if len(one) > 2}
-        if len(self.folders) == 1 and len(inner) > 1 and min(map(len, parts)) > 2:
-            print_log(
+        inner = {one[:2] for one in parts if len(one) > 2}
+        deep = sum(len(one) > 2 for one in parts)
+        if len(self.folders) == 1 and len(inner) > 1 and deep == len(parts):
+            warnings.warn(
                 f'{self.root} has a single class, {self.folders[0]!r}, with its images in {len(inner)} '
-                f'subfolders: if these are the classes, pass {self.root / self.folders[0]}',
-                logger='current',
-                level=logging.WARNING,
+                f'subfolders: if these are the classes, pass {self.root / self.folders[0]}'
+            )
+        elif deep:
+            first = next(one for one in parts if len(one) > 2)
+            warnings.warn(
+                f'{deep} of {len(parts)} images of {self.root} are in folders within a class folder, such as '
+                f'{"/".join(first)}: they belong to the class of the outer folder ({first[0]!r})'
             )
 
-    def _report_empty(self) -> None:
+    def _report_loose(self) -> None:
+        """Say that images are in no class folder."""
+        loose = [
+            one.name for one in self.root.iterdir() if _is_shown(one) and one.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if loose:
+            warnings.warn(
+                f'{counted(len(loose), "image")} directly in {self.root} left out, such as {min(loose)}: '
+                'each class needs a subfolder'
+            )
+
+    def _report_empty(self, noun: str) -> None:
         filled = set(self.labels)
         empty = [folder for label, folder in enumerate(self.folders) if label not in filled]
         if empty:
             more = ', ...' if len(empty) > _SHOWN else ''
-            print_log(
-                f'{len(empty)} of {len(self.folders)} subfolders of {self.root} have no images, and stay '
-                f'classes: {", ".join(empty[:_SHOWN])}{more}',
-                logger='current',
-                level=logging.WARNING,
+            warnings.warn(
+                f'{len(empty)} of {len(self.folders)} {noun} of {self.root} have no images, and stay '
+                f'classes: {", ".join(empty[:_SHOWN])}{more}'
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -71,7 +72,7 @@ class FewShotImages(ImageSubset):
                 source.class_names,
                 kept,
                 strict,
-                lambda index: _is_readable(source, index),
+                lambda index: is_readable(source, index),
             )
         if not indices:
             raise InputError(f'the {split} images have none of the classes {classes!r}')
@@ -185,10 +186,13 @@ def _report(few: Sequence[str], unusable: Sequence[str], shots: int, strict: boo
         )
     if unusable:
         listed = ', '.join(unusable[:_SHOWN]) + (', ...' if len(unusable) > _SHOWN else '')
-        warnings.warn(f'{len(unusable)} images cannot be read, and others are drawn: {listed}', stacklevel=4)
+        warnings.warn(
+            f'{counted(len(unusable), "image")} cannot be read, and others are drawn: {listed}', stacklevel=4
+        )
 
 
-def _is_readable(dataset: LabeledImages, index: int) -> bool:
+def is_readable(dataset: LabeledImages, index: int) -> bool:
+    """Whether an image can be read."""
     try:
         dataset.read(index)
     except InputError:

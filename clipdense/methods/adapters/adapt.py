@@ -14,6 +14,7 @@ from clipdense.data.labeled import LabeledData, Parts
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .cache import KeyValueCache
@@ -55,7 +56,7 @@ class Task:
         empty = [name for name, n in zip(self.vocabulary.class_names, counts.tolist(), strict=True) if not n]
         if empty:
             shown = ', '.join(empty[:10]) + (', ...' if len(empty) > 10 else '')
-            warnings.warn(f'{len(empty)} classes have no example: {shown}')
+            warnings.warn(f'{counted(len(empty), "class")} without examples: {shown}')
 
     def validation(self) -> Examples | None:
         """The validation examples, with the classes of the vocabulary.

@@ -17,12 +17,14 @@ from torch.nn import functional as F
 
 from clipdense.tasks.adapters import Adapter, Origin
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .affinity import class_affinity
 from .writing import KEYS, LABELS, write_adapter
 
+LARGEST = 1e6  # alpha or beta
 _SHOWN = 10  # class names in a message
 
 
@@ -36,8 +38,8 @@ class KeyValueCache(Adapter):
         keys: (N, D); normalized here.
         labels: (N,), index in ``class_names`` of each key.
         class_names: C names.
-        alpha: factor on the affinities, in units of the logits, at least 0.
-        beta: sharpness, above 0.
+        alpha: factor on the affinities, in units of the logits, from 0 to 1e6.
+        beta: sharpness, above 0 and at most 1e6.
         balance: weight keys so that every class counts as much as a class with the mean number of keys;
             otherwise classes with more keys score higher.  The same if all classes have as many keys.
         origin: see ``Adapter``.
@@ -83,16 +85,20 @@ class KeyValueCache(Adapter):
 
     def __repr__(self) -> str:
         return (
-            f'{type(self).__name__}({len(self)} keys of {len(self.class_names)} classes, '
+            f'{type(self).__name__}({self._size()}, '
             f'alpha={self.alpha:g}, beta={self.beta:g}, {self.origin.kind})'
         )
+
+    def _size(self) -> str:
+        return f'{counted(len(self), "key")} of {counted(len(self.class_names), "class")}'
 
     def summary(self) -> str:
         """Numbers of keys and classes, alpha, beta, and what the search found."""
         found = self.counts
         least, most = int(found.min()), int(found.max())
         each = f'{least}' if least == most else f'{least} to {most}'
-        text = f'{len(self)} keys of {len(self.class_names)} classes ({each} each), from {self.origin.kind}'
+        several = f' ({each} each)' if len(self.class_names) > 1 else ''
+        text = f'{self._size()}{several}, from {self.origin.kind}'
         text += f'; alpha {self.alpha:.3g}, beta {self.beta:.3g}'
         if self.search is None:
             return f'{text} (not searched: give validation examples)'
@@ -102,9 +108,14 @@ class KeyValueCache(Adapter):
 
     def save(self, path: str | Path) -> None:
         """Write a self-describing file, see ``Adapter.save``."""
-        settings = {name: getattr(self, name) for name in ('class_names', 'alpha', 'beta', 'balance')}
-        settings['search'] = None if self.search is None else self.search.to_dict()
+        searched = None if self.search is None else self.search.to_dict()
+        settings = {**self.settings, 'search': searched}
         write_adapter(path, {KEYS: self.keys.detach(), LABELS: self.labels}, self.origin, settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was built with, without keys, labels and ``origin``."""
+        return {name: getattr(self, name) for name in ('class_names', 'alpha', 'beta', 'balance')}
 
     def set_strength(self, alpha: float, beta: float) -> None:
         """Set alpha and beta.
@@ -120,6 +131,8 @@ class KeyValueCache(Adapter):
             raise InputError(f'alpha must be at least 0, got {alpha!r}')
         if beta <= 0:
             raise InputError(f'beta must be above 0, got {beta!r}')
+        if max(alpha, beta) > LARGEST:
+            raise InputError(f'alpha and beta must be at most {LARGEST:g}, got {alpha:g} and {beta:g}')
         self.alpha, self.beta = float(alpha), float(beta)
 
     @property
@@ -211,15 +224,22 @@ class KeyValueCache(Adapter):
         counts = self.counts.double()
         return (counts[counts > 0].mean() / counts)[self.labels].float()
 
-    def _vocabulary_class(self, vocabulary: Vocabulary) -> Tensor:
+    def classes_in(self, vocabulary: Vocabulary) -> set[int]:
+        """Indices of the classes of a vocabulary that have keys."""
+        found = self._places(vocabulary)
+        return {found[label] for label in self.labels.unique().tolist()} - {-1}
+
+    def _places(self, vocabulary: Vocabulary) -> list[int]:
         """(C,) index in the vocabulary of each class of the cache; -1 for classes that it lacks."""
         known = {normalize(name): index for index, name in enumerate(vocabulary.class_names)}
         for word, index in vocabulary.queries:
             known.setdefault(normalize(word), index)
-        found = [known.get(normalize(name), -1) for name in self.class_names]
-        present = {found[label] for label in self.labels.unique().tolist()} - {-1}
-        self._report(vocabulary, present)
-        return torch.tensor(found)
+        return [known.get(normalize(name), -1) for name in self.class_names]
+
+    def _vocabulary_class(self, vocabulary: Vocabulary) -> Tensor:
+        """``_places``; what has no keys is said."""
+        self._report(vocabulary, self.classes_in(vocabulary))
+        return torch.tensor(self._places(vocabulary))
 
     def _report(self, vocabulary: Vocabulary, present: set[int]) -> None:
         if not present:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Origin, check_adapter, source_digest
 from clipdense.tasks.classification import FrozenClipClassifier
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
+from clipdense.vocab.names import normalize, places
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
-from clipdense.weights.io import read_weights
+from clipdense.weights.io import WeightsFile, read_weights
 
 from .cache import KeyValueCache
-from .files import cache_from_file
+from .files import cache_from_file, clip_adapter_from_file
+from .method import is_cache
 from .train import adapted_logits
 
 FILE = 'adapter.safetensors'
@@ -72,12 +76,14 @@ class AdapterClassifier(FrozenClipClassifier):
         if not any(one.requires_grad for one in self.adapter.parameters()):
             raise InputError(f'a {type(found).__name__} has no parameters to train')
         self.templates = templates
+        self._zero_shot = False  # of the current classes, none has keys
         self.vocabulary: Vocabulary | None = None
         self._classes: ClassEmbeddings | None = None
         named = isinstance(class_names, Mapping)
         names: Any = build(class_names, DATASETS).class_names if named else class_names
         if names:
             self.set_classes(names)
+            self._check_keys()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,10 +93,17 @@ class AdapterClassifier(FrozenClipClassifier):
     def set_classes(self, names: Sequence[str]) -> None:
         """Set the classes of subsequent calls; labels are indices of these.
 
+        Classes of which none has keys in a cache, such as the new ones of base-to-new, are classified
+        zero-shot.
+
         Raises:
             InputError: invalid names (see ``Vocabulary``).
         """
         self.vocabulary = Vocabulary(tuple(names))
+        cached = isinstance(self.adapter, KeyValueCache)
+        self._zero_shot = cached and not self.adapter.classes_in(self.vocabulary)
+        if self._zero_shot:
+            warnings.warn('none of the classes has keys in the cache: zero-shot logits only')
         self._classes = PromptEnsemble(self.clip, self.templates, cache=None).embed(self.vocabulary)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -104,9 +117,46 @@ class AdapterClassifier(FrozenClipClassifier):
         with torch.no_grad():
             embeddings = F.normalize(at_least_fp32(self.clip.encode_image(images)), dim=-1)  # (B, D)
         scale = self.clip.logit_scale.exp().item()
-        return adapted_logits(
-            self.adapter, embeddings, self._classes.to(images.device), self.vocabulary, scale
-        )
+        adapter = Adapter() if self._zero_shot else self.adapter
+        return adapted_logits(adapter, embeddings, self._classes.to(images.device), self.vocabulary, scale)
+
+    def _check_keys(self) -> None:
+        """Refuse a cache with keys of classes that are not trained: their images would be test images.
+
+        Raises:
+            InputError: naming such classes.
+        """
+        if not isinstance(self.adapter, KeyValueCache) or self.vocabulary is None:
+            return
+        known = places(self.class_names)
+        other = [name for name in self.adapter.class_names if normalize(name) not in known]
+        if other:
+            raise InputError(
+                f'the cache has {counted(len(other), "class")} that the model is not trained on, such as '
+                f'{other[0]!r}: make it from the same classes (`clipdense adapt --classes base`)'
+            )
+
+    def exported_tensors(self, file: WeightsFile) -> Mapping[str, Tensor]:
+        """See ``FrozenClipClassifier``; a cache takes alpha, beta and balance of the file.
+
+        Raises:
+            InputError: an adapter of another kind, of other weights, or with other settings or classes.
+        """
+        found = cache_from_file(file) if is_cache(file.tensors) else clip_adapter_from_file(file)
+        check_adapter(found, self.clip, 'images')
+        mine: Any = self.adapter
+        if type(found) is not type(mine):
+            raise InputError(f'{file.path} has a {type(found).__name__}, not a {type(mine).__name__}')
+        if isinstance(found, KeyValueCache):
+            mine.set_strength(found.alpha, found.beta)
+            mine.balance = found.balance
+        for name, value in found.settings.items():
+            if value != mine.settings[name]:
+                raise InputError(
+                    f'{file.path} has {name}={value!r:.80}, but the adapter of the config has '
+                    f'{mine.settings[name]!r:.80}: give the config that it was trained with'
+                )
+        return {f'adapter.{name}': tensor for name, tensor in found.state_dict().items()}
 
     def export(self, folder: Path) -> Path:
         """Write the adapter, which names its CLIP; called after training."""

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from clipdense.clip.model import CLIP
 from clipdense.data.batches import collate
+from clipdense.data.faults import FaultBudget
 from clipdense.data.labeled import BoxedImages, MaskedImages
 from clipdense.data.transforms import CenterCrop, TrainCrop
 from clipdense.layers.precision import at_least_fp32
@@ -157,6 +158,7 @@ def _of_images(clip: CLIP, dataset: Any, crops: int, seed: int) -> Examples:
     dataset = copy.copy(dataset)  # the transform of the caller's is unchanged
     dataset.transform = CenterCrop.of(clip.preprocess) if crops == 1 else _RandomView(clip)
     dataset.seed = seed
+    dataset.faults = faults = FaultBudget('images', max_fraction=1.0, log=False)  # said below, once
     parameter = next(clip.parameters())
     views, labels = [], torch.empty(0)
     for crop in range(crops):
@@ -171,7 +173,10 @@ def _of_images(clip: CLIP, dataset: Any, crops: int, seed: int) -> Examples:
         labels = torch.cat(numbers)
     known = labels >= 0
     if not known.all():
-        warnings.warn(f'{int((~known).sum())} of {len(known)} images cannot be read and are left out')
+        count = f'{int((~known).sum())} of {len(known)}'
+        warnings.warn(
+            f'{count} images cannot be read and are left out: {faults.last.removesuffix(" (image)")}'
+        )
     return Examples(torch.stack(views)[:, known], labels[known], tuple(dataset.class_names), 'images')
 
 

@@ -55,6 +55,7 @@ METHODS = (
         layout='Tip-Adapter (a cache)',
         adapter=f'{_ROOM}.files:cache_from_file',
         adapt=f'{_ROOM}.adapt:tip',
+        commands={'tip-cache': f'{_ROOM}.commands:tip_cache'},
         options=_CACHE,
     ),
     Method(

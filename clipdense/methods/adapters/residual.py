@@ -97,10 +97,14 @@ class ClipAdapter(Adapter):
 
     def save(self, path: str | Path) -> None:
         """Write a self-describing file, see ``Adapter.save``."""
+        write_adapter(path, self.state_dict(), self.origin, self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was built with, without ``origin``."""
         part: Any = self.image or self.text
-        settings = {name: getattr(self, name) for name in ('embed_dim', 'sides', 'reduction')}
-        settings |= {'ratio': part.ratio, 'final_relu': part.final_relu}
-        write_adapter(path, self.state_dict(), self.origin, settings)
+        own = {name: getattr(self, name) for name in ('embed_dim', 'sides', 'reduction')}
+        return {**own, 'ratio': part.ratio, 'final_relu': part.final_relu}
 
     def adapt_embeddings(self, embeddings: Tensor) -> Tensor:
         """(..., D) -> unit (..., D)."""

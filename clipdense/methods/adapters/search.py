@@ -13,7 +13,7 @@ from torch import Tensor
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .cache import KeyValueCache
+from .cache import LARGEST, KeyValueCache
 
 Metric = Literal['accuracy', 'mean_iou']
 _WIDER = 5  # times that a grid is doubled
@@ -40,7 +40,7 @@ class Grid:
     def __post_init__(self) -> None:
         for name in ('beta', 'alpha'):
             value, steps = getattr(self, name), getattr(self, f'{name}_steps')
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0.1 < value < 1e6:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0.1 < value <= LARGEST:
                 raise InputError(f'the end of the grid of {name} must be a number above 0.1, got {value!r}')
             if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
                 raise InputError(f'{name}_steps must be a whole number of at least 1, got {steps!r}')

@@ -30,6 +30,7 @@ from clipdense.weights.values import check_values
 from .method import recognize
 from .segmenter import ContextAwareSegmenter
 
+_DETECTOR = ('bbox_head.', 'roi_head.', 'rpn_head.')  # parts of the released detectors
 _UNUSED = re.compile(r'auxiliary_head\..+|identity_head\..+')  # trained with the model, not used to segment
 
 
@@ -110,9 +111,14 @@ def from_official(
         CheckpointError: missing or unexpected tensors, or no or another number of class names.
     """
     state = {key: x.float() if x.is_floating_point() else x for key, x in state_dict.items()}
-    if not recognize(state):
+    if any(key.startswith(_DETECTOR) for key in state):
         raise CheckpointError(
-            'not a DenseCLIP with a Semantic FPN: contexts, gamma or decode_head is missing'
+            'a DenseCLIP detector (RetinaNet or Mask R-CNN), which does not load: give a DenseCLIP segmenter '
+            '(Semantic FPN), or for detection the weights of a detector, see `clipdense methods`'
+        )
+    if not recognize(state) or 'decode_head.conv_seg.weight' not in state:
+        raise CheckpointError(
+            'not a DenseCLIP with a Semantic FPN: contexts, gamma, context_decoder or decode_head is missing'
         )
     classes = len(state['decode_head.conv_seg.weight'])
     names = _class_names(class_names, classes)

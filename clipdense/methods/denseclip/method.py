@@ -8,9 +8,9 @@ from clipdense.methods import Method
 
 
 def recognize(keys: Iterable[str]) -> bool:
-    """Whether these are tensor names of an official DenseCLIP with a Semantic FPN."""
+    """Whether these are tensor names of an official DenseCLIP: of a segmenter, or of a detector."""
     bare = {key.removeprefix('state_dict.').removeprefix('module.') for key in keys}
-    return {'gamma', 'contexts', 'context_decoder.text_proj.1.weight', 'decode_head.conv_seg.weight'} <= bare
+    return {'gamma', 'contexts'} <= bare and any(key.startswith('context_decoder.') for key in bare)
 
 
 METHOD = Method(

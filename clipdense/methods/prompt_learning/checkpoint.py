@@ -25,7 +25,7 @@ from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
 from clipdense.utils.json_files import parse_json
 from clipdense.weights.io import BARE, WeightsFile, read_weights, weights_digest, write_weights
 from clipdense.weights.key_map import to_ours
-from clipdense.weights.strict import load_strict
+from clipdense.weights.strict import first_names, load_strict
 
 from .cocoop import CoCoOp
 from .learner import CoOp, PromptLearner
@@ -164,14 +164,26 @@ def _load_official(
         own, position = {'ctx': tensors[BARE]}, position or 'end'
     context = own.get('ctx')
     dims = (2,) if BARE in tensors else (2, 3)
-    if context is None or context.ndim not in dims or not context.is_floating_point():
-        shape = None if context is None else tuple(context.shape)
+    if context is None:
         raise CheckpointError(
-            f'{file.path} is not a file of learned prompts: its ctx is {shape}, not (n, C) or (K, n, C)'
+            f'{file.path} is not a file of learned prompts: it has no ctx, but {first_names(file.tensors, 3)}'
+        )
+    if context.ndim not in dims or not context.is_floating_point():
+        raise CheckpointError(
+            f'{file.path} is not a file of learned prompts: its ctx is {tuple(context.shape)}, not (n, C) or '
+            '(K, n, C)'
         )
     _check_width(file, clip, context, fixed)
     learner: PromptLearner
-    if any(name.startswith('meta_net.') for name in own):
+    plain = {name.split('.')[0] for name in own} == {'ctx'}
+    if not plain and position not in (None, 'end'):
+        raise InputError(f'{file.path}: only prompts of CoOp have a position, not these: remove position')
+    if class_names and not (plain and context.ndim == 3):
+        raise InputError(
+            f'{file.path} has no context of its own for each class, and serves any class names: remove '
+            'class_names'
+        )
+    if 'meta_net.linear1.weight' in own:
         learner = CoCoOp(clip, n_ctx=context.shape[0], init=None)
     elif 'proj.weight' in own:
         learner = _maple(file, clip, own, tensors)

@@ -16,8 +16,9 @@ from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import DATASETS, MODELS, build, build_module
 from clipdense.tasks.classification import FrozenClipClassifier
 from clipdense.utils.errors import InputError
+from clipdense.weights.io import WeightsFile
 
-from .checkpoint import describe, save_prompts
+from .checkpoint import describe, load_prompts, save_prompts
 from .learner import PromptLearner
 
 FILE = 'prompts.safetensors'
@@ -73,6 +74,31 @@ class PromptClassifier(FrozenClipClassifier):
     def set_classes(self, names: Sequence[str]) -> None:
         """Set the classes of subsequent calls, see ``PromptLearner.set_classes``."""
         self.learner.set_classes(names)
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Refuse classes that ``set_classes`` refuses, without a pass of the text tower.
+
+        Raises:
+            InputError: see ``PromptLearner.set_classes``.
+        """
+        self.learner.texts_of(names)
+
+    def exported_tensors(self, file: WeightsFile) -> Mapping[str, Tensor]:
+        """See ``FrozenClipClassifier``; official files of prompts are read too.
+
+        Raises:
+            InputError: as ``load_prompts``, or prompts with other settings than the learner's.
+        """
+        found = load_prompts(file, self.clip)
+        theirs, ours = ({'type': type(one).__name__, **one.config} for one in (found, self.learner))
+        different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+        if different:
+            name = different[0]
+            raise InputError(
+                f'{file.path} has prompts with {name}={theirs.get(name)!r:.80}, but the learner has '
+                f'{ours.get(name)!r:.80}: set model.learner.{name} to that of the file'
+            )
+        return {f'learner.{name}': tensor for name, tensor in found.state_dict().items()}
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalized -> unit embeddings (B, D), with the prompts of the image tower."""

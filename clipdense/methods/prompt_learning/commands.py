@@ -46,6 +46,7 @@ def prompts(
     from clipdense.clip.checkpoint import load
     from clipdense.config import parse_options
     from clipdense.utils.errors import InputError
+    from clipdense.utils.files import check_outputs, regular_file
     from clipdense.vocab.vocabulary import Vocabulary
 
     from .checkpoint import load_prompts, save_prompts
@@ -54,8 +55,8 @@ def prompts(
         raise InputError('--classes and --vocab cannot be combined: use only one of them')
     if out.suffix != '.safetensors':
         raise InputError(f'--out {out}: prompts are written as safetensors; use {out.stem}.safetensors')
-    if out.exists() and (not overwrite or out.samefile(file)):
-        raise InputError(f'{out} exists: choose another --out, or add --overwrite to replace')
+    regular_file(file)
+    check_outputs([out], overwrite, [file, weights, vocab])
     known = Vocabulary.parse(classes) if classes is not None else None
     known = Vocabulary.from_file(vocab) if vocab is not None else known
     clip = load(weights, **parse_options(override or []))

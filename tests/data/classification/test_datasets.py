@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import unicodedata
 
 import numpy as np
@@ -107,25 +108,33 @@ class TestLabeledFolder:
             names = {unicodedata.normalize(other, 'café'): 'coffee', 'hot_dog': 'sausage'}
             assert LabeledFolder(folder, class_names=names).class_names == ('coffee', 'sausage')
 
-    def test_classes_without_images_are_named(self, folder, monkeypatch):
-        lines = []
-        monkeypatch.setattr(f'{LabeledFolder.__module__}.print_log', lambda line, **_: lines.append(line))
+    def test_classes_without_images_are_named(self, folder):
         (folder / 'bird').mkdir()
-        dataset = LabeledFolder(folder)
+        said = f'1 of 3 subfolders of {folder} have no images, and stay classes: bird'
+        with pytest.warns(UserWarning, match=re.escape(said)):
+            dataset = LabeledFolder(folder)
         assert dataset.class_names == ('bird', 'cat', 'hot dog')
         assert {label for _, label in dataset.images} == {1, 2}
-        assert lines == [f'1 of 3 subfolders of {folder} have no images, and stay classes: bird']
 
-    def test_a_folder_around_the_class_folders_is_named(self, tmp_path, monkeypatch):
-        lines = []
-        monkeypatch.setattr(f'{LabeledFolder.__module__}.print_log', lambda line, **_: lines.append(line))
+    def test_a_folder_around_the_class_folders_is_named(self, tmp_path):
         outer = tmp_path / 'outer'
         for name in ('cat', 'dog'):
             (outer / 'pets' / name).mkdir(parents=True)
             Image.new('RGB', (8, 8)).save(outer / 'pets' / name / 'a.png')
-        assert LabeledFolder(outer).class_names == ('pets',)
         said = "a single class, 'pets', with its images in 2 subfolders: if these are the classes, pass "
-        assert lines == [f'{outer} has {said}{outer / "pets"}']
+        with pytest.warns(UserWarning, match=re.escape(f'{outer} has {said}{outer / "pets"}')):
+            assert LabeledFolder(outer).class_names == ('pets',)
+
+    @pytest.mark.parametrize(
+        'said',
+        [
+            r"1 of 4 images of .*, such as cat/below/2.JPG: .* class of the outer folder \('cat'\)",
+            '1 image directly in .* left out, such as stray.png: each class needs a subfolder',
+        ],
+    )
+    def test_images_in_other_places_are_named(self, folder, said):
+        with pytest.warns(UserWarning, match=said):
+            assert len(LabeledFolder(folder)) == 4
 
     @pytest.mark.parametrize('make', ['nothing', 'file', 'empty', 'empty classes'])
     def test_refuses_folders(self, tmp_path, make):

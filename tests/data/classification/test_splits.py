@@ -51,12 +51,13 @@ class TestStratified:
         )
 
 
+_NO_BEE = '1 of 2 classes of .* have no images, and stay classes: bee'
 FOLDERS = {  # images of train, val and test; what is said of them
-    'three parts': (within('train', TWO) | within('val', ONE) | within('test', TWO), (4, 1, 4), ''),
+    'three parts': (within('train', TWO) | within('val', ONE) | within('test', TWO), (4, 1, 4), _NO_BEE),
     'other names of parts': (
         within('Training', TWO) | within('valid', ONE) | within('testing', ONE),
         (4, 1, 1),
-        '',
+        _NO_BEE,
     ),
     'no test': (
         within('train', {'ant': 10}) | within('val', ONE),

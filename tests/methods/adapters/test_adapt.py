@@ -210,6 +210,8 @@ class TestMovedBoxes:
         ({}, 'naclip', {}, "method 'naclip' makes no adapter; methods that do: clip_adapter, tip, tip_f"),
         ({}, 'tip', {'options': {'gamma': 1}}, "method 'tip' has no option 'gamma'"),
         ({}, 'tip', {'options': {'alpha': -1}}, 'alpha must be at least 0, got -1'),
+        ({}, 'tip', {'options': {'alpha': 1e308}}, r'alpha and beta must be at most 1e\+06'),
+        ({}, 'tip', {'options': {'balance': 'maybe'}}, "balance must be true or false, got 'maybe'"),
         ({}, 'tip', {'options': {'crops': 0}}, 'crops must be a whole number of at least 1, got 0'),
         ({}, 'tip', {'dense_method': 'maskclip'}, 'the examples are images: remove --dense-method'),
         ({}, 'tip_f', {'options': {'epochs': 0}}, 'epochs must be a whole number of at least 1, got 0'),

@@ -163,6 +163,17 @@ class TestOfficial:
         with pytest.raises(CheckpointError, match='holds not one tensor, but tensors by name: keys'):
             official_cache(keys, values, NAMES)
 
+    def test_a_training_checkpoint_is_not_an_adapter(self, tmp_path):
+        torch.save(
+            {'state_dict': {'adapter.keys': X, 'adapter.labels': torch.zeros(1)}}, tmp_path / 'step_1.pth'
+        )
+        with pytest.raises(InputError, match=r'use the adapter\.safetensors that training writes'):
+            read_adapter(tmp_path / 'step_1.pth')
+
+    def test_a_single_tensor_is_not_an_adapter(self, files):
+        with pytest.raises(InputError, match=r'is one tensor \(8, 6\), .*`clipdense embed tip-cache'):
+            read_adapter(files[0][0])
+
 
 def test_an_adapter_is_not_a_model_and_a_model_not_an_adapter(cache, file, tmp_path):
     cache.save(file)

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.data.classification.datasets import LabeledFolder
 from clipdense.data.transforms import CenterCrop
 from clipdense.inference.adapters import read_adapter
@@ -20,6 +21,7 @@ from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import source_digest
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights
 
 NAMES = ('cat', 'dog', 'hot dog')
 ADAPTERS = {
@@ -72,6 +74,53 @@ def test_the_file_of_a_cache_is_trained_further(clip, tmp_path):
     ADAPTERS['tip_f']().save(tmp_path / 'tip.safetensors')
     model = AdapterClassifier(clip, tmp_path / 'tip.safetensors', NAMES)
     assert [name for name, one in model.named_parameters() if one.requires_grad] == ['adapter.keys']
+
+
+@pytest.mark.parametrize(
+    ('kind', 'wrong', 'message'),
+    [
+        (
+            'clip_adapter',
+            lambda: ClipAdapter(16),
+            "has sides='both', but the adapter .* has 'image'",
+        ),
+        (
+            'tip_f',
+            lambda: KeyValueCache(torch.randn(3, 16), [0, 1, 2], ('dog', 'cat', 'hot dog')),
+            "has class_names=.*, but the adapter of the config has .'dog'",
+        ),
+        ('clip_adapter', ADAPTERS['tip_f'], 'has a ClipAdapter, not a KeyValueCache'),
+    ],
+)
+def test_an_exported_adapter_is_read_as_a_checkpoint(clip, kind, wrong, message, tmp_path):
+    model = AdapterClassifier(clip, ADAPTERS[kind](), NAMES, 'simple')
+    if kind == 'tip_f':
+        model.adapter.set_strength(2.0, 3.0)
+    file = read_weights(model.export(tmp_path))
+    other = AdapterClassifier(clip, ADAPTERS[kind](), NAMES, 'simple')
+    other.load_state_dict(other.own_tensors(file))
+    x = torch.randn(2, 3, 16, 16)
+    assert_close(other(x), model(x))
+    with pytest.raises(InputError, match=message):
+        AdapterClassifier(clip, wrong(), NAMES, 'simple').own_tensors(file)
+
+
+def test_new_classes_without_keys_are_zero_shot(clip):
+    model = AdapterClassifier(clip, ADAPTERS['tip_f'](), NAMES, 'simple')
+    x = torch.randn(2, 3, 16, 16)
+    with_keys = model(x)
+    with pytest.warns(UserWarning, match='none of the classes has keys in the cache: zero-shot logits only'):
+        model.set_classes(['cow', 'horse'])
+    classes = PromptEnsemble(clip, 'simple', cache=None).embed(Vocabulary(('cow', 'horse'))).queries
+    expected = clip.logit_scale.exp() * clip.encode_image(x, normalize=True) @ classes.mT
+    assert_close(model(x), expected)
+    model.set_classes(NAMES)
+    assert_close(model(x), with_keys)
+
+
+def test_a_cache_of_classes_that_are_not_trained(clip):
+    with pytest.raises(InputError, match="has 1 class that the model is not trained on, such as 'hot dog'"):
+        AdapterClassifier(clip, ADAPTERS['tip_f'](), NAMES[:2], 'simple')
 
 
 def test_classes_can_be_changed(clip, batch):

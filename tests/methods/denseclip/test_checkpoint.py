@@ -83,6 +83,7 @@ def test_a_name_that_the_positions_do_not_hold(make_official):
         ({}, {'class_names': None}, 'do not record the names of their 3 classes: pass class_names'),
         ({}, {'class_names': ['a', 'b']}, 'have 3 classes, but class_names has 2'),
         ({'gamma': None}, {}, 'not a DenseCLIP with a Semantic FPN'),
+        ({'rpn_head.rpn_cls.weight': torch.zeros(1)}, {}, 'a DenseCLIP detector .* does not load'),
         ({'neck.fpn_convs.1.conv.bias': None}, {}, r'1 missing \(neck\.output\.1\.bias\)'),
         ({'neck.extra.weight': torch.zeros(1)}, {}, '1 unexpected tensors for DenseCLIP: neck.extra.weight'),
         ({'gamma': torch.zeros(5)}, {}, r'of another shape \(gamma is \(5,\), expected \(32,\)'),
@@ -94,7 +95,7 @@ def test_a_name_that_the_positions_do_not_hold(make_official):
             'cannot infer the attention heads of a width of 32: pass text_num_heads',
         ),
     ],
-    ids=['names', 'count', 'kind', 'missing', 'strange', 'shape', 'nan', 'positions', 'heads'],
+    ids=['names', 'count', 'kind', 'detector', 'missing', 'strange', 'shape', 'nan', 'positions', 'heads'],
 )
 def test_bad_weights(make_official, change, options, message):
     state = {key: x for key, x in (make_official()[0] | change).items() if x is not None}

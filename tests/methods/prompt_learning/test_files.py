@@ -196,7 +196,10 @@ def test_detpro(clip, tmp_path):
         ),
         ({'ctx': torch.full((4, 64), torch.nan)}, 'not finite|NaN'),
         ({'ctx': torch.zeros(4, 64), 'meta_net.linear1.weight': torch.zeros(2, 32)}, '3 missing'),
-        ({'proj.weight': torch.zeros(2, 32)}, 'is not a file of learned prompts: its ctx is None'),
+        (
+            {'proj.weight': torch.zeros(2, 32)},
+            'is not a file of learned prompts: it has no ctx, but proj.weight',
+        ),
         ({'ctx': torch.zeros(80, 64)}, 'n_ctx=80 leaves no room'),
     ],
 )

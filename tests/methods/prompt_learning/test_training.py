@@ -16,7 +16,9 @@ from clipdense.clip.sizes import ClipSize
 from clipdense.data.classification.datasets import LabeledFolder
 from clipdense.data.transforms import SquareCrop
 from clipdense.engine.export import ExportHook
+from clipdense.engine.hooks import EvaluationHook
 from clipdense.engine.launch import train
+from clipdense.evaluation.base_to_new import ClassifierAccuracy
 from clipdense.methods.prompt_learning.checkpoint import load_prompts
 from clipdense.methods.prompt_learning.classifier import PromptClassifier
 from clipdense.methods.prompt_learning.cocoop import CoCoOp
@@ -124,6 +126,52 @@ def test_checkpoints_have_the_prompts_only(weights, data, tmp_path):
         other.text.pos_embed.add_(1)
     with pytest.raises(InputError, match='learned for another CLIP'):
         load_prompts(last, other)
+
+
+@pytest.mark.parametrize('learner', ['coop', 'cocoop'])
+def test_the_same_seed_gives_the_same_prompts(weights, data, tmp_path, learner):
+    runs = {'a': 0, 'again': 0, 'b': 1}
+    for name, seed in runs.items():
+        train(config(weights, data, tmp_path / name, learner, 3, randomness={'seed': seed}))
+    files = {name: read_weights(tmp_path / name / 'prompts.safetensors').tensors['ctx'] for name in runs}
+    assert_close(files['a'], files['again'], atol=0, rtol=0)
+    assert not torch.equal(files['a'], files['b'])
+
+
+@pytest.mark.parametrize('learner', LEARNERS)
+def test_exported_prompts_are_read_as_a_checkpoint(clip, learner, tmp_path):
+    model = PromptClassifier(clip, LEARNERS[learner], NAMES)
+    learned(model.learner)
+    file = read_weights(model.export(tmp_path))
+    other = PromptClassifier(clip, LEARNERS[learner], NAMES)
+    other.load_state_dict(other.own_tensors(file))
+    assert_close(dict(other.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
+    assert_close(other(ZEROS), model(ZEROS))
+
+
+@pytest.mark.parametrize(
+    ('learner', 'message'),
+    [
+        ({'type': CoOp, 'n_ctx': 3}, 'has prompts with n_ctx=4, but the learner has 3: set model.learner'),
+        ({'type': CoCoOp}, "has prompts with type='CoOp', but the learner has 'CoCoOp'"),
+        ({**LEARNERS['class-specific'], 'n_ctx': 4}, 'has prompts with class_specific=False'),
+    ],
+)
+def test_exported_prompts_of_another_learner(clip, learner, message, tmp_path):
+    file = read_weights(PromptClassifier(clip, LEARNERS['coop'], NAMES).export(tmp_path))
+    with pytest.raises(InputError, match=message):
+        PromptClassifier(clip, learner, NAMES).own_tensors(file)
+
+
+def test_classes_that_cannot_be_tested_are_refused_before_training(weights, data, tmp_path):
+    """A context for each class has none for the new classes: said now, not after the last epoch."""
+    folder = {'type': LabeledFolder, 'root': str(data)}
+    evaluation = {'type': ClassifierAccuracy, 'parts': {'new': {**folder, 'class_names': ['x', 'y', 'z']}}}
+    hook = {'type': EvaluationHook, 'evaluations': {'test': evaluation}}
+    hooks = {'default_hooks': {}, 'custom_hooks': [hook]}
+    with pytest.raises(InputError, match=r"cannot be tested on test/new: .* class-specific.* none for 'x'"):
+        train(config(weights, data, tmp_path / 'work', 'class-specific', 3, **hooks))
+    assert not list((tmp_path / 'work').glob('step_*'))
 
 
 @pytest.mark.parametrize('learner', LEARNERS)
