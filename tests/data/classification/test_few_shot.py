@@ -53,7 +53,7 @@ class TestDrawShots:
     def test_what_cannot_be_used_is_replaced(self):
         first = draw_shots(LABELS, 1, keys=KEYS)[0]
         with pytest.warns(
-            UserWarning, match=rf'1 images cannot be read, and others are drawn: {KEYS[first]}'
+            UserWarning, match=rf'1 image cannot be read, and others are drawn: {KEYS[first]}'
         ):
             drawn = draw_shots(LABELS, 1, keys=KEYS, usable=lambda index: index != first)
         assert first not in drawn
