@@ -52,9 +52,7 @@ class TestDrawShots:
 
     def test_what_cannot_be_used_is_replaced(self):
         first = draw_shots(LABELS, 1, keys=KEYS)[0]
-        with pytest.warns(
-            UserWarning, match=rf'1 image cannot be read, and others are drawn: {KEYS[first]}'
-        ):
+        with pytest.warns(UserWarning, match=rf'1 image cannot be read, and others are drawn: {KEYS[first]}'):
             drawn = draw_shots(LABELS, 1, keys=KEYS, usable=lambda index: index != first)
         assert first not in drawn
         assert len(drawn) == 2
@@ -147,7 +145,7 @@ class TestFewShotImages:
         root = make_images({'train/ant': 4, 'val/ant': 1, 'test/ant': 1})
         first = FewShotImages(root, shots=1).key(0)
         (root / 'train' / first).write_bytes(b'')
-        with pytest.warns(UserWarning, match='images cannot be read'):
+        with pytest.warns(UserWarning, match='1 image cannot be read'):
             data = FewShotImages(root, shots=1)
         assert data.key(0) == FewShotImages(root, shots=1, seed=0).key(0) != first
 
