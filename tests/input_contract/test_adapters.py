@@ -97,8 +97,10 @@ def empty(folder):
 
 
 def one_ignored(folder):
-    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(voc(folder) / 'SegmentationClass/0.png')
-    keys(folder, 0, 1)
+    masks = voc(folder) / 'SegmentationClass'
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(masks / '0.png')
+    Image.fromarray(np.repeat(np.array([[0, 1]], np.uint8), 8, 1).repeat(16, 0)).save(masks / '1.png')
+    keys(folder, 1, 1)
 
 
 def cache(names=('cat', 'dog'), weights=CLIP, dim=16):
