@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdense.utils.errors import printable
+from clipdense.utils.files import check_outputs
 
 from .once import Command
-from .options import Overwrite, check_outputs
+from .options import Overwrite
 
 if TYPE_CHECKING:
     from clipdense.vocab.vocabulary import Vocabulary
