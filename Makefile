@@ -27,7 +27,7 @@ $(STAMP): setup.py
 	$(PYTHON) -c 'import sys; sys.exit("clipdense needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[test,embedded]"
+	$(BIN)/python -m pip install --quiet -e ".[test,embedded,export]"
 	touch $(STAMP)
 
 # gradio requires an older Pillow than the other tests have: an environment of its own, which shares the rest.

@@ -39,6 +39,7 @@ EXTRAS = {
         'scikit-image>=0.22',
         'transformers>=4.45',
     ],
+    'export': ['onnx>=1.16', 'onnxruntime>=1.19', 'onnxscript>=0.2'],  # models as ONNX files
     'viz': ['supervision>=0.25', 'pandas>=2'],  # results as supervision.Detections and data frames
     'demo': ['gradio>=6.31,<7'],  # the web page
     'browser': ['playwright>=1.50'],  # tests of the page; drives an installed Chromium

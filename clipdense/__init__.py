@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = '0.1.0'
 
 _HOMES = {
+    'export': 'clipdense.inference.export.write',
+    'ExportOptions': 'clipdense.inference.export.options',
     'load': 'clipdense.inference.load',
     'create_model': 'clipdense.clip.factory',
     'get_tokenizer': 'clipdense.clip.factory',
@@ -28,11 +30,13 @@ __all__ = [
     'Classifier',
     'DetectionRules',
     'Detector',
+    'ExportOptions',
     'SegmentationOptions',
     'Segmenter',
     'Vocabulary',
     '__version__',
     'create_model',
+    'export',
     'get_tokenizer',
     'list_methods',
     'list_models',
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     from clipdense.clip.factory import create_model, get_tokenizer, list_models
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.detector import Detector
+    from clipdense.inference.export.options import ExportOptions
+    from clipdense.inference.export.write import export
     from clipdense.inference.load import load
     from clipdense.inference.segmenter import Segmenter
     from clipdense.methods import list_methods

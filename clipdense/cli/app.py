@@ -21,6 +21,7 @@ from . import (
     demo,
     detect,
     doctor,
+    export,
     label,
     predict,
     quickstart,
@@ -80,6 +81,7 @@ for command in (
     weights.models,
     weights.methods,
     weights.convert,
+    export.export,
     doctor.doctor,
 ):
     app.command(cls=Command)(command)

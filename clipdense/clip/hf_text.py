@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from clipdense.layers.exporting import exporting
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, MissingPackage
 
@@ -71,6 +72,8 @@ class HFTextTower(nn.Module):
         Positions that are padding in all texts are left out, which changes nothing else.
         """
         mask = token_ids.ne(self.pad_id)  # (K, L)
+        if exporting():
+            return self._pool(token_ids, mask)
         filled = mask.any(dim=0).nonzero()
         length = int(filled.max()) + 1 if len(filled) else 1
         return self._pool(token_ids[:, :length], mask[:, :length])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.exporting import exporting
 from clipdense.layers.packing import Packing
 from clipdense.layers.transformer import Block, initialize_blocks, replace_tokens, run_blocks
 from clipdense.registry import MODELS
@@ -101,7 +102,7 @@ class TextTransformer(nn.Module):
             last = torch.full_like(token_ids[:, 0], token_ids.shape[1] - 1)
             return self.forward_embeddings(self.token_embed(token_ids), last)
         eot = end_of_text(token_ids, self.size.eos_token_id)  # (K,)
-        if self.flavour.causal:
+        if self.flavour.causal and not exporting():
             token_ids = token_ids[:, : int(eot.max()) + 1 if len(eot) else 1]
         return self.forward_embeddings(self.token_embed(token_ids), eot)
 
@@ -118,12 +119,12 @@ class TextTransformer(nn.Module):
         if self.class_token is not None:
             places = torch.arange(embeddings.shape[1], device=eot.device)
             return self._with_class_token(embeddings, places <= eot[:, None], deep)
-        if self.flavour.causal and len(eot):
+        if self.flavour.causal and not exporting() and len(eot):
             embeddings = embeddings[:, : int(eot.max()) + 1]
         x = self._place(embeddings)  # (K, L, C)
-        rows = torch.arange(len(x), device=x.device) * x.shape[1] + eot  # the end-of-text tokens
+        rows = torch.arange(x.shape[0], device=x.device) * x.shape[1] + eot  # the end-of-text tokens
         packing = None
-        if self.flavour.causal and not deep:
+        if self.flavour.causal and not deep and not exporting():
             packing = Packing.of_lengths(eot + 1, x.shape[1])
             x, rows = packing.pack(x), packing.last  # (T, C)
         return self._run(x, rows, deep, causal=self.flavour.causal, packing=packing)
@@ -147,9 +148,10 @@ class TextTransformer(nn.Module):
         x = self._place(torch.cat([embeddings, token], dim=1))  # (K, 1 + L, C)
         seen = F.pad(filled, (1, 0), value=True)  # (K, 1 + L)
         mask = seen[:, None].expand(-1, length + 1, -1).tril()  # (K, 1 + L, 1 + L)
-        kept = seen.any(dim=0)
-        kept[-1] = True
-        x, mask = x[:, kept], mask[:, kept][:, :, kept]
+        if not exporting():
+            kept = seen.any(dim=0)
+            kept[-1] = True
+            x, mask = x[:, kept], mask[:, kept][:, :, kept]
         rows = torch.arange(1, count + 1, device=x.device) * x.shape[1] - 1
         return self._run(x, rows, deep, mask=mask)
 
@@ -199,7 +201,7 @@ def end_of_text(token_ids: Tensor, eos_token_id: int | None = None) -> Tensor:
     if eos_token_id is None:
         return token_ids.argmax(dim=-1)
     found = token_ids == eos_token_id
-    if not bool(found.any(dim=-1).all()):
+    if not exporting() and not bool(found.any(dim=-1).all()):
         row = int(found.any(dim=-1).logical_not().nonzero()[0])
         raise InputError(
             f'text {row} has no end-of-text token {eos_token_id}: use the tokenizer of the model'

@@ -161,7 +161,7 @@ class TimmImageTower(nn.Module):
     def _features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) of a convolutional tower, (B, P + N, C) of a transformer."""
         height, width = images.shape[-2:]
-        if min(height, width) < self.patch_size:
+        if height < self.patch_size or width < self.patch_size:
             raise InputError(
                 f'images of {width} x {height} pixels are smaller than one patch ({self.patch_size} pixels)'
             )

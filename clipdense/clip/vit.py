@@ -179,7 +179,7 @@ class VisionTransformer(nn.Module):
         x, _ = self.embed(images)  # (B, P + N, C)
         if self.flavour.pool != 'class_token':
             return self.pool_tokens(self._run(0, x))
-        class_tokens = torch.arange(len(x), device=x.device) * x.shape[1]  # (B,)
+        class_tokens = torch.arange(x.shape[0], device=x.device) * x.shape[1]  # (B,)
         return self.norm_post(self._run(0, x, rows=class_tokens))
 
     def forward_layers(
@@ -219,13 +219,13 @@ class VisionTransformer(nn.Module):
         """
         x, grid = patch_tokens(images, self.patch_embed)  # (B, N, C)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = x + self.positions(grid).to(x.dtype)
         if self.training and self.patch_dropout:
             x = self._drop_patches(x)
         if self._prompts:
             first = int(self.flavour.class_token)
-            prompts = self._prompts[0].to(x.dtype).expand(len(x), -1, -1)
+            prompts = self._prompts[0].to(x.dtype).expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :first], prompts, x[:, first:]], dim=1)
         return self.norm_pre(x), grid
 

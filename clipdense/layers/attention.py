@@ -139,7 +139,7 @@ class ContrastivePool(nn.Module):
 
 def _ask(pool: QueryPool | ContrastivePool, query: Tensor, x: Tensor) -> Tensor:
     """One query (D,) attends to the tokens (B, N, C) of each sequence -> (B, D)."""
-    query = query.view(1, pool.num_heads, 1, -1).expand(len(x), -1, -1, -1)  # (B, heads, 1, d)
+    query = query.view(1, pool.num_heads, 1, -1).expand(x.shape[0], -1, -1, -1)  # (B, heads, 1, d)
     key, value = pool.kv(x).unflatten(-1, (2, pool.num_heads, -1)).permute(2, 0, 3, 1, 4)
     pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, d)
     return pool.proj(pooled.flatten(1))

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from clipdense.utils.errors import InputError
 
+from .exporting import exporting
+from .interpolation import interpolation_matrix
+
 
 def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[int, int]]:
     """(B, 3, H, W) -> a token for each patch (B, N, C), grid.  Incomplete patches are dropped.
@@ -26,7 +29,7 @@ def patch_tokens(images: Tensor, projection: nn.Conv2d) -> tuple[Tensor, tuple[i
         InputError: images smaller than one patch.
     """
     patch = projection.kernel_size[0]
-    if min(images.shape[-2:]) < patch:
+    if any(side < patch for side in images.shape[-2:]):
         raise InputError(f'images of {tuple(images.shape[-2:])} pixels are smaller than a patch ({patch})')
     x = projection(images.to(projection.weight.dtype))  # (B, C, h, w)
     return x.flatten(2).mT, (x.shape[-2], x.shape[-1])
@@ -58,7 +61,7 @@ def resize_positions(
     side = isqrt(len(body))
     if side * side != len(body):
         raise ValueError(f'{len(body)} position embeddings do not form a square grid')
-    if grid == (side, side):
+    if not exporting() and grid == (side, side):
         return positions
     image = body.unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (1, C, n, n)
     image = _interpolate(image.float(), grid, mode, antialias)[0]  # (C, h, w)
@@ -66,6 +69,8 @@ def resize_positions(
 
 
 def _interpolate(image: Tensor, grid: tuple[int, int], mode: str, antialias: bool) -> Tensor:
+    if exporting():
+        return _by_matrices(image, grid, mode, antialias)
     if mode == 'dino':
         side = image.shape[-1]
         scale = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
@@ -73,3 +78,20 @@ def _interpolate(image: Tensor, grid: tuple[int, int], mode: str, antialias: boo
     if mode in ('bilinear', 'bicubic'):
         return F.interpolate(image, grid, mode=mode, align_corners=False, antialias=antialias)
     return F.interpolate(image, grid, mode=mode)  # other modes take neither align_corners nor antialias
+
+
+def _by_matrices(image: Tensor, grid: tuple[int, int], mode: str, antialias: bool) -> Tensor:
+    """The same for a grid whose size is a symbol."""
+    side = image.shape[-1]
+    dino = mode == 'dino'
+    down, across = (
+        interpolation_matrix(
+            side,
+            length,
+            'bicubic' if dino else mode,
+            antialias and not dino,
+            scale=side / (length + 0.1) if dino else None,
+        ).to(image.device)
+        for length in grid
+    )
+    return down @ image @ across.mT

@@ -77,7 +77,7 @@ def run_blocks(
 def replace_tokens(x: Tensor, start: int, tokens: Tensor) -> Tensor:
     """(B, N, C) with the tokens from ``start`` on replaced by ``tokens`` (n, C) in each sequence."""
     stop = start + len(tokens)
-    return torch.cat([x[:, :start], tokens.to(x.dtype).expand(len(x), -1, -1), x[:, stop:]], dim=1)
+    return torch.cat([x[:, :start], tokens.to(x.dtype).expand(x.shape[0], -1, -1), x[:, stop:]], dim=1)
 
 
 def initialize_blocks(blocks: Sequence[Block], width: int) -> None:

@@ -63,6 +63,9 @@ class Method:
             model is what ``load`` gave, or a CLIP for training-free methods.  Not needed if the model is
             already one.
         export: ``(model, destination) -> Path`` by the name of the layout that it writes.
+        graph: ``(model) -> clip.graphs.Graph``, what ``clipdense export`` writes of the model of ``build`` or
+            ``load``.
+        no_graph: why it has no graph, one line that ends the sentence 'NAME cannot be exported: '.
         explain: ``(segmenter model, image) -> list of maps``; each has ``draw(image, opacity)`` and ``name``.
         embedder: ``(file, prompts) -> ClassEmbedder``, for files of class embeddings or learned prompts that
             ``recognize`` accepts; ``prompts`` is the embedder that the model would use otherwise.
@@ -90,6 +93,8 @@ class Method:
     load: str | None = None
     build: str | None = None
     export: Mapping[str, str] = field(default_factory=dict)
+    graph: str | None = None
+    no_graph: str = ''
     explain: str | None = None
     embedder: str | None = None
     adapter: str | None = None

@@ -24,6 +24,7 @@ from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .lseg import lseg
 from .mean_iou import mean_iou
+from .onnx_export import onnx_export
 from .pixel_cache import pixel_cache
 from .precision import precision
 from .prompt_step import prompt_step
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'vild': vild,
     'lseg': lseg,
     'mean_iou': mean_iou,
+    'export': onnx_export,
     'pixel_cache': pixel_cache,
     'prompt_step': prompt_step,
     'vocabulary_memory': vocabulary_memory,

@@ -50,5 +50,6 @@ def neighbourhood(grid: Grid, std: float, prefix: int, like: Tensor) -> Tensor:
     """
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in grid)
     row, column = ((-((line[:, None] - line) ** 2) / (2 * std**2)).exp() for line in (rows, columns))
-    nearness = torch.kron(row, column)  # (N, N): the 2-d Gaussian is the product of two 1-d Gaussians
+    # The 2-d Gaussian is the product of two 1-d Gaussians; torch.kron cannot be traced with sizes as symbols.
+    nearness = (row[:, None, :, None] * column[None, :, None]).flatten(2).flatten(0, 1)  # (N, N)
     return F.pad(nearness, (prefix, 0, prefix, 0))

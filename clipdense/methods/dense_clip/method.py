@@ -10,7 +10,12 @@ _LAST_BLOCKS = 'number of last blocks that have a second path'
 
 
 def _method(
-    name: str, summary: str, paper: str, *options: Option, towers: tuple[str, ...] = ('vit', 'resnet')
+    name: str,
+    summary: str,
+    paper: str,
+    *options: Option,
+    towers: tuple[str, ...] = ('vit', 'resnet'),
+    no_graph: str = '',
 ) -> Method:
     return Method(
         name=name,
@@ -18,6 +23,8 @@ def _method(
         summary=summary,
         paper=paper,
         build='clipdense.methods.dense_clip.segmenter:build',
+        graph=None if no_graph else 'clipdense.methods.dense_clip.graph:graph',
+        no_graph=no_graph,
         options=options,
         any_clip=True,
         towers=towers,
@@ -58,6 +65,7 @@ METHODS = (
         ),
         Option('pd_threshold', 0.5, 'classes whose highest patch probability is lower are dropped'),
         Option('temperature', 100.0, 'factor on the cosines'),
+        no_graph='it compares probabilities with 1.0, so that rounding decides; use maskclip',
     ),
     _method(
         'sclip',
@@ -103,6 +111,7 @@ METHODS = (
         Option('threshold', 0.4, 'minimum cosine of patches that are averaged'),
         Option('class_share', 0.3, 'factor on the class token that is added'),
         towers=('vit',),
+        no_graph='its outliers are ranked by distances that tie, so that rounding decides',
     ),
     _method(
         'resclip',

@@ -73,7 +73,7 @@ def same_object(labels: Tensor, std: float) -> Tensor:
     joined, distance = _joined(labels)
     flat = labels.flatten(1)
     same = (flat[:, :, None] == flat[:, None]).to(distance.dtype)
-    faded = (-distance / distance.amax().clamp(min=1)).exp()
+    faded = (-distance / distance.amax(dim=(0, 1)).clamp(min=1)).exp()
     weight = same * torch.where(joined, torch.ones_like(faded), faded)  # (B, N, N)
     weight = _smooth(weight, std)
     weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-8)

@@ -22,4 +22,5 @@ METHOD = Method(
     recognize=recognize,
     layout='DenseCLIP (raoyongming/DenseCLIP)',
     load='clipdense.methods.denseclip.checkpoint:from_file',
+    no_graph='its context decoder rewrites the class embeddings for each image with sizes known in advance',
 )

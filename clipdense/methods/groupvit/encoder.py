@@ -133,7 +133,7 @@ class Stage(nn.Module):
         """(B, N, C), group tokens of the previous stage (B, T', C') -> see ``StageOutput``."""
         if self.group_tokens is None or self.grouping is None:
             return StageOutput(run_blocks(self.blocks, x, checkpointing=checkpointing), None, None)
-        tokens = self.group_tokens.to(x.dtype).expand(len(x), -1, -1)  # (B, T, C)
+        tokens = self.group_tokens.to(x.dtype).expand(x.shape[0], -1, -1)  # (B, T, C)
         if self.group_projector is not None and before is not None:
             tokens = tokens + self.group_projector(before)
         count = x.shape[1]

@@ -33,6 +33,7 @@ METHOD = Method(
         'huggingface': 'clipdense.methods.groupvit.checkpoint:write_huggingface',
         'nvlabs': 'clipdense.methods.groupvit.checkpoint:write_nvlabs',
     },
+    graph='clipdense.methods.groupvit.graph:graph',
     explain='clipdense.methods.groupvit.explain:explain',
     options=(Option('top_classes', 5, 'number of classes that are kept for each window'),),
 )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.clip.model import MAX_LOGIT_SCALE
+from clipdense.layers.exporting import exporting
 from clipdense.registry import MODELS, build_module
 from clipdense.structures import ClassEmbeddings, best_of_queries
 from clipdense.tasks.options import SegmentationOptions
@@ -224,13 +225,25 @@ def group_scores(to_image: Tensor, to_groups: Tensor, top: int, background: Tens
         top: number of classes that are kept for each window.
         background: (B, G) logits of a learned background, which is always kept, as column K + 1.
     """
-    kept = to_image.topk(min(top, to_image.shape[-1]), dim=-1).indices  # (B, 5)
-    dropped = torch.ones_like(to_image, dtype=torch.bool).scatter_(-1, kept, False)[:, None]  # (B, 1, K)
+    dropped = ~best_classes(to_image, top)[:, None]  # (B, 1, K)
     if background is not None:
         to_groups = torch.cat([to_groups, background[..., None]], dim=-1)
         dropped = F.pad(dropped, (0, 1))
     among_kept = to_groups.masked_fill(dropped, -torch.inf).softmax(dim=-1)
     return among_kept * to_groups.softmax(dim=-1)
+
+
+def best_classes(logits: Tensor, top: int) -> Tensor:
+    """(B, K) -> (B, K) bool: the classes with the ``top`` highest logits, all if there are fewer."""
+    if (
+        exporting()
+    ):  # K is a symbol, and the k of a top-k must not exceed it: count the classes that are ahead
+        own, other = logits[:, :, None], logits[:, None]
+        place = torch.arange(logits.shape[-1], device=logits.device)
+        ahead = (other > own) | ((other == own) & (place < place[:, None]))  # (B, K, K)
+        return ahead.sum(dim=-1) < top
+    kept = logits.topk(min(top, logits.shape[-1]), dim=-1).indices  # (B, 5)
+    return torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, kept, True)
 
 
 def background_scores(scores: Tensor, thresholds: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.exporting import exporting
 from clipdense.layers.precision import no_autocast
 
 _JITTER = 1e-12  # relative to the mean of the diagonal: avoids a singular matrix
@@ -40,7 +41,7 @@ class CosineHead(nn.Conv2d):
         """
         with no_autocast(features.device):
             features = features.to(self.weight.dtype)
-            if not self.compact:
+            if not self.compact or exporting():  # the factorization is no operator of ONNX
                 return F.normalize(self(features), dim=1)
             extended = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)  # y
             norm = F.conv2d(extended, self._factor()[:, :, None, None]).float().norm(dim=1, keepdim=True)

@@ -22,4 +22,5 @@ METHOD = Method(
     recognize=recognize,
     layout='LSeg (isl-org/lang-seg)',
     load='clipdense.methods.lseg.checkpoint:from_file',
+    graph='clipdense.methods.lseg.graph:graph',
 )

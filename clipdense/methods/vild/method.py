@@ -25,6 +25,7 @@ METHOD = Method(
     recognize=recognize,
     layout="ViLD (DetPro's release)",
     load='clipdense.methods.vild.checkpoint:from_file',
+    graph='clipdense.methods.vild.graph:graph',
     build='clipdense.methods.vild.predictor:build',
     commands={'regions': 'clipdense.methods.vild.commands:regions'},
 )
