@@ -12,6 +12,7 @@ from clipdense.clip.checkpoint.layouts import to_ours
 from clipdense.clip.losses import contrastive_loss
 from clipdense.clip.model import CLIP, build_clip
 from clipdense.clip.sizes import PUBLISHED, ClipSize, ResNetSize, TextSize, VitSize
+from clipdense.clip.text import arrange_tokens
 from clipdense.utils.errors import InputError
 
 TEXT = TextSize(width=64, layers=2, num_heads=1, mlp_width=256, embed_dim=32, vocab_size=512)
@@ -292,3 +293,14 @@ def test_tokens_are_tensors():
     again = pickle.loads(pickle.dumps(model.tokenizer))
     assert torch.equal(again('a cat'), ids[:1])
     assert again.identity == model.tokenizer.identity
+
+
+@pytest.mark.parametrize('shape', [(2, 4), (3, 2, 4)])
+def test_learned_tokens_between_and_in_place_of_others(shape):
+    learned, tokens = torch.randn(shape), torch.randn(3, 5, 4)
+    each = learned.expand(3, 2, 4)
+    between = arrange_tokens(learned, tokens, torch.tensor([2, 0, 1, 3, 4, 5, 6]))
+    assert_close(between, torch.cat([tokens[:, :1], each, tokens[:, 1:]], dim=1))
+    orders = torch.tensor([[2, 0, 1, 5, 6], [2, 3, 0, 1, 6], [2, 3, 4, 0, 1]])  # of each text
+    replaced = arrange_tokens(learned, tokens, orders)
+    assert_close(replaced[1], torch.stack([*tokens[1, :2], *each[1], tokens[1, 4]]))

@@ -86,8 +86,16 @@ def class_texts(
 
 
 def nameless_text(clip: WithText, n_ctx: int) -> ClassTexts:
-    """The text of n learned tokens and a full stop, without class name."""
-    return _with_room(clip, ('',), [' '.join([_PLACEHOLDER] * n_ctx) + '.'], [0], n_ctx, 'end')
+    """The text of n learned tokens and a full stop, without class name.
+
+    Raises:
+        InputError: no tokens, or more than the text tower takes.
+    """
+    if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
+        raise InputError(f'n_ctx of a background must be a whole number of at least 1, got {n_ctx!r}')
+    text = ' '.join([_PLACEHOLDER] * n_ctx) + '.'
+    _check_lengths(clip, ('background',), [text], n_ctx)
+    return _with_room(clip, ('',), [text], [0], n_ctx, 'end')
 
 
 def _with_room(

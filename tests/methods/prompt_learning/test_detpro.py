@@ -100,6 +100,18 @@ def test_a_learned_background(clip):
     assert model(data.features).shape == (6, 3)
 
 
+@pytest.mark.parametrize(
+    ('count', 'message'),
+    [
+        (0, 'n_ctx of a background must be a whole number of at least 1, got 0'),
+        (75, "the prompt of 'background' has 78 tokens, 75 of them context; the text tower takes 77"),
+    ],
+)
+def test_a_background_of_another_length_is_refused(clip, count, message):
+    with pytest.raises(InputError, match=message):
+        DetPro(clip, CoOp(clip, n_ctx=2), 'learn', background_ctx=count)
+
+
 def test_what_does_not_belong_together(clip, resnet_clip):
     model = DetPro(clip)
     with pytest.raises(InputError, match='embedded by another CLIP: 8 values, the text tower has 32'):
