@@ -75,7 +75,7 @@ def export(
     Example: `clipdense export ViT-B-16/openai clip_segmenter.onnx --method naclip`
     """
     options = graph.read()
-    check_call(destination, part, to, overwrite)
+    check_call(destination, part, to, overwrite, method)
     method_options: dict[str, Any] | None = None
     if option:
         from clipdense.config import parse_options

@@ -19,6 +19,8 @@ from clipdense.cli.app import main
         (['model.onnx', '--size', '1x2x3'], '--size must be height x width'),
         (['model.onnx', '--part', 'mask'], "unknown part 'mask'"),
         (['old.onnx/model.onnx'], 'old.onnx is not a folder'),
+        (['model.onnx', '--method', 'naclop'], "method 'naclop' is unknown"),
+        (['model.onnx', '--method', 'naclip', '--part', 'text'], 'a method applies to the part segmenter'),
         (['model.onnx', '--tolerance', '-1'], 'tolerance must be a number of at least 0'),
         (['model.onnx'], 'nothing.pt'),
     ],

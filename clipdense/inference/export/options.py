@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+from clipdense.methods import get_method
 from clipdense.utils.errors import InputError, MissingPackage, nearest
 from clipdense.utils.files import check_output_folder, output_file
 
@@ -86,17 +87,21 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def check_call(
-    destination: str | Path, part: str | None, to: str | None, overwrite: bool
+    destination: str | Path, part: str | None, to: str | None, overwrite: bool, method: str | None = None
 ) -> tuple[Path, str]:
     """The file that will be written, and its format.
 
     Raises:
-        InputError: an unknown part or format, a suffix of another format, a file that exists, or a folder
-            that is not writable.
+        InputError: an unknown part, method or format, a suffix of another format, a file that exists, or a
+            folder that is not writable.
         MissingPackage: the format needs packages or a compiler that are not installed.
     """
     if part is not None and part not in PARTS:
         raise InputError(f'unknown part {part!r}; one of {", ".join(PARTS)}.{nearest(str(part), PARTS)}')
+    if method is not None:
+        get_method(method)
+        if part not in (None, 'segmenter', 'detector'):
+            raise InputError(f'a method applies to the part segmenter, not to {part}: remove it')
     if not isinstance(destination, str | Path) or not str(destination).strip():
         raise InputError(f'the destination must be a path such as model.onnx, got {destination!r}')
     path = Path(destination)

@@ -57,8 +57,8 @@ def find_graph(
     model = _plain(model)
     part = part or _own_part(model, method)
     if part in _OF_CLIP:
-        if method or method_options:
-            raise InputError(f'a method applies to the part segmenter, not to {part}: remove it')
+        if method_options:
+            raise InputError(f'method options apply to the part segmenter, not to {part}: remove them')
         return _OF_CLIP[part](_clip_of(model, part, weights))
     if part == 'segmenter':
         model = load_segmenter(model, method, 'cpu', method_options=method_options)

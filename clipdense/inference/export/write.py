@@ -109,7 +109,7 @@ def export(
     options = options or ExportOptions()
     if not isinstance(options, ExportOptions):
         raise InputError(f'options must be ExportOptions(...), got {type(options).__name__}')
-    path, to = check_call(destination, part, to, overwrite)
+    path, to = check_call(destination, part, to, overwrite, method)
     if not hasattr(torch.compiler, 'is_exporting'):
         raise MissingPackage(
             f'export needs torch 2.7 or newer, and this is {torch.__version__}: upgrade torch'
