@@ -151,6 +151,15 @@ def image_sizes(image_size: int, patch_size: int = 1) -> dict[str, int]:
     return {'batch': 2, 'height': image_size, 'width': image_size + patch_size, 'classes': 7}
 
 
+def fixed_sizes(tower: nn.Module) -> dict[str, str]:
+    """Why height and width are fixed for this image tower, by name; empty if they are free."""
+    if any(
+        type(one).__name__ == 'Conv2dSame' for one in tower.modules()
+    ):  # of timm, for weights of TensorFlow
+        return dict.fromkeys(('height', 'width'), 'the padding of its convolutions is computed from it')
+    return {}
+
+
 def preprocessing(preprocess: Any) -> dict[str, Any]:
     """Facts about the images that a graph takes."""
     return {
@@ -166,11 +175,13 @@ def image_graph(clip: Any) -> Graph:
     """
     _need(clip, 'encode_image', 'an image tower')
     tower = clip.image
+    fixed = fixed_sizes(tower)
     return Graph(
         part='image',
         module=ImageGraph(clip),
         outputs={'image_embeddings': '(batch, D), unit norm'},
-        sizes=image_sizes(tower.size.image_size, _patch(tower)),
+        sizes=image_sizes(tower.size.image_size, 0 if fixed else _patch(tower)),
+        fixed=fixed,
         facts={**preprocessing(clip.preprocess), 'embed_dim': embed_dim(clip)},
         source=clip,
         **image_input(_patch(tower)),
@@ -236,6 +247,7 @@ def classifier_graph(clip: Any) -> Graph:
         outputs={'logits': '(batch, classes), cosines times logit_scale'},
         sizes=graph.sizes,
         smallest=graph.smallest,
+        fixed=graph.fixed,
         facts={**graph.facts, 'logit_scale': module.scale, 'logit_bias': module.bias},
         source=clip,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipdense.clip.graphs import Graph
+from clipdense.clip.graphs import Graph, fixed_sizes
 from clipdense.tasks.graphs import segmenter_graph
 
 from .segmenter import DenseCLIP
@@ -16,7 +16,7 @@ _GRID = {
 def graph(model: DenseCLIP) -> Graph:
     """A CLIP with a training-free method."""
     reason = _GRID.get(model.method)
-    fixed = {} if reason is None else {'height': reason, 'width': reason}
+    fixed = fixed_sizes(model.clip.image) if reason is None else {'height': reason, 'width': reason}
     if model.method == 'resclip':
         fixed['batch'] = 'its operators have one batch size'
     return segmenter_graph(
