@@ -27,6 +27,7 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .videos import all_videos, segment_videos, video_stems
 
 if TYPE_CHECKING:
     from clipdense.inference.results import Segmentation
@@ -74,7 +75,13 @@ def segment(
     classes = with_background(vocabulary.read(templates), background)
     refuse_without_effect(classes, view)
     read = [*paths, vocabulary.vocab, *weights.inputs(), config.config]
-    stems = _free_stems(paths, output, read)
+    videos = all_videos(paths)
+    if videos:
+        stems = video_stems(paths, output.out, output.overwrite, read)
+        if explain or dataset.save:
+            raise InputError('a video gives an overlay and a JSON file only: remove --explain and --save')
+    else:
+        stems = _free_stems(paths, output, read)
     writers = dataset.writers(output.out, paths, classes, output.overwrite)
     segmenter = _segmenter(weights, method, option or [], config, view, templates)
     if explain and not segmenter.explains:
@@ -82,6 +89,10 @@ def segment(
         raise InputError(f'--explain needs weights of a method that can explain its masks: {able}')
     tell_precision(segmenter.precision)
     segmenter.set_vocabulary(classes)
+
+    if videos:
+        segment_videos(segmenter, paths, stems, output.opacity, images.max_pixels)
+        return
 
     def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Segmentation]]:
         for index, result in segmenter.stream(

@@ -43,6 +43,7 @@ from .reading import (
     Input,
     OnError,
     check_call,
+    expanded,
     read_batch,
     report,
     without_failed,
@@ -235,7 +236,9 @@ class Predictor(ABC, Generic[Result]):
         The next batch of a list is read in a background thread while the model computes.
 
         Args:
-            images: any iterable of images, see ``__call__``; iterators are asked for one batch at a time.
+            images: any iterable of images, see ``__call__``; iterators are asked for one batch at a time.  A
+                path of a folder or a glob pattern stands for its images (in the order of ``list_images``),
+                that of a video file for its frames.
             class_names: see ``__call__``; fixed when the stream begins.
             batch_size: images per batch; 'auto' is 1 on a CPU, where larger batches are not faster, and 8 on
                 a GPU, which processes images one by one where a batch does not fit its memory.
@@ -252,6 +255,8 @@ class Predictor(ABC, Generic[Result]):
             InputError: no class names, a batch size or ``max_pixels`` below 1, an unknown option, or an
                 unreadable image.
         """
+        check_call([], batch_size, on_error, max_pixels)
+        images = expanded(images, max_pixels)
         check_call(images, batch_size, on_error, max_pixels)
         settings = self._settings(options)
         # Not read back from the attribute, which another thread may have set since.

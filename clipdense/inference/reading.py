@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Iterable
 from numbers import Integral
 from pathlib import Path
@@ -10,12 +12,30 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from clipdense.utils.errors import InputError, item_error
+from clipdense.utils.image_files import list_images
 from clipdense.utils.image_io import read_image
+from clipdense.utils.video import VideoFrames, is_video
 
 from .encoded import Encoded
 
 ImageSource = Any  # a path, a PIL image, an array (H, W, 3), or what ``Predictor.encode`` returned
 OnError = Literal['raise', 'skip'] | Callable[[int, InputError], None]
+
+
+def expanded(images: Any, max_pixels: int) -> Any:
+    """Folders and glob patterns as the list of their images, video files as their frames; others unchanged.
+
+    Raises:
+        InputError: a folder or pattern without images, or a file that is no video.
+    """
+    if not isinstance(images, str | Path):
+        return images
+    if is_video(images):
+        return VideoFrames(images, max_pixels)
+    path = str(images)
+    if os.path.isdir(path) or (glob.has_magic(path) and not os.path.lexists(path)):
+        return list_images(path)
+    return images
 
 
 def check_call(images: object, batch_size: object, on_error: object, max_pixels: object) -> None:
@@ -73,6 +93,9 @@ def read_batch(
     for index, source in batch:
         name = str(source) if isinstance(source, str | Path) else f'image {index}'
         try:
+            if is_video(source) or (isinstance(source, str | Path) and os.path.isdir(source)):
+                kind = 'video' if is_video(source) else 'folder'
+                raise InputError(f'{source} is a {kind}, not a regular file of an image: pass it to stream')
             if isinstance(source, Encoded):
                 check(source)
                 found.append(Input(index, name, source.image, source))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipdense.utils.drawing import count_indices, draw_boxes, overlay
+from clipdense.utils.drawing import count_indices, draw_boxes, overlay, under_legend
 from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import atomic_write
 from clipdense.utils.image_io import write_mask
@@ -180,6 +180,13 @@ class Segmentation:
         hidden = () if self._background is None else (names[self._background],)
         image = needed_image(image, self.image)
         return overlay(image, self.mask, names, None, opacity, hidden, legend, side)
+
+    def draw_frame(self, opacity: float = 0.6) -> Image.Image:
+        """``draw`` for videos: the image above a legend of all classes, of one size for all frames."""
+        names, background = self.vocabulary.class_names, self._background
+        hidden = () if background is None else (names[background],)
+        drawn = self.draw(opacity=opacity, legend=False, side=1)
+        return under_legend(drawn, names, class_palette(len(names), background), hidden)
 
     def plot(
         self, image: Image.Image | None = None, opacity: float = 0.6, legend: bool = True, side: int = 512

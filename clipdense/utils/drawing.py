@@ -257,6 +257,25 @@ def _shifted(array: np.ndarray, axis: int, step: int = 1) -> tuple[np.ndarray, n
     return (array[step:], array[:-step]) if axis == 0 else (array[:, step:], array[:, :-step])
 
 
+def under_legend(
+    image: Image.Image, class_names: Sequence[str], palette: np.ndarray, hidden: Collection[str] = ()
+) -> Image.Image:
+    """The image above a legend of all classes, which depends on its size and the classes only."""
+    colors = np.asarray(palette, np.uint8).tolist()
+    entries = [
+        _Entry(name, '', tuple(color))
+        for name, color in zip(class_names, colors, strict=False)
+        if name not in hidden
+    ]
+    if not entries:
+        return image
+    strip = _legend(entries, image.size)
+    result = Image.new('RGB', (max(image.width, strip.width), image.height + strip.height), _PAPER)
+    result.paste(image, (0, 0))
+    result.paste(strip, (0, image.height))
+    return result
+
+
 def _legend(entries: Sequence[_Entry], image_size: tuple[int, int]) -> Image.Image:
     """A white strip with columns of color, name and value, at least as wide as the image."""
     largest = int(min(max(max(image_size) / 34, 14), 160))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 import clipdense
 from clipdense.cli.app import main
 from clipdense.utils.image_io import read_mask
+from clipdense.utils.video import VideoFrames, VideoWriter
 from clipdense.weights.io import read_weights
 
 pytestmark = pytest.mark.usefixtures('apart')
@@ -361,3 +363,53 @@ def test_the_text_cache_serves_the_second_call(capsys, weights, tmp_path):
     assert len(cached) == 1
     run(capsys, 'segment', 'photo.png', '-c', 'a,b', '-w', weights, '--overwrite')
     assert list((tmp_path / 'cache').rglob('*.safetensors')) == cached
+
+
+def video(path, frames, size=(40, 30)):
+    """Write a video of one photograph."""
+    photo('photo.jpg', size)
+    whole = VideoWriter('whole.mp4', 10)
+    for _ in range(frames):
+        whole.write(Image.open('photo.jpg').convert('RGB').resize(size))
+    whole.finish()
+    os.replace('whole.mp4', path)
+
+
+def test_segment_writes_a_video_with_a_legend(capsys, weights):
+    video('a.mp4', 12)
+    status, out, err = run(capsys, 'segment', 'a.mp4', '-c', 'car, road', '-w', weights)
+    assert status == 0, err
+    assert 'a_overlay.mp4: 12 frames' in out
+    frames = list(VideoFrames('segmented/a_overlay.mp4'))
+    assert len(frames) == 12
+    assert frames[0].height > 30
+    values = json.loads(Path('segmented/a.json').read_text())
+    assert (values['fault'], values['classes'], len(values['frames'])) == (None, ['car', 'road'], 12)
+    assert values['frames'][5]['second'] == 0.5
+    assert sorted(path.name for path in Path('segmented').iterdir()) == ['a.json', 'a_overlay.mp4']
+    status, _, err = run(capsys, 'segment', 'a.mp4', '-c', 'car, road', '-w', weights)
+    assert (status, 'add --overwrite' in err) == (2, True)
+
+
+def test_one_bad_video_among_several(capsys, weights):
+    video('a.mp4', 3)
+    Path('b.mp4').write_bytes(b'no video')
+    status, out, err = run(capsys, 'segment', 'a.mp4', 'b.mp4', '-c', 'car, road', '-w', weights)
+    assert status == 1
+    assert 'a_overlay.mp4: 3 frames' in out
+    assert 'skipped: b.mp4 cannot be opened as a video (8 bytes)' in err
+    assert not Path('segmented/b_overlay.mp4').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['photo.jpg'], 'is a video and photo.jpg an image: segment videos and images in two commands'),
+        (['--save', 'coco'], 'a video gives an overlay and a JSON file only'),
+    ],
+)
+def test_what_videos_cannot_be_combined_with(capsys, weights, arguments, said):
+    video('a.mp4', 2)
+    status, _, err = run(capsys, 'segment', 'a.mp4', *arguments, '-c', 'car, road', '-w', weights)
+    assert status == 2
+    assert said in err

@@ -21,6 +21,7 @@ from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.utils.errors import InputError
+from clipdense.utils.video import VideoWriter
 
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 VIT = VitSize(image_size=16, patch_size=4, width=16, layers=2, num_heads=2, mlp_width=16, embed_dim=8)
@@ -357,3 +358,24 @@ def test_a_batch_that_does_not_fit_the_memory_is_taken_apart(predictor, images, 
     found = [values(result) for _, result in predictor.stream(images, ['cat', 'dog'], batch_size=batch_size)]
     np.testing.assert_array_equal(found, expected)
     assert counts == ([3, 1, 1, 1, 2, 1, 1] if batch_size == 3 else [1] * 5)
+
+
+def test_folders_patterns_and_videos(predictor, images, tmp_path):
+    for number, image in enumerate(images):
+        image.save(tmp_path / f'{number}.png')
+    expected = [values(result) for result in predictor(images, ['cat', 'dog'])]
+    for source in (tmp_path, str(tmp_path), f'{tmp_path}/*.png'):
+        for index, result in predictor.stream(source, ['cat', 'dog']):
+            np.testing.assert_allclose(values(result), expected[index], atol=1e-6)
+        assert index == 4
+    video = VideoWriter(tmp_path / 'a.mp4', 10)
+    for image in images:
+        video.write(image)
+    video.finish()
+    assert [index for index, _ in predictor.stream(tmp_path / 'a.mp4', ['cat', 'dog'])] == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match=r'a\.mp4 is a video, .*: pass it to stream'):
+        predictor(tmp_path / 'a.mp4', ['cat', 'dog'])
+    with pytest.raises(InputError, match='is a folder, not a regular file of an image: pass it to stream'):
+        predictor(tmp_path, ['cat', 'dog'])
+    with pytest.raises(InputError, match='no images match the pattern'):
+        predictor.stream(f'{tmp_path}/*.jpg', ['cat', 'dog'])
