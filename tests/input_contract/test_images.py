@@ -7,6 +7,7 @@ import io
 import os
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -134,6 +135,43 @@ def _many(folder):
     paths = [str(folder / 'a.png')] * 2
     for images in (paths, iter(paths), np.array(paths), np.stack([RGB, RGB]), [RGB, paths[0]]):
         assert _classify(images) == [0, 1]
+
+
+def _video(folder, keep=1.0):
+    """A video of ten frames of noise, of which the first part is kept."""
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(folder / 'whole.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 10.0, (64, 48))
+    for _ in range(10):
+        writer.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    data = (folder / 'whole.avi').read_bytes()
+    (folder / 'a.avi').write_bytes(data[: int(keep * len(data))])
+    return folder / 'a.avi'
+
+
+def _folder_of_images(folder):
+    for name in ('a', 'b'):
+        Image.fromarray(RGB).save(folder / f'{name}.png')
+    for source in (folder, str(folder), f'{folder}/*.png'):
+        assert _classify(source) == [0, 1]
+
+
+def _whole_video(folder):
+    assert _classify(_video(folder)) == [*range(10)]
+
+
+def _truncated_video(folder):
+    assert 1 <= len(_classify(str(_video(folder, 0.5)))) < 8
+
+
+def _no_video(folder):
+    for name, content in (('a.mp4', b''), ('b.mov', b'<!doctype html>')):
+        (folder / name).write_bytes(content)
+    _each(_classify, folder / 'a.mp4', folder / 'b.mov')
+
+
+def _call(folder):
+    _each(lambda one: _classify([one]), _video(folder), folder, str(folder))
 
 
 READ = {
@@ -281,6 +319,12 @@ READ = {
     'more bytes than 8 for each of these pixels, and 64 MiB': _large_file,
     'text file object': _text_file,
     'list, iterator, array of paths, array (N, H, W, 3)': _many,
+    'a folder or glob pattern for `stream`': _folder_of_images,
+    'a video file for `stream`': _whole_video,
+    'a truncated video': _truncated_video,
+    'a damaged or empty video': _no_video,
+    'a video or folder for a call': _call,
+    'the URL of a video': lambda folder: _classify('https://example.org/a.mp4'),
     'one array, tensor, Pillow image, file or `bytes` for `stream`': lambda folder: _each(
         _classify, RGB, GRAY, torch.zeros(3, 4, 5), Image.fromarray(RGB), io.BytesIO(), b'89', None
     ),
