@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdense.utils.errors import InputError, item_error
+from clipdense.utils.files import check_outputs
 
 from .images import each
-from .options import check_outputs
 
 if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
