@@ -8,7 +8,7 @@ DEMO_STAMP := $(DEMO)/.installed
 # Test processes: auto is one for each core, at most eight; 0 runs the tests in pytest's own process.
 WORKERS ?= auto
 
-.PHONY: help install install-demo quickstart test test-demo test-slow coverage lint format clean
+.PHONY: help install install-demo quickstart test test-demo test-slow coverage docs lint format clean
 
 help:
 	@echo 'make install     create .venv and install clipdense with everything the tests need'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-demo   run the tests of the web page, in Chromium if it is installed'
 	@echo 'make test-slow   run the slow tests, most of which train a model'
 	@echo 'make coverage    run the tests of make test and print the lines that no test runs'
+	@echo 'make docs        write the documentation as a site to build/site'
 	@echo 'make lint        check style and types'
 	@echo 'make format      fix style where that can be done automatically'
 	@echo 'make clean       delete .venv and all caches'
@@ -53,6 +54,10 @@ test-slow: install
 
 coverage: install
 	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8 --cov=clipdense --cov-report=term:skip-covered
+
+docs: install
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: install
 	$(BIN)/ruff check .

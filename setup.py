@@ -45,11 +45,14 @@ EXTRAS = {
     'browser': ['playwright>=1.50'],  # tests of the page; drives an installed Chromium
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
+    'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # the documentation as a site
     'test': [
         'pytest>=8',
         'pytest-cov>=5',
         'pytest-xdist>=3.5',
         'hypothesis>=6.100',
+        'ipykernel>=6.29',  # the notebooks of examples/
+        'nbclient>=0.10',
         'pyarrow>=14',
         'transformers>=4.45',
         'ruff==0.17.5',
