@@ -132,18 +132,19 @@ class Handlers:
                 continue
             settings = Settings(classes, refine, background_threshold, area_threshold, score_threshold)
             answer = self.engine.predict(image, choice, settings)
-            shown += self._side(answer, choice, stem, opacity)
+            aligned = refine and self.engine.segments(choice)
+            shown += self._side(answer, choice, stem, aligned, opacity)
             notes |= dict.fromkeys(answer.notes)
             seconds += answer.seconds
         done = f'{image.width} x {image.height} pixels in {seconds:.1f} s. Click on a result for scores.'
         return [markup.message(done, 'done') + ''.join(markup.message(one, 'note') for one in notes), *shown]
 
-    def _side(self, answer: Answer, choice: Choice, stem: str, opacity: float) -> list[Any]:
+    def _side(self, answer: Answer, choice: Choice, stem: str, aligned: bool, opacity: float) -> list[Any]:
         """Values of the components of a ``Side``."""
         sheet, shown = drawn(answer.result, opacity)
-        name = f'{stem}_{choice.method}' if choice.method else stem
+        name = '_'.join([stem, *filter(None, [choice.method]), *(['aligned'] if aligned else [])])
         files = write_files(self.folder / secrets.token_hex(16), name, answer.result, sheet)
-        title = markup.heading(choice.label)
+        title = markup.heading(f'{choice.label}{" · aligned with edges" if aligned else ""}')
         legend = markup.legend(answer.result)
         return [
             gr.update(visible=True),

@@ -101,7 +101,7 @@ def test_an_image_is_segmented(visit, photo, image, weights):
     assert np.array_equal(shown(page), wanted.plot(legend=False, side=1))
     with page.expect_download() as download:
         page.click('#first-files a >> nth=0')
-    assert download.value.suggested_filename == 'two_halves_maskclip_mask.png'
+    assert download.value.suggested_filename == 'two_halves_maskclip_aligned_mask.png'
     assert np.array_equal(np.asarray(Image.open(download.value.path())), wanted.mask)
     page.click('#first-image img')
     page.wait_for_selector('#first-point .cd-score')
