@@ -39,6 +39,7 @@ def use(page: Page, url: str) -> None:
     page.click('#first-image img')
     page.wait_for_selector('#first-point .cd-score')
     page.mouse.move(0, 0)
+    page.evaluate('window.scrollTo(0, 0)')
     page.wait_for_timeout(500)
 
 

@@ -144,7 +144,7 @@ class Handlers:
         sheet, shown = drawn(answer.result, opacity)
         name = '_'.join([stem, *filter(None, [choice.method]), *(['aligned'] if aligned else [])])
         files = write_files(self.folder / secrets.token_hex(16), name, answer.result, sheet)
-        title = markup.heading(f'{choice.label}{" · aligned with edges" if aligned else ""}')
+        title = markup.heading(f'{choice.label}{" · aligned" if aligned else ""}')
         legend = markup.legend(answer.result)
         return [
             gr.update(visible=True),

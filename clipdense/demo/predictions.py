@@ -197,6 +197,8 @@ class Engine:
 
     def _choices(self, at: int) -> Iterator[Choice]:
         model, label = self._loaded[at], self.sources[at].label
+        if [one.label for one in self.sources].count(label) > 1:  # files of one name in several folders
+            label = f'{label} ({at + 1})'
         if method_of(model) is not None or isinstance(model, SegmentationModel):
             yield Choice(label, at, None)
             return

@@ -34,6 +34,14 @@ def test_a_plain_clip_has_its_methods(engine):
     assert engine.choices[0].label == 'tiny.safetensors · maskclip'  # without its folder
 
 
+def test_files_of_one_name_are_told_apart(weights, tmp_path):
+    other = tmp_path / weights.name
+    other.write_bytes(weights.read_bytes())
+    labels = [one.label for one in Engine([Source(weights), Source(other)]).choices]
+    assert len(set(labels)) == len(labels)
+    assert {'tiny.safetensors (1) · maskclip', 'tiny.safetensors (2) · maskclip'} < set(labels)
+
+
 @pytest.mark.parametrize('method', ['maskclip', 'naclip'])
 def test_results_are_those_of_the_segmenter(engine, weights, image, method):
     answer = engine.predict(image, choice(engine, method), Settings('cat, dog\nsofa'))
