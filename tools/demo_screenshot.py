@@ -24,7 +24,7 @@ WAIT = 600_000  # milliseconds
 
 
 def use(page: Page, url: str) -> None:
-    """Segment a photograph with and without refinement, and click on the first result."""
+    """Segment a photograph with two methods, and click on the first result."""
     page.set_default_timeout(WAIT)
     page.goto(url)
     photograph = installed_photographs()[1]
@@ -32,8 +32,7 @@ def use(page: Page, url: str) -> None:
     page.wait_for_selector('#status :text("pixels")')
     page.fill('#classes textarea', ', '.join(photograph.names))
     page.click('#compare input')
-    page.click('[role=option]:has-text("maskclip")')
-    page.uncheck('#compare-refine input')
+    page.click('[role=option]:has-text("vanilla")')
     page.click('#run')
     page.wait_for_selector('#second-image img')
     page.click('#first-image img')
