@@ -51,7 +51,7 @@ def orderings(hits: dict[str, np.ndarray]) -> str:
     """A table in Markdown, of percent points; ``hits`` has (seeds, images) for 'METHOD|SHOTS|HALF'."""
     shots = sorted({int(key.split('|')[1]) for key in hits} - {0})
     lines = [
-        '| the papers | ' + ' | '.join(f'{count} shots' for count in shots) + ' |',
+        '| the papers | ' + ' | '.join(f'{count} shot{"s" * (count > 1)}' for count in shots) + ' |',
         '|---' * (1 + len(shots)) + '|',
     ]
     for larger, smaller, half, source in ORDERINGS:
