@@ -63,7 +63,7 @@ def demo(
     from clipdense.demo.server import running, wait_for_interrupt
     from clipdense.demo.uploads import Limits
 
-    engine = Engine([source(name) for name in names], device, precision)
+    engine = Engine([source(name) for name in names], device, precision)  # type: ignore[arg-type]  # checked by the predictors
     limits = Limits(max_pixels, max_megabytes)
     with running(engine, address, limits, _examples(), browser) as url:
         print(f'{url}  (Ctrl-C stops)', flush=True)

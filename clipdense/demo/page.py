@@ -123,7 +123,9 @@ class Handlers:
         score_threshold: float,
         opacity: float,
     ) -> list[Any]:
-        image, stem, shown, notes = self._read(path), file_stem(str(path)), [], {}
+        image, stem = self._read(path), file_stem(str(path))
+        shown: list[Any] = []
+        notes: dict[str, None] = {}
         seconds = 0.0
         for label, refine in ((first, first_refine), (second, second_refine)):
             choice = self._choices.get(label)

@@ -188,11 +188,13 @@ class Engine:
                 own, background = self._model(choice).own, vocabulary.background is not None
                 segmenter = self._segmenter(choice, settings.options(own, background))
                 encoded = segmenter.encode(image)
-                result = segmenter(encoded, vocabulary)
-                points = MaskPoints.of(result, _probabilities(segmenter, encoded))
+                mask: Segmentation = segmenter(encoded, vocabulary)
+                result, points = mask, MaskPoints.of(mask, _probabilities(segmenter, encoded))
             else:
-                result = self._detector(choice)(image, vocabulary, score_threshold=settings.score_threshold)
-                points = BoxPoints.of(result)
+                boxes: Detections = self._detector(choice)(
+                    image, vocabulary, score_threshold=settings.score_threshold
+                )
+                result, points = boxes, BoxPoints.of(boxes)
         return Answer(result, points, tuple(notes), time.monotonic() - begin)
 
     def _choices(self, at: int) -> Iterator[Choice]:

@@ -226,7 +226,7 @@ class Segmenter(Predictor[Segmentation]):
         self._check_encoded(encoded)
         size = (encoded.image.height, encoded.image.width)
         if pixel_aligned:
-            dim = getattr(self.model, 'embed_dim', None) or getattr(self.model.clip, 'embed_dim', 1)
+            dim: Any = getattr(self.model, 'embed_dim', None) or getattr(self.model.clip, 'embed_dim', 1)
             check_bytes(
                 4 * dim * size[0] * size[1],
                 f'embeddings of {size[1]} x {size[0]} pixels',

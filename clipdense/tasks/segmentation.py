@@ -330,7 +330,7 @@ class SegmentationModel(Model):
         else:
             found = ((part, (best.query, best.probability)) for part, best in reduce(queries))
             labels = PixelLabels(*assemble(result_size, found))
-        return self.finish(labels._replace(every=kept and kept.probabilities), image.image)
+        return self.finish(labels._replace(every=None if kept is None else kept.probabilities), image.image)
 
     def window_bytes(self, height: int, width: int) -> int:
         """Approximate memory of ``encode_pixels`` for a window: 64 full-size maps of three channels."""

@@ -47,7 +47,8 @@ class VideoFrames:
         if str(path).startswith(('http:/', 'https:/', 'rtsp:/')):
             raise InputError(f'{path} is a URL; download the video and pass the file')
         self.path, self.max_pixels = regular_file(path), max_pixels
-        self.frames_read, self.fault = 0, None
+        self.frames_read = 0
+        self.fault: str | None = None
         capture = self._open()
         try:
             rate, expected = (capture.get(key) for key in _properties())

@@ -22,7 +22,7 @@ class LabelMe(Writer):
         """Write an image, and what is known of it alone."""
         name = self.copy_image(image, '')
         shapes = [shape for number, one in enumerate(image.objects, 1) for shape in self._shapes(one, number)]
-        content = {
+        content: dict[str, Any] = {
             'version': '5.4.1',
             'flags': {},
             'shapes': shapes,

@@ -51,14 +51,14 @@ def _rings(mask: NDArray[np.bool_]) -> list[list[Point]]:
         down[start, sign] = end
     rings = []
     while across:
-        start, end = across.popitem()
-        ring, sign = [start[0]], start[1]
+        first, end = across.popitem()
+        ring, sign = [first[0]], first[1]
         while True:
             # Turn right where two parts touch: from right to down (-1), from left to up (+1).
             ring.append(end)
             turn = -sign if (end, -sign) in down else sign
             end = down.pop((end, turn))
-            sign = turn if (end, turn) in across or (end, turn) == start else -turn
+            sign = turn if (end, turn) in across or (end, turn) == first else -turn
             if (end, sign) not in across:  # the first edge
                 break
             ring.append(end)

@@ -100,8 +100,8 @@ class AdapterClassifier(FrozenClipClassifier):
             InputError: invalid names (see ``Vocabulary``).
         """
         self.vocabulary = Vocabulary(tuple(names))
-        cached = isinstance(self.adapter, KeyValueCache)
-        self._zero_shot = cached and not self.adapter.classes_in(self.vocabulary)
+        cache: Any = self.adapter if isinstance(self.adapter, KeyValueCache) else None
+        self._zero_shot = cache is not None and not cache.classes_in(self.vocabulary)
         if self._zero_shot:
             warnings.warn('none of the classes has keys in the cache: zero-shot logits only')
         self._classes = PromptEnsemble(self.clip, self.templates, cache=None).embed(self.vocabulary)
@@ -147,7 +147,7 @@ class AdapterClassifier(FrozenClipClassifier):
         mine: Any = self.adapter
         if type(found) is not type(mine):
             raise InputError(f'{file.path} has a {type(found).__name__}, not a {type(mine).__name__}')
-        if isinstance(found, KeyValueCache):
+        if isinstance(mine, KeyValueCache) and isinstance(found, KeyValueCache):
             mine.set_strength(found.alpha, found.beta)
             mine.balance = found.balance
         for name, value in found.settings.items():

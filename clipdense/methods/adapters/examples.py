@@ -214,8 +214,9 @@ def _of_masks(model: Any, part: MaskedImages, keys_per_class: int, samples: int,
         keys.append(cells.keys(keys_per_class, rng))
         trained.append(cells.drawn_by_class(samples, rng))
     rows, labels = (_joined(list(parts)) for parts in zip(*keys, strict=True))
-    drawn = tuple(_joined(list(parts)) for parts in zip(*trained, strict=True))
-    return Examples(rows[None], labels, part.class_names, 'pixels', drawn if samples else None)
+    pixels, classes = (_joined(list(parts)) for parts in zip(*trained, strict=True))
+    drawn = (pixels, classes) if samples else None
+    return Examples(rows[None], labels, part.class_names, 'pixels', drawn)
 
 
 def _cells(model: Any, part: MaskedImages, seed: int, title: str) -> Iterator[tuple[Cells, torch.Generator]]:
