@@ -46,12 +46,15 @@ def main() -> int:
         action='store_true',
         help='refuse a .py config, which is code, if it is not ours',
     )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='remove checkpoints of an earlier run in the work directory'
+    )
     parser.add_argument('--verbose', action='store_true', help='show where an error comes from')
     args = parser.parse_args()
     resume = args.resume or args.resume_strict
     try:
         config = load_config(args.config, safe=True) if args.safe_config else args.config
-        train(config, args.work_dir, resume, args.seed, args.cfg_options, args.resume_strict)
+        train(config, args.work_dir, resume, args.seed, args.cfg_options, args.resume_strict, args.overwrite)
     except InputError as error:
         if args.verbose:
             raise

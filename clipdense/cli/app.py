@@ -18,6 +18,7 @@ from clipdense.utils.errors import InputError, one_line
 from . import (
     adapt,
     benchmarks,
+    data,
     demo,
     detect,
     doctor,
@@ -73,6 +74,7 @@ for command in (
     adapt.adapt,
     train.scenes,
     train.nouns,
+    data.init,
     train.train,
     train.test,
     benchmarks.prepare,

@@ -134,7 +134,7 @@ def _train_on_scenes(out: Path, steps: int | None, images: int | None, seed: int
     if steps:
         options['train_cfg.max_steps'] = steps
         options['param_scheduler.warmup'] = min(cfg.param_scheduler.warmup, steps - 1)
-    train(CONFIG, work_dir=weights.parent, seed=seed, options=options)
+    train(CONFIG, work_dir=weights.parent, seed=seed, options=options, overwrite=True)
 
     _say(begin, 'classifying and segmenting held-out scenes')
     metrics = test(CONFIG, weights, work_dir=out / 'test', options=options)
@@ -147,7 +147,7 @@ def _train_on_scenes(out: Path, steps: int | None, images: int | None, seed: int
         'custom_hooks.evaluation.interval': None,
         'custom_hooks.evaluation.at_end': False,  # evaluated by the test below
     }
-    train(MASKS, work_dir=masks.parent, seed=seed, options=options)
+    train(MASKS, work_dir=masks.parent, seed=seed, options=options, overwrite=True)
     metrics |= test(MASKS, masks, work_dir=out / 'lseg_test', options=options)
     _write_gallery(Segmenter.from_pretrained(masks, cache=False), weights, data / 'voc', gallery)
     minutes = (time.monotonic() - begin) / 60

@@ -71,6 +71,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed [default: the config's].")] = None,
     option: ConfigOptions = None,
     safe_config: SafeConfig = False,
+    overwrite: Annotated[
+        bool, typer.Option('--overwrite', help='Remove checkpoints of an earlier run in the work dir.')
+    ] = False,
 ) -> None:
     """Train the model of a config.
 
@@ -85,6 +88,7 @@ def train(
         resume=resume,
         seed=seed,
         options=option or (),
+        overwrite=overwrite,
     )
 
 

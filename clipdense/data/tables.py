@@ -53,6 +53,26 @@ def read_table(
     return _text_rows(path, columns, as_dialect(dialect))
 
 
+def column_names(path: str | Path) -> list[str]:
+    """The columns of a table; of JSON lines those of the first entry.
+
+    Raises:
+        InputError: not a regular file, or not such a table.
+    """
+    path = regular_file(path)
+    suffix = Path(path.name.lower().removesuffix('.gz')).suffix
+    if suffix in _PARQUET_SUFFIXES:
+        return [str(name) for name in _parquet_columns(path)]
+    line = next((line for line in read_lines(path) if line.text is None or line.text.strip()), Line(1, ''))
+    if not line.text or '\0' in line.text:
+        raise InputError(f'{path} is not a UTF-8 text table: its first line is empty, too long or not text')
+    if suffix in _JSON_SUFFIXES:
+        entry = parse_json(line.text, f'{path}, line {line.number}')
+        return list(entry) if isinstance(entry, dict) else []
+    comma = '\t' not in line.text and path.name.lower().removesuffix('.gz').endswith('.csv')
+    return TextRows(iter(()), line, ',' if comma else '\t').columns
+
+
 def as_dialect(given: Dialect | Mapping[str, Any] | str | None) -> Dialect:
     """A dialect from its separator, or from its arguments."""
     if isinstance(given, Dialect):
@@ -108,6 +128,18 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
                 _places(path, columns, list(entry))
             first = False
             yield TableRow(where, {column: known.get(column_name(column)) for column in columns})
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_schema
+    except ImportError as error:
+        raise InputError(f'{path}: Parquet needs pyarrow; pip install "clipdense[parquet]"') from error
+    try:
+        return list(read_schema(path).names)
+    except (ArrowException, OSError) as error:
+        raise InputError(f'{path} cannot be read as Parquet: {" ".join(str(error).split())}') from error
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:

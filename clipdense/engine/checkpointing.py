@@ -182,6 +182,13 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
     return None
 
 
+def run_files(folder: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, after what points to them."""
+    folder = Path(folder)
+    named = [folder / name for name in (_POINTER, _BEST) if (folder / name).is_file()]
+    return [*named, *sorted(folder.glob('step_*.pth'), key=_step_of)]
+
+
 def what_remains(folder: str | Path) -> str:
     """What ``--resume`` would do in a folder, for the message of a run that fails; the files are checked."""
     try:
@@ -271,7 +278,7 @@ class CheckpointHook(Hook):
         if runner.train_loop.position.step:
             self._saved = sorted(folder.glob('step_*.pth'), key=_step_of)
             self._saved_step = runner.train_loop.position.step
-        elif any(folder.glob('step_*.pth')):
+        elif any(folder.glob('step_*.pth')):  # of a runner that is not made by ``launch.train``
             runner.logger.warning(
                 f'{folder} contains checkpoints of an earlier run; use --resume to continue it'
             )

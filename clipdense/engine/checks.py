@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.registry import DATASETS
@@ -268,6 +269,39 @@ def check_batch_size(loader: DataLoader) -> None:
             f'{type(loader.dataset).__name__} was built with batch_size={own} and its loader with '
             f'batch_size={loader.batch_size}; give both the same'
         )
+
+
+def leave_out_single(loader: DataLoader, model: Any) -> str:
+    """Leave out the last batch of each epoch where it has one sample, from which the model cannot learn.
+
+    Batch norm has no variance over one sample, and some models refuse one in ``check_batch``.  Samples are
+    shuffled, so another one is left out in each epoch.
+
+    Returns:
+        What to tell the user; '' if nothing was changed.
+    """
+    batches = loader.batch_sampler
+    if isinstance(loader.dataset, IterableDataset) or getattr(batches, 'drop_last', True):
+        return ''
+    size, count = getattr(batches, 'batch_size', None), len(loader.sampler)  # type: ignore[arg-type]
+    if not size or size == 1 or count < size or count % size != 1 or not _needs_two(model):
+        return ''
+    batches.drop_last = True  # type: ignore[union-attr]
+    return (
+        f'{count} samples in batches of {size} leave a batch of one, from which this model cannot learn: '
+        'it is left out, another sample in each epoch'
+    )
+
+
+def _needs_two(model: Any) -> bool:
+    """Whether a model in training cannot use a batch of one sample."""
+    if any(isinstance(part, _BatchNorm) and part.training for part in model.train().modules()):
+        return True
+    try:
+        getattr(model, 'check_batch', lambda *_, **__: None)(1, last=True)
+    except InputError:
+        return True
+    return False
 
 
 def _is_number(value: Any) -> bool:

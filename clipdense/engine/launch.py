@@ -25,6 +25,7 @@ from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
 from .runner import Runner
+from .work_dir import free_folder, no_remains
 
 _SETTINGS = {  # allowed names by part of a config; other parts have a type, which defines them
     '': argument_names(RunnerBase.__init__),
@@ -54,6 +55,7 @@ def train(
     seed: int | None = None,
     options: Sequence[str] | Mapping[str, Any] = (),
     strict_resume: bool = False,
+    overwrite: bool = False,
 ) -> Runner:
     """Train with a config, in one process or in the processes of torchrun.
 
@@ -64,6 +66,8 @@ def train(
         seed: of weights, order and augmentation.
         options: ``['key.of.entry=value', ...]`` or a dict, replacing entries of the config.
         strict_resume: raise an error if the newest checkpoint is damaged, instead of using an older one.
+        overwrite: remove the checkpoints and metrics of an earlier run in ``work_dir``, which is refused
+            otherwise.
 
     Returns:
         The runner after training.
@@ -85,16 +89,21 @@ def train(
                 f'the checkpoint {found} does not exist; give a step_*.pth, or resume=True for the newest one'
             )
         cfg.load_from, cfg.resume = str(found), True
-    with named_parts(cfg):
-        runner = Runner.from_cfg(cfg)
-    if resume and not found:
-        runner.logger.warning(f'no checkpoint to resume from in {cfg.work_dir}; starting from the beginning')
-    try:
+    elif not resume and not cfg.get('resume'):
+        free_folder(cfg.work_dir, overwrite)
+    with no_remains(cfg.work_dir):
         with named_parts(cfg):
-            runner.train()
-    finally:
-        if runner.distributed:
-            dist.destroy_process_group()
+            runner = Runner.from_cfg(cfg)
+        if resume and not found:
+            runner.logger.warning(
+                f'no checkpoint to resume from in {cfg.work_dir}; starting from the beginning'
+            )
+        try:
+            with named_parts(cfg):
+                runner.train()
+        finally:
+            if runner.distributed:
+                dist.destroy_process_group()
     return runner
 
 
@@ -125,7 +134,7 @@ def test(
     cfg.load_from, cfg.resume = None if argument else str(checkpoint), False
     if argument:  # a training-free model is built around weights
         cfg.model[argument] = str(checkpoint)
-    with named_parts(cfg):
+    with no_remains(cfg.work_dir), named_parts(cfg):
         runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, EvaluationHook)]
     if cfg.get('test_dataloader') is None and not hooks:

@@ -23,7 +23,14 @@ from clipdense.utils.dist import all_gather_object, world_size
 from clipdense.utils.errors import InputError, one_line
 
 from .checkpointing import what_remains
-from .checks import check_batch_size, check_count, check_tokenizer, takes, with_batch_size
+from .checks import (
+    check_batch_size,
+    check_count,
+    check_tokenizer,
+    leave_out_single,
+    takes,
+    with_batch_size,
+)
 from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
 from .resume import (
@@ -83,6 +90,9 @@ class TrainLoop(BaseLoop):
             dataloader = _training_defaults(dataloader, runner.seed)
         super().__init__(runner, dataloader)
         check_batch_size(self.dataloader)
+        remark = leave_out_single(self.dataloader, unwrapped(runner.model))
+        if remark:
+            runner.logger.info(remark)
         if hasattr(self.dataloader.dataset, 'check_workers'):
             self.dataloader.dataset.check_workers(self.dataloader.num_workers)
         self.steps_per_epoch = _length(self.dataloader)

@@ -73,6 +73,8 @@ class Method:
         adapt: ``(model, embedder, labels, options) -> Adapter``, which makes an adapter from ``LabeledData``.
         commands: ``typer`` functions by the name of the command, shown as ``clipdense embed NAME``.  Their
             module must not import anything heavy.
+        starters: ``(start: data.starting.Start) -> str``, the text of a config for data of one's own, by the
+            name that ``clipdense init NAME`` takes.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
         towers: kinds of image towers that it works on (the ``kind`` of the tower's class), for methods that
@@ -100,6 +102,7 @@ class Method:
     adapter: str | None = None
     adapt: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
+    starters: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
     towers: tuple[str, ...] = ('vit', 'resnet', 'timm')
@@ -118,12 +121,18 @@ class Method:
         return frozenset(option.name for option in self.options if option.required)
 
     def part(self, name: str) -> Callable[..., Any]:
-        """Import one of its parts: 'load', 'build', 'adapter', ..., or a name in ``export`` or ``commands``.
+        """Import one of its parts: 'load', 'build', 'adapter', ..., or a name in ``export``, ``commands``
+        or ``starters``.
 
         Raises:
             InputError: the method has no such part, or it cannot be imported.
         """
-        path = self.export.get(name) or self.commands.get(name) or getattr(self, name, None)
+        path = (
+            self.export.get(name)
+            or self.commands.get(name)
+            or self.starters.get(name)
+            or getattr(self, name, None)
+        )
         if not isinstance(path, str):
             raise InputError(f'method {self.name!r} has no {name!r}')
         module, _, function = path.partition(':')

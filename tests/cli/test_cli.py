@@ -42,6 +42,7 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         'classify',
         'detect',
         'label',
+        'init',
         'embed',
         'embed regions',
         'scenes',

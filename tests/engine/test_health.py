@@ -214,9 +214,8 @@ def test_one_value_per_channel_is_refused_by_name(make_config, tiny):
             super().__init__()
             self.first = nn.Sequential(self.first, nn.BatchNorm1d(4))
 
-    config = {**make_config(size=5, steps=3), 'model': {'type': Normed}}
-    config['train_dataloader']['drop_last'] = False
-    with pytest.raises(InputError, match=r'step 3: batch norm needs more than one value.*drop_last=True'):
+    config = {**make_config(size=5, batch_size=1, steps=3), 'model': {'type': Normed}}
+    with pytest.raises(InputError, match=r'step 1: batch norm needs more than one value.*drop_last=True'):
         trained(config)
 
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 from mmengine.dist import get_world_size
 from mmengine.utils import get_installed_path
+from torch import nn
 
 from clipdense.config import files as config_files
 from clipdense.config import load_config, parse_options
@@ -345,9 +346,9 @@ def test_train_tool_passes_everything_on(monkeypatch):
     seen = []
     monkeypatch.setattr(launch, 'train', lambda *arguments: seen.append(arguments))
     rows = {
-        'c.py': ('c.py', None, False, None, [], False),
-        'c.py --resume': ('c.py', None, True, None, [], False),
-        'c.py --resume x.pth --seed 3': ('c.py', None, 'x.pth', 3, [], False),
+        'c.py': ('c.py', None, False, None, [], False, False),
+        'c.py --resume': ('c.py', None, True, None, [], False, False),
+        'c.py --resume x.pth --seed 3': ('c.py', None, 'x.pth', 3, [], False, False),
         'c.py --resume-strict --work-dir w --cfg-options a=1 b=2': (
             'c.py',
             'w',
@@ -355,7 +356,9 @@ def test_train_tool_passes_everything_on(monkeypatch):
             None,
             ['a=1', 'b=2'],
             True,
+            False,
         ),
+        'c.py --overwrite': ('c.py', None, False, None, [], False, True),
     }
     for line, expected in rows.items():
         monkeypatch.setattr(sys, 'argv', ['train.py', *line.split()])
@@ -363,3 +366,45 @@ def test_train_tool_passes_everything_on(monkeypatch):
             runpy.run_path(str(TOOLS / 'train.py'), run_name='__main__')
         assert left.value.code == 0
         assert seen.pop() == expected
+
+
+def test_a_used_folder_is_refused_resumed_or_cleared(make_config, tmp_path):
+    config = Config(make_config())
+    launch.train(config, tmp_path / 'a', options={'train_cfg.max_steps': 3})
+    with pytest.raises(InputError, match=r'has checkpoints of an earlier run \(step_3\.pth\): --resume'):
+        launch.train(config, tmp_path / 'a', options={'train_cfg.max_steps': 2})
+    launch.train(config, tmp_path / 'a', options={'train_cfg.max_steps': 2}, overwrite=True)
+    assert [path.name for path in (tmp_path / 'a').glob('step_*.pth')] == ['step_2.pth']
+
+
+def missing_data(config: Config) -> Config:
+    config.train_dataloader.dataset = {'type': 'VOCSegmentation', 'root': 'nowhere'}
+    return config
+
+
+def test_a_start_that_fails_leaves_nothing(make_config, tmp_path):
+    with pytest.raises(InputError, match='the dataset folder nowhere does not exist'):
+        launch.train(missing_data(Config(make_config())), tmp_path / 'a')
+    assert not (tmp_path / 'a').exists()
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b/mine.txt').touch()
+    with pytest.raises(InputError, match='nowhere'):
+        launch.train(missing_data(Config(make_config())), tmp_path / 'b')
+    assert [path.name for path in (tmp_path / 'b').iterdir()] == ['mine.txt']
+
+
+@pytest.mark.parametrize('size', [2, 3, 5, 8, 9, 33])
+@pytest.mark.parametrize('batch_size', [2, 4, 8])
+def test_every_number_of_samples_trains(make_config, tiny, tmp_path, size, batch_size):
+    class WithNorm(tiny.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(self.first, nn.BatchNorm1d(4))
+
+    config = Config(make_config(size=size, batch_size=batch_size))
+    config.model = {'type': WithNorm}
+    config.train_dataloader.drop_last = False
+    config.train_cfg = {'max_epochs': 2}
+    runner = launch.train(config, tmp_path / 'a')
+    batches, rest = divmod(size, batch_size)
+    assert runner.iter == 2 * (batches + (rest > 1 or not batches))

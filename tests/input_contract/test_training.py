@@ -112,6 +112,11 @@ def resumed(folder, damage=None, before=3, after=5, **changes):
     assert run(folder, steps=after, resume=True, **changes).iter == after
 
 
+def used(folder):
+    run(folder)
+    launch.train('contrastive/clip_scenes', folder / 'run')
+
+
 def the_same(folder):
     """The last of three steps is lost, and made again."""
     weights = run(folder, steps=3).model.state_dict()
@@ -214,7 +219,8 @@ READ = {
     'one pair in the last batch, contrastive loss': lambda f: run(f, clip(), Pairs(5), size=4),
     'a batch whose captions are all equal': lambda f: run(f, clip(), Pairs(equal=True)),
     'a batch with a loss of exactly 0': lambda f: run(f, Numbers(0.0)),
-    'a single value per channel, batch norm': lambda f: run(f, Numbers(norm=True), Samples(3)),
+    'one sample in the last batch, batch norm': lambda f: run(f, Numbers(norm=True), Samples(3)),
+    'a single value per channel, batch norm': lambda f: run(f, Numbers(norm=True), Samples(3), size=1),
     'a sample with NaN': lambda f: run(f, data=Samples(bad=3)),
     'a model whose parameters are all frozen': lambda f: run(f, Numbers(frozen=True)),
     'a learning rate of 0': lambda f: run(f, lr=0.0),
@@ -238,6 +244,7 @@ READ = {
     'a run that has all its steps': lambda f: resumed(f, before=4, after=4),
     'an empty folder': lambda f: run(f, resume=True),
     'a folder that another run uses': in_use,
+    'a folder with checkpoints of an earlier run': used,
     'a work folder inside a file': in_a_file,
     'a full disk': full_disk,
     "a full disk, `on_error='warn'`": lambda f: full_disk(f, on_error='warn'),

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clipdense.clip.checkpoint import load
 from clipdense.data.batches import sample_rng, to_tensor
 from clipdense.data.faults import FaultBudget
 from clipdense.data.tables import read_table
@@ -267,6 +268,16 @@ class CocoCaptions(ImageTextPairs):
 def caption_tokenizer(tokenizer: TokenizerLike | dict | None) -> TokenizerLike:
     """The given tokenizer, or OpenAI's, which then truncates long captions without warnings."""
     return Tokenizer(max_warnings=0) if tokenizer is None else build(tokenizer, TRANSFORMS)
+
+
+@TRANSFORMS.register_module()
+def tokenizer_of(weights: str | Path) -> TokenizerLike:
+    """The tokenizer of a CLIP, for configs that train weights with a tokenizer of their own.
+
+    Args:
+        weights: as ``clipdense.load`` takes them.
+    """
+    return load(weights).tokenizer
 
 
 def encode(tokenizer: TokenizerLike, caption: str) -> Tensor:

@@ -219,7 +219,7 @@ class VOCSegmentation(LabeledImages):
         images = files.find_all(names, listed)
         self.names = [files.name_of(image) for image in images]
         masks = NamedFiles(root / mask_folder, {'.png'}).find_all(self.names, f'with a mask, {listed},')
-        stored = _stored_vocabulary(root)
+        stored = stored_vocabulary(root)
         chosen = stored if vocabulary is None else read_class_names(vocabulary)
         if chosen is None:
             raise InputError(
@@ -246,7 +246,7 @@ class CheckReport:
         return '\n'.join([head, *faults, 'share of pixels:', *shares])
 
 
-def _stored_vocabulary(root: Path) -> Vocabulary | None:
+def stored_vocabulary(root: Path) -> Vocabulary | None:
     """The dataset's own classes, in the order of its mask values."""
     files = [root / name for name in ('vocabulary.json', 'classes.txt') if (root / name).is_file()]
     found = [Vocabulary.from_file(file) for file in files]

@@ -21,6 +21,7 @@ METHOD = Method(
     paper='Li et al. 2022 (arXiv 2201.03546)',
     recognize=recognize,
     layout='LSeg (isl-org/lang-seg)',
+    starters={'lseg': 'clipdense.methods.lseg.starter:lseg'},
     load='clipdense.methods.lseg.checkpoint:from_file',
     graph='clipdense.methods.lseg.graph:graph',
 )

@@ -42,6 +42,11 @@ METHOD = Method(
     layout='prompts of CoOp, CoCoOp, MaPLe and DetPro',
     load='clipdense.methods.prompt_learning.checkpoint:refuse_as_weights',
     embedder='clipdense.methods.prompt_learning.embedder:from_file',
+    starters={
+        'coop': 'clipdense.methods.prompt_learning.starter:coop',
+        'cocoop': 'clipdense.methods.prompt_learning.starter:cocoop',
+        'maple': 'clipdense.methods.prompt_learning.starter:maple',
+    },
     commands={
         'prompts': 'clipdense.methods.prompt_learning.commands:prompts',
         'region-features': 'clipdense.methods.prompt_learning.detpro_commands:region_features',

@@ -27,5 +27,6 @@ METHOD = Method(
     load='clipdense.methods.vild.checkpoint:from_file',
     graph='clipdense.methods.vild.graph:graph',
     build='clipdense.methods.vild.predictor:build',
+    starters={'vild': 'clipdense.methods.vild.starter:vild'},
     commands={'regions': 'clipdense.methods.vild.commands:regions'},
 )

@@ -1,0 +1,70 @@
+"""``clipdense init`` and ``clipdense check-data``: one's own data, before the training."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdense.methods import Method, list_methods
+from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import check_outputs
+
+from .options import Overwrite
+
+
+def starters() -> dict[str, Method]:
+    """Each method that has a config for data of one's own, by the name that the command takes."""
+    return {name: method for method in list_methods() for name in method.starters}
+
+
+_NAMES = ', '.join(sorted(starters()))
+
+
+def init(
+    method: Annotated[str, typer.Argument(help=f'What to train: {_NAMES}.', show_default=False)],
+    data: Annotated[
+        str, typer.Argument(help='Your data: a folder, a table, or a JSON file.', show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option('--out', help='The config to write [default: METHOD_DATA.py].')
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            '--weights', '-w', help='CLIP to start from: a name from `clipdense models`, or a file.'
+        ),
+    ] = 'embedded',
+    overwrite: Overwrite = False,
+) -> None:
+    """Look at your data, and write a config of one page that `clipdense train` runs.
+
+    Example: `clipdense init lseg my_masks/`
+    """
+    known = starters()
+    if method not in known:
+        raise InputError(
+            f'init has no {method!r}; it has {", ".join(sorted(known))}.{nearest(method, known)}'
+        )
+    path = out or Path(f'{method}_{_plain(data)}.py')
+    if path.suffix != '.py':
+        raise InputError(f'--out {path}: a config ends in .py')
+    check_outputs([path], overwrite, [data] if Path(data).is_file() else [])
+    from clipdense.data.starting import Start
+    from clipdense.utils.files import atomic_write
+
+    start = Start(data, weights, path)
+    text = known[method].part(method)(start)
+    with atomic_write(path, 'w') as file:
+        file.write(text)
+    samples = '' if start.count is None else f', {start.count} samples'
+    print(f'{data}: {start.layout.kind} ({start.layout.layout}{samples})')
+    print(f'{path}: run `clipdense train {path}`, which writes to {start.work_dir}')
+
+
+def _plain(data: str) -> str:
+    """A name for the config that can be imported."""
+    name = re.sub(r'\W+', '_', Path(data.rstrip('/')).resolve().stem if '{' not in data else 'shards')
+    return name.strip('_') or 'data'

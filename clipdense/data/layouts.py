@@ -1,0 +1,288 @@
+"""What data a path has (captions, masks, boxes, labeled images), and the dataset that training uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipdense.utils.errors import InputError
+from clipdense.utils.json_files import read_json
+
+Kind = Literal['captions', 'masks', 'boxes', 'images']
+KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'images')
+_TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
+_IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
+_CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sentence')
+_IMAGE_FOLDERS = ('images', 'imgs', 'JPEGImages', 'image')
+_MASK_FOLDERS = ('masks', 'labels', 'annotations', 'SegmentationClass', 'mask', 'gt')
+_SUFFIXES = ('', '_L', '_mask', '_labelIds', '_labelTrainIds', '_gt', '_label', '_seg')
+_LARGEST_JSON = 4_000_000_000
+_PROBED = 16
+SHARDS = 'webdataset shards'
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """A dataset as a config names it.
+
+    Args:
+        module, name: of its class.
+        arguments: plain values.
+    """
+
+    module: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def import_line(self) -> str:
+        """``from module import name``."""
+        return f'from {self.module} import {self.name}'
+
+    def text(self, **more: str) -> str:
+        """``dict(type=Name, root='...')``; ``more`` are entries whose values are code."""
+        given = {key: repr(value) for key, value in self.arguments.items()} | more
+        return (
+            f'dict({", ".join([f"type={self.name}", *(f"{key}={value}" for key, value in given.items())])})'
+        )
+
+    def build(self, **more: Any) -> Any:
+        """The dataset."""
+        return getattr(import_module(self.module), self.name)(**{**self.arguments, **more})
+
+
+@dataclass(frozen=True)
+class DataLayout:
+    """What a path has.
+
+    Args:
+        path: as it was given.
+        kind: what is learned from it.
+        layout: for messages.
+        train: what training reads.
+        val: other samples for validation; None if there are none.
+    """
+
+    path: str
+    kind: Kind
+    layout: str
+    train: DatasetPart
+    val: DatasetPart | None = None
+
+
+def recognize(path: str | Path, kind: Kind | None = None) -> DataLayout:
+    """The layout of a file or folder.
+
+    Args:
+        path: a table of captions, tar shards (a pattern with ``{000..099}`` too), JSON in COCO's layout, a
+            folder in the layout of PASCAL VOC, ADE20K or CamVid, folders of images and masks, or class
+            folders.
+        kind: what it must have; by default masks come before boxes.
+
+    Raises:
+        InputError: there is nothing, or none of these layouts.
+    """
+    text = str(path)
+    place = Path(path).expanduser()
+    if '{' in text and text.endswith('.tar') and not place.exists():
+        return _shards(text)
+    if not place.exists():
+        raise InputError(f'{path} does not exist')
+    found = list(_file(place) if place.is_file() else _folder(place))
+    chosen = [one for one in found if kind in (None, one.kind)]
+    if chosen:
+        return chosen[0]
+    if found:
+        raise InputError(
+            f'{path} has {" and ".join(one.kind for one in found)}, not {kind} ({found[0].layout})'
+        )
+    raise InputError(
+        f'{path} has none of the layouts of training data: a table of captions (.csv, .tsv, .jsonl, '
+        '.parquet), tar shards, COCO JSON, the folder of PASCAL VOC (JPEGImages), images/ and masks/ with '
+        'equal names, or a subfolder of images for each class'
+    )
+
+
+def image_sizes(files: Sequence[Path]) -> np.ndarray:
+    """(n, 2) width and height of some of the images, as displayed; those that cannot be read are left out."""
+    from clipdense.utils.image_io import read_image
+
+    sizes = []
+    for file in files[:: max(1, len(files) // _PROBED)][:_PROBED]:
+        try:
+            sizes.append(read_image(file).size)
+        except InputError:
+            continue
+    return np.array(sizes, int).reshape(-1, 2)
+
+
+def _file(path: Path) -> Iterator[DataLayout]:
+    suffix = path.suffix.lower()
+    if suffix == '.tar':
+        yield _shards(str(path))
+    elif suffix in _TABLES:
+        yield _table(path)
+    elif suffix == '.json':
+        yield from _json(path)
+
+
+def _table(path: Path) -> DataLayout:
+    from clipdense.data.tables import column_names
+
+    columns = column_names(path)
+    lower = {name.strip().lower(): name for name in reversed(columns)}
+    keys = [
+        next((lower[one] for one in wanted if one in lower), None)
+        for wanted in (_IMAGE_COLUMNS, _CAPTION_COLUMNS)
+    ]
+    if None in keys:
+        raise InputError(
+            f'{path}: no column of images and captions among {", ".join(map(repr, columns[:10]))}; rename '
+            "them to 'filepath' and 'title'"
+        )
+    arguments = {'path': str(path), 'image_key': keys[0], 'caption_key': keys[1]}
+    return DataLayout(
+        str(path),
+        'captions',
+        'a table',
+        DatasetPart('clipdense.data.image_text.datasets', 'CsvPairs', arguments),
+    )
+
+
+def _shards(text: str) -> DataLayout:
+    part = DatasetPart('clipdense.data.image_text.shards', 'ImageTextShards', {'urls': text})
+    return DataLayout(text, 'captions', SHARDS, part)
+
+
+def _json(path: Path) -> Iterator[DataLayout]:
+    from clipdense.data.labeled import LabeledData
+
+    content = read_json(path, _LARGEST_JSON)
+    annotations = content.get('annotations') if isinstance(content, dict) else None
+    first = annotations[0] if isinstance(annotations, list) and annotations else {}
+    if isinstance(first, dict) and 'caption' in first:
+        arguments = {'annotation_file': str(path), 'image_folder': str(_images_of(path, content))}
+        part = DatasetPart('clipdense.data.image_text.datasets', 'CocoCaptions', arguments)
+        yield DataLayout(str(path), 'captions', 'COCO captions', part)
+    elif LabeledData(path).kind == 'images':
+        yield _labeled(path, "CoOp's split file")
+    else:
+        yield _coco(path, content)
+
+
+def _coco(path: Path, content: Any) -> DataLayout:
+    def part(file: Path, images: Path) -> DatasetPart:
+        arguments = {'annotations': str(file), 'images': str(images)}
+        return DatasetPart('clipdense.data.detection.datasets', 'CocoDetection', arguments)
+
+    images = _images_of(path, content)
+    other = path.with_name(path.name.replace('train', 'val'))
+    val = None
+    if other != path and other.is_file():
+        val = part(other, _images_of(other, read_json(other, _LARGEST_JSON)))
+    return DataLayout(str(path), 'boxes', 'COCO', part(path, images), val)
+
+
+def _images_of(path: Path, content: Any) -> Path:
+    """The folder of the images of a JSON file: beside it, or in a folder that is often there."""
+    images = content.get('images') if isinstance(content, dict) else None
+    first = (
+        images[0].get('file_name')
+        if isinstance(images, list) and images and isinstance(images[0], dict)
+        else None
+    )
+    split = path.stem.rpartition('_')[2]
+    for folder in (path.parent, path.parent.parent):
+        for name in ('', 'images', split, f'images/{split}', path.stem, 'train2017', 'val2017'):
+            if isinstance(first, str) and first and (folder / name / first).is_file():
+                return folder / name
+    return path.parent
+
+
+def _folder(path: Path) -> Iterator[DataLayout]:
+    if any(path.glob('*.tar')):
+        yield _shards(str(path))
+    if (path / 'JPEGImages').is_dir():
+        yield from _voc(path)
+        return
+    pairs = list(_pairs(path))
+    yield from pairs
+    if not pairs and any(one.is_dir() and not one.name.startswith('.') for one in path.iterdir()):
+        yield _labeled(path, 'class folders')
+
+
+def _labeled(path: Path, layout: str) -> DataLayout:
+    part = DatasetPart('clipdense.data.classification.few_shot', 'FewShotImages', {'data': str(path)})
+    return DataLayout(str(path), 'images', layout, part)
+
+
+def _voc(path: Path) -> Iterator[DataLayout]:
+    kinds: tuple[tuple[Kind, str, str, str, str], ...] = (
+        (
+            'masks',
+            'SegmentationClass',
+            'Segmentation',
+            'clipdense.data.segmentation.datasets',
+            'VOCSegmentation',
+        ),
+        ('boxes', 'Annotations', 'Main', 'clipdense.data.detection.datasets', 'VOCDetection'),
+    )
+    for kind, labels, lists, module, name in kinds:
+        if not (path / labels).is_dir():
+            continue
+        splits = [one.stem for one in sorted((path / 'ImageSets' / lists).glob('*.txt'))]
+        order = [one for one in ('train', 'trainval', 'val', 'test', *splits) if one in splits]
+        if not order:
+            raise InputError(
+                f'{path} has {labels} but no list of images: write ImageSets/{lists}/train.txt, a name a line'
+            )
+        parts = [DatasetPart(module, name, {'root': str(path), 'split': split}) for split in order]
+        others = [part for part in parts[1:] if part.arguments['split'] in ('val', 'test')]
+        yield DataLayout(str(path), kind, 'PASCAL VOC', parts[0], others[0] if others else None)
+
+
+def _pairs(path: Path) -> Iterator[DataLayout]:
+    """ADE20K, CamVid as SegNet's authors have it, or any two folders with equal names."""
+    module, name = 'clipdense.data.segmentation.pairs', 'SegmentationPairs'
+
+    def part(images: str, masks: str, **more: Any) -> DatasetPart:
+        return DatasetPart(module, name, {'root': str(path), 'images': images, 'masks': masks, **more})
+
+    if (path / 'images/training').is_dir() and (path / 'annotations/training').is_dir():
+        more = {'zero_is_unlabeled': True}
+        if not (path / 'classes.txt').is_file():
+            more['vocabulary'] = 'ade20k'
+        train, val = (
+            part(f'images/{one}', f'annotations/{one}', **more) for one in ('training', 'validation')
+        )
+        there = (path / 'images/validation').is_dir()
+        yield DataLayout(str(path), 'masks', 'ADE20K', train, val if there else None)
+        return
+    if (path / 'train').is_dir() and (path / 'trainannot').is_dir():
+        val_there = (path / 'val').is_dir() and (path / 'valannot').is_dir()
+        more = {} if (path / 'classes.txt').is_file() else {'vocabulary': 'camvid'}
+        more['ignore_index'] = 11  # "void" of this copy
+        val = part('val', 'valannot', **more) if val_there else None
+        yield DataLayout(str(path), 'masks', 'CamVid (SegNet)', part('train', 'trainannot', **more), val)
+        return
+    folders = [
+        next((one for one in names if (path / one).is_dir()), None)
+        for names in (_IMAGE_FOLDERS, _MASK_FOLDERS)
+    ]
+    if folders[0] and folders[1]:
+        suffix = _mask_suffix(path / folders[0], path / folders[1])
+        more = {'mask_suffix': suffix} if suffix else {}
+        parts = [part(folders[0], folders[1], part=one, **more) for one in ('train', 'val')]
+        yield DataLayout(str(path), 'masks', 'folders of images and masks', parts[0], parts[1])
+
+
+def _mask_suffix(images: Path, masks: Path) -> str:
+    stem = next((re.sub(r'\.\w+$', '', one.name) for one in sorted(images.rglob('*')) if one.is_file()), '')
+    there = {one.stem for one in masks.rglob('*') if one.is_file()}
+    return next((suffix for suffix in _SUFFIXES if stem + suffix in there), '')

@@ -1,0 +1,58 @@
+"""The work folder of a run: one run in each, and nothing of a run that did not start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipdense.utils.dist import is_main
+from clipdense.utils.errors import InputError
+
+from .checkpointing import run_files
+from .hooks import METRICS_FILE
+
+_DATED = re.compile(r'\d{8}_\d{6}(_\d+)?')  # folders of the log of a run
+
+
+def free_folder(work_dir: str | Path, overwrite: bool = False) -> None:
+    """Check that a new run may use a folder.
+
+    Args:
+        work_dir: the folder; it need not exist.
+        overwrite: remove checkpoints and metrics of an earlier run.
+
+    Raises:
+        InputError: it has checkpoints of an earlier run, which would be mixed with those of the new one.
+    """
+    folder = Path(work_dir)
+    old = run_files(folder)
+    if not old or not is_main():
+        return
+    if not overwrite:
+        raise InputError(
+            f'{folder} has checkpoints of an earlier run ({old[-1].name}): --resume continues it, --work-dir '
+            'starts in another folder, --overwrite removes it'
+        )
+    for path in [*old, folder / METRICS_FILE]:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def no_remains(work_dir: str | Path) -> Iterator[None]:
+    """Remove the log folder and the config of a run that is refused before its first step."""
+    folder = Path(work_dir)
+    before = set(folder.iterdir()) if folder.is_dir() else None
+    try:
+        yield
+    except InputError:
+        new = set(folder.iterdir()) - (before or set()) if folder.is_dir() else set()
+        trained = any(_DATED.fullmatch(path.name) is None and path.suffix != '.py' for path in new)
+        if is_main() and not trained:
+            for path in new:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if before is None and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise

@@ -1,0 +1,210 @@
+"""``clipdense init``: data of one's own, in every layout, becomes a config that trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipdense.cli.app import main
+from clipdense.clip.checkpoint import save
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.data.layouts import recognize
+from clipdense.data.segmentation.pairs import SegmentationPairs
+from clipdense.utils.errors import InputError
+
+pytestmark = pytest.mark.usefixtures('apart')
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
+
+
+def photo(path: str, size=(40, 32)) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 60).convert('RGB').save(path)
+    return Path(path)
+
+
+def mask(path: str, values=3, size=(40, 32)) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.arange(size[0] * size[1]).reshape(size[::-1]) % values
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def pairs(folder: str, images='images', masks='masks', count=7, suffix='') -> str:
+    for at in range(count):
+        photo(f'{folder}/{images}/{at}.jpg')
+        mask(f'{folder}/{masks}/{at}{suffix}.png')
+    Path(folder, 'classes.txt').write_text('sky\nroad\ncar\n')
+    return folder
+
+
+def voc(folder: str) -> str:
+    pairs(folder, 'JPEGImages', 'SegmentationClass')
+    lists = Path(folder, 'ImageSets/Segmentation')
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('0\n1\n2\n3\n4\n')
+    (lists / 'val.txt').write_text('5\n6\n')
+    return folder
+
+
+def captions(name: str, count=9, columns=('image', 'caption')) -> str:
+    rows = [f'{photo(f"photos/{at}.jpg")},a photo of number {at}' for at in range(count)]
+    Path(name).write_text('\n'.join([','.join(columns), *rows]) + '\n')
+    return name
+
+
+def coco(name: str, count=5) -> str:
+    box = {'image_id': 1, 'bbox': [4, 4, 20, 16], 'area': 320, 'iscrowd': 0}
+    content = {
+        'images': [
+            {'id': at, 'file_name': photo(f'boxes/{at}.jpg').name, 'width': 40, 'height': 32}
+            for at in range(1, count + 1)
+        ],
+        'annotations': [
+            {**box, 'id': at, 'image_id': at, 'category_id': at % 2 + 1} for at in range(1, count + 1)
+        ],
+        'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}],
+    }
+    Path(name).write_text(json.dumps(content))
+    return name
+
+
+def folders(name: str) -> str:
+    for kind in ('cat', 'dog'):
+        for at in range(5):
+            photo(f'{name}/{kind}/{at}.jpg')
+    return name
+
+
+@pytest.fixture(scope='session')
+def deep(tmp_path_factory):
+    """A tiny CLIP of four blocks, which LSeg needs."""
+    image = VitSize(image_size=32, patch_size=8, width=32, layers=4, num_heads=2, mlp_width=64, embed_dim=16)
+    text = TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
+    path = tmp_path_factory.mktemp('deep') / 'tiny.safetensors'
+    save(build_clip(ClipSize(image, text)), path)
+    return str(path)
+
+
+# init and train
+
+
+@pytest.mark.parametrize(
+    ('method', 'make', 'options', 'exported'),
+    [
+        ('lseg', lambda: pairs('mine'), ['train_dataloader.batch_size=5'], 'lseg.safetensors'),
+        ('lseg', lambda: voc('mine'), [], 'lseg.safetensors'),
+        ('clip', lambda: captions('mine.csv'), ['train_dataloader.batch_size=4'], 'clip.safetensors'),
+        ('coop', lambda: folders('mine'), ['train_cfg={"max_steps": 2}'], 'prompts.safetensors'),
+        ('vild', lambda: coco('boxes/mine.json'), [], 'vild.safetensors'),
+    ],
+)
+def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options, exported):
+    data = make()
+    weights = deep if method == 'lseg' else weights
+    status, out, err = run(capsys, 'init', method, data, '-w', weights)
+    assert status == 0, err
+    assert f'run `clipdense train {method}_mine.py`' in out
+    assert len(Path(f'{method}_mine.py').read_text().splitlines()) < 80
+    given = [one for option in [*options, 'train_cfg.max_steps=2'] for one in ('-o', option)]
+    if method == 'coop':
+        given = ['-o', 'epochs=1', '-o', 'shots=2']
+    status, _, err = run(capsys, 'train', f'{method}_mine.py', *given)
+    assert status == 0, err
+    assert Path(f'work_dirs/{method}_mine', exported).is_file()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('lsegg', 'mine'), "Did you mean 'lseg'?"),
+        (('lseg', 'nowhere'), 'nowhere does not exist'),
+        (('lseg', 'mine.csv'), 'mine.csv has captions, not masks (a table)'),
+        (('clip', 'folders'), 'folders has images, not captions (class folders)'),
+        (('clip', 'one.csv'), '1 usable samples'),
+        (('clip', 'odd.csv'), "no column of images and captions among 'a', 'b'"),
+        (('clip', 'empty.csv'), 'is empty'),
+        (('lseg', 'empty'), 'has none of the layouts of training data'),
+        (('lseg', 'unnamed'), 'unnamed has no classes.txt'),
+        (('lseg', 'unpaired'), '1 of 7 images of unpaired/images have no mask in unpaired/masks: 3'),
+        (('lseg', 'folders', '--out', 'a.txt'), 'a config ends in .py'),
+        (('clip', 'mine.csv', '--out', 'there.py'), 'there.py exists'),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused(capsys, weights, arguments, message):
+    captions('mine.csv'), captions('one.csv', 1), captions('odd.csv', columns=('a', 'b')), folders('folders')
+    pairs('unnamed'), pairs('unpaired')
+    Path('empty').mkdir()
+    Path('empty.csv').touch()
+    Path('there.py').touch()
+    Path('unnamed/classes.txt').unlink()
+    Path('unpaired/masks/3.png').unlink()
+    status, _, err = run(capsys, 'init', *arguments, '-w', weights)
+    assert status == 2
+    assert message in err
+    assert not list(Path().glob('*_*.py'))
+
+
+# Layouts
+
+
+LAYOUTS = {
+    'pairs': (lambda: pairs('set'), 'masks', 'folders of images and masks', 6, 1),
+    'pairs with a suffix': (
+        lambda: pairs('set', suffix='_mask'),
+        'masks',
+        'folders of images and masks',
+        6,
+        1,
+    ),
+    'VOC': (lambda: voc('set'), 'masks', 'PASCAL VOC', 5, 2),
+    'ADE20K': (
+        lambda: pairs('set', 'images/training', 'annotations/training'),
+        'masks',
+        'ADE20K',
+        7,
+        None,
+    ),
+    'CamVid': (lambda: pairs('set', 'train', 'trainannot'), 'masks', 'CamVid (SegNet)', 7, None),
+    'captions': (lambda: captions('set.csv'), 'captions', 'a table', 9, None),
+    'COCO': (lambda: coco('boxes/set.json'), 'boxes', 'COCO', 5, None),
+    'folders': (lambda: folders('set'), 'images', 'class folders', 4, None),
+}
+
+
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_layouts(name):
+    make, kind, layout, count, held = LAYOUTS[name]
+    found = recognize(make())
+    assert (found.kind, found.layout) == (kind, layout)
+    assert len(found.train.build()) == count
+    assert (found.val is None) is (held is None)
+    assert held is None or len(found.val.build()) == held
+
+
+def test_masks_come_before_boxes_unless_asked():
+    folder = voc('set')
+    shutil.copytree('set/ImageSets/Segmentation', 'set/ImageSets/Main')
+    Path('set/Annotations').mkdir()
+    assert recognize(folder).kind == 'masks'
+    assert recognize(folder, 'boxes').kind == 'boxes'
+
+
+def test_parts_of_pairs_have_no_image_in_common():
+    parts = [SegmentationPairs(pairs('set', count=12), part=part) for part in ('train', 'val', 'all')]
+    files = [set(part.images) for part in parts]
+    assert files[0] | files[1] == files[2]
+    assert not files[0] & files[1]
+    with pytest.raises(InputError, match='part must be'):
+        SegmentationPairs('set', part='test')
