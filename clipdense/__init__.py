@@ -5,8 +5,9 @@ Names are imported when they are first used, so that ``import clipdense`` costs 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clipdense.utils.lazy import lazy_names
 
 __version__ = '0.1.0'
 
@@ -16,7 +17,7 @@ _HOMES = {
     'load': 'clipdense.inference.load',
     'create_model': 'clipdense.clip.factory',
     'get_tokenizer': 'clipdense.clip.factory',
-    'list_models': 'clipdense.clip.factory',
+    'list_models': 'clipdense.clip.listing',
     'list_methods': 'clipdense.methods',
     'Vocabulary': 'clipdense.vocab.vocabulary',
     'SegmentationOptions': 'clipdense.tasks.options',
@@ -24,6 +25,8 @@ _HOMES = {
     'Classifier': 'clipdense.inference.classifier',
     'Detector': 'clipdense.inference.detector',
     'Segmenter': 'clipdense.inference.segmenter',
+    'ImageIndex': 'clipdense.inference.image_index',
+    'search': 'clipdense.inference.image_index',
 }
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     'DetectionRules',
     'Detector',
     'ExportOptions',
+    'ImageIndex',
     'SegmentationOptions',
     'Segmenter',
     'Vocabulary',
@@ -41,14 +45,17 @@ __all__ = [
     'list_methods',
     'list_models',
     'load',
+    'search',
 ]
 
 if TYPE_CHECKING:
-    from clipdense.clip.factory import create_model, get_tokenizer, list_models
+    from clipdense.clip.factory import create_model, get_tokenizer
+    from clipdense.clip.listing import list_models
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.detector import Detector
     from clipdense.inference.export.options import ExportOptions
     from clipdense.inference.export.write import export
+    from clipdense.inference.image_index import ImageIndex, search
     from clipdense.inference.load import load
     from clipdense.inference.segmenter import Segmenter
     from clipdense.methods import list_methods
@@ -57,11 +64,4 @@ if TYPE_CHECKING:
     from clipdense.vocab.vocabulary import Vocabulary
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

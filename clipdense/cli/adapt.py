@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipdense.methods import list_methods
+from clipdense.methods import adapting_method, list_methods
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import check_outputs
 
+from .early import check_choice, check_method, check_templates
 from .options import Options, Overwrite, WeightsArguments, grouped
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ class ExampleArguments:
         str,
         typer.Option(help="Of labeled images: all, base (the first half), new (the others) or 'cat, dog'."),
     ] = 'all'
+
+    def check(self) -> None:
+        """Check the paths before anything heavy is imported.
+
+        Raises:
+            InputError: no data, or an unknown kind of labels.
+        """
+        check_choice(self.labels, ('images', 'masks', 'boxes'), '--labels')
+        for path in (self.data, self.images):
+            if path is not None and not path.exists():
+                raise InputError(f'{path} does not exist')
 
     def read(self) -> LabeledData:
         """The data, not yet opened.
@@ -105,11 +117,17 @@ def adapt(
     Example: `clipdense adapt pets/ --shots 16 --validation rest --out pets.safetensors`
     """
     from clipdense.config import parse_options
-    from clipdense.inference.adapters import make_adapter
 
+    examples.check()
+    weights.check()
+    adapting_method(method).check_options(parse_options(option or []))
+    check_method(dense_method, 'segmentation')
+    check_templates(templates)
     if out.suffix != '.safetensors':
         raise InputError(f'--out {out}: adapters are written as safetensors; use {out.stem}.safetensors')
     check_outputs([out], overwrite, [weights.weights, weights.embedder])
+    from clipdense.inference.adapters import make_adapter
+
     adapter = make_adapter(
         weights.weights,
         examples.read(),

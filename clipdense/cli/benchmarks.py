@@ -15,6 +15,7 @@ from clipdense.methods import get_method, list_methods
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import check_outputs
 
+from .early import check_device, check_method, check_weights
 from .options import (
     DEFAULT_WEIGHTS,
     Activation,
@@ -92,6 +93,27 @@ class SubjectArguments:
         model = load(name, choose_device(self.device), **overrides)
         return make_subject(model, name, options)
 
+    def check(self, methods: list[str], datasets: list[str]) -> None:
+        """Check names and paths before anything heavy is imported.
+
+        Args:
+            methods: METHOD or METHOD:PRESET.
+            datasets: names, or FOLDER or FOLDER:SPLIT.
+
+        Raises:
+            InputError: of the first mistake.
+        """
+        from clipdense.data.segmentation.published import find_benchmark
+
+        self.options()
+        check_device(self.device)
+        weight_overrides(self.activation, self.override)
+        for method in methods:
+            check_method(method.partition(':')[0], 'segmentation', any_clip=None)
+        for dataset in datasets:
+            if not any(Path(folder).exists() for folder in (dataset, dataset.rpartition(':')[0] or dataset)):
+                find_benchmark(dataset)
+
     def options(self) -> dict[str, dict[str, Any]]:
         """Options by method.
 
@@ -131,6 +153,7 @@ def prepare(
 
     Example: `clipdense prepare coco_stuff data/coco_stuff164k --workers 4`
     """
+    _check_prepared(dataset, source)
     from clipdense.data.segmentation.published.prepare import check as find
     from clipdense.data.segmentation.published.prepare import prepare as convert
     from clipdense.data.segmentation.published.voc_folders import VOC_FOLDERS
@@ -151,6 +174,17 @@ def prepare(
         failed = failed or bool(found.faults)
     if failed:
         raise typer.Exit(1)
+
+
+def _check_prepared(dataset: str, source: Path | None) -> None:
+    """Check the name and the path before anything heavy is imported."""
+    from clipdense.data.segmentation.published import find_benchmark
+    from clipdense.data.segmentation.published.voc_folders import VOC_FOLDERS
+
+    if dataset.lower() not in VOC_FOLDERS:
+        find_benchmark(dataset)
+    if source is not None and not source.exists():
+        raise InputError(f'--source {source} does not exist')
 
 
 def _prepare_voc_folder(dataset: VocFolder, root: Path, source: Path | None, workers: int) -> None:
@@ -177,12 +211,13 @@ def reproduce(
 
     Example: `clipdense reproduce sclip voc21 --weights ViT-B-16.pt --data-root data`
     """
+    check_outputs([out] if out else [], overwrite=False)
+    measured.check([method], [dataset])
     from clipdense.benchmarks.grid import check_names
     from clipdense.benchmarks.reproduce import NotReady, gather
     from clipdense.benchmarks.reproduce import reproduce as measure
     from clipdense.benchmarks.tables import write_json
 
-    check_outputs([out] if out else [], overwrite=False)
     check_names([method], [dataset], preset, _known_methods())
     with _offline():
         try:
@@ -219,17 +254,19 @@ def bench(
 
     Example: `clipdense bench --methods vanilla,sclip --datasets voc21,data/my_voc`
     """
-    from clipdense.benchmarks.build import runnable
-    from clipdense.benchmarks.grid import Grid, check_datasets, check_names
     from clipdense.data.segmentation.published import BENCHMARKS
     from clipdense.utils.files import check_output_folder
 
     check_output_folder(out)
     columns = _names(datasets, BENCHMARKS)
     named = methods.strip() != 'all'
+    measured.check(_names(methods) if named else [], columns)
+    check_weights(measured.weights)
+    from clipdense.benchmarks.build import runnable
+    from clipdense.benchmarks.grid import Grid, check_datasets, check_names
+
     if named:
         check_names(_names(methods), columns, preset, _known_methods())
-    measured.options()  # wrong ones are refused before the data is read
     check_datasets(columns, data.source())
     subject = measured.load()
     able, skipped = runnable(subject)

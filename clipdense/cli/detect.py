@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import check_outputs
 
+from .early import check_device, check_files, check_method, check_templates, check_weights
 from .images import Failures
 from .label import SaveArguments, finished
 from .options import (
@@ -66,6 +68,20 @@ class DetectorArguments:
     def inputs(self) -> list[str | Path | None]:
         """The files that are read."""
         return [self.weights, self.embedder, self.adapter, self.clip]
+
+    def check(self) -> None:
+        """Check names and paths before anything heavy is imported.
+
+        Raises:
+            InputError: of the first mistake.
+        """
+        check_weights(self.weights)
+        check_weights(self.clip)
+        check_device(self.device)
+        check_precision(self.precision)
+        check_files(self.embedder, self.adapter)
+        check_templates(self.templates)
+        check_method(self.method, 'detection', self.option, any_clip=None)
 
     def load(self, config: ConfigArguments) -> Detector:
         """The detector, built by its config if one is given."""
@@ -140,18 +156,22 @@ def detect(
 
     Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """
-    from clipdense.inference.results import write_image, write_json
     from clipdense.utils.image_files import output_stems
 
     paths = images.paths()
     classes = vocabulary.read(detector.templates)
-    wanted = rules.rules(classes)
+    class_thresholds(rules.class_threshold or [], classes)
+    for given in (detector, config):
+        given.check()
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
     read = [*paths, vocabulary.vocab, *detector.inputs(), config.config]
     check_outputs([*drawn, boxes_file, names_file], overwrite, read)
     writers = dataset.writers(out, paths, classes, overwrite)
+    from clipdense.inference.results import write_image, write_json
+
+    wanted = rules.rules(classes)
     rows: list[dict] = []
     failures = Failures(paths)
     model = detector.load(config)

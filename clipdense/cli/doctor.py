@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import typer
 
 from clipdense.utils.files import cache_folder
+
+from .options import AsJson
 
 PACKAGES = (
     'torch',
@@ -40,12 +43,16 @@ class Finding(NamedTuple):
     fix: str = ''
 
 
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Report versions, devices and caches, and problems with how to fix them.
 
     Example: `clipdense doctor`
     """
     problems = 0
+    if as_json:
+        findings = list(examine())
+        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+        raise typer.Exit(int(any(finding.fix for finding in findings)))
     for finding in examine():
         mark = 'x' if finding.fix else ' '
         print(f'{mark} {finding.what:18} {finding.value}')

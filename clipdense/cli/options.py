@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, refuse_unknown
+
+from .early import check_config, check_device, check_files, check_weights
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -99,6 +102,7 @@ SafeConfig = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
+AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, for programs.')]
 
 
 def batch_size_of(text: str) -> int | str:
@@ -173,6 +177,17 @@ class WeightsArguments:
     cache: Cache = True
     embedder: EmbedderFile = None
 
+    def check(self) -> None:
+        """Check names and paths before anything heavy is imported.
+
+        Raises:
+            InputError: of the first mistake.
+        """
+        check_weights(self.weights)
+        check_device(self.device)
+        check_files(self.embedder)
+        weight_overrides(self.activation, self.override)
+
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of ``clipdense.load`` that were given."""
         return weight_overrides(self.activation, self.override)
@@ -184,6 +199,12 @@ class InferenceArguments(WeightsArguments):
 
     adapter: AdapterFile = None
     precision: Precision = 'auto'
+
+    def check(self) -> None:
+        """As ``WeightsArguments.check``."""
+        super().check()
+        check_files(self.adapter)
+        check_precision(self.precision)
 
     def inputs(self) -> list[str | Path | None]:
         """The files that are read."""
@@ -198,6 +219,14 @@ class ConfigArguments:
         str | None, typer.Option(help='Training config, for weights that are not self-describing.')
     ] = None
     safe_config: SafeConfig = False
+
+    def check(self) -> None:
+        """Check that there is such a config, before anything heavy is imported.
+
+        Raises:
+            InputError: there is none.
+        """
+        check_config(self.config)
 
     def read(self) -> Config | None:
         """The config, or None where none was given.

@@ -11,6 +11,7 @@ import typer
 from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_outputs
 
+from .early import check_templates
 from .images import each
 from .options import (
     BatchSize,
@@ -47,12 +48,14 @@ def classify(
 
     Example: `clipdense classify photos/ --classes 'cat, dog, bird' --weights ViT-B-32/openai`
     """
+    paths = images.paths()
+    classes = vocabulary.read(templates)
+    weights.check()
+    check_templates(templates)
+    check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, *weights.inputs()])
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_json
 
-    paths = images.paths()
-    classes = vocabulary.read(templates)
-    check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, *weights.inputs()])
     classifier = Classifier.from_pretrained(
         weights.weights,
         templates=templates,
@@ -104,15 +107,17 @@ def embed(
     """
     if context.invoked_subcommand:  # a command that a method adds
         return
-    from clipdense.clip.embedding_files import save_embeddings
-    from clipdense.inference.load import load_embedder, load_text_clip
-
     classes = vocabulary.read(templates)
+    weights.check()
+    check_templates(templates)
     if out.suffix != '.safetensors':
         raise InputError(
             f'--out {out}: class embeddings are written as safetensors; use {out.stem}.safetensors'
         )
     check_outputs([out], overwrite, [vocabulary.vocab, weights.weights, weights.embedder])
+    from clipdense.clip.embedding_files import save_embeddings
+    from clipdense.inference.load import load_embedder, load_text_clip
+
     clip = load_text_clip(weights.weights, weights.device, **weights.overrides())
     if classes.negatives:
         raise InputError(

@@ -13,6 +13,7 @@ from clipdense.methods import list_methods
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.files import check_outputs
 
+from .early import check_method, check_templates
 from .images import each
 from .label import SaveArguments, finished
 from .options import (
@@ -69,10 +70,15 @@ def segment(
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
-    from clipdense.inference.results import write_image
-
     paths = images.paths()
     classes = with_background(vocabulary.read(templates), background)
+    for given in (weights, config):
+        given.check()
+    if config.config is None:
+        check_method(method, 'segmentation', option)
+    check_templates(templates)
+    from clipdense.inference.results import write_image
+
     refuse_without_effect(classes, view)
     read = [*paths, vocabulary.vocab, *weights.inputs(), config.config]
     videos = all_videos(paths)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import typer
 
+from clipdense.config import parse_options
+
+from .early import check_choice, check_config, check_weights
 from .options import SafeConfig
 
 ConfigOptions = Annotated[
@@ -34,7 +37,12 @@ def scenes(
 
     Example: `clipdense scenes data/scenes --difficulty standard --train 20000`
     """
-    from clipdense.data.scenes.writers import write_scenes
+    from clipdense.data.scenes import DIFFICULTIES
+    from clipdense.utils.files import check_output_folder
+
+    check_choice(difficulty, DIFFICULTIES, '--difficulty')
+    check_output_folder(out)
+    from clipdense.data.scenes import write_scenes
 
     write_scenes(out, difficulty, train, val, seed, image_size, overwrite, workers=os.cpu_count() or 1)
     print(f'{out}: {train} training images and {val} validation images per split, as VOC, COCO and shards')
@@ -55,10 +63,13 @@ def nouns(
 
     Example: `clipdense nouns data/cc3m data/cc3m_nouns`
     """
-    from clipdense.data.image_text.noun_prompts import add_nouns
     from clipdense.vocab.noun_phrases import Kind, NounExtractor
 
-    written = add_nouns(shards, out, NounExtractor(cast(Kind, kind), tagger), captions)
+    check_choice(kind, get_args(Kind), '--kind')
+    extractor = NounExtractor(cast(Kind, kind), tagger)
+    from clipdense.data.image_text.noun_prompts import add_nouns
+
+    written = add_nouns(shards, out, extractor, captions)
     print(f'{out}: {len(written)} shards with nouns.json')
 
 
@@ -79,6 +90,8 @@ def train(
 
     Example: `clipdense train contrastive/clip_scenes --work-dir runs/clip`
     """
+    check_config(config)
+    parse_options(option or ())
     from clipdense.config import load_config
     from clipdense.engine.launch import train as run
 
@@ -103,6 +116,9 @@ def test(
 
     Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
     """
+    check_config(config)
+    check_weights(checkpoint)
+    parse_options(option or ())
     from clipdense.config import load_config
     from clipdense.engine.hooks import grouped
     from clipdense.engine.launch import test as run

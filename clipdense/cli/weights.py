@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,21 +12,23 @@ import typer
 from clipdense.methods import Method, get_method, list_methods
 from clipdense.utils.errors import InputError, nearest
 
-from .options import Activation, Override, Overwrite, weight_overrides
+from .early import check_choice, check_weights
+from .options import Activation, AsJson, Override, Overwrite, weight_overrides
 
 _OF_METHODS = [f'{layout} ({method.name})' for method in list_methods() for layout in method.export]
+_EXPORTS = [layout for method in list_methods() for layout in method.export]
 _LAYOUTS = ', '.join(['clipdense, openclip, huggingface (CLIP)', *_OF_METHODS])
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help='Part of a name, or a glob pattern: "*/openai".')] = '',
-    as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List named weights (model, training data, image size, activation, license) and methods.
 
     Example: `clipdense models ViT-B-16`
     """
-    from clipdense.clip.factory import model_table
+    from clipdense.clip.listing import model_table
 
     rows = model_table(pattern)
     known = [method for method in list_methods() if pattern.lower() in method.name.lower()]
@@ -44,11 +47,37 @@ def models(
         print(_line(method))
 
 
+def configs(
+    pattern: Annotated[str, typer.Argument(help='Part of a name, or a glob pattern: "lseg/*scenes*".')] = '',
+    as_json: AsJson = False,
+) -> None:
+    """List the included training configs with what they cost and reach; one that is named is shown whole.
+
+    Example: `clipdense configs lseg`
+    """
+    from clipdense.config.recipes import list_recipes
+
+    found = list_recipes(pattern)
+    if as_json:
+        print(json.dumps([asdict(recipe) for recipe in found], indent=1, ensure_ascii=False))
+        return
+    if len(found) == 1:
+        print(f'{found[0].name}: {found[0].text}')
+        return
+    for recipe in found:
+        print(f'{recipe.name:44} {recipe.summary}')
+        for label, text in (('cost', recipe.cost), ('score', recipe.score)):
+            if text:
+                print(f'    {label}: {text}')
+    print(f'{len(found)} configs; `clipdense configs NAME` shows one whole, `clipdense train NAME` runs it')
+
+
 def methods(
     name: Annotated[str | None, typer.Argument(help='Show one method with its options.')] = None,
     task: Annotated[
         str | None, typer.Option(help='Only methods of a task: segmentation, detection, pre-training, ...')
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the methods: task, summary and training data; with NAME also options and file layouts.
 
@@ -59,10 +88,16 @@ def methods(
         if not found:
             able = ', '.join(sorted({method.task for method in list_methods()}))
             raise InputError(f'no method for the task {task!r}; tasks that have methods: {able}')
+        if as_json:
+            print(json.dumps([_facts(method) for method in found], indent=1))
+            return
         for method in found:
             print(_line(method))
         return
     method = get_method(name, task)
+    if as_json:
+        print(json.dumps(_facts(method), indent=1))
+        return
     print(f'{method.name} ({method.task}): {method.summary}')
     for label, value in (
         ('paper', method.paper),
@@ -93,17 +128,19 @@ def convert(
 
     Example: `clipdense convert ViT-B-16.pt vit_b_16_hf --to huggingface`
     """
-    from clipdense.inference.convert import convert as convert_weights
-
+    check_choice(to, dict.fromkeys(['clipdense', 'openclip', 'huggingface', *_EXPORTS]), '--to')
+    check_weights(source)
     overrides = weight_overrides(activation, override)
     if num_heads is not None:
         overrides |= {'num_heads': num_heads, 'text_num_heads': num_heads}
+    from clipdense.inference.convert import convert as convert_weights
+
     convert_weights(source, destination, to, overwrite=overwrite, **overrides)
     print(f'{destination}: written in the {to} layout')
 
 
 def _no_match(pattern: str) -> str:
-    from clipdense.clip.factory import list_models
+    from clipdense.clip.listing import list_models
 
     names = list_models()
     known = [

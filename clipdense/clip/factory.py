@@ -1,21 +1,21 @@
-"""Create published CLIP models and tokenizers by name, and list them."""
+"""Create published CLIP models and tokenizers by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipdense.utils.devices import choose_device, choose_dtype
 from clipdense.utils.errors import InputError, nearest
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
 from clipdense.weights import zoo
 
 from .checkpoint.config_files import from_zoo
-from .checkpoint.load import load
+from .checkpoint.loading import load
 from .checkpoint.open_clip_models import open_clip_size
 from .checkpoint.section import Section
 from .checkpoint.settings import default_preprocess
@@ -23,44 +23,14 @@ from .model import CLIP, build_clip
 from .sizes import PUBLISHED, ClipSize, TextSize
 from .tokenizers import FolderTokenizer, MissingTokenizer, OpenAITokenizer
 
-__all__ = ['create_model', 'get_tokenizer', 'list_models', 'model_table']
-
-
-def list_models(pattern: str = '') -> list[str]:
-    """Names of published weights, '<model>/<tag>' such as 'ViT-B-16/openai'; OpenAI's first.
-
-    Args:
-        pattern: part of a name, or a shell pattern for the whole name if it contains one of ``*?[``; case is
-            ignored.  A short name such as 'embedded' finds the weights that it stands for.
-    """
-    pattern = zoo.SHORT_NAMES.get(pattern.lower(), pattern).lower()
-    if not any(sign in pattern for sign in '*?['):
-        pattern = f'*{pattern}*'
-    return [name for name in zoo.ZOO if fnmatchcase(name.lower(), pattern)]
-
-
-def model_table(pattern: str = '') -> list[dict[str, Any]]:
-    """Source, license, checksum, activation and preprocessing of each name in ``list_models``."""
-    rows = []
-    for name in list_models(pattern):
-        entry = zoo.ZOO[name]
-        recorded = from_zoo(entry)
-        row: dict[str, Any] = {
-            'name': entry.name,
-            'source': entry.source,
-            'license': entry.license,
-            'sha256': entry.sha256,
-            'activation': recorded.text.activation,
-        }
-        rows.append(row | (recorded.preprocess or {}))
-    return rows
+__all__ = ['create_model', 'get_tokenizer']
 
 
 def create_model(
     name: str,
     pretrained: str | Path | None = None,
     device: str | torch.device = 'cpu',
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> CLIP:
     """Create a CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
 
@@ -81,7 +51,7 @@ def create_model(
             raise InputError(f'{name!r} already specifies weights; remove pretrained={str(pretrained)!r}')
         return load(name, device, dtype)
     if pretrained is None:
-        return _fresh(name).to(device=device, dtype=dtype or torch.float32).eval()
+        return _fresh(name).to(device=choose_device(device), dtype=choose_dtype(dtype)).eval()
     path, tagged = Path(pretrained).expanduser(), f'{name}/{pretrained}'
     if tagged in zoo.ZOO or not path.exists():
         return load(tagged, device, dtype)

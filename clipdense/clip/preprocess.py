@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from clipdense.utils.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Triple = tuple[float, float, float]
 
@@ -57,6 +58,8 @@ class Preprocess:
 
     def normalize(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> float32, normalized by mean and std."""
+        import torch  # here, since listing the models reads this module and takes no second
+
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return (
@@ -91,6 +94,8 @@ class Preprocess:
 
 def image_to_tensor(image: Image.Image) -> Tensor:
     """An RGB image -> (3, H, W) uint8, a copy in channels-last memory format."""
+    import torch
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -110,7 +115,7 @@ def _center_crop(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-ImageLike = TypeVar('ImageLike', Image.Image, Tensor)
+ImageLike = TypeVar('ImageLike', Image.Image, 'Tensor')
 
 
 def without_far_ends(image: ImageLike, longest: int = 16) -> ImageLike:

@@ -13,7 +13,7 @@ Activation = Literal['quick_gelu', 'gelu', 'gelu_tanh']
 
 @dataclass(frozen=True)
 class VitSize:
-    """An image transformer; ``flavour`` names a row of ``vit.FLAVOURS``."""
+    """An image transformer; ``flavour`` names a row of ``flavours.VIT_FLAVOURS``."""
 
     image_size: int
     patch_size: int
@@ -66,7 +66,7 @@ ImageSize = VitSize | ResNetSize | TimmSize
 
 @dataclass(frozen=True)
 class TextSize:
-    """A text transformer; ``flavour`` names a row of ``text.FLAVOURS``.
+    """A text transformer; ``flavour`` names a row of ``flavours.TEXT_FLAVOURS``.
 
     The end-of-text token is the first with ``eos_token_id``, or where this is None the first with the largest
     id of the text (OpenAI).

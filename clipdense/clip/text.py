@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,8 @@ from clipdense.layers.transformer import Block, initialize_blocks, replace_token
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError
 
+from .flavours import PAD, TEXT_FLAVOURS
 from .sizes import TextSize
-
-
-@dataclass(frozen=True)
-class TextFlavour:
-    """Differences between published text transformers other than their size."""
-
-    causal: bool
-    pool: Literal['end_of_text', 'last', 'class_token']  # the last position; a learned token after the text
-    proj: Literal['plain', 'bias', 'none']
-    eps: float
-
-
-FLAVOURS = {
-    'openai': TextFlavour(causal=True, pool='end_of_text', proj='plain', eps=1e-5),
-    'mobileclip': TextFlavour(causal=False, pool='end_of_text', proj='plain', eps=1e-5),
-    'clipa': TextFlavour(causal=False, pool='last', proj='plain', eps=1e-5),
-    'siglip': TextFlavour(causal=False, pool='last', proj='bias', eps=1e-6),
-    'siglip_plain': TextFlavour(causal=False, pool='last', proj='none', eps=1e-6),
-    'coca': TextFlavour(causal=True, pool='class_token', proj='plain', eps=1e-5),
-}
-PAD = 0  # id that fills texts of CoCa
 
 
 @MODELS.register_module()
@@ -56,7 +36,7 @@ class TextTransformer(nn.Module):
     def __init__(self, size: TextSize | dict) -> None:
         super().__init__()
         self.size = size = TextSize(**size) if isinstance(size, dict) else size
-        self.flavour = flavour = FLAVOURS[size.flavour]
+        self.flavour = flavour = TEXT_FLAVOURS[size.flavour]
         self.gradient_checkpointing = False
         width = size.width
         self.token_embed = nn.Embedding(size.vocab_size, width)

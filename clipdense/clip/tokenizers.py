@@ -9,10 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
@@ -24,8 +21,11 @@ from clipdense.vocab.tokenizer import BaseTokenizer, Tokenizer
 from clipdense.vocab.tokenizer_classes import Clean, cleaning, read_config
 from clipdense.weights import zoo
 
+from .flavours import TEXT_FLAVOURS
 from .sizes import HFTextSize, TextSize
-from .text import FLAVOURS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NOT_KEPT = ('beside', 'entry')  # rules for finding the files
 RULES = 'clipdense_tokenizer.json'  # in folders that we write: the fields of TokenizerRules
@@ -118,6 +118,8 @@ class LazyTokenizer(ABC):
         Raises:
             InputError: an input is not a text, or longer than the context with ``truncate=False``.
         """
+        import torch  # here, since listing the models reads this module and takes no second
+
         return torch.from_numpy(self.tokenizer(texts, truncate))
 
     @abstractmethod
@@ -314,7 +316,7 @@ def open_clip_rules(tokenizer: FolderTokenizer) -> dict[str, Any]:
 
 def _of_clip(size: TextSize | HFTextSize) -> TypeGuard[TextSize]:
     """Whether a tower takes texts that end with end-of-text, as OpenAI's."""
-    return isinstance(size, TextSize) and FLAVOURS[size.flavour].pool != 'last'
+    return isinstance(size, TextSize) and TEXT_FLAVOURS[size.flavour].pool != 'last'
 
 
 def _is_openai(folder: Path, family: str) -> bool:

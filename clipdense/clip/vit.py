@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,39 +21,8 @@ from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
 from clipdense.utils.errors import InputError
 
+from .flavours import VIT_FLAVOURS
 from .sizes import VitSize
-
-
-@dataclass(frozen=True)
-class VitFlavour:
-    """Differences between published image transformers other than their size.
-
-    Args:
-        class_token: whether the tokens begin with a class token.
-        norm_pre: whether the tokens are normalized before the first block.
-        patch_bias: of the patch embedding.
-        eps: of the normalizations.
-        pool: the class token; the mean of the patches, normalized (CLIPA); a learned query over the
-            normalized tokens, with no projection after it (SigLIP); or a learned query whose output is
-            normalized and projected (CoCa).
-        pool_heads: attention heads of CoCa's pool.
-    """
-
-    class_token: bool
-    norm_pre: bool
-    patch_bias: bool
-    eps: float
-    pool: Literal['class_token', 'average', 'query', 'contrastive'] = 'class_token'
-    pool_heads: int = 8
-
-
-FLAVOURS = {
-    'openai': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, eps=1e-5),
-    'slip': VitFlavour(class_token=True, norm_pre=False, patch_bias=True, eps=1e-6),
-    'clipa': VitFlavour(class_token=True, norm_pre=False, patch_bias=False, eps=1e-5, pool='average'),
-    'siglip': VitFlavour(class_token=False, norm_pre=False, patch_bias=True, eps=1e-6, pool='query'),
-    'coca': VitFlavour(class_token=True, norm_pre=True, patch_bias=False, eps=1e-5, pool='contrastive'),
-}
 
 
 @MODELS.register_module()
@@ -82,7 +51,7 @@ class VisionTransformer(nn.Module):
         self.size = size = VitSize(**size) if isinstance(size, dict) else size
         if not 0 <= patch_dropout < 1:
             raise ValueError(f'patch_dropout must be a fraction in [0, 1), got {patch_dropout}')
-        self.flavour = flavour = FLAVOURS[size.flavour]
+        self.flavour = flavour = VIT_FLAVOURS[size.flavour]
         self.patch_dropout = patch_dropout
         self.position_mode, self.antialias = position_mode, antialias
         self.gradient_checkpointing = False

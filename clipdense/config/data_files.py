@@ -18,10 +18,9 @@ from clipdense.utils.files import regular_file
 from clipdense.utils.json_files import parse_json
 
 from .merging import copied, merge
+from .names import MAX_BYTES, SUFFIXES
 from .types import resolve_types
 
-SUFFIXES = ('.json', '.yaml', '.yml')
-MAX_BYTES = 1_000_000  # of one file; a config has a few thousand
 _MAX_YAML_BYTES = 200_000  # its parser needs a second for 100 kB
 MAX_ENTRIES = 100_000  # of one file, with aliases written out
 MAX_DEPTH = 50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +10,15 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 
-from clipdense.utils.errors import InputError, nearest
-from clipdense.utils.files import regular_file
+from clipdense.utils.errors import InputError
 
-from .data_files import MAX_BYTES, SUFFIXES, check_option_value, read_data_config
+from .data_files import check_option_value, read_data_config
 from .merging import copied, merge, nested
-from .options import check_option, parse_options
+from .names import HOME, SUFFIXES, find_config, included_configs
+from .options import check_option
+from .texts import parse_options
 from .types import resolve_entry
 from .variables import restore, substitute
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-HOME = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent  # of configs: a wheel, a checkout
-_SUFFIXES = ('.py', *SUFFIXES)
 
 
 def load_config(
@@ -46,7 +42,7 @@ def load_config(
     Raises:
         InputError: no such file, a mistake in it, or an option that does not fit the config.
     """
-    source = config if isinstance(config, Config) else _read(_find(config), safe)
+    source = config if isinstance(config, Config) else _read(find_config(config), safe)
     cfg = Config(copied(source._cfg_dict), cfg_text=' ', filename=source.filename)
     object.__setattr__(cfg, '_imported_names', source._imported_names)
     safe = safe or getattr(source, '_safe', False)
@@ -68,31 +64,6 @@ def config_name(config: str | Path | Config) -> str:
     return str(config.filename or 'the config') if isinstance(config, Config) else str(config)
 
 
-def _find(config: str | Path) -> Path:
-    path = Path(config).expanduser()
-    if path.suffix in _SUFFIXES and path.exists() and not path.is_dir():
-        return regular_file(path, MAX_BYTES)
-    if path.is_file():
-        raise InputError(f'{path} is not a config file; its name must end in {", ".join(_SUFFIXES)}')
-    known = _included()
-    wanted = str(config).removeprefix('configs/').removesuffix('.py')
-    ends = [name for name in known if name == wanted or name.endswith(f'/{wanted}')]
-    if len(ends) == 1:
-        return known[ends[0]]
-    if ends:
-        raise InputError(f'the config name {wanted!r} is ambiguous; use {" or ".join(ends)}')
-    beside = {file.stem: file for file in path.parent.glob('*') if file.suffix in _SUFFIXES}
-    close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.7)
-    hint = f' Did you mean {str(beside[close[0]])!r}?' if close else nearest(wanted, known)
-    raise InputError(f'the config {str(config)!r} does not exist.{hint}')
-
-
-def _included() -> dict[str, Path]:
-    folder = HOME / 'configs'
-    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob('*.py'))}
-    return {name.removesuffix('.py'): file for name, file in files.items() if not name.startswith('_')}
-
-
 def _read(path: Path, safe: bool) -> Config:
     if path.suffix in SUFFIXES:
         entries = read_data_config(path, _included_entries)
@@ -107,7 +78,7 @@ def _read(path: Path, safe: bool) -> Config:
 
 def _included_entries(name: str) -> dict[str, Any] | None:
     """The entries of a config that comes with clipdense, without what it imports."""
-    path = _included().get(name)
+    path = included_configs().get(name)
     if path is None:
         return None
     cfg = _read_python(path)

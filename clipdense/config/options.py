@@ -1,9 +1,8 @@
-"""Entries of a config given as text, and the names and plain data of its parts."""
+"""Entries that options replace, and the names and plain data of the parts of a config."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -14,8 +13,6 @@ from clipdense.utils.errors import InputError, nearest
 
 from .variables import check_used
 
-_WORDS = {'true': True, 'false': False, 'none': None, 'null': None}
-
 
 def part_class(part: Mapping[str, Any] | None) -> Any:
     """The class or function that builds a part of a config, also for configs saved as text.
@@ -25,39 +22,6 @@ def part_class(part: Mapping[str, Any] | None) -> Any:
     """
     kind = (part or {}).get('type')
     return kind if kind is None or callable(kind) else get_object_from_string(kind)
-
-
-def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """``['a.b=1e-3', 'c=[1,2]', 'd=word']`` -> values by dotted key; others than literals are text.
-
-    Raises:
-        InputError: an option without '=', given twice with different values, or a list whose texts are not
-            quoted.
-    """
-    parsed: dict[str, Any] = {}
-    for option in options:
-        key, equals, text = option.partition('=')
-        if not equals or not key.strip():
-            raise InputError(f'option {option!r} must have the form name=value')
-        try:
-            value = (
-                _WORDS[text.strip().lower()]
-                if text.strip().lower() in _WORDS
-                else ast.literal_eval(text.strip())
-            )
-        except (ValueError, SyntaxError):
-            if text.strip()[:1] + text.strip()[-1:] in ('[]', '()', '{}'):  # the shell has removed the quotes
-                raise InputError(
-                    f'option {option!r}: quote the texts inside and the whole option, as in '
-                    """-o 'name=["a", "b"]'"""
-                ) from None
-            value = text
-        other = parsed.setdefault(key.strip(), value)
-        if repr(other) != repr(value):
-            raise InputError(
-                f'option {key.strip()!r} is given twice, as {other!r} and as {value!r}: remove one'
-            )
-    return parsed
 
 
 def plain_config(value: Any, strict: bool = False) -> Any:

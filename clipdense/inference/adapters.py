@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipdense.clip.model import CLIP
-from clipdense.methods import find_method, get_method, list_methods
+from clipdense.methods import adapting_method, find_method
 from clipdense.tasks.adapters import Adapter, Kind, check_adapter
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import Templates
@@ -83,10 +83,7 @@ def make_adapter(
         >>> adapter = make_adapter('ViT-B-16/openai', LabeledData('pets', shots=16, validation='rest'))
         >>> Classifier.from_pretrained('ViT-B-16/openai', adapter=adapter)('cat.jpg', ['cat', 'dog'])
     """
-    entry = get_method(method)
-    if entry.adapt is None:
-        able = ', '.join(one.name for one in list_methods() if one.adapt)
-        raise InputError(f'method {method!r} makes no adapter; methods that do: {able}')
+    entry = adapting_method(method)
     given = dict(options or {})
     entry.check_options(given)
     kind = labels.kind

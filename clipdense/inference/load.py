@@ -45,7 +45,7 @@ _ARGUMENTS = (
 def load(
     weights: str | Path,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **overrides: Any,
 ) -> Any:
     """Load a model in evaluation mode.

@@ -6,12 +6,13 @@ import functools
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.device_names import PRECISIONS, check_precision
+from clipdense.utils.errors import InputError
 
 Precision = Literal['auto', 'fp32', 'bf16']  # of inference
 TrainingPrecision = Literal['auto', 'fp32', 'bf16', 'fp16']
@@ -52,7 +53,7 @@ def has_native_bf16(device: str | torch.device, cpuinfo: Path = _CPUINFO) -> boo
 def resolve_precision(
     precision: str,
     device: str | torch.device,
-    known: tuple[str, ...] = get_args(Precision),
+    known: tuple[str, ...] = PRECISIONS,
     native: bool | None = None,
 ) -> torch.dtype | None:
     """The dtype of autocast; None computes in the type of the parameters.
@@ -68,8 +69,7 @@ def resolve_precision(
         InputError: an unknown name, fp16 without a GPU, or a device without autocast.
     """
     device = torch.device(device)
-    if not isinstance(precision, str) or precision not in known:
-        raise InputError(_unknown(precision, known))
+    check_precision(precision, known)
     if precision == 'auto':
         native = has_native_bf16(device) if native is None else native
         return torch.bfloat16 if native else None
@@ -113,19 +113,6 @@ def no_autocast(device: str | torch.device) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(kind):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
-
-
-def _unknown(precision: object, known: tuple[str, ...]) -> str:
-    """Why a precision is refused."""
-    choices = f'precision must be one of {", ".join(map(repr, known))}, got {precision!r}'
-    if precision in ('fp16', 'half', 'float16', torch.float16):
-        return f'{choices}: fp16 is for training on a GPU, and for parameters (dtype=torch.float16)'
-    if precision in ('float64', 'double', 'fp64', torch.float64):
-        return f'{choices}: for parameters in double precision load them with dtype=torch.float64'
-    for name, usual in (('bf16', ('bfloat16', torch.bfloat16)), ('fp32', ('float32', torch.float32))):
-        if precision in usual:
-            return f'{choices}. Did you mean {name!r}?'
-    return choices + (f'.{nearest(precision.lower(), known)}' if isinstance(precision, str) else '')
 
 
 @functools.lru_cache

@@ -219,6 +219,19 @@ def get_method(name: str, task: str | None = None) -> Method:
     return method
 
 
+def adapting_method(name: str) -> Method:
+    """The method of this name that makes adapters.
+
+    Raises:
+        InputError: there is none, or it makes no adapters.
+    """
+    method = get_method(name)
+    if method.adapt is None:
+        able = ', '.join(one.name for one in list_methods() if one.adapt)
+        raise InputError(f'method {name!r} makes no adapter; methods that do: {able}')
+    return method
+
+
 def default_method(task: str) -> Method:
     """What is used on a plain CLIP if no method is named.
 

@@ -360,5 +360,18 @@ def _open_clip_list() -> tuple[Mapping[str, Mapping[str, Any]], Path]:
     package = types.ModuleType('_clipdense_open_clip')
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package
-    published = importlib.import_module(f'{package.__name__}.pretrained')
+    with _without_heavy_imports():
+        published = importlib.import_module(f'{package.__name__}.pretrained')
     return published._PRETRAINED, folder / 'model_configs'
+
+
+@contextlib.contextmanager
+def _without_heavy_imports() -> Iterator[None]:
+    """Hide what the module with the list imports if it is installed, for downloads: PyTorch among others."""
+    hidden = [name for name in ('safetensors', 'huggingface_hub') if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)

@@ -56,6 +56,9 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         'convert',
         'doctor',
         'quickstart',
+        'search',
+        'configs',
+        'methods',
     ],
 )
 def test_help_has_an_example(capsys, command):

@@ -14,7 +14,8 @@ from torch.testing import assert_close
 import clipdense
 from clipdense.clip import checkpoint
 from clipdense.clip.embedded import build_embedded, identity
-from clipdense.clip.factory import create_model, get_tokenizer, list_models
+from clipdense.clip.factory import create_model, get_tokenizer
+from clipdense.clip.listing import list_models
 from clipdense.utils.errors import InputError
 from clipdense.vocab.class_names import imagenet_names
 from clipdense.weights import zoo

@@ -11,7 +11,8 @@ import torch
 import clipdense
 from clipdense.clip import factory
 from clipdense.clip.checkpoint import save
-from clipdense.clip.factory import create_model, get_tokenizer, list_models
+from clipdense.clip.factory import create_model, get_tokenizer
+from clipdense.clip.listing import list_models
 from clipdense.clip.preprocess import Preprocess
 from clipdense.utils.errors import InputError
 from clipdense.weights import hub, zoo

@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from clipdense.clip.checkpoint.load import OpenedWeights
-from clipdense.clip.checkpoint.load import load as load_clip
+from clipdense.clip.checkpoint.loading import OpenedWeights
+from clipdense.clip.checkpoint.loading import load as load_clip
 from clipdense.methods import find_method
 from clipdense.utils.errors import CheckpointError
 from clipdense.weights.io import WeightsFile

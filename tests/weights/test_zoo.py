@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clipdense.clip.checkpoint.config_files import from_zoo
-from clipdense.clip.factory import model_table
+from clipdense.clip.listing import model_table
 from clipdense.utils.errors import InputError
 from clipdense.weights import zoo
 from clipdense.weights.download import NotPublished, download, offline

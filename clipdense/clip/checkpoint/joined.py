@@ -16,7 +16,7 @@ from clipdense.weights.io import read_weights
 from clipdense.weights.zoo import Entry
 
 from ..tokenizers import FolderTokenizer, find_tokenizer
-from .save import save
+from .saving import save
 
 logger = logging.getLogger(__name__)
 

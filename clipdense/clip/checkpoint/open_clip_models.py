@@ -10,6 +10,7 @@ from typing import Any
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
 
+from ..flavours import PAD, TEXT_FLAVOURS, VIT_FLAVOURS
 from ..sizes import (
     HF_TEXT_MODELS,
     Activation,
@@ -21,8 +22,6 @@ from ..sizes import (
     TimmSize,
     VitSize,
 )
-from ..text import FLAVOURS, PAD
-from ..vit import FLAVOURS as VIT_FLAVOURS
 from .section import Section
 
 _TIMM_SIGLIP = re.compile(r'vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+')
@@ -41,7 +40,7 @@ _PROJECTIONS: dict[str, dict[str, Any]] = {
 }
 _NOT_SIZES = ('architectures', 'transformers_version', 'dtype', 'torch_dtype', '_name_or_path')
 # (no_causal_mask, pool_type, proj_bias, projection): flavour of the text tower
-_TEXT_FLAVOURS = {
+_KINDS_OF_TEXT = {
     (False, 'argmax', False, True): 'openai',
     (False, 'eos', False, True): 'openai',
     (True, 'argmax', False, True): 'mobileclip',
@@ -137,7 +136,7 @@ def _text(text: Section, embed_dim: int, activation: Activation) -> TextSize | H
     projection = text.text('proj_type', 'linear')
     pool = text.text('pool_type', 'argmax')
     kind = (text.flag('no_causal_mask', False), pool, text.flag('proj_bias', False), projection != 'none')
-    flavour: Any = _TEXT_FLAVOURS.get(kind) if projection in ('linear', 'none') else None
+    flavour: Any = _KINDS_OF_TEXT.get(kind) if projection in ('linear', 'none') else None
     if text.flag('embed_cls', False):
         text.require(correct_cls_mask=False, pad_id=PAD)
         flavour = 'coca' if flavour == 'openai' else None  # the class token comes before any other pooling
@@ -146,7 +145,7 @@ def _text(text: Section, embed_dim: int, activation: Activation) -> TextSize | H
             f'{text.source}: unsupported text tower: no_causal_mask, pool_type, proj_bias, embed_cls, '
             f'proj_type = {(*kind[:3], text.flag("embed_cls", False), projection)}'
         )
-    _check_eps(text, FLAVOURS[flavour].eps)
+    _check_eps(text, TEXT_FLAVOURS[flavour].eps)
     width, vocab_size = text.integer('width', 512), text.integer('vocab_size', VOCAB_SIZE)
     eos = text.integer('eos_id', 2) if pool == 'eos' and flavour != 'coca' else None
     return TextSize(
@@ -299,7 +298,7 @@ def _text_config(text: TextSize | HFTextSize) -> dict[str, Any]:
     }
     if text.activation == 'gelu_tanh':
         config['act_kwargs'] = {'approximate': 'tanh'}
-    flavour = FLAVOURS[text.flavour]
+    flavour = TEXT_FLAVOURS[text.flavour]
     if not flavour.causal:
         config['no_causal_mask'] = True
     if flavour.pool == 'last':

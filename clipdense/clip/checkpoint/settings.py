@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from clipdense.utils.errors import CheckpointError, InputError, nearest, refuse_unknown
 from clipdense.vocab.byte_pairs import VOCAB_SIZE
 
+from ..flavours import TEXT_FLAVOURS
 from ..preprocess import STATISTICS, Preprocess
 from ..sizes import (
     PUBLISHED,
@@ -22,7 +23,6 @@ from ..sizes import (
     image_size_of,
     text_size_of,
 )
-from ..text import FLAVOURS
 from ..tokenizers import TokenizerRules
 
 EndOfText = int | Literal['largest']
@@ -178,7 +178,7 @@ def complete(sizes: Mapping[str, Any], recorded: Recorded, overrides: Overrides)
         activation = overrides.text_activation or overrides.activation
         asked = {'text_num_heads': overrides.text_num_heads, 'text_activation': activation}
         _finish(text, recorded.text, asked, getattr(known, 'text', None), recorded.source)
-        if FLAVOURS[text['flavour']].pool == 'end_of_text':
+        if TEXT_FLAVOURS[text['flavour']].pool == 'end_of_text':
             text['eos_token_id'] = end_of_text_id(text['vocab_size'], recorded, overrides.eos_token_id)
     build: dict[str, Any] = {'image': image_size_of, 'text': text_size_of}
     built = {name: build[name](tower) for name, tower in towers.items()}

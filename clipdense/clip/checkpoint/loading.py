@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from clipdense.utils.modules import meta_device
 from clipdense.weights import zoo
 from clipdense.weights.hub import Repository, fetch_repository
 from clipdense.weights.io import WeightsFile, read_weights
+from clipdense.weights.lookup import SUFFIXES, look_up
 from clipdense.weights.strict import first_names, mismatches, with_counters
 from clipdense.weights.values import check_cast, check_values
 
@@ -60,7 +60,6 @@ _FOLDER_FILES = {  # config file: its weights files, preferred first
     ),
     'config.json': HUGGINGFACE_FILES,
 }
-_SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.npz', '.pkl')
 _OPENAI = Recorded("OpenAI's archive", TowerFacts('quick_gelu'), TowerFacts('quick_gelu'), complete=True)
 _SLIP = Recorded(
     "SLIP's layout", TowerFacts('gelu'), TowerFacts('quick_gelu'), complete=True
@@ -289,33 +288,16 @@ def _preprocess(
 
 def _locate(weights: str | Path) -> tuple[Path, Recorded | None]:
     """The file to read, and what the zoo records about it."""
-    if str(weights).startswith(('http:/', 'https:/')):
-        raise InputError(f'{weights} is a URL; download the weights and give the file')
-    path = Path(weights).expanduser()
-    if len(os.fsencode(path.name)) > 255:  # the limit of file systems
-        raise InputError(f'{str(weights)[:40]}... is too long for the name of weights or of a file')
-    if path.is_dir():
-        return _in_folder(path), None
-    text = str(weights)
-    if text.startswith('hf-hub:') and not path.exists():
-        return _in_repository(text, ''), None
-    if path.exists() or isinstance(weights, Path) or path.suffix in _SUFFIXES or text[:1] in ('/', '.', '~'):
-        return path, None
-    try:
-        entry = zoo.find(text)
-    except InputError as error:
-        unknown = f'{text} does not exist as a file, and {error}'
-        if zoo.names_model(text) or ('/' in text and path.parent.is_dir()):
-            raise InputError(unknown) from None
-        return _in_repository(text, unknown), None
-    return (joined_file(entry), None) if entry.parts else (zoo.fetch(entry), from_zoo(entry))
+    found, unknown = look_up(weights)
+    if isinstance(found, Repository):
+        return _in_repository(found, unknown), None
+    if isinstance(found, Path):
+        return (_in_folder(found) if found.is_dir() else found), None
+    return (joined_file(found), None) if found.parts else (zoo.fetch(found), from_zoo(found))
 
 
-def _in_repository(text: str, unknown: str) -> Path:
-    """The weights file of a repository of Hugging Face; ``unknown`` says why ``text`` is nothing else."""
-    repository = Repository.of(text)
-    if repository is None:
-        raise InputError(unknown or f'{text} does not name a repository, as hf-hub:ORGANIZATION/NAME does')
+def _in_repository(repository: Repository, unknown: str) -> Path:
+    """The weights file of a repository; ``unknown`` says why its name is nothing else."""
     try:
         return _in_folder(fetch_repository(repository, _FOLDER_FILES))
     except InputError as error:
@@ -327,7 +309,7 @@ def _in_folder(folder: Path) -> Path:
         for name in names:
             if (folder / config).is_file() and (folder / name).is_file():
                 return folder / name
-    files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if len(files) == 1:
         return files[0]
     held = (

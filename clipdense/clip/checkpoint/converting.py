@@ -10,16 +10,16 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write
 from clipdense.weights.io import write_weights
 
+from ..flavours import TEXT_FLAVOURS
 from ..preprocess import Preprocess
 from ..sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
-from ..text import FLAVOURS
 from ..tokenizers import FolderTokenizer, copy_tokenizer, open_clip_rules
 from .config_files import LARGEST, huggingface_special_ids
 from .contents import ClipWeights
 from .layouts import from_ours
-from .load import OpenedWeights, fitting_model, read_clip
+from .loading import OpenedWeights, fitting_model, read_clip
 from .open_clip_models import open_clip_config, open_clip_layout
-from .save import describe
+from .saving import describe
 from .settings import Overrides
 
 Target = Literal['clipdense', 'openclip', 'huggingface']
@@ -174,7 +174,7 @@ def _huggingface_tower(tower: VitSize | TextSize) -> dict[str, Any]:
         'num_hidden_layers': tower.layers,
         'num_attention_heads': tower.num_heads,
         'hidden_act': _HIDDEN_ACT[tower.activation],
-        'layer_norm_eps': FLAVOURS['siglip' if tower.flavour == 'siglip' else 'openai'].eps,
+        'layer_norm_eps': TEXT_FLAVOURS['siglip' if tower.flavour == 'siglip' else 'openai'].eps,
     }
 
 
