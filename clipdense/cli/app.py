@@ -32,6 +32,7 @@ from . import (
     vocab,
     weights,
 )
+from .early import missing_package
 from .method_commands import EmbedGroup
 from .once import Command
 
@@ -116,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app([argument for argument in arguments if argument != '--verbose'], prog_name='clipdense')
     except InputError as error:
         _fail(one_line(error), verbose, BAD_INPUT)
+    except ModuleNotFoundError as error:
+        _fail(missing_package(error.name or str(error)), verbose, BAD_INPUT)
     except KeyboardInterrupt:
         _fail('interrupted', verbose, 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
@@ -23,6 +25,24 @@ def check_given_once(command: Any, context: Any, arguments: list[str]) -> None:
             raise InputError(f'{parameter.opts[0]} is given {count} times: give it once, with one value')
 
 
+def check_class_names(arguments: list[str]) -> None:
+    """Refuse class names that are not in one text: all but the first would be taken for images.
+
+    Raises:
+        InputError: with the names as they should be written.
+    """
+    at = next((at for at, text in enumerate(arguments) if text in ('-c', '--classes')), None)
+    if at is None or at + 1 >= len(arguments):
+        return
+    names = list(takewhile(lambda text: not text.startswith('-'), arguments[at + 1 :]))
+    words = [name for name in names[1:] if not set('./*\\') & set(name) and not Path(name).exists()]
+    if words and len(words) == len(names) - 1:
+        raise InputError(
+            f'{words[0]!r} is no image, and class names are one text with commas: '
+            f"--classes '{', '.join(name.strip(', ') for name in names)}'"
+        )
+
+
 class Command(TyperCommand):
     """A command whose options are given once."""
 
@@ -33,5 +53,6 @@ class Command(TyperCommand):
             InputError: an option is given twice.
         """
         if args:
+            check_class_names(args)
             check_given_once(self, ctx, args)
         return super().parse_args(ctx, args)

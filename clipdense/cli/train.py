@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 
 from clipdense.config import parse_options
+from clipdense.utils.errors import InputError, one_line
 
 from .early import check_choice, check_config, check_weights
 from .options import SafeConfig
@@ -17,6 +20,14 @@ ConfigOptions = Annotated[
     list[str] | None,
     typer.Option(
         '--option', '-o', help="Override a config setting: 'train_cfg.max_steps=100'. May be repeated."
+    ),
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        '--import',
+        help='Import a module of your own first: my_package.models. May be repeated.',
+        metavar='MODULE',
     ),
 ]
 Config = Annotated[
@@ -85,6 +96,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option('--overwrite', help='Remove checkpoints of an earlier run in the work dir.')
     ] = False,
+    modules: Modules = None,
 ) -> None:
     """Train the model of a config.
 
@@ -92,6 +104,7 @@ def train(
     """
     check_config(config)
     parse_options(option or ())
+    import_own(modules or [], config)
     from clipdense.config import load_config
     from clipdense.engine.launch import train as run
 
@@ -111,6 +124,7 @@ def test(
     work_dir: Annotated[Path | None, typer.Option(help='Output folder for results.')] = None,
     option: ConfigOptions = None,
     safe_config: SafeConfig = False,
+    modules: Modules = None,
 ) -> None:
     """Evaluate weights on the test data of a config.
 
@@ -119,9 +133,25 @@ def test(
     check_config(config)
     check_weights(checkpoint)
     parse_options(option or ())
+    import_own(modules or [], config)
     from clipdense.config import load_config
     from clipdense.engine.hooks import grouped
     from clipdense.engine.launch import test as run
 
     source = load_config(config, safe=safe_config)
     print(grouped(run(source, checkpoint, work_dir=work_dir, options=option or ())))
+
+
+def import_own(modules: list[str], config: str) -> None:
+    """Import modules of the user, from the current folder, the folder of the config or what is installed.
+
+    Raises:
+        InputError: a module that does not exist, or that fails.
+    """
+    folders = [os.getcwd(), os.path.dirname(os.path.abspath(os.path.expanduser(config)))]
+    sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # anything that the code of the user raises
+            raise InputError(f'--import {module}: {type(error).__name__}: {one_line(error)}') from error

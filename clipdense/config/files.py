@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
+from mmengine.utils import import_modules_from_strings
 
 from clipdense.utils.errors import InputError
 
@@ -89,6 +90,8 @@ def _read_python(path: Path) -> Config:
     try:
         with _configs_by_name():
             cfg = Config.fromfile(path)
+        if own := cfg.get('custom_imports'):  # which MMEngine ignores in a config with ``read_base``
+            import_modules_from_strings(**own)
         for _ in _entries(cfg):  # imports what it names
             pass
     except SyntaxError as error:

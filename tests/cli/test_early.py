@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clipdense.cli.early import missing_package
+
 SCRIPT = """
 import contextlib, io, json, sys
 from clipdense.cli.app import main
@@ -81,6 +83,8 @@ REFUSED = {
     'convert x.jpg out --to onxx': '--to must be one of',
     'methods naclipp': "Did you mean 'naclip'?",
     'models nothing_like_it': 'no weights or method match',
+    'segment x.jpg -c car road tree': "--classes 'car, road, tree'",
+    'detect x.jpg --classes car, road -w x.jpg': "--classes 'car, road'",
     'configs lsegg': "Did you mean 'lseg'?",
     'search missing star': 'missing does not exist',
     'search . star -w nonsense': 'nonsense does not exist as a file',
@@ -119,3 +123,11 @@ def test_wrong_input_is_refused_without_torch(answers, command, message):
     status, torch, _, err = answers[command]
     assert (status, torch) == (2, False), err
     assert message in ' '.join(err.replace('│', ' ').split())
+
+
+def test_a_missing_package_names_its_extra():
+    assert (
+        missing_package('supervision.detection')
+        == "supervision is not installed: pip install 'clipdense[viz]'"
+    )
+    assert missing_package('no_such') == 'no-such is not installed: pip install no-such'
