@@ -178,10 +178,12 @@ def prepare(
 
 def _check_prepared(dataset: str, source: Path | None) -> None:
     """Check the name and the path before anything heavy is imported."""
-    from clipdense.data.segmentation.published import find_benchmark
+    from clipdense.data.segmentation.published import BENCHMARKS, find_benchmark
+    from clipdense.data.segmentation.published.table import TRAINING_DATA
     from clipdense.data.segmentation.published.voc_folders import VOC_FOLDERS
 
-    if dataset.lower() not in VOC_FOLDERS:
+    conversions = {benchmark.prepare for benchmark in BENCHMARKS.values()}
+    if dataset.lower().replace('-', '_') not in {*VOC_FOLDERS, *conversions, *TRAINING_DATA}:
         find_benchmark(dataset)
     if source is not None and not source.exists():
         raise InputError(f'--source {source} does not exist')

@@ -161,7 +161,7 @@ def detect(
     paths = images.paths()
     classes = vocabulary.read(detector.templates)
     class_thresholds(rules.class_threshold or [], classes)
-    for given in (detector, config):
+    for given in (config, detector):
         given.check()
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'

@@ -25,16 +25,18 @@ def check_choice(value: str | None, known: Collection[str], option: str) -> None
         raise InputError(f'{option} must be one of {", ".join(known)}, got {value!r}.{nearest(value, known)}')
 
 
-def check_config(config: str | None) -> None:
+def check_config(config: str | None, safe: bool = False) -> None:
     """Check the name or path of a config.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none; or, with ``safe``, it is code.
     """
-    from clipdense.config.names import find_config
+    from clipdense.config.names import find_config, refuse_code
 
     if config is not None:
-        find_config(config)
+        path = find_config(config)
+        if safe:
+            refuse_code(path)
 
 
 def check_device(device: str | None) -> None:

@@ -224,9 +224,9 @@ class ConfigArguments:
         """Check that there is such a config, before anything heavy is imported.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it is a ``.py`` config with ``--safe-config``.
         """
-        check_config(self.config)
+        check_config(self.config, self.safe_config)
 
     def read(self) -> Config | None:
         """The config, or None where none was given.

@@ -72,7 +72,7 @@ def segment(
     """
     paths = images.paths()
     classes = with_background(vocabulary.read(templates), background)
-    for given in (weights, config):
+    for given in (config, weights):
         given.check()
     if config.config is None:
         check_method(method, 'segmentation', option)
@@ -90,9 +90,8 @@ def segment(
         stems = _free_stems(paths, output, read)
     writers = dataset.writers(output.out, paths, classes, output.overwrite)
     segmenter = _segmenter(weights, method, option or [], config, view, templates)
-    if explain and not segmenter.explains:
-        able = ', '.join(one.name for one in list_methods('segmentation') if one.explain)
-        raise InputError(f'--explain needs weights of a method that can explain its masks: {able}')
+    if explain:
+        _check_explains(segmenter)
     tell_precision(segmenter.precision)
     segmenter.set_vocabulary(classes)
 
@@ -120,6 +119,12 @@ def segment(
 
     with finished(writers):
         each(paths, predict, finish, 'segmenting')
+
+
+def _check_explains(segmenter: Segmenter) -> None:
+    if not segmenter.explains:
+        able = ', '.join(one.name for one in list_methods('segmentation') if one.explain)
+        raise InputError(f'--explain needs weights of a method that can explain its masks: {able}')
 
 
 def _segmenter(

@@ -102,7 +102,7 @@ def train(
 
     Example: `clipdense train contrastive/clip_scenes --work-dir runs/clip`
     """
-    check_config(config)
+    check_config(config, safe_config)
     parse_options(option or ())
     import_own(modules or [], config)
     from clipdense.config import load_config
@@ -130,7 +130,7 @@ def test(
 
     Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
     """
-    check_config(config)
+    check_config(config, safe_config)
     check_weights(checkpoint)
     parse_options(option or ())
     import_own(modules or [], config)

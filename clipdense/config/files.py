@@ -15,7 +15,7 @@ from clipdense.utils.errors import InputError
 
 from .data_files import check_option_value, read_data_config
 from .merging import copied, merge, nested
-from .names import HOME, SUFFIXES, find_config, included_configs
+from .names import HOME, SUFFIXES, find_config, included_configs, refuse_code
 from .options import check_option
 from .texts import parse_options
 from .types import resolve_entry
@@ -69,11 +69,8 @@ def _read(path: Path, safe: bool) -> Config:
     if path.suffix in SUFFIXES:
         entries = read_data_config(path, _included_entries)
         return Config(copied(entries), cfg_text=' ', filename=str(path))
-    if safe and not path.resolve().is_relative_to((HOME / 'configs').resolve()):
-        raise InputError(
-            f'{path} is a .py config, which is code, and --safe-config (safe=True) refuses those: '
-            'use a YAML or JSON config, or the name of an included one'
-        )
+    if safe:
+        refuse_code(path)
     return _read_python(path)
 
 

@@ -44,6 +44,19 @@ def find_config(config: str | Path) -> Path:
     )
 
 
+def refuse_code(path: Path) -> None:
+    """Refuse a config that is code, unless it is an included one.
+
+    Raises:
+        InputError: it is a ``.py`` file of somebody's own.
+    """
+    if path.suffix == '.py' and not path.resolve().is_relative_to((HOME / 'configs').resolve()):
+        raise InputError(
+            f'{path} is a .py config, which is code, and --safe-config (safe=True) refuses those: '
+            'use a YAML or JSON config, or the name of an included one'
+        )
+
+
 def included_configs() -> dict[str, Path]:
     """The configs that come with clipdense, by name."""
     folder = HOME / 'configs'

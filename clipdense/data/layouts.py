@@ -255,14 +255,13 @@ def _pairs(path: Path) -> Iterator[DataLayout]:
         return DatasetPart(module, name, {'root': str(path), 'images': images, 'masks': masks, **more})
 
     if (path / 'images/training').is_dir() and (path / 'annotations/training').is_dir():
-        more = {'zero_is_unlabeled': True}
+        more: dict[str, Any] = {'zero_is_unlabeled': True}
         if not (path / 'classes.txt').is_file():
             more['vocabulary'] = 'ade20k'
-        train, val = (
-            part(f'images/{one}', f'annotations/{one}', **more) for one in ('training', 'validation')
-        )
         there = (path / 'images/validation').is_dir()
-        yield DataLayout(str(path), 'masks', 'ADE20K', train, val if there else None)
+        train = part('images/training', 'annotations/training', **more)
+        val = part('images/validation', 'annotations/validation', **more) if there else None
+        yield DataLayout(str(path), 'masks', 'ADE20K', train, val)
         return
     if (path / 'train').is_dir() and (path / 'trainannot').is_dir():
         val_there = (path / 'val').is_dir() and (path / 'valannot').is_dir()

@@ -133,7 +133,8 @@ def test_the_output_folder_is_checked_first(capsys, own):
     ('dataset', 'message'), [('voc21', 'not found in data'), ('own:tset', "no split 'tset'")]
 )
 def test_bench_without_data_ends_before_weights_are_loaded(capsys, own, dataset, message):
-    status, _, err = run(capsys, 'bench', '--methods', 'sclip', '--datasets', dataset, '-w', 'absent.pt')
+    Path('broken.pt').write_bytes(b'not weights')
+    status, _, err = run(capsys, 'bench', '--methods', 'sclip', '--datasets', dataset, '-w', 'broken.pt')
     assert (status, message in err) == (2, True)
 
 

@@ -82,7 +82,7 @@ class OpenedWeights:
 def load(
     weights: str | Path | OpenedWeights,
     device: str | torch.device = 'cpu',
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **overrides: Any,
 ) -> CLIP:
     """Load a CLIP in evaluation mode, with its ``preprocess`` and ``tokenizer``.
@@ -107,7 +107,7 @@ def load(
 def load_any(
     weights: str | Path | OpenedWeights,
     device: str | torch.device = 'cpu',
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **overrides: Any,
 ) -> AnyClip:
     """As ``load``, also for weights with one tower: a ``FrozenImage`` or a ``FrozenText``.
@@ -118,7 +118,7 @@ def load_any(
     return _built(read_any(weights, Overrides.of(overrides)), device, dtype)
 
 
-def _built(found: AnyWeights, device: str | torch.device, dtype: torch.dtype | None) -> Any:
+def _built(found: AnyWeights, device: str | torch.device, dtype: torch.dtype | str | None) -> Any:
     place, kind = choose_device(device), choose_dtype(dtype)
     clip = fitting_model(found)
     state = {

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clipdense.data.starting import Start
 
+_IMPORTS = (
+    'from torch.optim import AdamW',
+    'from clipdense.data.segmentation.crops import SegmentationCrops',
+    'from clipdense.engine.hooks import VocabularyHook',
+    'from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine',
+    'from clipdense.evaluation.segmentation import MeanIoU',
+    'from clipdense.methods.lseg.training import ScratchFaster',
+)
 _LONG, _CROP, _SHORT = 720, 352, 540  # pixels, as in lseg_camvid_embedded
 
 
@@ -69,13 +77,8 @@ param_scheduler = dict(type=WarmupCosine, warmup={max(1, steps // 10)})
 custom_hooks = dict(vocabulary=dict(type=VocabularyHook))
 """
     imports = [
-        'from torch.optim import AdamW',
-        'from clipdense.data.segmentation.crops import SegmentationCrops',
-        'from clipdense.engine.hooks import VocabularyHook',
-        'from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine',
-        'from clipdense.evaluation.segmentation import MeanIoU',
+        *_IMPORTS,
         f'from clipdense.methods.lseg.{"ensemble" if frozen else "segmenter"} import {kind}',
-        'from clipdense.methods.lseg.training import ScratchFaster',
     ]
     shown = ', '.join(names[:4])
     use = [

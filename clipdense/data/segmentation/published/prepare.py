@@ -29,7 +29,7 @@ from .conversion import (
     shrink_ade20k_image,
 )
 from .reader import Found, find_files, find_root
-from .table import BENCHMARKS, find_benchmark
+from .table import BENCHMARKS, TRAINING_DATA, find_benchmark
 
 _CONTEXT_LISTS = 'ImageSets/SegmentationContext'
 _VOC_LISTS = 'ImageSets/Segmentation'
@@ -77,7 +77,7 @@ def check(dataset: str, root: str | Path) -> Iterator[tuple[str, Path, Found]]:
         InputError: an unknown dataset, or its folder does not exist.
     """
     name = dataset.lower().replace('-', '_')
-    if name == 'voc_aug':  # for training, so not a benchmark
+    if name in TRAINING_DATA:
         place = find_root(BENCHMARKS['voc21'], root)
         yield 'VOC, augmented', place, _find_augmented(place)
         return

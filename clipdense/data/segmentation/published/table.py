@@ -146,6 +146,7 @@ _CITYSCAPES = Benchmark(
     prepare='cityscapes',
 )
 
+TRAINING_DATA = ('voc_aug',)  # which can be prepared, but are not benchmarks
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
