@@ -8,7 +8,7 @@ DEMO_STAMP := $(DEMO)/.installed
 # Test processes: auto is one for each core, at most eight; 0 runs the tests in pytest's own process.
 WORKERS ?= auto
 
-.PHONY: help install install-demo quickstart test test-demo test-slow coverage docs lint format clean
+.PHONY: help install install-demo quickstart test test-demo test-slow test-package coverage docs lint format clean
 
 help:
 	@echo 'make install     create .venv and install clipdense with everything the tests need'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test        run all tests except the slow ones; WORKERS=0 uses one process'
 	@echo 'make test-demo   run the tests of the web page, in Chromium if it is installed'
 	@echo 'make test-slow   run the slow tests, most of which train a model'
+	@echo 'make test-package  install the wheel in an empty environment and try it'
 	@echo 'make coverage    run the tests of make test and print the lines that no test runs'
 	@echo 'make docs        write the documentation as a site to build/site'
 	@echo 'make lint        check style and types'
@@ -51,6 +52,9 @@ test-demo: install-demo
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-package: install
+	$(BIN)/python -m pytest -q tests/test_packaging.py
 
 coverage: install
 	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8 --cov=clipdense --cov-report=term:skip-covered
