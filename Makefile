@@ -48,7 +48,7 @@ test: install
 	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8
 
 test-demo: install-demo
-	$(DEMO)/bin/python -m pytest -q tests/demo tests/cli/test_demo.py
+	$(DEMO)/bin/python -m pytest -q -rs tests/demo tests/cli/test_demo.py
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

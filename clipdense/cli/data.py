@@ -12,6 +12,7 @@ from clipdense.methods import Method, list_methods
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import check_outputs
 
+from .early import check_files, check_weights
 from .options import Overwrite
 
 
@@ -52,6 +53,9 @@ def init(
     if path.suffix != '.py':
         raise InputError(f'--out {path}: a config ends in .py')
     check_outputs([path], overwrite, [data] if Path(data).is_file() else [])
+    check_weights(weights)
+    if not Path(data).is_dir() and '{' not in data:  # which names shards
+        check_files(data)
     from clipdense.data.starting import Start
     from clipdense.utils.files import atomic_write
 

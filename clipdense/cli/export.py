@@ -18,6 +18,7 @@ from clipdense.inference.export.options import (
 )
 from clipdense.methods import list_methods
 
+from .early import check_weights
 from .options import Activation, Options, Override, Overwrite, grouped, weight_overrides
 
 _DENSE = ', '.join(method.name for method in list_methods('segmentation', any_clip=True))
@@ -76,6 +77,7 @@ def export(
     """
     options = graph.read()
     check_call(destination, part, to, overwrite, method)
+    check_weights(source)
     method_options: dict[str, Any] | None = None
     if option:
         from clipdense.config import parse_options

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipdense.methods import list_methods
 from clipdense.utils.errors import printable
 
+from .early import check_method
 from .images import Failures
 from .options import (
     ImageArguments,
@@ -106,12 +108,15 @@ def label(
 
     Example: `clipdense label photos/ --classes 'car, person' --background background --to coco`
     """
-    from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
-
     from .segment import with_background
 
     paths, began = images.paths(), time.perf_counter()
     classes = with_background(vocabulary.read(), background)
+    weights.check()
+    if method not in {one.name for one in list_methods('detection')}:
+        check_method(method, 'segmentation', option)
+    from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
+
     options = LabelOptions(min_area, score_threshold or 0.0)
     writer = DatasetWriter(out, to, paths, classes, options)
     check_new_folder(out, overwrite, [*paths, *(Path(one) for one in weights.inputs() if one)])
@@ -151,7 +156,6 @@ def _predictor(
     from clipdense.config import parse_options
     from clipdense.inference.load import load, method_of
     from clipdense.inference.segmenter import Segmenter
-    from clipdense.methods import list_methods
 
     from .segment import refuse_without_effect
 

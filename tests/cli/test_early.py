@@ -90,6 +90,13 @@ REFUSED = {
     'search . star -w nonsense': 'nonsense does not exist as a file',
     'search . star -w x.jpg --device gpu': "Did you mean 'cuda:0'?",
     'search .': 'give a text or --image FILE',
+    'init lseg missing': 'missing does not exist',
+    'init lseg . -w nonsense': 'nonsense does not exist as a file',
+    'label missing -c a,b --to coco': 'missing does not exist',
+    'label x.jpg -c a,b --to coco -w nonsense': 'nonsense does not exist as a file',
+    'label x.jpg -c a,b --to coco -w x.jpg --method naclipp': "Did you mean 'naclip'?",
+    'export no.safetensors e.pt2': 'no.safetensors does not exist',
+    'export x.jpg e.pt2 --precision half': 'precision must be fp32 or fp16',
     'quickstart --photo no.jpg --classes a,b': 'no.jpg does not exist',
 }
 
