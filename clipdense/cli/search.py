@@ -173,6 +173,8 @@ def _refresh(found: ImageIndex, file: Path, asked: IndexArguments) -> Changes:
         if not asked.reindex:
             found.read(file)
     if not asked.update:
+        if not len(found):
+            raise InputError(f'the images of {found.folder} are not in {file} yet: leave out --no-update')
         return Changes(unchanged=len(found))
     try:
         return found.update(

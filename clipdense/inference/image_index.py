@@ -230,7 +230,9 @@ class ImageIndex:
             InputError: an empty index or text, or an unreadable image.
         """
         if not len(self):
-            raise InputError(f'the index of {self.folder} has no images: call update()')
+            raise InputError(
+                f'the index of {self.folder} has no images: call update(), or mend those it left out'
+            )
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f'top must be a whole number of at least 1, got {top!r}')
         scores = self.embeddings @ self.embed(query)

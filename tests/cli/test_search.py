@@ -84,6 +84,8 @@ def test_an_index_is_used_as_it_is(capsys, photos, weights):
         (['photos', '--image', 'no.png'], 'no.png'),
         (['photos', 'a star', '--index', 'index.npz'], 'an index is a .safetensors file'),
         (['photos', 'a star', '--index', 'no.safetensors', '--no-update'], 'no.safetensors'),
+        (['photos', 'a star', '--no-update'], 'leave out --no-update'),
+        (['photos', 'a star', '--max-pixels', '5'], 'mend those it left out'),
         (['photos', 'a star', '--reindex', '--no-update'], 'contradict each other'),
         (['photos', 'a star', '--out', 'found.gif'], '.png or .jpg'),
         (['photos', '--image', 'photos/a.png', '--out', 'photos/a.png', '--overwrite'], 'is an input'),
