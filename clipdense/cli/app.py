@@ -78,6 +78,7 @@ for command in (
     train.scenes,
     train.nouns,
     data.init,
+    data.check_data,
     train.train,
     train.test,
     benchmarks.prepare,

@@ -72,3 +72,48 @@ def _plain(data: str) -> str:
     """A name for the config that can be imported."""
     name = re.sub(r'\W+', '_', Path(data.rstrip('/')).resolve().stem if '{' not in data else 'shards')
     return name.strip('_') or 'data'
+
+
+def check_data(
+    path: Annotated[
+        str, typer.Argument(help='A folder, a table, shards or a JSON file.', show_default=False)
+    ],
+    kind: Annotated[
+        str | None, typer.Option(help='captions, masks, boxes or images, where a folder has several.')
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help='Batch size of the training.')] = None,
+    as_json: Annotated[bool, typer.Option('--json', help='Print the report as JSON.')] = False,
+) -> None:
+    """Find before training what would hurt during it; every file is read once.
+
+    The exit status is 1 if something would stop a training.
+
+    Example: `clipdense check-data data/mine --kind masks`
+    """
+    import json
+    from dataclasses import asdict
+    from typing import cast
+
+    from clipdense.data.checking import check_data as check
+    from clipdense.data.layouts import KINDS, Kind
+
+    if kind is not None and kind not in KINDS:
+        raise InputError(f'--kind must be one of {", ".join(KINDS)}, got {kind!r}')
+    report = check(path, cast('Kind | None', kind), batch_size)
+    if as_json:
+        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
+    else:
+        about = (
+            f'{report.kind} ({report.layout}), {report.samples} samples' if report.kind else 'unknown data'
+        )
+        print(f'{path}: {about}')
+        for name, count in report.classes.items():
+            print(f'  {name}: {count}')
+        for line in report.remarks:
+            print(f'note: {line}')
+        for line in report.faults:
+            print(f'problem: {line}')
+        found = len(report.faults)
+        print('no problems found' if not found else f'{found} problem{"s" if found > 1 else ""} found')
+    if report.faults:
+        raise typer.Exit(1)

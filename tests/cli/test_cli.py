@@ -43,6 +43,7 @@ def photo(path: str, size=(40, 30), mode='RGB', **options) -> str:
         'detect',
         'label',
         'init',
+        'check-data',
         'embed',
         'embed regions',
         'scenes',

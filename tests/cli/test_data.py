@@ -208,3 +208,65 @@ def test_parts_of_pairs_have_no_image_in_common():
     assert not files[0] & files[1]
     with pytest.raises(InputError, match='part must be'):
         SegmentationPairs('set', part='test')
+
+
+# check-data
+
+
+@pytest.mark.parametrize(
+    ('name', 'damage', 'message'),
+    [
+        ('pairs', lambda: Path('set/images/1.jpg').write_text('x'), 'problem: set/images/1.jpg'),
+        ('pairs', lambda: mask('set/masks/1.png', 9), 'has labels that are not classes'),
+        ('pairs', lambda: mask('set/masks/1.png', 3, (8, 8)), 'is 8 x 8, but its image'),
+        ('pairs', lambda: Path('set/masks/1.png').unlink(), '1 of 7 images of set/images have no mask'),
+        ('captions', lambda: [one.unlink() for one in Path('photos').iterdir()], '9 images cannot be read'),
+        ('COCO', lambda: photo('boxes/1.jpg', (50, 50)), 'but 40 x 32 in the annotations'),
+        ('COCO', lambda: Path('boxes/1.jpg').unlink(), '1 of 5 images are missing'),
+        (
+            'folders',
+            lambda: [one.write_text('') for one in Path('set').rglob('*.jpg')],
+            'images cannot be read',
+        ),
+    ],
+)
+def test_what_stops_a_training_is_found(capsys, name, damage, message):
+    path = LAYOUTS[name][0]()
+    status, out, err = run(capsys, 'check-data', path)
+    assert (status, out.splitlines()[-1]) == (0, 'no problems found'), err
+    damage()
+    status, out, _ = run(capsys, 'check-data', path)
+    assert status == 1
+    assert message in out
+
+
+def test_remarks_do_not_stop(capsys):
+    path = captions('set.csv', 3)
+    long = 'word ' * 100
+    with open(path, 'a') as file:
+        file.write(
+            f'photos/0.jpg,{long}\nphotos/1.jpg,\nphotos/2.jpg,same\n'
+            f'{photo("photos/small.jpg", (4, 4))},same\n'
+        )
+    status, out, _ = run(capsys, 'check-data', path, '--json', '--batch-size', '64')
+    report = json.loads(out)
+    assert (status, report['samples'], report['kind']) == (0, 6, 'captions')
+    text = '\n'.join(report['remarks'])
+    for part in (
+        '1 captions occur several times: same',
+        '2 images occur several times',
+        'longer than the context',
+        '1 of 7 rows cannot be used',
+        'images are smaller than 32 pixels',
+        '6 samples are fewer than a batch of 64',
+    ):
+        assert part in text
+
+
+def test_classes_without_samples(capsys):
+    Path(pairs('set'), 'classes.txt').write_text('sky\nroad\ncar\nship\n')
+    status, out, _ = run(capsys, 'check-data', 'set')
+    assert status == 0
+    assert '1 classes without samples: ship' in out
+    assert run(capsys, 'check-data', 'set', '--kind', 'boxes')[0] == 1
+    assert run(capsys, 'check-data', 'set', '--kind', 'cats')[0] == 2
