@@ -94,6 +94,8 @@ def check_data(
     from dataclasses import asdict
     from typing import cast
 
+    if '{' not in path and not Path(path).expanduser().exists():
+        raise InputError(f'{path} does not exist')
     from clipdense.data.checking import check_data as check
     from clipdense.data.layouts import KINDS, Kind
 

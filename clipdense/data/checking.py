@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,8 @@ def check_data(path: str | Path, kind: Kind | None = None, batch_size: int | Non
         try:
             layout = recognize(path, kind)
             report.kind, report.layout = layout.kind, layout.layout
-            for part, data in ((layout.train, 'train'), (layout.val, 'val')):
-                if part is not None:
-                    _check_part(report, layout, part.build(), data)
+            for part, data in _datasets(layout):
+                _check_part(report, layout, data, part)
         except InputError as error:
             report.faults.append(str(error))
     report.remarks += dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)
@@ -75,6 +74,22 @@ def check_data(path: str | Path, kind: Kind | None = None, batch_size: int | Non
     if batch_size is not None and 0 < report.samples < batch_size:
         report.remarks.append(f'{report.samples} samples are fewer than a batch of {batch_size}')
     return report
+
+
+def _datasets(layout: DataLayout) -> Iterator[tuple[str, Any]]:
+    """What a training reads, and what validates it; all parts of labeled images."""
+    if layout.layout == SHARDS:
+        yield 'train', layout.train.build(batch_size=1)
+    elif layout.kind == 'images':
+        try:
+            yield 'train', layout.train.build(split='all')
+        except InputError:  # it has parts of its own
+            for part in ('train', 'val', 'test'):
+                yield part, layout.train.build(split=part)
+    else:
+        yield 'train', layout.train.build()
+        if layout.val is not None:
+            yield 'val', layout.val.build()
 
 
 def _check_part(report: DataReport, layout: DataLayout, data: Any, part: str) -> None:
@@ -94,7 +109,7 @@ def _check_part(report: DataReport, layout: DataLayout, data: Any, part: str) ->
         _check_captions(report, data)
     else:
         names = [data.class_names[label] for label in data.labels]
-        report.classes = {**dict.fromkeys(data.class_names, 0), **Counter(names)}
+        report.classes = _absent(report, {**dict.fromkeys(data.class_names, 0), **Counter(names)})
         files = [str(data.key(index)) for index in range(len(data))]
         _check_sizes(report, files, data=data)
         report.samples += len(files)

@@ -270,3 +270,4 @@ def test_classes_without_samples(capsys):
     assert '1 classes without samples: ship' in out
     assert run(capsys, 'check-data', 'set', '--kind', 'boxes')[0] == 1
     assert run(capsys, 'check-data', 'set', '--kind', 'cats')[0] == 2
+    assert run(capsys, 'check-data', 'nowhere')[0] == 2
