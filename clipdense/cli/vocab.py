@@ -87,7 +87,9 @@ def _read(file: Path) -> Vocabulary:
 
 def _described(vocabulary: Vocabulary, name: str) -> str:
     words = vocabulary.synonyms.get(name, ())
+    shown = len(vocabulary.examples.get(name, ()))
     notes = [
+        *([f'given by {shown} example{"s"[: shown > 1]}'] if shown else []),
         *(['background'] if name == vocabulary.background else []),
         *(['novel'] if name in vocabulary.novel else []),
         *([f'threshold {vocabulary.thresholds[name]:g}'] if name in vocabulary.thresholds else []),
@@ -96,7 +98,9 @@ def _described(vocabulary: Vocabulary, name: str) -> str:
 
 
 def _summary(vocabulary: Vocabulary) -> str:
-    classes, names = len(vocabulary), len(vocabulary.queries)
+    shown = len(vocabulary.examples)
+    classes, names = len(vocabulary), len(vocabulary.names_only.queries) - shown
     count = '1 class' if classes == 1 else f'{classes} classes'
     negatives = f', {len(vocabulary.negatives)} negatives' if vocabulary.negatives else ''
-    return f'{count}, asked by {names} names{negatives}'
+    examples = f', {shown} given by examples' if shown else ''
+    return f'{count}, asked by {names} names{examples}{negatives}'

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,13 +16,20 @@ from torch.nn import functional as F
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.frozen_image import FrozenImage
 from clipdense.clip.model import CLIP
-from clipdense.layers.precision import Precision, at_least_fp32, no_autocast, resolve_precision
+from clipdense.layers.precision import (
+    Precision,
+    at_least_fp32,
+    autocast,
+    no_autocast,
+    resolve_precision,
+)
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.utils.devices import choose_device
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .example_images import ExampleEmbedding, box_of, grid_boxes
 from .load import Embedder, load_embedder, load_image_clip
 from .predictor import Predictor
 from .reading import Input
@@ -116,6 +124,13 @@ class Classifier(Predictor[Classification]):
         pixels = torch.stack([self.clip.preprocess(image) for image in images]).to(self.device)
         return at_least_fp32(self.clip.encode_image(pixels))
 
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+        shown = image if mask is None else image.crop(box_of(mask))
+        parts = [image.crop(box) for box in grid_boxes(image.size)]
+        with autocast(self.device, self._autocast):
+            rows = F.normalize(self._embed_images([shown, *parts]), dim=-1)
+        return ExampleEmbedding(rows[0], rows)
+
     def _probabilities(
         self, image_embeddings: Tensor, vocabulary: Vocabulary, embeddings: ClassEmbeddings
     ) -> Tensor:
@@ -127,5 +142,7 @@ class Classifier(Predictor[Classification]):
             scale = self.clip.logit_scale.to(image_embeddings.dtype).exp()
             logits = scale * image_embeddings @ embeddings.queries.to(image_embeddings.dtype).mT  # (B, Q)
             logits = embeddings.class_scores(logits)  # (B, K)
-            added = None if self.adapter is None else self.adapter.scores(image_embeddings, vocabulary)
+            added = (
+                None if self.adapter is None else self.adapter.scores(image_embeddings, vocabulary.names_only)
+            )
             return (logits if added is None else logits + added).softmax(dim=-1)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
-from clipdense.layers.precision import Precision, at_least_fp32, resolve_precision
+from clipdense.layers.precision import Precision, at_least_fp32, autocast, resolve_precision
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
@@ -23,6 +24,7 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
+from .example_images import ExampleEmbedding, box_of, grid_boxes
 from .load import Embedder, load_detector, load_embedder, load_text_clip, load_trained_detector
 from .predictor import Predictor
 from .reading import Input
@@ -200,6 +202,21 @@ class Detector(Predictor[Detections]):
                 f'a {type(self.model).__name__} reads class names together with the image, so that there is '
                 'nothing to encode beforehand: pass the image to the call'
             )
+
+    def _check_can_embed_examples(self) -> None:
+        super()._check_can_embed_examples()
+        if not hasattr(self.model, 'embed_regions'):
+            raise InputError(
+                f'a {type(self.model).__name__} reads class names together with the image, so that classes '
+                'cannot be given by example images: give their names'
+            )
+
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+        own = (0, 0, *image.size) if mask is None else box_of(mask)
+        boxes = torch.tensor([own, *grid_boxes(image.size)], dtype=torch.float32)
+        with autocast(self.device, self._autocast):
+            found = at_least_fp32(self.model.embed_regions(np.asarray(image), boxes))
+        return ExampleEmbedding(found[0], F.normalize(found, dim=-1))
 
     def _encode(self, image: Image.Image) -> Any:
         return self.model.encode_image(np.asarray(image))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,20 +9,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
-from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
 from clipdense.clip.class_embeddings import ClassEmbedder, PromptEnsemble, class_embedder
-from clipdense.layers.precision import (
-    Precision,
-    autocast,
-    precision_name,
-    resolve_precision,
-    warn_if_emulated,
-)
+from clipdense.layers.precision import Precision, autocast, precision_name
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Kind
 from clipdense.utils.devices import choose_device
@@ -35,8 +28,10 @@ from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import load_adapter
 from .encoded import Encoded, model_token
+from .example_images import Contents, ExampleEmbedding, contents, named_part, with_examples
 from .image_prompts import check_embedder, per_image, with_image_prompts
 from .load import ClassNames, as_vocabulary
+from .model_state import autocast_dtype, device_of, lock_of, parameter_dtype
 from .reading import (
     Failed,
     ImageSource,
@@ -51,8 +46,6 @@ from .reading import (
 
 Result = TypeVar('Result')
 
-_GUARD = threading.Lock()
-_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _GPU_BATCH = 8  # images of batch_size='auto'
 _OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 _KEPT = 8  # number of vocabularies whose embeddings are kept in memory
@@ -102,8 +95,9 @@ class Predictor(ABC, Generic[Result]):
         check_embedder(model, self.embedder)
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
-        self._lock = _lock_of(model)
-        self._asked, self._autocast = precision, _autocast_dtype(model, precision)
+        self._contents: dict[Any, Contents] = {}
+        self._lock = lock_of(model)
+        self._asked, self._autocast = precision, autocast_dtype(model, precision)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which have a lock of their own if they have a model of their own."""
@@ -112,17 +106,17 @@ class Predictor(ABC, Generic[Result]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The inverse of ``__getstate__``."""
         self.__dict__.update(state)
-        self._lock = _lock_of(self.model)
+        self._lock = lock_of(self.model)
 
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        return _device(self.model)
+        return device_of(self.model)
 
     @property
     def precision(self) -> str:
         """What the model computes in: 'fp32' or 'bf16'; another type of its parameters, such as 'fp16'."""
-        return precision_name(self._autocast or _parameter_dtype(self.model))
+        return precision_name(self._autocast or parameter_dtype(self.model))
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model to a device, where 'auto' chooses the precision again; returns ``self``.
@@ -134,7 +128,7 @@ class Predictor(ABC, Generic[Result]):
             self.model.to(choose_device(device))
             if self.adapter is not None:
                 self.adapter.to(self.device)
-            self._autocast = _autocast_dtype(self.model, self._asked)
+            self._autocast = autocast_dtype(self.model, self._asked)
             self._embedded.clear()
         return self
 
@@ -151,8 +145,10 @@ class Predictor(ABC, Generic[Result]):
     def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
         """Set the vocabulary for subsequent calls without class names; it is embedded once.
 
+        Files of examples are read again if their content has changed since the last time.
+
         Raises:
-            InputError: invalid names (see ``Vocabulary``).
+            InputError: invalid names (see ``Vocabulary``), or examples that cannot be read or embedded.
 
         Warns:
             UserWarning: one class only, where the result is a choice among the classes.
@@ -160,6 +156,9 @@ class Predictor(ABC, Generic[Result]):
         vocabulary = as_vocabulary(class_names)
         self._warn_of_one_class(vocabulary)
         with self._lock:
+            if vocabulary.examples:
+                self._check_can_embed_examples()
+                self._contents[tuple(vocabulary.examples.items())] = contents(vocabulary)
             if per_image(self.embedder):
                 self._embedder_of(vocabulary).check(vocabulary.with_negatives)  # type: ignore[attr-defined]
             else:
@@ -400,19 +399,57 @@ class Predictor(ABC, Generic[Result]):
         settings: Mapping[str, Any],
     ) -> list[Result]:
         """Predict in the precision of this predictor; class embeddings are computed before, in fp32."""
-        with autocast(_device(self.model), self._autocast):
+        with autocast(device_of(self.model), self._autocast):
             return self._predict(images, vocabulary, embeddings, settings)
 
     def _check_encoded(self, encoded: Encoded) -> None:
         encoded.check(self.model, self._encoding())
 
     def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        key = (vocabulary.queries, vocabulary.background, vocabulary.templates)
+        examples = tuple(vocabulary.examples.items())
+        shown = self._contents[examples] if examples else ()
+        asked = vocabulary.names_only
+        key = (asked.queries, vocabulary.background, vocabulary.templates, shown)
         if key not in self._embedded:
             if len(self._embedded) >= _KEPT:
                 del self._embedded[next(iter(self._embedded))]
-            self._embedded[key] = self._adapted(self._embedder_of(vocabulary).embed(vocabulary))
+            if not examples:
+                found = self._adapted(self._embedder_of(vocabulary).embed(vocabulary))
+            else:
+                found = self._embed_with_examples(vocabulary)
+            self._embedded[key] = found
         return self._embedded[key]
+
+    def _embed_with_examples(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        part = named_part(vocabulary)
+        named = None if part is None else self._checked(self._embedder_of(part).embed(part))
+        with torch.no_grad(), with_image_prompts(self.model, self.embedder):
+            return self._checked(with_examples(vocabulary, named, self._embed_example))
+
+    def _check_can_embed_examples(self) -> None:
+        """Check that classes can be given by example images.
+
+        Raises:
+            InputError: an adapter, or class embeddings that depend on the image.
+        """
+        if self.adapter is not None:
+            raise InputError(
+                'classes given by example images cannot be combined with an adapter: remove the adapter, or '
+                'give the classes by their names'
+            )
+        if per_image(self.embedder):
+            raise InputError(
+                'these prompts depend on the image, so that classes cannot be given by example images: give '
+                'their names'
+            )
+
+    @abstractmethod
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+        """Embed an example image, or its region where the mask (H, W) is True, as predictions are embedded.
+
+        Raises:
+            InputError: the model has no such embeddings.
+        """
 
     def _embedder_of(self, vocabulary: Vocabulary) -> ClassEmbedder:
         """The embedder, with the templates of the vocabulary if it has some.
@@ -452,42 +489,6 @@ class Predictor(ABC, Generic[Result]):
 
     def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
         """Set vocabulary and adapter of the model, of which another predictor may have set others."""
-        self.model.set_vocabulary(vocabulary, embeddings)
+        self.model.set_vocabulary(vocabulary.names_only, embeddings)
         if hasattr(self.model, 'set_adapter'):
             self.model.set_adapter(self.adapter)
-
-
-def _lock_of(model: nn.Module) -> threading.RLock:
-    """Predictors of one model take turns: the model keeps the class names of a call."""
-    with _GUARD:
-        return _LOCKS.setdefault(model, threading.RLock())
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
-
-
-def _parameter_dtype(model: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in model.parameters()), torch.float32)
-
-
-def _autocast_dtype(model: nn.Module, precision: Precision) -> torch.dtype | None:
-    """The dtype of autocast for a model; None computes in the type of its parameters.
-
-    Raises:
-        InputError: an unknown precision, or one for parameters that are not fp32.
-
-    Warns:
-        UserWarning: bf16 on a device without bf16 units.
-    """
-    dtype = resolve_precision(precision, _device(model))
-    own = _parameter_dtype(model)
-    if own == torch.float32:
-        warn_if_emulated(dtype, _device(model))
-        return dtype
-    if precision != 'auto':
-        raise InputError(
-            f'precision={precision!r} needs parameters in torch.float32, they are {own}: leave out dtype, or '
-            f"precision, whose 'auto' computes in the type of the parameters"
-        )
-    return None

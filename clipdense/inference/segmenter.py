@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torch.nn import functional as F
 
 from clipdense.clip.class_embeddings import ClassEmbedder
 from clipdense.clip.model import CLIP
@@ -30,12 +31,15 @@ from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .encoded import Encoded
+from .example_images import ExampleEmbedding
 from .features import DenseFeatures
 from .load import Embedder, load_embedder, load_segmenter, load_trained, method_of
 from .predictor import Predictor
 from .reading import ImageSource, Input
 from .result_checks import check_bytes, check_probabilities
 from .results import Segmentation
+
+_INSIDE = 0.5  # part of a cell that a masked region must cover
 
 
 class Segmenter(Predictor[Segmentation]):
@@ -236,6 +240,27 @@ class Segmenter(Predictor[Segmentation]):
             self.model.set_adapter(self.adapter)
             found = dense_embeddings(self.model, encoded.features, size if pixel_aligned else None)
         return DenseFeatures(found, size)
+
+    def _check_can_embed_examples(self) -> None:
+        super()._check_can_embed_examples()
+        if not self.model.has_pixel_embeddings:
+            raise InputError(
+                f'a {type(self.model).__name__} has no embedding of each pixel, so that classes cannot be '
+                'given by example images: give their names'
+            )
+
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+        self._prepare_to_encode()
+        self.model.set_adapter(None)
+        with autocast(self.device, self._autocast):
+            encoded = self._encode(image)
+        found = dense_embeddings(self.model, encoded)  # (D, h, w)
+        cells = found.flatten(1).mT
+        if mask is None:
+            return ExampleEmbedding(cells.mean(0), cells)
+        cover = F.adaptive_avg_pool2d(torch.from_numpy(mask).to(found)[None], found.shape[1:]).flatten()
+        inside = cover >= min(_INSIDE, float(cover.max()))
+        return ExampleEmbedding(cells[inside].mean(0), cells)
 
     def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
         if self.options.needs_background and vocabulary.background is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import atomic_write, digest
 
 from .class_files import read_class_file, split_names, unescape
+from .examples import Example, check_examples
 from .names import check_name, doubts, first_repeated, is_background, normalize
 from .templates import get_templates
 from .vocabulary_files import check_thresholds, to_entries, write_yaml
@@ -39,10 +40,13 @@ class Vocabulary:
             classes of an image below it are left out.
         templates: prompt templates of these names, as ``get_templates`` takes them; None for those of the
             model.
+        examples: class name -> images, or pairs of an image and a mask, that show the class and are asked
+            instead of its name, see ``Example``.  Classes that are not among the names follow them.
 
     Raises:
         InputError: no names; blank, repeated or non-text names; synonyms, thresholds, background or novel
-            names of unknown classes; negatives that are names of classes.
+            names of unknown classes; negatives that are names of classes; a class with examples and
+            synonyms.
 
     Warns:
         UserWarning: two classes share a name or synonym.
@@ -55,12 +59,17 @@ class Vocabulary:
     negatives: tuple[str, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
     templates: str | tuple[str, ...] | None = None
+    examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, (set, frozenset, Mapping)):
             kind = type(self.class_names).__name__
             raise InputError(f'class names must be a list, got a {kind}, which does not number classes')
         names = tuple(check_name(name, 'class name') for name in _check_list(self.class_names, 'class names'))
+        examples = check_examples(self.examples)
+        known = {normalize(name) for name in names}
+        shown = [check_name(name, 'class with examples') for name in examples]
+        names += tuple(name for name in shown if normalize(name) not in known)
         if not names:
             raise InputError('the vocabulary is empty; pass at least one class name')
         repeated = first_repeated(names)
@@ -87,15 +96,16 @@ class Vocabulary:
         if len(synonyms) < len(self.synonyms):
             raise InputError('synonyms lists a class twice')
         object.__setattr__(self, 'synonyms', {name: synonyms[name] for name in names if synonyms.get(name)})
+        self._set_examples(examples)
         self._check_queries()
         negatives = tuple(check_name(name, 'negative') for name in _check_list(self.negatives, 'negatives'))
         object.__setattr__(self, 'negatives', negatives)
         self._check_negatives()
         thresholds = check_thresholds(self.thresholds)
-        known = {self._known(name, 'class with a threshold'): value for name, value in thresholds.items()}
-        if len(known) < len(thresholds):
+        least = {self._known(name, 'class with a threshold'): value for name, value in thresholds.items()}
+        if len(least) < len(thresholds):
             raise InputError('thresholds lists a class twice')
-        object.__setattr__(self, 'thresholds', known)
+        object.__setattr__(self, 'thresholds', least)
         if self.templates is not None:
             given = self.templates if isinstance(self.templates, str) else tuple(self.templates)
             get_templates(given)
@@ -113,12 +123,30 @@ class Vocabulary:
         """Names of the base classes: neither novel nor the background."""
         return tuple(name for name in self.class_names if name not in self.novel and name != self.background)
 
-    @cached_property
+    @property
     def queries(self) -> tuple[tuple[str, int], ...]:
-        """All names and synonyms with their class index; in class order, the name first."""
+        """All names and synonyms with their class index; in class order, the name first.
+
+        Raises:
+            InputError: a class is given by examples, which have to be embedded instead of its name.
+        """
+        for name in self.examples:
+            raise InputError(
+                f'class {name!r} is given by example images, which only Classifier, Segmenter and Detector '
+                'and their commands embed: give its name instead'
+            )
+        return self._queries
+
+    @cached_property
+    def _queries(self) -> tuple[tuple[str, int], ...]:
         return tuple(
             (word, index) for index, name in enumerate(self.class_names) for word in self._words(name)
         )
+
+    @cached_property
+    def names_only(self) -> Vocabulary:
+        """The same classes without examples, asked by their names."""
+        return replace(self, examples={}) if self.examples else self
 
     @cached_property
     def with_negatives(self) -> Vocabulary:
@@ -157,6 +185,7 @@ class Vocabulary:
             background=background,
             novel=self.novel & set(kept),
             thresholds=thresholds,
+            examples={name: found for name, found in self.examples.items() if name in kept},
         )
 
     def with_background(self, words: str | Sequence[str] = (), name: str = 'background') -> Vocabulary:
@@ -173,7 +202,7 @@ class Vocabulary:
         if self.background is not None:
             raise InputError(f'the vocabulary already has a background class: {self.background!r}')
         words = (words,) if isinstance(words, str) else words
-        taken = {normalize(word) for word, _ in self.queries}
+        taken = {normalize(word) for word, _ in self._queries}
         free = tuple(word for word in _check_list(words, 'background words') if normalize(word) not in taken)
         names = (name, *self.class_names)
         return replace(self, class_names=names, synonyms={**self.synonyms, name: free}, background=name)
@@ -245,7 +274,7 @@ class Vocabulary:
         content = read_class_file(path)
         try:
             if isinstance(content, Mapping):
-                vocabulary = cls.from_dict(content)
+                vocabulary = cls.from_dict(content)._moved(lambda one: one.below(Path(path).parent))
             else:
                 names = tuple(words[0] for words in content)
                 vocabulary = cls(names, {words[0]: tuple(words[1:]) for words in content})
@@ -254,6 +283,32 @@ class Vocabulary:
             return vocabulary.marking_background()
         except InputError as error:
             raise InputError(f'{path}: {error}') from error
+
+    @classmethod
+    def from_images(
+        cls,
+        examples: Mapping[str, Sequence[str | Path | tuple[str | Path, str | Path]]],
+        class_names: Sequence[str] = (),
+    ) -> Vocabulary:
+        """Classes given by example images, after classes given by names.
+
+        Args:
+            examples: class name -> paths of images, or pairs of an image and a mask whose pixels that are
+                not 0 show the class.
+            class_names: names of further classes.
+
+        Raises:
+            InputError: a class both named and given by examples, or as the constructor.
+
+        Example:
+            >>> Vocabulary.from_images({'logo': ['a.png', ('b.png', 'b_mask.png')]}, ['car', 'road'])
+        """
+        names = tuple(_check_list(class_names, 'class names'))
+        shown = {normalize(str(name)) for name in check_examples(examples)}
+        for name in names:
+            if normalize(str(name)) in shown:
+                raise InputError(f'class {name!r} is given by its name and by examples: leave one out')
+        return cls(names, examples=examples)  # type: ignore[arg-type]  # converted by the constructor
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Vocabulary:
@@ -266,7 +321,10 @@ class Vocabulary:
             raise InputError(
                 f'a vocabulary must be an object with "class_names", got {type(values).__name__}'
             )
-        known = ('class_names', 'synonyms', 'background', 'novel', 'negatives', 'thresholds', 'templates')
+        known = (
+            'class_names', 'synonyms', 'background', 'novel', 'negatives', 'thresholds', 'templates',
+            'examples',
+        )  # fmt: skip
         for key in values:
             if key not in known:
                 raise InputError(f'unknown key {key!r} in the vocabulary.{nearest(str(key), known)}')
@@ -280,6 +338,7 @@ class Vocabulary:
             values.get('negatives') or (),
             values.get('thresholds') or {},
             values.get('templates') or None,
+            values.get('examples') or {},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -298,29 +357,53 @@ class Vocabulary:
             }
         if self.templates is not None:
             values['templates'] = self.templates if isinstance(self.templates, str) else list(self.templates)
+        if self.examples:
+            values['examples'] = {name: [one.entry() for one in own] for name, own in self.examples.items()}
         return values
 
     def save(self, path: str | Path) -> None:
-        """Write JSON or YAML that ``from_file`` reads.
+        """Write JSON or YAML that ``from_file`` reads; examples in the folder of the file by relative paths.
 
         Raises:
             InputError: the file cannot be written, or does not end in ``.json``, ``.yaml`` or ``.yml``.
         """
         path = Path(path)
+        values = self._moved(lambda one: one.relative_to(path.parent)).to_dict()
         if path.suffix.lower() in ('.yaml', '.yml'):
-            write_yaml(path, to_entries(self.to_dict()))
+            write_yaml(path, to_entries(values))
             return
         if path.suffix.lower() != '.json':
             raise InputError(f'a vocabulary is saved as JSON or YAML; {path.name} must end in .json or .yaml')
         with atomic_write(path, 'w') as file:
-            json.dump(self.to_dict(), file, ensure_ascii=False, indent=1)
+            json.dump(values, file, ensure_ascii=False, indent=1)
+
+    def _moved(self, change: Callable[[Example], Example]) -> Vocabulary:
+        """With other paths of the examples."""
+        if not self.examples:
+            return self
+        moved = {name: tuple(map(change, own)) for name, own in self.examples.items()}
+        return replace(self, examples=moved)
+
+    def _set_examples(self, examples: Mapping[str, tuple[Example, ...]]) -> None:
+        """Raise for classes that examples list twice, or that have synonyms too."""
+        spelled = {self._known(name, 'class with examples'): own for name, own in examples.items()}
+        if len(spelled) < len(examples):
+            raise InputError('examples lists a class twice')
+        for name in spelled:
+            if name in self.synonyms:
+                raise InputError(f'class {name!r} is given by examples and has synonyms: leave one out')
+        kept = {name: spelled[name] for name in self.class_names if name in spelled}
+        object.__setattr__(self, 'examples', kept)
 
     def _name_background(self, name: str) -> Vocabulary:
         if name in self:
             return replace(self, background=name)
         first, *others = self.class_names
-        synonyms = {**self.synonyms, name: (first, *self.synonyms.get(first, ()))}
-        synonyms.pop(first, None)
+        examples = {name if key == first else key: own for key, own in self.examples.items()}
+        synonyms = dict(self.synonyms)
+        words = (first, *synonyms.pop(first, ()))
+        if name not in examples:
+            synonyms[name] = words
         return replace(
             self,
             class_names=(name, *others),
@@ -328,6 +411,7 @@ class Vocabulary:
             background=name,
             novel=self.novel - {first},
             thresholds={key: value for key, value in self.thresholds.items() if key != first},
+            examples=examples,
         )
 
     def _words(self, name: str) -> tuple[str, ...]:
@@ -340,10 +424,12 @@ class Vocabulary:
             repeated = first_repeated(self._words(name))
             if repeated is not None:
                 raise InputError(f'{repeated[0]!r} occurs twice among the names of class {name!r}')
-        repeated = first_repeated([word for word, _ in self.queries])
+        repeated = first_repeated([word for word, _ in self._queries])
         if repeated is not None:
             shared = repeated[0]
-            owners = [self.class_names[i] for word, i in self.queries if normalize(word) == normalize(shared)]
+            owners = [
+                self.class_names[i] for word, i in self._queries if normalize(word) == normalize(shared)
+            ]
             warnings.warn(f'{shared!r} belongs to several classes ({owners}); the first of them wins')
 
     def _check_negatives(self) -> None:
@@ -351,7 +437,7 @@ class Vocabulary:
         repeated = first_repeated(self.negatives)
         if repeated is not None:
             raise InputError(f'negative {repeated[0]!r} is listed twice')
-        owners = {normalize(word): self.class_names[index] for word, index in reversed(self.queries)}
+        owners = {normalize(word): self.class_names[index] for word, index in reversed(self._queries)}
         for name in self.negatives:
             owner = owners.get(normalize(name))
             if owner is not None:

@@ -13,7 +13,7 @@ from clipdense.utils.files import atomic_write, regular_file
 from clipdense.utils.json_files import parse_json
 
 _KEYS = ('classes', 'background', 'negatives', 'templates', 'novel')
-_CLASS_KEYS = ('name', 'synonyms', 'threshold')
+_CLASS_KEYS = ('name', 'synonyms', 'threshold', 'examples')
 _BACKGROUND = 'background'
 _MAX_TEXT = 4_000_000  # characters of YAML
 
@@ -40,9 +40,12 @@ def from_entries(value: Mapping[str, Any]) -> dict[str, Any]:
     names: list[str] = []
     synonyms: dict[str, list[str]] = {}
     thresholds: dict[str, Any] = {}
+    examples: dict[str, Any] = {}
     for number, entry in enumerate(value['classes'], 1):
         name, words, threshold = _class(entry, f'class {number}')
         names.append(name)
+        if isinstance(entry, Mapping) and 'examples' in entry:
+            examples[name] = entry['examples']
         if words:
             synonyms[name] = words
         if threshold is not None:
@@ -64,6 +67,7 @@ def from_entries(value: Mapping[str, Any]) -> dict[str, Any]:
         'negatives': _texts(value.get('negatives'), 'negatives'),
         'thresholds': thresholds,
         'templates': templates,
+        'examples': examples,
     }
 
 
@@ -77,6 +81,8 @@ def to_entries(fields: Mapping[str, Any]) -> dict[str, Any]:
             entry['synonyms'] = words
         if threshold is not None:
             entry['threshold'] = threshold
+        if name in fields.get('examples', {}):
+            entry['examples'] = fields['examples'][name]
         classes.append(entry if len(entry) > 1 else name)
     entries: dict[str, Any] = {'classes': classes}
     if fields['background'] is not None:

@@ -37,6 +37,22 @@ TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 IMAGE = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
 
 
+def _examples(image, mask=None):
+    """A class given by an example in a vocabulary file."""
+
+    def run(folder):
+        (folder / 'text.png').write_text('no image')
+        for name, size, value in (('image', 8, 9), ('small', 4, 1), ('zeros', 8, 0)):
+            Image.fromarray(np.full((size, size), value, np.uint8)).save(folder / f'{name}.png')
+        entry = {'name': 'logo', 'examples': [image if mask is None else [image, mask]]}
+        (folder / 'v.json').write_text(json.dumps({'classes': ['cat', entry]}))
+        clip = build_clip(ClipSize(IMAGE, TEXT))
+        vocabulary = Vocabulary.from_file(folder / 'v.json')
+        Classifier.from_pretrained(clip, cache=False, device='cpu').set_vocabulary(vocabulary)
+
+    return run
+
+
 def each(*calls):
     """Calls that are all refused; the error of the last one is compared with the page."""
 
@@ -394,6 +410,21 @@ READ = {
         lambda _: Vocabulary(['cat'], negatives=['Cat']),
         lambda _: Vocabulary(['cat'], {'cat': ['kitty']}, negatives=['kitty']),
     ),
+    'examples of a class': _file('a.json', {'class_names': [], 'examples': {'logo': ['a.png']}}, 'logo'),
+    'examples that are no list of paths, or none': each(
+        _file('a.yaml', 'classes: [{name: logo, examples: a.png}]'),
+        _file('a.json', {'classes': [{'name': 'logo', 'examples': [3]}]}),
+        _file('a.yaml', 'classes: [{name: logo, examples: []}]'),
+    ),
+    'a class with examples and synonyms, or listed twice': each(
+        _file('a.yaml', 'classes: [logo, {name: Logo, examples: [a.png]}]'),
+        _file('a.yaml', 'classes: [{name: logo, synonyms: [sign], examples: [a.png]}]'),
+    ),
+    'an example image or mask that is missing or no image': each(
+        _examples('none.png'), _examples('image.png', 'none.png'), _examples('text.png')
+    ),
+    'a mask of another size than its image': _examples('image.png', 'small.png'),
+    'a mask whose pixels are all 0': _examples('image.png', 'zeros.png'),
     '`-c` with other separators, brackets, quotes or numbers': each(
         *(
             lambda _, text=text: read_vocabulary(text, None, None)
