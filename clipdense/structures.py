@@ -28,7 +28,7 @@ class ClassEmbeddings:
     A class has one query, or one for each of its synonyms; its score is the maximum over its queries.
 
     Args:
-        queries: (Q, D), unit norm; where examples stand beside names, those of examples are scaled.
+        queries: (Q, D), unit norm.
         query_class: (Q,), class index of each query, every class at least once.
         num_classes: K.
         templates: (Q, T, D), the embedding of each prompt of a query, for methods that need them; None if not

@@ -124,9 +124,9 @@ class Classifier(Predictor[Classification]):
         pixels = torch.stack([self.clip.preprocess(image) for image in images]).to(self.device)
         return at_least_fp32(self.clip.encode_image(pixels))
 
-    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None, alone: bool) -> ExampleEmbedding:
         shown = image if mask is None else image.crop(box_of(mask))
-        parts = [image.crop(box) for box in grid_boxes(image.size)]
+        parts = [image.crop(box) for box in grid_boxes(image.size)] if alone else []
         with autocast(self.device, self._autocast):
             rows = F.normalize(self._embed_images([shown, *parts]), dim=-1)
         return ExampleEmbedding(rows[0], rows)

@@ -211,7 +211,7 @@ class Detector(Predictor[Detections]):
                 'cannot be given by example images: give their names'
             )
 
-    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None, alone: bool) -> ExampleEmbedding:
         own = (0, 0, *image.size) if mask is None else box_of(mask)
         boxes = torch.tensor([own, *grid_boxes(image.size)], dtype=torch.float32)
         with autocast(self.device, self._autocast):

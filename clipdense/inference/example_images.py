@@ -30,10 +30,10 @@ class ExampleEmbedding(NamedTuple):
     """What a predictor computes of an example."""
 
     query: Tensor  # (D,) of the image or of its masked region
-    others: Tensor  # (R, D) unit, of the whole image: what queries are compared with
+    others: Tensor  # (R, D) unit, of the image and its parts
 
 
-Embed = Callable[[Image.Image, np.ndarray | None], ExampleEmbedding]
+Embed = Callable[[Image.Image, np.ndarray | None, bool], ExampleEmbedding]
 
 
 def contents(vocabulary: Vocabulary) -> Contents:
@@ -60,14 +60,14 @@ def with_examples(vocabulary: Vocabulary, named: ClassEmbeddings | None, embed: 
     Args:
         vocabulary: the classes.
         named: embeddings of ``named_part(vocabulary)``.
-        embed: embeds an example.
+        embed: embeds an example, see ``Predictor._embed_example``.
 
     Raises:
         InputError: an example that cannot be read, a mask of another size, or without any pixel of the class.
     """
-    rows, others = [], []
+    rows, others, alone = [], [], len(vocabulary.examples) == 1
     for name, own in vocabulary.examples.items():
-        found = [_embedded(one, name, embed) for one in own]
+        found = [_embedded(one, name, embed, alone) for one in own]
         rows.append(F.normalize(torch.stack([F.normalize(one.query, dim=0) for one in found]).mean(0), dim=0))
         others += [one.others for one in found]
     shown = torch.stack(rows).float()
@@ -79,9 +79,9 @@ def with_examples(vocabulary: Vocabulary, named: ClassEmbeddings | None, embed: 
 def comparable(shown: Tensor, names: Tensor, others: Tensor) -> Tensor:
     """Move queries of examples to where those of names are.
 
-    Cosines of two images are far above those of an image and a text, and vary more.  The cosines of a query
-    with the example images get the mean, and about the standard deviation, that those of the names have
-    there: the mean of the images is subtracted, the rest scaled, and a multiple of the mean added.
+    Cosines of two images are far above those of an image and a text.  Therefore the mean of the example
+    images is replaced by the mean of the names, and the distance from it gets the length that it has for
+    names.  docs/research/example_images.md compares this with other corrections.
 
     Args:
         shown: (n, D) unit queries of examples.
@@ -89,22 +89,20 @@ def comparable(shown: Tensor, names: Tensor, others: Tensor) -> Tensor:
         others: (R, D) unit embeddings of the example images.
 
     Returns:
-        (n, D), not of unit norm.
+        (n, D), unit.
 
     Raises:
         InputError: examples that are the average of their images.
     """
-    center, cosines = others.mean(0), others @ names.to(others).mT  # (D,), (R, Q)
+    center, names_center = others.mean(0), names.to(others).mean(0)
     distances = shown - center
     if len(others) < 2 or (distances.norm(dim=1) < _LEAST * (others - center).norm(dim=1).mean()).any():
         raise InputError(
             'examples that are the average of their images cannot be compared with class names: give masks '
             'of what shows the class, examples of several classes, or all classes by examples'
         )
-    own = others @ distances.mT  # (R, n)
-    factor = cosines.std(0).mean() / own.std(0)
-    added = cosines.mean() - factor * own.mean(0)
-    return factor[:, None] * distances + added[:, None] * center / center.square().sum()
+    length = (1 - names_center.square().sum()).clamp(min=0).sqrt()  # root mean square of the names' distance
+    return F.normalize(names_center + length * F.normalize(distances, dim=1), dim=1)
 
 
 def _joined(vocabulary: Vocabulary, shown: Tensor, named: ClassEmbeddings | None) -> ClassEmbeddings:
@@ -124,13 +122,13 @@ def _joined(vocabulary: Vocabulary, shown: Tensor, named: ClassEmbeddings | None
     )
 
 
-def _embedded(example: Example, name: str, embed: Embed) -> ExampleEmbedding:
+def _embedded(example: Example, name: str, embed: Embed, alone: bool) -> ExampleEmbedding:
     try:
         image = read_image(example.image)
         mask = None if example.mask is None else _read_mask(example, image)
     except InputError as error:
         raise InputError(f'class {name!r}: {error}') from error
-    found = embed(image, mask)
+    found = embed(image, mask, alone)
     if not (found.query.isfinite().all() and found.query.any()):
         raise InputError(f'class {name!r}: the embedding of {example.image} is zero, NaN or infinite')
     return found

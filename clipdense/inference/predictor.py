@@ -444,8 +444,13 @@ class Predictor(ABC, Generic[Result]):
             )
 
     @abstractmethod
-    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
-        """Embed an example image, or its region where the mask (H, W) is True, as predictions are embedded.
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None, alone: bool) -> ExampleEmbedding:
+        """Embed an example image as predictions are embedded.
+
+        Args:
+            image: the image.
+            mask: (H, W), True where it shows the class; None for the whole image.
+            alone: whether no other class is given by examples, whose images this one could be compared with.
 
         Raises:
             InputError: the model has no such embeddings.

@@ -249,7 +249,7 @@ class Segmenter(Predictor[Segmentation]):
                 'given by example images: give their names'
             )
 
-    def _embed_example(self, image: Image.Image, mask: np.ndarray | None) -> ExampleEmbedding:
+    def _embed_example(self, image: Image.Image, mask: np.ndarray | None, alone: bool) -> ExampleEmbedding:
         self._prepare_to_encode()
         self.model.set_adapter(None)
         with autocast(self.device, self._autocast):
