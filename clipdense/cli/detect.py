@@ -166,7 +166,7 @@ def detect(
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'
     drawn = [Path(f'{stem}_boxes.png') for stem in stems]
-    read = [*paths, vocabulary.vocab, *detector.inputs(), config.config]
+    read = [*paths, vocabulary.vocab, *classes.example_files, *detector.inputs(), config.config]
     check_outputs([*drawn, boxes_file, names_file], overwrite, read)
     writers = dataset.writers(out, paths, classes, overwrite)
     from clipdense.inference.results import write_image, write_json

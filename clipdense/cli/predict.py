@@ -52,7 +52,9 @@ def classify(
     classes = vocabulary.read(templates)
     weights.check()
     check_templates(templates)
-    check_outputs([out] if out else [], overwrite, [*paths, vocabulary.vocab, *weights.inputs()])
+    check_outputs(
+        [out] if out else [], overwrite, [*paths, vocabulary.vocab, *classes.example_files, *weights.inputs()]
+    )
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.results import write_json
 

@@ -80,7 +80,7 @@ def segment(
     from clipdense.inference.results import write_image
 
     refuse_without_effect(classes, view)
-    read = [*paths, vocabulary.vocab, *weights.inputs(), config.config]
+    read = [*paths, vocabulary.vocab, *classes.example_files, *weights.inputs(), config.config]
     videos = all_videos(paths)
     if videos:
         stems = video_stems(paths, output.out, output.overwrite, read)

@@ -40,6 +40,7 @@ from .result_checks import check_bytes, check_probabilities
 from .results import Segmentation
 
 _INSIDE = 0.5  # part of a cell that a masked region must cover
+_COMPARED = 8192  # cells of an example image, at most, whose mean is taken
 
 
 class Segmenter(Predictor[Segmentation]):
@@ -256,11 +257,12 @@ class Segmenter(Predictor[Segmentation]):
             encoded = self._encode(image)
         found = dense_embeddings(self.model, encoded)  # (D, h, w)
         cells = found.flatten(1).mT
+        others = cells[:: 1 + len(cells) // _COMPARED]
         if mask is None:
-            return ExampleEmbedding(cells.mean(0), cells)
+            return ExampleEmbedding(cells.mean(0), others)
         cover = F.adaptive_avg_pool2d(torch.from_numpy(mask).to(found)[None], found.shape[1:]).flatten()
         inside = cover >= min(_INSIDE, float(cover.max()))
-        return ExampleEmbedding(cells[inside].mean(0), cells)
+        return ExampleEmbedding(cells[inside].mean(0), others)
 
     def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
         if self.options.needs_background and vocabulary.background is None:

@@ -148,6 +148,11 @@ class Vocabulary:
         """The same classes without examples, asked by their names."""
         return replace(self, examples={}) if self.examples else self
 
+    @property
+    def example_files(self) -> tuple[str, ...]:
+        """Paths of the images and masks of all examples."""
+        return tuple(path for own in self.examples.values() for one in own for path in one if path)
+
     @cached_property
     def with_negatives(self) -> Vocabulary:
         """The vocabulary that a model is asked: negatives are further classes, after the others."""

@@ -109,3 +109,7 @@ def test_files_name_themselves(tmp_path):
     (tmp_path / 'v.yaml').write_text('classes:\n- {name: logo, examples: a.png}\n- car\n')
     with pytest.raises(InputError, match=r"v.yaml: the examples of class 'logo' must be a list"):
         Vocabulary.from_file(tmp_path / 'v.yaml')
+
+
+def test_files_of_examples():
+    assert MIXED.example_files == ('a.png', 'b.png', 'b_mask.png')
