@@ -96,7 +96,8 @@ def comparable(shown: Tensor, names: Tensor, others: Tensor) -> Tensor:
     """
     center, names_center = others.mean(0), names.to(others).mean(0)
     distances = shown - center
-    if len(others) < 2 or (distances.norm(dim=1) < _LEAST * (others - center).norm(dim=1).mean()).any():
+    own = (shown - F.normalize(center, dim=0)).norm(dim=1)
+    if len(others) < 2 or (own < _LEAST * (others - center).norm(dim=1).mean()).any():
         raise InputError(
             'examples that are the average of their images cannot be compared with class names: give masks '
             'of what shows the class, examples of several classes, or all classes by examples'

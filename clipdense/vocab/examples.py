@@ -75,6 +75,8 @@ def _example(one: Any, what: str) -> Example:
         if 'image' not in one or not {*one} <= {*_KEYS}:
             raise InputError(f'{what} must have "image", and may have "mask", got {dict(one)!r:.80}')
         one = tuple(one[key] for key in _KEYS if one.get(key) is not None)
+    if isinstance(one, Example):
+        one = tuple(path for path in one if path is not None)
     paths = (one,) if isinstance(one, str | Path) else one
     if not isinstance(paths, list | tuple) or len(paths) not in (1, 2):
         kind = type(one).__name__
