@@ -13,7 +13,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import check_outputs
 
 from .early import check_choice, check_method, check_templates
-from .options import Options, Overwrite, WeightsArguments, grouped
+from .options import Options, Overwrite, Templates, WeightsArguments, grouped
 
 if TYPE_CHECKING:
     from clipdense.data.labeled import LabeledData
@@ -37,12 +37,12 @@ class ExampleArguments:
     labels: Annotated[
         str | None, typer.Option(help='images, masks or boxes [default: recognized; masks before boxes].')
     ] = None
-    split: Annotated[str, typer.Option(help='List of a VOC folder that examples are taken from.')] = 'train'
+    split: Annotated[str, typer.Option(help='Split of datasets in PASCAL VOC format.')] = 'train'
     shots: Annotated[
         int | None,
         typer.Option(min=1, help='Examples of each class, or images with masks [default: all].'),
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help='Seed of the draw, of crops and of training.')] = 0
+    seed: Annotated[int, typer.Option(min=0, help='Random seed.')] = 0
     validation: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +50,7 @@ class ExampleArguments:
             "of the VOC folder such as 'val', a JSON file, or 'rest' for the examples that are not drawn."
         ),
     ] = None
-    images: Annotated[
+    image_folder: Annotated[
         Path | None, typer.Option(help='Folder of the images of a JSON file [default: its own folder].')
     ] = None
     classes: Annotated[
@@ -65,7 +65,7 @@ class ExampleArguments:
             InputError: no data, or an unknown kind of labels.
         """
         check_choice(self.labels, ('images', 'masks', 'boxes'), '--labels')
-        for path in (self.data, self.images):
+        for path in (self.data, self.image_folder):
             if path is not None and not path.exists():
                 raise InputError(f'{path} does not exist')
 
@@ -88,7 +88,7 @@ class ExampleArguments:
             self.shots,
             self.seed,
             self.validation,
-            self.images,
+            self.image_folder,
             classes,
         )
 
@@ -102,9 +102,7 @@ def adapt(
     dense_method: Annotated[
         str | None, typer.Option(help=f'For masks and plain CLIP weights, what embeds pixels: {_DENSE}.')
     ] = None,
-    templates: Annotated[
-        str | None, typer.Option(help="Prompt templates: imagenet, simple, ... [default: the model's].")
-    ] = None,
+    templates: Templates = None,
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'adapter.safetensors'
     ),

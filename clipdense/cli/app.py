@@ -18,6 +18,7 @@ from clipdense.utils.errors import InputError, one_line
 from . import (
     adapt,
     benchmarks,
+    compare,
     data,
     demo,
     detect,
@@ -72,6 +73,7 @@ for command in (
     predict.classify,
     detect.detect,
     label.label,
+    compare.compare,
     demo.demo,
     search.search,
     adapt.adapt,

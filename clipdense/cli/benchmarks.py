@@ -43,7 +43,7 @@ PresetName = Annotated[
 ]
 MethodOptions = Annotated[
     list[str] | None,
-    typer.Option('--option', '-o', help="Set METHOD.NAME=VALUE: 'naclip.std=3.0'. Repeatable."),
+    typer.Option('--option', '-o', help="Set METHOD.NAME=VALUE: 'naclip.std=3.0'. May be repeated."),
 ]
 Partial = Annotated[bool, typer.Option('--partial', help='Allow incomplete datasets.')]
 Limit = Annotated[int | None, typer.Option(min=1, help='Maximum number of images per dataset.')]
@@ -120,16 +120,25 @@ class SubjectArguments:
         Raises:
             InputError: an unknown method, or an option that it does not have.
         """
-        from clipdense.config import parse_options
+        return options_by_method(self.option)
 
-        found: dict[str, dict[str, Any]] = {}
-        for key, value in parse_options(self.option or []).items():
-            method, dot, name = key.partition('.')
-            if not dot:
-                raise InputError(f'option {key!r} names no method: write METHOD.{key}={value}')
-            get_method(method, 'segmentation').check_options({name: value})
-            found.setdefault(method, {})[name] = value
-        return found
+
+def options_by_method(option: list[str] | None) -> dict[str, dict[str, Any]]:
+    """``['naclip.std=3.0']`` -> options by method.
+
+    Raises:
+        InputError: an unknown method, or an option that it does not have.
+    """
+    from clipdense.config import parse_options
+
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in parse_options(option or []).items():
+        method, dot, name = key.partition('.')
+        if not dot:
+            raise InputError(f'option {key!r} names no method: write METHOD.{key}={value}')
+        get_method(method, 'segmentation').check_options({name: value})
+        found.setdefault(method, {})[name] = value
+    return found
 
 
 def prepare(
@@ -141,7 +150,9 @@ def prepare(
     source: Annotated[
         Path | None, typer.Option(help='Folder of the original labels [default: inside ROOT].')
     ] = None,
-    train: Annotated[bool, typer.Option('--train', help='Convert the training split too.')] = False,
+    train_split: Annotated[
+        bool, typer.Option('--train-split', help='Convert the training split too.')
+    ] = False,
     check: Annotated[
         bool, typer.Option('--check', help='Only check whether the files are complete.')
     ] = False,
@@ -163,7 +174,7 @@ def prepare(
         return
     failed = False
     if not check:
-        report = convert(dataset, root, source, train, workers)
+        report = convert(dataset, root, source, train_split, workers)
         print(report if report.made + report.kept + len(report.faults) else 'no conversion needed')
         failed = bool(report.faults)
     for title, place, found in find(dataset, root):

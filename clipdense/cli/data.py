@@ -13,7 +13,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import check_outputs
 
 from .early import check_files, check_weights
-from .options import Overwrite
+from .options import Overwrite, Weights
 
 
 def starters() -> dict[str, Method]:
@@ -32,15 +32,12 @@ def init(
     out: Annotated[
         Path | None, typer.Option('--out', help='The config to write [default: METHOD_DATA.py].')
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            '--weights', '-w', help='CLIP to start from: a name from `clipdense models`, or a file.'
-        ),
-    ] = 'embedded',
+    weights: Weights = 'embedded',
     overwrite: Overwrite = False,
 ) -> None:
     """Look at your data, and write a config of one page that `clipdense train` runs.
+
+    The training starts from the CLIP of `--weights`.
 
     Example: `clipdense init lseg my_masks/`
     """

@@ -26,7 +26,10 @@ from .options import (
     Options,
     Overwrite,
     Precision,
+    ScoreThreshold,
+    Templates,
     VocabularyArguments,
+    Weights,
     grouped,
     tell_precision,
 )
@@ -36,9 +39,6 @@ if TYPE_CHECKING:
     from clipdense.tasks.detection import DetectionRules
     from clipdense.vocab.vocabulary import Vocabulary
 
-Checkpoint = Annotated[
-    str, typer.Option('--weights', '-w', help="Exported detector, training checkpoint, or DetPro's weights.")
-]
 TextClip = Annotated[
     str | None,
     typer.Option(help='CLIP that embeds class names, instead of the text tower of the weights.'),
@@ -49,16 +49,11 @@ TextClip = Annotated[
 class DetectorArguments:
     """The detector, and how it is loaded."""
 
-    weights: Checkpoint
+    weights: Weights
     method: Annotated[str | None, typer.Option(help='Detection method for plain CLIP weights.')] = None
     option: Options = None
     clip: TextClip = None
-    templates: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompt templates: vild (63), imagenet (80), simple, name [default: the method's]."
-        ),
-    ] = None
+    templates: Templates = None
     device: Device = None
     cache: Cache = True
     embedder: EmbedderFile = None
@@ -107,9 +102,7 @@ class DetectorArguments:
 class RulesArguments:
     """``DetectionRules`` on the command line."""
 
-    score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help='Minimum score of detections.')] = (
-        0.3
-    )
+    score_threshold: Annotated[float, ScoreThreshold] = 0.3
     class_threshold: Annotated[
         list[str] | None,
         typer.Option(help="Score threshold of one class: 'cat=0.5'. May be repeated."),
@@ -153,6 +146,8 @@ def detect(
     overwrite: Overwrite = False,
 ) -> None:
     """Detect classes by name. Writes an overlay for each image and one COCO results file.
+
+    The weights are an exported detector, a training checkpoint, or DetPro's.
 
     Example: `clipdense detect photos/ --classes 'cat, dog' --weights vild.safetensors`
     """

@@ -16,12 +16,9 @@ from clipdense.inference.export.options import (
     check_call,
     parse_size,
 )
-from clipdense.methods import list_methods
 
 from .early import check_weights
-from .options import Activation, Options, Override, Overwrite, grouped, weight_overrides
-
-_DENSE = ', '.join(method.name for method in list_methods('segmentation', any_clip=True))
+from .options import Activation, DenseMethod, Options, Override, Overwrite, grouped, weight_overrides
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def export(
     to: Annotated[
         str | None, typer.Option(help=f'Format: {", ".join(FORMATS)} [default: by the suffix].')
     ] = None,
-    method: Annotated[str | None, typer.Option(help=f'Segmenter of a plain CLIP: {_DENSE}.')] = None,
+    method: DenseMethod = None,
     option: Options = None,
     activation: Activation = None,
     override: Override = None,

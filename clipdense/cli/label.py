@@ -18,10 +18,14 @@ from clipdense.utils.errors import printable
 from .early import check_method
 from .images import Failures
 from .options import (
+    Background,
+    BatchSize,
+    DenseMethod,
     ImageArguments,
     InferenceArguments,
     Options,
     Overwrite,
+    ScoreThreshold,
     ViewArguments,
     VocabularyArguments,
     grouped,
@@ -86,25 +90,18 @@ def label(
     view: ViewArguments,
     to: Annotated[str, typer.Option('--to', help=f'Format: {_NAMES}.')],
     out: Annotated[Path, typer.Option('--out', help='Folder of the data set.')] = Path('labels'),
-    method: Annotated[str | None, typer.Option(help='Method for plain CLIP weights.')] = None,
+    method: DenseMethod = None,
     option: Options = None,
-    background: Annotated[
-        str | None,
-        typer.Option(help='Name of the background class, which is not labeled.'),
-    ] = None,
-    score_threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help='Minimum score of an object [default: 0.3 for detectors, 0 for regions].'
-        ),
-    ] = None,
+    background: Background = None,
+    score_threshold: Annotated[float | None, ScoreThreshold] = None,
     min_area: MinArea = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help='Images per batch.')] = 1,
+    batch_size: BatchSize = 'auto',
     overwrite: Overwrite = False,
 ) -> None:
     """Label images by class names, and write one data set to train with or to correct by hand.
 
-    Objects are the detections of a detector, or the connected regions of a segmenter's masks.
+    Objects are the detections of a detector, or the connected regions of a segmenter's masks; the
+    background is not labeled.
 
     Example: `clipdense label photos/ --classes 'car, person' --background background --to coco`
     """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from clipdense.methods import list_methods
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, refuse_unknown
 
@@ -63,11 +64,26 @@ Override = Annotated[
     ),
 ]
 Templates = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help='Prompt templates: imagenet (80), imagenet_scene (85), openai7, vild (63), simple, name.'
+        help='Prompt templates: imagenet (80), imagenet_scene (85), openai7, vild (63), simple, name '
+        "[default: the model's]."
     ),
 ]
+Background = Annotated[
+    str | None, typer.Option(help='Name of the background class; added as the first class if it is new.')
+]
+_DENSE = ', '.join(method.name for method in list_methods('segmentation', any_clip=True))
+DenseMethod = Annotated[
+    str | None, typer.Option(help=f'Training-free method for plain CLIP weights: {_DENSE}.')
+]
+ScoreThreshold = typer.Option(
+    min=0.0,
+    max=1.0,
+    help='Minimum score of an object [default: 0.3 for detectors, 0 for segmenters].',
+    show_default=False,
+)
+Top = Annotated[int, typer.Option(min=1, help='How many to print, best first.')]
 Device = Annotated[
     str | None, typer.Option(help='cpu, cuda, cuda:1, ... [default: the GPU if there is one].')
 ]
@@ -101,6 +117,7 @@ SafeConfig = Annotated[
         help='Refuse a .py config, which is code; YAML, JSON and included configs are read.',
     ),
 ]
+OutputFolder = Annotated[Path, typer.Option('--out', help='Output folder.')]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, for programs.')]
 
@@ -291,7 +308,7 @@ class ViewArguments:
 class OutputArguments:
     """Where results are written."""
 
-    out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('segmented')
+    out: OutputFolder = Path('segmented')
     overwrite: Overwrite = False
     opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help='Opacity of the overlay.')] = 0.6
 

@@ -18,6 +18,8 @@ from .options import (
     ImageArguments,
     InferenceArguments,
     Overwrite,
+    Templates,
+    Top,
     VocabularyArguments,
     WeightsArguments,
     grouped,
@@ -27,20 +29,15 @@ from .options import (
 if TYPE_CHECKING:
     from clipdense.inference.results import Classification
 
-OwnTemplates = Annotated[
-    str | None,
-    typer.Option(help='Prompt templates: imagenet, openai7, vild, simple, name, ... [default: imagenet].'),
-]
-
 
 @grouped
 def classify(
     images: ImageArguments,
     vocabulary: VocabularyArguments,
     weights: InferenceArguments,
-    top: Annotated[int, typer.Option(min=1, help='Number of classes to print for each image.')] = 5,
+    top: Top = 5,
     out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the results to.')] = None,
-    templates: OwnTemplates = None,
+    templates: Templates = None,
     batch_size: BatchSize = 'auto',
     overwrite: Overwrite = False,
 ) -> None:
@@ -98,7 +95,7 @@ def embed(
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'vocabulary.safetensors'
     ),
-    templates: OwnTemplates = None,
+    templates: Templates = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the class embeddings of a vocabulary to a file, for use without the text tower.

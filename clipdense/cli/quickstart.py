@@ -54,7 +54,7 @@ def quickstart(
     images: Annotated[
         int | None, typer.Option(min=64, help="Number of training images [default: the config's].")
     ] = None,
-    seed: Annotated[int, typer.Option(help='Random seed of images, weights and sample order.')] = 0,
+    seed: Annotated[int, typer.Option(help='Random seed.')] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment photographs, then train small models on generated scenes and evaluate them, without downloads.

@@ -24,6 +24,7 @@ from .options import (
     Override,
     Overwrite,
     Precision,
+    Top,
     Weights,
     grouped,
     tell_precision,
@@ -105,7 +106,7 @@ def search(
     index: IndexArguments,
     text: Annotated[str | None, typer.Argument(help='What the images show.', show_default=False)] = None,
     image: Annotated[Path | None, typer.Option('--image', help='Search by this image instead.')] = None,
-    top: Annotated[int, typer.Option(min=1, help='Number of images to find.')] = 10,
+    top: Top = 10,
     as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option('--out', help='Picture of the images that were found, .png or .jpg.')

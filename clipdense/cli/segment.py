@@ -17,12 +17,15 @@ from .early import check_method, check_templates
 from .images import each
 from .label import SaveArguments, finished
 from .options import (
+    Background,
     BatchSize,
     ConfigArguments,
+    DenseMethod,
     ImageArguments,
     InferenceArguments,
     Options,
     OutputArguments,
+    Templates,
     ViewArguments,
     VocabularyArguments,
     grouped,
@@ -35,16 +38,8 @@ if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
 
-_NAMES = ', '.join(method.name for method in list_methods('segmentation', any_clip=True))
-Method = Annotated[str | None, typer.Option(help=f'Training-free method for plain CLIP weights: {_NAMES}.')]
-Background = Annotated[
-    str | None, typer.Option(help='Name of the background class; added as the first class if it is new.')
-]
 Explain = Annotated[
     bool, typer.Option('--explain', help='Also draw maps that explain the masks, such as groups of GroupViT.')
-]
-MethodTemplates = Annotated[
-    str | None, typer.Option(help="Prompt templates: imagenet, simple, ... [default: the method's].")
 ]
 
 
@@ -57,10 +52,10 @@ def segment(
     output: OutputArguments,
     config: ConfigArguments,
     dataset: SaveArguments,
-    method: Method = None,
+    method: DenseMethod = None,
     option: Options = None,
     background: Background = None,
-    templates: MethodTemplates = None,
+    templates: Templates = None,
     explain: Explain = False,
     batch_size: BatchSize = 'auto',
 ) -> None:

@@ -40,7 +40,7 @@ def scenes(
     difficulty: Annotated[str, typer.Option(help='easy, standard or hard.')] = 'standard',
     train: Annotated[int, typer.Option(min=1, help='Number of training images.')] = 5000,
     val: Annotated[int, typer.Option(min=1, help='Number of validation images per split.')] = 200,
-    seed: Annotated[int, typer.Option(help='Random seed of the images.')] = 0,
+    seed: Annotated[int, typer.Option(help='Random seed.')] = 0,
     image_size: Annotated[int | None, typer.Option(help='Side of the images in pixels.')] = None,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Write to an existing folder.')] = False,
 ) -> None:
@@ -86,7 +86,7 @@ def nouns(
 
 def train(
     config: Config,
-    work_dir: Annotated[Path | None, typer.Option(help='Output folder for checkpoints and logs.')] = None,
+    work_dir: Annotated[Path | None, typer.Option(help='Output folder.')] = None,
     resume: Annotated[
         bool, typer.Option('--resume', help='Resume from the newest intact checkpoint in the work dir.')
     ] = False,
@@ -121,7 +121,7 @@ def train(
 def test(
     config: Config,
     checkpoint: Annotated[str, typer.Argument(help='Weights or checkpoint to evaluate.')],
-    work_dir: Annotated[Path | None, typer.Option(help='Output folder for results.')] = None,
+    work_dir: Annotated[Path | None, typer.Option(help='Output folder.')] = None,
     option: ConfigOptions = None,
     safe_config: SafeConfig = False,
     modules: Modules = None,

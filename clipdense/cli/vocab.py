@@ -13,7 +13,7 @@ from clipdense.utils.errors import printable
 from clipdense.utils.files import check_outputs
 
 from .once import Command
-from .options import Overwrite
+from .options import AsJson, Overwrite
 
 if TYPE_CHECKING:
     from clipdense.vocab.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ File = Annotated[Path, typer.Argument(help='File of classes: text, YAML, JSON, o
 
 
 @app.command(cls=Command)
-def show(file: File, as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False) -> None:
+def show(file: File, as_json: AsJson = False) -> None:
     """Print the classes with their numbers, names and thresholds, as `--vocab` reads them.
 
     Example: `clipdense vocab show street.yaml`

@@ -1,6 +1,6 @@
 """MaskCLIP on any folder in PASCAL VOC format, with any CLIP weights.
 
-    clipdense test dense_clip/maskclip_voc WEIGHTS --cfg-options test_dataloader.dataset.root=/data/VOC2012
+    clipdense test dense_clip/maskclip_voc WEIGHTS -o test_dataloader.dataset.root=/data/VOC2012
 
 Cost: no training; a 336 x 500 image is about a dozen windows of ViT-B/16.
 Score: docs/benchmarks.md has what was measured.  Re-run by SCLIP's authors with OpenAI's ViT-B/16 under their

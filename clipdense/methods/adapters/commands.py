@@ -15,22 +15,29 @@ def tip_cache(
         Path | None, typer.Option(help='``best_F_16shots.pt``: trained keys (Tip-Adapter-F).')
     ] = None,
     classes: Annotated[
-        str | None, typer.Option('--classes', '-c', help='Class names in the order of the values.')
+        str | None, typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'.")
     ] = None,
     vocab: Annotated[
-        Path | None, typer.Option('--vocab', help='The class names as a file, one per line.')
+        Path | None,
+        typer.Option(
+            '--vocab',
+            help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or '
+            '`clipdense embed`.',
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(help='The alpha that was found, which the files lack.')] = 1.0,
     beta: Annotated[float, typer.Option(help='The beta that was found, which the files lack.')] = 5.5,
     weights: Annotated[
-        str, typer.Option('--weights', '-w', help='The CLIP that the keys are embeddings of.')
+        str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
     ] = 'RN50/openai',
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'adapter.safetensors'
     ),
-    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace an existing file.')] = False,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')] = False,
 ) -> None:
     """Write the cache of Tip-Adapter's official files as one file for `--adapter`, with class names and CLIP.
+
+    Class names are in the order of the values.
 
     Example: `clipdense embed tip-cache keys_16shots.pt values_16shots.pt --vocab names.txt`
     """

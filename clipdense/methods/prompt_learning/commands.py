@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 def prompts(
     file: Annotated[Path, typer.Argument(help="Learned prompts: ours, CoOp's, CoCoOp's, MaPLe's, DetPro's.")],
     weights: Annotated[
-        str, typer.Option('--weights', '-w', help='The CLIP that the prompts were learned for.')
+        str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
     ] = 'ViT-B-16/openai',
     override: Annotated[
         list[str] | None,
-        typer.Option(help="A setting that the weights do not record, NAME=VALUE: 'activation=gelu'."),
+        typer.Option(
+            help="A setting that the weights do not record, NAME=VALUE: 'eos_token_id=49407', "
+            "'preprocess=half'. May be repeated."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'prompts.safetensors'
@@ -29,17 +32,24 @@ def prompts(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option('--classes', '-c', help='Class names of class-specific contexts, in their order.'),
+        typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'."),
     ] = None,
     vocab: Annotated[
-        Path | None, typer.Option('--vocab', help='The class names as a file, one per line.')
+        Path | None,
+        typer.Option(
+            '--vocab',
+            help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or '
+            '`clipdense embed`.',
+        ),
     ] = None,
     words: Annotated[
         int, typer.Option(min=0, help='Print this many nearest words of each context token.')
     ] = 0,
-    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace an existing file.')] = False,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')] = False,
 ) -> None:
     """Write learned prompts of an official file with what it does not record: position, class names, CLIP.
+
+    Class-specific contexts belong to the class names in their order.
 
     Example: `clipdense embed prompts model.pth.tar-50 --position end --out coop.safetensors`
     """

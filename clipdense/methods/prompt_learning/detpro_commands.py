@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 _Out = Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')]
-_Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace an existing file.')]
+_Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 
 
 def region_features(
@@ -58,14 +58,20 @@ def detpro(
     ] = None,
     vocab: Annotated[
         Path | None,
-        typer.Option('--vocab', help='Class names: one per line, or COCO or LVIS JSON with categories.'),
+        typer.Option(
+            '--vocab',
+            help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or '
+            '`clipdense embed`.',
+        ),
     ] = None,
     weights: Annotated[
-        str, typer.Option('--weights', '-w', help='The CLIP that the contexts were learned for.')
+        str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
     ] = 'ViT-B-32/openai',
     overwrite: _Overwrite = False,
 ) -> None:
     """Write class embeddings of a detector: the normalized sum over the contexts of several ranges of IoU.
+
+    `--vocab` also takes COCO or LVIS JSON with categories.
 
     Example: `clipdense embed detpro iou5.safetensors iou6.safetensors --vocab lvis.json --out e.safetensors`
     """

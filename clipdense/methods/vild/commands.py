@@ -15,10 +15,12 @@ def regions(
     most: Annotated[
         int, typer.Option('--max', '--regions', min=1, help='Maximum number of regions per image.')
     ] = 300,
-    workers: Annotated[int, typer.Option(min=0, help='Processes that read and crop images.')] = 0,
-    cfg_options: Annotated[
+    workers: Annotated[int, typer.Option(min=0, help='Number of worker processes; 0: none.')] = 0,
+    option: Annotated[
         list[str] | None,
-        typer.Option('--cfg-options', '-o', help='Override a config setting: KEY=VALUE. May be repeated.'),
+        typer.Option(
+            '--option', '-o', help="Override a config setting: 'train_cfg.max_steps=100'. May be repeated."
+        ),
     ] = None,
     safe_config: Annotated[
         bool,
@@ -28,7 +30,7 @@ def regions(
         ),
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help='cpu, cuda, cuda:1, ...; the GPU by default, if there is one.')
+        str | None, typer.Option(help='cpu, cuda, cuda:1, ... [default: the GPU if there is one].')
     ] = None,
 ) -> None:
     """Write CLIP embeddings of proposed regions, for training ViLD. Run it again after an interruption.
@@ -44,7 +46,7 @@ def regions(
         load_config(config, safe=safe_config),
         checkpoint,
         out,
-        cfg_options or (),
+        option or (),
         most,
         workers=workers,
         device=choose_device(device),
