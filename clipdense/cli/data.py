@@ -13,7 +13,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import check_outputs
 
 from .early import check_files, check_weights
-from .options import Overwrite, Weights
+from .options import AsJson, Overwrite, Weights
 
 
 def starters() -> dict[str, Method]:
@@ -79,7 +79,7 @@ def check_data(
         str | None, typer.Option(help='captions, masks, boxes or images, where a folder has several.')
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help='Batch size of the training.')] = None,
-    as_json: Annotated[bool, typer.Option('--json', help='Print the report as JSON.')] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find before training what would hurt during it; every file is read once.
 

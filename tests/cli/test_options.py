@@ -13,6 +13,8 @@ from clipdense.cli.app import app
 
 # Options whose help differs between commands, and why.
 OWN_HELP = {
+    '--batch-size': 'check-data takes that of the training',
+    '--kind': 'of data, or of words',
     '--classes': 'adapt and `embed region-features` also take the name of a part of the classes',
     '--method': 'the methods of the task',
     '--option': 'of the method, of the config, or of several methods',
@@ -23,7 +25,11 @@ OWN_HELP = {
     '--to': 'the formats of the command',
     '--weights': 'compare and demo take several',
 }
-OWN_TYPE = {'--method': 'compare takes two', '--weights': 'compare and demo take several'}
+OWN_TYPE = {
+    '--batch-size': 'check-data takes a number only',
+    '--method': 'compare takes two',
+    '--weights': 'compare and demo take several',
+}
 
 
 def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
