@@ -260,7 +260,9 @@ class Segmenter(Predictor[Segmentation]):
         others = cells[:: 1 + len(cells) // _COMPARED]
         if mask is None:
             return ExampleEmbedding(cells.mean(0), others)
-        cover = F.adaptive_avg_pool2d(torch.from_numpy(mask).to(found)[None], found.shape[1:]).flatten()
+        cover = F.adaptive_avg_pool2d(
+            torch.from_numpy(mask).to(found)[None], tuple(found.shape[1:])
+        ).flatten()
         inside = cover >= min(_INSIDE, float(cover.max()))
         return ExampleEmbedding(cells[inside].mean(0), others)
 

@@ -26,11 +26,13 @@ class Example(NamedTuple):
 
     def below(self, folder: Path) -> Example:
         """The same, where paths that are not absolute are in a folder."""
-        return Example(*(None if path is None else os.path.join(folder, path) for path in self))
+        mask = None if self.mask is None else os.path.join(folder, self.mask)
+        return Example(os.path.join(folder, self.image), mask)
 
     def relative_to(self, folder: Path) -> Example:
         """The inverse of ``below`` for files in the folder; absolute paths of others."""
-        return Example(*(None if path is None else _relative(path, folder) for path in self))
+        mask = None if self.mask is None else _relative(self.mask, folder)
+        return Example(_relative(self.image, folder), mask)
 
     def entry(self) -> str | dict[str, str]:
         """As ``check_examples`` takes it, in JSON and YAML."""
