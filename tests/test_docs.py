@@ -41,7 +41,7 @@ def _commands() -> list[tuple[str, list[str]]]:
         for block in _blocks(page, 'bash'):
             for line in block.replace('\\\n', ' ').splitlines():
                 words = shlex.split(line, comments=True)
-                if 'clipdense' in words:
+                if 'clipdense' in words[:-1]:
                     found.append((_id(page), words[words.index('clipdense') + 1 :]))
     return found
 

@@ -16,7 +16,6 @@ from .early import check_choice, check_weights
 from .options import Activation, AsJson, Override, Overwrite, weight_overrides
 
 _OF_METHODS = [f'{layout} ({method.name})' for method in list_methods() for layout in method.export]
-_EXPORTS = [layout for method in list_methods() for layout in method.export]
 _LAYOUTS = ', '.join(['clipdense, openclip, huggingface (CLIP)', *_OF_METHODS])
 
 
@@ -128,7 +127,8 @@ def convert(
 
     Example: `clipdense convert ViT-B-16.pt vit_b_16_hf --to huggingface`
     """
-    check_choice(to, dict.fromkeys(['clipdense', 'openclip', 'huggingface', *_EXPORTS]), '--to')
+    exports = [layout for method in list_methods() for layout in method.export]  # also of added packages
+    check_choice(to, dict.fromkeys(['clipdense', 'openclip', 'huggingface', *exports]), '--to')
     check_weights(source)
     overrides = weight_overrides(activation, override)
     if num_heads is not None:

@@ -261,7 +261,7 @@ class Segmenter(Predictor[Segmentation]):
         if mask is None:
             return ExampleEmbedding(cells.mean(0), others)
         cover = F.adaptive_avg_pool2d(
-            torch.from_numpy(mask).to(found)[None], tuple(found.shape[1:])
+            torch.from_numpy(mask).to(found)[None], (found.shape[1], found.shape[2])
         ).flatten()
         inside = cover >= min(_INSIDE, float(cover.max()))
         return ExampleEmbedding(cells[inside].mean(0), others)

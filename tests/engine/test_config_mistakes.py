@@ -133,7 +133,8 @@ def test_a_value_that_cannot_be_is_not_trained_with(tmp_path, key, value, messag
 )
 @pytest.mark.parametrize('command', ['train', 'test'])
 def test_commands_say_it_in_one_line(tmp_path, capsys, command, option, message):
-    weights = ['absent.pth'] if command == 'test' else []
+    (tmp_path / 'weights.pth').touch()  # is not read
+    weights = [str(tmp_path / 'weights.pth')] if command == 'test' else []
     arguments = [command, 'contrastive/clip_scenes', *weights, '--work-dir', str(tmp_path / 'run')]
     with pytest.raises(SystemExit) as left:
         main([*arguments, '-o', option])
