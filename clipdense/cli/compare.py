@@ -190,7 +190,7 @@ def compare(
         print(json.dumps(facts, ensure_ascii=True, indent=1))
     elif len(rows) > 1:
         print(f'{len(rows)} images: {_line(total)}')
-    failures.exit()
+    failures.exit(out)
 
 
 def _compared(

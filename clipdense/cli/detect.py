@@ -195,7 +195,7 @@ def detect(
     write_json(boxes_file, rows)
     about = {'precision': model.precision}
     write_json(names_file, {'info': about, 'images': files, 'categories': names})
-    failures.exit()
+    failures.exit(out)
 
 
 def class_thresholds(texts: list[str], vocabulary: Vocabulary) -> dict[str | int, float]:

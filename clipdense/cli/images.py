@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,20 +10,21 @@ from typing import TypeVar
 
 import typer
 
-from clipdense.utils.errors import InputError, item_error, one_line
+from clipdense.utils.errors import InputError, item_error, one_line, printable
 
 Result = TypeVar('Result')
 
 
 class Failures:
-    """Counts and prints the failures of single images.
+    """Counts and prints the failures of single images, and sums up at the end.
 
     Args:
         paths: the images.
+        kind: what they are, in messages.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: Sequence[Path], kind: str = 'images') -> None:
+        self.paths, self.kind, self.began = paths, kind, time.perf_counter()
         self.failed: dict[int, Exception] = {}
 
     @contextmanager
@@ -53,17 +55,28 @@ class Failures:
         if len(self.paths) == 1:
             raise self.failed[0]
         if all(isinstance(error, InputError) for error in self.failed.values()):
-            raise InputError(f'none of {len(self.paths)} images could be processed')
+            raise InputError(f'none of {len(self.paths)} {self.kind} could be processed')
         self.exit()
 
-    def exit(self) -> None:
-        """End the command with status 1 if some images failed.
+    def exit(self, where: Path | None = None) -> None:
+        """Print a closing summary, and end the command with status 1 if some images failed.
+
+        Args:
+            where: the results are.
 
         Raises:
             typer.Exit: some images failed.
         """
-        if self.failed:
-            typer.echo(f'clipdense: {len(self.failed)} of {len(self.paths)} images were skipped', err=True)
+        failed, count = len(self.failed), len(self.paths)
+        seconds = f'{time.perf_counter() - self.began:.1f} s'
+        place = '' if where is None else f'; results in {printable(where)}'
+        if failed:
+            done = f'{count - failed} done in {seconds}'
+            line = f'{failed} of {count} {self.kind} were skipped (named above), {done}'
+        else:
+            line = f'{count} {self.kind if count > 1 else self.kind.removesuffix("s")} done in {seconds}'
+        typer.echo(f'clipdense: {line}{place}', err=True)
+        if failed:
             raise typer.Exit(1)
 
 
@@ -72,6 +85,8 @@ def each(
     predict: Callable[[Callable[[int, InputError], None]], Iterator[tuple[int, Result]]],
     finish: Callable[[int, Result], str],
     doing: str,
+    where: Path | None = None,
+    kind: str = 'images',
 ) -> None:
     """Predict for each image and print what ``finish`` returns; failures are printed, counted and skipped.
 
@@ -80,6 +95,8 @@ def each(
         predict: yields index and result of each image; it calls its argument for images that fail.
         finish: writes a result, in a background thread; returns the line to print.
         doing: what is done, for the progress bar.
+        where: the results are, for the summary.
+        kind: what the paths are, in messages.
 
     Raises:
         InputError: all images failed.
@@ -88,7 +105,7 @@ def each(
     from clipdense.utils.overlap import overlapped
     from clipdense.utils.progress import track
 
-    failures = Failures(paths)
+    failures = Failures(paths, kind)
 
     def outcome(found: tuple[int, Result]) -> tuple[int, str | Exception]:
         try:
@@ -103,4 +120,4 @@ def each(
                 raise done
             print(done)
     failures.check_any_left()
-    failures.exit()
+    failures.exit(where)

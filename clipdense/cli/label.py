@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,7 +106,7 @@ def label(
     """
     from .segment import with_background
 
-    paths, began = images.paths(), time.perf_counter()
+    paths = images.paths()
     classes = with_background(vocabulary.read(), background)
     weights.check()
     if method not in {one.name for one in list_methods('detection')}:
@@ -137,8 +136,8 @@ def label(
         files = writer.finish() if writer.images else []
     failures.check_any_left()
     where = files[0] if files else out
-    print(f'{where}: {writer.summary}; {time.perf_counter() - began:.0f} s')
-    failures.exit()
+    print(f'{where}: {writer.summary}')
+    failures.exit(out)
 
 
 def _predictor(

@@ -81,7 +81,7 @@ def classify(
         )
 
     try:
-        each(paths, predict, finish, 'classifying')
+        each(paths, predict, finish, 'classifying', out)
     finally:
         if out and rows:
             write_json(out, rows)

@@ -91,7 +91,7 @@ def segment(
     segmenter.set_vocabulary(classes)
 
     if videos:
-        segment_videos(segmenter, paths, stems, output.opacity, images.max_pixels)
+        segment_videos(segmenter, paths, stems, output, images.max_pixels)
         return
 
     def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Segmentation]]:
@@ -113,7 +113,7 @@ def segment(
         return _write(result, about, stems[index], output.opacity)
 
     with finished(writers):
-        each(paths, predict, finish, 'segmenting')
+        each(paths, predict, finish, 'segmenting', output.out)
 
 
 def _check_explains(segmenter: Segmenter) -> None:

@@ -10,6 +10,7 @@ from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.files import check_outputs
 
 from .images import each
+from .options import OutputArguments
 
 if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
@@ -45,7 +46,11 @@ def video_stems(
 
 
 def segment_videos(
-    segmenter: Segmenter, paths: Sequence[Path], stems: Sequence[Path], opacity: float, max_pixels: int
+    segmenter: Segmenter,
+    paths: Sequence[Path],
+    stems: Sequence[Path],
+    output: OutputArguments,
+    max_pixels: int,
 ) -> None:
     """Segment videos with the vocabulary of the segmenter, one frame after another.
 
@@ -59,7 +64,7 @@ def segment_videos(
         for index, path in enumerate(paths):
             try:
                 found = _overlay_video(
-                    segmenter, path, Path(f'{stems[index]}_overlay.mp4'), opacity, max_pixels
+                    segmenter, path, Path(f'{stems[index]}_overlay.mp4'), output.opacity, max_pixels
                 )
             except Exception as error:
                 failed(index, item_error(error, path))
@@ -71,7 +76,7 @@ def segment_videos(
         fault = f' ({found["fault"]})' if found['fault'] else ''
         return f'{stems[index]}_overlay.mp4: {len(found["frames"])} frames{fault}'
 
-    each(paths, predict, finish, 'segmenting')
+    each(paths, predict, finish, 'segmenting', output.out, 'videos')
 
 
 def _overlay_video(
