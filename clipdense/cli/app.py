@@ -38,6 +38,7 @@ from .method_commands import EmbedGroup
 from .once import Command
 
 BAD_INPUT = 2
+INTERRUPTED = 128 + signal.SIGINT
 
 app = typer.Typer(
     name='clipdense',
@@ -123,7 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         _fail(missing_package(error.name or str(error)), verbose, BAD_INPUT)
     except KeyboardInterrupt:
-        _fail('interrupted', verbose, 128 + signal.SIGINT)
+        _fail('interrupted', verbose, INTERRUPTED)
+    except SystemExit as ended:  # typer ends the program itself
+        if ended.code == INTERRUPTED:
+            _fail('interrupted; files that were finished are kept', verbose, INTERRUPTED)
+        raise
     except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError
 
+from .early import check_device, check_weights
 from .options import Device, Precision
 from .photographs import SCALES, SHORT_SIDE, TEMPLATES, WEIGHTS, installed_photographs
 
@@ -50,6 +52,11 @@ def demo(
     from clipdense.demo.server import Address, check_installed
 
     check_installed()
+    names = list(dict.fromkeys(weights or [WEIGHTS]))
+    for name in names:
+        check_weights(name)
+    check_device(device)
+    check_precision(precision)
     address = Address(host, port).free()
     if not address.local:
         typer.echo(
@@ -57,7 +64,6 @@ def demo(
             'and without encryption',
             err=True,
         )
-    names = list(dict.fromkeys(weights or [WEIGHTS]))
     typer.echo(f'clipdense: loading {", ".join(names)}', err=True)
     from clipdense.demo.predictions import Engine
     from clipdense.demo.server import running, wait_for_interrupt

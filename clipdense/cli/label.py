@@ -14,7 +14,7 @@ import typer
 from clipdense.methods import list_methods
 from clipdense.utils.errors import printable
 
-from .early import check_method
+from .early import check_choice, check_method
 from .images import Failures
 from .options import (
     Background,
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
 
-_NAMES = 'coco, coco-polygons, yolo, yolo-segment, voc, labelme, labelstudio, csv'
+FORMATS = ('coco', 'coco-polygons', 'yolo', 'yolo-segment', 'voc', 'labelme', 'labelstudio', 'csv')
+_NAMES = ', '.join(FORMATS)
 MinArea = Annotated[int, typer.Option('--min-area', min=0, help='Leave out objects with fewer pixels.')]
 
 
@@ -61,6 +62,8 @@ class SaveArguments:
         """
         if not self.save:
             return []
+        for name in self.save:
+            check_choice(name, FORMATS, '--save')
         from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
 
         found = []
@@ -108,9 +111,10 @@ def label(
 
     paths = images.paths()
     classes = with_background(vocabulary.read(), background)
+    check_choice(to, FORMATS, '--to')
     weights.check()
-    if method not in {one.name for one in list_methods('detection')}:
-        check_method(method, 'segmentation', option)
+    detects = method in {one.name for one in list_methods('detection')}
+    check_method(method, 'detection' if detects else 'segmentation', option)
     from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
 
     options = LabelOptions(min_area, score_threshold or 0.0)

@@ -172,7 +172,7 @@ class Method:
             ) from error
 
     def check_options(self, given: Mapping[str, Any]) -> None:
-        """Refuse options that the method does not have, and switches that are not true or false.
+        """Refuse options that the method does not have, switches that are no bool and texts for numbers.
 
         Raises:
             InputError: naming the options that it has.
@@ -186,6 +186,8 @@ class Method:
                 )
             if isinstance(known[name], bool) and not isinstance(given[name], bool):
                 raise InputError(f'{name} must be true or false, got {given[name]!r:.60}')
+            if isinstance(known[name], int | float) and isinstance(given[name], str):
+                raise InputError(f'{name} of {self.name} must be a number, got {given[name]!r:.60}')
 
 
 def list_methods(task: str | None = None, any_clip: bool | None = None) -> list[Method]:
