@@ -14,7 +14,7 @@ import typer
 from clipdense.methods import list_methods
 from clipdense.utils.errors import printable
 
-from .early import check_choice, check_method
+from .early import check_method
 from .images import Failures
 from .options import (
     Background,
@@ -62,8 +62,6 @@ class SaveArguments:
         """
         if not self.save:
             return []
-        for name in self.save:
-            check_choice(name, FORMATS, '--save')
         from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
 
         found = []
@@ -111,7 +109,6 @@ def label(
 
     paths = images.paths()
     classes = with_background(vocabulary.read(), background)
-    check_choice(to, FORMATS, '--to')
     weights.check()
     detects = method in {one.name for one in list_methods('detection')}
     check_method(method, 'detection' if detects else 'segmentation', option)

@@ -98,7 +98,6 @@ REFUSED = {
     'export no.safetensors e.pt2': 'no.safetensors does not exist',
     'export x.jpg e.pt2 --precision half': 'precision must be fp32 or fp16',
     'segment x.jpg -c a,b -w x.jpg --method naclip -o std=wide': 'std of naclip must be a number',
-    'label x.jpg -c a,b --to kitti': '--to must be one of',
     'compare x.jpg -c a,b --method naclip': 'takes two methods or two weights',
     'compare x.jpg -c a,b --method naclip --method sclipp': "Did you mean 'sclip'?",
     'compare x.jpg -c a,b --method naclip --method sclip -w no.pt': 'no.pt',
