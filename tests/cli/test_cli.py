@@ -257,7 +257,7 @@ BAD = {
     ),
     'a word for a number': (
         ['segment', 'photo.png', '-c', 'a', '--method', 'naclip', '--option', 'std=x', '-w', '{weights}'],
-        "option std of method 'naclip' must be a number such as 5.0",
+        'std of naclip must be a number',
     ),
     'no groups': (
         ['segment', 'photo.png', '-c', 'a', '--explain', '-w', '{weights}'],

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,8 @@ def test_missing_weights_are_refused(capsys, with_gradio, apart):
 
 
 def test_other_hosts_are_warned_of(capsys, with_gradio, apart):
-    told = fail(capsys, '--host', '0.0.0.0', '--port', '0', '-w', 'gone.safetensors')
+    Path('broken.safetensors').write_bytes(b'no weights')
+    told = fail(capsys, '--host', '0.0.0.0', '--port', '0', '-w', 'broken.safetensors')
     assert 'without a password' in told
     assert '0.0.0.0' in told
 
