@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,10 @@ def test_it_serves_until_it_is_stopped(weights, apart, tmp_path, monkeypatch, nu
     pytest.importorskip('gradio', reason='pip install "clipdense[demo]"')
     monkeypatch.setenv('TMPDIR', str(tmp_path))
     command = [sys.executable, '-m', 'clipdense', 'demo', '-w', weights, '--port', '0', '--device', 'cpu']
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    pipes: dict[str, Any] = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL, 'text': True}
+    # a test run in the background ignores SIGINT, which programs inherit
+    pipes['preexec_fn'] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes) as process:
         url = re.match(r'http://localhost:\d+', process.stdout.readline())[0]
         assert urllib.request.urlopen(url, timeout=60).status == 200
         process.send_signal(number)

@@ -64,6 +64,8 @@ def test_an_interrupt_keeps_what_is_finished(weights):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        # a test run in the background ignores SIGINT, which programs inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
