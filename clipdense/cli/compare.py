@@ -104,7 +104,6 @@ class PairArguments:
         for weights, method in self.pairs():
             check_method(method, 'segmentation')
             check_weights(weights)
-        options_by_method(self.option)
         for name in options_by_method(self.option):
             if name not in (self.method or []):
                 raise InputError(f'-o {name}.: {name} is not compared: add --method {name}, or remove it')

@@ -37,7 +37,7 @@ def region_features(
     from clipdense.data.detection.store import RegionStore
     from clipdense.vocab.vocabulary import Vocabulary
 
-    _check_out(out, overwrite)
+    _check_out(out, overwrite, store, annotations)
     chosen: str | list[str] | None = classes
     if classes is not None and classes not in SPLITS:
         chosen = list(Vocabulary.parse(classes).class_names)
@@ -84,16 +84,16 @@ def detpro(
 
     if (classes is None) == (vocab is None):
         raise InputError('give the class names, either with --classes or with --vocab')
-    _check_out(out, overwrite)
+    _check_out(out, overwrite, *files, vocab)
     vocabulary = Vocabulary.parse(classes) if classes is not None else read_class_names(str(vocab))
     save_embeddings(out, vocabulary, class_embeddings(files, vocabulary, weights))
     print(f'{out}: {len(vocabulary)} classes from {len(files)} {"file" if len(files) == 1 else "files"}')
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def _check_out(out: Path, overwrite: bool, *inputs: Path | None) -> None:
     from clipdense.utils.errors import InputError
+    from clipdense.utils.files import check_outputs
 
     if out.suffix != '.safetensors':
         raise InputError(f'--out {out}: the file is written as safetensors; use {out.stem}.safetensors')
-    if out.exists() and not overwrite:
-        raise InputError(f'{out} exists: choose another --out, or add --overwrite to replace')
+    check_outputs([out], overwrite, inputs)
