@@ -1,4 +1,4 @@
-"""Write the picture of the page for the documentation: ``python tools/demo_screenshot.py [FILE]``.
+"""Write the screenshot of the page for the documentation: ``python tools/demo_screenshot.py [FILE]``.
 
 Needs the extras ``embedded``, ``demo`` and ``browser``, and Chromium or Chrome.
 """
@@ -43,7 +43,7 @@ def use(page: Page, url: str) -> None:
 
 
 def main(file: str = 'docs/images/demo.jpg') -> None:
-    """Serve the page, use it, and write the picture."""
+    """Serve the page, use it, and write the screenshot."""
     names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
@@ -54,9 +54,9 @@ def main(file: str = 'docs/images/demo.jpg') -> None:
         browser = started.chromium.launch(executable_path=program, args=['--no-sandbox'])
         page = browser.new_page(viewport=SIZE)
         use(page, url)
-        picture = Image.open(io.BytesIO(page.screenshot())).convert('RGB')
+        screenshot = Image.open(io.BytesIO(page.screenshot())).convert('RGB')
         browser.close()
-    picture.save(file, quality=82, optimize=True)
+    screenshot.save(file, quality=82, optimize=True)
     print(f'{file}: {Path(file).stat().st_size / 1000:.0f} kB')
 
 

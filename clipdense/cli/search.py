@@ -109,7 +109,7 @@ def search(
     top: Top = 10,
     as_json: AsJson = False,
     out: Annotated[
-        Path | None, typer.Option('--out', help='Picture of the images that were found, .png or .jpg.')
+        Path | None, typer.Option('--out', help='Drawing of the images that were found, .png or .jpg.')
     ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
@@ -187,7 +187,7 @@ def _refresh(found: ImageIndex, file: Path, asked: IndexArguments) -> Changes:
 
 
 def _draw(matches: list[Match], title: str, out: Path, max_pixels: int, columns: int = 5) -> None:
-    """Write a picture of the images with their scores."""
+    """Write a drawing of the images with their scores."""
     from clipdense.inference.results import write_image
     from clipdense.utils.drawing import gallery
     from clipdense.utils.image_io import read_image

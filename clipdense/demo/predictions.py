@@ -132,7 +132,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Answer:
-    """A result, what a click on it tells, warnings about the input, and the time it took."""
+    """A result, what a click on it shows, warnings about the input, and the time it took."""
 
     result: Segmentation | Detections
     points: Points

@@ -1,4 +1,4 @@
-"""``clipdense compare``: one picture for each image, agreement, and wrong input."""
+"""``clipdense compare``: one drawing for each image, agreement, and wrong input."""
 
 from __future__ import annotations
 
