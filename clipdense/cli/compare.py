@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from .options import (
     tell_precision,
     weight_overrides,
 )
+from .output import print_json
 from .segment import refuse_without_effect, with_background
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def compare(
     assert total is not None
     if as_json:
         facts = {'compared': pair.labels(), 'images': rows, 'total': total.to_dict()}
-        print(json.dumps(facts, ensure_ascii=True, indent=1))
+        print_json(facts)
     elif len(rows) > 1:
         print(f'{len(rows)} images: {_line(total)}')
     failures.exit(out)

@@ -14,6 +14,7 @@ from clipdense.utils.files import check_outputs
 
 from .early import check_files, check_weights
 from .options import AsJson, Overwrite, Weights
+from .output import print_json
 
 
 def starters() -> dict[str, Method]:
@@ -87,7 +88,6 @@ def check_data(
 
     Example: `clipdense check-data data/mine --kind masks`
     """
-    import json
     from dataclasses import asdict
     from typing import cast
 
@@ -100,7 +100,7 @@ def check_data(
         raise InputError(f'--kind must be one of {", ".join(KINDS)}, got {kind!r}')
     report = check(path, cast('Kind | None', kind), batch_size)
     if as_json:
-        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
+        print_json(asdict(report))
     else:
         about = (
             f'{report.kind} ({report.layout}), {report.samples} samples' if report.kind else 'unknown data'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import typer
 from clipdense.utils.files import cache_folder
 
 from .options import AsJson
+from .output import print_json
 
 PACKAGES = (
     'torch',
@@ -51,7 +51,7 @@ def doctor(as_json: AsJson = False) -> None:
     problems = 0
     if as_json:
         findings = list(examine())
-        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+        print_json([finding._asdict() for finding in findings])
         raise typer.Exit(int(any(finding.fix for finding in findings)))
     for finding in examine():
         mark = 'x' if finding.fix else ' '

@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 
 from clipdense.utils.errors import InputError
 
+from .output import json_only
+
 
 def check_given_once(command: Any, context: Any, arguments: list[str]) -> None:
     """Refuse an option that takes one value and is given several times.
@@ -44,7 +46,7 @@ def check_class_names(arguments: list[str]) -> None:
 
 
 class Command(TyperCommand):
-    """A command whose options are given once."""
+    """A command whose options are given once, and whose JSON stands alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Check the arguments, then parse them.
@@ -56,3 +58,8 @@ class Command(TyperCommand):
             check_class_names(args)
             check_given_once(self, ctx, args)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; with ``--json``, standard output has JSON only."""
+        with json_only(bool(ctx.params.get('as_json'))):
+            return super().invoke(ctx)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +29,7 @@ from .options import (
     tell_precision,
     weight_overrides,
 )
+from .output import print_json
 
 if TYPE_CHECKING:
     from clipdense.inference.image_index import Changes, ImageIndex, Match
@@ -135,7 +135,7 @@ def search(
     if out:
         _draw(matches, text or str(image), out, max_pixels)
     if as_json:
-        print(json.dumps(_facts(found, file, changes, text, image, matches), ensure_ascii=False, indent=1))
+        print_json(_facts(found, file, changes, text, image, matches))
     else:
         for match in matches:
             print(f'{match.score:.4f}  {printable(match.path)}')

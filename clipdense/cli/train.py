@@ -1,4 +1,4 @@
-"""Commands that write data, train and evaluate."""
+"""Commands that write data and train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from clipdense.config import parse_options
 from clipdense.utils.errors import InputError, one_line
 
-from .early import check_choice, check_config, check_weights
+from .early import check_choice, check_config
 from .options import SafeConfig
 
 ConfigOptions = Annotated[
@@ -116,30 +116,6 @@ def train(
         options=option or (),
         overwrite=overwrite,
     )
-
-
-def test(
-    config: Config,
-    checkpoint: Annotated[str, typer.Argument(help='Weights or checkpoint to evaluate.')],
-    work_dir: Annotated[Path | None, typer.Option(help='Output folder.')] = None,
-    option: ConfigOptions = None,
-    safe_config: SafeConfig = False,
-    modules: Modules = None,
-) -> None:
-    """Evaluate weights on the test data of a config.
-
-    Example: `clipdense test dense_clip/maskclip_voc runs/clip/clip.safetensors`
-    """
-    check_config(config, safe_config)
-    check_weights(checkpoint)
-    parse_options(option or ())
-    import_own(modules or [], config)
-    from clipdense.config import load_config
-    from clipdense.engine.hooks import grouped
-    from clipdense.engine.launch import test as run
-
-    source = load_config(config, safe=safe_config)
-    print(grouped(run(source, checkpoint, work_dir=work_dir, options=option or ())))
 
 
 def import_own(modules: list[str], config: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from clipdense.utils.files import check_outputs
 
 from .once import Command
 from .options import AsJson, Overwrite
+from .output import print_json
 
 if TYPE_CHECKING:
     from clipdense.vocab.vocabulary import Vocabulary
@@ -35,7 +35,7 @@ def show(file: File, as_json: AsJson = False) -> None:
     """
     vocabulary = _read(file)
     if as_json:
-        print(json.dumps(vocabulary.to_dict(), ensure_ascii=False, indent=1))
+        print_json(vocabulary.to_dict())
         return
     for index, name in enumerate(vocabulary.class_names):
         print(f'{index:5}  {printable(_described(vocabulary, name))}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from clipdense.utils.errors import InputError, nearest
 
 from .early import check_choice, check_weights
 from .options import Activation, AsJson, Override, Overwrite, weight_overrides
+from .output import print_json
 
 _OF_METHODS = [f'{layout} ({method.name})' for method in list_methods() for layout in method.export]
 _LAYOUTS = ', '.join(['clipdense, openclip, huggingface (CLIP)', *_OF_METHODS])
@@ -34,7 +34,7 @@ def models(
     if not rows and not known:
         raise InputError(_no_match(pattern))
     if as_json:
-        print(json.dumps({'weights': rows, 'methods': [_facts(method) for method in known]}, indent=1))
+        print_json({'weights': rows, 'methods': [_facts(method) for method in known]})
         return
     for row in rows:
         print(
@@ -58,7 +58,7 @@ def configs(
 
     found = list_recipes(pattern)
     if as_json:
-        print(json.dumps([asdict(recipe) for recipe in found], indent=1, ensure_ascii=False))
+        print_json([asdict(recipe) for recipe in found])
         return
     if len(found) == 1:
         print(f'{found[0].name}: {found[0].text}')
@@ -88,14 +88,14 @@ def methods(
             able = ', '.join(sorted({method.task for method in list_methods()}))
             raise InputError(f'no method for the task {task!r}; tasks that have methods: {able}')
         if as_json:
-            print(json.dumps([_facts(method) for method in found], indent=1))
+            print_json([_facts(method) for method in found])
             return
         for method in found:
             print(_line(method))
         return
     method = get_method(name, task)
     if as_json:
-        print(json.dumps(_facts(method), indent=1))
+        print_json(_facts(method))
         return
     print(f'{method.name} ({method.task}): {method.summary}')
     for label, value in (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.json_files import read_json
 
 Kind = Literal['captions', 'masks', 'boxes', 'images']
@@ -67,6 +67,7 @@ class DataLayout:
         layout: for messages.
         train: what training reads.
         val: other samples for validation; None if there are none.
+        named: all parts by name, if there are others than these two.
     """
 
     path: str
@@ -74,6 +75,30 @@ class DataLayout:
     layout: str
     train: DatasetPart
     val: DatasetPart | None = None
+    named: Mapping[str, DatasetPart] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Mapping[str, DatasetPart]:
+        """All parts by name; 'all' of data that has one."""
+        if self.named:
+            return self.named
+        return {'all': self.train} if self.val is None else {'train': self.train, 'val': self.val}
+
+    def part(self, name: str | None = None) -> tuple[str, DatasetPart]:
+        """Name and dataset of a part; by default of what validates a training, or all there is.
+
+        Raises:
+            InputError: there is no such part.
+        """
+        if name is None:
+            chosen = self.val or self.train
+            name = next(key for key, part in self.parts.items() if part == chosen)
+        if name not in self.parts:
+            raise InputError(
+                f'{self.path} ({self.layout}) has no part {name!r}; it has {", ".join(self.parts)}.'
+                f'{nearest(name, self.parts)}'
+            )
+        return name, self.parts[name]
 
 
 def recognize(path: str | Path, kind: Kind | None = None) -> DataLayout:
@@ -218,8 +243,13 @@ def _folder(path: Path) -> Iterator[DataLayout]:
 
 
 def _labeled(path: Path, layout: str) -> DataLayout:
-    part = DatasetPart('clipdense.data.classification.few_shot', 'FewShotImages', {'data': str(path)})
-    return DataLayout(str(path), 'images', layout, part)
+    def part(**split: str) -> DatasetPart:
+        arguments = {'data': str(path), **split}
+        return DatasetPart('clipdense.data.classification.few_shot', 'FewShotImages', arguments)
+
+    train = part()
+    parts = {'train': train, **{split: part(split=split) for split in ('val', 'test', 'all')}}
+    return DataLayout(str(path), 'images', layout, train, parts['test'], parts)
 
 
 def _voc(path: Path) -> Iterator[DataLayout]:
@@ -237,14 +267,15 @@ def _voc(path: Path) -> Iterator[DataLayout]:
         if not (path / labels).is_dir():
             continue
         splits = [one.stem for one in sorted((path / 'ImageSets' / lists).glob('*.txt'))]
-        order = [one for one in ('train', 'trainval', 'val', 'test', *splits) if one in splits]
+        order = [one for one in dict.fromkeys(('train', 'trainval', 'val', 'test', *splits)) if one in splits]
         if not order:
             raise InputError(
                 f'{path} has {labels} but no list of images: write ImageSets/{lists}/train.txt, a name a line'
             )
         parts = [DatasetPart(module, name, {'root': str(path), 'split': split}) for split in order]
         others = [part for part in parts[1:] if part.arguments['split'] in ('val', 'test')]
-        yield DataLayout(str(path), kind, 'PASCAL VOC', parts[0], others[0] if others else None)
+        val = others[0] if others else None
+        yield DataLayout(str(path), kind, 'PASCAL VOC', parts[0], val, dict(zip(order, parts, strict=True)))
 
 
 def _pairs(path: Path) -> Iterator[DataLayout]:
@@ -258,17 +289,17 @@ def _pairs(path: Path) -> Iterator[DataLayout]:
         more: dict[str, Any] = {'zero_is_unlabeled': True}
         if not (path / 'classes.txt').is_file():
             more['vocabulary'] = 'ade20k'
-        there = (path / 'images/validation').is_dir()
+        validated = (path / 'images/validation').is_dir()
         train = part('images/training', 'annotations/training', **more)
-        val = part('images/validation', 'annotations/validation', **more) if there else None
+        val = part('images/validation', 'annotations/validation', **more) if validated else None
         yield DataLayout(str(path), 'masks', 'ADE20K', train, val)
         return
     if (path / 'train').is_dir() and (path / 'trainannot').is_dir():
-        val_there = (path / 'val').is_dir() and (path / 'valannot').is_dir()
         more = {} if (path / 'classes.txt').is_file() else {'vocabulary': 'camvid'}
         more['ignore_index'] = 11  # "void" of this copy
-        val = part('val', 'valannot', **more) if val_there else None
-        yield DataLayout(str(path), 'masks', 'CamVid (SegNet)', part('train', 'trainannot', **more), val)
+        there = [one for one in ('train', 'val', 'test') if (path / one).is_dir()]
+        found = {one: part(one, f'{one}annot', **more) for one in there if (path / f'{one}annot').is_dir()}
+        yield DataLayout(str(path), 'masks', 'CamVid (SegNet)', found['train'], found.get('val'), found)
         return
     folders = [
         next((one for one in names if (path / one).is_dir()), None)
@@ -277,8 +308,10 @@ def _pairs(path: Path) -> Iterator[DataLayout]:
     if folders[0] and folders[1]:
         suffix = _mask_suffix(path / folders[0], path / folders[1])
         more = {'mask_suffix': suffix} if suffix else {}
-        parts = [part(folders[0], folders[1], part=one, **more) for one in ('train', 'val')]
-        yield DataLayout(str(path), 'masks', 'folders of images and masks', parts[0], parts[1])
+        parts = {one: part(folders[0], folders[1], part=one, **more) for one in ('train', 'val', 'all')}
+        yield DataLayout(
+            str(path), 'masks', 'folders of images and masks', parts['train'], parts['val'], parts
+        )
 
 
 def _mask_suffix(images: Path, masks: Path) -> str:

@@ -75,6 +75,9 @@ class Method:
             module must not import anything heavy.
         starters: ``(start: data.starting.Start) -> str``, the text of a config for data of one's own, by the
             name that ``clipdense init NAME`` takes.
+        tests: ``(predictor, data: evaluation.own_data.OwnData) -> metrics``, such as those of
+            ``evaluation.own_data``, by the kind of data (``data.layouts.Kind``) that
+            ``clipdense test WEIGHTS --data`` scores its models on.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
         towers: kinds of image towers that it works on (the ``kind`` of the tower's class), for methods that
@@ -103,6 +106,7 @@ class Method:
     adapt: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
     starters: Mapping[str, str] = field(default_factory=dict)
+    tests: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
     towers: tuple[str, ...] = ('vit', 'resnet', 'timm')
@@ -121,8 +125,8 @@ class Method:
         return frozenset(option.name for option in self.options if option.required)
 
     def part(self, name: str) -> Callable[..., Any]:
-        """Import one of its parts: 'load', 'build', 'adapter', ..., or a name in ``export``, ``commands``
-        or ``starters``.
+        """Import one of its parts: 'load', 'build', 'adapter', ..., or a name in ``export``, ``commands``,
+        ``starters`` or ``tests``.
 
         Raises:
             InputError: the method has no such part, or it cannot be imported.
@@ -131,6 +135,7 @@ class Method:
             self.export.get(name)
             or self.commands.get(name)
             or self.starters.get(name)
+            or self.tests.get(name)
             or getattr(self, name, None)
         )
         if not isinstance(path, str):
@@ -149,8 +154,10 @@ class Method:
             InputError: an override that its loader does not have, or as the loader.
         """
         if self.load is None:
+            option = ' with --adapter (in Python adapter=...)' if self.adapter else ''
             raise CheckpointError(
-                f'{file.path} has {self.layout or self.name}, not a model; give it next to the weights of one'
+                f'{file.path} has {self.layout or self.name}, not a model: give the weights of its model, '
+                f'and this file{option} next to them'
             )
         loader = self.part('load')
         known = [

@@ -30,3 +30,13 @@ def apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setenv('CLIPDENSE_OFFLINE', '1')
+
+
+@pytest.fixture(scope='session')
+def deep(tmp_path_factory):
+    """A tiny CLIP of four blocks, which LSeg needs."""
+    image = VitSize(image_size=32, patch_size=8, width=32, layers=4, num_heads=2, mlp_width=64, embed_dim=16)
+    text = TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
+    path = tmp_path_factory.mktemp('deep') / 'tiny.safetensors'
+    save(build_clip(ClipSize(image, text)), path)
+    return str(path)

@@ -1,4 +1,4 @@
-"""``clipdense init``: data of one's own, in every layout, becomes a config that trains."""
+"""``init`` and ``check-data``: data of one's own, in every layout."""
 
 from __future__ import annotations
 
@@ -6,95 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from clipdense.cli.app import main
-from clipdense.clip.checkpoint import save
-from clipdense.clip.model import build_clip
-from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.layouts import recognize
 from clipdense.data.segmentation.pairs import SegmentationPairs
 from clipdense.utils.errors import InputError
 
+from .data_sets import captions, coco, folders, mask, pairs, photo, run, voc
+
 pytestmark = pytest.mark.usefixtures('apart')
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    captured = capsys.readouterr()
-    return ended.value.code or 0, captured.out, captured.err
-
-
-def photo(path: str, size=(40, 32)) -> Path:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.effect_noise(size, 60).convert('RGB').save(path)
-    return Path(path)
-
-
-def mask(path: str, values=3, size=(40, 32)) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.arange(size[0] * size[1]).reshape(size[::-1]) % values
-    Image.fromarray(pixels.astype(np.uint8)).save(path)
-
-
-def pairs(folder: str, images='images', masks='masks', count=7, suffix='') -> str:
-    for at in range(count):
-        photo(f'{folder}/{images}/{at}.jpg')
-        mask(f'{folder}/{masks}/{at}{suffix}.png')
-    Path(folder, 'classes.txt').write_text('sky\nroad\ncar\n')
-    return folder
-
-
-def voc(folder: str) -> str:
-    pairs(folder, 'JPEGImages', 'SegmentationClass')
-    lists = Path(folder, 'ImageSets/Segmentation')
-    lists.mkdir(parents=True)
-    (lists / 'train.txt').write_text('0\n1\n2\n3\n4\n')
-    (lists / 'val.txt').write_text('5\n6\n')
-    return folder
-
-
-def captions(name: str, count=9, columns=('image', 'caption')) -> str:
-    rows = [f'{photo(f"photos/{at}.jpg")},a photo of number {at}' for at in range(count)]
-    Path(name).write_text('\n'.join([','.join(columns), *rows]) + '\n')
-    return name
-
-
-def coco(name: str, count=5) -> str:
-    box = {'image_id': 1, 'bbox': [4, 4, 20, 16], 'area': 320, 'iscrowd': 0}
-    content = {
-        'images': [
-            {'id': at, 'file_name': photo(f'boxes/{at}.jpg').name, 'width': 40, 'height': 32}
-            for at in range(1, count + 1)
-        ],
-        'annotations': [
-            {**box, 'id': at, 'image_id': at, 'category_id': at % 2 + 1} for at in range(1, count + 1)
-        ],
-        'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}],
-    }
-    Path(name).write_text(json.dumps(content))
-    return name
-
-
-def folders(name: str) -> str:
-    for kind in ('cat', 'dog'):
-        for at in range(5):
-            photo(f'{name}/{kind}/{at}.jpg')
-    return name
-
-
-@pytest.fixture(scope='session')
-def deep(tmp_path_factory):
-    """A tiny CLIP of four blocks, which LSeg needs."""
-    image = VitSize(image_size=32, patch_size=8, width=32, layers=4, num_heads=2, mlp_width=64, embed_dim=16)
-    text = TextSize(width=32, layers=1, num_heads=2, mlp_width=64, embed_dim=16)
-    path = tmp_path_factory.mktemp('deep') / 'tiny.safetensors'
-    save(build_clip(ClipSize(image, text)), path)
-    return str(path)
 
 
 # init and train
@@ -122,7 +42,16 @@ def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options
         given = ['-o', 'epochs=1', '-o', 'shots=2']
     status, _, err = run(capsys, 'train', f'{method}_mine.py', *given)
     assert status == 0, err
-    assert Path(f'work_dirs/{method}_mine', exported).is_file()
+    trained = f'work_dirs/{method}_mine/{exported}'
+    assert Path(trained).is_file()
+    if method in ('clip', 'coop'):
+        return
+    by_config = run(capsys, 'test', f'{method}_mine.py', trained, '--json')
+    assert by_config[0] == 0, by_config[2]
+    for place in (trained, f'work_dirs/{method}_mine'):
+        without = run(capsys, 'test', place, '--data', data, '--json')
+        assert without[0] == 0, without[2]
+        assert json.loads(without[1]) == json.loads(by_config[1])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +108,7 @@ LAYOUTS = {
     'CamVid': (lambda: pairs('set', 'train', 'trainannot'), 'masks', 'CamVid (SegNet)', 7, None),
     'captions': (lambda: captions('set.csv'), 'captions', 'a table', 9, None),
     'COCO': (lambda: coco('boxes/set.json'), 'boxes', 'COCO', 5, None),
-    'folders': (lambda: folders('set'), 'images', 'class folders', 4, None),
+    'folders': (lambda: folders('set'), 'images', 'class folders', 4, 4),
 }
 
 

@@ -310,8 +310,9 @@ def _in_folder(folder: Path) -> Path:
             if (folder / config).is_file() and (folder / name).is_file():
                 return folder / name
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    if len(files) == 1:
-        return files[0]
+    exported = [path for path in files if not path.name.startswith('step_')]  # of a training, when it ended
+    if len(exported or files) == 1:
+        return (exported or files)[0]
     held = (
         f'several weights files: {first_names(path.name for path in files)}' if files else 'no weights file'
     )

@@ -25,6 +25,7 @@ def _method(
         build='clipdense.methods.dense_clip.segmenter:build',
         graph=None if no_graph else 'clipdense.methods.dense_clip.graph:graph',
         no_graph=no_graph,
+        tests={'masks': 'clipdense.evaluation.own_data:segmentation'},
         options=options,
         any_clip=True,
         towers=towers,

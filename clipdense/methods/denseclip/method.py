@@ -21,6 +21,7 @@ METHOD = Method(
     paper='Rao et al. 2022 (arXiv 2112.01518)',
     recognize=recognize,
     layout='DenseCLIP (raoyongming/DenseCLIP)',
+    tests={'masks': 'clipdense.evaluation.own_data:segmentation'},
     load='clipdense.methods.denseclip.checkpoint:from_file',
     no_graph='its context decoder rewrites the class embeddings for each image with sizes known in advance',
 )

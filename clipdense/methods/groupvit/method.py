@@ -26,6 +26,7 @@ METHOD = Method(
     paper='Xu et al. 2022 (arXiv 2202.11094)',
     recognize=recognize,
     layout='GroupViT (NVlabs, Hugging Face, clipdense)',
+    tests={'masks': 'clipdense.evaluation.own_data:segmentation'},
     load='clipdense.methods.groupvit.checkpoint:from_file',
     build='clipdense.methods.groupvit.segmenter:build',
     export={

@@ -22,6 +22,7 @@ METHOD = Method(
     recognize=recognize,
     layout='LSeg (isl-org/lang-seg)',
     starters={'lseg': 'clipdense.methods.lseg.starter:lseg'},
+    tests={'masks': 'clipdense.evaluation.own_data:segmentation'},
     load='clipdense.methods.lseg.checkpoint:from_file',
     graph='clipdense.methods.lseg.graph:graph',
 )

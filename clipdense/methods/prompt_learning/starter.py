@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from clipdense.data.starting import Start
 
 _SHOTS = 16
+_DEPTH = 9  # of MaPLe, as published
 
 
 def coop(start: Start) -> str:
@@ -45,6 +46,10 @@ shots = {shots}  # images of each class
 image_size = {start.clip.preprocess.image_size}
 train_dataloader.update(batch_size={min(32, count)}, num_workers=0)
 """
+    if name == 'maple':
+        layers = [start.clip.text.size.layers, getattr(start.clip.image.size, 'layers', None)]
+        least = min(one for one in layers if isinstance(one, int))
+        body += f'depth = {min(_DEPTH, least)}  # blocks of both towers with prompts\n'
     names = ', '.join(start.data.class_names[:4])
     prompts = f'{start.work_dir}/prompts.safetensors'
     use = [f"clipdense classify PHOTO -c '{names}' -w {start.weights} --prompts {prompts}"]

@@ -24,6 +24,7 @@ METHOD = Method(
     paper='Gu et al. 2022 (arXiv 2104.13921)',
     recognize=recognize,
     layout="ViLD (DetPro's release)",
+    tests={'boxes': 'clipdense.evaluation.own_data:detection'},
     load='clipdense.methods.vild.checkpoint:from_file',
     graph='clipdense.methods.vild.graph:graph',
     build='clipdense.methods.vild.predictor:build',

@@ -48,7 +48,7 @@ test_dataloader = dict(
 train_cfg = dict(max_steps={steps})
 param_scheduler = dict(type=WarmupCosine, warmup={max(1, steps // 10)})
 custom_hooks = dict(
-    vocabulary=dict(type=VocabularyHook, embedder=dict(type=PromptEnsemble, templates='a photo of a {{}}.'))
+    vocabulary=dict(type=VocabularyHook, embedder=dict(type=PromptEnsemble, templates='vild'))
 )
 """
     imports = [

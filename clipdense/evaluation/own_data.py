@@ -1,0 +1,234 @@
+"""Scores of a trained model on data of one's own, without the config of its training.
+
+A predictor is a ``Classifier``, ``Segmenter`` or ``Detector``: what is scored is what these find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from clipdense.clip.class_embeddings import PromptEnsemble
+from clipdense.data.layouts import SHARDS, DataLayout
+from clipdense.structures import SegmentationSample
+from clipdense.utils.errors import InputError
+from clipdense.utils.progress import track
+from clipdense.utils.wording import counted
+from clipdense.vocab.names import normalize
+from clipdense.vocab.vocabulary import Vocabulary
+
+
+@dataclass
+class OwnData:
+    """What is scored.
+
+    Args:
+        layout: of the data.
+        part: name of a part of it; by default what validates a training, or all there is.
+        classes: names in place of those of the data, in the order of its labels.
+        novel: classes that are also scored apart from the others.
+
+    Attributes:
+        count: number of samples, once they are read.
+    """
+
+    layout: DataLayout
+    part: str | None = None
+    classes: Sequence[str] = ()
+    novel: Sequence[str] = ()
+    count: int = field(default=0, init=False)
+
+    @property
+    def part_name(self) -> str:
+        """Name of the part."""
+        return self.layout.part(self.part)[0]
+
+    def build(self, **more: Any) -> Any:
+        """The dataset.
+
+        Raises:
+            InputError: no such part, or other class names than the data can have.
+        """
+        _, part = self.layout.part(self.part)
+        data = part.build(**more)
+        self.count = max(self.count, len(data))
+        return data
+
+    def vocabulary(self, own: Vocabulary) -> Vocabulary:
+        """The classes of masks or boxes, some of which are novel.
+
+        Raises:
+            InputError: novel classes that the data does not have.
+        """
+        names = own.class_names
+        if self.classes:
+            if len(self.classes) != len(names):
+                raise InputError(
+                    f'{self.layout.path} has {counted(len(names), "class name")}, --classes has '
+                    f'{len(self.classes)}: name each class, in the order of its labels'
+                )
+            names = tuple(self.classes)
+        elif not self.novel:
+            return own
+        background = None if own.background is None else names[own.index(own.background)]
+        kept = {names[own.index(name)] for name in own.novel}
+        return Vocabulary(names, background=background, novel=frozenset({*kept, *self._known(names)}))
+
+    def halves(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Base and novel classes.
+
+        Raises:
+            InputError: no class is left for one of them.
+        """
+        novel = {normalize(name) for name in self._known(names)}
+        base = [name for name in names if normalize(name) not in novel]
+        if not base:
+            raise InputError('--novel names all classes of the data: there are no base classes')
+        return {'base': base, 'novel': [name for name in names if normalize(name) in novel]}
+
+    def without_classes(self) -> None:
+        """Check that no class names are given for data that has none.
+
+        Raises:
+            InputError: they are.
+        """
+        for option, names in (('--classes', self.classes), ('--novel', self.novel)):
+            if names:
+                raise InputError(
+                    f'{self.layout.path} has {self.layout.kind}, which have no classes: remove {option}'
+                )
+
+    def _known(self, names: Sequence[str]) -> list[str]:
+        there = {normalize(name) for name in names}
+        for name in self.novel:
+            if normalize(name) not in there:
+                raise InputError(f'--novel: the data has no class {name!r}; it has {", ".join(names[:10])}')
+        return list(self.novel)
+
+
+def segmentation(segmenter: Any, own: OwnData) -> dict[str, float]:
+    """Metrics of ``MeanIoU``, of a segmenter on images with masks."""
+    from .segmentation import SegmentationEvaluator
+
+    data = own.build()
+    vocabulary = own.vocabulary(data.vocabulary)
+    segmenter.set_vocabulary(vocabulary)
+
+    def label(image: Tensor, sample: SegmentationSample) -> Tensor:
+        return torch.from_numpy(segmenter(_to_image(image)).mask).long()
+
+    evaluator = SegmentationEvaluator(data, vocabulary, title='test')
+    return evaluator.compare({'': label})[''].to_dict()
+
+
+def detection(detector: Any, own: OwnData) -> dict[str, float]:
+    """Metrics of ``DetectionAP``, of a detector on images with boxes, one image at a time."""
+    from clipdense.utils.image_io import read_image
+
+    from .detection.metric import DetectionAP
+
+    data = own.build()
+    vocabulary = own.vocabulary(data.vocabulary)
+    detector.set_vocabulary(vocabulary)
+    metric = DetectionAP()
+    metric.dataset_meta = _renamed(data.metainfo, data.vocabulary, vocabulary)
+    for record in track(data.images, 'test'):
+        found = detector(read_image(record.path))
+        values = {'bboxes': found.xyxy, 'scores': found.confidence, 'labels': found.class_ids}
+        instances = {name: torch.from_numpy(value) for name, value in values.items()}
+        metric.process(None, [{'img_id': record.image_id, 'pred_instances': instances}])
+    return metric.evaluate(len(data))
+
+
+def classification(classifier: Any, own: OwnData) -> dict[str, float]:
+    """Accuracy of a classifier on labeled images.
+
+    Of a CLIP these are the metrics of ``ZeroShotClassification``; with learned prompts or an adapter those of
+    ``ClassifierAccuracy``, where base and novel classes are classified apart.
+    """
+    from clipdense.data.transforms import CenterCrop
+
+    from .base_to_new import ClassifierAccuracy
+    from .classification import ZeroShotClassification
+
+    more: dict[str, Any] = {'transform': CenterCrop.of(classifier.clip.preprocess)}
+    if own.classes:
+        more['class_names'] = list(own.classes)
+    data = own.build(**more)
+    halves = own.halves(data.class_names) if own.novel else {}
+    if classifier.adapter is None and isinstance(classifier.embedder, PromptEnsemble):
+        return ZeroShotClassification(data, splits=halves)(classifier.clip)
+    parts = {'test': data}
+    if halves:
+        names = {'base': halves['base'], 'new': halves['novel']}
+        parts = {name: own.build(**more, classes=members) for name, members in names.items()}
+    return ClassifierAccuracy(parts)(_LabelModel(classifier))
+
+
+def retrieval(classifier: Any, own: OwnData) -> dict[str, float]:
+    """Metrics of ``Retrieval``, of a CLIP on images with captions."""
+    from clipdense.data.transforms import CenterCrop
+
+    from .retrieval import Retrieval
+
+    own.without_classes()
+    if classifier.adapter is not None or not isinstance(classifier.embedder, PromptEnsemble):
+        raise InputError(
+            f'{own.layout.path} has captions; --prompts and --adapter are for class names: remove them'
+        )
+    if own.layout.layout == SHARDS:
+        raise InputError(
+            f'{own.layout.path}: shards are a stream; give a table or COCO captions to test with'
+        )
+    clip = classifier.clip
+    more = {'group': True} if own.layout.train.name == 'CsvPairs' else {}
+    return Retrieval(own.build(transform=CenterCrop.of(clip.preprocess), tokenizer=clip.tokenizer, **more))(
+        clip
+    )
+
+
+class _LabelModel(nn.Module):
+    """A classifier as ``ClassifierAccuracy`` calls it; images are not normalized before."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.clip, self.__dict__['_classifier'] = classifier.clip, classifier
+
+    def data_preprocessor(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The same images."""
+        return data
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Set the classes of subsequent calls."""
+        self._classifier.set_vocabulary(list(names))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> probabilities (B, K)."""
+        found = self._classifier([_to_image(image) for image in images])
+        return torch.stack([torch.from_numpy(one.probabilities) for one in found])
+
+
+def _to_image(image: Tensor) -> Image.Image:
+    """(3, H, W) uint8 -> an image."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def _renamed(meta: dict[str, Any], before: Vocabulary, after: Vocabulary) -> dict[str, Any]:
+    """The ``dataset_meta`` of boxes with other class names."""
+    new = dict(zip(map(normalize, before.class_names), after.class_names, strict=True))
+    truth = meta['ground_truth']
+    categories = [
+        {**one, 'name': new.get(normalize(one['name']), one['name'])} for one in truth['categories']
+    ]
+    return {
+        'vocabulary': after,
+        'classes': after.class_names,
+        'ground_truth': {**truth, 'categories': categories},
+    }
