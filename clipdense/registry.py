@@ -76,7 +76,8 @@ _DATA = [
     )
 ]
 _EVALUATION = [
-    f'clipdense.evaluation.{name}' for name in ('base_to_new', 'classification', 'mean_iou', 'retrieval')
+    f'clipdense.evaluation.{name}'
+    for name in ('base_to_new', 'classification', 'mean_iou', 'probing', 'retrieval')
 ]
 
 MODELS = _child(

@@ -115,6 +115,7 @@ class TrainLoop(BaseLoop):
         self._watch = LossWatch()
         self._signal = 0  # that all processes know of
         self._check_batches()
+        getattr(unwrapped(runner.model), 'set_steps', lambda steps: None)(self._max_iters)
 
     @property
     def max_epochs(self) -> int:

@@ -21,6 +21,7 @@ _UNDECAYED = ('pos_embed', 'class_token')
 _RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
     'open_clip': lambda name, p: p.ndim > 1 and name.rpartition('.')[2] not in _UNDECAYED,
     'open_clip 3.3.0': lambda name, p: p.ndim > 1,
+    'slip': lambda name, p: p.ndim > 1 or name.rpartition('.')[2] == 'class_token',
 }
 
 
@@ -28,18 +29,19 @@ def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_cl
     """Trainable parameters in two groups, with and without weight decay; frozen ones are in neither.
 
     Gains, biases and scalars (logit_scale, logit_bias) never decay.  Under the rule 'open_clip', position
-    embeddings and class tokens do not decay either; under 'open_clip 3.3.0', which is also SLIP's, position
-    embeddings do.
+    embeddings and class tokens do not decay either; under 'open_clip 3.3.0' position embeddings do, and under
+    'slip' class tokens as well.
 
     Args:
         model: any module; frozen parameters (LiT's locked tower) have ``requires_grad=False``.
         weight_decay: of the first group.
-        rule: 'open_clip' or 'open_clip 3.3.0'.
+        rule: 'open_clip', 'open_clip 3.3.0' or 'slip'.
 
     Raises:
         InputError: an unknown rule, or no trainable parameters.
 
-    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ.
+    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ; facebookresearch/SLIP
+    ``main.py``, whose class token has three dimensions.
     """
     if rule not in _RULES:
         raise InputError(

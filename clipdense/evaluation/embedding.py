@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,12 @@ from clipdense.utils.progress import track
 
 
 def embedded_batches(
-    clip: CLIP, dataset: Any, batch_size: int, num_workers: int, title: str
+    clip: CLIP,
+    dataset: Any,
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    encode: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Yield unit embeddings (B, D) of a dataset's images, with the other entries of each batch.
 
@@ -30,6 +35,7 @@ def embedded_batches(
         batch_size: B.
         num_workers: processes that read images.
         title: of the progress bar.
+        encode: normalized images (B, 3, H, W) -> what is yielded in place of unit embeddings.
 
     Raises:
         InputError: embeddings that are not finite.
@@ -46,7 +52,7 @@ def embedded_batches(
         if crop is not None and (isinstance(images, list) or images.shape[-2:] != (size, size)):
             images = torch.stack([crop(image) for image in images])
         images = clip.preprocess.normalize(images.to(parameter.device)).to(parameter.dtype)
-        embeddings = clip.encode_image(images, normalize=True)
+        embeddings = clip.encode_image(images, normalize=True) if encode is None else encode(images)
         check_finite(embeddings, f'{title}: the embeddings of the images')
         yield embeddings, batch
 

@@ -43,6 +43,12 @@ class Model(nn.Module, ABC):
             last: it is the smaller last batch of an epoch.
         """
 
+    def set_steps(self, steps: int) -> None:
+        """Called before training with the number of steps of the whole run, for schedules of a model.
+
+        A model that has one keeps its position in its state dict, so that a resumed run continues it.
+        """
+
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the optimizer.
 

@@ -29,6 +29,6 @@ train_dataloader.merge(
     )
 )
 train_cfg = dict(max_steps=91_552)  # 25 epochs
-optim_wrapper.update(paramwise_cfg=dict(rule='open_clip 3.3.0'))
+optim_wrapper.update(paramwise_cfg=dict(rule='slip'))
 optim_wrapper['optimizer'].update(eps=1e-8, weight_decay=0.5)
 param_scheduler.update(warmup=3662, start=1e-6, final=1e-5)

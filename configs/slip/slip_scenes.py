@@ -1,0 +1,41 @@
+"""SLIP on the captions and images of scenes, with a small ResNet: CLIP and SimCLR together.
+
+    clipdense scenes data/scenes --train 20000
+    clipdense train slip/slip_scenes
+
+Another partner: ``-o model.partner.type=Byol`` (MocoV3, Dino).
+
+Cost: TODO
+Score: TODO
+"""
+
+from mmengine.config import read_base
+
+from clipdense.methods.slip.pretrainer import SlipPretrainer
+from clipdense.methods.slip.simclr import SimClr
+from clipdense.methods.slip.views import ImageViews
+
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.scenes_captions import *
+    from .._base_.slip_scenes import *
+
+num_images = 20_000
+
+model = dict(
+    type=SlipPretrainer,
+    clip=small_clip,
+    partner=dict(type=SimClr, hidden=512, output=128),
+)
+train_dataloader.update(batch_size=128)
+train_dataloader['dataset'].update(
+    urls='data/scenes/shards/train',
+    samples_per_epoch=num_images,
+    transform=dict(
+        type=ImageViews,
+        caption='unchanged',
+        views=scene_views,
+    ),
+)
+train_cfg = dict(max_steps=500)
+optim_wrapper['optimizer'].update(lr=2e-3)
