@@ -46,9 +46,7 @@ class _Probe:
         encode = clip.encode_image if self.features == 'embeddings' else clip.image.pooled
         rows, labels = [], []
         title = f'{self.name} ({part})'
-        for found, batch in embedded_batches(
-            clip, dataset, self.batch_size, self.num_workers, title, encode
-        ):
+        for found, batch in embedded_batches(clip, dataset, self.batch_size, self.num_workers, title, encode):
             known = torch.as_tensor(batch['labels']) >= 0
             rows.append(found.float().cpu()[known])
             labels.append(torch.as_tensor(batch['labels'])[known])
@@ -58,8 +56,9 @@ class _Probe:
 
     def _both(self, clip: CLIP) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         with evaluating(clip):
-            known, asked = self._features(clip, self.train, 'training images'), self._features(
-                clip, self.dataset, 'test images'
+            known, asked = (
+                self._features(clip, self.train, 'training images'),
+                self._features(clip, self.dataset, 'test images'),
             )
         if len(known[1].unique()) < 2:
             raise InputError(f'{self.name}: the training images have a single class; give at least two')

@@ -66,5 +66,10 @@ def check_positive(**values: Any) -> None:
         InputError: one that is not a number above 0.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == float('inf'):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not value > 0
+            or value == float('inf')
+        ):
             raise InputError(f'{name} must be a number above 0, got {value!r}')

@@ -69,7 +69,9 @@ class SlipPretrainer(Model):
             raise InputError('SLIP has a softmax loss: give a model without a logit_bias (no SigLIP)')
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         self.clip = model
-        self.partner: Partner = MODELS.build({'clip': model, **partner}) if isinstance(partner, dict) else partner
+        self.partner: Partner = (
+            MODELS.build({'clip': model, **partner}) if isinstance(partner, dict) else partner
+        )
         if not isinstance(self.partner, Partner):
             raise InputError(
                 f'partner must be a self-supervised part such as dict(type=SimClr), got {type(partner).__name__}'
@@ -100,8 +102,14 @@ class SlipPretrainer(Model):
         needed = max(self.partner.least, 2 if self.clip_weight else 1)
         if size * world_size() >= needed:
             return
-        found = f'the last batch of each epoch has {size}: set drop_last=True' if last else f'got batch_size={size}'
-        reason = self.partner.reason if self.partner.least > 1 else 'a single pair has a contrastive loss of 0'
+        found = (
+            f'the last batch of each epoch has {size}: set drop_last=True'
+            if last
+            else f'got batch_size={size}'
+        )
+        reason = (
+            self.partner.reason if self.partner.least > 1 else 'a single pair has a contrastive loss of 0'
+        )
         raise InputError(f'SLIP needs at least {needed} images per step ({reason}): {found}')
 
     def set_steps(self, steps: int) -> None:
@@ -159,7 +167,9 @@ class SlipPretrainer(Model):
     def _check(self, data: dict[str, Any]) -> None:
         """Refuse batches without views, and without captions where they are needed."""
         images, wanted = data['images'], self.partner.views + bool(self.clip_weight)
-        shape = tuple(images.shape) if isinstance(images, Tensor) else f'{len(images)} images of several sizes'
+        shape = (
+            tuple(images.shape) if isinstance(images, Tensor) else f'{len(images)} images of several sizes'
+        )
         if not isinstance(images, Tensor) or images.ndim != 5 or images.shape[1] < wanted:
             views = ', '.join(f'{name}=...' for name in ('first', 'second')[: self.partner.views])
             caption = 'caption=..., ' if self.clip_weight else ''

@@ -65,7 +65,9 @@ class ImageViews:
         sizes = [tuple(one.shape[-2:]) for one in made]
         if len(set(sizes)) > 1:
             shown = ', '.join(f'{height} x {width}' for height, width in sizes)
-            raise InputError(f'all views of an image must have one size, got {shown}: give them the same size')
+            raise InputError(
+                f'all views of an image must have one size, got {shown}: give them the same size'
+            )
         return torch.stack(made)
 
 
@@ -114,7 +116,9 @@ class SimClrView:
             )
         for name, (low, high) in {'scale': scale, 'blur_radius': blur_radius}.items():
             if not 0 < low <= high:
-                raise InputError(f'{name} must be two numbers above 0, the smaller first, got {(low, high)!r}')
+                raise InputError(
+                    f'{name} must be two numbers above 0, the smaller first, got {(low, high)!r}'
+                )
         self.crop = TrainCrop(size, scale, interpolation='bilinear')
         self.jitter, self.jitter_probability = tuple(jitter), jitter_probability
         self.gray, self.blur, self.blur_radius = gray, blur, tuple(blur_radius)
@@ -141,7 +145,9 @@ def jittered(pixels: Tensor, jitter: Sequence[float], rng: random.Random) -> Ten
     for index in order:
         if jitter[index]:
             center = 0.0 if index == 3 else 1.0
-            amount = rng.uniform(max(center - jitter[index], -0.5 if index == 3 else 0.0), center + jitter[index])
+            amount = rng.uniform(
+                max(center - jitter[index], -0.5 if index == 3 else 0.0), center + jitter[index]
+            )
             pixels = _ADJUST[index](pixels, amount)
     return pixels
 

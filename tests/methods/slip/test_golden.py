@@ -105,7 +105,11 @@ def test_the_same_parameters_decay(official):
     ours = {name.removeprefix('clip.') for name, p in model.named_parameters() if id(p) in decayed}
     state = {key.removeprefix('state.'): tensors[key] for key in tensors if key.startswith('state.')}
     theirs = {name: state[name] for name in meta['weight_decayed'] if not name.startswith('image_mlp.')}
-    heads = {f'partner.head.{name.removeprefix("image_mlp.")}' for name in meta['weight_decayed'] if name not in theirs}
+    heads = {
+        f'partner.head.{name.removeprefix("image_mlp.")}'
+        for name in meta['weight_decayed']
+        if name not in theirs
+    }
     assert ours == set(to_ours(theirs, 'slip')[0]) | heads
 
 
