@@ -1,7 +1,7 @@
 """SLIP against CLIP on scenes, at the same images and at the same compute, and its partners.
 
     clipdense scenes data/scenes --train 20000
-    python tools/slip_scenes.py runs/slip --steps 250 --seeds 0 1 2
+    python tools/slip_scenes.py runs/slip --steps 160 --seeds 0 1 2
 
 Every run is a training of a config of ``configs/slip`` and its evaluations, without a GPU in one thread.  The
 compute of a training is the time of the processor, data workers included.  A run that has a result is not
@@ -35,10 +35,16 @@ SCORES = {  # column -> name of the metric, {} is the split
     'k-NN': 'knn/{}/top1',
     'mIoU': 'segmentation/{}/miou',
 }
-RELEASED = {  # the colors of the release, which scenes are named by
+RELEASED = {  # the views of the release, which change colors; the blur is that of 32 pixels
     f'train_dataloader.dataset.transform.views.{view}.{name}': value
     for view in ('first', 'second')
-    for name, value in (('jitter', (0.4, 0.4, 0.4, 0.1)), ('gray', 0.2))
+    for name, value in {
+        'scale': (0.08, 1.0),
+        'jitter': (0.4, 0.4, 0.4, 0.1),
+        'gray': 0.2,
+        'blur': 0.5,
+        'blur_radius': (0.1, 0.5),
+    }.items()
 }
 
 
@@ -136,7 +142,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Run what has no result, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', type=Path, help='folder of the runs')
-    parser.add_argument('--steps', type=int, default=250, help='of clip and slip, with 128 images each')
+    parser.add_argument('--steps', type=int, default=160, help='of clip and slip, with 128 images each')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--only', nargs='+', choices=[*EACH_SEED, *FIRST_SEED], help='names of runs')
     parser.add_argument('--table', action='store_true', help='only print the table')

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from clipdense.layers.batch_norm import statistics_kept
 from clipdense.layers.pos_embed import resize_positions
 from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
@@ -179,21 +180,5 @@ class ModifiedResNet(nn.Module):
             block,
             x,
             use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(block)),
+            context_fn=lambda: (contextlib.nullcontext(), statistics_kept(block)),
         )
-
-
-@contextlib.contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Leave batch norm statistics unchanged while a checkpointed block is recomputed."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    before = [(norm, norm.momentum, count, count.clone()) for norm, count in zip(norms, counts, strict=True)]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count, kept in before:
-            norm.momentum = momentum
-            count.copy_(kept)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +63,25 @@ def synchronize(model: nn.Module, every: bool = False) -> None:
         for name, child in parent.named_children():
             if type(child) in kinds:
                 setattr(parent, name, _synced(child))
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of batch norm unchanged by forward passes in this context."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    before = [
+        (norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone())
+        for norm in norms
+        if norm.num_batches_tracked is not None
+    ]
+    for norm, *_ in before:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count, kept in before:
+            norm.momentum = momentum
+            count.copy_(kept)
 
 
 def _synced(norm: nn.Module) -> SyncedMapNorm:

@@ -1,5 +1,8 @@
-"""How SLIP is compared with CLIP on scenes: the small ResNet of the quickstart, and the evaluations of its
-image tower: accuracy by names, of a linear classifier and of the nearest images, segmentation without masks."""
+"""How SLIP is compared with CLIP on scenes: the ResNet of the quickstart, the views, and the evaluations,
+which are accuracy by names, of a linear classifier and of the nearest images, and segmentation without masks.
+
+The views keep what classes are named by: most of the objects, their colors and textures.
+"""
 
 from clipdense.clip.model import build_clip
 from clipdense.data.scenes import SceneLabels, SceneSegmentation
@@ -16,10 +19,10 @@ small_clip = dict(
         text=dict(width=96, layers=2, num_heads=3, mlp_width=384, embed_dim=96),
     ),
 )
-scene_views = dict(
-    first=dict(type=SimClrView, size=32, jitter=(0.4, 0.4, 0.4, 0.0), gray=0.0, blur_radius=(0.1, 0.5)),
-    second=dict(type=SimClrView, size=32, jitter=(0.4, 0.4, 0.4, 0.0), gray=0.0, blur_radius=(0.1, 0.5)),
-)
+scene_views = {
+    name: dict(type=SimClrView, size=32, scale=(0.4, 1.0), jitter=(0.2, 0.2, 0.2, 0.0), gray=0.0, blur=0.0)
+    for name in ('first', 'second')
+}
 custom_hooks = dict(
     evaluation=dict(
         type=EvaluationHook,

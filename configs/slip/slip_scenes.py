@@ -3,7 +3,7 @@
     clipdense scenes data/scenes --train 20000
     clipdense train slip/slip_scenes
 
-Another partner: ``-o model.partner.type=Byol`` (MocoV3, Dino).
+Another partner: ``-o model.partner.type=clipdense.methods.slip.byol.Byol`` (``moco.MocoV3``, ``dino.Dino``).
 
 Cost: TODO
 Score: TODO
@@ -37,5 +37,5 @@ train_dataloader['dataset'].update(
         views=scene_views,
     ),
 )
-train_cfg = dict(max_steps=500)
+train_cfg = dict(max_steps=160)
 optim_wrapper['optimizer'].update(lr=2e-3)

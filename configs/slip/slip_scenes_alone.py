@@ -34,5 +34,5 @@ train_dataloader['dataset'].update(
     samples_per_epoch=num_images,
     transform=dict(type=ImageViews, views=scene_views),
 )
-train_cfg = dict(max_steps=500)
+train_cfg = dict(max_steps=160)
 optim_wrapper['optimizer'].update(lr=2e-3)

@@ -21,5 +21,5 @@ num_images = 20_000
 model = dict(type=ContrastivePretrainer, clip='work_dirs/slip_scenes_alone/clip.safetensors')
 train_dataloader.update(batch_size=128)
 train_dataloader['dataset'].update(urls='data/scenes/shards/train', samples_per_epoch=num_images)
-train_cfg = dict(max_steps=500)
+train_cfg = dict(max_steps=160)
 optim_wrapper['optimizer'].update(lr=2e-3)

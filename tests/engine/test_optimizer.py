@@ -31,7 +31,7 @@ def undecayed(model, rule='open_clip'):
 
 
 @pytest.mark.parametrize('image', [VIT, RESNET], ids=['vit', 'resnet'])
-@pytest.mark.parametrize('rule', ['open_clip', 'open_clip 3.3.0'])
+@pytest.mark.parametrize('rule', ['open_clip', 'open_clip 3.3.0', 'slip'])
 def test_each_parameter_is_in_one_group(image, rule):
     model = build_clip(ClipSize(image, TEXT, logit_bias=True))
     groups = parameter_groups(model, 0.2, rule)
@@ -44,12 +44,15 @@ def test_each_parameter_is_in_one_group(image, rule):
     assert not [name for name in decayed if name.endswith('bias') or 'norm' in name or 'bn' in name]
 
 
-@pytest.mark.parametrize(('rule', 'free'), [('open_clip', True), ('open_clip 3.3.0', False)])
-def test_rules_differ_in_position_embeddings(rule, free):
+@pytest.mark.parametrize(
+    ('rule', 'positions', 'class_token'),
+    [('open_clip', True, True), ('open_clip 3.3.0', False, True), ('slip', False, False)],
+)
+def test_rules_differ_in_position_embeddings_and_class_tokens(rule, positions, class_token):
     names = undecayed(build_clip(ClipSize(VIT, TEXT)), rule)
     for name in ('image.pos_embed', 'text.pos_embed'):
-        assert (name in names) == free
-    assert 'image.class_token' in names
+        assert (name in names) == positions
+    assert ('image.class_token' in names) == class_token
 
 
 def test_frozen_parameters_are_left_out():

@@ -5,7 +5,7 @@ from clipdense.methods import Method
 METHOD = Method(
     name='slip',
     task='pre-training',
-    summary='CLIP together with self-supervision of its image tower: SimCLR, BYOL, MoCo v3, DINO, masked images',
+    summary='CLIP together with self-supervision of its image tower',
     learns_from='captions',
     paper='Mu et al. 2021 (arXiv 2112.12750)',
 )

@@ -13,6 +13,7 @@ from clipdense.clip.losses import contrastive_loss
 from clipdense.clip.model import CLIP
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import pretrain_step, split_batch
+from clipdense.layers.batch_norm import statistics_kept
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.model import Model, warn_of_image_size
 from clipdense.utils.dist import world_size
@@ -33,6 +34,9 @@ class SlipPretrainer(Model):
     The loss is ``clip_weight * clip_loss + ssl_scale * ssl_loss``.  With ``clip_weight=0`` the image tower
     learns alone, from images with or without captions: the first stage of the serial variant, whose second
     stage is ``ContrastivePretrainer`` on the exported file.
+
+    Batch norm in the image tower (a ResNet) normalizes each view by its own batch; its running statistics are
+    those of the images of captions alone, which evaluation resembles.
 
     Args:
         clip: the model to train, its config, or weights as ``clipdense.load`` takes them.
@@ -74,7 +78,8 @@ class SlipPretrainer(Model):
         )
         if not isinstance(self.partner, Partner):
             raise InputError(
-                f'partner must be a self-supervised part such as dict(type=SimClr), got {type(partner).__name__}'
+                'partner must be a self-supervised part such as dict(type=SimClr), got '
+                f'{type(partner).__name__}'
             )
         self.ssl_scale, self.clip_weight, self.micro_batch = ssl_scale, clip_weight, micro_batch
         model.set_gradient_checkpointing(gradient_checkpointing)
@@ -135,9 +140,11 @@ class SlipPretrainer(Model):
 
     def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Unit embeddings of images and captions (b, D), and features of views for the partner."""
-        features = self.partner.features(self.clip.image, self._views(part['images']))
+        views = self._views(part['images'])
         if not self.clip_weight:
-            return features
+            return self.partner.features(self.clip.image, views)
+        with statistics_kept(self.clip.image):  # those of a ResNet are of images as they are used
+            features = self.partner.features(self.clip.image, views)
         return *self.clip(part['images'][:, 0], part['token_ids']), *features
 
     def _losses(self, *encoded: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
-"""SimCLR as the partner of CLIP: the head and the loss of the release.  B: images of this process, P: processes,
-E: output of the head."""
+"""SimCLR as the partner of CLIP: the head and the loss of the release.
+
+B: images of this process, P: processes, E: output of the head.
+"""
 
 from __future__ import annotations
 

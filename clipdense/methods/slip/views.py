@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from clipdense.data.batches import ImageLike, to_tensor
-from clipdense.data.transforms import Transform, TrainCrop
+from clipdense.data.transforms import TrainCrop, Transform
 from clipdense.registry import TRANSFORMS, build, entries
 from clipdense.utils.errors import InputError
 
@@ -111,8 +111,8 @@ class SimClrView:
                 raise InputError(f'{name} must be a probability of 0 to 1, got {value!r}')
         if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
             raise InputError(
-                'jitter must be four numbers of at least 0 (brightness, contrast, saturation, hue up to 0.5), '
-                f'got {jitter!r}'
+                'jitter must be four numbers of at least 0 (brightness, contrast, saturation, hue up to '
+                f'0.5), got {jitter!r}'
             )
         for name, (low, high) in {'scale': scale, 'blur_radius': blur_radius}.items():
             if not 0 < low <= high:

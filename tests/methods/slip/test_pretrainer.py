@@ -64,6 +64,18 @@ def test_the_tower_learns_alone(make, batch, step, resnet):
     assert_close(model.clip.text.state_dict(), {n[5:]: v for n, v in before.items() if n.startswith('text.')})
 
 
+def test_statistics_of_a_resnet_are_those_of_the_images_of_captions(make, make_clip, batch, step):
+    both, data = make(resnet=True), batch(side=32)
+    alone = ContrastivePretrainer(make_clip(resnet=True)).train()
+    step(both, dict(data))
+    step(alone, {**data, 'images': data['images'][:, 0]})
+    for name, value in alone.clip.image.named_buffers():
+        assert_close(both.clip.image.get_buffer(name), value, msg=name)
+    without = make(resnet=True, clip_weight=0.0)
+    step(without, data)
+    assert without.clip.image.bn1.num_batches_tracked == 2
+
+
 def test_the_serial_variant_goes_on_from_its_file(make, batch, step, tmp_path):
     first = make(clip_weight=0.0)
     step(first, batch(), lr=0.1)
@@ -87,7 +99,7 @@ REFUSED = {
     'no views': (
         {},
         lambda data: {**data, 'images': data['images'][:, 0]},
-        r'SimClr needs 3 images per sample, got a batch \(6, 3, 16, 16\): set transform=dict\(type=ImageViews',
+        r'SimClr needs 3 images per sample, got a batch \(6, 3, 16, 16\): set transform=dict\(type=Im',
     ),
     'one view': ({}, lambda data: {**data, 'images': data['images'][:, :2]}, 'needs 3 images per sample'),
     'images of several sizes': (
