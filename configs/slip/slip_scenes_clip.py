@@ -3,8 +3,9 @@
     clipdense scenes data/scenes --train 20000
     clipdense train slip/slip_scenes_clip
 
-Cost: TODO
-Score: TODO
+Cost: 56 CPU-seconds in one thread.
+Score: seed 0, zero-shot accuracy among own names 0.467 / 0.631 / 0.527 on base / novel / unseen, a linear
+classifier on the tower 0.547 / 0.753 / 0.731, mIoU without masks 0.041 / 0.068 / 0.052.
 """
 
 from mmengine.config import read_base
