@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from clipdense.layers.depth import parameter_depths
 from clipdense.layers.exporting import exporting
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, MissingPackage
@@ -50,6 +51,14 @@ class HFTextTower(nn.Module):
     def config(self) -> dict[str, Any]:
         """Config that builds this module with new weights."""
         return {'type': type(self), 'size': asdict(self.size)}
+
+    def parameter_depths(self) -> dict[str, int]:
+        """0 for what embeds tokens, 1 + i for layer i, then pooler and projection."""
+        lists = (name for name, part in self.named_modules() if isinstance(part, nn.ModuleList))
+        stack = next(name for name in lists if name.endswith(('layer', 'layers')))
+        layers = [f'{stack}.{index}' for index in range(len(self.get_submodule(stack)))]
+        names = {name.rpartition('.')[0] for name, _ in self.named_parameters() if 'embed' in name}
+        return parameter_depths(self, layers, first=sorted(names))
 
     @property
     def gradient_checkpointing(self) -> bool:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from clipdense.layers.batch_norm import statistics_kept
+from clipdense.layers.depth import parameter_depths
 from clipdense.layers.pos_embed import resize_positions
 from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
@@ -118,6 +119,12 @@ class ModifiedResNet(nn.Module):
         """Config that builds this module with new weights."""
         options = {'position_mode': self.position_mode, 'antialias': self.antialias}
         return {'type': type(self), 'size': asdict(self.size), **options}
+
+    def parameter_depths(self) -> dict[str, int]:
+        """0 for the stem, 1 + i for stage i, then the attention pool with the projection."""
+        stages = [f'layer{stage + 1}' for stage in range(len(self.size.layers))]
+        stem = [f'{part}{index}' for index in (1, 2, 3) for part in ('conv', 'bn')]
+        return parameter_depths(self, stages, first=stem)
 
     def reset_parameters(self) -> None:
         """OpenAI's initialization: the pool from N(0, 1/C), the last norm of each block zero."""

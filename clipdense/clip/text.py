@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.depth import parameter_depths
 from clipdense.layers.exporting import exporting
 from clipdense.layers.packing import Packing
 from clipdense.layers.transformer import Block, initialize_blocks, replace_tokens, run_blocks
@@ -57,6 +58,11 @@ class TextTransformer(nn.Module):
     def config(self) -> dict[str, Any]:
         """Config that builds this module with new weights."""
         return {'type': type(self), 'size': asdict(self.size)}
+
+    def parameter_depths(self) -> dict[str, int]:
+        """0 for what embeds tokens, 1 + i for block i, then the last norm and the projection."""
+        blocks = [f'blocks.{index}' for index in range(len(self.blocks))]
+        return parameter_depths(self, blocks, first=('token_embed', 'class_token', 'pos_embed'))
 
     def reset_parameters(self) -> None:
         """OpenAI's initialization (openai/CLIP ``initialize_parameters``)."""

@@ -50,6 +50,15 @@ class TimmImageTower(nn.Module):
         """Config that builds this module with new weights."""
         return {'type': type(self), 'size': asdict(self.size)}
 
+    def parameter_depths(self) -> dict[str, int]:
+        """Depths as timm groups the trunk for a rate that falls with depth; the projection comes last."""
+        from timm.models import group_parameters
+
+        trunk: dict[str, int] = group_parameters(self.trunk, self.trunk.group_matcher(), reverse=True)
+        last = max(trunk.values()) + 1
+        head = {f'head.{name}': last for name, _ in self.head.named_parameters()}
+        return {f'trunk.{name}': depth for name, depth in trunk.items()} | head
+
     @property
     def gradient_checkpointing(self) -> bool:
         """Whether activations are recomputed in the backward pass."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.layers.attention import ContrastivePool, QueryPool
+from clipdense.layers.depth import parameter_depths
 from clipdense.layers.pos_embed import patch_tokens, resize_positions
 from clipdense.layers.transformer import Block, replace_tokens, run_blocks
 from clipdense.registry import MODELS
@@ -119,6 +120,11 @@ class VisionTransformer(nn.Module):
         """Config that builds this module with new weights."""
         options = {name: getattr(self, name) for name in ('patch_dropout', 'position_mode', 'antialias')}
         return {'type': type(self), 'size': asdict(self.size), **options}
+
+    def parameter_depths(self) -> dict[str, int]:
+        """0 for what embeds patches, 1 + i for block i, then pool, last norm and projection."""
+        blocks = [f'blocks.{index}' for index in range(len(self.blocks))]
+        return parameter_depths(self, blocks, first=('patch_embed', 'class_token', 'pos_embed', 'norm_pre'))
 
     def reset_parameters(self) -> None:
         """OpenAI's initialization: N(0, 1/C) for token, positions, projection; PyTorch's in the blocks."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from math import cos, inf, isfinite, pi
 from typing import Any, get_args
 
@@ -25,8 +26,14 @@ _RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
 }
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_clip') -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, with and without weight decay; frozen ones are in neither.
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    rule: str = 'open_clip',
+    layer_decay: Mapping[str, float] | None = None,
+    lr: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups with and without weight decay; frozen ones are in none.
 
     Gains, biases and scalars (logit_scale, logit_bias) never decay.  Under the rule 'open_clip', position
     embeddings and class tokens do not decay either; under 'open_clip 3.3.0' position embeddings do, and under
@@ -34,14 +41,19 @@ def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_cl
 
     Args:
         model: any module; frozen parameters (LiT's locked tower) have ``requires_grad=False``.
-        weight_decay: of the first group.
+        weight_decay: of the groups that decay.
         rule: 'open_clip', 'open_clip 3.3.0' or 'slip'.
+        layer_decay: factor d of the learning rate for each layer further from the output, by name of a tower
+            such as 'image': of G groups of layers, group g learns with ``lr * d ** (G - 1 - g)`` (BEiT).
+        lr: of parameters that are in no such tower.
 
     Raises:
-        InputError: an unknown rule, or no trainable parameters.
+        InputError: an unknown rule, no trainable parameters, a factor outside (0, 1], or a tower that the
+            model does not have.
 
-    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ; facebookresearch/SLIP
-    ``main.py``, whose class token has three dimensions.
+    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ in the rule; facebookresearch/SLIP
+        ``main.py``, whose class token has three dimensions; for layer decay BEiT (arXiv 2106.08254),
+        ``optim_factory.LayerDecayValueAssigner``.
     """
     if rule not in _RULES:
         raise InputError(
@@ -51,11 +63,36 @@ def parameter_groups(model: nn.Module, weight_decay: float, rule: str = 'open_cl
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained:
         raise InputError('all parameters are frozen; at least one must be trainable')
-    groups = [
-        {'params': [p for name, p in trained if decays(name, p)], 'weight_decay': weight_decay},
-        {'params': [p for name, p in trained if not decays(name, p)], 'weight_decay': 0.0},
+    factors = _layer_factors(model, layer_decay or {})
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trained:
+        groups[factors.get(name, 1.0), decays(name, parameter)].append(parameter)
+    return [
+        {'params': groups[key], 'weight_decay': weight_decay if key[1] else 0.0, **_rate(key[0], lr)}
+        for key in sorted(groups, reverse=True)
     ]
-    return [group for group in groups if group['params']]
+
+
+def _rate(factor: float, lr: float) -> dict[str, float]:
+    """The learning rate of a group, where it is not that of the optimizer."""
+    return {} if factor == 1 else {'lr': lr * factor}
+
+
+def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:
+    """Factor of the learning rate by parameter name, for the parameters of the named towers."""
+    factors: dict[str, float] = {}
+    towers = {name: part for name, part in model.named_modules() if hasattr(part, 'parameter_depths')}
+    for tower, decay in layer_decay.items():
+        if not 0 < decay <= 1:
+            raise InputError(f'layer_decay of {tower!r} must be a factor in (0, 1], got {decay!r}')
+        found = [name for name in towers if name == tower or name.endswith(f'.{tower}')]
+        if len(found) != 1:
+            known = ', '.join(sorted(name.rpartition('.')[2] for name in towers)) or 'none'
+            raise InputError(f'layer_decay names {tower!r}, but the towers of the model are: {known}')
+        depths: dict[str, int] = towers[found[0]].parameter_depths()  # type: ignore[operator]
+        last = max(depths.values())
+        factors |= {f'{found[0]}.{name}': decay ** (last - depth) for name, depth in depths.items()}
+    return factors
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -64,18 +101,33 @@ class DecayGroupsConstructor:
 
     Args:
         optim_wrapper_cfg: ``dict(type=PrecisionOptimWrapper, optimizer=dict(type=AdamW, lr=..., ...), ...)``.
-        paramwise_cfg: ``dict(rule='open_clip 3.3.0')`` for another rule.
+        paramwise_cfg: ``dict(rule='open_clip 3.3.0')`` for another rule,
+            ``dict(layer_decay=dict(image=0.75))`` for a learning rate that falls with the distance from the
+            output; see ``parameter_groups``.
+
+    Raises:
+        InputError: an unknown entry of ``paramwise_cfg``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.wrapper = dict(optim_wrapper_cfg)
         self.optimizer = dict(self.wrapper.pop('optimizer'))
-        self.rule = (paramwise_cfg or {}).get('rule', 'open_clip')
+        options = dict(paramwise_cfg or {})
+        self.rule = options.pop('rule', 'open_clip')
+        self.layer_decay: Mapping[str, float] = options.pop('layer_decay', None) or {}
+        if options:
+            raise InputError(f'paramwise_cfg takes rule and layer_decay, not {", ".join(map(repr, options))}')
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """The optimizer wrapper of ``model``."""
         model = unwrapped(model)
-        groups = parameter_groups(model, self.optimizer.get('weight_decay', 0.0), self.rule)
+        groups = parameter_groups(
+            model,
+            self.optimizer.get('weight_decay', 0.0),
+            self.rule,
+            self.layer_decay,
+            self.optimizer.get('lr', 1e-3),  # the default of Adam
+        )
         kind = self.optimizer['type']
         if kind in (torch.optim.Adam, torch.optim.AdamW, 'Adam', 'AdamW') and fused_works(groups):
             self.optimizer.setdefault('fused', True)

@@ -62,6 +62,52 @@ def test_frozen_parameters_are_left_out():
     assert listed == {id(p) for p in [*model.text.parameters(), model.logit_scale]}
 
 
+def test_rates_fall_with_the_distance_from_the_output():
+    model = build_clip(ClipSize(VIT, TEXT))  # one block: groups 0 (embedding), 1 (block), 2 (projection)
+    groups = parameter_groups(model, 0.2, layer_decay={'image': 0.5}, lr=8.0)
+    rates = {id(p): group.get('lr', 8.0) for group in groups for p in group['params']}
+    expected = {
+        'image.patch_embed.weight': 2.0,
+        'image.class_token': 2.0,
+        'image.blocks.0.norm1.weight': 4.0,
+        'image.proj': 8.0,
+        'text.token_embed.weight': 8.0,
+        'logit_scale': 8.0,
+    }
+    parameters = dict(model.named_parameters())
+    assert {name: rates[id(parameters[name])] for name in expected} == expected
+    assert len(rates) == len(parameters)
+
+
+def test_schedules_keep_the_ratio_of_the_layers():
+    model = build_clip(ClipSize(VIT, TEXT))
+    build = DecayGroupsConstructor(
+        {'type': PrecisionOptimWrapper, 'optimizer': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.2}},
+        {'layer_decay': {'image': 0.5, 'text': 0.1}},
+    )
+    optimizer = build(model).optimizer
+    WarmupCosine(optimizer, warmup=2, steps=10)
+    first = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    assert first[id(model.image.class_token)] == pytest.approx(1e-3 / 2 / 4)
+    assert first[id(model.text.pos_embed)] == pytest.approx(1e-3 / 2 / 100)
+    assert first[id(model.logit_scale)] == pytest.approx(1e-3 / 2)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'layer_decay': {'imag': 0.5}}, "names 'imag', but the towers of the model are: image, text"),
+        ({'layer_decay': {'image': 0}}, r"layer_decay of 'image' must be a factor in \(0, 1\]"),
+        ({'layer_decay': {'image': 1.5}}, 'must be a factor'),
+        ({'layerdecay': {'image': 0.5}}, "takes rule and layer_decay, not 'layerdecay'"),
+    ],
+)
+def test_wrong_settings_of_groups_are_refused(options, message):
+    wrapper = {'type': PrecisionOptimWrapper, 'optimizer': {'type': 'AdamW', 'lr': 1e-3}}
+    with pytest.raises(InputError, match=message):
+        DecayGroupsConstructor(wrapper, options)(build_clip(ClipSize(VIT, TEXT)))
+
+
 def test_shared_parameters_are_listed_once():
     model = nn.Module()
     model.a = nn.Linear(3, 3)
