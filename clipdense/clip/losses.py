@@ -1,18 +1,19 @@
 """Contrastive losses as functions of tensors.
 
-B: pairs in this process, P: processes, D: joint space, N: patches, M: prompts of an image.  Embeddings have
-unit norm.
+B: pairs in this process, P: processes, D, E: joint spaces, T: texts of a chunk, N: patches, M: prompts of an
+image.  Embeddings have unit norm.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from clipdense.utils.dist import gather_with_grad, rank
+from clipdense.utils.dist import gather_with_grad, rank, start_shift, world_size
 
 
 def contrastive_loss(
@@ -41,23 +42,57 @@ def contrastive_loss(
 
 
 def sigmoid_loss(
-    image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+    chunk: int = 4096,
 ) -> Tensor:
     """Binary cross entropy of every pair, summed and divided by the number of images of this process.
+
+    The texts of the other processes come by in a ring, and their gradients travel along until they are home.
+    Logits are computed for a chunk of texts at a time and are not kept, so that memory does not grow with the
+    number of processes.
 
     Args:
         image_embeddings, text_embeddings: (B, D).
         logit_scale: the factor, not its logarithm.
         logit_bias: added to every logit; starts at -10 because almost all pairs do not match.
+        chunk: number of texts whose B logits each are in memory.
 
-    Source: SigLIP, algorithm 1 (arXiv 2303.15343).
+    Source: SigLIP (arXiv 2303.15343), algorithm 1 and section 3.3, "efficient chunked implementation".
     """
-    all_texts = gather_with_grad(text_embeddings)  # (P * B, D)
-    logits = logit_scale * image_embeddings @ all_texts.mT + logit_bias  # (B, P * B)
-    batch = len(image_embeddings)
-    target = torch.arange(batch, device=logits.device) + rank() * batch
-    signs = torch.full_like(logits, -1).scatter_(1, target[:, None], 1)
-    return -F.logsigmoid(signs * logits).sum() / batch
+    scale, bias = (
+        torch.as_tensor(value, dtype=image_embeddings.dtype, device=image_embeddings.device)
+        for value in (logit_scale, logit_bias)
+    )
+    return _RingSigmoid.apply(image_embeddings, text_embeddings, scale, bias, chunk)
+
+
+def distillation_loss(
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    logit_scale: Tensor | float,
+    teacher_images: Tensor,
+    teacher_texts: Tensor,
+    teacher_scale: Tensor | float,
+) -> Tensor:
+    """Cross entropy between the softmax of a teacher over the global batch and that of the model.
+
+    Args:
+        image_embeddings, text_embeddings: (B, D) of the model.
+        logit_scale: its factor, not its logarithm.
+        teacher_images, teacher_texts: (B, E) of the teacher.
+        teacher_scale: its factor.
+
+    Source: open_clip ``DistillClipLoss``.
+    """
+    with torch.no_grad():
+        right_texts = (teacher_scale * teacher_images @ gather_with_grad(teacher_texts).mT).softmax(dim=1)
+        right_images = (teacher_scale * teacher_texts @ gather_with_grad(teacher_images).mT).softmax(dim=1)
+    image_logits = logit_scale * image_embeddings @ gather_with_grad(text_embeddings).mT  # (B, P * B)
+    text_logits = logit_scale * text_embeddings @ gather_with_grad(image_embeddings).mT
+    return (F.cross_entropy(image_logits, right_texts) + F.cross_entropy(text_logits, right_images)) / 2
 
 
 def multi_label_loss(
@@ -104,6 +139,45 @@ def text_numbers(token_ids: Tensor) -> Tensor:
     factors = (places * 0x9E3779B97F4A7C1 + 0x2545F4914F6CDD1) | 1  # int64 wraps around
     mixed = (token_ids + 1) * factors
     return (mixed ^ (mixed >> 29)).sum(dim=-1)
+
+
+class _RingSigmoid(torch.autograd.Function):
+    """The sigmoid loss with its gradient, which is computed beside it, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, chunk: int) -> Tensor:
+        batch, processes = len(images), world_size()
+        exact = torch.promote_types(images.dtype, torch.float32)  # for sums, also under autocast
+        total = images.new_zeros((), dtype=exact)
+        to_images, to_texts = torch.zeros_like(images), torch.zeros_like(texts)
+        to_scale, to_bias = torch.zeros_like(scale), torch.zeros_like(bias)
+        for step in range(processes):
+            receive = start_shift(texts) if step + 1 < processes else None
+            for start in range(0, len(texts), chunk):
+                part = texts[start : start + chunk]  # (T, D)
+                cosines = (images @ part.mT).to(exact)  # (B, T)
+                signs = torch.full_like(cosines, -1)
+                if step == 0:  # the pairs of this process
+                    signs.diagonal(-start).fill_(1)
+                margins = signs * (scale * cosines + bias)
+                total -= F.logsigmoid(margins).sum()
+                slopes = -signs * torch.sigmoid(-margins)  # of the loss, in the logits
+                to_scale += (slopes * cosines).sum()
+                to_bias += slopes.sum()
+                to_images += slopes.to(images.dtype) @ part
+                to_texts[start : start + chunk] += slopes.to(images.dtype).mT @ images
+            if processes > 1:
+                to_texts = start_shift(to_texts)()
+            texts = receive() if receive else texts
+        ctx.save_for_backward(
+            *(gradient / batch for gradient in (to_images * scale, to_texts * scale, to_scale, to_bias))
+        )
+        return total / batch
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(gradient * saved for saved in ctx.saved_tensors), None)
 
 
 def _logits(images: Tensor, texts: Tensor, logit_scale: Tensor | float) -> Tensor:

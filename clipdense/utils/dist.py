@@ -6,7 +6,7 @@ P: processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -59,6 +59,28 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor
     return _Gather.apply(tensor)
+
+
+def start_shift(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start sending a tensor to the next process and receiving that of the previous one, in a ring.
+
+    Shapes and types must be equal in all processes.
+
+    Returns:
+        A function that waits for the received tensor and returns it.
+    """
+    sent, received = tensor.contiguous(), torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    following, previous = (rank() + 1) % world_size(), (rank() - 1) % world_size()
+    requests = dist.batch_isend_irecv(
+        [dist.P2POp(dist.isend, sent, following), dist.P2POp(dist.irecv, received, previous)]
+    )
+
+    def wait() -> Tensor:
+        for request in requests:
+            request.wait()
+        return received
+
+    return wait
 
 
 def all_gather_object(item: Item) -> list[Item]:

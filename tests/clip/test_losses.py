@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from clipdense.clip.losses import contrastive_loss, multi_label_loss, sigmoid_loss
+from clipdense.clip.losses import contrastive_loss, distillation_loss, multi_label_loss, sigmoid_loss
 
 TOLERANCE = {'atol': 1e-5, 'rtol': 0}
 
@@ -31,6 +31,14 @@ def test_sigmoid_loss_is_the_official_one(golden):
     loss.backward()
     assert_close(images.grad, tensors['grad.siglip.image_norm'], **TOLERANCE)
     assert_close(texts.grad, tensors['grad.siglip.text_norm'], **TOLERANCE)
+
+
+def test_distillation_loss_is_the_official_one(golden):
+    tensors, _ = golden('clip_aux')
+    images, texts = (normalize(tensors[f'input.{kind}_embed'], dim=-1) for kind in ('image', 'text'))
+    teacher = tensors['input.teacher_image_norm'], tensors['input.teacher_text_norm']
+    loss = distillation_loss(images, texts, tensors['input.logit_scale'], *teacher, 20.0)
+    assert_close(loss, tensors['output.distill_loss'][0], **TOLERANCE)
 
 
 # Two orthogonal pairs: matching cosine 1, the other 0.
