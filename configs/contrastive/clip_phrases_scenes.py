@@ -17,6 +17,7 @@ from mmengine.config import read_base
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.methods.contrastive.evaluation import PatchSegmentation
+from clipdense.methods.contrastive.phrases import PhraseLoss
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 
 with read_base():
@@ -27,9 +28,12 @@ with read_base():
 model = dict(
     type=ContrastivePretrainer,
     clip='work_dirs/clip_scenes/clip.safetensors',
-    phrase_weight=1.0,
-    phrase_patches='values',
-    equal_texts_match=True,  # 48 phrases: each is in many captions of a batch
+    phrases=dict(
+        type=PhraseLoss,
+        weight=1.0,
+        patches='values',
+        equal_texts_match=True,  # 48 phrases: each is in many captions of a batch
+    ),
 )
 train_dataloader['dataset'].update(tokenizer=noun_prompts)
 train_cfg = dict(max_steps=600)

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clipdense.clip.checkpoint import load
-from clipdense.clip.losses import contrastive_loss, multi_label_loss, sigmoid_loss, text_numbers
+from clipdense.clip.losses import contrastive_loss, sigmoid_loss
 from clipdense.clip.model import CLIP
-from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.engine.train_step import as_batch, pretrain_step
+from clipdense.engine.train_step import as_batch, pretrain_step, split_batch
+from clipdense.layers.depth import keep_locked, lock_layers
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.model import Model, warn_of_image_size
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
-from .patches import embed_patches
+from .phrases import PhraseLoss
+from .teacher import Teacher
 
 if TYPE_CHECKING:
     from mmengine.optim import OptimWrapper
@@ -37,17 +37,16 @@ class ContrastivePretrainer(Model):
         temperature: a fixed divisor of the cosines; None learns ``logit_scale``.
         micro_batch: pairs that are encoded together, for batches that exceed the memory; the gradient is
             that of the full batch; batch norm statistics are per micro-batch.  None: all pairs at once.
-        lock_image: freeze the image tower (LiT).
+        lock_image, lock_text: freeze a tower (LiT); batch norms keep their statistics.
+        unlocked_groups: number of the last groups of layers of locked towers that are trained all the same:
+            1 for the final norm and the projection, 2 for the last block as well, and so on.
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
-        phrase_weight: weight of a multi-label loss between the patches of an image, pooled by log-sum-exp,
-            and the phrases of its caption; the dataset needs ``NounPrompts`` as tokenizer.
-        phrase_patches: patch embeddings: 'values', the value path of the last block, or 'last', its output.
-            The methods 'maskclip_no_residual' and 'vanilla' of ``dense_clip`` segment with these.
-        equal_texts_match: phrases of several captions in the batch are positives for all of their images;
-            otherwise for their own image only.
+        phrases: a ``PhraseLoss`` or its config: a loss between patches and noun phrases of the caption.
+        teacher: a ``Teacher`` or its config: a loss that follows the similarities of a trained CLIP.
 
     Raises:
-        InputError: a sigmoid loss without ``logit_bias``, or phrases with a ResNet as image tower.
+        InputError: a sigmoid loss without ``logit_bias``, both towers locked, phrases with a ResNet as image
+            tower, or a teacher with another vocabulary.
     """
 
     clip: CLIP
@@ -60,10 +59,11 @@ class ContrastivePretrainer(Model):
         temperature: float | None = None,
         micro_batch: int | None = None,
         lock_image: bool = False,
+        lock_text: bool = False,
+        unlocked_groups: int = 0,
         gradient_checkpointing: bool = False,
-        phrase_weight: float = 0.0,
-        phrase_patches: Literal['values', 'last'] = 'values',
-        equal_texts_match: bool = False,
+        phrases: PhraseLoss | dict | None = None,
+        teacher: Teacher | dict | None = None,
     ) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise InputError(f'micro_batch must be at least 1, got {micro_batch}')
@@ -77,24 +77,29 @@ class ContrastivePretrainer(Model):
             raise InputError("loss='sigmoid' needs a model with a logit_bias: pass CLIP(..., logit_bias=-10)")
         model.set_gradient_checkpointing(gradient_checkpointing)
         model.logit_scale.requires_grad_(temperature is None)
-        if lock_image:
-            model.image.requires_grad_(False)
-            model.image.eval()
-        self.lock_image = lock_image
-        if phrase_weight and not isinstance(model.image, VisionTransformer):
+        self.locked = [name for name, lock in (('image', lock_image), ('text', lock_text)) if lock]
+        self._lock(unlocked_groups)
+        self.phrases: PhraseLoss | None = phrases if phrases is None else build_module(phrases)
+        self.teacher: Teacher | None = teacher if teacher is None else build_module(teacher)
+        for part in (self.phrases, self.teacher):
+            if part is not None:
+                part.check(model)
+
+    def _lock(self, unlocked_groups: int) -> None:
+        if len(self.locked) == 2 and not unlocked_groups:
             raise InputError(
-                f'phrase_weight needs a vision transformer as image tower, not {type(model.image).__name__}'
+                'lock_image and lock_text together leave no layers to train: lock one, or set unlocked_groups'
             )
-        if phrase_patches not in ('values', 'last'):
-            raise InputError(f"phrase_patches must be 'values' or 'last', got {phrase_patches!r}")
-        self.phrase_weight, self.equal_texts_match = phrase_weight, equal_texts_match
-        self.phrase_patches = phrase_patches
+        if unlocked_groups and not self.locked:
+            raise InputError('unlocked_groups is for locked towers: set lock_image or lock_text as well')
+        for name in self.locked:
+            lock_layers(getattr(self.clip, name), unlocked_groups)
 
     def train(self, mode: bool = True) -> ContrastivePretrainer:
-        """A locked image tower stays in evaluation mode, which also freezes its statistics."""
+        """Locked layers stay in evaluation mode, which also freezes their statistics."""
         super().train(mode)
-        if self.lock_image:
-            self.clip.image.eval()
+        for name in self.locked:
+            keep_locked(getattr(self.clip, name))
         return self
 
     def forward(
@@ -133,7 +138,7 @@ class ContrastivePretrainer(Model):
         Raises:
             InputError: all batches have one pair.
         """
-        if size * world_size() > 1 or self.loss_name != 'softmax' or self.phrase_weight:
+        if size * world_size() > 1 or self.loss_name != 'softmax' or self.phrases:
             return
         if not last:
             raise InputError(
@@ -154,35 +159,22 @@ class ContrastivePretrainer(Model):
 
     def _halves(self, data: dict[str, Tensor]) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
         """The encoder of a micro-batch, and the loss of the embeddings of the batch."""
-        if not self.phrase_weight:
-            return self._encode, self.loss
-        if 'prompt_ids' not in data:
-            raise InputError(
-                'phrase_weight needs phrases: set tokenizer=dict(type=NounPrompts) of the dataset'
-            )
-        return self._encode_phrases, self._phrase_losses(data)
+        taught = None
+        if self.teacher is not None:
+            parts = split_batch(data, self.micro_batch or len(data['images']))
+            taught = self.teacher.encode(parts, self.clip.preprocess)
 
-    def _encode(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return self.clip(part['images'], part['token_ids'])
+        def encode(part: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            if self.phrases is not None:
+                return self.phrases.encode(self.clip, part)  # (B, D), (B, D), (B, N, D), (B, M, D)
+            return self.clip(part['images'], part['token_ids'])  # (B, D), (B, D)
 
-    def _encode_phrases(self, part: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Unit embeddings of images (B, D), captions (B, D), patches (B, N, D), prompts (B, M, D)."""
-        ids = torch.cat([part['token_ids'][:, None], part['prompt_ids']], dim=1)
-        images, patches = embed_patches(self.clip.image, part['images'], self.phrase_patches)
-        images = F.normalize(images, dim=-1)
-        patches = patches.flatten(2).mT  # (B, N, D)
-        different, places = ids.flatten(0, 1).unique(dim=0, return_inverse=True)  # prompts repeat
-        texts = self.clip.encode_text(different, normalize=True)[places].unflatten(0, ids.shape[:2])
-        return images, texts[:, 0], F.normalize(patches, dim=-1), texts[:, 1:]
+        def loss(images: Tensor, texts: Tensor, *phrases: Tensor) -> Tensor:
+            total = self.loss(images, texts)
+            if self.phrases is not None:
+                total = total + self.phrases(*phrases, self.logit_scale, data)
+            if self.teacher is not None and taught is not None:
+                total = total + self.teacher.loss(images, texts, self.logit_scale, taught)
+            return total
 
-    def _phrase_losses(self, data: dict[str, Tensor]) -> Callable[..., Tensor]:
-        phrases = None
-        if self.equal_texts_match:
-            phrases = data['phrases'] if 'phrases' in data else text_numbers(data['prompt_ids'])
-
-        def losses(images: Tensor, texts: Tensor, patches: Tensor, prompts: Tensor) -> Tensor:
-            patches, prompts = patches.float(), prompts.float()
-            pooled = multi_label_loss(patches, prompts, self.logit_scale, phrases=phrases)
-            return self.loss(images, texts) + self.phrase_weight * pooled
-
-        return losses
+        return encode, loss

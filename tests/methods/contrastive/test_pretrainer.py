@@ -16,6 +16,7 @@ from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
 from clipdense.methods.contrastive import evaluation
 from clipdense.methods.contrastive.patches import embed_patches
+from clipdense.methods.contrastive.phrases import PhraseLoss
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
@@ -85,13 +86,39 @@ def test_a_fixed_temperature_is_not_learned():
     assert step(model)['logit_scale'].item() == pytest.approx(10)
 
 
-def test_a_locked_tower_stays_as_it_is():
-    model = pretrainer(lock_image=True)
+@pytest.mark.parametrize(('locked', 'free'), [('image', 'text'), ('text', 'image')])
+@pytest.mark.parametrize('micro_batch', [None, 2])
+def test_a_locked_tower_stays_as_it_is(locked, free, micro_batch):
+    model = pretrainer(**{f'lock_{locked}': True}, micro_batch=micro_batch)
+    before = {name: value.clone() for name, value in model.clip.state_dict().items()}
+    step(model, lr=0.1)
+    changed = {name for name, value in model.clip.state_dict().items() if not value.equal(before[name])}
+    assert {name.split('.')[0] for name in changed} == {free, 'logit_scale'}
+    assert [getattr(model.clip, tower).training for tower in (locked, free)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ('groups', 'trained'), [(1, {'norm_post', 'proj'}), (2, {'norm_post', 'proj', 'blocks'})]
+)
+def test_the_last_groups_of_a_locked_tower_are_trained(groups, trained):
+    model = pretrainer(lock_image=True, unlocked_groups=groups)
     before = {name: value.clone() for name, value in model.clip.image.state_dict().items()}
     step(model, lr=0.1)
-    assert_close(model.clip.image.state_dict(), before)
-    assert not model.clip.image.training
-    assert model.clip.text.training
+    changed = {name for name, value in model.clip.image.state_dict().items() if not value.equal(before[name])}
+    assert {name.split('.')[0] for name in changed} == trained
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'lock_image': True, 'lock_text': True}, 'leave no layers to train'),
+        ({'unlocked_groups': 1}, 'unlocked_groups is for locked towers'),
+        ({'lock_image': True, 'unlocked_groups': 3}, r'must be in 0 \.\. 2'),
+    ],
+)
+def test_locks_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        pretrainer(**options)
 
 
 def test_gradient_checkpointing_reaches_both_towers():
@@ -124,7 +151,7 @@ def with_prompts(pairs: int = 6) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize('patches', ['values', 'last'])
 def test_phrases_meet_patches(match, patches):
     """The whole gradient in micro-batches, and the value from the loss functions themselves."""
-    options = {'phrase_weight': 0.5, 'equal_texts_match': match, 'phrase_patches': patches}
+    options = {'phrases': PhraseLoss(0.5, patches, equal_texts_match=match)}
     models = [pretrainer(**options, micro_batch=size) for size in (None, 2)]
     data = with_prompts()
     outs = [
@@ -150,11 +177,13 @@ def test_phrases_meet_patches(match, patches):
 def test_phrases_need_patches_and_prompts():
     resnet = ResNetSize(image_size=32, width=8, layers=(1, 1, 1, 1), num_heads=4, embed_dim=16)
     with pytest.raises(InputError, match='needs a vision transformer as image tower, not ModifiedResNet'):
-        ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrase_weight=1.0)
+        ContrastivePretrainer(build_clip(ClipSize(resnet, TEXT)), phrases=PhraseLoss())
     with pytest.raises(InputError, match='needs phrases: set tokenizer'):
-        step(pretrainer(phrase_weight=1.0))
+        step(pretrainer(phrases={'type': PhraseLoss}))
     with pytest.raises(InputError, match="'values' or 'last'"):
-        pretrainer(phrase_weight=1.0, phrase_patches='keys')
+        PhraseLoss(patches='keys')
+    with pytest.raises(InputError, match='weight of PhraseLoss must be positive, got 0'):
+        PhraseLoss(weight=0)
 
 
 class Halves:
