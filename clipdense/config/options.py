@@ -86,4 +86,5 @@ def _accepted(part: Any, settings: Collection[str] | None) -> Collection[str] | 
     kind = part.get('type')
     if isinstance(part, Config) or kind is None:
         return settings
-    return None if isinstance(kind, str) else argument_names(kind)
+    names = None if isinstance(kind, str) else argument_names(kind)
+    return names if names is None else {*names, *(settings or ())}  # paramwise_cfg of an optimizer wrapper

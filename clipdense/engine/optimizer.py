@@ -80,6 +80,8 @@ def _rate(factor: float, lr: float) -> dict[str, float]:
 
 def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:
     """Factor of the learning rate by parameter name, for the parameters of the named towers."""
+    if not isinstance(layer_decay, Mapping):
+        raise InputError(f'layer_decay must name towers, such as {{"image": 0.75}}, got {layer_decay!r}')
     factors: dict[str, float] = {}
     towers = {name: part for name, part in model.named_modules() if hasattr(part, 'parameter_depths')}
     for tower, decay in layer_decay.items():
@@ -112,6 +114,11 @@ class DecayGroupsConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.wrapper = dict(optim_wrapper_cfg)
         self.optimizer = dict(self.wrapper.pop('optimizer'))
+        if not isinstance(paramwise_cfg, Mapping | None):
+            raise InputError(
+                'paramwise_cfg must be a dict such as {"layer_decay": {"image": 0.75}}, '
+                f'got {paramwise_cfg!r}'
+            )
         options = dict(paramwise_cfg or {})
         self.rule = options.pop('rule', 'open_clip')
         self.layer_decay: Mapping[str, float] = options.pop('layer_decay', None) or {}

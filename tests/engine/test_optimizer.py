@@ -99,6 +99,8 @@ def test_schedules_keep_the_ratio_of_the_layers():
         ({'layer_decay': {'imag': 0.5}}, "names 'imag', but the towers of the model are: image, text"),
         ({'layer_decay': {'image': 0}}, r"layer_decay of 'image' must be a factor in \(0, 1\]"),
         ({'layer_decay': {'image': 1.5}}, 'must be a factor'),
+        ('dict(layer_decay=0.5)', 'must be a dict such as'),
+        ({'layer_decay': 0.5}, 'layer_decay must name towers'),
         ({'layerdecay': {'image': 0.5}}, "takes rule and layer_decay, not 'layerdecay'"),
     ],
 )
