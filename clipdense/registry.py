@@ -83,7 +83,11 @@ _EVALUATION = [
 MODELS = _child(
     'model',
     mmengine_registry.MODELS,
-    ['clipdense.clip.model', 'clipdense.data.preprocessor', 'clipdense.methods'],
+    [
+        *(f'clipdense.clip.{name}' for name in ('model', 'long_texts', 'pairs')),
+        'clipdense.data.preprocessor',
+        'clipdense.methods',
+    ],
 )
 DATASETS = _child('dataset', mmengine_registry.DATASETS, _DATA)
 TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, _DATA)

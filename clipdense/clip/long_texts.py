@@ -49,7 +49,8 @@ def stretch_context(clip: CLIP | str | Path, length: int = 248, keep: int = 20) 
         )
     if not 0 <= keep < old:
         raise InputError(f'keep must be in 0 .. {old - 1}, got {keep!r}')
-    longer = TextTransformer(replace(text.size, context_length=length)).to(text.pos_embed)
+    with text.pos_embed.device:
+        longer = TextTransformer(replace(text.size, context_length=length)).to(text.pos_embed.dtype)
     positions = stretch_positions(text.pos_embed.detach(), length, keep, int(text.class_token is not None))
     longer.load_state_dict({**text.state_dict(), 'pos_embed': positions})
     result = CLIP(

@@ -15,7 +15,7 @@ from clipdense.clip.model import CLIP
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import as_batch, pretrain_step, split_batch
 from clipdense.layers.depth import keep_locked, lock_layers
-from clipdense.registry import MODELS, build_module
+from clipdense.registry import MODELS, build, build_module
 from clipdense.tasks.model import Model, warn_of_image_size
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
@@ -79,8 +79,8 @@ class ContrastivePretrainer(Model):
         model.logit_scale.requires_grad_(temperature is None)
         self.locked = [name for name, lock in (('image', lock_image), ('text', lock_text)) if lock]
         self._lock(unlocked_groups)
-        self.phrases: PhraseLoss | None = phrases if phrases is None else build_module(phrases)
-        self.teacher: Teacher | None = teacher if teacher is None else build_module(teacher)
+        self.phrases: PhraseLoss | None = build(phrases, MODELS)
+        self.teacher: Teacher | None = build(teacher, MODELS)
         for part in (self.phrases, self.teacher):
             if part is not None:
                 part.check(model)
@@ -169,10 +169,12 @@ class ContrastivePretrainer(Model):
                 return self.phrases.encode(self.clip, part)  # (B, D), (B, D), (B, N, D), (B, M, D)
             return self.clip(part['images'], part['token_ids'])  # (B, D), (B, D)
 
-        def loss(images: Tensor, texts: Tensor, *phrases: Tensor) -> Tensor:
+        def loss(
+            images: Tensor, texts: Tensor, patches: Tensor | None = None, prompts: Tensor | None = None
+        ) -> Tensor:
             total = self.loss(images, texts)
-            if self.phrases is not None:
-                total = total + self.phrases(*phrases, self.logit_scale, data)
+            if self.phrases is not None and patches is not None and prompts is not None:
+                total = total + self.phrases(patches, prompts, self.logit_scale, data)
             if self.teacher is not None and taught is not None:
                 total = total + self.teacher.loss(images, texts, self.logit_scale, taught)
             return total
