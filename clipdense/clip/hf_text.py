@@ -54,9 +54,9 @@ class HFTextTower(nn.Module):
 
     def parameter_depths(self) -> dict[str, int]:
         """0 for what embeds tokens, 1 + i for layer i, then pooler and projection."""
-        lists = (name for name, part in self.named_modules() if isinstance(part, nn.ModuleList))
+        lists = {name: part for name, part in self.named_modules() if isinstance(part, nn.ModuleList)}
         stack = next(name for name in lists if name.endswith(('layer', 'layers')))
-        layers = [f'{stack}.{index}' for index in range(len(self.get_submodule(stack)))]
+        layers = [f'{stack}.{index}' for index in range(len(lists[stack]))]
         names = {name.rpartition('.')[0] for name, _ in self.named_parameters() if 'embed' in name}
         return parameter_depths(self, layers, first=sorted(names))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError
@@ -87,8 +87,8 @@ def _load_timm(tower: TimmImageTower, size: TimmSize, pretrained: bool | str | P
     options: dict[str, Any] = {**size.options, **overlay}
     if size.pool:
         options['global_pool'] = size.pool
-    try:
-        trained = timm.create_model(size.model, pretrained=True, **options)  # with its classifier: strict
+    try:  # with its classifier: timm is not strict without
+        trained: Any = timm.create_model(size.model, pretrained=True, **options)
     except RuntimeError as error:  # other shapes, no pretrained weights, no network
         raise InputError(f'no weights for {size.model} from timm: {_first_line(error)}') from error
     except OSError as error:
@@ -97,7 +97,7 @@ def _load_timm(tower: TimmImageTower, size: TimmSize, pretrained: bool | str | P
     classified = size.projection is None  # the projection is the classifier, which stays as it is
     tower.trunk.load_state_dict(trained.state_dict(), strict=not classified)
     data = timm.data.resolve_model_data_config(trained)
-    kind = 'bilinear' if data['interpolation'] == 'bilinear' else 'bicubic'
+    kind: Literal['bilinear', 'bicubic'] = 'bilinear' if data['interpolation'] == 'bilinear' else 'bicubic'
     return Preprocess(size.image_size, tuple(data['mean']), tuple(data['std']), interpolation=kind)
 
 

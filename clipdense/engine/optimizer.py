@@ -51,9 +51,9 @@ def parameter_groups(
         InputError: an unknown rule, no trainable parameters, a factor outside (0, 1], or a tower that the
             model does not have.
 
-    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ in the rule; facebookresearch/SLIP
-        ``main.py``, whose class token has three dimensions; for layer decay BEiT (arXiv 2106.08254),
-        ``optim_factory.LayerDecayValueAssigner``.
+    Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ in the rule;
+        facebookresearch/SLIP ``main.py``, whose class token has three dimensions; for layer decay BEiT
+        (arXiv 2106.08254), ``optim_factory.LayerDecayValueAssigner``.
     """
     if rule not in _RULES:
         raise InputError(
@@ -91,7 +91,7 @@ def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[s
         if len(found) != 1:
             known = ', '.join(sorted(name.rpartition('.')[2] for name in towers)) or 'none'
             raise InputError(f'layer_decay names {tower!r}, but the towers of the model are: {known}')
-        depths: dict[str, int] = towers[found[0]].parameter_depths()  # type: ignore[operator]
+        depths: dict[str, int] = towers[found[0]].parameter_depths()
         last = max(depths.values())
         factors |= {f'{found[0]}.{name}': decay ** (last - depth) for name, depth in depths.items()}
     return factors
