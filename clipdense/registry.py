@@ -77,7 +77,7 @@ _DATA = [
 ]
 _EVALUATION = [
     f'clipdense.evaluation.{name}'
-    for name in ('base_to_new', 'classification', 'mean_iou', 'probing', 'retrieval')
+    for name in ('base_to_new', 'classification', 'fine_tuning', 'mean_iou', 'probing', 'retrieval')
 ]
 
 MODELS = _child(

@@ -47,7 +47,7 @@ def test_the_table():
 def test_finished_runs_are_not_repeated(tmp_path, capsys, monkeypatch):
     steps = []
 
-    def perform(out, name, seed, run, count):
+    def perform(out, name, seed, run, count, data):
         folder = out / name / str(seed)
         folder.mkdir(parents=True)
         (folder / 'result.json').write_text(json.dumps(result(0.5, 30.0 if name == 'slip' else 10.0)))

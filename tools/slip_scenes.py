@@ -87,15 +87,29 @@ def processor_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def perform(out: Path, name: str, seed: int, run: Run, steps: int) -> dict[str, float]:
-    """Train and evaluate; the result is also written to the folder of the run."""
+def perform(
+    out: Path, name: str, seed: int, run: Run, steps: int, data: tuple[str, int] = ('data/scenes', 20_000)
+) -> dict[str, float]:
+    """Train and evaluate; the result is also written to the folder of the run.
+
+    Args:
+        out: folder of all runs.
+        name, seed, run: which one.
+        steps: of the training.
+        data: folder of ``clipdense scenes`` and the number of its training images.
+    """
     from clipdense.engine import test, train
 
     folder = out / name / str(seed)
     options = {
         key: value.format(out=out) if isinstance(value, str) else value for key, value in run.options.items()
     }
-    training = {'train_cfg.max_steps': steps, 'custom_hooks.evaluation': None}
+    training = {
+        'train_cfg.max_steps': steps,
+        'custom_hooks.evaluation': None,
+        'train_dataloader.dataset.urls': f'{data[0]}/shards/train',
+        'train_dataloader.dataset.samples_per_epoch': data[1],
+    }
     start = processor_seconds()
     train(f'slip/{run.config}', folder, seed=seed, options={**options, **training}, overwrite=True)
     cost = processor_seconds() - start
@@ -142,6 +156,8 @@ def main(given: Sequence[str] | None = None) -> None:
     """Run what has no result, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', type=Path, help='folder of the runs')
+    parser.add_argument('--data', default='data/scenes', help='folder of `clipdense scenes`')
+    parser.add_argument('--images', type=int, default=20_000, help='its training images')
     parser.add_argument('--steps', type=int, default=160, help='of clip and slip, with 128 images each')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--only', nargs='+', choices=[*EACH_SEED, *FIRST_SEED], help='names of runs')
@@ -155,7 +171,8 @@ def main(given: Sequence[str] | None = None) -> None:
         if run.relative != 'same':
             factor = ratio(results, options.seeds[0])
             factor = factor if run.relative == 'longer' else 1 / factor
-        results[name, seed] = perform(options.out, name, seed, run, round(options.steps * factor))
+        steps = round(options.steps * factor)
+        results[name, seed] = perform(options.out, name, seed, run, steps, (options.data, options.images))
         print(table(results), flush=True)
     print(table(results))
 

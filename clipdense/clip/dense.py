@@ -21,6 +21,15 @@ Tower = AttentionTower | TimmImageTower
 Grid = tuple[int, int]
 
 
+def feature_width(tower: Tower) -> int:
+    """C, the width of ``tower.pooled``."""
+    if isinstance(tower, TimmImageTower):
+        return int(tower.trunk.head_hidden_size)
+    if isinstance(tower, ModifiedResNet):
+        return tower.attn_pool.q.in_features
+    return int(tower.norm_post.normalized_shape[0])
+
+
 class LastAttention:
     """The last block of a transformer: queries, keys and values, and the projection of its output.
 

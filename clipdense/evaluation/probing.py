@@ -28,8 +28,19 @@ _HELD_OUT = 5  # every fifth training image
 _ITERATIONS = 200
 
 
-class _Probe:
-    """Features of training and test images, and the report of a classifier on them."""
+class Probe:
+    """Features of training and test images, and the report of a classifier on them.
+
+    Args:
+        train, dataset: labeled images of the same classes, or their configs.
+        features: 'pooled', the output of the image tower before its projection, or 'embeddings'.
+        batch_size: images per batch.
+        num_workers: processes that read images.
+        name: prefix of the names of the results.
+
+    Raises:
+        InputError: other classes, or unknown features.
+    """
 
     def __init__(
         self, train: Any, dataset: Any, features: Features, batch_size: int, num_workers: int, name: str
@@ -41,8 +52,17 @@ class _Probe:
         self.features, self.batch_size, self.num_workers = features, batch_size, num_workers
         self.name = name
 
-    def _features(self, clip: CLIP, dataset: Any, part: str) -> tuple[Tensor, Tensor]:
-        """(n, C) features and (n,) labels of the images that can be read, on the CPU."""
+    def features_of(self, clip: CLIP, dataset: Any, part: str) -> tuple[Tensor, Tensor]:
+        """(n, C) features and (n,) labels of the images that can be read, on the CPU.
+
+        Args:
+            clip: in evaluation mode, without gradients.
+            dataset: labeled images.
+            part: what they are, for messages.
+
+        Raises:
+            InputError: none can be read, or features that are not finite.
+        """
         encode = clip.encode_image if self.features == 'embeddings' else clip.image.pooled
         rows, labels = [], []
         title = f'{self.name} ({part})'
@@ -57,14 +77,15 @@ class _Probe:
     def _both(self, clip: CLIP) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         with evaluating(clip):
             known, asked = (
-                self._features(clip, self.train, 'training images'),
-                self._features(clip, self.dataset, 'test images'),
+                self.features_of(clip, self.train, 'training images'),
+                self.features_of(clip, self.dataset, 'test images'),
             )
         if len(known[1].unique()) < 2:
             raise InputError(f'{self.name}: the training images have a single class; give at least two')
         return known, asked
 
-    def _report(self, scores: Tensor, labels: Tensor, **more: float) -> dict[str, float]:
+    def report(self, scores: Tensor, labels: Tensor, **more: float) -> dict[str, float]:
+        """Accuracies of scores (n, K) for labels (n,), under the name of the evaluation."""
         ranks = label_ranks(scores, labels)
         report = {f'top{k}': accuracy(ranks, k) for k in TOP if k == 1 or k < scores.shape[1]}
         report |= {'chance': 1 / len(self.train.class_names), 'count': len(labels), **more}
@@ -72,7 +93,7 @@ class _Probe:
 
 
 @EVALUATIONS.register_module()
-class LinearProbe(_Probe):
+class LinearProbe(Probe):
     """Accuracy of a linear classifier on frozen features.
 
     Logistic regression by L-BFGS on the features of one center crop of each training image.  The weight decay
@@ -130,11 +151,11 @@ class LinearProbe(_Probe):
                 scores[one] = accuracy(label_ranks(classifier(rows[held]), labels[held]), 1)
             decay = max(scores, key=lambda one: (scores[one], one))
         classifier.fit(rows, labels, decay)
-        return self._report(classifier(asked), truth, decay=decay)
+        return self.report(classifier(asked), truth, decay=decay)
 
 
 @EVALUATIONS.register_module()
-class NearestNeighbors(_Probe):
+class NearestNeighbors(Probe):
     """Accuracy of the vote of the k most similar training images (k-NN).
 
     Each neighbor votes with ``exp(cosine / temperature)``.
@@ -178,7 +199,7 @@ class NearestNeighbors(_Probe):
             self._votes(part @ rows.mT, labels, len(self.train.class_names))
             for part in asked.split(self.batch_size)
         ]
-        return self._report(torch.cat(votes), truth)
+        return self.report(torch.cat(votes), truth)
 
     def _votes(self, cosines: Tensor, labels: Tensor, classes: int) -> Tensor:
         """(B, n) -> (B, K)."""

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.clip.dense import feature_width
 from clipdense.clip.model import CLIP
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 from clipdense.utils.dist import gather_with_grad
 from clipdense.utils.errors import InputError
 
-from .partner import check_positive, feature_width
+from .partner import check_positive
 from .teacher import TeacherPartner
 
 _STD = 0.02  # of the initial weights

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.clip.dense import feature_width
 from clipdense.clip.model import CLIP
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 from clipdense.utils.dist import gather_with_grad, rank
 
 from .heads import mlp_head
-from .partner import check_positive, feature_width
+from .partner import check_positive
 from .teacher import TeacherPartner
 
 

@@ -13,8 +13,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from clipdense.clip.dense import Tower
-from clipdense.clip.resnet import ModifiedResNet
-from clipdense.clip.timm_tower import TimmImageTower
 from clipdense.utils.errors import InputError
 
 
@@ -48,15 +46,6 @@ class Partner(nn.Module):
 
     def after_step(self, tower: Tower) -> None:
         """Called after each step of the optimizer."""
-
-
-def feature_width(tower: Tower) -> int:
-    """C, the width of ``tower.pooled``."""
-    if isinstance(tower, TimmImageTower):
-        return int(tower.trunk.head_hidden_size)
-    if isinstance(tower, ModifiedResNet):
-        return tower.attn_pool.q.in_features
-    return int(tower.norm_post.normalized_shape[0])
 
 
 def check_positive(**values: Any) -> None:

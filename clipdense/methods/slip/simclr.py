@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.clip.dense import feature_width
 from clipdense.clip.model import CLIP
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
@@ -20,7 +21,7 @@ from clipdense.utils.errors import CheckpointError
 from clipdense.weights.io import read_weights
 
 from .heads import mlp_head
-from .partner import Partner, check_positive, feature_width
+from .partner import Partner, check_positive
 
 _OFFICIAL = 'image_mlp.'  # of SLIP's checkpoints
 
