@@ -27,7 +27,7 @@ class LabeledArguments:
     data: Annotated[
         Path,
         typer.Argument(
-            help='A folder of class folders, of train, val and test with such folders, or a split file of CoOp.',
+            help='A folder of class folders, or of train, val and test with such; or a split file of CoOp.',
             show_default=False,
         ),
     ]
