@@ -30,9 +30,12 @@ def test_runs_whose_length_depends_on_others_come_after_them():
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize('run', {run.config: run for _, _, run in slip_scenes.runs_of([0])}.values(), ids=str)
+@pytest.mark.parametrize('run', [run for *_, run in slip_scenes.runs_of([0])], ids=lambda run: run.config)
 def test_configs_and_options_exist(run):
-    options = {key: str(value).format(out='runs') for key, value in run.options.items()}
+    options = {
+        key: value.format(out='runs') if isinstance(value, str) else value
+        for key, value in run.options.items()
+    }
     assert load_config(f'slip/{run.config}', options).train_cfg.max_steps > 0
 
 

@@ -14,7 +14,8 @@ Runs of every seed:
 * ``clip_long``: as many steps of ``clip`` as cost what ``slip`` costs, by the first seed.
 * ``slip_short``: as many steps of ``slip`` as cost what ``clip`` costs.
 
-and of the first seed the partners, the views of the release, and the serial variant.
+and of the first seed the serial variant, the views of the release, a smaller weight of the views, and the
+partners; masked image modeling with a ViT, beside CLIP and SLIP with the same ViT.
 """
 
 from __future__ import annotations
@@ -68,10 +69,30 @@ EACH_SEED = {
     'clip_long': Run('slip_scenes_clip', 'longer'),
     'slip_short': Run('slip_scenes', 'shorter'),
 }
+VIT = {  # the ViT of slip_scenes_masked
+    f'model.clip.size.image.{name}': value
+    for name, value in {
+        'patch_size': 4,
+        'width': 96,
+        'layers': 4,
+        'num_heads': 3,
+        'mlp_width': 192,
+        'embed_dim': 96,
+        'activation': 'gelu',
+    }.items()
+}
 FIRST_SEED = {
     'serial_1': Run('slip_scenes_alone'),
     'serial_2': Run('slip_scenes_serial', options={'model.clip': '{out}/serial_1/0/clip.safetensors'}),
     'slip_released_views': Run('slip_scenes', options=RELEASED),
+    'slip_weight_0.2': Run('slip_scenes', options={'model.ssl_scale': 0.2}),
+    **{
+        name: Run('slip_scenes', options={'model.partner.type': f'clipdense.methods.slip.{kind}'})
+        for name, kind in (('byol', 'byol.Byol'), ('moco', 'moco.MocoV3'), ('dino', 'dino.Dino'))
+    },
+    'vit_clip': Run('slip_scenes_clip', options=VIT),
+    'vit_slip': Run('slip_scenes', options=VIT),
+    'vit_masked': Run('slip_scenes_masked'),
 }
 
 
