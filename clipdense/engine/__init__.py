@@ -11,9 +11,10 @@ from .optimizer import (
     WarmupCosine,
     parameter_groups,
 )
+from .parallel import DistributedModel, Parallel, run_pass, unwrapped
 from .resume import Position, ResumableSampler, random_state_kept
 from .runner import Runner
-from .train_step import DistributedModel, average_gradients, cached_step, split_batch, unwrapped
+from .train_step import cached_step, split_batch
 
 __all__ = [
     'CheckpointHook',
@@ -21,6 +22,7 @@ __all__ = [
     'DistributedModel',
     'EpochCosine',
     'EvaluationHook',
+    'Parallel',
     'Position',
     'PrecisionOptimWrapper',
     'ProgressHook',
@@ -29,10 +31,10 @@ __all__ = [
     'TrainLoop',
     'VocabularyHook',
     'WarmupCosine',
-    'average_gradients',
     'cached_step',
     'parameter_groups',
     'random_state_kept',
+    'run_pass',
     'split_batch',
     'test',
     'train',

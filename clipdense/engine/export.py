@@ -15,7 +15,7 @@ from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError, WriteError
 
 from .health import weights_fault
-from .train_step import unwrapped
+from .parallel import unwrapped
 
 
 @HOOKS.register_module()

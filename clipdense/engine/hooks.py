@@ -24,8 +24,8 @@ from clipdense.utils.errors import InputError, WriteError
 from clipdense.utils.files import append_line
 from clipdense.utils.modules import evaluating, placed
 
+from .parallel import unwrapped
 from .resume import random_state_kept
-from .train_step import unwrapped
 
 METRICS_FILE = 'metrics.jsonl'
 _PATIENCE = 10.0  # seconds between lines of a test

@@ -24,6 +24,7 @@ from .checks import check_sections, check_start, check_values
 from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
+from .parallel import Parallel, read_parallel
 from .runner import Runner
 from .work_dir import free_folder, no_remains
 
@@ -35,6 +36,7 @@ _SETTINGS = {  # allowed names by part of a config; other parts have a type, whi
     'train_cfg': argument_names(TrainLoop),
     'optim_wrapper': {*(argument_names(PrecisionOptimWrapper) or ()), 'constructor', 'paramwise_cfg'},
     'randomness': argument_names(Runner.set_randomness),
+    'parallel': argument_names(Parallel),
 }
 _UNCHECKED = (
     'env_cfg',
@@ -43,6 +45,7 @@ _UNCHECKED = (
     'model_wrapper_cfg',
     'sync_bn',
     'randomness',
+    'parallel',
     'load_from',
     'resume',
 )
@@ -171,6 +174,7 @@ def check_config(cfg: Config) -> None:
     check_sections(cfg, _SETTINGS)
     check_parts(cfg)
     check_start(cfg)
+    read_parallel(cfg.get('parallel'))
 
 
 def _prepared(

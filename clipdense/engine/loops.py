@@ -33,6 +33,7 @@ from .checks import (
 )
 from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
+from .parallel import unwrapped
 from .resume import (
     Position,
     ResumableSampler,
@@ -43,7 +44,6 @@ from .resume import (
     set_random_state,
     steady_worker,
 )
-from .train_step import unwrapped
 
 
 @LOOPS.register_module()

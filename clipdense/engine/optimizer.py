@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clipdense.layers.precision import TrainingPrecision, autocast, resolve_precision, warn_if_emulated
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 
-from .train_step import average_gradients, unwrapped
+from .parallel import unwrapped
 
 _UNDECAYED = ('pos_embed', 'class_token')
 _RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
@@ -266,7 +266,7 @@ class EpochCosine(_ParamScheduler):
 
 @OPTIM_WRAPPERS.register_module()
 class PrecisionOptimWrapper(OptimWrapper):
-    """MMEngine's wrapper with autocast on any device, gradients averaged over processes, and a check for NaN.
+    """MMEngine's wrapper with autocast on any device, and a check for NaN.
 
     MMEngine's ``AmpOptimWrapper`` refuses to be built without a GPU, and scales losses for bf16 as well,
     which needs no scale.
@@ -283,8 +283,6 @@ class PrecisionOptimWrapper(OptimWrapper):
     Attributes:
         skipped: number of steps skipped since the last update.
     """
-
-    averages_gradients = True
 
     def __init__(
         self,
@@ -313,8 +311,7 @@ class PrecisionOptimWrapper(OptimWrapper):
         self._inner_count += 1
 
     def step(self, **kwargs: Any) -> None:
-        """Average gradients over processes, clip them, and update, unless they are not finite."""
-        average_gradients(p for group in self.optimizer.param_groups for p in group['params'])
+        """Clip the gradients and update, unless they are not finite."""
         if self.clip_grad_kwargs or self.max_skips:
             self.scaler.unscale_(self.optimizer)
         if self.max_skips and not self.scaler.is_enabled() and not isfinite(self._gradient_norm()):

@@ -51,8 +51,8 @@ from .logs import config_text, environment, make_plain, set_screen_level
 from .loops import TrainLoop, build_loader
 from .model_weights import clip_weights, is_clip_alone, model_meta
 from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
+from .parallel import DistributedModel, read_parallel, unwrapped
 from .resume import Position, random_state
-from .train_step import DistributedModel, unwrapped
 
 _RUNS = itertools.count()  # of this process; for unique names of log folders and global instances
 _SHOWN_CHANGES = 20  # maximum number of logged lines
@@ -146,7 +146,7 @@ class Runner(MMEngineRunner):
         model = model.to(get_device())
         if self.distributed:
             synchronize(model, every=bool(self.cfg.get('sync_bn')))
-            model = DistributedModel(model)
+            model = DistributedModel(model, read_parallel(self.cfg.get('parallel')))
         return model
 
     @staticmethod

@@ -32,8 +32,8 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         return _over_processes(self, x)
 
 
-class SyncedMapNorm(nn.SyncBatchNorm):
-    """torch's ``SyncBatchNorm`` of (B, C, ...) with CPU support."""
+class SyncedMapNorm(nn.modules.batchnorm._BatchNorm):
+    """torch's ``SyncBatchNorm`` of (B, C, ...) for devices that it does not support, such as a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape.
@@ -41,13 +41,12 @@ class SyncedMapNorm(nn.SyncBatchNorm):
         Raises:
             ValueError: only one row over all processes in training.
         """
-        if x.is_cuda:
-            return super().forward(x)
         if not self.training or world_size() == 1:
-            return super(nn.SyncBatchNorm, self).forward(
-                x
-            )  # torch's own requires a GPU even in evaluation mode
+            return super().forward(x)
         return _over_processes(self, x.movedim(1, -1)).movedim(-1, 1)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Maps of any number of dimensions."""
 
 
 def synchronize(model: nn.Module, every: bool = False) -> None:
@@ -57,6 +56,8 @@ def synchronize(model: nn.Module, every: bool = False) -> None:
         model: changed in place, before an optimizer or a wrapper is created.
         every: all ``BatchNorm1d`` and ``BatchNorm2d``; otherwise only torch's ``SyncBatchNorm``.  Other
             subclasses, such as timm's with an activation, are left unchanged.
+
+    The layers are torch's on a GPU, and ``SyncedMapNorm`` elsewhere.
     """
     kinds = (nn.SyncBatchNorm, *((nn.BatchNorm1d, nn.BatchNorm2d) if every else ()))
     for parent in list(model.modules()):
@@ -84,9 +85,11 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
             count.copy_(kept)
 
 
-def _synced(norm: nn.Module) -> SyncedMapNorm:
+def _synced(norm: nn.Module) -> nn.Module:
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    synced = SyncedMapNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    tensors = [*norm.parameters(), *norm.buffers()]
+    kind = nn.SyncBatchNorm if any(tensor.is_cuda for tensor in tensors) else SyncedMapNorm
+    synced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     for name, part in (*norm._parameters.items(), *norm._buffers.items()):
         setattr(synced, name, part)
     return synced.train(norm.training)

@@ -15,7 +15,7 @@ from torch import nn
 from clipdense.engine import EvaluationHook, ProgressHook, Runner, TrainLoop, VocabularyHook
 from clipdense.engine import hooks as hooks_module
 from clipdense.engine.hooks import batch_length, grouped, paused, trim_history
-from clipdense.engine.train_step import DistributedModel
+from clipdense.engine.parallel import DistributedModel
 from clipdense.registry import EVALUATIONS
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,8 +14,8 @@ from clipdense.clip.losses import contrastive_loss, sigmoid_loss
 from clipdense.engine import (
     DistributedModel,
     PrecisionOptimWrapper,
-    average_gradients,
     cached_step,
+    run_pass,
     split_batch,
 )
 
@@ -47,7 +46,8 @@ class TwoTowers(nn.Module):
 
     def train_step(self, data, optim_wrapper):
         with optim_wrapper.optim_context(self):
-            loss = cached_step(self.encode, self.loss, split_batch(data, 2), optim_wrapper.backward)
+            parts = split_batch(data, 2)
+            loss = cached_step(self.encode, self.loss, parts, optim_wrapper.backward, self)
         optim_wrapper.step()
         return {'loss': loss}
 
@@ -55,7 +55,7 @@ class TwoTowers(nn.Module):
 class PlainTwoTowers(TwoTowers):
     def train_step(self, data, optim_wrapper):
         with optim_wrapper.optim_context(self):
-            loss = self.loss(*self.encode(data))
+            loss = run_pass(self, lambda: self.loss(*self.encode(data)))
         optim_wrapper.backward(loss)
         optim_wrapper.step()
         return {'loss': loss.detach()}
@@ -185,30 +185,3 @@ def test_two_processes_give_the_whole_batch_gradient(kind, loss, run_processes):
         assert torch.allclose(torch.from_numpy(first[name]), value, rtol=1e-12, atol=1e-14), name
         assert (first[name] == second[name]).all(), name
     assert (weights == other_weights).all(), 'one step later the processes still agree'
-
-
-def _averages(rank):
-    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    parameters.append(nn.Parameter(torch.zeros(2, dtype=torch.float64)))
-    parameters[0].grad = torch.full((2,), float(rank))
-    if rank == 1:
-        parameters[1].grad = torch.ones(2)
-    parameters[3].grad = torch.full((2,), 3.0 - rank, dtype=torch.float64)
-    average_gradients(parameters)
-    return [None if p.grad is None else p.grad.tolist() for p in parameters]
-
-
-def test_average_gradients(run_processes):
-    """In both, in one, in none, and of another dtype."""
-    for result in run_processes(_averages):
-        assert result == [[0.5, 0.5], [0.5, 0.5], None, [2.5, 2.5]]
-
-
-def _refused(rank):
-    model = DistributedModel(PlainTwoTowers().double())
-    model.train_step(make_data(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
-
-
-def test_wrapper_that_would_not_synchronize_is_refused(run_processes):
-    with pytest.raises(TypeError, match='PrecisionOptimWrapper'):
-        run_processes(_refused)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from .clip_forward import clip_image, clip_text
 from .clip_train import clip_train
 from .convnext_dense import convnext_dense
+from .ddp import ddp
 from .dense_slide import dense_slide
 from .folder import folder
 from .groupvit_image import groupvit_image
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'clip_text': clip_text,
     'clip_train': clip_train,
     'convnext_dense': convnext_dense,
+    'ddp': ddp,
     'dense_slide': dense_slide,
     'folder': folder,
     'groupvit_image': groupvit_image,

@@ -64,7 +64,9 @@ def our_training(clip: CLIP, images: Tensor, ids: Tensor, options: Options) -> C
     return lambda: model.train_step({'images': images, 'token_ids': ids}, optim_wrapper)['loss']
 
 
-def peer_training(model: Any, images: Tensor, ids: Tensor, options: Options) -> Callable[[], Tensor]:
+def peer_training(
+    model: Any, images: Tensor, ids: Tensor, options: Options, process: int = 0, processes: int = 1
+) -> Callable[[], Tensor]:
     """The step of open_clip_train 3.3.0 ``train_one_epoch``, with the optimizer of its ``main``."""
     from open_clip import ClipLoss
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -76,7 +78,15 @@ def peer_training(model: Any, images: Tensor, ids: Tensor, options: Options) -> 
     images = (images / 255 - mean) / std  # its data loader has done this
     optimizer = torch.optim.AdamW(_peer_groups(model), **{**ADAMW, 'weight_decay': 0.0})
     autocast = get_autocast('amp_bf16' if options.dtype == 'bf16' else 'fp32', options.device.split(':')[0])
-    loss = ClipLoss(local_loss=False, gather_with_grad=False, cache_labels=True)
+    several = processes > 1
+    loss = ClipLoss(
+        local_loss=several,
+        gather_with_grad=several,
+        cache_labels=True,
+        rank=process,
+        world_size=processes,
+    )
+    scale = getattr(model, 'module', model).logit_scale
     model.train()
 
     def step() -> Tensor:
@@ -87,7 +97,7 @@ def peer_training(model: Any, images: Tensor, ids: Tensor, options: Options) -> 
         total.backward()
         optimizer.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(0, log(100))
+            scale.clamp_(0, log(100))
         return total.detach()
 
     return step

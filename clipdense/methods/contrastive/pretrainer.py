@@ -15,6 +15,7 @@ from clipdense.clip.model import CLIP
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.train_step import as_batch, pretrain_step, split_batch
 from clipdense.layers.depth import keep_locked, lock_layers
+from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build, build_module
 from clipdense.tasks.model import Model, warn_of_image_size
 from clipdense.utils.dist import world_size
@@ -122,7 +123,7 @@ class ContrastivePretrainer(Model):
 
     def loss(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """(B, D) unit embeddings of this process -> the loss over the batch of all processes."""
-        image_embeddings, text_embeddings = image_embeddings.float(), text_embeddings.float()
+        image_embeddings, text_embeddings = at_least_fp32(image_embeddings), at_least_fp32(text_embeddings)
         if self.loss_name == 'sigmoid' and self.clip.logit_bias is not None:
             return sigmoid_loss(image_embeddings, text_embeddings, self.logit_scale, self.clip.logit_bias)
         return contrastive_loss(image_embeddings, text_embeddings, self.logit_scale)

@@ -10,8 +10,8 @@ from torch import nn
 from clipdense.clip.class_embeddings import class_embedder
 from clipdense.data.scenes import SceneSegmentation
 from clipdense.engine.hooks import EvaluationHook
+from clipdense.engine.parallel import unwrapped
 from clipdense.engine.resume import random_state_kept
-from clipdense.engine.train_step import unwrapped
 from clipdense.evaluation.mean_iou import harmonic_mean
 from clipdense.evaluation.segmentation import SegmentationEvaluator
 from clipdense.registry import EVALUATIONS, HOOKS

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 from clipdense.engine.optimizer import PrecisionOptimWrapper, parameter_groups
-from clipdense.engine.train_step import unwrapped
+from clipdense.engine.parallel import unwrapped
 from clipdense.utils.errors import InputError
 
 

@@ -20,7 +20,7 @@ from clipdense.clip.checkpoint import load
 from clipdense.clip.class_embeddings import image_tower_digest
 from clipdense.clip.model import CLIP
 from clipdense.data.detection.region_features import LabeledRegions
-from clipdense.engine.train_step import unwrapped
+from clipdense.engine.parallel import unwrapped
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import HOOKS, MODELS, build_module
 from clipdense.tasks.classification import FrozenClipModel

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from clipdense.clip.losses import text_numbers
-from clipdense.engine.train_step import average_gradients
+from clipdense.engine import DistributedModel
 from clipdense.methods.groupvit.background import background_loss
 from clipdense.methods.groupvit.encoder import GroupFeatures
 from clipdense.methods.groupvit.grouping import Assignment
@@ -227,9 +227,8 @@ def _one_of_two(rank, store, model, queue):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
     data = {name: value[3 * rank : 3 * rank + 3] for name, value in batch().items()}
-    out = step(model, data)
+    out = step(DistributedModel(model), data)
     parameters = list(model.parameters())
-    average_gradients(parameters)
     queue.put((rank, out['loss'].item(), [p.grad.numpy() for p in parameters if p.grad is not None]))
     dist.destroy_process_group()
 

@@ -1,0 +1,202 @@
+"""Data-parallel training on torch's engine: which part of a training step torch wraps, and its settings.
+
+P: processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from mmengine.registry import MODEL_WRAPPERS
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clipdense.utils.dist import world_size
+from clipdense.utils.errors import InputError, nearest
+
+Output = TypeVar('Output')
+_ENGINE = '_parallel_engine'  # attribute of a model within a training step
+_NEEDLESS = 'find_unused_parameters=True was specified'  # torch's remark on a model that uses all of them
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """The section ``parallel`` of a config.
+
+    Args:
+        type: 'ddp', ``DistributedDataParallel``: every process has the whole model.
+        static_graph: every step uses the same parameters in the same way, which torch may rely on.  A resumed
+            run of more than two processes then differs in the last bits, as torch arranges the buckets of
+            gradients anew after the first step.
+        bucket_mb: gradients that are exchanged together, while the backward pass continues.
+    """
+
+    type: str = 'ddp'
+    static_graph: bool = False
+    bucket_mb: int = 25
+
+
+def read_parallel(section: Mapping[str, Any] | None) -> Parallel:
+    """The settings of a config.
+
+    Raises:
+        InputError: an unknown name, or a wrong value.
+    """
+    if not isinstance(section, Mapping | None):
+        raise InputError(f'parallel must be a part such as parallel=dict(static_graph=True), got {section!r}')
+    section = dict(section or {})
+    known = [field.name for field in fields(Parallel)]
+    for name in section:
+        if name not in known:
+            raise InputError(
+                f'parallel.{name}: unknown entry; there is {", ".join(known)}.{nearest(name, known)}'
+            )
+    settings = Parallel(**section)
+    if settings.type not in ('ddp',):
+        raise InputError(f"parallel.type must be 'ddp', got {settings.type!r}")
+    if not isinstance(settings.static_graph, bool):
+        raise InputError(f'parallel.static_graph must be true or false, got {settings.static_graph!r}')
+    size = settings.bucket_mb
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise InputError(f'parallel.bucket_mb must be a whole number and at least 1, got {size!r}')
+    return settings
+
+
+def run_pass(model: Any, function: Callable[..., Output], *args: Any, sync: bool = True) -> Output:
+    """``function(*args)`` as a forward pass of a training step.
+
+    A model whose ``train_step`` calls anything but the model itself (``self(...)``) uses it for each pass
+    that has a backward pass, so that gradients are averaged over the processes.
+
+    Args:
+        model: the model in training; None in a single process.
+        function: of the model, which returns tensors, or tuples or dicts of them.
+        sync: gradients are averaged in the backward pass of this pass; True for the last one of a step.
+    """
+    engine = None if model is None else model.__dict__.get(_ENGINE)
+    return function(*args) if engine is None else engine.run(function, *args, sync=sync)
+
+
+@MODEL_WRAPPERS.register_module()
+class DistributedModel(nn.Module):
+    """Data-parallel wrapper of models that have their own ``train_step``.
+
+    MMEngine's wrapper calls ``forward`` itself and silently skips ``train_step`` of the model, cached
+    accumulation included.  Here the forward passes within ``train_step``, which are calls of the model or of
+    ``run_pass``, go through torch's ``DistributedDataParallel``: the weights of process 0 are broadcast, and
+    gradients are averaged in buckets while the backward pass continues, in the last one of a step only.
+
+    Args:
+        module: the model, on its device.
+        settings: see ``Parallel``.
+
+    Source: arXiv 2006.15704 (PyTorch Distributed).
+    """
+
+    module: Any
+
+    def __init__(self, module: nn.Module, settings: Parallel | None = None) -> None:
+        super().__init__()
+        self.module = module
+        trained = any(parameter.requires_grad for parameter in module.parameters())
+        engine = _ddp(module, settings or Parallel()) if world_size() > 1 and trained else None
+        self.__dict__['_ddp'] = engine  # not a child: its parameters are those of the module
+        self._passes, self._nested = 0, False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model's method."""
+        return self.module(*args, **kwargs)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """Call the model's method, with its forward passes as those of torch's wrapper.
+
+        Raises:
+            TypeError: the model made no forward pass whose gradients are averaged.
+        """
+        if self._ddp is None:
+            return self.module.train_step(data, optim_wrapper)
+        self._passes = 0
+        with self._wrapped(optim_wrapper):
+            outputs = self.module.train_step(data, optim_wrapper)
+        if not self._passes:
+            raise TypeError(
+                f'{type(self.module).__name__}.train_step calls neither the model nor run_pass, so gradients '
+                'are not averaged over processes: use engine.parallel.run_pass for its forward passes'
+            )
+        return outputs
+
+    def val_step(self, data: Any) -> list:
+        """Call the model's method."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: Any) -> list:
+        """Call the model's method."""
+        return self.module.test_step(data)
+
+    def run(self, function: Callable[..., Output], *args: Any, sync: bool = True) -> Output:
+        """See ``run_pass``."""
+        if self._nested or not torch.is_grad_enabled():
+            return function(*args)
+        self._nested = True
+        self._passes += 1
+        try:
+            with contextlib.nullcontext() if sync else self._ddp.no_sync():
+                return self._ddp(function, *args)
+        finally:
+            self._nested = False
+
+    @contextlib.contextmanager
+    def _wrapped(self, optim_wrapper: Any) -> Iterator[None]:
+        """Calls of the model go through ``run``."""
+        module, forward = self.module, self.module.forward
+        before = module.__dict__.get('forward')
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return self.run(lambda: forward(*args, **kwargs), sync=optim_wrapper.should_sync())
+
+        module.__dict__ |= {'forward': wrapped, _ENGINE: self}
+        try:
+            yield
+        finally:
+            del module.__dict__['forward'], module.__dict__[_ENGINE]
+            if before is not None:
+                module.__dict__['forward'] = before
+
+
+class Passes(nn.Module):
+    """A module whose forward pass is any function of a model, for torch's wrappers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Output], *args: Any) -> Output:
+        """``function(*args)``."""
+        return function(*args)
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside ``DistributedModel`` or torch's wrappers, or the model itself."""
+    return model.module if hasattr(model, 'module') else model
+
+
+def _ddp(module: nn.Module, settings: Parallel) -> DistributedDataParallel:
+    # Losses and batch norm gather in the backward pass too.  On gloo, which knows no order, gradients
+    # have a group of their own, so that the two cannot be mistaken for each other.
+    group = dist.new_group(backend='gloo') if dist.get_backend() == 'gloo' else None
+    warnings.filterwarnings('ignore', message=_NEEDLESS)
+    return DistributedDataParallel(
+        Passes(module),
+        process_group=group,
+        broadcast_buffers=False,  # each process has the statistics of its own images, unless sync_bn
+        find_unused_parameters=not settings.static_graph,
+        static_graph=settings.static_graph,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=settings.bucket_mb,
+    )
