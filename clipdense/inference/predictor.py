@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from clipdense.clip.class_embeddings import ClassEmbedder, PromptEnsemble, class_embedder
+from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
 from clipdense.layers.precision import Precision, autocast, precision_name
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Kind
@@ -27,10 +25,11 @@ from clipdense.utils.overlap import overlapped
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import load_adapter
+from .class_name_state import ClassNameState
 from .encoded import Encoded, model_token
-from .example_images import Contents, ExampleEmbedding, contents, named_part, with_examples
+from .example_images import Contents
 from .image_prompts import check_embedder, per_image, with_image_prompts
-from .load import ClassNames, as_vocabulary
+from .load import ClassNames
 from .model_state import autocast_dtype, device_of, lock_of, parameter_dtype
 from .reading import (
     Failed,
@@ -48,10 +47,9 @@ Result = TypeVar('Result')
 
 _GPU_BATCH = 8  # images of batch_size='auto'
 _OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
-_KEPT = 8  # number of vocabularies whose embeddings are kept in memory
 
 
-class Predictor(ABC, Generic[Result]):
+class Predictor(ClassNameState, Generic[Result]):
     """A model and the embedder of its class names.
 
     Predictors are thread-safe: class names are fixed when a call or stream begins, and calls on one model run
@@ -131,40 +129,6 @@ class Predictor(ABC, Generic[Result]):
             self._autocast = autocast_dtype(self.model, self._asked)
             self._embedded.clear()
         return self
-
-    @property
-    def embeddings(self) -> ClassEmbeddings | None:
-        """The embeddings of the current vocabulary; negatives are further classes.
-
-        Raises:
-            InputError: they depend on the image.
-        """
-        with self._lock:
-            return None if self.vocabulary is None else self._embed(self.vocabulary.with_negatives)
-
-    def set_vocabulary(self, class_names: ClassNames) -> Vocabulary:
-        """Set the vocabulary for subsequent calls without class names; it is embedded once.
-
-        Files of examples are read again if their content has changed since the last time.
-
-        Raises:
-            InputError: invalid names (see ``Vocabulary``), or examples that cannot be read or embedded.
-
-        Warns:
-            UserWarning: one class only, where the result is a choice among the classes.
-        """
-        vocabulary = as_vocabulary(class_names)
-        self._warn_of_one_class(vocabulary)
-        with self._lock:
-            if vocabulary.examples:
-                self._check_can_embed_examples()
-                self._contents[tuple(vocabulary.examples.items())] = contents(vocabulary)
-            if per_image(self.embedder):
-                self._embedder_of(vocabulary).check(vocabulary.with_negatives)  # type: ignore[attr-defined]
-            else:
-                self._embed(vocabulary.with_negatives)
-            self.vocabulary = vocabulary
-        return vocabulary
 
     def __call__(
         self, image: ImageSource | list[ImageSource], class_names: ClassNames | None = None, **options: Any
@@ -258,11 +222,7 @@ class Predictor(ABC, Generic[Result]):
         images = expanded(images, max_pixels)
         check_call(images, batch_size, on_error, max_pixels)
         settings = self._settings(options)
-        # Not read back from the attribute, which another thread may have set since.
-        vocabulary = self.vocabulary if class_names is None else self.set_vocabulary(class_names)
-        if vocabulary is None:
-            raise InputError('no class names: pass them to the call, or call set_vocabulary first')
-        self._check_vocabulary(vocabulary)
+        vocabulary = self._asked_vocabulary(class_names)
         read = partial(read_batch, max_pixels=max_pixels, check=self._check_encoded)
         numbered = iter(enumerate(images))
         count = self._auto_batch if batch_size == 'auto' else batch_size
@@ -274,9 +234,6 @@ class Predictor(ABC, Generic[Result]):
     @property
     def _auto_batch(self) -> int:
         return 1 if self.device.type == 'cpu' else _GPU_BATCH
-
-    def _warn_of_one_class(self, vocabulary: Vocabulary) -> None:
-        """Warn where a single class makes the result certain whatever the image shows."""
 
     def _check_can_encode(self) -> None:
         """Check that the model encodes images without class names.
@@ -319,13 +276,6 @@ class Predictor(ABC, Generic[Result]):
                 f'a call of {kind} has no option {name!r}; settings belong to {kind}.from_pretrained'
             )
         return {}
-
-    def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Check that the class names of a call fit the settings.
-
-        Raises:
-            InputError: they do not.
-        """
 
     @staticmethod
     def _stream(
@@ -404,96 +354,3 @@ class Predictor(ABC, Generic[Result]):
 
     def _check_encoded(self, encoded: Encoded) -> None:
         encoded.check(self.model, self._encoding())
-
-    def _embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        examples = tuple(vocabulary.examples.items())
-        shown = self._contents[examples] if examples else ()
-        asked = vocabulary.names_only
-        key = (asked.queries, vocabulary.background, vocabulary.templates, shown)
-        if key not in self._embedded:
-            if len(self._embedded) >= _KEPT:
-                del self._embedded[next(iter(self._embedded))]
-            if not examples:
-                found = self._adapted(self._embedder_of(vocabulary).embed(vocabulary))
-            else:
-                found = self._embed_with_examples(vocabulary)
-            self._embedded[key] = found
-        return self._embedded[key]
-
-    def _embed_with_examples(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        part = named_part(vocabulary)
-        named = None if part is None else self._checked(self._embedder_of(part).embed(part))
-        with torch.no_grad(), with_image_prompts(self.model, self.embedder):
-            return self._checked(with_examples(vocabulary, named, self._embed_example))
-
-    def _check_can_embed_examples(self) -> None:
-        """Check that classes can be given by example images.
-
-        Raises:
-            InputError: an adapter, or class embeddings that depend on the image.
-        """
-        if self.adapter is not None:
-            raise InputError(
-                'classes given by example images cannot be combined with an adapter: remove the adapter, or '
-                'give the classes by their names'
-            )
-        if per_image(self.embedder):
-            raise InputError(
-                'these prompts depend on the image, so that classes cannot be given by example images: give '
-                'their names'
-            )
-
-    @abstractmethod
-    def _embed_example(self, image: Image.Image, mask: np.ndarray | None, alone: bool) -> ExampleEmbedding:
-        """Embed an example image as predictions are embedded.
-
-        Args:
-            image: the image.
-            mask: (H, W), True where it shows the class; None for the whole image.
-            alone: whether no other class is given by examples, whose images this one could be compared with.
-
-        Raises:
-            InputError: the model has no such embeddings.
-        """
-
-    def _embedder_of(self, vocabulary: Vocabulary) -> ClassEmbedder:
-        """The embedder, with the templates of the vocabulary if it has some.
-
-        Raises:
-            InputError: the embedder has no templates.
-        """
-        own = self.embedder
-        if vocabulary.templates is None:
-            return own
-        if not isinstance(own, PromptEnsemble):
-            raise InputError(
-                f'the templates of the vocabulary have no effect on a {type(own).__name__}: remove them'
-            )
-        return own.with_templates(vocabulary.templates)
-
-    def _adapted(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
-        """Class embeddings as the adapter changes them."""
-        embeddings = self._checked(embeddings)
-        if self.adapter is None:
-            return embeddings
-        with torch.no_grad():
-            queries = self.adapter.adapt_queries(embeddings.queries)
-        return replace(embeddings, queries=queries)
-
-    def _checked(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
-        """Refuse embeddings of another joint space, as far as its dimension tells."""
-        found = embeddings.queries.shape[-1]
-        holder = self.model if hasattr(self.model, 'embed_dim') else getattr(self.model, 'clip', None)
-        expected = getattr(holder, 'embed_dim', found)
-        if found != expected:
-            raise InputError(
-                f'the class embeddings have dimension {found}, the model has {expected}: they belong to '
-                'other weights'
-            )
-        return embeddings
-
-    def _set_on_model(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings) -> None:
-        """Set vocabulary and adapter of the model, of which another predictor may have set others."""
-        self.model.set_vocabulary(vocabulary.names_only, embeddings)
-        if hasattr(self.model, 'set_adapter'):
-            self.model.set_adapter(self.adapter)
