@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.dense_embeddings import dense_embeddings
 from clipdense.tasks.options import SegmentationOptions
-from clipdense.tasks.segmentation import EncodedImage, SegmentationModel
+from clipdense.tasks.scenes import RowSource, Scene, has_many_windows, segment_large
+from clipdense.tasks.segmentation import SegmentationModel
+from clipdense.tasks.views import EncodedImage
 from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
@@ -33,7 +35,8 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .encoded import Encoded
 from .example_images import ExampleEmbedding
 from .features import DenseFeatures
-from .load import Embedder, load_embedder, load_segmenter, load_trained, method_of
+from .image_prompts import per_image, with_image_prompts
+from .load import ClassNames, Embedder, load_embedder, load_segmenter, load_trained, method_of
 from .predictor import Predictor
 from .reading import ImageSource, Input
 from .result_checks import check_bytes, check_probabilities
@@ -161,17 +164,64 @@ class Segmenter(Predictor[Segmentation]):
         keep, results = settings['keep_probabilities'], []
         for one in images if keep else ():
             check_probabilities(len(vocabulary), (one.image.height, one.image.width))
-        new = [to_tensor(one.image).to(self.device) for one in images if one.encoded is None]
-        fresh = iter(self.model.encode_images(new) if new else ())
-        del new
+        large = {one.number for one in images if not keep and self._is_large(one)}
+        new = [one for one in images if one.encoded is None and one.number not in large]
+        tensors = [to_tensor(one.image).to(self.device) for one in new]
+        fresh = iter(self.model.encode_images(tensors) if new else ())
+        del tensors
         for one in images:
-            encoded = next(fresh) if one.encoded is None else one.encoded.features
             size = (one.image.height, one.image.width)
-            labels = self.model.classify_image(encoded, size, torch.int32, keep)
+            if one.number in large:
+                labels = segment_large(self.model, to_tensor(one.image), torch.int32)
+            else:
+                encoded = next(fresh) if one.encoded is None else one.encoded.features
+                labels = self.model.classify_image(encoded, size, torch.int32, keep)
             mask, probability = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
             every = None if labels.every is None else labels.every.numpy()
             results.append(Segmentation(mask, probability, vocabulary, one.image, every))
         return results
+
+    def _is_large(self, one: Input) -> bool:
+        size = (one.image.height, one.image.width)
+        return one.encoded is None and has_many_windows(self.model, size)
+
+    def stream_rows(
+        self, source: RowSource, class_names: ClassNames | None = None
+    ) -> Iterator[tuple[int, Segmentation]]:
+        """Segment an image that is too large for a call, a few rows at a time from top to bottom.
+
+        The rows are those of a call with the whole image.  ``segment_scene`` does this from file to file.
+
+        Args:
+            source: the image.
+            class_names: see ``__call__``.
+
+        Yields:
+            The first row, and the result for this and the next rows, without image.
+
+        Raises:
+            InputError: no class names; windows, prompts or ``area_threshold`` that need the whole image.
+        """
+        vocabulary = self._asked_vocabulary(class_names)
+        if per_image(self.embedder):
+            raise InputError('these prompts depend on the whole image, which cannot be read in rows')
+        return self._rows(source, vocabulary)
+
+    def _rows(self, source: RowSource, vocabulary: Vocabulary) -> Iterator[tuple[int, Segmentation]]:
+        asked, scene = vocabulary.with_negatives, None
+        for rows in self.model.result_bands(source.size):
+            with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
+                self._set_on_model(asked, self._embed(asked))  # another predictor may have set others
+                self._prepare_to_encode()
+                scene = scene or Scene(self.model, source)
+                with autocast(self.device, self._autocast):
+                    encoded = scene.encode(rows)
+                    labels = self.model.classify_rows(encoded, source.size, rows, torch.int32)
+                mask, scores = labels.classes.cpu().numpy(), labels.probability.cpu().numpy()
+                result = Segmentation(mask, scores, asked)
+                if vocabulary.negatives or vocabulary.thresholds:
+                    result = self._reported(result, vocabulary, {})
+            yield rows.top, result
 
     def _reported(
         self, result: Segmentation, vocabulary: Vocabulary, settings: Mapping[str, Any]

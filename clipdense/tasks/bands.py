@@ -53,6 +53,11 @@ def source_rows(rows: Rows, height: int, result_height: int) -> Rows:
     return Rows(int(low[0]), int(high[-1]) + 1)
 
 
+def view_rows(rows: Rows, size: tuple[int, int], result_size: tuple[int, int]) -> Rows:
+    """The rows of maps (h, w) that ``rows`` of a result (H, W) depend on."""
+    return rows if size == result_size else source_rows(rows, size[0], result_size[0])
+
+
 def upsample_rows(maps: Tensor, given: Rows, height: int, size: tuple[int, int], rows: Rows) -> Tensor:
     """Rows of ``interpolate(maps, size, mode='bilinear')``.
 
@@ -81,24 +86,40 @@ def upsample_rows(maps: Tensor, given: Rows, height: int, size: tuple[int, int],
 
 
 def resize(image: Tensor, size: tuple[int, int], prepare: Callable[[Tensor], Tensor], pixels: int) -> Tensor:
-    """(3, H, W) of any type -> (3, *size) float, antialiased.
+    """(3, H, W) of any type -> (3, *size) float, antialiased; see ``resize_rows``."""
+    whole = (image.shape[-2], image.shape[-1])
+    return resize_rows(lambda rows: image[:, rows.top : rows.bottom], whole, size, prepare, pixels)
+
+
+def resize_rows(
+    read: Callable[[Rows], Tensor],
+    whole: tuple[int, int],
+    size: tuple[int, int],
+    prepare: Callable[[Tensor], Tensor],
+    pixels: int,
+) -> Tensor:
+    """Resize an image that is read in bands of rows, antialiased.
 
     Args:
-        image: the image.
+        read: some rows of the image, (3, n, W) of any type; they are asked from top to bottom.
+        whole: (H, W) of the image.
         size: of the result.
         prepare: conversion to float values, pixel by pixel, before resizing.
         pixels: larger images are converted and resized to their width in bands, then to their height.
+
+    Returns:
+        (3, *size) float.
     """
-    height, width = image.shape[-2:]
-    if size == (height, width):
-        return prepare(image)
-    if height * width <= pixels:
-        return F.interpolate(prepare(image)[None], size, mode='bilinear', antialias=True)[0]
+    if size == whole:
+        return prepare(read(Rows(0, whole[0])))
+    if whole[0] * whole[1] <= pixels:
+        image = prepare(read(Rows(0, whole[0])))
+        return F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
     narrow = [
         F.interpolate(
-            prepare(image[:, top:bottom])[None], (bottom - top, size[1]), mode='bilinear', antialias=True
+            prepare(read(rows))[None], (rows.bottom - rows.top, size[1]), mode='bilinear', antialias=True
         )[0]
-        for top, bottom in bands((height, width), pixels)
+        for rows in bands(whole, pixels)
     ]
     return F.interpolate(torch.cat(narrow, dim=1)[None], size, mode='bilinear', antialias=True)[0]
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from clipdense.layers.precision import no_autocast
 
 from .reduction import merge_windows
-from .segmentation import EncodedImage, SegmentationModel, View
+from .segmentation import SegmentationModel
+from .views import EncodedImage, View
 
 _CHUNK = 64 << 20  # bytes of full-size planes that are merged at a time
 

@@ -15,7 +15,7 @@ class SegmentationOptions:
     """Inference settings of a segmenter.  None keeps the model's own setting.
 
     Args:
-        short_side: length in pixels that the shorter side is resized to.
+        short_side: length in pixels that the shorter side is resized to; 0 keeps the size of the image.
         window: side of the square sliding windows in pixels; 0 uses the whole image.
         stride: distance between windows in pixels; half a window if only ``window`` is given.
         scales: relative image sizes whose class scores are averaged.
@@ -42,7 +42,7 @@ class SegmentationOptions:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value <= 1):
                 raise InputError(f'{name} must be a number between 0 and 1, got {value!r}')
-        for name, least in (('short_side', 1), ('window', 0), ('stride', 1)):
+        for name, least in (('short_side', 0), ('window', 0), ('stride', 1)):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value == int(value) and value >= least):
                 raise InputError(f'{name} must be a whole number of at least {least}, got {value!r}')
@@ -67,7 +67,7 @@ class SegmentationOptions:
             InputError: scales that are not positive, or a stride larger than the window.
         """
         if self.short_side is not None:
-            slide = replace(slide, short_side=self.short_side)
+            slide = replace(slide, short_side=self.short_side or None)
         if self.window is not None:
             side = self.window or None
             slide = replace(slide, window=side, stride=max(1, side // 2) if side else None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bands import Rows, source_rows, upsample_rows
+from .bands import Rows, upsample_rows, view_rows
 from .windows import Window
 
 
@@ -111,11 +111,11 @@ def merge_windows(
 ) -> Tensor:
     """Logits (1, q, h, w) of each window -> (q, H, W): upsampled, averaged where windows overlap.
 
-    A single window is upsampled to the result at once.
+    A window of the whole image is upsampled to the result at once.
 
     Args:
         logits: of each window.
-        windows: their positions.
+        windows: their positions; at least those that contribute to the rows.
         size: of the resized image.
         result_size: (H, W).
         rows: the rows of the result that are computed; all by default.
@@ -124,7 +124,7 @@ def merge_windows(
     """
     if rows is not None and rows != (0, result_size[0]):
         return _merged_rows(logits, windows, size, result_size, rows)
-    if len(windows) == 1:
+    if windows[0].size == size:
         return _upsample(logits[0], result_size)[0]
     canvas = logits[0].new_zeros(logits[0].shape[1], *size)
     count = canvas.new_zeros(size)
@@ -142,10 +142,10 @@ def _merged_rows(
     rows: Rows,
 ) -> Tensor:
     """``merge_windows`` for some rows, (q, rows, W), of the windows that contribute to them."""
-    if len(windows) == 1:
+    if windows[0].size == size:
         height = logits[0].shape[-2]
         return upsample_rows(logits[0], Rows(0, height), height, result_size, rows)[0]
-    needed = rows if size == result_size else source_rows(rows, size[0], result_size[0])
+    needed = view_rows(rows, size, result_size)
     canvas = logits[0].new_zeros(logits[0].shape[1], needed.bottom - needed.top, size[1])
     count = canvas.new_zeros(canvas.shape[1:])
     for part, (top, left, bottom, right) in zip(logits, windows, strict=True):

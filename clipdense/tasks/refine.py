@@ -102,10 +102,14 @@ class Refinement:
         refiner: as ``PAMR``.
         image: (3, h, w); upsampled like the scores, so that both are aligned.
         size: (H, W) of the scores.
+        given: where the image has only some rows: which, and h of the whole image.
     """
 
-    def __init__(self, refiner: Any, image: Tensor, size: tuple[int, int]) -> None:
+    def __init__(
+        self, refiner: Any, image: Tensor, size: tuple[int, int], given: tuple[Rows, int] | None = None
+    ) -> None:
         self.refiner, self.image, self.size = refiner, image, size
+        self.given, self.height = given or (Rows(0, image.shape[-2]), image.shape[-2])
         self.margin = getattr(refiner, 'reach', size[0])
         self._latest: tuple[Rows, Tensor] | None = None
 
@@ -113,7 +117,6 @@ class Refinement:
         """(q, rows, W) -> (q, rows, W)."""
         if self._latest is None or self._latest[0] != rows:
             self._latest = None  # frees it
-            height = self.image.shape[-2]
-            image = upsample_rows(self.image[None], Rows(0, height), height, self.size, rows)[0]
+            image = upsample_rows(self.image[None], self.given, self.height, self.size, rows)[0]
             self._latest = rows, self.refiner.affinity(image)
         return self.refiner.refine(scores, self._latest[1])

@@ -11,38 +11,31 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.data.preprocessor import ImagePreprocessor
-from clipdense.layers.precision import at_least_fp32, dtype_at_least_fp32, no_autocast
+from clipdense.layers.precision import dtype_at_least_fp32, no_autocast
 from clipdense.registry import build_module
 from clipdense.structures import ClassEmbeddings, SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import Adapter
-from .bands import Rows, assemble, bands, resize
+from .bands import Rows, assemble, bands, resize, view_rows
 from .model import Model
 from .options import SegmentationOptions
 from .reduction import KeptLogits, PixelMaximum, merge_windows, reduce_queries
 from .refine import PAMR, Refinement
-from .windows import Slide, Window, encode_windows
+from .views import EncodedImage, EncodedRows, PixelLabels, View, features_fp32
+from .windows import Slide, encode_windows
 
 _CHUNK = 64 << 20  # bytes of class logits; larger chunks are slower, because they exceed the caches
 _PER_PIXEL = 64  # bytes of a pixel in a band: planes of one class, the running maximum, three colors
 _PLANES = 4  # full-size copies of a chunk that live at the same time: canvas, upsampled window, result, exp
-
-
-class PixelLabels(NamedTuple):
-    """The prediction for one image."""
-
-    classes: Tensor  # (H, W) int64
-    probability: Tensor  # (H, W) of that class among all
-    every: Tensor | None = None  # (K, H, W) fp32, the probability of each class; only if asked
 
 
 class SegmentationModel(Model):
@@ -252,9 +245,9 @@ class SegmentationModel(Model):
             images: normalized, or uint8, which takes less memory for large images.
 
         Raises:
-            InputError: windows that are smaller than a patch.
+            InputError: windows that do not fit the model.
         """
-        self.slide.check(self.patch_size)
+        self.check_windows()
         views = [
             self._encode_views([self._resized(image, scale) for image in images], mirrored)
             for scale, mirrored in self.slide.views()
@@ -264,12 +257,20 @@ class SegmentationModel(Model):
             for image, own in zip(images, zip(*views, strict=True), strict=True)
         ]
 
+    def check_windows(self) -> None:
+        """Check the size of the windows.
+
+        Raises:
+            InputError: windows that do not fit the model.
+        """
+        self.slide.check(self.patch_size)
+
     def _resized(self, image: Tensor, scale: float = 1.0) -> Tensor:
         """(3, H, W) -> (3, h, w), normalized."""
         size = self.slide.resized((image.shape[-2], image.shape[-1]), self.patch_size, scale)
-        prepare = self.data_preprocessor.normalize if image.dtype == torch.uint8 else _unchanged
+        prepare = self.data_preprocessor.normalize if image.dtype == torch.uint8 else nn.Identity()
         with no_autocast(image.device):
-            return resize(image, size, prepare=prepare, pixels=self.memory_budget // _PER_PIXEL)
+            return resize(image, size, prepare=prepare, pixels=self.band_pixels)
 
     @torch.no_grad()
     def classify_image(
@@ -300,31 +301,16 @@ class SegmentationModel(Model):
     def _pixel_labels(
         self, image: EncodedImage, result_size: tuple[int, int], dtype: torch.dtype, keep: bool
     ) -> PixelLabels:
-        text, full_logits = self._text(), self._full_logits(image, result_size)
-        rows = bands(result_size, max(1, self.memory_budget // _PER_PIXEL))
-        band = result_size[1] * (rows[0].bottom - rows[0].top)
-        pixels = max(band, *(view.size[0] * view.size[1] for view in image.views))
-        planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
-        chunk = max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
-
+        queries = torch.arange(len(self._text()), device=image.image.device)
         kept = None if not keep else KeptLogits(self.num_classes, result_size, self.query_class)
+        full_logits, chunk = self._full_logits(image, result_size), self._chunk(image, result_size)
 
         def reduce(queries: Tensor) -> Iterator[tuple[Rows, PixelMaximum]]:
-            first_round = len(queries) == len(text)
-            for part in rows:
-                logits = partial(full_logits, rows=part)
-                if kept is None or not first_round:
-                    best = reduce_queries(logits, queries, chunk)
-                else:
-                    best = kept.reduce(logits, queries, chunk, part)
-                if not best.normalizer.isfinite().all():
-                    raise InputError(
-                        'the scores of an image are NaN or infinite; the weights are damaged, or half '
-                        'precision overflows: use float32'
-                    )
-                yield part, best._replace(query=self.query_class[best.query].to(dtype))
+            own = kept if len(queries) == len(self._text()) else None
+            for part in self.result_bands(result_size):
+                best = self._best(partial(full_logits, rows=part), queries, chunk, part, own)
+                yield part, best._replace(query=best.query.to(dtype))
 
-        queries = torch.arange(len(text), device=image.image.device)
         if self.area_threshold and self.background_index is not None:
             labels = self._large_classes(reduce, queries, result_size)
         else:
@@ -332,26 +318,88 @@ class SegmentationModel(Model):
             labels = PixelLabels(*assemble(result_size, found))
         return self.finish(labels._replace(every=None if kept is None else kept.probabilities), image.image)
 
+    @torch.no_grad()
+    def classify_rows(
+        self, image: EncodedRows, result_size: tuple[int, int], rows: Rows, dtype: torch.dtype = torch.int64
+    ) -> PixelLabels:
+        """Some rows of what ``classify_image`` returns, to the last bit; (rows, W) each.
+
+        Args:
+            image: the part of the image that these rows depend on.
+            result_size: (H, W) of the whole result.
+            rows: one of ``result_bands``.
+            dtype: of the class indices.
+
+        Raises:
+            InputError: as ``classify_image``; also for ``area_threshold``, which needs the whole image.
+        """
+        if self.area_threshold and self.background_index is not None:
+            raise InputError(
+                'area_threshold needs the whole image, which is read in bands of rows: leave it out'
+            )
+        with no_autocast(image.image.device):
+            queries = torch.arange(len(self._text()), device=image.image.device)
+            full_logits = partial(self._full_logits(image, result_size), rows=rows)
+            best = self._best(full_logits, queries, self._chunk(image, result_size), rows)
+            return self.finish(PixelLabels(best.query.to(dtype), best.probability), image.image)
+
+    def result_bands(self, result_size: tuple[int, int]) -> list[Rows]:
+        """The rows of a result (H, W) that are classified at a time."""
+        return bands(result_size, self.band_pixels)
+
+    @property
+    def band_pixels(self) -> int:
+        """Pixels that are resized or classified at a time."""
+        return max(1, self.memory_budget // _PER_PIXEL)
+
+    def _chunk(self, image: EncodedImage | EncodedRows, result_size: tuple[int, int]) -> int:
+        """The number of queries that are classified at a time."""
+        rows = self.result_bands(result_size)[0]
+        band = result_size[1] * (rows.bottom - rows.top)
+        pixels = max(band, *(view.size[0] * view.size[1] for view in image.views))
+        planes = _PLANES + (len(image.views) > 1) + (self.refiner is not None)
+        return max(1, min(self.memory_budget, _CHUNK) // (planes * 4 * pixels))
+
+    def _best(
+        self,
+        full_logits: Callable[[Tensor], Tensor],
+        queries: Tensor,
+        chunk: int,
+        rows: Rows,
+        kept: KeptLogits | None = None,
+    ) -> PixelMaximum:
+        """The best class of each pixel of some rows; ``query`` is the index of the class."""
+        if kept is None:
+            best = reduce_queries(full_logits, queries, chunk)
+        else:
+            best = kept.reduce(full_logits, queries, chunk, rows)
+        if not best.normalizer.isfinite().all():
+            raise InputError(
+                'the scores of an image are NaN or infinite; the weights are damaged, or half '
+                'precision overflows: use float32'
+            )
+        return best._replace(query=self.query_class[best.query])
+
     def window_bytes(self, height: int, width: int) -> int:
         """Approximate memory of ``encode_pixels`` for a window: 64 full-size maps of three channels."""
         return 64 * 3 * 4 * height * width
+
+    def windows_at_once(self, height: int, width: int) -> int:
+        """Windows in a batch."""
+        return self.slide.batch or max(1, self.memory_budget // self.window_bytes(height, width))
 
     def _encode_views(self, images: Sequence[Tensor], mirrored: bool) -> list[View]:
         """Encode images (3, h, w), in batches of windows within the memory budget."""
         dtype = next(self.parameters()).dtype
         images = [(image.flip(-1) if mirrored else image).to(dtype) for image in images]
         windows = [self.slide.windows((image.shape[-2], image.shape[-1])) for image in images]
-
-        def batch_size(height: int, width: int) -> int:
-            return self.slide.batch or max(1, self.memory_budget // self.window_bytes(height, width))
-
-        features = encode_windows(self.encode_pixels, images, windows, batch_size)
+        features = encode_windows(self.encode_pixels, images, windows, self.windows_at_once)
         return [
-            View((image.shape[-2], image.shape[-1]), own, [_at_least_fp32(part) for part in parts], mirrored)
+            View((image.shape[-2], image.shape[-1]), own, [features_fp32(part) for part in parts], mirrored)
             for image, own, parts in zip(images, windows, features, strict=True)
         ]
 
-    def _full_logits(self, image: EncodedImage, size: tuple[int, int]) -> Callable[..., Tensor]:
+    def _full_logits(self, image: EncodedImage | EncodedRows, size: tuple[int, int]) -> Callable[..., Tensor]:
         """A function of queries (q,) that gives their logits (q, H, W): mean of the views, refined.
 
         With ``rows``, it computes only these rows of the logits.
@@ -361,15 +409,21 @@ class SegmentationModel(Model):
         joint = None
         if self.joint_over_classes:
             joint = [list(self._classify(view, text)) for view in views]
-        affinity = None if self.refiner is None else Refinement(self.refiner, image.image, size)
+        affinity = None
+        if self.refiner is not None:
+            given = (image.given, image.height) if isinstance(image, EncodedRows) else None
+            affinity = Refinement(self.refiner, image.image, size, given)
 
-        def merged_views(queries: Tensor, rows: Rows | None) -> Tensor:
+        def merged_views(queries: Tensor, rows: Rows) -> Tensor:
             total: Tensor | None = None
-            for index, view in enumerate(views):
+            for index, whole in enumerate(views):
+                view = whole.crossing(view_rows(rows, whole.size, size))
                 if joint is None:
                     logits = list(self._classify(view, text[queries]))
                 else:
-                    logits = [window[:, queries] for window in joint[index]]
+                    start = whole.windows.index(view.windows[0])
+                    own = joint[index][start : start + len(view.windows)]
+                    logits = [window[:, queries] for window in own]
                 if self.adapter is not None:
                     logits = list(self._add_scores(view, queries, logits))
                 merged = merge_windows(logits, view.windows, view.size, size, rows)  # (q, H, W)
@@ -443,30 +497,3 @@ class SegmentationModel(Model):
         if self.queries is None:
             raise InputError('no vocabulary is set; call set_vocabulary(vocabulary, embeddings) first')
         return self.queries
-
-
-class View(NamedTuple):
-    """An encoded image at one scale, before classification."""
-
-    size: tuple[int, int]  # (h, w) in pixels
-    windows: list[Window]
-    features: list[Any]  # of each batch of windows
-    mirrored: bool
-
-
-class EncodedImage(NamedTuple):
-    """Input of ``SegmentationModel.classify_image``."""
-
-    image: Tensor  # (3, h, w) resized, normalized
-    views: list[View]
-
-
-def _at_least_fp32(features: Any) -> Any:
-    """Features of a model in half precision become single, since class embeddings are."""
-    if isinstance(features, Tensor):
-        return at_least_fp32(features) if features.is_floating_point() else features
-    return tuple(_at_least_fp32(part) for part in features)
-
-
-def _unchanged(image: Tensor) -> Tensor:
-    return image

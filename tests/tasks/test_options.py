@@ -17,7 +17,7 @@ OWN = Slide(short_side=48, window=32, stride=16, scales=(0.5, 1.0), flip=True)
         ({'background_threshold': 1.5}, 'background_threshold must be a number between 0 and 1, got 1.5'),
         ({'area_threshold': '0.1'}, "area_threshold must be a number between 0 and 1, got '0.1'"),
         ({'window': '5'}, "window must be a whole number of at least 0, got '5'"),
-        ({'short_side': 0}, 'short_side must be a whole number of at least 1, got 0'),
+        ({'short_side': -1}, 'short_side must be a whole number of at least 0, got -1'),
         ({'stride': 2.5}, 'stride must be a whole number of at least 1, got 2.5'),
         ({'scales': 1.0}, 'scales must be positive numbers'),
         ({'scales': (1, -1)}, 'scales must be positive numbers'),

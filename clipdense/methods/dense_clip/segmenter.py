@@ -5,7 +5,7 @@ B: windows, (h, w): patch grid, C: width, d: width of a head, D: joint space, K:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
-from clipdense.tasks.segmentation import EncodedImage, SegmentationModel
+from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.tasks.windows import Slide
 from clipdense.utils.errors import InputError
 
@@ -77,12 +77,7 @@ class DenseCLIP(SegmentationModel):
             )
         self.patch_size = clip.image.patch_size
         self.proxy = self._build_proxy(proxy)
-        self._check_windows()
-
-    def encode_images(self, images: Sequence[Tensor]) -> list[EncodedImage]:
-        """As ``SegmentationModel``; the window size is checked again, since it may have been changed."""
-        self._check_windows()
-        return super().encode_images(images)
+        self.check_windows()
 
     def encode_pixels(self, images: Tensor) -> Any:
         """(B, 3, H, W) -> unit embeddings (B, D, h, w), and further inputs of the method's ``read``."""
@@ -130,9 +125,9 @@ class DenseCLIP(SegmentationModel):
             proxy = TimmProxy(proxy, *(getattr(self.clip.preprocess, name) for name in ('mean', 'std')))
         return None if proxy is None else build_module(proxy)
 
-    def _check_windows(self) -> None:
+    def check_windows(self) -> None:
         """Check that the window size is a multiple of the patch sizes of tower and proxy."""
-        self.slide.check(self.patch_size)
+        super().check_windows()
         patch = getattr(self.proxy, 'patch_size', 1)
         if self.slide.window is not None and self.slide.window % patch:
             fits = self.slide.window // patch * patch or patch

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdense.tasks.segmentation import EncodedImage
+from clipdense.tasks.views import EncodedImage
 from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
