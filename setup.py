@@ -43,6 +43,7 @@ EXTRAS = {
     'viz': ['supervision>=0.25', 'pandas>=2'],  # results as supervision.Detections and data frames
     'demo': ['gradio>=6.31,<7'],  # the web page
     'browser': ['playwright>=1.50'],  # tests of the page; drives an installed Chromium
+    'remote': ['rasterio>=1.3'],  # GeoTIFF: large images read in rows, masks with coordinates
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # the documentation as a site
@@ -54,6 +55,7 @@ EXTRAS = {
         'ipykernel>=6.29',  # the notebooks of examples/
         'nbclient>=0.10',
         'pyarrow>=14',
+        'rasterio>=1.3',
         'transformers>=4.45',
         'ruff==0.17.5',
         'mypy>=1.15',

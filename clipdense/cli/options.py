@@ -272,9 +272,10 @@ class ViewArguments:
     refine: Annotated[
         bool | None, typer.Option('--refine/--no-refine', help='Align masks with image edges (PAMR).')
     ] = None
-    short_side: Annotated[int | None, typer.Option(min=1, help='Resize the shorter side to this size.')] = (
-        None
-    )
+    short_side: Annotated[
+        int | None,
+        typer.Option(min=0, help='Resize the shorter side to this size; 0: do not resize.'),
+    ] = None
     window: Annotated[
         int | None, typer.Option(min=0, help='Side of the sliding window in pixels; 0: the whole image.')
     ] = None

@@ -31,6 +31,7 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .scenes import SceneArguments, check_scene, scene_stems, segment_scenes
 from .videos import all_videos, segment_videos, video_stems
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def segment(
     output: OutputArguments,
     config: ConfigArguments,
     dataset: SaveArguments,
+    scene: SceneArguments,
     method: DenseMethod = None,
     option: Options = None,
     background: Background = None,
@@ -75,12 +77,18 @@ def segment(
     from clipdense.inference.results import write_image
 
     refuse_without_effect(classes, view)
+    raster = scene.raster(view, explain or bool(dataset.save))
     read = [*paths, vocabulary.vocab, *classes.example_files, *weights.inputs(), config.config]
     videos = all_videos(paths)
     if videos:
         stems = video_stems(paths, output.out, output.overwrite, read)
         if explain or dataset.save:
             raise InputError('a video gives an overlay and a JSON file only: remove --explain and --save')
+        if raster:
+            raise InputError('videos are read frame by frame: remove --tiled')
+    elif raster:
+        stems = scene_stems(paths, output.out, output.overwrite, read)
+        check_scene(paths, raster, images.max_pixels)
     else:
         stems = _free_stems(paths, output, read)
     writers = dataset.writers(output.out, paths, classes, output.overwrite)
@@ -92,6 +100,10 @@ def segment(
 
     if videos:
         segment_videos(segmenter, paths, stems, output, images.max_pixels)
+        return
+
+    if raster:
+        segment_scenes(segmenter, paths, stems, output, raster, images.max_pixels)
         return
 
     def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Segmentation]]:

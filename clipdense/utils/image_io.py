@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Source = str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
 
 _BAND = 1 << 22  # pixels that are converted at a time
-_ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,7 +67,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with opened(source, max_pixels) as (image, name):
         decode(image, name)
         try:
-            return _to_rgb(_turned(image), name)
+            return _to_rgb(_turned(image), name, own=image is not source)
         except (ValueError, OSError) as error:
             raise InputError(
                 f'cannot convert an image of mode {image.mode} to RGB; save it as RGB'
@@ -170,25 +170,26 @@ def _voc_palette() -> np.ndarray:
 def _turned(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; unreadable metadata is ignored."""
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:  # metadata parsers raise many kinds of errors
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _to_rgb(image: Image.Image, name: str = 'the array') -> Image.Image:
-    """A new image of mode RGB without metadata."""
+def _to_rgb(image: Image.Image, name: str = 'the array', own: bool = True) -> Image.Image:
+    """A new image of mode RGB without metadata; it may share the pixels of an ``own`` image."""
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
         result = Image.fromarray(stored_to_8_bit(np.asarray(image), name)).convert('RGB')
     elif image.has_transparency_data:
-        result = _banded(image, _on_white)
+        result = _banded(image, on_white)
     else:
-        result = image.copy() if image.mode == 'RGB' else image.convert('RGB')
+        result = image._new(image.im) if own and image.mode == 'RGB' else image.convert('RGB')
     result.info = {}
     return result
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
+    """An image with transparency -> RGB; transparent pixels become white."""
     image = image.convert('RGBA')
     white = Image.new('RGBA', image.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, image).convert('RGB')
