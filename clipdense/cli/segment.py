@@ -74,18 +74,14 @@ def segment(
     if config.config is None:
         check_method(method, 'segmentation', option)
     check_templates(templates)
-    from clipdense.inference.results import write_image
-
     refuse_without_effect(classes, view)
-    raster = scene.raster(view, explain or bool(dataset.save))
+    whole = explain or bool(dataset.save)
+    raster = scene.raster(view, whole)
     read = [*paths, vocabulary.vocab, *classes.example_files, *weights.inputs(), config.config]
     videos = all_videos(paths)
     if videos:
+        _check_video_options(whole, raster is not None)
         stems = video_stems(paths, output.out, output.overwrite, read)
-        if explain or dataset.save:
-            raise InputError('a video gives an overlay and a JSON file only: remove --explain and --save')
-        if raster:
-            raise InputError('videos are read frame by frame: remove --tiled')
     elif raster:
         stems = scene_stems(paths, output.out, output.overwrite, read)
         check_scene(paths, raster, images.max_pixels)
@@ -101,22 +97,13 @@ def segment(
     if videos:
         segment_videos(segmenter, paths, stems, output, images.max_pixels)
         return
-
     if raster:
         segment_scenes(segmenter, paths, stems, output, raster, images.max_pixels)
         return
 
     def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Segmentation]]:
-        for index, result in segmenter.stream(
-            paths, batch_size=batch_size, on_error=failed, max_pixels=images.max_pixels
-        ):
-            try:
-                for stage in segmenter.explain(result.image) if explain else ():
-                    write_image(f'{stems[index]}_{stage.name}.png', stage.draw(result.image, output.opacity))
-            except Exception as error:
-                failed(index, item_error(error, paths[index]))
-                continue
-            yield index, result
+        found = segmenter.stream(paths, batch_size=batch_size, on_error=failed, max_pixels=images.max_pixels)
+        return _explained(segmenter, found, paths, stems, output.opacity, failed) if explain else found
 
     def finish(index: int, result: Segmentation) -> str:
         for writer in writers:
@@ -126,6 +113,34 @@ def segment(
 
     with finished(writers):
         each(paths, predict, finish, 'segmenting', output.out)
+
+
+def _explained(
+    segmenter: Segmenter,
+    found: Iterator[tuple[int, Segmentation]],
+    paths: Sequence[Path],
+    stems: Sequence[Path],
+    opacity: float,
+    failed: Callable[[int, InputError], None],
+) -> Iterator[tuple[int, Segmentation]]:
+    """Write the maps that explain each result."""
+    from clipdense.inference.results import write_image
+
+    for index, result in found:
+        try:
+            for stage in segmenter.explain(result.image):
+                write_image(f'{stems[index]}_{stage.name}.png', stage.draw(result.image, opacity))
+        except Exception as error:
+            failed(index, item_error(error, paths[index]))
+            continue
+        yield index, result
+
+
+def _check_video_options(whole: bool, tiled: bool) -> None:
+    if whole:
+        raise InputError('a video gives an overlay and a JSON file only: remove --explain and --save')
+    if tiled:
+        raise InputError('videos are read frame by frame: remove --tiled')
 
 
 def _check_explains(segmenter: Segmenter) -> None:

@@ -202,7 +202,7 @@ class _Rows(Raster):
         return ((values.astype(np.float32) - np.float32(low)) * factor + 0.5).clip(0, 255).astype(np.uint8)
 
     def _values(self, bands: Sequence[int], top: int, bottom: int) -> np.ndarray:
-        """(b, n, W) of any type; in two parts, since GDAL ignores errors of a PNG that it reads as a whole."""
+        """(b, n, W) of any type; in two parts, as GDAL ignores errors of a PNG that it reads as a whole."""
         middle = (top + bottom + 1) // 2
         try:
             parts = [
