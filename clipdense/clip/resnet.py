@@ -121,10 +121,14 @@ class ModifiedResNet(nn.Module):
         return {'type': type(self), 'size': asdict(self.size), **options}
 
     def parameter_depths(self) -> dict[str, int]:
-        """0 for the stem, 1 + i for stage i, then the attention pool with the projection."""
-        stages = [f'layer{stage + 1}' for stage in range(len(self.size.layers))]
+        """0 for the stem, 1 + i for block i of all stages, then the attention pool with the projection."""
+        blocks = [
+            f'layer{stage}.{block}'
+            for stage, depth in enumerate(self.size.layers, start=1)
+            for block in range(depth)
+        ]
         stem = [f'{part}{index}' for index in (1, 2, 3) for part in ('conv', 'bn')]
-        return parameter_depths(self, stages, first=stem)
+        return parameter_depths(self, blocks, first=stem)
 
     def reset_parameters(self) -> None:
         """OpenAI's initialization: the pool from N(0, 1/C), the last norm of each block zero."""

@@ -18,10 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipdense.clip.dense import Tower, feature_width
 from clipdense.clip.model import CLIP
-from clipdense.clip.timm_tower import TimmImageTower
-from clipdense.clip.vit import VisionTransformer
 from clipdense.data.batches import collate, sample_rng
 from clipdense.data.transforms import TrainCrop
+from clipdense.layers.parameter_groups import parameter_groups
 from clipdense.registry import EVALUATIONS
 from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating
@@ -129,7 +128,9 @@ class FineTuning(Probe):
     def _fit(self, model: _Tuned, clip: CLIP) -> float:
         settings = self.schedule
         dataset = _Cropped(self.train, clip.preprocess.image_size, settings)
-        optimizer = torch.optim.AdamW(layer_groups(model, settings), lr=settings.lr, betas=_BETAS)
+        decay = {'tower': settings.layer_decay}
+        groups = parameter_groups(model, settings.weight_decay, layer_decay=decay, lr=settings.lr)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=_BETAS)
         peaks = [group['lr'] for group in optimizer.param_groups]
         per_epoch = max(1, -(-len(dataset) // settings.batch_size))
         steps, device = settings.epochs * per_epoch, next(clip.parameters()).device
@@ -201,52 +202,6 @@ class _Cropped(Dataset):
         if self.crop is None:
             return item
         return {**item, 'images': self.crop(item['images'], sample_rng(self.seed, self.epoch, index))}
-
-
-def layer_groups(model: Any, schedule: Schedule) -> list[dict[str, Any]]:
-    """Parameter groups whose learning rates fall from the last layer to the first.
-
-    Layer 0 is the embedding of patches (a stem), then come the blocks, then the last norm and the classifier.
-    Matrices decay; biases, gains, tokens and position embeddings do not.
-    """
-    layers = {f'tower.{name}': layer for name, layer in _layers(model.tower).items()}
-    last = max(layers.values(), default=0) + 1
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        layer = layers.get(name, last)
-        decays = parameter.ndim > 1 and name.rpartition('.')[2] not in ('pos_embed', 'class_token')
-        group = groups.setdefault(
-            (layer, decays),
-            {
-                'params': [],
-                'lr': schedule.lr * schedule.layer_decay ** (last - layer),
-                'weight_decay': schedule.weight_decay if decays else 0.0,
-            },
-        )
-        group['params'].append(parameter)
-    return list(groups.values())
-
-
-def _layers(tower: Any) -> dict[str, int]:
-    """The layer of each parameter of a tower; those above its blocks are left out."""
-    names = [name for name, _ in tower.named_parameters()]
-    if isinstance(tower, TimmImageTower):
-        from timm.models import group_parameters
-
-        found = group_parameters(tower.trunk, tower.trunk.group_matcher(coarse=False), reverse=True)
-        return {f'trunk.{name}': int(layer) for name, layer in found.items()}
-    if isinstance(tower, VisionTransformer):
-        return {
-            name: int(name.split('.')[1]) + 1 if name.startswith('blocks.') else 0
-            for name in names
-            if not name.startswith(('norm_post', 'proj', 'pool'))
-        }
-    blocks = list(dict.fromkeys('.'.join(name.split('.')[:2]) for name in names if name.startswith('layer')))
-    return {
-        name: blocks.index('.'.join(name.split('.')[:2])) + 1 if name.startswith('layer') else 0
-        for name in names
-        if not name.startswith('attn_pool')
-    }
 
 
 def _factor(step: int, steps: int) -> float:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, TimmSize, VitSize
-from clipdense.evaluation.fine_tuning import FineTuning, Schedule, layer_groups
+from clipdense.evaluation.fine_tuning import FineTuning, Schedule
 from clipdense.utils.errors import InputError
 
 TEXT = TextSize(32, 1, 2, 64, 16, vocab_size=50, context_length=8)
@@ -71,28 +71,6 @@ def test_a_seed_gives_one_result(make_clip):
     ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
-
-
-LAYERS = {  # parameter -> distance from the last layer
-    'vit': {'tower.patch_embed.weight': 3, 'tower.pos_embed': 3, 'tower.blocks.0.mlp.fc1.weight': 2}
-    | {'tower.blocks.1.norm1.weight': 1, 'tower.norm_post.weight': 0, 'classifier.weight': 0},
-    'resnet': {'tower.conv1.weight': 5, 'tower.layer1.0.conv1.weight': 4, 'tower.layer4.0.bn1.bias': 1}
-    | {'tower.attn_pool.q.weight': 0, 'classifier.bias': 0},
-}
-
-
-@pytest.mark.parametrize('tower', LAYERS)
-def test_learning_rates_fall_towards_the_first_layer(make_clip, tower):
-    model = torch.nn.Module()
-    model.tower, model.classifier = make_clip(tower).image, torch.nn.Linear(2, 2)
-    groups = layer_groups(model, Schedule(lr=1.0, layer_decay=0.5, weight_decay=0.1))
-    found = {id(p): group for group in groups for p in group['params']}
-    assert len(found) == len(list(model.parameters()))
-    for name, distance in LAYERS[tower].items():
-        group = found[id(model.get_parameter(name))]
-        assert group['lr'] == 0.5**distance, name
-        decayed = model.get_parameter(name).ndim > 1 and not name.endswith('pos_embed')
-        assert group['weight_decay'] == (0.1 if decayed else 0.0), name
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
-from clipdense.engine.optimizer import PrecisionOptimWrapper, parameter_groups
+from clipdense.engine.optimizer import PrecisionOptimWrapper
 from clipdense.engine.parallel import unwrapped
+from clipdense.layers.parameter_groups import parameter_groups
 from clipdense.utils.errors import InputError
 
 
@@ -21,7 +22,7 @@ class ScratchFaster:
         optim_wrapper_cfg: ``dict(optimizer=dict(type=SGD, lr=...), ...)``; ``lr`` is that of the backbone.
         paramwise_cfg: ``scratch_lr``: factor on the learning rate outside the backbone, 10 as released;
             ``decay_all=True``: weight decay for gains and biases too, as released, instead of the rule of
-            ``engine.optimizer.parameter_groups``.
+            ``layers.parameter_groups``.
 
     Raises:
         InputError: unknown keys of ``paramwise_cfg``.

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from clipdense.clip.checkpoint import load
 from clipdense.clip.losses import contrastive_loss
 from clipdense.data.preprocessor import DataPreprocessor
-from clipdense.engine.optimizer import parameter_groups
+from clipdense.layers.parameter_groups import parameter_groups
 from clipdense.methods.slip.pretrainer import SlipPretrainer
 from clipdense.methods.slip.simclr import SimClr, simclr_loss
 from clipdense.utils.errors import CheckpointError
