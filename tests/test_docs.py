@@ -18,7 +18,7 @@ from clipdense.methods import list_methods
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 # files of readers, and what `clipdense init` writes
-OWN_FILES = re.compile(r'my_\w+\.py|(lseg|clip|vild|coop)_(mine|train|captions)\.py')
+OWN_FILES = re.compile(r'my_\w+\.py|(lseg|clip|slip|vild|coop)_(mine|train|captions)\.py')
 
 
 def _id(page: Path) -> str:

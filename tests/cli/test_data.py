@@ -26,6 +26,12 @@ pytestmark = pytest.mark.usefixtures('apart')
         ('lseg', lambda: pairs('mine'), ['train_dataloader.batch_size=5'], 'lseg.safetensors'),
         ('lseg', lambda: voc('mine'), [], 'lseg.safetensors'),
         ('clip', lambda: captions('mine.csv'), ['train_dataloader.batch_size=4'], 'clip.safetensors'),
+        (
+            'slip',
+            lambda: captions('mine.csv'),
+            ['train_dataloader.batch_size=4', 'model.partner.hidden=16'],
+            'clip.safetensors',
+        ),
         ('coop', lambda: folders('mine'), ['train_cfg={"max_steps": 2}'], 'prompts.safetensors'),
         ('vild', lambda: coco('boxes/mine.json'), [], 'vild.safetensors'),
     ],
@@ -44,7 +50,7 @@ def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options
     assert status == 0, err
     trained = f'work_dirs/{method}_mine/{exported}'
     assert Path(trained).is_file()
-    if method in ('clip', 'coop'):
+    if method in ('clip', 'slip', 'coop'):
         return
     by_config = run(capsys, 'test', f'{method}_mine.py', trained, '--json')
     assert by_config[0] == 0, by_config[2]

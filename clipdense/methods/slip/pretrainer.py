@@ -73,14 +73,13 @@ class SlipPretrainer(Model):
             raise InputError('SLIP has a softmax loss: give a model without a logit_bias (no SigLIP)')
         super().__init__(data_preprocessor=ImagePreprocessor(model.preprocess.mean, model.preprocess.std))
         self.clip = model
-        self.partner: Partner = (
-            MODELS.build({'clip': model, **partner}) if isinstance(partner, dict) else partner
-        )
-        if not isinstance(self.partner, Partner):
+        built: Any = MODELS.build({'clip': model, **partner}) if isinstance(partner, dict) else partner
+        if not isinstance(built, Partner):
             raise InputError(
                 'partner must be a self-supervised part such as dict(type=SimClr), got '
                 f'{type(partner).__name__}'
             )
+        self.partner = built
         self.ssl_scale, self.clip_weight, self.micro_batch = ssl_scale, clip_weight, micro_batch
         model.set_gradient_checkpointing(gradient_checkpointing)
         if not clip_weight:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,11 @@ class TeacherPartner(Partner):
             raise InputError(f'momentum={momentum} is larger than final_momentum={final_momentum}')
         self.momentum, self.final_momentum = momentum, final_momentum
         self.head = head
-        self.teacher = nn.ModuleDict({'tower': copy.deepcopy(tower), 'head': copy.deepcopy(head)})
+        copied: Any = copy.deepcopy(tower)
+        if hasattr(copied, 'patch_dropout'):
+            copied.patch_dropout = 0.0
+        self.teacher = nn.ModuleDict({'tower': copied, 'head': copy.deepcopy(head)})
         self.teacher.requires_grad_(False)
-        if hasattr(tower, 'patch_dropout'):
-            self.teacher['tower'].patch_dropout = 0.0
         self.register_buffer('done', torch.zeros((), dtype=torch.int64))
         self._steps = 0
 
@@ -65,7 +67,7 @@ class TeacherPartner(Partner):
 
     def targets(self, views: Tensor) -> dict[str, Tensor]:
         """Pooled features (b, C) of each view by the teacher's tower."""
-        tower = self.teacher['tower']
+        tower: Any = self.teacher['tower']
         return {f'view{index}': tower.pooled(views[:, index]) for index in range(self.views)}
 
     @torch.no_grad()
