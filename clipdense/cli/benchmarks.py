@@ -19,12 +19,15 @@ from .early import check_device, check_method, check_weights
 from .options import (
     DEFAULT_WEIGHTS,
     Activation,
+    AsJson,
     Device,
     Override,
+    Overwrite,
     Weights,
     grouped,
     weight_overrides,
 )
+from .output import print_json
 
 if TYPE_CHECKING:
     from clipdense.benchmarks.measure import Source, Subject
@@ -219,12 +222,14 @@ def reproduce(
     data: DataArguments,
     preset: PresetName = None,
     out: Annotated[Path | None, typer.Option('--out', help='JSON file to write the result to.')] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Reproduce a published result and compare within a tolerance. Downloads nothing.
 
     Example: `clipdense reproduce sclip voc21 --weights ViT-B-16.pt --data-root data`
     """
-    check_outputs([out] if out else [], overwrite=False)
+    check_outputs([out] if out else [], overwrite, [measured.weights])
     measured.check([method], [dataset])
     from clipdense.benchmarks.grid import check_names
     from clipdense.benchmarks.reproduce import NotReady, gather
@@ -241,8 +246,11 @@ def reproduce(
             raise typer.Exit(2) from error
         verdict = measure(run)
     print(verdict)
+    facts = {**verdict.cell, 'verdict': verdict.text}
     if out:
-        write_json(out, {**verdict.cell, 'verdict': verdict.text})
+        write_json(out, facts)
+    if as_json:
+        print_json(facts)
 
 
 @grouped
@@ -259,6 +267,7 @@ def bench(
     out: Annotated[Path, typer.Option('--out', help='Output folder for results and tables.')] = Path(
         'segmentation_benchmark'
     ),
+    as_json: AsJson = False,
 ) -> None:
     """Measure methods on datasets and write a table with ours and the published results.
 
@@ -288,8 +297,9 @@ def bench(
         parts = [f'{", ".join(names)} ({_need(names)} {need})' for need, names in needs.items()]
         print(f'skipped: {", ".join(parts)}')
     grid = Grid(subject, _names(methods, able), columns, out, data.source(), preset)
-    failed = 0
+    failed, cells = 0, []
     for cell in grid.run():
+        cells.append(cell)
         place = f'{cell["method"]} on {cell["dataset"]}'
         if 'failure' in cell:
             failed += 1
@@ -298,6 +308,8 @@ def bench(
         ours = 'n/a' if cell['miou'] is None else f'{cell["miou"]:.2f}'
         print(f'{place}: mIoU {ours}{" (from an earlier run)" if cell.get("stored") else ""}')
     print(f'tables: {out / "table.md"}, table.csv, table.json')
+    if as_json:
+        print_json(cells)
     if failed:
         raise typer.Exit(1)
 

@@ -156,7 +156,7 @@ def detect(
     paths = images.paths()
     classes = vocabulary.read(detector.templates)
     class_thresholds(rules.class_threshold or [], classes)
-    for given in (config, detector):
+    for given in (config, detector, dataset):
         given.check()
     stems = [out / stem for stem in output_stems(paths)]
     boxes_file, names_file = out / 'detections.json', out / 'names.json'

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from clipdense.config import parse_options
+from clipdense.utils.command_options import ConfigOptions
 from clipdense.utils.errors import InputError
 from clipdense.utils.wording import counted
 
 from .early import check_config, check_device, check_files, check_weights
 from .options import AdapterFile, AsJson, Device, EmbedderFile, SafeConfig, grouped
 from .output import print_json
-from .train import ConfigOptions, Modules, import_own
+from .train import Modules, import_own
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import typer
 
 from clipdense.methods import list_methods
 from clipdense.utils.errors import printable
+from clipdense.utils.files import check_new_folder
 
-from .early import check_method
+from .early import check_choice, check_method
 from .images import Failures
 from .options import (
     Background,
@@ -52,6 +53,15 @@ class SaveArguments:
     ] = None
     min_area: MinArea = 1
 
+    def check(self) -> None:
+        """Check the names of the formats before anything heavy is imported.
+
+        Raises:
+            InputError: an unknown format.
+        """
+        for name in self.save or ():
+            check_choice(name, FORMATS, '--save')
+
     def writers(
         self, out: Path, paths: Sequence[Path], vocabulary: Vocabulary, overwrite: bool
     ) -> list[DatasetWriter]:
@@ -62,7 +72,7 @@ class SaveArguments:
         """
         if not self.save:
             return []
-        from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
+        from clipdense.inference.formats import DatasetWriter, LabelOptions
 
         found = []
         for name in dict.fromkeys(self.save):
@@ -107,16 +117,17 @@ def label(
     """
     from .segment import with_background
 
+    check_choice(to, FORMATS, '--to')
     paths = images.paths()
     classes = with_background(vocabulary.read(), background)
     weights.check()
     detects = method in {one.name for one in list_methods('detection')}
     check_method(method, 'detection' if detects else 'segmentation', option)
-    from clipdense.inference.formats import DatasetWriter, LabelOptions, check_new_folder
+    check_new_folder(out, overwrite, [*paths, *(Path(one) for one in weights.inputs() if one)])
+    from clipdense.inference.formats import DatasetWriter, LabelOptions
 
     options = LabelOptions(min_area, score_threshold or 0.0)
     writer = DatasetWriter(out, to, paths, classes, options)
-    check_new_folder(out, overwrite, [*paths, *(Path(one) for one in weights.inputs() if one)])
     model, settings = _predictor(weights, method, option or [], view, classes, score_threshold)
     tell_precision(model.precision)
     failures = Failures(paths)

@@ -40,7 +40,7 @@ def check_class_names(arguments: list[str]) -> None:
     words = [name for name in names[1:] if not set('./*\\') & set(name) and not Path(name).exists()]
     if words and len(words) == len(names) - 1:
         raise InputError(
-            f'{words[0]!r} is no image, and class names are one text with commas: '
+            f'{words[0]!r} is not an image, and class names are one text with commas: '
             f"--classes '{', '.join(name.strip(', ') for name in names)}'"
         )
 

@@ -18,6 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from clipdense.methods import list_methods
+from clipdense.utils.command_options import (
+    Classes,
+    Device,
+    Override,
+    Overwrite,
+    SafeConfig,
+    VocabFile,
+    Weights,
+)
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, refuse_unknown
 
@@ -33,34 +42,14 @@ MAX_PIXELS = 178_956_970  # as in ``utils.image_open``, which takes longer to im
 DEFAULT_WEIGHTS = 'ViT-B-16/openai'
 
 Images = Annotated[list[str], typer.Argument(help='Images, folders or glob patterns.', show_default=False)]
-Classes = Annotated[
-    str | None, typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'.")
-]
-VocabFile = Annotated[
-    Path | None,
-    typer.Option(
-        '--vocab',
-        help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or `clipdense embed`.',
-    ),
-]
 NamedVocab = Annotated[
     str | None,
     typer.Option('--class-list', help='A published class list: voc21, coco, camvid, ade20k, imagenet, ...'),
-]
-Weights = Annotated[
-    str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
 ]
 Activation = Annotated[
     str | None,
     typer.Option(
         help='quick_gelu or gelu, for files that do not specify it (open_clip files without their config).'
-    ),
-]
-Override = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A setting that the weights do not record, NAME=VALUE: 'eos_token_id=49407', 'preprocess=half'. "
-        'May be repeated.'
     ),
 ]
 Templates = Annotated[
@@ -84,9 +73,6 @@ ScoreThreshold = typer.Option(
     show_default=False,
 )
 Top = Annotated[int, typer.Option(min=1, help='How many to print, best first.')]
-Device = Annotated[
-    str | None, typer.Option(help='cpu, cuda, cuda:1, ... [default: the GPU if there is one].')
-]
 Precision = Annotated[
     str,
     typer.Option(help='fp32, bf16, or auto: bf16 where the CPU or GPU has units for it, fp32 elsewhere.'),
@@ -110,15 +96,7 @@ AdapterFile = Annotated[
 MaxPixels = Annotated[
     int, typer.Option('--max-pixels', min=1, help='Refuse images with more pixels, before decoding.')
 ]
-SafeConfig = Annotated[
-    bool,
-    typer.Option(
-        '--safe-config',
-        help='Refuse a .py config, which is code; YAML, JSON and included configs are read.',
-    ),
-]
 OutputFolder = Annotated[Path, typer.Option('--out', help='Output folder.')]
-Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, for programs.')]
 
 

@@ -14,6 +14,7 @@ from clipdense.utils.files import check_outputs
 from .early import check_templates
 from .images import each
 from .options import (
+    AsJson,
     BatchSize,
     ImageArguments,
     InferenceArguments,
@@ -25,6 +26,7 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .output import print_json
 
 if TYPE_CHECKING:
     from clipdense.inference.results import Classification
@@ -40,6 +42,7 @@ def classify(
     templates: Templates = None,
     batch_size: BatchSize = 'auto',
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Classify images by class names: prints the most probable classes of each image.
 
@@ -85,6 +88,8 @@ def classify(
     finally:
         if out and rows:
             write_json(out, rows)
+        if as_json and rows:
+            print_json(rows)
 
 
 @grouped

@@ -161,7 +161,7 @@ def _check(folder: Path, text: str | None, image: Path | None, out: Path | None)
         raise InputError('the text to search for is empty')
     check_files(image)
     if out is not None and out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-        raise InputError(f'--out {out}: the picture of the images is written as .png or .jpg')
+        raise InputError(f'--out {out}: the drawing of the images is written as .png or .jpg')
 
 
 def _refresh(found: ImageIndex, file: Path, asked: IndexArguments) -> Changes:

@@ -69,7 +69,7 @@ def segment(
     """
     paths = images.paths()
     classes = with_background(vocabulary.read(templates), background)
-    for given in (config, weights):
+    for given in (config, weights, dataset):
         given.check()
     if config.config is None:
         check_method(method, 'segmentation', option)

@@ -11,17 +11,13 @@ from typing import Annotated, cast, get_args
 import typer
 
 from clipdense.config import parse_options
+from clipdense.utils.command_options import ConfigOptions
 from clipdense.utils.errors import InputError, one_line
+from clipdense.utils.files import check_new_folder
 
 from .early import check_choice, check_config
-from .options import SafeConfig
+from .options import Overwrite, SafeConfig
 
-ConfigOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        '--option', '-o', help="Override a config setting: 'train_cfg.max_steps=100'. May be repeated."
-    ),
-]
 Modules = Annotated[
     list[str] | None,
     typer.Option(
@@ -69,6 +65,7 @@ def nouns(
         str, typer.Option(help='Part-of-speech tagger: lemminflect, hanta, spacy or nltk.')
     ] = 'lemminflect',
     captions: Annotated[str, typer.Option(help='Suffix of the caption files in the shards.')] = 'txt',
+    overwrite: Overwrite = False,
 ) -> None:
     """Copy shards and add the nouns of each caption, so that training need not extract them.
 
@@ -77,6 +74,7 @@ def nouns(
     from clipdense.vocab.noun_phrases import Kind, NounExtractor
 
     check_choice(kind, get_args(Kind), '--kind')
+    check_new_folder(out, overwrite, [shards])
     extractor = NounExtractor(cast(Kind, kind), tagger)
     from clipdense.data.image_text.noun_prompts import add_nouns
 

@@ -42,8 +42,13 @@ def check_tokens(tokenizer: Any, prompts: Mapping[str, str]) -> None:
             warnings.warn(f'{other!r:.80} and {name!r:.80} are one text for the text tower; the first wins')
 
 
-def warn_of_unknown(tokenizer: Any, names: Sequence[str]) -> None:
+def warn_of_unknown(tokenizer: Any, names: Sequence[str], what: str = 'class names') -> None:
     """Warn once of the names whose characters a tokenizer does not know, or has not seen in its language.
+
+    Args:
+        tokenizer: of the text tower.
+        names: class names, or other texts.
+        what: they are, in the message.
 
     Warns:
         UserWarning: names with characters that are not in the vocabulary, or names of other scripts for a
@@ -62,7 +67,7 @@ def warn_of_unknown(tokenizer: Any, names: Sequence[str]) -> None:
         lost = [name for name in names if not _is_latin(name)]
     if lost:
         warnings.warn(
-            f'{len(lost)} of {len(names)} class names {fault}: {_some(lost)}; use other names, or a '
+            f'{len(lost)} of {len(names)} {what} {fault}: {_some(lost)}; write them in English, or use a '
             'multilingual model such as ViT-B-16-SigLIP2/webli'
         )
 

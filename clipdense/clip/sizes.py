@@ -5,8 +5,10 @@ Names are those of open_clip.  Head counts are written out because weights do no
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
+
+from clipdense.utils.errors import InputError
 
 Activation = Literal['quick_gelu', 'gelu', 'gelu_tanh']
 
@@ -219,13 +221,23 @@ class ClipSize:
         return replace(self, image=image, text=text)
 
 
+def _check_numbers(values: dict[str, Any], tower: str) -> None:
+    kinds = (VitSize, ResNetSize, TextSize)
+    whole = {one.name for kind in kinds for one in fields(kind) if one.type == 'int'}
+    for name, value in values.items():
+        if name in whole and isinstance(value, str):
+            raise InputError(f'{name} of the {tower} tower must be a whole number, got {value!r:.60}')
+
+
 def text_size_of(values: dict[str, Any]) -> AnyTextSize:
     """A text tower's size from its dict."""
+    _check_numbers(values, 'text')
     return HFTextSize(**values) if 'model_type' in values else TextSize(**values)
 
 
 def image_size_of(values: dict[str, Any]) -> ImageSize:
     """An image tower's size from its dict; each kind has a field that the others lack."""
+    _check_numbers(values, 'image')
     if 'model' in values:
         return TimmSize(**values)
     if isinstance(values['layers'], int):

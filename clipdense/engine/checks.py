@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from inspect import signature
 from math import isfinite
 from multiprocessing import get_all_start_methods
@@ -78,6 +78,30 @@ def check_values(cfg: Mapping[str, Any]) -> None:
     for section in _SECTIONS:
         _check_counts(cfg.get(section), section)
     _check_folder(cfg.get('work_dir'))
+    _warn_of_data_root(cfg)
+
+
+def _warn_of_data_root(cfg: Mapping[str, Any]) -> None:
+    """Say where ``data_root`` is set and nothing has it, as in configs of other MMEngine projects."""
+    root = cfg.get('data_root')
+    if not isinstance(root, str) or not root:
+        return
+    texts = (value for name, part in cfg.items() if name != 'data_root' for value in _texts(part))
+    if not any(text.startswith(root.rstrip('/')) for text in texts):
+        warnings.warn(
+            f'data_root={root!r} is not used by any entry of the config, and has no effect: write '
+            "'{{data_root}}' where a dataset has its folder (root=, images=, data=), or a path that begins "
+            'with it',
+            stacklevel=2,
+        )
+
+
+def _texts(part: Any) -> Iterator[str]:
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Mapping | list | tuple):
+        for value in part.values() if isinstance(part, Mapping) else part:
+            yield from _texts(value)
 
 
 def _check_warmup(cfg: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ n: examples of a class, R: embeddings of the example images, D: joint space, Q: 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,9 @@ def with_examples(vocabulary: Vocabulary, named: ClassEmbeddings | None, embed: 
 
     Raises:
         InputError: an example that cannot be read, a mask of another size, or without any pixel of the class.
+
+    Warns:
+        UserWarning: some classes are given by names.
     """
     rows, others, alone = [], [], len(vocabulary.examples) == 1
     for name, own in vocabulary.examples.items():
@@ -72,6 +76,12 @@ def with_examples(vocabulary: Vocabulary, named: ClassEmbeddings | None, embed: 
         others += [one.others for one in found]
     shown = torch.stack(rows).float()
     if named is not None:
+        warnings.warn(
+            f'{len(vocabulary.examples)} of {len(vocabulary)} classes are given by example images, the '
+            'others by names: their scores are only roughly comparable, which costs accuracy; give all '
+            'classes in the same way where you can',
+            stacklevel=2,
+        )
         shown = comparable(shown, named.queries, torch.cat(others).float())
     return _joined(vocabulary, shown, named)
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from clipdense.clip.class_embeddings import image_tower_digest
 from clipdense.clip.model import CLIP
+from clipdense.clip.name_tokens import warn_of_unknown
 from clipdense.layers.precision import Precision, at_least_fp32, autocast, precision_name, resolve_precision
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.files import cache_folder, digest, regular_file, sha256
@@ -250,6 +251,7 @@ class ImageIndex:
         if isinstance(query, str):
             if not query.strip():
                 raise InputError('the text to search for is empty')
+            warn_of_unknown(self.clip.tokenizer, [query], 'search texts')
             with torch.no_grad(), autocast(self.device, self._autocast):
                 tokens = self.clip.tokenizer([query]).to(self.device)
                 found = at_least_fp32(self.clip.encode_text(tokens))

@@ -65,11 +65,11 @@ class Slide:
         object.__setattr__(self, 'scales', tuple(self.scales))  # a config gives a list
         for name in ('short_side', 'long_side', 'window', 'stride', 'batch'):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f'{name} must be at least 1, got {value}')
+            if value is not None and (not isinstance(value, int | float) or value < 1):
+                raise InputError(f'{name} must be a number of at least 1, got {value!r}')
         if self.window is not None and self.step > self.window:
             raise InputError(f'stride {self.stride} must not be larger than the window of {self.window}')
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(isinstance(one, int | float) and one > 0 for one in self.scales):
             raise InputError(f'scales must be one or more positive numbers, got {self.scales}')
 
     @property

@@ -325,3 +325,24 @@ def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str |
         others = f'{more} more files exist' if more > 1 else f'so does {existing[-1].name}'
         found = f' exists and {others}' if more else ' exists'
         raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')
+
+
+def check_new_folder(folder: str | Path, overwrite: bool, inputs: Sequence[str | Path] = ()) -> None:
+    """Check that a data set can be written into a folder: refuse one with files without ``--overwrite``.
+
+    Args:
+        folder: of the data set; it need not exist.
+        overwrite: whether files in it may be replaced; others stay.
+        inputs: what is read, which must not be in the folder.
+
+    Raises:
+        InputError: the folder has files, contains an input, or cannot be written to.
+    """
+    folder = Path(folder)
+    check_output_folder(folder)
+    real = Path(os.path.realpath(folder))
+    inside = next((one for one in inputs if Path(os.path.realpath(one)).is_relative_to(real)), None)
+    if inside is not None:
+        raise InputError(f'{folder} contains the input {inside}: choose another folder')
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f'{folder} exists and is not empty: choose another one, or add --overwrite')

@@ -81,7 +81,7 @@ class VideoFrames:
 
     def _check_end(self) -> None:
         if not self.frames_read:
-            raise InputError(f'{self.path} has no frame that can be read: it is damaged, or has no picture')
+            raise InputError(f'{self.path} has no frame that can be read: it is damaged, or no video')
         missing = self.expected - self.frames_read
         if missing > max(2, self.expected // 50):  # headers of some formats are estimates
             self.fault = f'{self.frames_read} of {self.expected} frames could be read'

@@ -56,8 +56,8 @@ def test_areas_and_scores(capsys, weights, photos):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('--to', 'coko'), "format 'coko' is unknown"),
-        (('--to', 'coco', '--out', 'photos'), 'contains the input image'),
+        (('--to', 'coko'), '--to must be one of'),
+        (('--to', 'coco', '--out', 'photos'), 'contains the input'),
         (('--to', 'coco', '--out', 'full'), 'full exists and is not empty'),
         (('--to', 'coco', '--out', 'full/file'), 'is not a folder'),
         (('--to', 'coco', '--score-threshold', '2'), '--score-threshold'),

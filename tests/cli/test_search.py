@@ -43,6 +43,13 @@ def test_search_by_text_and_by_image(capsys, photos, weights):
     assert 'no changes' in err
 
 
+@pytest.mark.parametrize(('text', 'said'), [('собака на пляже', True), ('a dog on a beach', False)])
+def test_a_text_in_another_script_is_said(capsys, recwarn, photos, weights, text, said):
+    assert run(capsys, 'search', photos, text, '-w', weights)[0] == 0
+    lines = [str(one.message) for one in recwarn]
+    assert any('search texts are not in Latin script' in line for line in lines) == said
+
+
 def test_what_a_program_reads(capsys, photos, weights):
     Path('photos/broken.jpg').write_bytes(b'text')
     arguments = ['-w', weights, '--index', 'my.safetensors', '--json', '--out', 'found.png', '--top', '3']

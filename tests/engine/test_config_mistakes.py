@@ -144,6 +144,13 @@ def test_commands_say_it_in_one_line(tmp_path, capsys, command, option, message)
     assert '\n' not in told
 
 
+def test_a_size_of_a_tower_names_the_setting(tmp_path, capsys):
+    given = ['--work-dir', str(tmp_path / 'run'), '-o', 'model.clip.size.image.width=abc']
+    with pytest.raises(SystemExit):
+        main(['train', 'contrastive/clip_scenes', *given])
+    assert "width of the image tower must be a whole number, got 'abc'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('warmup', 'steps', 'said'),
     [(9, 10, False), (10, 10, True), (100, 10, True), (None, 10, False), (9, None, False)],
@@ -154,6 +161,21 @@ def test_a_warm_up_that_lasts_the_whole_run_is_said(recwarn, warmup, steps, said
     check_values({'train_cfg': {'max_steps': steps}, 'param_scheduler': [schedule] if listed else schedule})
     lines = [str(warning.message) for warning in recwarn]
     assert ['the learning rate only increases' in line for line in lines] == [True] * said
+
+
+@pytest.mark.parametrize(
+    ('root', 'path', 'said'),
+    [
+        ('data/mine', 'mine.json', True),
+        ('data/mine', 'data/mine/mine.json', False),
+        ('data/mine/', 'data/mine', False),
+        ('', 'mine.json', False),
+        (None, 'mine.json', False),
+    ],
+)
+def test_a_data_root_that_nothing_uses_is_said(recwarn, root, path, said):
+    check_values({'data_root': root, 'train_dataloader': {'dataset': {'type': 'Own', 'files': [path]}}})
+    assert ['data_root' in str(warning.message) for warning in recwarn] == [True] * said
 
 
 OPENAI, OTHER = 'openai-bpe abc 77', 'huggingface def (1, 2)'

@@ -102,6 +102,12 @@ def test_synonyms_background_and_negatives_beside_examples(segmenter, folder):
     assert result.vocabulary == vocabulary
 
 
+@pytest.mark.parametrize(('names', 'said'), [(('car', 'road'), True), ((), False)])
+def test_names_beside_examples_are_said(recwarn, segmenter, folder, names, said):
+    segmenter.set_vocabulary(Vocabulary(names, examples=shown(folder).examples))
+    assert any('only roughly comparable' in str(one.message) for one in recwarn) == said
+
+
 def test_queries_of_examples_are_moved_to_those_of_names():
     rng = torch.Generator().manual_seed(0)
     base = torch.randn(1, 16, generator=rng)

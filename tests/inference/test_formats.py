@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from clipdense.data.detection.coco import read_coco
 from clipdense.data.detection.voc import read_voc
 from clipdense.data.segmentation.datasets import VOCSegmentation
-from clipdense.inference.formats import FORMATS, DatasetWriter, LabelOptions, check_new_folder
+from clipdense.inference.formats import FORMATS, DatasetWriter, LabelOptions
 from clipdense.inference.formats.labelstudio import brush
 from clipdense.inference.formats.outlines import polygon, polygons
 from clipdense.inference.results import Detections, Segmentation
@@ -334,8 +334,6 @@ def test_scores_and_areas_below_the_limits_are_left_out(tmp_path):
         (lambda folder: LabelOptions(min_area=-1), 'min_area must be at least 0'),
         (lambda folder: LabelOptions(min_score=2), 'min_score must be from 0 to 1'),
         (lambda folder: DatasetWriter(folder, 'cocoo', [], NAMES), "Did you mean 'coco'"),
-        (lambda folder: check_new_folder(folder, True, [folder / 'a/b.png']), 'contains the input image'),
-        (lambda folder: check_new_folder(photo(folder / 'x.png').parent, False), 'is not empty'),
         (
             lambda folder: DatasetWriter(folder, 'coco', ['a.png'], NAMES).add(0, 'no result'),
             'must be a Segmentation or Detections, got str',

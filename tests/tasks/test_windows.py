@@ -86,3 +86,16 @@ def test_resized(size, short, expected):
 def test_refusals(fields, message):
     with pytest.raises(ValueError, match=message):
         Slide(**fields)
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'short_side': 'abc'}, "short_side must be a number of at least 1, got 'abc'"),
+        ({'window': 0}, 'window must be a number of at least 1, got 0'),
+        ({'scales': ('1',)}, 'scales must be'),
+    ],
+)
+def test_a_slide_names_the_setting(given, message):
+    with pytest.raises(InputError, match=message):
+        Slide(**given)

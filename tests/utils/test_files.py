@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from clipdense.utils.errors import InputError
-from clipdense.utils.files import regular_file, special_file
+from clipdense.utils.files import check_new_folder, regular_file, special_file
 
 
 def test_a_file_and_a_link_to_it(tmp_path):
@@ -74,3 +74,19 @@ def test_refused_without_opening(tmp_path, monkeypatch, make, said):
 def test_strange_paths(path, said):
     with pytest.raises(InputError, match=said):
         regular_file(path)
+
+
+@pytest.mark.parametrize(
+    ('overwrite', 'inputs', 'said'),
+    [
+        (True, ['a/b.png'], 'contains the input'),
+        (True, ['.'], 'contains the input'),
+        (False, [], 'is not empty'),
+    ],
+)
+def test_a_folder_that_is_not_new(tmp_path, overwrite, inputs, said):
+    (tmp_path / 'x.png').touch()
+    with pytest.raises(InputError, match=said):
+        check_new_folder(tmp_path, overwrite, [tmp_path / one for one in inputs])
+    check_new_folder(tmp_path, overwrite=True)
+    check_new_folder(tmp_path / 'new', overwrite=False)

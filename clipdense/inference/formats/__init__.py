@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipdense.inference.results import Detections
 from clipdense.utils.errors import InputError, nearest
-from clipdense.utils.files import check_output_folder
 from clipdense.utils.image_files import output_stems
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -122,27 +120,6 @@ class DatasetWriter:
     def finish(self) -> list[Path]:
         """Write what describes the whole data set; returns these files."""
         return self.writer.finish()
-
-
-def check_new_folder(folder: str | Path, overwrite: bool, images: Sequence[str | Path] = ()) -> None:
-    """Check that a data set can be written into a folder.
-
-    Args:
-        folder: of the data set; it need not exist.
-        overwrite: whether files in it may be replaced; others stay.
-        images: the input, which must not be in the folder.
-
-    Raises:
-        InputError: the folder has files, contains an input image, or cannot be written to.
-    """
-    folder = Path(folder)
-    check_output_folder(folder)
-    real = Path(os.path.realpath(folder))
-    inside = next((one for one in images if Path(os.path.realpath(one)).is_relative_to(real)), None)
-    if inside is not None:
-        raise InputError(f'{folder} contains the input image {inside}: choose another folder')
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f'{folder} exists and is not empty: choose another one, or add --overwrite')
 
 
 def find_format(name: str) -> type[Writer]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdense.utils.command_options import Classes, Overwrite, VocabFile, Weights
+
 
 def tip_cache(
     keys: Annotated[Path, typer.Argument(help="``keys_16shots.pt`` of Tip-Adapter's official code.")],
@@ -14,26 +16,15 @@ def tip_cache(
     trained: Annotated[
         Path | None, typer.Option(help='``best_F_16shots.pt``: trained keys (Tip-Adapter-F).')
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'.")
-    ] = None,
-    vocab: Annotated[
-        Path | None,
-        typer.Option(
-            '--vocab',
-            help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or '
-            '`clipdense embed`.',
-        ),
-    ] = None,
+    classes: Classes = None,
+    vocab: VocabFile = None,
     alpha: Annotated[float, typer.Option(help='The alpha that was found, which the files lack.')] = 1.0,
     beta: Annotated[float, typer.Option(help='The beta that was found, which the files lack.')] = 5.5,
-    weights: Annotated[
-        str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
-    ] = 'RN50/openai',
+    weights: Weights = 'RN50/openai',
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'adapter.safetensors'
     ),
-    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the cache of Tip-Adapter's official files as one file for `--adapter`, with class names and CLIP.
 

@@ -8,44 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipdense.utils.command_options import Classes, Override, Overwrite, VocabFile, Weights
+
 if TYPE_CHECKING:
     from .learner import PromptLearner
 
 
 def prompts(
     file: Annotated[Path, typer.Argument(help="Learned prompts: ours, CoOp's, CoCoOp's, MaPLe's, DetPro's.")],
-    weights: Annotated[
-        str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
-    ] = 'ViT-B-16/openai',
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A setting that the weights do not record, NAME=VALUE: 'eos_token_id=49407', "
-            "'preprocess=half'. May be repeated."
-        ),
-    ] = None,
+    weights: Weights = 'ViT-B-16/openai',
+    override: Override = None,
     out: Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')] = Path(
         'prompts.safetensors'
     ),
     position: Annotated[
         str | None, typer.Option(help='Where the context of an official CoOp file is: end, middle or front.')
     ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'."),
-    ] = None,
-    vocab: Annotated[
-        Path | None,
-        typer.Option(
-            '--vocab',
-            help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or '
-            '`clipdense embed`.',
-        ),
-    ] = None,
+    classes: Classes = None,
+    vocab: VocabFile = None,
     words: Annotated[
         int, typer.Option(min=0, help='Print this many nearest words of each context token.')
     ] = 0,
-    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write learned prompts of an official file with what it does not record: position, class names, CLIP.
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from clipdense.utils.command_options import Classes, Overwrite, VocabFile, Weights
+
 _Out = Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')]
-_Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 
 
 def region_features(
@@ -25,7 +26,7 @@ def region_features(
             help="Class names with commas, or a split: 'base', 'ov_coco/base'. [default: all]",
         ),
     ] = None,
-    overwrite: _Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the regions with the class of the object that each overlaps most, for learning prompts (DetPro).
 
@@ -53,21 +54,10 @@ def detpro(
         typer.Argument(help='Learned contexts, one or several; or embeddings of the classes (DetPro).'),
     ],
     out: _Out = Path('embeddings.safetensors'),
-    classes: Annotated[
-        str | None, typer.Option('--classes', '-c', help="Comma-separated class names: 'car, road, tree'.")
-    ] = None,
-    vocab: Annotated[
-        Path | None,
-        typer.Option(
-            '--vocab',
-            help='File of classes: text with one a line (name, synonym, ...), YAML, JSON, or '
-            '`clipdense embed`.',
-        ),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option('--weights', '-w', help='A name from `clipdense models`, or a file or folder.')
-    ] = 'ViT-B-32/openai',
-    overwrite: _Overwrite = False,
+    classes: Classes = None,
+    vocab: VocabFile = None,
+    weights: Weights = 'ViT-B-32/openai',
+    overwrite: Overwrite = False,
 ) -> None:
     """Write class embeddings of a detector: the normalized sum over the contexts of several ranges of IoU.
 

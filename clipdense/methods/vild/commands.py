@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdense.utils.command_options import ConfigOptions, Device, SafeConfig
+
 
 def regions(
     config: Annotated[str, typer.Argument(help='Config with the detector, its CLIP and the images.')],
@@ -16,22 +18,9 @@ def regions(
         int, typer.Option('--max', '--regions', min=1, help='Maximum number of regions per image.')
     ] = 300,
     workers: Annotated[int, typer.Option(min=0, help='Number of worker processes; 0: none.')] = 0,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            '--option', '-o', help="Override a config setting: 'train_cfg.max_steps=100'. May be repeated."
-        ),
-    ] = None,
-    safe_config: Annotated[
-        bool,
-        typer.Option(
-            '--safe-config',
-            help='Refuse a .py config, which is code; YAML, JSON and included configs are read.',
-        ),
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(help='cpu, cuda, cuda:1, ... [default: the GPU if there is one].')
-    ] = None,
+    option: ConfigOptions = None,
+    safe_config: SafeConfig = False,
+    device: Device = None,
 ) -> None:
     """Write CLIP embeddings of proposed regions, for training ViLD. Run it again after an interruption.
 
