@@ -156,12 +156,12 @@ class _RingSigmoid(torch.autograd.Function):
             for start in range(0, len(texts), chunk):
                 part = texts[start : start + chunk]  # (T, D)
                 cosines = (images @ part.mT).to(exact)  # (B, T)
-                signs = torch.full_like(cosines, -1)
-                if step == 0:  # the pairs of this process
-                    signs.diagonal(-start).fill_(1)
-                margins = signs * (scale * cosines + bias)
-                total -= F.logsigmoid(margins).sum()
-                slopes = -signs * torch.sigmoid(-margins)  # of the loss, in the logits
+                logits = torch.addcmul(bias, scale, cosines)
+                total += F.softplus(logits, threshold=50).sum()  # -log(sigmoid(-logit)): no pair matches ...
+                slopes = logits.sigmoid()  # of the loss, in the logits
+                if step == 0:  # ... but those of this process on the diagonal: -log(sigmoid(logit))
+                    total -= logits.diagonal(-start).sum()
+                    slopes.diagonal(-start).sub_(1)
                 to_scale += (slopes * cosines).sum()
                 to_bias += slopes.sum()
                 to_images += slopes.to(images.dtype) @ part

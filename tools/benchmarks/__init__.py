@@ -30,6 +30,7 @@ from .pixel_cache import pixel_cache
 from .precision import precision
 from .prompt_step import prompt_step
 from .region_embeddings import region_embeddings
+from .sigmoid_loss import sigmoid_loss
 from .start_up import imports, start_up
 from .vild import vild
 from .vocabulary_memory import vocabulary_memory
@@ -53,5 +54,6 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'export': onnx_export,
     'pixel_cache': pixel_cache,
     'prompt_step': prompt_step,
+    'sigmoid_loss': sigmoid_loss,
     'vocabulary_memory': vocabulary_memory,
 }
