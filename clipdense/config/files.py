@@ -50,11 +50,13 @@ def load_config(
     object.__setattr__(cfg, '_safe', safe)
     restore(cfg._cfg_dict, getattr(source, '_references', {}))
     values = dict(options) if isinstance(options, Mapping) else parse_options(options)
-    for key in values:
+    for key in sorted(values, key=lambda key: not key.endswith('.type')):  # new classes have new options
         check_option(cfg, key, settings or {})
         if safe:
             check_option_value(f'option {key}', values[key])
         values[key] = resolve_entry(key.rpartition('.')[2], values[key], f'option {key}')
+        if key.endswith('.type'):
+            merge(cfg._cfg_dict, nested({key: values[key]}))
     merge(cfg._cfg_dict, nested(values))
     object.__setattr__(cfg, '_references', substitute(cfg._cfg_dict))
     return cfg

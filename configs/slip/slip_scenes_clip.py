@@ -17,10 +17,11 @@ with read_base():
     from .._base_.scenes_captions import *
     from .._base_.slip_scenes import *
 
+data_root = 'data/scenes'
 num_images = 20_000
 
 model = dict(type=ContrastivePretrainer, clip=small_clip)
 train_dataloader.update(batch_size=128)
-train_dataloader['dataset'].update(urls='data/scenes/shards/train', samples_per_epoch=num_images)
+train_dataloader['dataset'].update(urls=f'{data_root}/shards/train', samples_per_epoch=num_images)
 train_cfg = dict(max_steps=160)
 optim_wrapper['optimizer'].update(lr=2e-3)

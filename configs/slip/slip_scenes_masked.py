@@ -21,6 +21,7 @@ with read_base():
     from .._base_.scenes_captions import *
     from .._base_.slip_scenes import *
 
+data_root = 'data/scenes'
 num_images = 20_000
 
 model = dict(
@@ -45,7 +46,7 @@ model = dict(
 )
 train_dataloader.update(batch_size=128)
 train_dataloader['dataset'].update(
-    urls='data/scenes/shards/train',
+    urls=f'{data_root}/shards/train',
     samples_per_epoch=num_images,
     transform=dict(
         type=ImageViews,
