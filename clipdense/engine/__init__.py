@@ -1,6 +1,7 @@
 """Training and testing on MMEngine: runner, loops, training steps, checkpoints, optimizer and hooks."""
 
 from .checkpointing import CheckpointHook
+from .ema import EMAHook
 from .hooks import EvaluationHook, ProgressHook, VocabularyHook
 from .launch import test, train
 from .loops import TrainLoop
@@ -20,6 +21,7 @@ __all__ = [
     'CheckpointHook',
     'DecayGroupsConstructor',
     'DistributedModel',
+    'EMAHook',
     'EpochCosine',
     'EvaluationHook',
     'Parallel',

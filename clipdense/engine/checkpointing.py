@@ -19,6 +19,7 @@ import contextlib
 import math
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -36,6 +37,7 @@ from clipdense.utils.dist import is_main
 from clipdense.utils.errors import CheckpointError, InputError, WriteError, nearest
 from clipdense.utils.files import atomic_write
 
+from . import sharded_checkpoint
 from .health import weights_fault
 from .hooks import in_training
 from .resume import Position
@@ -97,7 +99,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return _read(path)
 
 
+def steps_in(folder: str | Path) -> list[Path]:
+    """The checkpoints of steps in a work directory: files, and folders of sharded ones."""
+    found = [path for path in Path(folder).glob('step_*') if path.suffix == '.pth' or path.is_dir()]
+    return [path for path in found if _step_of(path) >= 0]
+
+
 def _read(path: Path) -> dict[str, Any]:
+    path = path / sharded_checkpoint.STATE if path.is_dir() else path
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -116,6 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def damage(path: Path) -> str | None:
     """A description of the damage of a checkpoint file, or None; verifies all checksums."""
+    if path.is_dir():
+        return sharded_checkpoint.damage(path) or damage(path / sharded_checkpoint.STATE)
     if not path.is_file():
         return 'does not exist'
     size = path.stat().st_size
@@ -159,7 +170,7 @@ def newest_checkpoint(folder: str | Path, strict: bool = False) -> Path | None:
         CheckpointError: the last one is damaged (``strict``), or all are.
     """
     folder = Path(folder)
-    found = sorted(folder.glob('step_*.pth'), key=lambda path: (path.stat().st_mtime_ns, _step_of(path)))
+    found = sorted(steps_in(folder), key=lambda path: (path.stat().st_mtime_ns, _step_of(path)))
     pointer = folder / _POINTER
     if pointer.is_file():
         named = folder / Path(pointer.read_text(encoding='utf-8', errors='replace').strip()).name
@@ -186,7 +197,7 @@ def run_files(folder: str | Path) -> list[Path]:
     """The checkpoints of a run, oldest first, after what points to them."""
     folder = Path(folder)
     named = [folder / name for name in (_POINTER, _BEST) if (folder / name).is_file()]
-    return [*named, *sorted(folder.glob('step_*.pth'), key=_step_of)]
+    return [*named, *sorted(steps_in(folder), key=_step_of)]
 
 
 def what_remains(folder: str | Path) -> str:
@@ -214,9 +225,15 @@ def remove_orphans(folder: str | Path) -> list[Path]:
     orphans = [
         path for name in ('step_*.pth', _BEST, _POINTER) for path in Path(folder).glob(f'.{name}.*.tmp')
     ]
+    orphans += Path(folder).glob('.step_*.tmp')
     for path in orphans:
-        path.unlink(missing_ok=True)
+        remove(path)
     return orphans
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, if it exists."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def hub_state(hub: MessageHub) -> dict[str, Any]:
@@ -244,6 +261,9 @@ class CheckpointHook(Hook):
         save_best: the metric, such as 'zero_shot/top1', whose best weights go to ``best.pth`` (weights only).
         best_is: whether higher or lower values are better.
         on_error: 'raise' stops training when a checkpoint cannot be written; 'warn' continues.
+        sharded: write folders ``step_N`` to which each process adds its part, in place of files
+            ``step_N.pth``; training resumes from either, with any number of processes.
+        asynchronous: write sharded ones while training continues.
 
     Raises:
         InputError: invalid settings; weights that are not finite or implausible, which are never saved.
@@ -258,7 +278,11 @@ class CheckpointHook(Hook):
         save_best: str | None = None,
         best_is: Literal['max', 'min'] = 'max',
         on_error: Literal['raise', 'warn'] = 'raise',
+        sharded: bool = False,
+        asynchronous: bool = False,
     ) -> None:
+        if asynchronous and not sharded:
+            raise InputError('CheckpointHook: asynchronous=True needs sharded=True')
         if (interval is not None and interval < 1) or max_keep == 0 or max_keep < -1:
             raise InputError('CheckpointHook needs interval >= 1 (or None) and max_keep >= 1 (or -1 for all)')
         self.interval, self.max_keep = interval, max_keep
@@ -267,18 +291,21 @@ class CheckpointHook(Hook):
         self.best: float | None = None
         self._saved: list[Path] = []
         self._saved_step = -1
+        self.sharded, self.asynchronous = sharded, asynchronous
+        self._writer: Any = None
         self._unknown: set[str] = set()  # metrics of evaluations without ``save_best``
 
     def before_train(self, runner: Any) -> None:
         """Remove files of an interrupted writer, and list checkpoints of earlier runs."""
         folder = Path(runner.work_dir)
+        self._writer = sharded_checkpoint.Writer(self.asynchronous) if self.sharded else None
         if is_main():
             for path in remove_orphans(folder):
                 runner.logger.info(f'removed {path.name}, an incomplete file of an interrupted run')
         if runner.train_loop.position.step:
-            self._saved = sorted(folder.glob('step_*.pth'), key=_step_of)
+            self._saved = sorted(steps_in(folder), key=_step_of)
             self._saved_step = runner.train_loop.position.step
-        elif any(folder.glob('step_*.pth')):  # of a runner that is not made by ``launch.train``
+        elif steps_in(folder):  # of a runner that is not made by ``launch.train``
             runner.logger.warning(
                 f'{folder} contains checkpoints of an earlier run; use --resume to continue it'
             )
@@ -287,6 +314,8 @@ class CheckpointHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Save at the interval and after the last step."""
+        if self._writer is not None and self._writer.busy:
+            self._complete(runner)
         due = self.interval is not None and self.every_n_train_iters(runner, self.interval)
         if due or self.is_last_train_iter(runner):
             self._save(runner)
@@ -294,6 +323,7 @@ class CheckpointHook(Hook):
     def after_train(self, runner: Any) -> None:
         """Save after an early end; say so where there is no best."""
         self._save(runner)
+        self._complete(runner, wait=True)
         if self.save_best and self.best is None:
             known = ', '.join(sorted(self._unknown)) or 'there was none'
             runner.logger.warning(
@@ -321,6 +351,7 @@ class CheckpointHook(Hook):
     def on_interrupt(self, runner: Any) -> None:
         """Save when a signal stops the run."""
         self._save(runner)
+        self._complete(runner, wait=True)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Store the best value in the checkpoint."""
@@ -335,23 +366,39 @@ class CheckpointHook(Hook):
         step = runner.train_loop.position.step
         if step == self._saved_step:
             return
-        path = Path(runner.work_dir) / f'step_{step}.pth'
+        path = Path(runner.work_dir) / (f'step_{step}' if self.sharded else f'step_{step}.pth')
         gone = [other.name for other in self._saved if not other.exists()]
         if gone and is_main():
             runner.logger.warning(f'earlier checkpoints were removed by another program: {", ".join(gone)}')
             self._saved = [other for other in self._saved if other.exists()]
+        self._complete(runner, wait=True)
         with self._failures(runner):
-            runner.save_checkpoint(runner.work_dir, path.name)
-            self._saved_step = step
-            if is_main():
-                with atomic_write(path.with_name(_POINTER), 'w') as file:
-                    file.write(path.name)
-                self._saved = [other for other in self._saved if other != path] + [path]
-                self._forget()
+            if self.sharded:
+                from .sharded_run import save_parts  # which needs this module
 
-    def _forget(self) -> None:
-        while 0 < self.max_keep < len(self._saved):
-            self._saved.pop(0).unlink(missing_ok=True)
+                save_parts(runner, self._writer, path)
+            else:
+                runner.save_checkpoint(runner.work_dir, path.name)
+            self._saved_step = step
+            if self._writer is None or not self._writer.busy:
+                self._written(path)
+
+    def _complete(self, runner: Any, wait: bool = False) -> None:
+        """Record a sharded checkpoint that has been written meanwhile."""
+        if self._writer is None:
+            return
+        with self._failures(runner):
+            path = self._writer.finished(wait)
+            if path is not None:
+                self._written(path)
+
+    def _written(self, path: Path) -> None:
+        if is_main():
+            with atomic_write(path.with_name(_POINTER), 'w') as file:
+                file.write(path.name)
+            self._saved = [other for other in self._saved if other != path] + [path]
+            while 0 < self.max_keep < len(self._saved):
+                remove(self._saved.pop(0))
 
     @contextlib.contextmanager
     def _failures(self, runner: Any) -> Iterator[None]:

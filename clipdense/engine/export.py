@@ -14,8 +14,8 @@ from clipdense.registry import HOOKS
 from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError, WriteError
 
+from .ema import averaged
 from .health import weights_fault
-from .parallel import unwrapped
 
 
 @HOOKS.register_module()
@@ -35,8 +35,11 @@ class ExportHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Write the file, in the main process."""
-        model, folder = unwrapped(runner.model), Path(runner.work_dir)
-        clip = getattr(model, 'clip', None)
+        with averaged(runner):
+            self._write(runner, runner.whole_model())
+
+    def _write(self, runner: Any, model: Any) -> None:
+        folder, clip = Path(runner.work_dir), getattr(model, 'clip', None)
         if not is_main():
             return
         fault = weights_fault({'state_dict': model.state_dict()})

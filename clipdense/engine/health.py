@@ -143,7 +143,9 @@ def _peaks(tensors: list[Tensor]) -> list[float]:
     """The largest absolute value of each, NaN where one is NaN."""
     if not tensors:
         return []
-    return torch.stack([t.detach().abs().amax().double().to(tensors[0].device) for t in tensors]).tolist()
+    parts = [t.to_local() if hasattr(t, 'to_local') else t for t in tensors]  # that of this process
+    peaks = [t.detach().abs().amax().double() if t.numel() else t.new_zeros(()).double() for t in parts]
+    return torch.stack([peak.to(parts[0].device) for peak in peaks]).tolist()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from math import isfinite
 from pathlib import Path
@@ -24,6 +24,7 @@ from clipdense.utils.errors import InputError, WriteError
 from clipdense.utils.files import append_line
 from clipdense.utils.modules import evaluating, placed
 
+from .ema import averaged
 from .parallel import unwrapped
 from .resume import random_state_kept
 
@@ -110,6 +111,10 @@ class EvaluationHook(Hook):
         return metrics
 
     def _report(self, runner: Any, step: int) -> None:
+        with averaged(runner):
+            self._report_weights(runner, step)
+
+    def _report_weights(self, runner: Any, step: int) -> None:
         start = time.monotonic()
         metrics = self.evaluate(runner.model)
         seconds = time.monotonic() - start
@@ -138,8 +143,9 @@ def grouped(metrics: Mapping[str, float]) -> str:
 @contextmanager
 def paused(model: nn.Module) -> Iterator[Any]:
     """The CLIP of ``model`` in evaluation mode; modes and generators are restored."""
+    whole = getattr(model, 'gathered', nullcontext)
     model = unwrapped(model)
-    with evaluating(model), random_state_kept():
+    with evaluating(model), random_state_kept(), whole():
         yield getattr(model, 'clip', model)
 
 

@@ -21,6 +21,7 @@ from clipdense.utils.files import atomic_write
 
 from .checkpointing import newest_checkpoint
 from .checks import check_sections, check_start, check_values
+from .ema import EMAHook, read_ema
 from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
@@ -37,6 +38,7 @@ _SETTINGS = {  # allowed names by part of a config; other parts have a type, whi
     'optim_wrapper': {*(argument_names(PrecisionOptimWrapper) or ()), 'constructor', 'paramwise_cfg'},
     'randomness': argument_names(Runner.set_randomness),
     'parallel': argument_names(Parallel),
+    'ema': argument_names(EMAHook),
 }
 _UNCHECKED = (
     'env_cfg',
@@ -46,6 +48,7 @@ _UNCHECKED = (
     'sync_bn',
     'randomness',
     'parallel',
+    'ema',
     'load_from',
     'resume',
 )
@@ -87,7 +90,7 @@ def train(
     check_config(cfg)
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
     if found:
-        if not Path(found).is_file():
+        if not Path(found).exists():
             raise InputError(
                 f'the checkpoint {found} does not exist; give a step_*.pth, or resume=True for the newest one'
             )
@@ -175,6 +178,7 @@ def check_config(cfg: Config) -> None:
     check_parts(cfg)
     check_start(cfg)
     read_parallel(cfg.get('parallel'))
+    read_ema(cfg.get('ema'))
 
 
 def _prepared(

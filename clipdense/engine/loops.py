@@ -31,6 +31,7 @@ from .checks import (
     takes,
     with_batch_size,
 )
+from .ema import averaged
 from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
 from .parallel import unwrapped
@@ -212,7 +213,7 @@ class TrainLoop(BaseLoop):
         self._iter += 1
         due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
         if runner.val_loop is not None and due and self._iter >= self.val_begin:
-            with random_state_kept():
+            with random_state_kept(), averaged(runner):
                 runner.val_loop.run()
             runner.model.train()
 

@@ -17,6 +17,14 @@ from clipdense.layers.precision import TrainingPrecision, autocast, resolve_prec
 from clipdense.utils.errors import CheckpointError, InputError
 
 from .parallel import unwrapped
+from .sharding import (
+    average_scalars,
+    clip_gradients,
+    gradient_norm,
+    is_sharded,
+    like,
+    parameters_apart,
+)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -220,6 +228,11 @@ class PrecisionOptimWrapper(OptimWrapper):
         warn_if_emulated(self.dtype, self.device)
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
         self.max_skips, self.skipped = max_skips, 0
+        self.sharded = any(map(is_sharded, self._parameters()))
+        if self.sharded and self.scaler.is_enabled():
+            raise InputError("precision='fp16' is not supported with parallel.type='fsdp': use 'bf16'")
+        if self.sharded and clip_grad:
+            self.clip_func = clip_gradients
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -234,6 +247,8 @@ class PrecisionOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs: Any) -> None:
         """Clip the gradients and update, unless they are not finite."""
+        if self.sharded:
+            average_scalars(p for p in self._parameters() if not is_sharded(p))
         if self.clip_grad_kwargs or self.max_skips:
             self.scaler.unscale_(self.optimizer)
         if self.max_skips and not self.scaler.is_enabled() and not isfinite(self._gradient_norm()):
@@ -241,14 +256,21 @@ class PrecisionOptimWrapper(OptimWrapper):
             return
         if self.clip_grad_kwargs:
             self._clip_grad()
-        self.scaler.step(self.optimizer, **kwargs)
-        self.scaler.update()
+        for kind in (True, False) if self.sharded else ():
+            with parameters_apart(self.optimizer, kind):
+                self.optimizer.step(**kwargs)
+        if not self.sharded:
+            self.scaler.step(self.optimizer, **kwargs)
+            self.scaler.update()
         self.skipped = 0
 
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group['params']]
+
     def _gradient_norm(self) -> float:
-        parameters = [
-            p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None
-        ]
+        parameters = [p for p in self._parameters() if p.grad is not None]
+        if self.sharded:
+            return float(gradient_norm([p.grad for p in parameters if p.grad is not None], inf))
         return float(nn.utils.clip_grad_norm_(parameters, inf))
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,4 +295,19 @@ class PrecisionOptimWrapper(OptimWrapper):
                 f'the checkpoint has optimizer groups of {theirs} parameters, this run of {ours}; '
                 'resume with the same weight-decay rule and frozen parts, or use load_from'
             )
+        if self.sharded:
+            state['state'] = self._sharded_as_parameters(state['state'])
         super().load_state_dict(state)
+
+    def _sharded_as_parameters(self, states: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """The state of each parameter, whole in a file, sharded as the parameter is."""
+        parameters = self._parameters()
+
+        def fitted(x: Any, parameter: nn.Parameter) -> Any:
+            same = isinstance(x, Tensor) and x.shape == parameter.shape and not is_sharded(x)
+            return like(x, parameter) if same and is_sharded(parameter) else x
+
+        return {
+            index: {key: fitted(x, parameters[index]) for key, x in state.items()}
+            for index, state in states.items()
+        }

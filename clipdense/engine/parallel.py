@@ -20,8 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError, nearest
 
+from .sharding import gathered, recompute_activations, shard
+
 Output = TypeVar('Output')
 _ENGINE = '_parallel_engine'  # attribute of a model within a training step
+_TYPES = {'ddp': ('static_graph', 'bucket_mb'), 'fsdp': ('param_dtype', 'cpu_offload')}  # settings of one
 _NEEDLESS = 'find_unused_parameters=True was specified'  # torch's remark on a model that uses all of them
 
 
@@ -35,11 +38,21 @@ class Parallel:
             run of more than two processes then differs in the last bits, as torch arranges the buckets of
             gradients anew after the first step.
         bucket_mb: gradients that are exchanged together, while the backward pass continues.
+        activation_checkpointing: do not keep the activations of blocks, but compute them again.
+        param_dtype: 'fsdp' only, 'bf16': blocks are gathered and compute in bf16; parameters, gradients that
+            are summed and the optimizer stay in fp32.
+        cpu_offload: 'fsdp' only: parameters, gradients and optimizer are in the memory of the CPU.
+
+    ``type='fsdp'`` is ``fully_shard`` of every block of the towers, for models that do not fit: each process
+    keeps a part of the weights, gradients and optimizer.
     """
 
     type: str = 'ddp'
     static_graph: bool = False
     bucket_mb: int = 25
+    activation_checkpointing: bool = False
+    param_dtype: str | None = None
+    cpu_offload: bool = False
 
 
 def read_parallel(section: Mapping[str, Any] | None) -> Parallel:
@@ -58,13 +71,21 @@ def read_parallel(section: Mapping[str, Any] | None) -> Parallel:
                 f'parallel.{name}: unknown entry; there is {", ".join(known)}.{nearest(name, known)}'
             )
     settings = Parallel(**section)
-    if settings.type not in ('ddp',):
-        raise InputError(f"parallel.type must be 'ddp', got {settings.type!r}")
-    if not isinstance(settings.static_graph, bool):
-        raise InputError(f'parallel.static_graph must be true or false, got {settings.static_graph!r}')
+    if settings.type not in _TYPES:
+        raise InputError(f"parallel.type must be 'ddp' or 'fsdp', got {settings.type!r}")
+    for name in ('static_graph', 'activation_checkpointing', 'cpu_offload'):
+        if not isinstance(getattr(settings, name), bool):
+            raise InputError(f'parallel.{name} must be true or false, got {getattr(settings, name)!r}')
     size = settings.bucket_mb
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise InputError(f'parallel.bucket_mb must be a whole number and at least 1, got {size!r}')
+    if settings.param_dtype not in (None, 'bf16', 'fp32'):
+        raise InputError(f"parallel.param_dtype must be 'bf16' or 'fp32', got {settings.param_dtype!r}")
+    other = _TYPES['fsdp' if settings.type == 'ddp' else 'ddp']
+    foreign = [name for name in section if name in other]
+    if foreign:
+        needed = 'fsdp' if settings.type == 'ddp' else 'ddp'
+        raise InputError(f"parallel.{foreign[0]} is a setting of type='{needed}', got type={settings.type!r}")
     return settings
 
 
@@ -104,9 +125,15 @@ class DistributedModel(nn.Module):
     def __init__(self, module: nn.Module, settings: Parallel | None = None) -> None:
         super().__init__()
         self.module = module
+        settings = settings or Parallel()
+        if settings.activation_checkpointing:
+            recompute_activations(module)
         trained = any(parameter.requires_grad for parameter in module.parameters())
-        engine = _ddp(module, settings or Parallel()) if world_size() > 1 and trained else None
-        self.__dict__['_ddp'] = engine  # not a child: its parameters are those of the module
+        several = world_size() > 1 and trained
+        self.sharded = several and settings.type == 'fsdp'
+        wrap = _sharded if self.sharded else _ddp
+        engine = wrap(module, settings) if several else None
+        self.__dict__['_torch'] = engine  # not a child: its parameters are those of the module
         self._passes, self._nested = 0, False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +146,7 @@ class DistributedModel(nn.Module):
         Raises:
             TypeError: the model made no forward pass whose gradients are averaged.
         """
-        if self._ddp is None:
+        if self._torch is None:
             return self.module.train_step(data, optim_wrapper)
         self._passes = 0
         with self._wrapped(optim_wrapper):
@@ -133,23 +160,36 @@ class DistributedModel(nn.Module):
 
     def val_step(self, data: Any) -> list:
         """Call the model's method."""
-        return self.module.val_step(data)
+        return self._outside(self.module.val_step, data)
 
     def test_step(self, data: Any) -> list:
         """Call the model's method."""
-        return self.module.test_step(data)
+        return self._outside(self.module.test_step, data)
+
+    def gathered(self) -> contextlib.AbstractContextManager:
+        """Every process has the whole weights within this context, of a sharded model too."""
+        return gathered(self._torch) if self.sharded else contextlib.nullcontext()
 
     def run(self, function: Callable[..., Output], *args: Any, sync: bool = True) -> Output:
         """See ``run_pass``."""
-        if self._nested or not torch.is_grad_enabled():
+        learns = torch.is_grad_enabled()
+        if self._nested or self._torch is None or not (learns or self.sharded):
             return function(*args)
         self._nested = True
-        self._passes += 1
+        self._passes += learns
+        quiet = not (sync or self.sharded)  # a sharded model keeps the sum of its parts only
         try:
-            with contextlib.nullcontext() if sync else self._ddp.no_sync():
-                return self._ddp(function, *args)
+            with self._torch.no_sync() if quiet else contextlib.nullcontext():
+                return self._torch(function, *args)
         finally:
             self._nested = False
+
+    def _outside(self, step: Callable[[Any], list], data: Any) -> list:
+        """A step without gradients, after which a sharded model is sharded again."""
+        found = self.run(step, data)
+        if self.sharded:
+            self._torch.reshard()
+        return found
 
     @contextlib.contextmanager
     def _wrapped(self, optim_wrapper: Any) -> Iterator[None]:
@@ -200,3 +240,15 @@ def _ddp(module: nn.Module, settings: Parallel) -> DistributedDataParallel:
         gradient_as_bucket_view=True,
         bucket_cap_mb=settings.bucket_mb,
     )
+
+
+def _sharded(module: nn.Module, settings: Parallel) -> Passes:
+    with torch.no_grad():
+        device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        for tensor in module.state_dict().values():  # one after another on a GPU, which NCCL needs
+            sent = tensor.to(device)
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
+    passes = Passes(module)
+    shard(module, passes, settings)
+    return passes

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from clipdense.clip import self_describing as portable
 from clipdense.layers.batch_norm import synchronize
-from clipdense.registry import RUNNERS, entries, noted
+from clipdense.registry import MODELS, RUNNERS, entries, noted
 from clipdense.utils.dist import all_gather_object, is_main, rank
 from clipdense.utils.errors import CheckpointError, InputError
 from clipdense.utils.files import atomic_write, locked, writable_folder
@@ -45,6 +45,7 @@ from .checkpointing import (
     what_remains,
     write_checkpoint,
 )
+from .ema import EMAHook, read_ema
 from .health import weights_fault
 from .hooks import ProgressHook
 from .logs import config_text, environment, make_plain, set_screen_level
@@ -53,6 +54,8 @@ from .model_weights import clip_weights, is_clip_alone, model_meta
 from .optimizer import DecayGroupsConstructor, PrecisionOptimWrapper
 from .parallel import DistributedModel, read_parallel, unwrapped
 from .resume import Position, random_state
+from .sharded_run import read_parts
+from .sharding import whole
 
 _RUNS = itertools.count()  # of this process; for unique names of log folders and global instances
 _SHOWN_CHANGES = 20  # maximum number of logged lines
@@ -143,11 +146,35 @@ class Runner(MMEngineRunner):
         """Move the model to its device, and wrap it for several processes and ``sync_bn``."""
         if is_model_wrapper(model) or model_wrapper_cfg is not None:
             return super().wrap_model(model_wrapper_cfg, model)
-        model = model.to(get_device())
+        settings = read_parallel(self.cfg.get('parallel'))
+        sharded = settings.type == 'fsdp' and self.distributed
+        if settings.type == 'fsdp' and not sharded:
+            self.logger.warning("parallel.type='fsdp': there is one process, so nothing is sharded")
+        if sharded and hasattr(model, 'init_weights'):
+            model.init_weights()
+        model = model if sharded else model.to(get_device())  # blocks are moved one by one
         if self.distributed:
             synchronize(model, every=bool(self.cfg.get('sync_bn')))
-            model = DistributedModel(model, read_parallel(self.cfg.get('parallel')))
+        if self.distributed or settings.activation_checkpointing:
+            model = DistributedModel(model, settings)
         return model
+
+    def _init_model_weights(self) -> None:
+        """As in MMEngine; weights of a sharded model were initialized before."""
+        if not getattr(self.model, 'sharded', False):
+            super()._init_model_weights()
+
+    def whole_model(self) -> Any:
+        """The model; of a sharded one, a copy with the whole weights in the main process, else the model."""
+        model = unwrapped(self.model)
+        if not getattr(self.model, 'sharded', False):
+            return model
+        state = whole(model.state_dict(), keep=is_main())
+        if not is_main():
+            return model
+        copy = MODELS.build(self.cfg.model)
+        copy.load_state_dict(state)
+        return copy
 
     @staticmethod
     def build_dataloader(
@@ -171,6 +198,9 @@ class Runner(MMEngineRunner):
             if hook is not None:
                 with noted(hook):
                     self.register_hook(hook)
+        ema = read_ema(self.cfg.get('ema'))
+        if ema is not None:
+            self.register_hook(EMAHook(**ema))
 
     def register_custom_hooks(self, hooks: Mapping[str, Any] | Sequence[Any]) -> None:
         """Hooks by name, where None removes one, or a list of them as in MMEngine.
@@ -295,6 +325,7 @@ class Runner(MMEngineRunner):
             InputError: the data is laid out differently.
         """
         checkpoint = read_checkpoint(filename)
+        folder = Path(filename) if Path(filename).is_dir() else None
         if 'optimizer' not in checkpoint:
             raise CheckpointError(
                 f'{filename} contains weights only; use load_from, or resume from a step_*.pth'
@@ -304,7 +335,10 @@ class Runner(MMEngineRunner):
             raise CheckpointError(f'{filename} cannot be resumed: {fault}')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrapped(self.model)
-        load_strict(model, portable.own_tensors(model, checkpoint['state_dict']), filename)
+        if folder is None:
+            load_strict(model, portable.own_tensors(model, checkpoint['state_dict']), filename)
+        else:
+            read_parts(self, folder, checkpoint)
         if resume_optimizer:
             self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
         if resume_param_scheduler:
@@ -347,32 +381,45 @@ class Runner(MMEngineRunner):
             InputError: weights that are not finite or implausible, in all processes.
             WriteError: no disk space, or no permission; earlier files are unchanged.
         """
-        self._refuse_unusable(filename, save_optimizer)
+        self.refuse_unusable(filename, save_optimizer)
         states = all_gather_object(random_state())
-        if not is_main():
+        sharded = getattr(self.model, 'sharded', False)
+        if not is_main() and not sharded:
             return
-        checkpoint = self._weights(meta or {}) | {
+        checkpoint = self.training_state(states)
+        checkpoint['meta'] |= meta or {}
+        left_out = {'optimizer': save_optimizer, 'param_schedulers': save_param_scheduler}
+        for name in (name for name, wanted in left_out.items() if not wanted):
+            del checkpoint[name]
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        if sharded:
+            checkpoint = whole(checkpoint, keep=is_main())
+        if is_main():
+            write_checkpoint(Path(out_dir) / filename, checkpoint)
+
+    def training_state(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a checkpoint contains, with the random states of all processes."""
+        return self._weights({}) | {
             'position': self.train_loop.position.to_dict(),
             'random': states,
             'message_hub': hub_state(self.message_hub),
+            'optimizer': self.optim_wrapper.state_dict(),
+            'param_schedulers': [scheduler.state_dict() for scheduler in self._schedulers()],
         }
-        if save_optimizer:
-            checkpoint['optimizer'] = self.optim_wrapper.state_dict()
-        if save_param_scheduler:
-            checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in self._schedulers()]
-        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        write_checkpoint(Path(out_dir) / filename, checkpoint)
 
     def write_weights(self, path: Path, meta: dict[str, Any]) -> None:
         """Write the model alone, without what resuming needs; only the main process does."""
-        self._refuse_unusable(path.name, optimizer=False)
+        self.refuse_unusable(path.name, optimizer=False)
+        weights = whole(self._weights(meta), keep=is_main())
         if is_main():
-            write_checkpoint(path, self._weights(meta))
+            write_checkpoint(path, weights)
 
-    def _refuse_unusable(self, name: str, optimizer: bool = True) -> None:
+    def refuse_unusable(self, name: str, optimizer: bool = True) -> None:
         """Refuse to save weights that nobody should resume from, which would replace good ones."""
         states = {'optimizer': self.optim_wrapper.state_dict()} if optimizer else {}
         fault = weights_fault({'state_dict': unwrapped(self.model).state_dict(), **states})
+        if getattr(self.model, 'sharded', False):
+            fault = next((one for one in all_gather_object(fault) if one), None)
         if fault:
             raise InputError(
                 f'{name} is not saved: {fault}; lower the learning rate, use a longer warm-up, or set '

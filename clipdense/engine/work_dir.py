@@ -11,7 +11,7 @@ from pathlib import Path
 from clipdense.utils.dist import is_main
 from clipdense.utils.errors import InputError
 
-from .checkpointing import run_files
+from .checkpointing import remove, run_files
 from .hooks import METRICS_FILE
 
 _DATED = re.compile(r'\d{8}_\d{6}(_\d+)?')  # folders of the log of a run
@@ -37,7 +37,7 @@ def free_folder(work_dir: str | Path, overwrite: bool = False) -> None:
             'starts in another folder, --overwrite removes it'
         )
     for path in [*old, folder / METRICS_FILE]:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 @contextmanager

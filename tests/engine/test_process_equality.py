@@ -25,7 +25,8 @@ from torch.testing import assert_close
 
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, ResNetSize, TextSize, VitSize
-from clipdense.engine import DistributedModel, Parallel, PrecisionOptimWrapper
+from clipdense.engine import DecayGroupsConstructor, DistributedModel, Parallel
+from clipdense.engine.sharding import whole
 from clipdense.layers.batch_norm import synchronize
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.groupvit.model import build_group_vit
@@ -184,11 +185,12 @@ def trained(name: str, process: int, processes: int, steps: int, settings: Paral
     model.data_preprocessor = Doubled(model.data_preprocessor)
     synchronize(model, every=True)
     wrapped = DistributedModel(model, settings)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, eps=1e-6)
-    optim_wrapper = PrecisionOptimWrapper(optimizer, precision='fp32', clip_grad={'max_norm': 1.0})
+    optimizer = {'type': torch.optim.AdamW, 'lr': 1e-3, 'eps': 1e-6, 'weight_decay': 0.1}
+    settings_of_step = {'precision': 'fp32', 'clip_grad': {'max_norm': 1.0}}
+    optim_wrapper = DecayGroupsConstructor({'optimizer': optimizer, **settings_of_step})(wrapped)
     own = share(data, process, processes)
     losses = [float(wrapped.train_step(own, optim_wrapper)['loss'].detach()) for _ in range(steps)]
-    return losses, {key: value.numpy() for key, value in model.state_dict().items()}
+    return losses, {key: value.numpy() for key, value in whole(dict(model.state_dict())).items()}
 
 
 @functools.cache
@@ -238,14 +240,25 @@ def check(name: str, processes: int, steps: int, settings: Parallel | None = Non
         assert_close(found[-1][1][key], found[0][1][key], rtol=0, atol=0, msg=key)
 
 
+SHARDED = Parallel(type='fsdp')
+SHARDED_AGAIN = Parallel(type='fsdp', activation_checkpointing=True)
+
+
 @pytest.mark.parametrize('name', MODELS)
 def test_two_processes_equal_one(name):
     check(name, 2, steps=4)
 
 
+@pytest.mark.parametrize('name', MODELS)
+def test_two_processes_with_parts_of_the_model_equal_one(name):
+    check(name, 2, steps=4, settings=SHARDED_AGAIN)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
-@pytest.mark.parametrize('static', [False, True], ids=['', 'static graph'])
+@pytest.mark.parametrize(
+    'settings', [Parallel(), Parallel(static_graph=True), SHARDED], ids=['ddp', 'static graph', 'fsdp']
+)
 @pytest.mark.parametrize('processes', [2, 4])
-def test_twenty_steps(name, processes, static):
-    check(name, processes, 20, Parallel(static_graph=static))
+def test_twenty_steps(name, processes, settings):
+    check(name, processes, 20, settings)
