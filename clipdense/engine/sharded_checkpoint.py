@@ -12,11 +12,12 @@ temporary name, which is changed when all parts are complete.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ class Writer:
             if self.asynchronous:
                 self._pending = dcp.async_save(tensors, **options), folder
                 return
-            dcp.save(tensors, **options, no_dist=world_size() == 1)
+            with _quiet():
+                dcp.save(tensors, **options, no_dist=world_size() == 1)
         except Exception as problem:
             raise WriteError(f'{folder} cannot be written: {_short(problem)}') from problem
         self._finish(folder)
@@ -182,7 +184,8 @@ def read_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     if problems:
         raise CheckpointError(f'{folder} does not match this run: {problems}')
     try:
-        dcp.load(dict(tensors), storage_reader=_Reader(folder), no_dist=world_size() == 1)
+        with _quiet():
+            dcp.load(dict(tensors), storage_reader=_Reader(folder), no_dist=world_size() == 1)
     except Exception as problem:
         raise CheckpointError(f'cannot read {folder} as a checkpoint: {_short(problem)}') from problem
 
@@ -274,6 +277,14 @@ class _Index(pickle.Unpickler):
         if isinstance(kind, type) and kind.__module__ == _MODULE:
             return kind
         raise pickle.UnpicklingError(f'it names {module}.{name}')
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark that there is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='torch.distributed is disabled')
+        yield
 
 
 def _short(problem: BaseException) -> str:

@@ -62,8 +62,7 @@ def cached_step(
         losses = run(lambda: loss(*encode(last)))
         backward(_total(losses))
         return _detached(losses)
-    states: list[dict[str, Tensor]] = []
-    cached: list[tuple[Tensor, ...]] = []
+    states, cached = [], []
     with torch.no_grad():
         for batch in early:
             states.append(torch_random_state())
@@ -83,12 +82,10 @@ def cached_step(
     *early_gradients, last_gradient = zip(*gradients, strict=True)
     _pass_on(kept, last_gradient)
     del kept
-    if encoders_learn:
-        for left, (batch, state, gradient) in zip(
-            reversed(range(len(early))), zip(early, states, early_gradients, strict=True), strict=True
-        ):
-            set_random_state(state)
-            _pass_on(run(encode, batch, sync=left == 0), gradient)
+    again = list(zip(early, states, early_gradients, strict=True)) if encoders_learn else []
+    for place, (batch, state, gradient) in enumerate(again, 1):
+        set_random_state(state)
+        _pass_on(run(encode, batch, sync=place == len(again)), gradient)
     set_random_state(end)
     return _detached(losses)
 
