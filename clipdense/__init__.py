@@ -27,6 +27,10 @@ _HOMES = {
     'Segmenter': 'clipdense.inference.segmenter',
     'ImageIndex': 'clipdense.inference.image_index',
     'search': 'clipdense.inference.image_index',
+    'segment': 'clipdense.inference.once',
+    'classify': 'clipdense.inference.once',
+    'detect': 'clipdense.inference.once',
+    'LiveFrames': 'clipdense.utils.live',
 }
 
 __all__ = [
@@ -35,17 +39,21 @@ __all__ = [
     'Detector',
     'ExportOptions',
     'ImageIndex',
+    'LiveFrames',
     'SegmentationOptions',
     'Segmenter',
     'Vocabulary',
     '__version__',
+    'classify',
     'create_model',
+    'detect',
     'export',
     'get_tokenizer',
     'list_methods',
     'list_models',
     'load',
     'search',
+    'segment',
 ]
 
 if TYPE_CHECKING:
@@ -57,10 +65,12 @@ if TYPE_CHECKING:
     from clipdense.inference.export.write import export
     from clipdense.inference.image_index import ImageIndex, search
     from clipdense.inference.load import load
+    from clipdense.inference.once import classify, detect, segment
     from clipdense.inference.segmenter import Segmenter
     from clipdense.methods import list_methods
     from clipdense.tasks.detection import DetectionRules
     from clipdense.tasks.options import SegmentationOptions
+    from clipdense.utils.live import LiveFrames
     from clipdense.vocab.vocabulary import Vocabulary
 
 

@@ -23,7 +23,7 @@ class Failures:
         kind: what they are, in messages.
     """
 
-    def __init__(self, paths: Sequence[Path], kind: str = 'images') -> None:
+    def __init__(self, paths: Sequence[str | Path], kind: str = 'images') -> None:
         self.paths, self.kind, self.began = paths, kind, time.perf_counter()
         self.failed: dict[int, Exception] = {}
 
@@ -81,7 +81,7 @@ class Failures:
 
 
 def each(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     predict: Callable[[Callable[[int, InputError], None]], Iterator[tuple[int, Result]]],
     finish: Callable[[int, Result], str],
     doing: str,

@@ -32,7 +32,7 @@ from .options import (
     tell_precision,
 )
 from .scenes import SceneArguments, check_scene, scene_stems, segment_scenes
-from .videos import all_videos, segment_videos, video_stems
+from .videos import LiveArguments, all_videos, segment_videos, video_stems
 
 if TYPE_CHECKING:
     from clipdense.inference.results import Segmentation
@@ -54,6 +54,7 @@ def segment(
     config: ConfigArguments,
     dataset: SaveArguments,
     scene: SceneArguments,
+    live: LiveArguments,
     method: DenseMethod = None,
     option: Options = None,
     background: Background = None,
@@ -67,7 +68,8 @@ def segment(
 
     Example: `clipdense segment street.jpg --classes 'car, road, tree' --weights ViT-B-16.pt`
     """
-    paths = images.paths()
+    source = live.source(images.images, images.max_pixels)
+    paths = images.paths() if source is None else []
     classes = with_background(vocabulary.read(templates), background)
     for given in (config, weights, dataset):
         given.check()
@@ -78,10 +80,10 @@ def segment(
     whole = explain or bool(dataset.save)
     raster = scene.raster(view, whole)
     read = [*paths, vocabulary.vocab, *classes.example_files, *weights.inputs(), config.config]
-    videos = all_videos(paths)
+    videos = [source] if source else paths if all_videos(paths) else []
     if videos:
         _check_video_options(whole, raster is not None)
-        stems = video_stems(paths, output.out, output.overwrite, read)
+        stems = video_stems([source.name] if source else paths, output.out, output.overwrite, read)
     elif raster:
         stems = scene_stems(paths, output.out, output.overwrite, read)
         check_scene(paths, raster, images.max_pixels)
@@ -95,7 +97,7 @@ def segment(
     segmenter.set_vocabulary(classes)
 
     if videos:
-        segment_videos(segmenter, paths, stems, output, images.max_pixels)
+        segment_videos(segmenter, videos, stems, output, images.max_pixels)
         return
     if raster:
         segment_scenes(segmenter, paths, stems, output, raster, images.max_pixels)

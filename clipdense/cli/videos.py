@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.files import check_outputs
@@ -14,6 +17,40 @@ from .options import OutputArguments
 
 if TYPE_CHECKING:
     from clipdense.inference.segmenter import Segmenter
+    from clipdense.utils.live import LiveFrames
+    from clipdense.utils.video import VideoFrames
+
+
+@dataclass(frozen=True)
+class LiveArguments:
+    """A camera or network stream in place of image files, and how much of it is read."""
+
+    allow_url: Annotated[
+        bool, typer.Option('--allow-url', help='Open IMAGES that are the address of a video stream.')
+    ] = False
+    frames: Annotated[
+        int | None, typer.Option('--frames', min=1, help='Frames of a camera or stream; Ctrl-C ends it too.')
+    ] = None
+
+    def source(self, images: Sequence[str], max_pixels: int) -> LiveFrames | None:
+        """The camera or stream that the images are; None if they are files.
+
+        Raises:
+            InputError: a stream without ``--allow-url``, several sources, one that cannot be opened, or
+                ``--frames`` without effect.
+        """
+        from clipdense.utils.live import LiveFrames, is_camera, is_stream
+
+        live = [image for image in images if is_camera(image) or (self.allow_url and is_stream(image))]
+        if not live:
+            if self.frames is not None:
+                raise InputError('--frames is for cameras (camera:0) and streams only: remove it')
+            if any(is_stream(image) and not image.lower().startswith('http') for image in images):
+                raise InputError('the address of a video stream is opened with --allow-url only')
+            return None
+        if len(images) > 1:
+            raise InputError('give one camera or stream, and nothing beside it')
+        return LiveFrames(live[0], self.frames, max_pixels)
 
 
 def all_videos(paths: Sequence[Path]) -> bool:
@@ -34,7 +71,7 @@ def all_videos(paths: Sequence[Path]) -> bool:
 
 
 def video_stems(
-    paths: Sequence[Path], out: Path, overwrite: bool, inputs: Sequence[str | Path | None]
+    paths: Sequence[str | Path], out: Path, overwrite: bool, inputs: Sequence[str | Path | None]
 ) -> list[Path]:
     """Paths of the output files of each video, without suffix; none of them is an input."""
     from clipdense.utils.image_files import output_stems
@@ -47,7 +84,7 @@ def video_stems(
 
 def segment_videos(
     segmenter: Segmenter,
-    paths: Sequence[Path],
+    videos: Sequence[Path | LiveFrames],
     stems: Sequence[Path],
     output: OutputArguments,
     max_pixels: int,
@@ -59,15 +96,17 @@ def segment_videos(
         typer.Exit: with status 1 if some failed.
     """
     from clipdense.inference.results import write_json
+    from clipdense.utils.video import VideoFrames
 
     def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, path in enumerate(paths):
+        for index, video in enumerate(videos):
             try:
+                frames = VideoFrames(video, max_pixels) if isinstance(video, Path) else video
                 found = _overlay_video(
-                    segmenter, path, Path(f'{stems[index]}_overlay.mp4'), output.opacity, max_pixels
+                    segmenter, frames, Path(f'{stems[index]}_overlay.mp4'), output.opacity, max_pixels
                 )
             except Exception as error:
-                failed(index, item_error(error, path))
+                failed(index, item_error(error, str(video)))
                 continue
             yield index, found
 
@@ -76,16 +115,19 @@ def segment_videos(
         fault = f' ({found["fault"]})' if found['fault'] else ''
         return f'{stems[index]}_overlay.mp4: {len(found["frames"])} frames{fault}'
 
-    each(paths, predict, finish, 'segmenting', output.out, 'videos')
+    each([str(video) for video in videos], predict, finish, 'segmenting', output.out, 'videos')
 
 
 def _overlay_video(
-    segmenter: Segmenter, path: Path, out: Path, opacity: float, max_pixels: int
+    segmenter: Segmenter, frames: VideoFrames | LiveFrames, out: Path, opacity: float, max_pixels: int
 ) -> dict[str, Any]:
-    """Write the overlay video; returns values for JSON.  A damaged end keeps the frames before it."""
-    from clipdense.utils.video import VideoFrames, VideoWriter
+    """Write the overlay video; returns values for JSON.
 
-    frames = VideoFrames(path, max_pixels)
+    A damaged end keeps the frames before it, and so does Ctrl-C that ends a camera or stream.
+    """
+    from clipdense.utils.live import LiveFrames
+    from clipdense.utils.video import VideoWriter
+
     writer, rows = VideoWriter(out, frames.rate), []
     try:
         for number, result in segmenter.stream(frames, max_pixels=max_pixels):
@@ -93,11 +135,15 @@ def _overlay_video(
             shares = {name: round(share, 4) for name, share in result.class_fractions().items()}
             rows.append({'frame': number, 'second': round(number / frames.rate, 3), 'classes': shares})
         writer.finish()
+    except KeyboardInterrupt:
+        if not rows or not isinstance(frames, LiveFrames):
+            raise
+        writer.finish()
     finally:
         writer.discard()
     assert segmenter.vocabulary is not None
     return {
-        'video': str(path),
+        'video': str(frames),
         'precision': segmenter.precision,
         'frames_per_second': frames.rate,
         'fault': frames.fault,

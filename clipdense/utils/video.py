@@ -18,7 +18,7 @@ from .files import output_file, regular_file
 from .image_open import MAX_PIXELS, check_pixels
 
 VIDEO_SUFFIXES = frozenset(['.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv'])
-_ASSUMED_RATE = 25.0  # frames a second, of a file that does not say
+ASSUMED_RATE = 25.0  # frames a second, of a file that does not say
 
 
 def is_video(path: object) -> bool:
@@ -45,7 +45,9 @@ class VideoFrames:
 
     def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
         if str(path).startswith(('http:/', 'https:/', 'rtsp:/')):
-            raise InputError(f'{path} is a URL; download the video and pass the file')
+            raise InputError(
+                f'{path} is a URL; download the video, or pass clipdense.LiveFrames(URL) to stream'
+            )
         self.path, self.max_pixels = regular_file(path), max_pixels
         self.frames_read = 0
         self.fault: str | None = None
@@ -54,8 +56,12 @@ class VideoFrames:
             rate, expected = (capture.get(key) for key in _properties())
         finally:
             capture.release()
-        self.rate = rate if isfinite(rate) and 0 < rate <= 1000 else _ASSUMED_RATE
+        self.rate = rate if isfinite(rate) and 0 < rate <= 1000 else ASSUMED_RATE
         self.expected = int(expected) if isfinite(expected) and 0 < expected < 1e9 else 0
+
+    def __str__(self) -> str:
+        """The path."""
+        return str(self.path)
 
     def __iter__(self) -> Iterator[Image.Image]:
         """The frames.
@@ -88,8 +94,8 @@ class VideoFrames:
             warnings.warn(f'{self.path} is damaged or truncated: {self.fault}', stacklevel=3)
 
     def _open(self) -> Any:
-        with _quiet():
-            capture = _opencv().VideoCapture(str(self.path.absolute()), _opencv().CAP_FFMPEG)
+        with quiet():
+            capture = opencv().VideoCapture(str(self.path.absolute()), opencv().CAP_FFMPEG)
         if not capture.isOpened():
             capture.release()
             size = self.path.stat().st_size
@@ -147,17 +153,15 @@ class VideoWriter:
     def _start(self, image: Image.Image) -> None:
         self._size = image.width + image.width % 2, image.height + image.height % 2
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        opencv = _opencv()
-        with _quiet():
-            code = opencv.VideoWriter.fourcc(*'mp4v')
-            self._writer = opencv.VideoWriter(
-                str(self._partial), opencv.CAP_FFMPEG, code, self.rate, self._size
-            )
+        cv = opencv()
+        with quiet():
+            code = cv.VideoWriter.fourcc(*'mp4v')
+            self._writer = cv.VideoWriter(str(self._partial), cv.CAP_FFMPEG, code, self.rate, self._size)
         if not self._writer.isOpened():
             raise WriteError(f'{self.path} cannot be written as a video')
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
@@ -166,14 +170,14 @@ def _opencv() -> Any:
 
 
 def _properties() -> tuple[int, int]:
-    opencv = _opencv()
-    return opencv.CAP_PROP_FPS, opencv.CAP_PROP_FRAME_COUNT
+    cv = opencv()
+    return cv.CAP_PROP_FPS, cv.CAP_PROP_FRAME_COUNT
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without OpenCV's warnings of files that it cannot open, which our error says."""
-    logging = getattr(getattr(_opencv(), 'utils', None), 'logging', None)
+    logging = getattr(getattr(opencv(), 'utils', None), 'logging', None)
     if logging is None:
         yield
         return

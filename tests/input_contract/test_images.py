@@ -170,6 +170,38 @@ def _no_video(folder):
     _each(_classify, folder / 'a.mp4', folder / 'b.mov')
 
 
+class Capture:
+    """In place of OpenCV's: two blue frames (BGR), or none, or a camera that is not there."""
+
+    frames: int | None = 2
+
+    def __init__(self, *target):
+        self.left = self.frames
+
+    def isOpened(self):
+        return self.frames is not None
+
+    def get(self, key):
+        return 10.0
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, np.full((4, 5, 3), (200, 0, 0), np.uint8)
+
+    def release(self):
+        pass
+
+
+def _camera(folder):
+    assert _live(2) == [0, 1]
+
+
+def _live(frames):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cv2, 'VideoCapture', type('Fake', (Capture,), {'frames': frames}))
+        return _classify(clipdense.LiveFrames(0))
+
+
 def _call(folder):
     _each(lambda one: _classify([one]), _video(folder), folder, str(folder))
 
@@ -322,6 +354,15 @@ READ = {
     'a folder or glob pattern for `stream`': _folder_of_images,
     'a video file for `stream`': _whole_video,
     'a truncated video': _truncated_video,
+    'a camera or stream, `LiveFrames(0)`': _camera,
+    'a camera or stream that cannot be opened': lambda folder: _live(None),
+    'a camera or stream without a frame': lambda folder: _live(0),
+    'a file or another scheme for `LiveFrames`': lambda folder: _each(
+        clipdense.LiveFrames, 'a.mp4', 'file:///a', None, -1
+    ),
+    'half an address for `LiveFrames`': lambda folder: _each(
+        clipdense.LiveFrames, 'rtsp://', 'rtsp://host:port/', 'http:///a'
+    ),
     'a damaged or empty video': _no_video,
     'a video or folder for a call': _call,
     'the URL of a video': lambda folder: _classify('https://example.org/a.mp4'),
