@@ -28,7 +28,6 @@ PAGES = {
     'docs/export.md': 'photo.jpg',
     'docs/few_shot.md': 'pets photos street.jpg photo.jpg',
     'docs/label.md': 'photos a.jpg b.jpg',
-    'docs/large_images.md': 'street.jpg',
     'docs/methods/adapters.md': 'pets street cells street.jpg photos vild.safetensors keys_16shots.pt',
     'docs/methods/contrastive.md': '',
     'docs/methods/dense_clip.md': 'street.jpg',
