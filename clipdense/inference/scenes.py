@@ -171,7 +171,8 @@ def _written(bands: Iterable[Band], raster: Raster, out: Path, vocabulary: Vocab
     background = None if names.background is None else names.index(names.background)
     count = len(vocabulary)
     palette = class_palette(count, background) if count + raster.has_gaps <= 256 else None
-    nodata = (255 if palette is not None else 65535) if raster.has_gaps else None
+    gap = 255 if palette is not None else 65535
+    nodata = gap if raster.has_gaps else None
     writer = mask_rows(out, raster.size, palette, raster.georeference, nodata)
     counts, sums = np.zeros(count, np.int64), np.zeros(count)
     preview = _Preview(raster.size)
@@ -183,7 +184,7 @@ def _written(bands: Iterable[Band], raster: Raster, out: Path, vocabulary: Vocab
             known = slice(None) if valid is None else valid
             counts += np.bincount(mask[known].ravel(), minlength=count)
             sums += np.bincount(mask[known].ravel(), result.scores[known].ravel(), minlength=count)
-            writer.write(mask if valid is None else np.where(valid, mask, nodata))
+            writer.write(mask if valid is None else np.where(valid, mask, gap))
         writer.finish()
     finally:
         writer.discard()

@@ -157,7 +157,8 @@ class TiffRows(MaskRows):
             raise MissingPackage("masks as TIFF need rasterio: pip install 'clipdense[remote]'")
         super().__init__(path, size, palette)
         self._pending: list[np.ndarray] = []
-        self._flushed, self._dataset = 0, None
+        self._flushed = 0
+        self._dataset: Any = None
         profile = {**(georeference or {}), 'nodata': nodata}
         self._try(lambda: self._begin(palette, profile))
 
@@ -193,7 +194,7 @@ class TiffRows(MaskRows):
         rows = np.concatenate(self._pending) if self._pending else np.empty((0, self.size[1]), self.dtype)
         if count:
             window = (self._flushed, self._flushed + count), (0, self.size[1])
-            self._dataset.write(rows[:count], 1, window=window)  # type: ignore[attr-defined]
+            self._dataset.write(rows[:count], 1, window=window)
         self._pending, self._flushed = [rows[count:]], self._flushed + count
 
     def _close(self) -> None:
