@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.hooks import Hook
+from PIL import Image
 from torch.testing import assert_close
 
 from clipdense.clip.checkpoint import load
 from clipdense.config import load_config
+from clipdense.data.classification.datasets import LabeledFolder
 from clipdense.data.scenes import write_scenes
 from clipdense.engine.launch import train
 from clipdense.methods.slip.byol import Byol
@@ -90,6 +92,23 @@ def test_the_serial_variant(make_config, tmp_path):
     trained = dict(second.model.clip.named_parameters())
     for name, p in first.named_parameters():
         assert_close(trained[name], p, msg=name)
+
+
+def test_the_tower_learns_from_a_folder_without_captions(make_config, tmp_path):
+    for number in range(6):
+        path = tmp_path / f'images/{number % 2}/{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (40, 36), (40 * number, 200 - 30 * number, 90)).save(path)
+    cfg = make_config('slip_scenes_alone', steps=2)
+    transform = cfg.train_dataloader.dataset.transform
+    cfg.train_dataloader.dataset = {
+        'type': LabeledFolder,
+        'root': tmp_path / 'images',
+        'transform': transform,
+    }
+    runner = train(cfg, work_dir=tmp_path / 'run')
+    assert runner.iter == 2
+    assert (tmp_path / 'run/clip.safetensors').is_file()
 
 
 def test_data_without_views_or_captions(make_config, tmp_path):
