@@ -38,7 +38,7 @@ class Schedule:
 
     Args:
         epochs: passes through the training images.
-        batch_size: B.
+        batch_size: B, at least 2; a last batch of one image is left out.
         lr: highest learning rate, of the classifier and, in a ``layer_decay`` of 1, of all layers.
         layer_decay: factor on the learning rate from each layer to the one below it.
         weight_decay: of matrices.
@@ -63,10 +63,10 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ('epochs', 'batch_size'):
+        for name, least in (('epochs', 1), ('batch_size', 2)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f'{name} must be a whole number of at least 1, got {value!r}')
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f'{name} must be a whole number of at least {least}, got {value!r}')
         if not (isinstance(self.lr, int | float) and self.lr > 0 and isfinite(self.lr)):
             raise InputError(f'lr must be a number above 0, got {self.lr!r}')
         if not 0 < self.layer_decay <= 1:
@@ -112,12 +112,14 @@ class FineTuning(Probe):
             ``/loss``, the mean of the last epoch.
 
         Raises:
-            InputError: a loss that is not finite.
+            InputError: a loss, or weights, that are not finite.
         """
         model = _Tuned(copy.deepcopy(clip.image), len(self.train.class_names))
         model.to(next(clip.parameters()).device)
         with torch.enable_grad():
             loss = self._fit(model.train(), clip)
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise InputError(f'{self.name}: training has diverged, weights are not finite; lower lr')
         tuned = copy.copy(clip)
         tuned._modules = {**clip._modules, 'image': model.tower}
         with evaluating(tuned):

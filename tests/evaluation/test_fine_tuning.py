@@ -77,7 +77,8 @@ def test_a_seed_gives_one_result(make_clip):
     ('settings', 'message'),
     [
         ({'epochs': 0}, 'epochs must be a whole number of at least 1, got 0'),
-        ({'batch_size': 1.5}, 'batch_size must be a whole number'),
+        ({'batch_size': 1}, 'batch_size must be a whole number of at least 2, got 1'),
+        ({'batch_size': 2.5}, 'batch_size must be a whole number'),
         ({'lr': -1.0}, 'lr must be a number above 0'),
         ({'lr': float('inf')}, 'lr must be a number above 0'),
         ({'layer_decay': 0}, 'layer_decay must be above 0'),
@@ -94,5 +95,7 @@ def test_trainings_that_are_refused(make_clip):
     damaged.image.norm_post.weight.data.fill_(float('nan'))
     with pytest.raises(InputError, match=r'the loss of step 1 is nan; lower lr'):
         evaluation(damaged)
+    with pytest.raises(InputError, match='training has diverged|the loss of step'):
+        FineTuning(Shades(), Shades(), {'epochs': 2, 'lr': 1e30})(make_clip())
     with pytest.raises(InputError, match='fewer than two training images that can be read'):
         FineTuning(Shades(4, wrong=[0, 1, 2]), Shades(), {'epochs': 1})(make_clip())
