@@ -14,6 +14,7 @@ import typer
 from clipdense.methods import get_method, list_methods
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import check_outputs
+from clipdense.utils.wording import counted
 
 from .early import check_device, check_method, check_weights
 from .options import (
@@ -184,7 +185,7 @@ def prepare(
         for fault in found.faults:
             print(f'{title}: {fault}')
         if not found.faults:
-            print(f'{title}: complete, {len(found.images)} images in {place}')
+            print(f'{title}: complete, {counted(len(found.images), "image")} in {place}')
         failed = failed or bool(found.faults)
     if failed:
         raise typer.Exit(1)

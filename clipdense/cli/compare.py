@@ -12,6 +12,7 @@ import typer
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_outputs
+from clipdense.utils.wording import counted
 
 from .benchmarks import MethodOptions, options_by_method
 from .early import check_device, check_method, check_templates, check_weights
@@ -188,7 +189,7 @@ def compare(
         facts = {'compared': pair.labels(), 'images': rows, 'total': total.to_dict()}
         print_json(facts)
     elif len(rows) > 1:
-        print(f'{len(rows)} images: {_line(total)}')
+        print(f'{counted(len(rows), "image")}: {_line(total)}')
     failures.exit(out)
 
 

@@ -11,6 +11,7 @@ import typer
 from clipdense.methods import Method, list_methods
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import check_outputs
+from clipdense.utils.wording import counted
 
 from .early import check_files, check_weights
 from .options import AsJson, Overwrite, Weights
@@ -61,7 +62,7 @@ def init(
     text = known[method].part(method)(start)
     with atomic_write(path, 'w') as file:
         file.write(text)
-    samples = '' if start.count is None else f', {start.count} samples'
+    samples = '' if start.count is None else f', {counted(start.count, "sample")}'
     print(f'{data}: {start.layout.kind} ({start.layout.layout}{samples})')
     print(f'{path}: run `clipdense train {path}`, which writes to {start.work_dir}')
 
@@ -103,7 +104,9 @@ def check_data(
         print_json(asdict(report))
     else:
         about = (
-            f'{report.kind} ({report.layout}), {report.samples} samples' if report.kind else 'unknown data'
+            f'{report.kind} ({report.layout}), {counted(report.samples, "sample")}'
+            if report.kind
+            else 'unknown data'
         )
         print(f'{path}: {about}')
         for name, count in report.classes.items():

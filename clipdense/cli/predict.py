@@ -10,6 +10,7 @@ import typer
 
 from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_outputs
+from clipdense.utils.wording import counted
 
 from .early import check_templates
 from .images import each
@@ -138,4 +139,6 @@ def embed(
     embeddings = embedder.embed(classes)
     save_embeddings(out, classes, embeddings, getattr(embedder, 'templates', None))
     queries, width = embeddings.queries.shape
-    print(f'{out}: {len(classes)} classes, {queries} text embeddings of dimension {width}')
+    print(
+        f'{out}: {counted(len(classes), "class")}, {counted(queries, "text embedding")} of dimension {width}'
+    )

@@ -11,6 +11,7 @@ import typer
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, one_line, printable
 from clipdense.utils.files import check_outputs
+from clipdense.utils.wording import counted
 
 from .early import check_device, check_files, check_weights
 from .options import (
@@ -139,7 +140,7 @@ def search(
     else:
         for match in matches:
             print(f'{match.score:.4f}  {printable(match.path)}')
-    typer.echo(f'clipdense: {len(found)} images in the index, {changes}; {file}', err=True)
+    typer.echo(f'clipdense: {counted(len(found), "image")} in the index, {changes}; {file}', err=True)
     if changes.failed:
         raise typer.Exit(1)
 

@@ -14,6 +14,7 @@ from clipdense.config import parse_options
 from clipdense.utils.command_options import ConfigOptions
 from clipdense.utils.errors import InputError, one_line
 from clipdense.utils.files import check_new_folder
+from clipdense.utils.wording import counted
 
 from .early import check_choice, check_config
 from .options import Overwrite, SafeConfig
@@ -52,7 +53,8 @@ def scenes(
     from clipdense.data.scenes import write_scenes
 
     write_scenes(out, difficulty, train, val, seed, image_size, overwrite, workers=os.cpu_count() or 1)
-    print(f'{out}: {train} training images and {val} validation images per split, as VOC, COCO and shards')
+    images = f'{counted(train, "training image")} and {counted(val, "validation image")}'
+    print(f'{out}: {images} per split, as VOC, COCO and shards')
 
 
 def nouns(
@@ -79,7 +81,7 @@ def nouns(
     from clipdense.data.image_text.noun_prompts import add_nouns
 
     written = add_nouns(shards, out, extractor, captions)
-    print(f'{out}: {len(written)} shards with nouns.json')
+    print(f'{out}: {counted(len(written), "shard")} with nouns.json')
 
 
 def train(

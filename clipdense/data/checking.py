@@ -13,6 +13,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_files import find_image
 from clipdense.utils.image_io import read_image
 from clipdense.utils.progress import track
+from clipdense.utils.wording import counted
 
 from .layouts import SHARDS, DataLayout, Kind, recognize
 
@@ -42,11 +43,20 @@ class DataReport:
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def note(self, where: Sequence[str], what: str, stops: bool = False) -> None:
-        """Add a line about some samples, if there are any."""
+    def note(self, where: Sequence[str], noun: str, what: str, stops: bool = False) -> None:
+        """Add a line about some samples, if there are any.
+
+        Args:
+            where: the samples.
+            noun: one of them, in the singular.
+            what: about them; ``is/are`` stands for the form of the verb.
+            stops: whether a training would stop.
+        """
         if where:
             more = ', ...' if len(where) > _SHOWN else ''
-            line = f'{len(where)} {what}: {", ".join(where[:_SHOWN])}{more}'
+            verbs = what.split(' ')
+            said = ' '.join(verb.split('/')[len(where) > 1] if '/' in verb else verb for verb in verbs)
+            line = f'{counted(len(where), noun)} {said}: {", ".join(where[:_SHOWN])}{more}'
             (self.faults if stops else self.remarks).append(line)
 
 
@@ -70,9 +80,10 @@ def check_data(path: str | Path, kind: Kind | None = None, batch_size: int | Non
             report.faults.append(str(error))
     report.remarks += dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)
     absent = [name for name, count in report.classes.items() if not count]
-    report.note(absent, 'classes without samples')
+    report.note(absent, 'class', 'without samples')
     if batch_size is not None and 0 < report.samples < batch_size:
-        report.remarks.append(f'{report.samples} samples are fewer than a batch of {batch_size}')
+        few = counted(report.samples, 'sample') + (' is' if report.samples == 1 else ' are')
+        report.remarks.append(f'{few} fewer than a batch of {batch_size}')
     return report
 
 
@@ -133,7 +144,7 @@ def _check_boxes(report: DataReport, data: Any) -> None:
         small += [
             str(data.images[index].path) for one in data.images[index].objects if min(one['bbox'][2:]) < 2
         ]
-    report.note(small, 'boxes narrower than two pixels')
+    report.note(small, 'box', 'narrower than two pixels')
     report.samples += len(data)
 
 
@@ -144,11 +155,11 @@ def _check_captions(report: DataReport, data: Any) -> None:
     paths = [data.paths[index] for index in range(len(data))]
     captions = [caption for index in range(len(data)) for caption in data.captions_of(index)]
     again = [caption for caption, count in Counter(captions).items() if count > 1]
-    report.note(again, 'captions occur several times')
+    report.note(again, 'caption', 'occurs/occur several times')
     twice = [path for path, count in Counter(paths).items() if count > 1]
-    report.note(twice, 'images occur several times')
+    report.note(twice, 'image', 'occurs/occur several times')
     long = [one for one in captions if len(tokenizer.encode(one)) > tokenizer.context_length - 2]
-    report.note([f'{one[:60]!r}' for one in long], 'captions are longer than the context and are cut')
+    report.note([f'{one[:60]!r}' for one in long], 'caption', 'is/are longer than the context and is/are cut')
     rows = getattr(data, 'rows', None)
     if rows is not None and rows.lost:
         report.remarks.append(f'{rows.lost} of {rows.seen} rows cannot be used and are skipped')
@@ -169,7 +180,7 @@ def _check_sizes(report: DataReport, files: Sequence[str], data: Any = None, rea
             continue
         if min(image.size) < _SMALL:
             small.append(file)
-    report.note(small, f'images are smaller than {_SMALL} pixels')
+    report.note(small, 'image', f'is/are smaller than {_SMALL} pixels')
     report.note(
-        bad, 'images cannot be read', stops=len(bad) > _GRACE + _LOST * len(files) or len(bad) == len(files)
+        bad, 'image', 'cannot be read', stops=len(bad) > _GRACE + _LOST * len(files) or len(bad) == len(files)
     )

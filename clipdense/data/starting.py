@@ -9,6 +9,7 @@ from typing import Any
 
 from clipdense.clip.checkpoint import load
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
 
 from .layouts import SHARDS, DataLayout, DatasetPart, Kind, image_sizes, recognize
 
@@ -38,7 +39,7 @@ class Start:
         self.layout = recognize(self.path, kind)
         count = self.count
         if count == 0 or (count == 1 and kind == 'captions'):
-            raise InputError(f'{self.path} has {count} usable samples; more are needed')
+            raise InputError(f'{self.path} has {counted(count, "usable sample")}; more are needed')
 
     @property
     def count(self) -> int | None:
@@ -99,7 +100,7 @@ class Start:
             body: the entries.
         """
         commands = '\n'.join(f'    {line}' for line in (f'clipdense train {self.file}', *use))
-        samples = '' if self.count is None else f', {self.count} samples'
+        samples = '' if self.count is None else f', {counted(self.count, "sample")}'
         facts = f'Data: {self.path} ({self.layout.layout}{samples}).'
         if self.layout.val is None:
             facts += '\nThere is no data for validation: scores are those of the training data.'

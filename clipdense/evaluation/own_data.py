@@ -167,7 +167,8 @@ def classification(classifier: Any, own: OwnData) -> dict[str, float]:
     if halves:
         names = {'base': halves['base'], 'new': halves['novel']}
         parts = {name: own.build(**more, classes=members) for name, members in names.items()}
-    return ClassifierAccuracy(parts)(_LabelModel(classifier))
+    model: Any = _LabelModel(classifier)
+    return ClassifierAccuracy(parts)(model)
 
 
 def retrieval(classifier: Any, own: OwnData) -> dict[str, float]:
@@ -196,10 +197,11 @@ class _LabelModel(nn.Module):
     """A classifier as ``ClassifierAccuracy`` calls it; images are not normalized before."""
 
     class_names: tuple[str, ...] = ()
+    _classifier: Any
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
-        self.clip, self.__dict__['_classifier'] = classifier.clip, classifier
+        self.clip, self._classifier = classifier.clip, classifier
 
     def data_preprocessor(self, data: dict[str, Any]) -> dict[str, Any]:
         """The same images."""

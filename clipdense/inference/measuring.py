@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,13 @@ def measure(
     return entry.part(own.layout.kind)(predictor, own), own
 
 
-def _usable(data: str | Path, found: DataLayout, kinds: Sequence[str] | dict, weights: object) -> DataLayout:
+def _usable(data: str | Path, found: DataLayout, kinds: Iterable[Any], weights: object) -> DataLayout:
     """The layout of a kind that the model can be scored on.
 
     Raises:
         InputError: the data has nothing of these kinds.
     """
+    kinds = list(kinds)
     if found.kind in kinds:
         return found
     for kind in kinds:

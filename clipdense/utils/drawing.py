@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clipdense.utils.wording import counted
+
 from .errors import InputError
 from .palette import class_palette, text_color
 from .text_layout import fit, font_for, wrap
@@ -78,7 +80,9 @@ def overlay(
             f'mask size {mask.shape} differs from image size {(image.height, image.width)} (H, W)'
         )
     if len(colors) < len(class_names):
-        raise InputError(f'the palette has {len(colors)} colors for {len(class_names)} classes')
+        raise InputError(
+            f'the palette has {counted(len(colors), "color")} for {counted(len(class_names), "class")}'
+        )
     if not 0 <= opacity <= 1:
         raise InputError(f'opacity must be between 0 and 1, got {opacity}')
     counts = count_indices(mask, len(class_names))

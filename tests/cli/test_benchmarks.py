@@ -84,7 +84,7 @@ def test_prepare_checks_the_augmented_voc(capsys):
     assert (status, '1 of 1 files are not in' in out) == (1, True)
     (root / 'SegmentationClassAug/a.png').touch()
     status, out, _ = run(capsys, 'prepare', 'voc_aug', str(root), '--check')
-    assert (status, out) == (0, f'VOC, augmented: complete, 1 images in {root}\n')
+    assert (status, out) == (0, f'VOC, augmented: complete, 1 image in {root}\n')
 
 
 def test_bench(capsys, own, weights):

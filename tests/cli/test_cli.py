@@ -72,7 +72,7 @@ def test_nouns_are_kept_beside_the_captions(capsys):
     assert run(capsys, 'scenes', 'set', '--train', '8', '--val', '2', '--image-size', '32')[0] == 0
     status, out, err = run(capsys, 'nouns', 'set/shards/train', 'with_nouns')
     assert status == 0, err
-    assert 'with_nouns: 1 shards' in out
+    assert 'with_nouns: 1 shard ' in out
     status, _, err = run(capsys, 'nouns', 'set/shards/train', 'other', '--tagger', 'lemminflekt')
     assert status == 2
     assert "Did you mean 'lemminflect'?" in err

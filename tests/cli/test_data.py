@@ -67,7 +67,7 @@ def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options
         (('lseg', 'nowhere'), 'nowhere does not exist'),
         (('lseg', 'mine.csv'), 'mine.csv has captions, not masks (a table)'),
         (('clip', 'folders'), 'folders has images, not captions (class folders)'),
-        (('clip', 'one.csv'), '1 usable samples'),
+        (('clip', 'one.csv'), '1 usable sample;'),
         (('clip', 'odd.csv'), "no column of images and captions among 'a', 'b'"),
         (('clip', 'empty.csv'), 'is empty'),
         (('lseg', 'empty'), 'has none of the layouts of training data'),
@@ -188,11 +188,11 @@ def test_remarks_do_not_stop(capsys):
     assert (status, report['samples'], report['kind']) == (0, 6, 'captions')
     text = '\n'.join(report['remarks'])
     for part in (
-        '1 captions occur several times: same',
+        '1 caption occurs several times: same',
         '2 images occur several times',
         'longer than the context',
         '1 of 7 rows cannot be used',
-        'images are smaller than 32 pixels',
+        'smaller than 32 pixels',
         '6 samples are fewer than a batch of 64',
     ):
         assert part in text
@@ -202,7 +202,7 @@ def test_classes_without_samples(capsys):
     Path(pairs('set'), 'classes.txt').write_text('sky\nroad\ncar\nship\n')
     status, out, _ = run(capsys, 'check-data', 'set')
     assert status == 0
-    assert '1 classes without samples: ship' in out
+    assert '1 class without samples: ship' in out
     assert run(capsys, 'check-data', 'set', '--kind', 'boxes')[0] == 1
     assert run(capsys, 'check-data', 'set', '--kind', 'cats')[0] == 2
     assert run(capsys, 'check-data', 'nowhere')[0] == 2

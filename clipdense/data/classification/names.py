@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipdense.data.image_lists import numbered_lines
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.wording import counted
 from clipdense.vocab.names import check_name, first_repeated, normalize, places
 
 
@@ -37,7 +38,9 @@ def folder_names(
                 raise InputError(f'{where} has no name for the folder {folder!r}.{nearest(folder, given)}')
         names = [given[one] if one in given else by_form[normalize(one)] for one in folders]
     elif len(given) != len(folders):
-        raise InputError(f'{where} has {len(given)} names, but {root} has {len(folders)} subfolders')
+        raise InputError(
+            f'{where} has {counted(len(given), "name")}, but {root} has {counted(len(folders), "subfolder")}'
+        )
     else:
         names = list(given)
     names = [check_name(name, f'class name of {where}') for name in names]

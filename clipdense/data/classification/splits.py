@@ -18,6 +18,7 @@ from PIL import Image
 
 from clipdense.registry import DATASETS, build
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.wording import counted
 
 from .datasets import LabeledFolder, LabeledImages, ListedImages, class_folders
 from .names import read_folder_names
@@ -232,7 +233,8 @@ def _of_file(
     names = file.class_names if class_names is None else tuple(class_names)
     if len(names) != len(file.class_names):
         raise InputError(
-            f'{path} has {len(file.class_names)} classes, but class_names has {len(names)} names'
+            f'{path} has {counted(len(file.class_names), "class")}, but class_names has '
+            f'{counted(len(names), "name")}'
         )
     if part == 'val' and not file.parts.get('val'):
         train = ListedImages(file.root, file.images('train'), names)

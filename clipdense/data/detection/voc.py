@@ -16,6 +16,7 @@ from clipdense.data.image_lists import NamedFiles, first_of, read_split, without
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import regular_file
 from clipdense.utils.image_io import read_image
+from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize
 
 from .coco import check_coco, find_images
@@ -64,7 +65,7 @@ def read_voc(root: str | Path, split: str) -> dict[str, Any]:
         for number, one in enumerate(found, 1)
     ]
     if not ids:
-        raise InputError(f'{reader.source} has no objects in {len(images)} images')
+        raise InputError(f'{reader.source} has no objects in {counted(len(images), "image")}')
     data = {
         'images': images,
         'annotations': annotations,

@@ -16,6 +16,7 @@ from clipdense.data.image_lists import NamedFiles, first_of
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import MAX_PIXELS
+from clipdense.utils.wording import counted
 from clipdense.vocab.class_names import read_class_names
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -80,7 +81,7 @@ class SegmentationPairs(LabeledImages):
         held = set(stems[held_out - 1 :: held_out]) or set(stems[-1:])
         kept = [one for one in stems if part == 'all' or (one in held) == (part == 'val')]
         if not kept:
-            raise InputError(f'{root} has {len(stems)} images, too few for a part for validation')
+            raise InputError(f'{root} has {counted(len(stems), "image")}, too few for a part for validation')
         pairs = [(files.find(stem), labels.find(f'{stem}{mask_suffix}')) for stem in kept]
         chosen = [(image, mask) for image, mask in pairs if image is not None and mask is not None]
         super().__init__(

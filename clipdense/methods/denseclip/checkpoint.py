@@ -21,6 +21,7 @@ from clipdense.clip.sizes import ResNetSize, TextSize, VitSize
 from clipdense.clip.text import TextTransformer
 from clipdense.clip.vit import VisionTransformer
 from clipdense.utils.errors import CheckpointError, refuse_unknown
+from clipdense.utils.wording import counted
 from clipdense.vocab.class_names import read_class_names
 from clipdense.weights.io import WeightsFile
 from clipdense.weights.key_map import Row, add_layout, to_ours
@@ -150,7 +151,7 @@ def _class_names(given: Sequence[str] | str | None, count: int) -> tuple[str, ..
         )
     names = read_class_names(given).class_names
     if len(names) != count:
-        raise CheckpointError(f'the weights have {count} classes, but class_names has {len(names)}')
+        raise CheckpointError(f'the weights have {counted(count, "class")}, but class_names has {len(names)}')
     return names
 
 

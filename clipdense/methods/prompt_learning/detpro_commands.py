@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdense.utils.command_options import Classes, Overwrite, VocabFile, Weights
+from clipdense.utils.wording import counted
 
 _Out = Annotated[Path, typer.Option('--out', help='The .safetensors file to write.')]
 
@@ -77,7 +78,7 @@ def detpro(
     _check_out(out, overwrite, *files, vocab)
     vocabulary = Vocabulary.parse(classes) if classes is not None else read_class_names(str(vocab))
     save_embeddings(out, vocabulary, class_embeddings(files, vocabulary, weights))
-    print(f'{out}: {len(vocabulary)} classes from {len(files)} {"file" if len(files) == 1 else "files"}')
+    print(f'{out}: {counted(len(vocabulary), "class")} from {counted(len(files), "file")}')
 
 
 def _check_out(out: Path, overwrite: bool, *inputs: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdense.utils.command_options import ConfigOptions, Device, SafeConfig
+from clipdense.utils.wording import counted
 
 
 def regions(
@@ -40,4 +41,5 @@ def regions(
         workers=workers,
         device=choose_device(device),
     )
-    print(f'{out}: {len(store)} images, up to {store.facts.regions} regions of {store.facts.width} values')
+    facts = store.facts
+    print(f'{out}: {counted(len(store), "image")}, up to {facts.regions} regions of {facts.width} values')

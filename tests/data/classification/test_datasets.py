@@ -81,7 +81,7 @@ class TestLabeledFolder:
     @pytest.mark.parametrize(
         ('given', 'message'),
         [
-            (['one'], '1 names, .* has 2 subfolders'),
+            (['one'], '1 name, .* has 2 subfolders'),
             ({'cat': 'x', 'hot_dgo': 'y'}, "no name for the folder 'hot_dog'.*Did you mean 'hot_dgo'"),
             (['same', 'same'], 'the same class name'),
             ('one\ntwo\nthree\n', r'classes\.txt has 3 names'),

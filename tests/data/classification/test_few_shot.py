@@ -166,7 +166,7 @@ class TestFewShotImages:
             ({'classes': ['dog']}, "no class 'dog'"),
             ({'shots': 0}, 'shots must be'),
             ({'shots': 8, 'strict': True}, '2 classes have fewer than 8 images'),
-            ({'class_names': ['a']}, '1 names, but .* has 2 subfolders'),
+            ({'class_names': ['a']}, '1 name, but .* has 2 subfolders'),
         ],
     )
     def test_refuses(self, make_images, options, message):
