@@ -32,7 +32,7 @@ PAGES = {
     'docs/methods/contrastive.md': '',
     'docs/methods/dense_clip.md': 'street.jpg',
     'docs/methods/groupvit.md': 'street.jpg data/mine group_vit_gcc_yfcc_30e-879422e0.pth',
-    'docs/methods/lseg.md': 'street.jpg embedded',
+    'docs/methods/lseg.md': 'street.jpg embedded work_dirs/lseg_scenes/lseg.safetensors',
     'docs/methods/prompt_learning.md': 'photos street.jpg photo.jpg pets vild.safetensors '
     'prompts.safetensors model.pth.tar-50',
     'docs/search.md': 'embedded photos example.jpg',

@@ -247,6 +247,7 @@ THINGS: dict[str, Callable[[Path], None]] = {
     'clip.safetensors': teacher,
     'lseg.safetensors': lseg,
     'RUN/lseg.safetensors': lseg,
+    'work_dirs/lseg_scenes/lseg.safetensors': lseg,
     'vild.safetensors': partial(trained, config='vild/vild_scenes_rpn'),
     'embedded': embedded,
     'ViT-B-16.pt': archive,
