@@ -21,11 +21,13 @@ from clipdense.utils.files import atomic_write
 
 from .checkpointing import newest_checkpoint
 from .checks import check_sections, check_start, check_values
+from .compiling import read_compile
 from .ema import EMAHook, read_ema
 from .hooks import EvaluationHook
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
 from .parallel import Parallel, read_parallel
+from .peers import one_fate
 from .runner import Runner
 from .work_dir import free_folder, no_remains
 
@@ -49,6 +51,7 @@ _UNCHECKED = (
     'randomness',
     'parallel',
     'ema',
+    'compile',
     'load_from',
     'resume',
 )
@@ -82,6 +85,7 @@ def train(
         InputError: invalid input, in one line.
     """
     cfg = _prepared(config, work_dir, options)
+    resume = resume or int(os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0) > 0  # torchrun starts it again
     missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
     if missing:
         raise InputError(f'{config_name(cfg)} is not a training config: {", ".join(missing)} is missing')
@@ -98,14 +102,14 @@ def train(
     elif not resume and not cfg.get('resume'):
         free_folder(cfg.work_dir, overwrite)
     with no_remains(cfg.work_dir):
-        with named_parts(cfg):
+        with one_fate(cfg.work_dir), named_parts(cfg):
             runner = Runner.from_cfg(cfg)
         if resume and not found:
             runner.logger.warning(
                 f'no checkpoint to resume from in {cfg.work_dir}; starting from the beginning'
             )
         try:
-            with named_parts(cfg):
+            with one_fate(cfg.work_dir), named_parts(cfg):
                 runner.train()
         finally:
             if runner.distributed:
@@ -179,6 +183,7 @@ def check_config(cfg: Config) -> None:
     check_start(cfg)
     read_parallel(cfg.get('parallel'))
     read_ema(cfg.get('ema'))
+    read_compile(cfg.get('compile'))
 
 
 def _prepared(

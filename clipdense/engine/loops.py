@@ -34,7 +34,8 @@ from .checks import (
 from .ema import averaged
 from .health import LossWatch, equal_captions, explained, listed, sample_names, without_names
 from .hooks import scalar
-from .parallel import unwrapped
+from .parallel import read_parallel, unwrapped
+from .peers import check_equal_data, share_of_batch
 from .resume import (
     Position,
     ResumableSampler,
@@ -88,7 +89,8 @@ class TrainLoop(BaseLoop):
         check_count('train_cfg.max_epochs', max_epochs)
         check_count('train_cfg.val_interval', val_interval)
         if isinstance(dataloader, dict):
-            dataloader = _training_defaults(dataloader, runner.seed)
+            total = read_parallel(runner.cfg.get('parallel')).global_batch
+            dataloader = _training_defaults(dataloader, runner.seed, total)
         super().__init__(runner, dataloader)
         check_batch_size(self.dataloader)
         remark = leave_out_single(self.dataloader, unwrapped(runner.model))
@@ -111,6 +113,8 @@ class TrainLoop(BaseLoop):
         self._iter = 0
         self.position = Position(0, 0, 0, *_layout(self.dataloader), _dataset_size(self.dataloader.dataset))
         self._iterable = isinstance(self.dataloader.dataset, IterableDataset)
+        sizes = {'its number of samples or shards': self.position.dataset_size}
+        check_equal_data(sizes | {'batch_size': self.position.batch_size, 'max_steps': self._max_iters})
         self._random_state: dict[str, Any] | None = None
         self._control = _control_group()
         self._watch = LossWatch()
@@ -348,9 +352,11 @@ def build_loader(config: dict[str, Any], seed: int = 0) -> DataLoader:
     return DataLoader(dataset, sampler=sampler, batch_sampler=batch_sampler, collate_fn=collate_fn, **config)
 
 
-def _training_defaults(config: dict[str, Any], seed: int) -> dict[str, Any]:
+def _training_defaults(config: dict[str, Any], seed: int, total: int | None = None) -> dict[str, Any]:
     """The config of a training loader with its defaults.  Evaluation data keeps its own seed."""
     config = dict(config)
+    if total is not None:
+        config['batch_size'] = share_of_batch(total)
     if 'batch_sampler' not in config:
         config.setdefault('sampler', {'type': ResumableSampler, 'shuffle': True})
     if takes(config['dataset'], 'seed'):

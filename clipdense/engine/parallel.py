@@ -34,10 +34,12 @@ class Parallel:
 
     Args:
         type: 'ddp', ``DistributedDataParallel``: every process has the whole model.
-        static_graph: every step uses the same parameters in the same way, which torch may rely on.  A resumed
-            run of more than two processes then differs in the last bits, as torch arranges the buckets of
-            gradients anew after the first step.
+        static_graph: every step is one backward pass that uses the same parameters in the same way, which
+            torch may rely on; not with ``micro_batch``.  A resumed run of more than two processes then
+            differs in the last bits, as torch arranges the buckets anew after the first step.
         bucket_mb: gradients that are exchanged together, while the backward pass continues.
+        global_batch: samples of a step in all processes together, in place of
+            ``train_dataloader.batch_size``, which is that of one process.
         activation_checkpointing: do not keep the activations of blocks, but compute them again.
         param_dtype: 'fsdp' only, 'bf16': blocks are gathered and compute in bf16; parameters, gradients that
             are summed and the optimizer stay in fp32.
@@ -50,6 +52,7 @@ class Parallel:
     type: str = 'ddp'
     static_graph: bool = False
     bucket_mb: int = 25
+    global_batch: int | None = None
     activation_checkpointing: bool = False
     param_dtype: str | None = None
     cpu_offload: bool = False
@@ -134,7 +137,7 @@ class DistributedModel(nn.Module):
         wrap = _sharded if self.sharded else _ddp
         engine = wrap(module, settings) if several else None
         self.__dict__['_torch'] = engine  # not a child: its parameters are those of the module
-        self._passes, self._nested = 0, False
+        self._passes, self._nested, self._static = 0, False, settings.static_graph
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model's method."""
@@ -175,9 +178,14 @@ class DistributedModel(nn.Module):
         learns = torch.is_grad_enabled()
         if self._nested or self._torch is None or not (learns or self.sharded):
             return function(*args)
+        quiet = not (sync or self.sharded)  # a sharded model keeps the sum of its parts only
+        if quiet and self._static:
+            raise InputError(
+                'parallel.static_graph is for steps of one backward pass: remove it, or micro_batch and '
+                'accumulative_counts'
+            )
         self._nested = True
         self._passes += learns
-        quiet = not (sync or self.sharded)  # a sharded model keeps the sum of its parts only
         try:
             with self._torch.no_sync() if quiet else contextlib.nullcontext():
                 return self._torch(function, *args)

@@ -45,6 +45,7 @@ from .checkpointing import (
     what_remains,
     write_checkpoint,
 )
+from .compiling import compile_blocks, read_compile
 from .ema import EMAHook, read_ema
 from .health import weights_fault
 from .hooks import ProgressHook
@@ -163,6 +164,12 @@ class Runner(MMEngineRunner):
         """As in MMEngine; weights of a sharded model were initialized before."""
         if not getattr(self.model, 'sharded', False):
             super()._init_model_weights()
+
+    def _maybe_compile(self, target: str) -> None:
+        """Compile the blocks of the model, if the config has ``compile``; MMEngine compiles a whole step."""
+        options = read_compile(self.cfg.get('compile'))
+        if options is not None:
+            compile_blocks(unwrapped(self.model), options, self.logger)
 
     def whole_model(self) -> Any:
         """The model; of a sharded one, a copy with the whole weights in the main process, else the model."""

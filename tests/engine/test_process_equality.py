@@ -261,4 +261,9 @@ def test_two_processes_with_parts_of_the_model_equal_one(name):
 )
 @pytest.mark.parametrize('processes', [2, 4])
 def test_twenty_steps(name, processes, settings):
+    if settings.static_graph and 'cached' in name:
+        said = {str(one[name]) for one in results(processes, 20, settings)}
+        assert len(said) == 1
+        assert 'parallel.static_graph is for steps of one backward pass' in said.pop()
+        return
     check(name, processes, 20, settings)
