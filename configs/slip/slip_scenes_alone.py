@@ -5,8 +5,8 @@
 
 The file it writes has an untrained text tower: ``slip_scenes_serial`` trains it.
 
-Cost: a few CPU-minutes in one thread.
-Score: docs/research/learning_slip.md.
+Cost: none measured yet.
+Score: none yet; docs/research/learning_slip.md.
 """
 
 from mmengine.config import read_base

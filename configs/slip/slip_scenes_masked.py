@@ -4,8 +4,8 @@ second crop, and a decoder of two blocks draws the others.
     clipdense scenes data/scenes --train 20000
     clipdense train slip/slip_scenes_masked
 
-Cost: a few CPU-minutes in one thread.
-Score: docs/research/learning_slip.md.
+Cost: none measured yet.
+Score: none yet; docs/research/learning_slip.md.
 """
 
 from mmengine.config import read_base

@@ -3,8 +3,8 @@
     clipdense train slip/slip_scenes_alone
     clipdense train slip/slip_scenes_serial
 
-Cost: a few CPU-minutes in one thread.
-Score: docs/research/learning_slip.md.
+Cost: none measured yet.
+Score: none yet; docs/research/learning_slip.md.
 """
 
 from mmengine.config import read_base
