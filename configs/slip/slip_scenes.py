@@ -5,10 +5,10 @@
 
 Another partner: ``-o model.partner.type=clipdense.methods.slip.byol.Byol`` (``moco.MocoV3``, ``dino.Dino``).
 
-Cost: 129 CPU-seconds in one thread.
-Score: zero-shot accuracy among own names 0.438 / 0.574 / 0.432 on base / novel / unseen, a linear classifier
-on the tower 0.471 / 0.641 / 0.606, mIoU without masks 0.037 / 0.063 / 0.041, mean of two seeds: below
-``slip_scenes_clip``, which costs less.  docs/research/learning_slip.md says why.
+Cost: 130 CPU-seconds in one thread.
+Score: zero-shot accuracy among own names 0.448 / 0.579 / 0.439 on base / novel / unseen, a linear classifier
+on the tower 0.473 / 0.639 / 0.605, mIoU without masks 0.039 / 0.065 / 0.044, mean of three seeds: below
+``slip_scenes_clip``, which costs less.  docs/research/learning_slip.md says why that may be.
 """
 
 from mmengine.config import read_base
