@@ -239,6 +239,7 @@ def _ddp(module: nn.Module, settings: Parallel) -> DistributedDataParallel:
     # have a group of their own, so that the two cannot be mistaken for each other.
     group = dist.new_group(backend='gloo') if dist.get_backend() == 'gloo' else None
     warnings.filterwarnings('ignore', message=_NEEDLESS)
+    warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated')  # its successor is newer
     return DistributedDataParallel(
         Passes(module),
         process_group=group,

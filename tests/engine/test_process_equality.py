@@ -34,6 +34,8 @@ from clipdense.methods.groupvit.pretrainer import GroupVitPretrainer
 from clipdense.methods.groupvit.sizes import GroupVitImageSize, GroupVitSize, StageSize
 from clipdense.methods.lseg.backbones import ResNetPyramid, timm_network
 from clipdense.methods.lseg.segmenter import LSeg
+from clipdense.methods.slip.pretrainer import SlipPretrainer
+from clipdense.methods.slip.simclr import SimClr
 from clipdense.methods.vild.bbox_head import ViLDBBoxHead
 from clipdense.methods.vild.detector import ViLD
 from clipdense.methods.vild.parts import (
@@ -76,6 +78,13 @@ def group_vit():
     image = GroupVitImageSize(16, 4, stages, embed_dim=8, projector_width=12, mlp_ratio=2)
     model = build_group_vit(GroupVitSize(image, TEXT, True), assign='soft')
     return GroupVitPretrainer(model), pairs(16, prompts=2)
+
+
+def slip():
+    model = build_clip(ClipSize(VIT, TEXT))
+    data = pairs(16)
+    data['images'] = torch.randint(0, 256, (SAMPLES, 3, 3, 16, 16), dtype=torch.uint8)  # a view and two more
+    return SlipPretrainer(model, {'type': SimClr, 'hidden': 24, 'output': 8}), data
 
 
 def words(width: int):
@@ -150,6 +159,7 @@ MODELS = {
     'SigLIP': functools.partial(clip, loss='sigmoid'),
     'SigLIP, cached': functools.partial(clip, loss='sigmoid', micro_batch=1),
     'LiT': functools.partial(clip, lock_image=True),
+    'SLIP': slip,
     'GroupViT': group_vit,
     'LSeg': lseg,
     'ViLD': vild,
