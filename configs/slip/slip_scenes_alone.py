@@ -5,8 +5,9 @@
 
 The file it writes has an untrained text tower: ``slip_scenes_serial`` trains it.
 
-Cost: none measured yet.
-Score: none yet; docs/research/learning_slip.md.
+Cost: 104 CPU-seconds in one thread.
+Score: seed 0, a linear classifier on the tower 0.359 / 0.522 / 0.541 on base / novel / unseen, nearest
+neighbors 0.255 / 0.386 / 0.380.
 """
 
 from mmengine.config import read_base
