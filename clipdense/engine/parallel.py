@@ -124,6 +124,7 @@ class DistributedModel(nn.Module):
     """
 
     module: Any
+    _torch: Any
 
     def __init__(self, module: nn.Module, settings: Parallel | None = None) -> None:
         super().__init__()

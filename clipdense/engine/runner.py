@@ -151,8 +151,8 @@ class Runner(MMEngineRunner):
         sharded = settings.type == 'fsdp' and self.distributed
         if settings.type == 'fsdp' and not sharded:
             self.logger.warning("parallel.type='fsdp': there is one process, so nothing is sharded")
-        if sharded and hasattr(model, 'init_weights'):
-            model.init_weights()
+        if sharded:
+            getattr(model, 'init_weights', lambda: None)()
         model = model if sharded else model.to(get_device())  # blocks are moved one by one
         if self.distributed:
             synchronize(model, every=bool(self.cfg.get('sync_bn')))

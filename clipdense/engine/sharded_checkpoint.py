@@ -258,9 +258,9 @@ class _Reader(FileSystemReader):
             index = _Index(file).load()
         if not isinstance(index, Metadata):
             raise pickle.UnpicklingError('it is not an index of tensors')
-        if getattr(index, 'storage_meta', None) is None:
-            index.storage_meta = dcp.metadata.StorageMeta()
-        index.storage_meta.load_id = self.load_id
+        meta = getattr(index, 'storage_meta', None) or dcp.metadata.StorageMeta()
+        meta.load_id = self.load_id
+        index.storage_meta = meta
         return index
 
 

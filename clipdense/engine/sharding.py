@@ -43,7 +43,7 @@ def recompute_activations(model: nn.Module) -> None:
     """Do not keep the activations of blocks, but compute them again in the backward pass."""
     for block in blocks_of(model):
         forward = block.forward
-        block.forward = partial(_recomputed, forward)  # type: ignore[method-assign]
+        block.forward = partial(_recomputed, forward)
 
 
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -62,7 +62,8 @@ def cached_step(
         losses = run(lambda: loss(*encode(last)))
         backward(_total(losses))
         return _detached(losses)
-    states, cached = [], []
+    states: list[dict[str, Tensor]] = []
+    cached: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for batch in early:
             states.append(torch_random_state())
