@@ -43,7 +43,10 @@ EXTRAS = {
     'viz': ['supervision>=0.25', 'pandas>=2'],  # results as supervision.Detections and data frames
     'demo': ['gradio>=6.31,<7'],  # the web page
     'browser': ['playwright>=1.50'],  # tests of the page; drives an installed Chromium
+    # shards in object stores
     'remote': ['rasterio>=1.3'],  # GeoTIFF: large images read in rows, masks with coordinates
+    # shards in object stores
+    'shards': ['fsspec>=2024.2', 'aiohttp>=3.9', 'requests>=2.31', 's3fs>=2024.2', 'gcsfs>=2024.2'],
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # the documentation as a site

@@ -23,8 +23,10 @@ from . import (
     demo,
     detect,
     doctor,
+    embed_images,
     evaluate,
     export,
+    filtering,
     label,
     predict,
     probe,
@@ -98,16 +100,17 @@ for command in (
     doctor.doctor,
 ):
     app.command(cls=Command)(command)
+app.command('filter', cls=Command)(filtering.filter_shards)
 app.add_typer(vocab.app)
-app.add_typer(
-    typer.Typer(
-        name='embed',
-        cls=EmbedGroup,
-        callback=predict.embed,
-        invoke_without_command=True,
-        rich_markup_mode='markdown',
-    )
+embed = typer.Typer(
+    name='embed',
+    cls=EmbedGroup,
+    callback=predict.embed,
+    invoke_without_command=True,
+    rich_markup_mode='markdown',
 )
+embed.command(cls=Command)(embed_images.images)
+app.add_typer(embed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from .once import Command, check_given_once
 
 
 class EmbedGroup(TyperGroup):
-    """``clipdense embed``: its own options, and a subcommand for each entry in ``Method.commands``."""
+    """``clipdense embed``: its options and commands, and one for each entry in ``Method.commands``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As ``Command.parse_args``."""
@@ -24,7 +24,7 @@ class EmbedGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the subcommands."""
-        return sorted(method_commands())
+        return sorted({*method_commands(), *super().list_commands(ctx)})
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The subcommand, or None.
@@ -34,7 +34,7 @@ class EmbedGroup(TyperGroup):
         """
         method = method_commands().get(cmd_name)
         if method is None:
-            return None
+            return super().get_command(ctx, cmd_name)
         single = typer.Typer(rich_markup_mode='markdown', add_completion=False)
         single.command(cmd_name, cls=Command)(method.part(cmd_name))
         return typer.main.get_command(single)

@@ -96,6 +96,9 @@ AdapterFile = Annotated[
 MaxPixels = Annotated[
     int, typer.Option('--max-pixels', min=1, help='Refuse images with more pixels, before decoding.')
 ]
+Captions = Annotated[
+    str, typer.Option(help='Captions in the shards: txt, or json:FIELD for a field of the member .json.')
+]
 OutputFolder = Annotated[Path, typer.Option('--out', help='Output folder.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, for programs.')]
 

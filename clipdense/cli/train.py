@@ -11,13 +11,13 @@ from typing import Annotated, cast, get_args
 import typer
 
 from clipdense.config import parse_options
-from clipdense.utils.command_options import ConfigOptions
+from clipdense.utils.command_options import ConfigOptions, JobPart
 from clipdense.utils.errors import InputError, one_line
 from clipdense.utils.files import check_new_folder
 from clipdense.utils.wording import counted
 
 from .early import check_choice, check_config
-from .options import Overwrite, SafeConfig
+from .options import Captions, Overwrite, SafeConfig
 
 Modules = Annotated[
     list[str] | None,
@@ -66,22 +66,29 @@ def nouns(
     tagger: Annotated[
         str, typer.Option(help='Part-of-speech tagger: lemminflect, hanta, spacy or nltk.')
     ] = 'lemminflect',
-    captions: Annotated[str, typer.Option(help='Suffix of the caption files in the shards.')] = 'txt',
+    captions: Captions = 'txt',
+    part: JobPart = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Copy shards and add the nouns of each caption, so that training need not extract them.
 
+    Run it again after an interruption.
+
     Example: `clipdense nouns data/cc3m data/cc3m_nouns`
     """
+    from clipdense.utils.jobs import STATE, Part
     from clipdense.vocab.noun_phrases import Kind, NounExtractor
 
+    own = Part.parse(part)
+
     check_choice(kind, get_args(Kind), '--kind')
-    check_new_folder(out, overwrite, [shards])
+    check_new_folder(out, overwrite or (out / STATE).is_dir(), [shards])
     extractor = NounExtractor(cast(Kind, kind), tagger)
     from clipdense.data.image_text.noun_prompts import add_nouns
 
-    written = add_nouns(shards, out, extractor, captions)
-    print(f'{out}: {counted(len(written), "shard")} with nouns.json')
+    written = add_nouns(shards, out, extractor, captions, part=own, overwrite=overwrite)
+    of_part = f' (part {own})' if own.count > 1 else ''
+    print(f'{out}: {counted(len(written), "shard")} with nouns.json{of_part}')
 
 
 def train(

@@ -73,6 +73,8 @@ class Method:
         adapt: ``(model, embedder, labels, options) -> Adapter``, which makes an adapter from ``LabeledData``.
         commands: ``typer`` functions by the name of the command, shown as ``clipdense embed NAME``.  Their
             module must not import anything heavy.
+        scorers: ``(model) -> data.image_text.filters.PairScorer`` by the name that ``clipdense filter --by``
+            takes; the model is what ``clipdense.load`` gave.
         starters: ``(start: data.starting.Start) -> str``, the text of a config for data of one's own, by the
             name that ``clipdense init NAME`` takes.
         tests: ``(predictor, data: evaluation.own_data.OwnData) -> metrics``, such as those of
@@ -105,6 +107,7 @@ class Method:
     adapter: str | None = None
     adapt: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
+    scorers: Mapping[str, str] = field(default_factory=dict)
     starters: Mapping[str, str] = field(default_factory=dict)
     tests: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
@@ -134,6 +137,7 @@ class Method:
         path = (
             self.export.get(name)
             or self.commands.get(name)
+            or self.scorers.get(name)
             or self.starters.get(name)
             or self.tests.get(name)
             or getattr(self, name, None)

@@ -37,6 +37,14 @@ SafeConfig = Annotated[
         help='Refuse a .py config, which is code; YAML, JSON and included configs are read.',
     ),
 ]
+JobPart = Annotated[
+    str | None,
+    typer.Option(
+        '--part',
+        metavar='I/N',
+        help='Do the I-th of N parts only; run the others anywhere that sees the folder.',
+    ),
+]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 ConfigOptions = Annotated[
     list[str] | None,

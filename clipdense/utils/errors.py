@@ -18,6 +18,10 @@ class MissingPackage(InputError):
     """A package that the input needs is not installed, or its release lacks what is needed."""
 
 
+class InUse(InputError):
+    """Another process uses a folder alone."""
+
+
 class WriteError(InputError):
     """A file or folder that cannot be written: a full disk, a quota, or missing permission."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import InputError, WriteError, nearest
+from .errors import InputError, InUse, WriteError, nearest
 
 _KINDS = (
     (stat.S_ISDIR, 'a folder'),
@@ -95,20 +95,31 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(
+    folder: Path,
+    name: str = '.lock',
+    what: str | None = None,
+    advice: str = 'wait for it, or choose another work_dir',
+) -> Iterator[None]:
     """Use a folder alone; the lock ends with the process at the latest.
 
     Nothing is locked where the system or the file system cannot.
 
+    Args:
+        folder: which exists.
+        name: of the lock; other names lock other parts of the folder.
+        what: is locked, for the message; the folder by default.
+        advice: the end of the message.
+
     Raises:
-        InputError: another process uses the folder.
+        InUse: another process uses it.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    path = folder / '.lock'
+    path = folder / name
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -119,9 +130,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 user = os.read(handle, 100).decode(errors='replace') or 'another process'
-                raise InputError(
-                    f'{folder} is in use by another run ({user}); wait for it, or choose another work_dir'
-                ) from error
+                raise InUse(f'{what or folder} is in use by another run ({user}); {advice}') from error
         with contextlib.suppress(OSError):  # a full disk
             os.truncate(handle, 0)
             os.write(handle, f'process {os.getpid()} on {platform.node()}'.encode())

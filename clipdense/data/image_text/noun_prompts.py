@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import random
-import shutil
-import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +14,17 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
-from webdataset import gopen
-from webdataset.tariterators import base_plus_ext
 
 from clipdense.data.faults import FaultBudget
 from clipdense.registry import TRANSFORMS
 from clipdense.utils.errors import InputError
-from clipdense.utils.files import atomic_write
-from clipdense.utils.progress import track
+from clipdense.utils.jobs import Job, Part
 from clipdense.vocab.noun_phrases import Kind, NounExtractor
 from clipdense.vocab.templates import Templates, get_templates
 
 from .datasets import TokenizerLike, caption_tokenizer
-from .shard_files import (
-    NOUNS_MEMBER,
-    UNREADABLE,
-    MeteredStream,
-    caption_members,
-    list_shards,
-    read_pairs,
-    reason,
-)
-from .tar_members import MemberInfo, member_limit, sample_key
+from .shard_copies import copy_shard, each_shard, sources, with_copies
+from .shard_files import NOUNS_MEMBER, RawPair, caption_members, list_shards
 
 
 @TRANSFORMS.register_module()
@@ -141,8 +126,12 @@ def add_nouns(
     extractor: NounExtractor,
     captions: str | Sequence[str] = 'txt',
     max_bad_fraction: float = 0.01,
+    part: Part | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Copy shards, with a member ``nouns.json`` for each sample that has an image and a caption.
+
+    Shards that an interrupted call has finished are kept.
 
     Args:
         urls: shards, as in ``ImageTextShards``.
@@ -150,69 +139,35 @@ def add_nouns(
         extractor: finds the nouns.
         captions: members of the captions, as in ``ImageTextShards``.
         max_bad_fraction: fraction of samples without image or caption above which the call fails.
+        part: copy only the shards of this part.
+        overwrite: start anew, also in a folder with other files.
 
     Returns:
-        The new shards.
+        The new shards, of this part.
 
     Raises:
-        InputError: missing shards, duplicate names, a damaged shard, too many bad samples, or a full disk.
+        InputError: missing shards, duplicate names, a damaged shard, too many bad samples, a full disk, or a
+            folder of another job.
     """
-    shards, folder = list_shards(urls), Path(folder)
-    fields = caption_members(captions)
-    names = [Path(shard).name.removesuffix('.gz').replace('.tgz', '.tar') for shard in shards]
-    if len(set(names)) < len(names):
-        raise InputError(
-            'several shards have the same file name; write each source folder to its own output folder'
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'cannot write {folder}: {error.strerror or error}') from error
+    shards, fields = list_shards(urls), caption_members(captions)
     faults = FaultBudget('samples', max_bad_fraction)
-    written = [folder / name for name in names]
-    for shard, path in track(list(zip(shards, written, strict=True)), 'finding nouns'):
-        if path.exists() and path.samefile(shard):
-            raise InputError(f'the output would overwrite the source {shard}; choose another folder')
-        try:
-            _copy(shard, path, extractor, fields, faults)
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            raise InputError(f'{shard} cannot be read: {reason(error)}') from error
-    return written
+    job = Job(
+        folder, 'nouns', {**sources(shards), 'captions': fields, 'rules': rules(extractor)}, part, overwrite
+    )
 
+    def records(pairs: Iterable[RawPair]) -> dict[str, dict[str, bytes]]:
+        found = {pair.key: noun_record(pair.captions, extractor) for pair in pairs}
+        return {
+            key: {NOUNS_MEMBER: json.dumps(one, ensure_ascii=False).encode()} for key, one in found.items()
+        }
 
-def _copy(shard: str, path: Path, extractor: NounExtractor, captions: list[str], faults: FaultBudget) -> None:
-    """Copy all members of a shard, and add the nouns after those of each sample."""
-    with tempfile.TemporaryFile() as data:  # a shard may come from a command or a server, and is read twice
-        stream = MeteredStream(gopen(shard), shard)
-        shutil.copyfileobj(stream, data)
-        stream.close()
-        data.seek(0)
-        pairs = read_pairs(MeteredStream(data, 'shard.tar'), captions, faults)
-        found = {pair.name.partition('/')[2]: pair.captions for pair in pairs}
-        data.seek(0)
-        with (
-            tarfile.open(fileobj=data, tarinfo=MemberInfo) as source,
-            atomic_write(path) as file,
-            tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT) as target,
-        ):
-            for member, content, ends in _members(source):
-                if not member.name.endswith(f'.{NOUNS_MEMBER}'):
-                    target.addfile(member, content)
-                key = sample_key(member.name)[0]
-                if ends and key in found:
-                    record = json.dumps(noun_record(found[key], extractor), ensure_ascii=False).encode()
-                    extra = tarfile.TarInfo(f'{base_plus_ext(member.name)[0]}.{NOUNS_MEMBER}')
-                    extra.size = len(record)
-                    target.addfile(extra, io.BytesIO(record))
+    def copy(shard: str, path: Path) -> None:
+        copy_shard(shard, path, fields, faults, records, all_samples=True)
 
-
-def _members(source: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, Any, bool]]:
-    """Each member, its content if it is a file, and whether it is the last of its sample."""
-    members, limit = list(source), member_limit()
-    for member, following in zip(members, [*members[1:], None], strict=True):
-        if member.issparse() and member.size > limit:
-            raise InputError(f'{member.name} is a sparse file of {member.size / 1e6:.0f} MB; remove it')
-        ends = following is None or sample_key(following.name)[0] != sample_key(member.name)[0]
-        yield member, source.extractfile(member) if member.isreg() else None, ends
+    mine = job.part.of(with_copies(shards, folder), 'shards')
+    with job.running():
+        for _, path in mine if overwrite else ():
+            path.unlink(missing_ok=True)
+        each_shard(mine, 'finding nouns', copy)
+        job.finish({'shards': len(mine)})
+    return [path for _, path in mine]

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from webdataset.gopen import gopen_schemes
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys
 
@@ -24,13 +23,16 @@ from clipdense.data.faults import FaultBudget
 from clipdense.data.text_tables import LONGEST_LINE
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import special_file
+from clipdense.utils.jobs import refuse_incomplete
 from clipdense.utils.json_files import parse_json
 
 from .entries import usable_captions
+from .streams import expand_remote, open_stream, scheme_of
 from .tar_members import Unusable, sample_key, tar_members
 
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
 NOUNS_MEMBER = 'nouns.json'  # nouns of the captions, see ``noun_prompts``
+FILTER_MEMBER = 'filter.json'  # where a sample comes from, see ``filtering``
 # Errors of damaged shards; ``InputError``, which is a ValueError, has to be handled first.
 UNREADABLE = (
     *(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, ArithmeticError),
@@ -47,9 +49,15 @@ class RawPair(NamedTuple):
 
     name: str  # shard and key
     image: bytes  # an encoded image
-    captions: list[str]  # at least one
+    captions: list[str]  # at least one, if captions are read
     turn: int  # number of earlier passes over the shards in this epoch
     nouns: dict[str, Any] | None = None  # nouns of the captions, if stored in the shard
+    source: str = ''  # shard and key of the sample that it was copied from, if stored in the shard
+
+    @property
+    def key(self) -> str:
+        """Of the sample in its shard."""
+        return self.name.partition('/')[2]
 
 
 class MeteredStream:
@@ -61,6 +69,15 @@ class MeteredStream:
         file: has ``read`` and ``close``.
         url: its name; '.gz' and '.tgz' are decompressed.
     """
+
+    @classmethod
+    def open(cls, url: str) -> MeteredStream:
+        """Open a shard.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        return cls(open_stream(url), url)
 
     def __init__(self, file: Any, url: str) -> None:
         self.url, self.position = url, 0
@@ -105,7 +122,7 @@ def read_pairs(
 
     Args:
         stream: the shard.
-        captions: 'txt', 'json:FIELD' or both, in this order.
+        captions: 'txt', 'json:FIELD' or both, in this order; none to read images without captions.
         faults: counter of samples.
         turn: see ``RawPair``.
 
@@ -119,7 +136,12 @@ def read_pairs(
         return True  # webdataset continues
 
     shard, seen = os.path.basename(stream.url), set()
-    wanted = {*IMAGE_MEMBERS, NOUNS_MEMBER, *(caption.partition(':')[0] for caption in captions)}
+    wanted = {
+        *IMAGE_MEMBERS,
+        NOUNS_MEMBER,
+        FILTER_MEMBER,
+        *(caption.partition(':')[0] for caption in captions),
+    }
     for sample in group_by_keys(
         tar_members(stream, stream.url, wanted),
         keys=sample_key,
@@ -135,14 +157,16 @@ def read_pairs(
             lose(image.cause, f'the image of sample {key}')
         elif image is None:
             lose('no image', f'sample {key}, which has {_listed(sample)}')
-        elif not texts:
+        elif captions and not texts:
             lose(
                 cause,
                 f'sample {key}, which has {_listed(sample)}' if cause == 'no caption' else f'sample {key}',
             )
         else:
             seen.add(key)
-            yield RawPair(f'{shard}/{key}', image, texts, turn, _nouns(sample))
+            record = _record(sample, NOUNS_MEMBER, 'nouns', dict)
+            source = _record(sample, FILTER_MEMBER, 'source', str)
+            yield RawPair(f'{shard}/{key}', image, texts, turn, record, source['source'] if source else '')
 
 
 def caption_members(captions: str | Sequence[str]) -> list[str]:
@@ -187,6 +211,8 @@ def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
         siblings = os.listdir(folder) if os.path.isdir(folder) else []
         hint = nearest(os.path.basename(missing[0]), siblings)
         raise InputError(f'shard {missing[0]}{more} does not exist.{hint}')
+    for folder in {os.path.dirname(shard) or '.' for shard in shards if not _is_url(shard)}:
+        refuse_incomplete(folder)
     if not shards:
         raise InputError('no shards given; pass a path with braces or wildcards, a folder, or a list')
     return shards
@@ -206,20 +232,14 @@ def _expand(part: str) -> Iterator[str]:
         elif not _is_url(url) and glob.has_magic(url):
             found = sorted(glob.glob(url, recursive=True))
         else:
-            found = [url]
+            found = expand_remote(url)
         if not found:
             raise InputError(f'no shards in {url}; supported file endings are {" ".join(_SUFFIXES)}')
         yield from found
 
 
 def _is_url(url: str) -> bool:
-    scheme, colon, _ = url.partition(':')
-    if not colon or os.sep in scheme:
-        return False
-    if scheme != 'file' and scheme not in gopen_schemes:
-        known = ['file', *(name for name in gopen_schemes if name.isalnum())]
-        raise InputError(f'{url}: unsupported URL scheme {scheme}; use {", ".join(known)}')
-    return True
+    return bool(scheme_of(url))
 
 
 def _listed(sample: Mapping[str, Any]) -> str:
@@ -227,16 +247,16 @@ def _listed(sample: Mapping[str, Any]) -> str:
     return ' '.join(f'.{name}' for name in sample if not name.startswith('__'))
 
 
-def _nouns(sample: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of a sample; None if there is none or it cannot be read."""
-    content = sample.get(NOUNS_MEMBER)
+def _record(sample: Mapping[str, Any], member: str, field: str, kind: type) -> dict[str, Any] | None:
+    """The record in a member of a sample; None if there is none with this field, or it cannot be read."""
+    content = sample.get(member)
     if not isinstance(content, bytes):
         return None
     try:
-        record = parse_json(content, NOUNS_MEMBER)
+        record = parse_json(content, member)
     except InputError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get('nouns'), dict) else None
+    return record if isinstance(record, dict) and isinstance(record.get(field), kind) else None
 
 
 def _captions_of(sample: Mapping[str, Any], captions: Sequence[str]) -> tuple[list[str], str]:

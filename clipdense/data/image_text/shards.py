@@ -217,7 +217,7 @@ class ImageTextShards(IterableDataset):
             self.shard_faults.saw()
             stream, last = None, None
             try:
-                stream = MeteredStream(webdataset.gopen(url), url)
+                stream = MeteredStream.open(url)
                 for pair in read_pairs(stream, self.captions, self.faults, turn):
                     last = pair.name
                     yield pair

@@ -6,6 +6,7 @@ METHOD = Method(
     name='contrastive',
     task='pre-training',
     summary='CLIP and SigLIP from image-text pairs; phrases on patches as an option',
+    scorers={'clip': 'clipdense.methods.contrastive.scoring:clip_scorer'},
     starters={'clip': 'clipdense.methods.contrastive.starter:clip'},
     tests={
         'captions': 'clipdense.evaluation.own_data:retrieval',

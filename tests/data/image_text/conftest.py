@@ -53,6 +53,12 @@ def samples(first, count):
     return [member for number in range(first, first + count) for member in sample(number)]
 
 
+@pytest.fixture(autouse=True)
+def _no_retries(monkeypatch):
+    """A command that fails is not run again, which would take a second."""
+    monkeypatch.setenv('CLIPDENSE_STREAM_RETRIES', '0')
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Six shards of seven samples; sample ``i`` has the number ``i`` as its caption and its red."""

@@ -19,6 +19,7 @@ from clipdense.data.image_text.noun_prompts import NounPrompts, add_nouns, phras
 from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.data.transforms import CenterCrop
 from clipdense.utils.errors import InputError
+from clipdense.utils.jobs import Part
 from clipdense.vocab.noun_phrases import NounExtractor
 
 
@@ -125,6 +126,47 @@ def test_shards_keep_the_nouns(shard, tmp_path, monkeypatch):
     with tarfile.open(again[0]) as tar:
         names = tar.getnames()
     assert len(names) == len(set(names)), 'nouns that were there are replaced'
+
+
+def three_shards(folder, shard):
+    for name in ('000', '001', '002'):
+        (folder / f'{name}.tar').write_bytes((shard / '000.tar').read_bytes())
+    return str(folder)
+
+
+def test_parts_give_the_same_bytes(shard, tmp_path):
+    urls, settings = three_shards(shard, shard), {'max_bad_fraction': 0.5}
+    whole = add_nouns(urls, tmp_path / 'whole', NounExtractor(), **settings)
+    for number in (2, 1):
+        add_nouns(urls, tmp_path / 'parts', NounExtractor(), part=Part(number, 2), **settings)
+        if number == 2:
+            with pytest.raises(InputError, match=r'is incomplete: run part 1/2 of `clipdense nouns`'):
+                stream(tmp_path / 'parts', prompts())
+    for path in whole:
+        assert (tmp_path / 'parts' / path.name).read_bytes() == path.read_bytes()
+    assert len(list(stream(tmp_path / 'parts', prompts()))) == 9
+
+
+def test_an_interrupted_call_goes_on(shard, tmp_path, monkeypatch):
+    urls, settings, asked = three_shards(shard, shard), {'max_bad_fraction': 0.5}, []
+
+    class Stops(NounExtractor):
+        def __call__(self, caption):
+            asked.append(caption)
+            if len(asked) == 4:
+                raise KeyboardInterrupt
+            return super().__call__(caption)
+
+    with pytest.raises(KeyboardInterrupt):
+        add_nouns(urls, tmp_path / 'out', Stops(), **settings)
+    with pytest.raises(InputError, match='is incomplete'):
+        stream(tmp_path / 'out', prompts())
+    add_nouns(urls, tmp_path / 'out', Stops(), **settings)
+    assert len(asked) == 4 + 6, 'the first shard is not read again'
+    add_nouns(urls, tmp_path / 'out', Stops(), **settings)
+    assert len(asked) == 4 + 6, 'all is done'
+    with pytest.raises(InputError, match='another rules'):
+        add_nouns(urls, tmp_path / 'out', NounExtractor('word'), **settings)
 
 
 class RulesOnly:

@@ -1,0 +1,205 @@
+"""Filter shards: copies without the samples that rules drop, and a report; in parts, see ``utils.jobs``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipdense.data.faults import FaultBudget
+from clipdense.utils.errors import InputError
+from clipdense.utils.files import atomic_write, writable_folder
+from clipdense.utils.jobs import Job, Part
+from clipdense.utils.json_files import read_json
+from clipdense.utils.progress import track
+
+from .filters import FilterRules, PairScorer, Seen, judge
+from .shard_copies import Extras, copy_shard, each_shard, sources, with_copies
+from .shard_files import FILTER_MEMBER, RawPair, caption_members, list_shards
+
+REPORT, DROPPED = 'report.json', 'dropped.jsonl'
+
+
+@dataclass(frozen=True)
+class FilterReport:
+    """How many samples there were, were kept, and were dropped for each reason."""
+
+    samples: int
+    kept: int
+    dropped: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        share = f' ({self.kept / self.samples:.1%})' if self.samples else ''
+        first = f'{self.kept} of {self.samples} samples kept{share}'
+        return [first, *(f'  {count} dropped: {reason}' for reason, count in self.dropped.items())]
+
+
+def filter_shards(
+    urls: str | Path | Sequence[str | Path],
+    folder: str | Path,
+    rules: FilterRules,
+    scorer: PairScorer | None = None,
+    captions: str | Sequence[str] = 'txt',
+    part: Part | None = None,
+) -> FilterReport | None:
+    """Copy shards without the samples that the rules drop.
+
+    Each sample that is kept has a new member ``filter.json`` with its ``source`` (shard and key of the first
+    shards that it was copied from) and its ``score``.  When all parts are done, ``report.json`` has the
+    numbers, and ``dropped.jsonl`` each sample that was dropped and the reason.
+
+    Duplicates are found over all shards: the first one in their order is kept, of those that pass all other
+    rules.  Their hashes take about 100 bytes of memory for each sample.  In a job of several parts they are
+    removed by the part that ends last.
+
+    Args:
+        urls: shards, as in ``ImageTextShards``.
+        folder: output folder; names are kept.
+        rules: what a sample needs.
+        scorer: computes the score that ``rules.min_score`` is about.
+        captions: members of the captions, as in ``ImageTextShards``.
+        part: filter only the shards of this part.
+
+    Returns:
+        The report, or None while parts are missing.
+
+    Raises:
+        InputError: no rules, a minimum score without scorer, missing or damaged shards, duplicate names of
+            shards, a full disk, or a folder of another job.
+    """
+    if not rules and scorer is None:
+        raise InputError('no rules to filter by: give at least one, such as min_size or unique')
+    if rules.min_score is not None and scorer is None:
+        raise InputError('min_score needs a model that scores the pairs (--by)')
+    shards, fields = list_shards(urls), caption_members(captions)
+    pairs = with_copies(shards, folder)
+    facts = {**sources(shards), 'captions': fields, **asdict(rules), 'scorer': scorer and scorer.digest[:16]}
+    task = _Task(Job(folder, 'filter', facts, part), pairs, fields, rules, scorer)
+    mine = task.job.part.of(pairs, 'shards')
+    with task.job.running():
+        if not task.job.complete:
+            writable_folder(task.records)
+            each_shard(mine, 'filtering', task.filter, task.skip)
+            task.job.finish({'shards': len(mine)}, task.merge)
+    if not task.job.complete:
+        return None
+    found = read_json(task.job.folder / REPORT)
+    return FilterReport(found['samples'], found['kept'], found['dropped'])
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What became of the samples of a shard.
+
+    Args:
+        samples: how many there were.
+        lost: how many had no image or caption, by cause.
+        dropped: key and reason of others.
+        kept: key and hashes.
+    """
+
+    samples: int
+    lost: dict[str, int]
+    dropped: list[tuple[str, str]]
+    kept: list[tuple[str, list[int]]]
+
+
+class _Task:
+    """The work of a part, and the merge."""
+
+    def __init__(
+        self,
+        job: Job,
+        pairs: list[tuple[str, Path]],
+        fields: list[str],
+        rules: FilterRules,
+        scorer: PairScorer | None,
+    ) -> None:
+        self.job, self.pairs, self.fields, self.rules, self.scorer = job, pairs, fields, rules, scorer
+        self.records = job.state / 'records'
+        self.seen = Seen(rules.unique)
+        self.alone = job.part.count == 1  # then duplicates are dropped at once
+
+    def filter(self, shard: str, path: Path) -> None:
+        """Write the record of a shard, then its copy."""
+        faults = FaultBudget('samples', 1.0, log=False)
+
+        def decide(samples: Iterator[RawPair]) -> Mapping[str, Extras]:
+            found = judge(samples, self.rules, self.scorer)
+            kept, dropped = [], []
+            for one in found:
+                reason = one.reason or (self.seen.duplicate(one.hashes) if self.alone else '')
+                if reason:
+                    dropped.append((one.key, reason))
+                else:
+                    kept.append(one)
+            lost = dict(sorted(faults.causes.items()))
+            record = _Record(
+                faults.seen, lost, sorted(dropped), [(one.key, list(one.hashes)) for one in kept]
+            )
+            self._write(path, record)
+            return {one.key: {FILTER_MEMBER: _extra(one.source, one.score)} for one in kept}
+
+        copy_shard(shard, path, self.fields, faults, decide, all_samples=False)
+
+    def skip(self, path: Path) -> None:
+        """Remember the hashes of a shard that an interrupted call has finished."""
+        if self.alone:
+            for _, hashes in self._read(path).kept:
+                self.seen.duplicate(hashes)
+
+    def merge(self) -> None:
+        """Remove duplicates over all shards, and write the report."""
+        seen, samples, kept = Seen(self.rules.unique), 0, 0
+        reasons: Counter[str] = Counter()
+        with atomic_write(self.job.folder / DROPPED, 'w') as file:
+            for _, path in track(self.pairs, 'merging'):
+                record = self._without_duplicates(path, self._read(path), seen)
+                samples, kept = samples + record.samples, kept + len(record.kept)
+                reasons.update(record.lost)
+                reasons.update(reason for _, reason in record.dropped)
+                for key, reason in record.dropped:
+                    line = {'sample': f'{path.name}/{key}', 'reason': reason}
+                    file.write(json.dumps(line, ensure_ascii=False) + '\n')
+        report = {'samples': samples, 'kept': kept, 'dropped': dict(sorted(reasons.items()))}
+        with atomic_write(self.job.folder / REPORT, 'w') as file:
+            json.dump({**report, 'rules': asdict(self.rules)}, file, ensure_ascii=False, indent=1)
+
+    def _without_duplicates(self, path: Path, record: _Record, seen: Seen) -> _Record:
+        """Rewrite a copy and its record, if duplicates of earlier samples are in it."""
+        reasons = {key: seen.duplicate(hashes) for key, hashes in record.kept}
+        twice = [(key, reason) for key, reason in reasons.items() if reason]
+        if not twice:
+            return record
+        rest = [(key, hashes) for key, hashes in record.kept if not reasons[key]]
+        faults = FaultBudget('samples', 1.0, log=False)
+        copy_shard(
+            str(path), path, self.fields, faults, lambda _: {key: {} for key, _ in rest}, all_samples=False
+        )
+        found = _Record(record.samples, record.lost, sorted([*map(tuple, record.dropped), *twice]), rest)
+        self._write(path, found)
+        return found
+
+    def _path(self, copy: Path) -> Path:
+        return self.records / f'{copy.name}.json'
+
+    def _write(self, copy: Path, record: _Record) -> None:
+        with atomic_write(self._path(copy), 'w') as file:
+            json.dump(asdict(record), file, ensure_ascii=False)
+
+    def _read(self, copy: Path) -> _Record:
+        try:
+            return _Record(**read_json(self._path(copy)))
+        except TypeError as error:
+            raise InputError(f'{self._path(copy)} is damaged; filter into a new folder') from error
+
+
+def _extra(source: str, score: float | None) -> bytes:
+    known: dict[str, Any] = {'source': source}
+    if score is not None:
+        known['score'] = round(score, 6)
+    return json.dumps(known, ensure_ascii=False).encode()
