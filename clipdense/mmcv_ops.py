@@ -3,13 +3,13 @@
 ``install()`` comes before the first import of mmdet; the packages that use mmdet call it in their
 ``__init__``.  Where mmcv brings its compiled module, nothing changes.
 
-N: boxes or regions, B: images, C: channels, K: classes.
+N: boxes or regions, B: images, C: channels, K: classes, (h, w): map.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from types import ModuleType
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torchvision.ops
 from torch import Tensor
+from torch.nn import functional as F
 
 from .utils.errors import InputError
 
@@ -203,8 +204,15 @@ def modulated_deform_conv_forward(
     columns: Tensor,
     **layout: int,
 ) -> None:
-    """Modulated deformable convolution, into ``output``."""
-    output.copy_(_deform(features, weight, offset, mask, bias, _second_layout(layout)))
+    """Modulated deformable convolution, into ``output``.
+
+    Offsets and mask may be of a larger map than the output, as in mmdet's DyHead: the compiled kernel reads
+    the numbers of an image in memory order, as if the map had the size of the output.
+    """
+    size = output.shape[-2:]
+    output.copy_(
+        _deform(features, weight, _cut(offset, size), _cut(mask, size), bias, _second_layout(layout))
+    )
 
 
 def modulated_deform_conv_backward(
@@ -220,13 +228,24 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Gradients of features, weight, bias, offset and mask, into the five tensors that follow ``columns``."""
     grad_input, grad_weight, grad_bias, grad_offset, grad_mask, grad_output = gradients
-    found = _deform_gradients(grad_output, features, weight, offset, mask, bias, _second_layout(layout))
+    size = grad_output.shape[-2:]
+    read = _cut(offset, size), _cut(mask, size)
+    found = _deform_gradients(grad_output, features, weight, *read, bias, _second_layout(layout))
     grad_input.copy_(found[0])
     grad_weight.copy_(found[1])
-    grad_offset.copy_(found[2])
-    grad_mask.copy_(found[3])
+    for whole, part in ((grad_offset, found[2]), (grad_mask, found[3])):  # 0 for numbers that were not read
+        part = part.flatten(1)  # (B, numbers that were read)
+        whole.copy_(F.pad(part, (0, whole[0].numel() - part.shape[1])).view_as(whole))
     if grad_bias.numel():
         grad_bias.copy_(found[4])
+
+
+def _cut(values: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), from the first numbers of each image; too small maps stay as they are."""
+    channels, wanted = values.shape[1], size[0] * size[1]
+    if values.shape[-2:] == tuple(size) or values.shape[-2] * values.shape[-1] < wanted:
+        return values
+    return values.flatten(1)[:, : channels * wanted].reshape(-1, channels, *size)
 
 
 def _first_layout(given: dict[str, int]) -> tuple[int, ...]:

@@ -104,6 +104,33 @@ def test_deformable_convolution_and_its_gradients(modulated):
     assert_close(ours, torch.autograd.grad((expected * upstream).sum(), inputs))
 
 
+def test_offsets_of_a_larger_map_are_read_in_memory_order():
+    """mmdet's DyHead gives the offsets of a finer level: the compiled kernel reads their first numbers."""
+    features, weight, bias = torch.randn(2, 4, 4, 4), torch.randn(6, 4, 3, 3), torch.randn(6)
+    offset, mask = torch.randn(2, 18, 8, 8), torch.rand(2, 9, 8, 8)
+    inputs = [features, offset, mask, weight, bias]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    found = mmcv.ops.modulated_deform_conv2d(features, offset, mask, weight, bias, 1, 1, 1, 1, 1)
+    read = [
+        one.flatten(1)[:, : count * 16].reshape(2, count, 4, 4) for one, count in ((offset, 18), (mask, 9))
+    ]
+    expected = deform_conv2d(features, read[0], weight, bias, 1, 1, 1, read[1])
+    upstream = torch.randn_like(expected)
+    assert_close(found, expected)
+    ours = torch.autograd.grad((found * upstream).sum(), inputs)
+    assert_close(ours, torch.autograd.grad((expected * upstream).sum(), inputs))
+    assert not ours[1].flatten(1)[:, 18 * 16 :].any()
+
+
+def test_offsets_of_a_smaller_map_are_refused():
+    features, weight = torch.randn(2, 4, 4, 4), torch.randn(6, 4, 3, 3)
+    with pytest.raises(RuntimeError):
+        mmcv.ops.modulated_deform_conv2d(
+            features, torch.randn(2, 18, 2, 2), torch.rand(2, 9, 2, 2), weight, None, 1, 1, 1, 1, 1
+        )
+
+
 @pytest.mark.parametrize(
     ('call', 'name'),
     [
