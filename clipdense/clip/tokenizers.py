@@ -108,6 +108,14 @@ class LazyTokenizer(ABC):
         """The ids of a text, not truncated, without special ids."""
         return self.tokenizer.encode(text)
 
+    def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text and their characters, see ``vocab.tokenizer.BaseTokenizer``.
+
+        Raises:
+            InputError: a tokenizer that changes the text.
+        """
+        return self.tokenizer.locate(text)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, as cleaned before encoding."""
         return self.tokenizer.decode(int(index) for index in ids)

@@ -12,7 +12,7 @@ import heapq
 import html
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -118,6 +118,22 @@ def split_words(text: str) -> list[str]:
 
     text = regex.sub(r'\s+', ' ', mend(text)).strip().lower()
     return regex.findall(_WORDS, text, regex.IGNORECASE)
+
+
+def locate_words(text: str) -> Iterator[tuple[str, list[int]]]:
+    """The words of a text as it is, in lower case, each with the place of its characters in the text."""
+    lower, places = text.lower(), list(range(len(text)))
+    if len(lower) != len(text):  # a capital letter that is two characters in lower case
+        places = [place for place, char in enumerate(text) for _ in char.lower()]
+        lower = ''.join(char.lower() for char in text)
+    if _PLAIN.fullmatch(lower):
+        found = _PLAIN_WORDS.finditer(lower)
+    else:
+        import regex
+
+        found = regex.finditer(_WORDS, lower, regex.IGNORECASE)
+    for match in found:
+        yield match.group(), places[match.start() : match.end()]
 
 
 def mend(text: str) -> str:

@@ -109,6 +109,13 @@ class HuggingFaceTokenizer(BaseTokenizer):
     def encode(self, text: str) -> list[int]:
         return self._ids(_CLEANERS[self.clean](text), special=False)
 
+    def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        cleaned = _CLEANERS[self.clean](text)
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        if cleaned.lower() != text.lower() or not hasattr(encoded, 'offsets'):
+            return super().locate(text)
+        return list(encoded.ids), [(int(start), int(end)) for start, end in encoded.offsets]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._backend.decode([int(index) for index in ids]).replace('</w>', ' ').strip()
 

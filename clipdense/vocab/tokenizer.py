@@ -15,7 +15,7 @@ import numpy as np
 
 from clipdense.utils.errors import InputError
 
-from .byte_pairs import MERGES_SHA256, VOCAB_SIZE, openai_byte_pairs, split_words
+from .byte_pairs import MERGES_SHA256, VOCAB_SIZE, locate_words, openai_byte_pairs, split_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,16 @@ class BaseTokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, as far as cleaning and splitting are reversible."""
+
+    def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, without special ids, and the characters [start, end) that each stands for.
+
+        The text is read as it is: faulty encodings and HTML entities are not mended.
+
+        Raises:
+            InputError: a tokenizer that changes the text, so that its tokens have no place in it.
+        """
+        raise InputError(f'a {type(self).__name__} does not say where its tokens are in the text')
 
     def __call__(self, texts: str | Iterable[str], truncate: bool = True) -> np.ndarray:
         """Token ids of one text or several.
@@ -147,6 +157,19 @@ class Tokenizer(BaseTokenizer):
     def encode(self, text: str) -> list[int]:
         words = self._words
         return [index for word in split_words(text) for index in words[word]]
+
+    def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids, places = [], []
+        for word, chars in locate_words(text):
+            owners = [place for place, char in zip(chars, word, strict=True) for _ in char.encode()]
+            start = 0
+            for index in self._words[word]:
+                length = len(self._words.pieces[index].rstrip(b' '))
+                read = owners[start : start + length]
+                ids.append(index)
+                places.append((read[0], read[-1] + 1))
+                start += length
+        return ids, places
 
     def decode(self, ids: Iterable[int]) -> str:
         return b''.join(self._words.pieces[index] for index in ids).decode(errors='replace')

@@ -112,3 +112,18 @@ def test_unknown_characters(hub_tokenizers, family, has_unknown):
     tokenizer = HuggingFaceTokenizer(hub_tokenizers(family), 12)
     assert (tokenizer.unknown in tokenizer.encode('龘')) is has_unknown
     assert tokenizer.unknown not in tokenizer.encode('cat')
+
+
+@pytest.mark.parametrize('clean', ['lower', 'none'])
+def test_tokens_are_located_in_the_text(hub_tokenizers, clean):
+    tokenizer = HuggingFaceTokenizer(hub_tokenizers('bert'), 20, clean)
+    text = 'Two dogs,  one café'
+    ids, places = tokenizer.locate(text)
+    assert ids == tokenizer.encode(text)
+    assert ''.join(text[start:end] for start, end in places) == text.replace(' ', '')
+
+
+def test_a_tokenizer_that_changes_the_text_is_refused(hub_tokenizers):
+    tokenizer = HuggingFaceTokenizer(hub_tokenizers('bert'), 20, 'canonicalize')
+    with pytest.raises(InputError, match='does not say where its tokens are in the text'):
+        tokenizer.locate('a cat.')

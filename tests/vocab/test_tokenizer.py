@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from clipdense.utils.errors import InputError
+from clipdense.vocab.byte_pairs import mend
 from clipdense.vocab.huggingface import HuggingFaceTokenizer, canonicalize
 from clipdense.vocab.tokenizer import Tokenizer, tokenize
 
@@ -246,3 +247,33 @@ def test_bad_folders(folder, spoil, message):
 def test_unknown_cleaning(folder):
     with pytest.raises(InputError, match='canonicalize, no_punctuation'):
         HuggingFaceTokenizer(folder, clean='upper')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ("A Jack-o'-lantern", ['A', 'Jack', '-', 'o', "'-", 'lantern']),
+        ('  café  42 ', ['café', '4', '2']),
+        ('İstanbul kedi', None),  # a capital letter that is two characters in lower case
+        ('a\n一张 🐈', None),
+        ('<|endoftext|> x', ['<|endoftext|>', 'x']),
+        ('', []),
+    ],
+)
+def test_tokens_are_located_in_the_text(text, words):
+    tokenizer = Tokenizer()
+    ids, places = tokenizer.locate(text)
+    assert len(ids) == len(places)
+    read = [text[start:end] for start, end in places]
+    if words is not None:
+        assert read == words
+    covered = {char for start, end in places for char in range(start, end)}
+    assert covered == {place for place, char in enumerate(text) if not char.isspace()}
+    assert all(first <= second for first, second in zip(places, places[1:], strict=False))
+
+
+def test_located_ids_are_those_of_encode(official):
+    tokenizer = Tokenizer()
+    for item in official['items']:
+        text = mend(item['text'])
+        assert tokenizer.locate(text)[0] == tokenizer.encode(item['text']), text
