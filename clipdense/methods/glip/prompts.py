@@ -1,0 +1,298 @@
+"""Texts that are detected, and the tokens of their phrases.  No module of torch, no tokenizer of its own.
+
+A prompt is a text with phrases; a phrase is one or several spans of characters.  Class names are joined to a
+prompt, see ``class_prompt``; in a sentence the phrases are given, see ``sentence_prompt``.
+
+T: tokens of a text, n: phrases.
+
+Source: microsoft/GLIP engine/inference.py ``create_queries_and_maps``, data/datasets/modulated_coco.py
+``create_positive_map``, data/datasets/od_to_grounding.py.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clipdense.utils.errors import InputError
+from clipdense.vocab.byte_pairs import mend
+
+Span = tuple[int, int]  # characters [start, end)
+Locate = Callable[[str], tuple[list[int], list[Span]]]  # of a tokenizer: ids, and their characters
+_EPS = 1e-6  # of normalized rows
+_TRIES = 3  # characters that are tried for the first and for the last token of a span
+_NAMED = 5  # names in a message
+
+
+class Prompt(NamedTuple):
+    """A text and its phrases."""
+
+    text: str
+    phrases: tuple[tuple[Span, ...], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The words of each phrase; several spans are joined by a space."""
+        return tuple(' '.join(self.text[start:end] for start, end in spans) for spans in self.phrases)
+
+
+class LocatedPrompt(NamedTuple):
+    """A prompt as the text tower reads it."""
+
+    ids: list[int]  # T, with the special ids
+    phrases: tuple[tuple[int, ...], ...]  # the tokens of each phrase
+
+
+@dataclass(frozen=True)
+class PromptRules:
+    """How class names become prompts.
+
+    Args:
+        separator: between two names.
+        wording: class name -> the words before its name, the name, and the words after it; only the name
+            counts as the phrase.
+        per_phrase: encode each class name as a text of its own and join the tokens, so that no name changes
+            the features of another.
+        max_names: names in a prompt, at most; more become further prompts.  None: as many as fit.
+        negatives: in training, names without an object in the image that are added to those with one, at
+            most; in half of the prompts fewer.  None: all names.
+        shuffle: in training, put the names of each prompt in a new order.
+
+    Raises:
+        InputError: a value out of range, or words that are no texts.
+    """
+
+    separator: str = '. '
+    wording: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    per_phrase: bool = False
+    max_names: int | None = None
+    negatives: int | None = None
+    shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.separator, str) or not self.separator:
+            raise InputError(f'separator must be a text between two names, got {self.separator!r}')
+        for name, least in (('max_names', 1), ('negatives', 0)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise InputError(f'{name} must be a whole number, at least {least}, or None, got {value!r}')
+        for name, words in self.wording.items():
+            if isinstance(words, str) or len(words) != 3 or not all(isinstance(one, str) for one in words):
+                raise InputError(
+                    f'wording of {name!r} must be three texts (before the name, the name, after it), '
+                    f'got {words!r:.60}'
+                )
+
+
+def clean_name(name: str) -> str:
+    """A class name without brackets and underscores, as the published prompts have it.
+
+    Everything from the first "(" to the last ")" is dropped; blanks before it stay.
+    """
+    return re.sub(r'\(.*\)', '', name).replace('_', ' ').replace('  ', ' ')
+
+
+def class_prompt(names: Sequence[str], rules: PromptRules | None = None) -> Prompt:
+    """Class names -> 'person. bicycle. car', with one phrase for each name.
+
+    Raises:
+        InputError: no names, or a name of which cleaning leaves nothing.
+    """
+    rules = rules or PromptRules()
+    if not names:
+        raise InputError('a prompt needs at least one class name')
+    text, phrases = '', []
+    for name in names:
+        before, words, after = _wording(name, rules)
+        text += (rules.separator if text else '') + before
+        phrases.append(((len(text), len(text) + len(words)),))
+        text += words + after
+    return Prompt(text, tuple(phrases))
+
+
+def warn_of_equal(names: Sequence[str], rules: PromptRules | None = None) -> None:
+    """Warn of class names that are one text.
+
+    Warns:
+        UserWarning: two names are cleaned to the same words.
+    """
+    rules, first = rules or PromptRules(), {}
+    for name in names:
+        words = _wording(name, rules)
+        key = tuple(' '.join(one.split()).casefold() for one in words)
+        other = first.setdefault(key, name)
+        if other != name:
+            warnings.warn(
+                f'{other!r:.60} and {name!r:.60} are both read as {words[1].strip()!r:.60}: their scores will '
+                'hardly differ; rename one of them'
+            )
+
+
+def sentence_prompt(text: str, phrases: Sequence[str | Sequence[Span]]) -> Prompt:
+    """A sentence and its phrases, as words that stand in it or as spans of characters.
+
+    Words are looked up as they are, without regard to case, first as whole words.  A phrase that is given
+    again is its next occurrence.
+
+    Raises:
+        InputError: an empty sentence, no phrases, a phrase that is not in the sentence, or a span that is not.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f'the sentence to ground is empty, got {text!r:.60}')
+    if isinstance(phrases, str):
+        raise InputError(f'phrases must be a list, got the text {phrases!r:.60}')
+    if not phrases:
+        raise InputError(f'the sentence {text!r:.60} has no phrases to ground')
+    used: set[Span] = set()
+    found = []
+    for phrase in phrases:
+        spans = (_occurrence(text, phrase, used),) if isinstance(phrase, str) else check_spans(phrase, text)
+        used.update(spans)
+        found.append(spans)
+    return Prompt(text, tuple(found))
+
+
+def check_spans(spans: Any, text: str) -> tuple[Span, ...]:
+    """The spans of one phrase, as ``[[start, end], ...]``.
+
+    Raises:
+        InputError: spans that are nested more or less deeply, empty, or outside of the text.
+    """
+    shape = 'must be a list of [start, end], such as [[0, 5], [9, 20]]'
+    if not isinstance(spans, Sequence) or isinstance(spans, str) or not spans:
+        raise InputError(f'the spans of a phrase {shape}, got {spans!r:.60}')
+    if all(_is_index(one) for one in spans):
+        raise InputError(f'the spans of a phrase {shape}; {spans!r:.60} is a single span: put it in a list')
+    for one in spans:
+        if not isinstance(one, Sequence) or isinstance(one, str) or len(one) != 2:
+            raise InputError(f'the spans of a phrase {shape}, got {spans!r:.60}')
+        if not all(_is_index(place) for place in one):
+            raise InputError(
+                f'the spans of a phrase {shape}; those of {spans!r:.60} are nested one level too deep: a '
+                'phrase of one box has its own list'
+            )
+        start, end = one
+        if not 0 <= start < end <= len(text):
+            raise InputError(
+                f'the span [{start}, {end}] is not inside of the text of {len(text)} characters {text!r:.60}'
+            )
+    return tuple((int(start), int(end)) for start, end in spans)
+
+
+def tokens_of(spans: Sequence[Span], places: Sequence[Span]) -> list[int]:
+    """The tokens of a phrase.
+
+    A span begins with the token of its first character, or of one of the next two, and ends with that of its
+    last, or of one of the two before it; blanks have no token.
+
+    Args:
+        spans: characters.
+        places: the characters of each token; special tokens have none, (0, 0).
+    """
+    owner = {char: token for token, (start, end) in enumerate(places) for char in range(start, end)}
+    tokens: dict[int, None] = {}  # ordered
+    for start, end in spans:
+        first = next((owner[char] for char in range(start, start + _TRIES) if char in owner), None)
+        last = next((owner[char] for char in range(end - 1, end - 1 - _TRIES, -1) if char in owner), None)
+        if first is not None and last is not None:
+            tokens.update(dict.fromkeys(range(first, last + 1)))
+    return list(tokens)
+
+
+def positive_map(
+    phrases: Sequence[Sequence[int]], num_tokens: int, normalized: bool = False, device: Any = None
+) -> Tensor:
+    """The tokens of each phrase -> (n, T): 1 where a token belongs to a phrase.
+
+    Args:
+        phrases: tokens of each phrase.
+        num_tokens: T.
+        normalized: rows of sum 1.  The loss needs them as they are without it.
+        device: of the map.
+    """
+    found = torch.zeros(len(phrases), num_tokens)
+    for row, tokens in enumerate(phrases):
+        found[row, list(tokens)] = 1.0
+    if normalized:
+        found /= found.sum(dim=1, keepdim=True) + _EPS
+    return found.to(device)
+
+
+def chunks(
+    names: Sequence[str], locate: Locate, room: int, rules: PromptRules | None = None
+) -> list[list[int]]:
+    """Class names in prompts that fit -> the indices of the names of each prompt, in order.
+
+    Args:
+        names: class names.
+        locate: ``locate`` of the tokenizer.
+        room: tokens of a prompt, without special ones.
+        rules: how names become prompts.
+
+    Raises:
+        InputError: a name that does not fit alone.
+    """
+    rules, mark = rules or PromptRules(), (rules or PromptRules()).separator.rstrip()
+    found: list[list[int]] = [[]]
+    used = 0
+    for index, name in enumerate(names):
+        words = ''.join(_wording(name, rules))
+        count = len(locate(words + mark)[0])  # the name and what separates it from the next
+        if len(locate(words)[0]) > room:
+            raise InputError(
+                f'the class name {name!r:.60} has {len(locate(words)[0])} tokens; {room} fit: shorten it'
+            )
+        full = rules.max_names is not None and len(found[-1]) >= rules.max_names
+        if found[-1] and (used + count > room or full):
+            found.append([])
+            used = 0
+        found[-1].append(index)
+        used += count
+    return found
+
+
+def check_found(names: Sequence[str], phrases: Sequence[Sequence[int]]) -> None:
+    """Refuse phrases without a token, which no box could be matched to.
+
+    Raises:
+        InputError: naming them.
+    """
+    empty = [name for name, tokens in zip(names, phrases, strict=True) if not tokens]
+    if empty:
+        shown = ', '.join(f'{name!r:.40}' for name in empty[:_NAMED])
+        raise InputError(f'the tokenizer has no token for {shown}: use other words')
+
+
+def _wording(name: str, rules: PromptRules) -> tuple[str, str, str]:
+    before, words, after = rules.wording.get(name, ('', '', ''))
+    words = words or clean_name(name)
+    if not words.isascii():
+        words = mend(words)
+    if not words.strip():
+        raise InputError(
+            f'nothing is left of the class name {name!r:.60} without brackets and underscores: rename it'
+        )
+    return before, words, after
+
+
+def _occurrence(text: str, phrase: str, used: set[Span]) -> Span:
+    """The first place of a phrase that is not used yet, as whole words if there is one."""
+    if not phrase.strip():
+        raise InputError(f'a phrase of the sentence {text!r:.60} is empty')
+    words = re.escape(phrase.strip())
+    for pattern in (rf'(?<!\w){words}(?!\w)', words):
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            if match.span() not in used:
+                return match.span()
+    again = 'not again' if re.search(words, text, re.IGNORECASE) else 'not'
+    raise InputError(f'the phrase {phrase!r:.60} is {again} in the sentence {text!r:.80}')
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,33 @@
+"""What the parts of GLIP hand to each other.
+
+B: images, T: tokens, D: text width, M: boxes of an image, A: places of a level, (h, w): level.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TextFeatures(NamedTuple):
+    """Texts as the text tower reads them, one for each image."""
+
+    hidden: Tensor  # (B, T, D)  of the last layer
+    embedded: Tensor  # (B, T, D)  the same with 0 in place of padding
+    mask: Tensor  # (B, T) bool, False for padding
+
+
+class HeadOutput(NamedTuple):
+    """Of each level."""
+
+    logits: list[Tensor]  # (B, A, T)  of the tokens
+    deltas: list[Tensor]  # (B, 4, h, w)  boxes relative to anchors
+    centerness: list[Tensor]  # (B, 1, h, w)  logits
+
+
+class Targets(NamedTuple):
+    """The boxes of an image."""
+
+    boxes: Tensor  # (M, 4)  x2 and y2 are the last pixels inside
+    positive: Tensor  # (M, T)  1 where a token belongs to the phrase of a box
