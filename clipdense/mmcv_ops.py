@@ -241,7 +241,7 @@ def modulated_deform_conv_backward(
 
 
 def _cut(values: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size), from the first numbers of each image; too small maps stay as they are."""
+    """(B, C, h, w) -> (B, C, *size), from the first numbers of each image; smaller maps stay as they are."""
     channels, wanted = values.shape[1], size[0] * size[1]
     if values.shape[-2:] == tuple(size) or values.shape[-2] * values.shape[-1] < wanted:
         return values
