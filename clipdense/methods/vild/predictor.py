@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
-from clipdense.data.detection.transforms import PackDetection
+from clipdense.data.detection.inference import batches_of_one_size, prepare
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
@@ -95,7 +94,7 @@ class ViLDPredictor(nn.Module):
     def embed_regions(self, image: Pixels, boxes: Tensor) -> Tensor:
         """An RGB image (H, W, 3) uint8 and boxes (R, 4) xyxy in its pixels -> unit embeddings (R, D)."""
         self._to_device()
-        item = self._prepared(np.asarray(image))
+        item = prepare(np.asarray(image), self.model.transforms)
         data = self.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
         features = self.model.extract_feat(data['inputs'])
         width, height = data['data_samples'][0].metainfo.get('scale_factor', (1.0, 1.0))
@@ -114,14 +113,10 @@ class ViLDPredictor(nn.Module):
             InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
         self._to_device()
-        items = [self._prepared(np.asarray(image)) for image in images]
-        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, item in enumerate(items):
-            by_size[tuple(item['inputs'].shape)].append(place)
+        items = [prepare(np.asarray(image), self.model.transforms) for image in images]
         found: dict[int, DetectedObjects] = {}
         with self._following(rules):
-            for places in by_size.values():
-                data = {key: [items[place][key] for place in places] for key in ('inputs', 'data_samples')}
+            for places, data in batches_of_one_size(items):
                 for place, sample in zip(places, self.model.test_step(data), strict=True):
                     found[place] = _objects(sample.pred_instances)
         return [found[place] for place in range(len(images))]
@@ -130,7 +125,7 @@ class ViLDPredictor(nn.Module):
     def encode_image(self, image: Pixels) -> EncodedRegions:
         """An RGB image (H, W, 3) uint8 -> its feature maps and proposals, for any number of vocabularies."""
         self._to_device()
-        item = self._prepared(np.asarray(image))
+        item = prepare(np.asarray(image), self.model.transforms)
         data = self.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
         features = self.model.extract_feat(data['inputs'])
         return EncodedRegions(
@@ -170,16 +165,6 @@ class ViLDPredictor(nn.Module):
         finally:
             head.test_cfg = kept
             head.bbox_head.set_adapter(None, None)
-
-    def _prepared(self, pixels: np.ndarray) -> dict[str, Any]:
-        results: dict[str, Any] = {
-            'img': pixels,
-            'ori_shape': pixels.shape[:2],
-            'img_shape': pixels.shape[:2],
-        }
-        for transform in self.model.transforms:
-            results = transform(results)
-        return PackDetection()(results)
 
 
 def build(model: ViLD, name: str = 'vild', options: Mapping[str, Any] | None = None) -> ViLDPredictor:
