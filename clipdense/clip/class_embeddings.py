@@ -196,11 +196,19 @@ def class_embedder(
         templates, cache: of the ``PromptEnsemble``; ``model.templates`` unless given.
 
     Raises:
-        InputError: ``embedder`` has no ``embed``, or a text tower is needed and the model has none.
+        InputError: ``embedder`` has no ``embed``; or the model reads class names itself, or has no text
+            tower and needs one.
     """
     clip = getattr(model, 'clip', model)
+    own = getattr(model, 'embedder', None)
+    given = templates is not None or embedder not in (None, own)
+    if given and getattr(model, 'reads_names', False):
+        raise InputError(
+            f'a {type(model).__name__} reads class names together with the image: class embeddings, learned '
+            'prompts and templates have no effect; remove them'
+        )
     if embedder is None:
-        embedder = getattr(model, 'embedder', None)
+        embedder = own
     if embedder is None:
         own: Templates = getattr(model, 'templates', 'imagenet')
         return PromptEnsemble(_needed(clip), own if templates is None else templates, cache)

@@ -120,6 +120,9 @@ class DetectionModel(Protocol):
         rules: those of its config, where the caller gives none.
         clip: the text tower that its class embeddings come from; None where they come from elsewhere.
         templates: name of the prompt templates that the method was published with.
+
+    One that reads the words of class names together with the image has ``reads_names = True`` and an
+    ``embedder`` of its own, whose embeddings it does not need.
     """
 
     clip: Any
