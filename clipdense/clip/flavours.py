@@ -23,6 +23,7 @@ TEXT_FLAVOURS = {
     'siglip': TextFlavour(causal=False, pool='last', proj='bias', eps=1e-6),
     'siglip_plain': TextFlavour(causal=False, pool='last', proj='none', eps=1e-6),
     'coca': TextFlavour(causal=True, pool='class_token', proj='plain', eps=1e-5),
+    'glip': TextFlavour(causal=False, pool='end_of_text', proj='none', eps=1e-12),
 }
 PAD = 0  # id that fills texts of CoCa
 

@@ -99,6 +99,16 @@ class HFTextTower(nn.Module):
             f'learned prompts need a text tower of CLIP, not a {self.size.model_type} of transformers'
         )
 
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(K, L) -> features of every token (K, L, C), not projected.
+
+        Args:
+            token_ids: of K texts.
+            mask: (K, L) bool, False for padding, which is not attended to; by default padding ids.
+        """
+        mask = token_ids.ne(self.pad_id) if mask is None else mask
+        return self.transformer(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state
+
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""
         return self.proj(features)

@@ -85,7 +85,7 @@ class TextSize:
     vocab_size: int = 49408
     context_length: int = 77
     activation: Activation = 'quick_gelu'
-    flavour: Literal['openai', 'mobileclip', 'clipa', 'siglip', 'siglip_plain', 'coca'] = 'openai'
+    flavour: Literal['openai', 'mobileclip', 'clipa', 'siglip', 'siglip_plain', 'coca', 'glip'] = 'openai'
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:

@@ -115,6 +115,25 @@ class TextTransformer(nn.Module):
             x, rows = packing.pack(x), packing.last  # (T, C)
         return self._run(x, rows, deep, causal=self.flavour.causal, packing=packing)
 
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(K, L) -> normalized features of every token (K, L, C), not projected.
+
+        Args:
+            token_ids: of K texts.
+            mask: (K, L) bool, False for padding, which is not attended to.
+
+        Raises:
+            InputError: a tower that pools with a token of its own (CoCa).
+            ValueError: more tokens than the context length.
+        """
+        if self.class_token is not None:
+            raise InputError('features of tokens need a text tower without a class token (not that of CoCa)')
+        x = self._place(self.token_embed(token_ids))  # (K, L, C)
+        causal = self.flavour.causal
+        seen = None if mask is None or causal else mask[:, None].expand(-1, mask.shape[1], -1)  # (K, L, L)
+        x = run_blocks(self.blocks, x, causal=causal, mask=seen, checkpointing=self.gradient_checkpointing)
+        return self.norm_post(x)
+
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""
         projected = features if self.proj is None else features @ self.proj
