@@ -198,7 +198,8 @@ def test_the_first_result_is_light(use, tiny_clip):
 
 
 @pytest.mark.parametrize(
-    'module', ['groupvit.segmenter', 'lseg.segmenter', 'dense_clip.segmenter', 'vild.detector']
+    'module',
+    ['groupvit.segmenter', 'lseg.segmenter', 'dense_clip.segmenter', 'vild.detector', 'glip.detector'],
 )
 def test_inference_never_imports_the_engine(module):
     code = f"import sys, clipdense.methods.{module}; sys.exit('clipdense.engine' in sys.modules)"

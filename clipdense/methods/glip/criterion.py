@@ -9,6 +9,8 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdense.layers.precision import at_least_fp32
+
 from .assignment import BACKGROUND, assign
 from .boxes import centers, decode
 from .losses import centerness, giou_loss, token_focal_loss
@@ -31,9 +33,9 @@ def grounding_losses(
         targets: of each image.
         text_mask: (B, T), False for padding, which does not count.
     """
-    logits = torch.cat(output.logits, dim=1)  # (B, A, T)
-    deltas = torch.cat([level.flatten(2).mT for level in output.deltas], dim=1)  # (B, A, 4)
-    central = torch.cat([level.flatten(1) for level in output.centerness], dim=1)  # (B, A)
+    logits = at_least_fp32(torch.cat(output.logits, dim=1))  # (B, A, T)
+    deltas = at_least_fp32(torch.cat([level.flatten(2).mT for level in output.deltas], dim=1))  # (B, A, 4)
+    central = at_least_fp32(torch.cat([level.flatten(1) for level in output.centerness], dim=1))  # (B, A)
     every = torch.cat(list(anchors))  # (A, 4)
     owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
     image, place = (owner != BACKGROUND).nonzero(as_tuple=True)  # (P,)

@@ -35,18 +35,12 @@ class Prompt(NamedTuple):
 
     text: str
     phrases: tuple[tuple[Span, ...], ...]
+    segments: tuple[Span, ...] = ()  # of a prompt of class names: each name with the words around it
 
     @property
     def names(self) -> tuple[str, ...]:
         """The words of each phrase; several spans are joined by a space."""
         return tuple(' '.join(self.text[start:end] for start, end in spans) for spans in self.phrases)
-
-
-class LocatedPrompt(NamedTuple):
-    """A prompt as the text tower reads it."""
-
-    ids: list[int]  # T, with the special ids
-    phrases: tuple[tuple[int, ...], ...]  # the tokens of each phrase
 
 
 @dataclass(frozen=True)
@@ -107,13 +101,15 @@ def class_prompt(names: Sequence[str], rules: PromptRules | None = None) -> Prom
     rules = rules or PromptRules()
     if not names:
         raise InputError('a prompt needs at least one class name')
-    text, phrases = '', []
+    text, phrases, segments = '', [], []
     for name in names:
         before, words, after = _wording(name, rules)
-        text += (rules.separator if text else '') + before
-        phrases.append(((len(text), len(text) + len(words)),))
-        text += words + after
-    return Prompt(text, tuple(phrases))
+        text += rules.separator if text else ''
+        start = len(text) + len(before)
+        segments.append((len(text), start + len(words) + len(after)))
+        phrases.append(((start, start + len(words)),))
+        text += before + words + after
+    return Prompt(text, tuple(phrases), tuple(segments))
 
 
 def warn_of_equal(names: Sequence[str], rules: PromptRules | None = None) -> None:
@@ -129,8 +125,8 @@ def warn_of_equal(names: Sequence[str], rules: PromptRules | None = None) -> Non
         other = first.setdefault(key, name)
         if other != name:
             warnings.warn(
-                f'{other!r:.60} and {name!r:.60} are both read as {words[1].strip()!r:.60}: their scores will '
-                'hardly differ; rename one of them'
+                f'{other!r:.60} and {name!r:.60} are both read as {words[1].strip()!r:.60}: their scores '
+                'will hardly differ; rename one of them'
             )
 
 
@@ -141,7 +137,7 @@ def sentence_prompt(text: str, phrases: Sequence[str | Sequence[Span]]) -> Promp
     again is its next occurrence.
 
     Raises:
-        InputError: an empty sentence, no phrases, a phrase that is not in the sentence, or a span that is not.
+        InputError: an empty sentence, no phrases, or a phrase or a span that is not in the sentence.
     """
     if not isinstance(text, str) or not text.strip():
         raise InputError(f'the sentence to ground is empty, got {text!r:.60}')
@@ -244,7 +240,7 @@ def chunks(
     for index, name in enumerate(names):
         words = ''.join(_wording(name, rules))
         count = len(locate(words + mark)[0])  # the name and what separates it from the next
-        if len(locate(words)[0]) > room:
+        if count > room and len(locate(words)[0]) > room:
             raise InputError(
                 f'the class name {name!r:.60} has {len(locate(words)[0])} tokens; {room} fit: shorten it'
             )

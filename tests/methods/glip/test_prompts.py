@@ -94,7 +94,7 @@ def test_chunks_fill_their_room_exactly():
     rules, locate = PromptRules(), Tokenizer().locate
     for room in range(8, 40):
         found = chunks(names, locate, room)
-        assert sum(found, []) == list(range(len(names)))
+        assert [index for chunk in found for index in chunk] == list(range(len(names)))
         for chunk in found:
             assert len(locate(class_prompt([names[i] for i in chunk], rules).text)[0]) <= room
 
@@ -182,7 +182,7 @@ def test_prompts_of_nothing_are_refused(names, message):
 
 
 def test_a_name_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match='dog dog dog.* has 30 tokens; 10 fit: shorten it'):
+    with pytest.raises(InputError, match=r'dog dog dog.* has 30 tokens; 10 fit: shorten it'):
         chunks(['cat', 'dog ' * 30], Tokenizer().locate, 10)
 
 

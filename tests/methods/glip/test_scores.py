@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.methods.glip.prompts import positive_map
-from clipdense.methods.glip.scores import Candidates, CandidateRules, candidates, class_scores, suppress
+from clipdense.methods.glip.scores import CandidateRules, Candidates, candidates, class_scores, suppress
 from clipdense.utils.errors import InputError
 
 

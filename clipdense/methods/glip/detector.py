@@ -1,0 +1,270 @@
+"""The detector: levels of an image and the text of the class names meet in the head.
+
+B: images, (H, W): pixels of the network's input, K: classes, Q: names and synonyms, T: tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.models import BaseDetector
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from clipdense.clip.checkpoint import load
+from clipdense.registry import MODELS, TRANSFORMS, build, build_module
+from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.detection import DetectionRules
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.weights.io import read_weights
+from clipdense.weights.strict import load_strict
+
+from . import parts
+from .boxes import exclusive, inclusive
+from .class_text import ClassText
+from .criterion import grounding_losses
+from .head import GLIPHead
+from .prompts import PromptRules, positive_map
+from .scores import CandidateRules, Candidates, candidates, suppress
+from .structures import HeadOutput, Targets
+from .text import GroundingText, text_of
+from .training_prompts import training_prompts
+
+_PARTS = [getattr(parts, name) for name in parts.__all__]
+
+
+@MODELS.register_module()
+class GLIP(BaseDetector):
+    """Detection as grounding: every box is matched to the tokens of a text.
+
+    Args:
+        backbone, neck: parts of mmdet, or configs of any others; the neck gives the levels of the head.
+        head: a ``GLIPHead`` or its config, in which ``text_width`` may be left out.
+        clip: the text tower, which is trained with the detector: a CLIP, a ``GroundingText``, the config of
+            one of them, or weights as ``clipdense.load`` takes them.
+        data_preprocessor: mmdet's.
+        prompts: how class names become texts; or a dict with the fields of ``PromptRules``.
+        candidates: which boxes are considered; or a dict with the fields of ``CandidateRules``.
+        detection: default detection rules; or a dict with the fields of ``DetectionRules``.
+        frozen: names of parts that are not trained, such as ('backbone', 'clip').
+        start: weights of a GLIP of these sizes, such as a released file, that training begins with.
+
+    Attributes:
+        transforms: mmdet transforms, such as a resize, applied to images before ``test_step``.
+
+    Raises:
+        InputError: an unknown part among ``frozen``, a text tower that cannot be loaded, or one of another
+            width than the head.
+    """
+
+    method = 'glip'
+    reads_names = True  # no class embeddings
+    portable_name = 'glip'
+    portable_types: Mapping[str, Any] = {
+        **{f'{part.__module__}.{part.__qualname__}': part for part in _PARTS},
+        **{part.__name__: part for part in _PARTS},
+        **{name: name for name in parts.FOUND_BY_MMDET},
+    }
+
+    def __init__(
+        self,
+        backbone: nn.Module | dict,
+        neck: nn.Module | dict,
+        head: GLIPHead | dict,
+        clip: nn.Module | dict | str | Path,
+        data_preprocessor: Any = None,
+        prompts: PromptRules | dict | None = None,
+        candidates: CandidateRules | dict | None = None,
+        detection: DetectionRules | dict | None = None,
+        frozen: Sequence[str] = (),
+        start: str | Path | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor)
+        self.backbone, self.neck = build_module(backbone), build_module(neck)
+        self.clip: GroundingText = text_of(_loaded(clip))
+        self.head: GLIPHead = build_module(_sized(head, self.clip.width))
+        if self.clip.width != self.head.size.text_width:
+            raise InputError(
+                f'the text tower has width {self.clip.width}, the head text_width='
+                f'{self.head.size.text_width}: set head.size.text_width={self.clip.width}'
+            )
+        self.prompts = _made(PromptRules, prompts)
+        self.candidates = _made(CandidateRules, candidates)
+        self.detection = _made(DetectionRules, detection)
+        self.frozen, self.start = tuple(frozen), start
+        for name in self.frozen:
+            if name not in dict(self.named_children()):
+                known = sorted(dict(self.named_children()))
+                raise InputError(f'frozen contains unknown parts {[name]}: use names from {known}')
+            getattr(self, name).requires_grad_(False)
+        self.class_text = ClassText(self.clip, self.prompts)
+        self.dataset_meta: dict[str, Any] = {}
+        self.transforms: list[Any] = []
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The current vocabulary."""
+        return self.class_text.vocabulary
+
+    @property
+    def embedder(self) -> ClassText:
+        """What embeds class names: their features before the head."""
+        return self.class_text
+
+    @property
+    def portable_clip(self) -> GroundingText:
+        """The text tower, which is part of the detector."""
+        return self.clip
+
+    def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Config for a self-describing file: the detector, and the test transforms."""
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        return {'model': {**cfg['model'], 'start': None}, 'transforms': list(dataset.get('transforms') or ())}
+
+    def apply_portable_config(self, config: Mapping[str, Any]) -> None:
+        """Apply the entries of ``portable_config`` other than the model."""
+        self.transforms = [build(one, TRANSFORMS) for one in config.get('transforms') or ()]
+
+    def init_weights(self) -> None:
+        """Initialize the parts as they specify; then load ``start``."""
+        super().init_weights()
+        if self.start is not None:
+            from .checkpoint import state_of  # which builds detectors
+
+            load_strict(self, state_of(read_weights(self.start).tensors), self.start)
+
+    def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings | None = None) -> None:
+        """Set the vocabulary, before training or at any time after it.  Weights do not change.
+
+        Args:
+            vocabulary: the class names.
+            embeddings: not used: the head reads the tokens of the names.
+        """
+        self.class_text.set_vocabulary(vocabulary)
+        self.dataset_meta = {'classes': vocabulary.class_names, 'vocabulary': vocabulary}
+
+    def train(self, mode: bool = True) -> GLIP:
+        """Frozen parts stay in evaluation mode; encoded class names are forgotten."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        self.class_text.forget()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GLIP:
+        self.class_text.forget()
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As in torch; encoded class names are forgotten."""
+        self.class_text.forget()
+        return super().load_state_dict(*arguments, **options)
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> levels, which depend on no text."""
+        return tuple(self.neck(self.backbone(batch_inputs)))
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
+        """Normalized images and their annotations -> losses."""
+        levels = self.extract_feat(batch_inputs)
+        prompts, rows = training_prompts(batch_data_samples, self.vocabulary, self.prompts, self.clip)
+        encoded = self.clip(prompts, self.prompts.per_phrase)
+        output = self.head(levels, encoded.features)
+        length = encoded.features.mask.shape[1]
+        targets = []
+        for sample, row, phrases in zip(batch_data_samples, rows, encoded.phrases, strict=True):
+            boxes = sample.gt_instances.bboxes.to(batch_inputs)
+            kept = row >= 0  # boxes whose name did not fit into the text
+            tokens = positive_map(phrases, length, device=batch_inputs.device)
+            targets.append(Targets(inclusive(boxes[kept]), tokens[row[kept]]))
+        return grounding_losses(output, self.head.anchors(levels), targets, encoded.features.mask)
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample], rescale: bool = True
+    ) -> Sequence[DetDataSample]:
+        """Normalized images -> the samples with ``pred_instances``, in pixels of the images."""
+        levels = self.extract_feat(batch_inputs)
+        metas = [sample.metainfo for sample in batch_data_samples]
+        found = self.detect(levels, metas, self.detection, rescale)
+        return self.add_pred_to_datasample(list(batch_data_samples), found)
+
+    def detect(
+        self,
+        levels: Sequence[Tensor],
+        metas: Sequence[Mapping[str, Any]],
+        rules: DetectionRules,
+        rescale: bool = True,
+    ) -> list[InstanceData]:
+        """Detections of each image in its levels, for the vocabulary; prompts are read one after another.
+
+        Raises:
+            InputError: no vocabulary is set.
+        """
+        if self.vocabulary is None:
+            raise InputError('no vocabulary is set: call set_vocabulary(vocabulary) first')
+        anchors = self.head.anchors(levels)
+        found: list[list[Candidates]] = [[] for _ in metas]
+        for chunk in self.class_text.encoded():
+            output = self.head(levels, chunk.features_for(len(metas)))
+            for image, meta in enumerate(metas):
+                size = (int(meta['img_shape'][0]), int(meta['img_shape'][1]))
+                one = _of_image(output, image)
+                best = candidates(*one, anchors, chunk.positive, size, self.candidates)
+                found[image].append(best._replace(class_ids=chunk.class_of[best.class_ids]))
+        thresholds = rules.thresholds(self.vocabulary)
+        settings = (rules.iou_threshold, thresholds, rules.class_agnostic, rules.max_detections)
+        best = [suppress(Candidates(*map(torch.cat, zip(*one, strict=True))), *settings) for one in found]
+        return [_instances(one, meta, rescale) for one, meta in zip(best, metas, strict=True)]
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> HeadOutput:
+        """Outputs of the head for the first prompt of the vocabulary."""
+        chunk = next(iter(self.class_text.encoded()))
+        return self.head(self.extract_feat(batch_inputs), chunk.features_for(len(batch_inputs)))
+
+
+def _of_image(output: HeadOutput, image: int) -> tuple[list[Tensor], ...]:
+    return tuple([level[image].float() for level in part] for part in output)
+
+
+def _instances(found: Candidates, meta: Mapping[str, Any], rescale: bool) -> InstanceData:
+    """In pixels of the image, x2 and y2 as borders."""
+    boxes = exclusive(found.boxes)
+    if rescale:
+        width, height = meta.get('scale_factor', (1.0, 1.0))
+        boxes = boxes / boxes.new_tensor([width, height, width, height])
+    return InstanceData(bboxes=boxes, scores=found.scores, labels=found.class_ids)
+
+
+def _sized(head: GLIPHead | dict, text_width: int) -> GLIPHead | dict:
+    """The head for a text tower of this width, unless it says another."""
+    if not isinstance(head, dict) or not isinstance(head.get('size'), dict):
+        return head
+    return {**head, 'size': {'text_width': text_width, **head['size']}}
+
+
+def _made(kind: type, given: Any) -> Any:
+    """An object of a dataclass from its fields.
+
+    Raises:
+        InputError: a field that it does not have.
+    """
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind(**(given or {}))
+    except TypeError as error:
+        raise InputError(f'{kind.__name__}: {error}') from error
+
+
+def _loaded(clip: nn.Module | dict | str | Path) -> nn.Module | dict:
+    if not isinstance(clip, str | Path):
+        return clip
+    try:
+        return load(clip)
+    except InputError as error:
+        raise InputError(f'cannot load the text tower, model.clip: {error}') from error

@@ -1,0 +1,112 @@
+"""The head: blocks of fusion, text layer and DyHead, then logits of tokens, boxes and centerness.
+
+B: images, C: channels, T: tokens, D: text width, A: places of a level, (h, w): a level.
+
+Source: microsoft/GLIP modeling/rpn/vldyhead.py ``VLDyHead``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.registry import MODELS
+
+from .boxes import grid_anchors
+from .dyhead import DyConv
+from .fusion import LIMIT, Fusion
+from .language import text_layer
+from .sizes import HeadSize
+from .structures import HeadOutput, TextFeatures
+
+_PRIOR = 0.01  # first probability of a token
+
+
+class GroundingBlock(nn.Module):
+    """One block.
+
+    Args:
+        size: of the head; without ``fused`` the text passes through unchanged.
+    """
+
+    def __init__(self, size: HeadSize) -> None:
+        super().__init__()
+        self.fusion = self.language = None
+        if size.fused:
+            widths = size.channels, size.text_width, size.fusion_width, size.fusion_heads
+            self.fusion = Fusion(*widths, layer_scale=1 / size.depth, dropout=size.dropout)
+            self.language = text_layer(size)
+        self.image = DyConv(size.channels, size.groups)
+
+    def forward(self, levels: Sequence[Tensor], text: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(B, C, h, w) of each level, (B, T, D), (B, T) -> the same levels and text."""
+        if self.fusion is not None and self.language is not None:
+            places, text = self.fusion(_flat(levels), text, mask)  # (B, S, C), (B, T, D)
+            levels = _unflat(places, levels)
+            text = self.language(text, mask)  # (B, T, D)
+        return self.image(levels), text
+
+
+@MODELS.register_module()
+class GLIPHead(nn.Module):
+    """Levels of an image and features of a text -> a logit for each place and token, boxes, centerness.
+
+    Args:
+        size: or a dict with the fields of ``HeadSize``.
+    """
+
+    def __init__(self, size: HeadSize | dict) -> None:
+        super().__init__()
+        self.size = size = HeadSize(**size) if isinstance(size, dict) else size
+        self.blocks: Any = nn.ModuleList(GroundingBlock(size) for _ in range(size.depth))
+        self.box, self.centerness = nn.Conv2d(size.channels, 4, 1), nn.Conv2d(size.channels, 1, 1)
+        self.box_scales = nn.Parameter(torch.ones(len(size.strides)))
+        self.words = nn.Linear(size.text_width, size.channels)
+        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.text_bias = nn.Parameter(torch.zeros(size.text_width))
+        self.bias = nn.Parameter(torch.full((1,), -math.log((1 - _PRIOR) / _PRIOR)))
+        for layer in (self.box, self.centerness):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Config that builds this module with new weights."""
+        return {'type': type(self), 'size': asdict(self.size)}
+
+    def forward(self, levels: Sequence[Tensor], text: TextFeatures) -> HeadOutput:
+        """(B, C, h, w) of each level, finest first -> outputs of each level."""
+        hidden = text.hidden  # (B, T, D)
+        for block in self.blocks:
+            levels, hidden = block(levels, hidden, text.mask)
+        words = F.normalize(hidden if self.size.fused else text.embedded, dim=-1)  # (B, T, D)
+        queries = self.words(words / 2) / self.log_scale.exp()  # (B, T, C)
+        bias = (words @ self.text_bias + self.bias)[:, None]  # (B, 1, T)
+        logits = [
+            (level.flatten(2).mT @ queries.mT + bias).clamp(-LIMIT, LIMIT) for level in levels
+        ]  # (B, A, T)
+        deltas = [scale * self.box(level) for scale, level in zip(self.box_scales, levels, strict=True)]
+        return HeadOutput(logits, deltas, [self.centerness(level) for level in levels])
+
+    def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """(A, 4) of each level."""
+        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        return grid_anchors(sizes, self.size.strides, self.size.anchor_scale, levels[0].device)
+
+
+def _flat(levels: Sequence[Tensor]) -> Tensor:
+    """(B, C, h, w) of each level -> (B, S, C)."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).mT
+
+
+def _unflat(places: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of ``_flat``."""
+    counts = [level.shape[-2] * level.shape[-1] for level in like]
+    parts = places.mT.split(counts, dim=2)
+    return [part.unflatten(2, level.shape[-2:]) for part, level in zip(parts, like, strict=True)]

@@ -1,0 +1,141 @@
+"""GLIP as a ``DetectionModel``: detects in images of any size, boxes are in pixels of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clipdense.data.detection.inference import batches_of_one_size, prepare
+from clipdense.structures import ClassEmbeddings
+from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
+from clipdense.utils.errors import InputError
+from clipdense.vocab.vocabulary import Vocabulary
+
+from .class_text import ClassText
+from .detector import GLIP
+from .text import GroundingText
+
+
+class EncodedLevels(NamedTuple):
+    """An image before it meets a text."""
+
+    levels: tuple[Tensor, ...]  # (1, C, h, w) of each level
+    meta: dict[str, Any]  # its sizes
+
+
+class GLIPPredictor(nn.Module):
+    """A ``DetectionModel`` from a ``GLIP``.
+
+    Args:
+        model: the detector.
+    """
+
+    templates = 'name'
+    method = 'glip'
+    reads_names = True  # no class embeddings
+
+    def __init__(self, model: GLIP) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The current vocabulary."""
+        return self.model.vocabulary
+
+    @property
+    def rules(self) -> DetectionRules:
+        """The detection rules of the config."""
+        return self.model.detection
+
+    @property
+    def clip(self) -> GroundingText:
+        """The text tower, which is part of the detector."""
+        return self.model.clip
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'clip':
+            raise InputError(
+                'GLIP reads class names with the text tower that it was trained with: remove clip'
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def embedder(self) -> ClassText:
+        """What reads class names."""
+        return self.model.class_text
+
+    @property
+    def embed_dim(self) -> int:
+        """D of the text features."""
+        return self.model.clip.width
+
+    def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings | None = None) -> None:
+        """Set the vocabulary for subsequent calls.  Its names are encoded once.
+
+        Args:
+            vocabulary: the class names.
+            embeddings: not used: the head reads the tokens of the names.
+        """
+        self.model.set_vocabulary(vocabulary, embeddings)
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Pixels], rules: DetectionRules) -> list[DetectedObjects]:
+        """Detect in RGB images (H, W, 3) uint8, of any sizes.
+
+        Raises:
+            InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
+        """
+        items = [prepare(np.asarray(image), self.model.transforms) for image in images]
+        found: dict[int, DetectedObjects] = {}
+        for places, batch in batches_of_one_size(items):
+            levels, metas = self._levels(batch)
+            for place, one in zip(places, self.model.detect(levels, metas, rules), strict=True):
+                found[place] = _objects(one)
+        return [found[place] for place in range(len(images))]
+
+    @torch.no_grad()
+    def encode_image(self, image: Pixels) -> EncodedLevels:
+        """An RGB image (H, W, 3) uint8 -> its levels, for any number of vocabularies."""
+        item = prepare(np.asarray(image), self.model.transforms)
+        levels, metas = self._levels({key: [value] for key, value in item.items()})
+        return EncodedLevels(levels, metas[0])
+
+    @torch.no_grad()
+    def predict_encoded(self, encoded: EncodedLevels, rules: DetectionRules) -> DetectedObjects:
+        """As ``predict``, for an image that ``encode_image`` encoded."""
+        return _objects(self.model.detect(encoded.levels, [encoded.meta], rules)[0])
+
+    def _levels(self, batch: dict[str, list[Any]]) -> tuple[tuple[Tensor, ...], list[dict[str, Any]]]:
+        """The levels of images of one size, and the sizes of each."""
+        parameter = next(self.model.parameters())
+        if parameter.dtype != torch.float32:
+            raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
+        self.model.data_preprocessor.to(parameter.device)  # not moved with the model
+        data = self.model.data_preprocessor(batch, False)
+        return self.model.extract_feat(data['inputs']), [one.metainfo for one in data['data_samples']]
+
+
+def build(model: GLIP, name: str = 'glip', options: Mapping[str, Any] | None = None) -> GLIPPredictor:
+    """A detector from a loaded model.
+
+    Args:
+        model: the model with its weights.
+        name: name of the method.
+        options: must be empty; GLIP has no options.
+
+    Raises:
+        InputError: options are given.
+    """
+    if options:
+        raise InputError(f'method {name!r} has no options: remove {sorted(options)}')
+    return GLIPPredictor(model)
+
+
+def _objects(one: Any) -> DetectedObjects:
+    return DetectedObjects(one.bboxes, one.scores, one.labels)
