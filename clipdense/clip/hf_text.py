@@ -154,7 +154,7 @@ def _encoder(size: HFTextSize) -> Any:
             'release may: pip install --upgrade transformers'
         )
     config = CONFIG_MAPPING[size.model_type](**size.options)
-    with _real_buffers():
+    with real_buffers():
         if getattr(config, 'is_encoder_decoder', False):
             return AutoModel.from_config(config).get_encoder()
         return AutoModel.from_config(config, add_pooling_layer=size.pooler == 'cls_pooler')
@@ -177,7 +177,7 @@ def _projection(size: HFTextSize) -> nn.Module:
 
 
 @contextmanager
-def _real_buffers() -> Iterator[None]:
+def real_buffers() -> Iterator[None]:
     """Within ``meta_device``: parameters without memory, but buffers with their values on the CPU."""
     if not torch.empty(0).is_meta:
         yield

@@ -11,7 +11,7 @@ from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.detection.metric import DetectionAP
 from clipdense.methods.glip.detector import GLIP
 from clipdense.methods.glip.head import GLIPHead
-from clipdense.methods.glip.parts import FPN, DetDataPreprocessor, SwinTransformer
+from clipdense.methods.glip.parts import FPN, DetDataPreprocessor, Swin
 from clipdense.methods.glip.text import GroundingText
 
 bert = dict(
@@ -31,7 +31,7 @@ model = dict(
         rgb_to_bgr=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type=SwinTransformer, drop_path_rate=0.2, out_indices=(1, 2, 3)),
+    backbone=dict(type=Swin, drop_path_rate=0.2, out_indices=(1, 2, 3)),
     neck=dict(
         type=FPN,
         in_channels=[192, 384, 768],

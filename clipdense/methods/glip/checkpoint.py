@@ -26,7 +26,7 @@ from clipdense.weights.strict import first_names, load_strict
 from .detector import GLIP
 from .head import GLIPHead
 from .layouts import head_layout, numbered_blocks
-from .parts import FPN, DetDataPreprocessor, SwinTransformer
+from .parts import FPN, DetDataPreprocessor, Swin
 from .sizes import PUBLISHED, HeadSize
 from .text import GroundingText, default_tokenizer
 
@@ -206,7 +206,7 @@ def _config(swin: Mapping[str, Any], head: HeadSize, text: HFTextSize) -> dict[s
     return {
         'type': GLIP,
         'data_preprocessor': PREPROCESSOR,
-        'backbone': {'type': SwinTransformer, **swin},
+        'backbone': {'type': Swin, **swin},
         'neck': {**NECK, 'in_channels': channels, 'out_channels': head.channels},
         'head': {'type': GLIPHead, 'size': head},
         'clip': {'type': GroundingText, 'text': {'type': HFTextTower, 'size': text}},

@@ -1,7 +1,20 @@
 """The classes of mmdet that configs use, imported after the replacement for compiled mmcv operations."""
 
+from typing import Any
+
 from mmdet.models import FPN, DetDataPreprocessor, ResNet, SwinTransformer
+
+from clipdense.clip.hf_text import real_buffers
 
 FOUND_BY_MMDET = ('BN', 'SyncBN', 'GN', 'LN', 'GELU')  # classes that mmdet looks up by name
 
-__all__ = ['FPN', 'DetDataPreprocessor', 'ResNet', 'SwinTransformer']
+
+class Swin(SwinTransformer):
+    """mmdet's Swin, which can be built on the meta device too."""
+
+    def __init__(self, **options: Any) -> None:
+        with real_buffers():
+            super().__init__(**options)
+
+
+__all__ = ['FPN', 'DetDataPreprocessor', 'ResNet', 'Swin']

@@ -80,7 +80,7 @@ class GLIPSize:
 
     @property
     def backbone(self) -> dict[str, Any]:
-        """Arguments of mmdet's ``SwinTransformer``."""
+        """Arguments of ``parts.Swin``."""
         return dict(
             embed_dims=self.embed_dims,
             depths=list(self.depths),
