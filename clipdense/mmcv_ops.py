@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -52,6 +52,7 @@ class StandIn(ModuleType):
 
     def __init__(self) -> None:
         super().__init__(_NAME, 'torchvision in the place of mmcv._ext')
+        self.__spec__ = ModuleSpec(_NAME, None)  # for MMEngine, which looks for a loader
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith('__'):

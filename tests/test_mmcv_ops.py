@@ -123,6 +123,17 @@ def test_offsets_of_a_larger_map_are_read_in_memory_order():
     assert not ours[1].flatten(1)[:, 18 * 16 :].any()
 
 
+def test_the_default_optimizer_constructor_of_mmengine_works():
+    """It looks for compiled operations."""
+    from mmengine.optim import build_optim_wrapper
+
+    wrapper = dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1), paramwise_cfg=dict(bias_lr_mult=2.0)
+    )
+    made = build_optim_wrapper(torch.nn.Linear(2, 2), wrapper)
+    assert sorted(group['lr'] for group in made.optimizer.param_groups) == [0.1, 0.2]
+
+
 def test_offsets_of_a_smaller_map_are_refused():
     features, weight = torch.randn(2, 4, 4, 4), torch.randn(6, 4, 3, 3)
     with pytest.raises(RuntimeError):
