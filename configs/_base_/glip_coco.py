@@ -1,6 +1,5 @@
 """GLIP-T on COCO: mmdet's Swin, an FPN of five levels, BERT, images of 800 pixels, 24 epochs."""
 
-from mmengine.optim import DefaultOptimWrapperConstructor
 from torch.optim import AdamW
 
 from clipdense.clip.hf_text import HFTextTower
@@ -64,10 +63,8 @@ train_transforms = [
 test_transforms = [dict(type=Resize, scale=(1333, 800), keep_ratio=True)]
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
-    constructor=DefaultOptimWrapperConstructor,
     optimizer=dict(type=AdamW, lr=1e-5, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0),
-    paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0),
 )
 param_scheduler = dict(type=WarmupCosine, warmup=2000)
 data_root = 'data/coco'

@@ -1,10 +1,9 @@
 """The small GLIP for scenes of 96 pixels, its data and how it is measured: those of ViLD's small detector.
 
 A ResNet-18 of a quarter of the width up to stride 16, an FPN of five levels and 32 channels, a head of two
-blocks.  The text tower starts from a CLIP of scenes and is trained.
+blocks.  The text tower is that of a CLIP of scenes and stays as it is.
 """
 
-from mmengine.optim import DefaultOptimWrapperConstructor
 from torch.optim import AdamW
 
 from clipdense.data.detection.datasets import CocoDetection
@@ -57,6 +56,7 @@ model = dict(
             anchor_scale=4.0,
         ),
     ),
+    frozen=('clip',),
     prompts=dict(shuffle=True),
     candidates=dict(threshold=1e-3, per_level=300),
     detection=dict(score_threshold=0.0, iou_threshold=0.5, max_detections=100),
@@ -75,10 +75,8 @@ train_dataloader = dict(
 )
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
-    constructor=DefaultOptimWrapperConstructor,
     optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0),
-    paramwise_cfg=dict(custom_keys={'clip.text': dict(lr_mult=0.1)}),
 )
 param_scheduler = dict(type=WarmupCosine, warmup=100)
 test_dataloader = dict(
