@@ -28,7 +28,7 @@ def test_official_outputs_are_described():
 
 
 def test_official_outputs_are_small():
-    assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 30e6
+    assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 32e6
 
 
 def test_the_license_is_the_one_that_is_declared():

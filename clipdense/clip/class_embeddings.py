@@ -201,8 +201,8 @@ def class_embedder(
     """
     clip = getattr(model, 'clip', model)
     own = getattr(model, 'embedder', None)
-    given = templates is not None or embedder not in (None, own)
-    if given and getattr(model, 'reads_names', False):
+    replaced = templates is not None or embedder not in (None, own)
+    if replaced and getattr(model, 'reads_names', False):
         raise InputError(
             f'a {type(model).__name__} reads class names together with the image: class embeddings, learned '
             'prompts and templates have no effect; remove them'
@@ -210,8 +210,9 @@ def class_embedder(
     if embedder is None:
         embedder = own
     if embedder is None:
-        own: Templates = getattr(model, 'templates', 'imagenet')
-        return PromptEnsemble(_needed(clip), own if templates is None else templates, cache)
+        if templates is None:
+            templates = getattr(model, 'templates', 'imagenet')
+        return PromptEnsemble(_needed(clip), cast('Templates', templates), cache)
     if isinstance(embedder, Mapping):
         kind = embedder.get('type')
         kind = CLASS_EMBEDDERS.get(kind) if isinstance(kind, str) else kind

@@ -25,6 +25,7 @@ with read_base():
     from .._base_.scenes_captions import *
     from .._base_.scenes_evaluation import *
 
+data_root = 'data/scenes'
 num_images = 20_000
 
 model = dict(
@@ -38,7 +39,7 @@ model = dict(
     ),
 )
 train_dataloader.update(batch_size=128)
-train_dataloader['dataset'].update(urls='data/scenes/shards/train', samples_per_epoch=num_images)
+train_dataloader['dataset'].update(urls=f'{data_root}/shards/train', samples_per_epoch=num_images)
 train_cfg = dict(max_steps=1500)
 optim_wrapper['optimizer'].update(lr=2e-3)
 custom_hooks = dict(

@@ -4,8 +4,8 @@
     clipdense train contrastive/clip_scenes
     clipdense train glip/glip_scenes
 
-The text tower is trained too with ``-o 'model.frozen=()'``.  Without fusion: ``-o model.head.size.fused=False``.  Each name encoded by itself: ``-o
-model.prompts.per_phrase=True``.
+The text tower is trained too with ``-o 'model.frozen=()'``.  Without fusion:
+``-o model.head.size.fused=False``.  Each name encoded by itself: ``-o model.prompts.per_phrase=True``.
 
 Cost: a step of 8 images has not been timed on a quiet machine.
 Score: none yet; it has been run for a few steps, and not to its end.

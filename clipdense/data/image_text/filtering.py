@@ -180,7 +180,8 @@ class _Task:
         copy_shard(
             str(path), path, self.fields, faults, lambda _: {key: {} for key, _ in rest}, all_samples=False
         )
-        found = _Record(record.samples, record.lost, sorted([*map(tuple, record.dropped), *twice]), rest)
+        dropped = [(key, reason) for key, reason in record.dropped]
+        found = _Record(record.samples, record.lost, sorted([*dropped, *twice]), rest)
         self._write(path, found)
         return found
 

@@ -263,7 +263,7 @@ def _text_size(state: Mapping[str, Tensor], num_heads: int | None) -> HFTextSize
 
 def _head_size(state: Mapping[str, Tensor], text: HFTextSize, heads: int, groups: int) -> HeadSize:
     fused = 'head.blocks.0.fusion.query.weight' in state
-    more = {}
+    more: dict[str, Any] = {}
     if fused:
         more = {
             'fusion_width': int(state['head.blocks.0.fusion.query.weight'].shape[0]),

@@ -213,9 +213,9 @@ class GLIP(BaseDetector):
             output = self.head(levels, chunk.features_for(len(metas)))
             for image, meta in enumerate(metas):
                 size = (int(meta['img_shape'][0]), int(meta['img_shape'][1]))
-                one = _of_image(output, image)
-                best = candidates(*one, anchors, chunk.positive, size, self.candidates)
-                found[image].append(best._replace(class_ids=chunk.class_of[best.class_ids]))
+                logits, deltas, centerness = _of_image(output, image)
+                taken = candidates(logits, deltas, centerness, anchors, chunk.positive, size, self.candidates)
+                found[image].append(taken._replace(class_ids=chunk.class_of[taken.class_ids]))
         thresholds = rules.thresholds(self.vocabulary)
         settings = (rules.iou_threshold, thresholds, rules.class_agnostic, rules.max_detections)
         best = [suppress(Candidates(*map(torch.cat, zip(*one, strict=True))), *settings) for one in found]
@@ -227,8 +227,9 @@ class GLIP(BaseDetector):
         return self.head(self.extract_feat(batch_inputs), chunk.features_for(len(batch_inputs)))
 
 
-def _of_image(output: HeadOutput, image: int) -> tuple[list[Tensor], ...]:
-    return tuple([level[image].float() for level in part] for part in output)
+def _of_image(output: HeadOutput, image: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    logits, deltas, centerness = ([level[image].float() for level in part] for part in output)
+    return logits, deltas, centerness
 
 
 def _instances(found: Candidates, meta: Mapping[str, Any], rescale: bool) -> InstanceData:

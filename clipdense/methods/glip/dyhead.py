@@ -17,6 +17,13 @@ from torchvision.ops import deform_conv2d
 _OFFSETS = 18  # of nine taps: y and x
 
 
+def init_normal(layer: nn.Conv2d) -> None:
+    """Weights from N(0, 0.01 ** 2), no bias."""
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class DeformableConv(nn.Module):
     """A modulated deformable 3 x 3 convolution, and group normalization.
 
@@ -78,8 +85,7 @@ class DyConv(nn.Module):
         self.offset = nn.Conv2d(channels, _OFFSETS + 9, 3, padding=1)
         self.scale = nn.Conv2d(channels, 1, 1)
         self.relu = DynamicReLU(channels)
-        nn.init.normal_(self.scale.weight, std=0.01)
-        nn.init.zeros_(self.scale.bias)
+        init_normal(self.scale)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """(B, C, h, w) of each level, finest first -> the same shapes."""

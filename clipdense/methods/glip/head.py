@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from clipdense.registry import MODELS
 
 from .boxes import grid_anchors
-from .dyhead import DyConv
+from .dyhead import DyConv, init_normal
 from .fusion import LIMIT, Fusion
 from .language import text_layer
 from .sizes import HeadSize
@@ -72,8 +72,7 @@ class GLIPHead(nn.Module):
         self.text_bias = nn.Parameter(torch.zeros(size.text_width))
         self.bias = nn.Parameter(torch.full((1,), -math.log((1 - _PRIOR) / _PRIOR)))
         for layer in (self.box, self.centerness):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            init_normal(layer)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def warn_of_equal(names: Sequence[str], rules: PromptRules | None = None) -> Non
     Warns:
         UserWarning: two names are cleaned to the same words.
     """
-    rules, first = rules or PromptRules(), {}
+    rules = rules or PromptRules()
+    first: dict[tuple[str, ...], str] = {}
     for name in names:
         words = _wording(name, rules)
         key = tuple(' '.join(one.split()).casefold() for one in words)
