@@ -410,7 +410,7 @@ def test_names_that_the_text_tower_cannot_tell_apart(clip, names, said):
 FOREIGN = [  # names, and the beginning of the warning
     (
         ('кот', 'cat', '猫'),
-        "2 of 3 class names are not in Latin script, but .* English texts: 'кот', '猫'; write them in English",
+        "2 of 3 class names are not in Latin script, but .* English texts: 'кот', '猫'; write them",
     ),
     (('кот and a dog and a cat', 'café', '🔴', '123'), None),
     (tuple(f'слово {index}' for index in range(7)), r"7 of 7 class names .*'слово 4', \.\.\.;"),
