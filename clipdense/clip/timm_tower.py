@@ -18,7 +18,6 @@ from clipdense.structures import ImageFeatures
 from clipdense.utils.errors import InputError, MissingPackage, nearest
 
 from .conse import ConvexCombination
-from .fused import computed_by, forget
 from .sizes import TimmSize
 
 
@@ -50,18 +49,6 @@ class TimmImageTower(nn.Module):
     def config(self) -> dict[str, Any]:
         """Config that builds this module with new weights."""
         return {'type': type(self), 'size': asdict(self.size)}
-
-    def train(self, mode: bool = True) -> TimmImageTower:
-        """As of every module; the fused copy of the trunk is dropped."""
-        if mode:
-            forget(self.trunk)
-        super().train(mode)
-        return self
-
-    @property
-    def _network(self) -> Any:
-        """What computes the features of the trunk: in ``fused_inference`` its fused copy."""
-        return self.trunk if self.transformer else computed_by(self.trunk)
 
     def parameter_depths(self) -> dict[str, int]:
         """Depths as timm groups the trunk for a rate that falls with depth; the projection comes last."""
@@ -177,7 +164,7 @@ class TimmImageTower(nn.Module):
 
     def encode_stages(self, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """(B, 3, H, W) -> locations (B, C, h, w) as ``project_locations`` takes them, maps of the stages."""
-        features, maps = self._network.forward_intermediates(self._laid_out(images), indices=list(indices))
+        features, maps = self.trunk.forward_intermediates(self._laid_out(images), indices=list(indices))
         return features, maps
 
     def _features(self, images: Tensor) -> Tensor:
@@ -189,7 +176,7 @@ class TimmImageTower(nn.Module):
             )
         if self.transformer:
             images = images[..., : height - height % self.patch_size, : width - width % self.patch_size]
-        return self._network.forward_features(self._laid_out(images))
+        return self.trunk.forward_features(self._laid_out(images))
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """Images in channels-last memory for convolutions, of which those by depth are faster on CPUs."""

@@ -17,7 +17,7 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .example_images import Contents, ExampleEmbedding, contents, named_part, with_examples
-from .image_prompts import inference, per_image
+from .image_prompts import per_image, with_image_prompts
 from .load import ClassNames, as_vocabulary
 
 _KEPT = 8  # number of vocabularies whose embeddings are kept in memory
@@ -116,7 +116,7 @@ class ClassNameState(ABC):
     def _embed_with_examples(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         part = named_part(vocabulary)
         named = None if part is None else self._checked(self._embedder_of(part).embed(part))
-        with inference(self.model, self.embedder):
+        with torch.no_grad(), with_image_prompts(self.model, self.embedder):
             return self._checked(with_examples(vocabulary, named, self._embed_example))
 
     def _check_can_embed_examples(self) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdense.clip.class_embeddings import image_tower_digest
-from clipdense.clip.fused import fused_inference
 from clipdense.clip.model import CLIP
 from clipdense.clip.name_tokens import warn_of_unknown
 from clipdense.layers.precision import Precision, at_least_fp32, autocast, precision_name, resolve_precision
@@ -331,7 +330,7 @@ class ImageIndex:
 
     def _encode(self, pixels: list[Tensor]) -> np.ndarray:
         """B x (3, S, S) -> (B, D) float32, of length 1."""
-        with torch.no_grad(), fused_inference(), autocast(self.device, self._autocast):
+        with torch.no_grad(), autocast(self.device, self._autocast):
             found = at_least_fp32(self.clip.encode_image(torch.stack(pixels).to(self.device)))
         return F.normalize(found, dim=-1).float().cpu().numpy()
 

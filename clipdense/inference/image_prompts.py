@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from clipdense.clip.class_embeddings import ClassEmbedder
-from clipdense.clip.fused import fused_inference
 from clipdense.clip.model import CLIP
 from clipdense.clip.vit import VisionTransformer
 from clipdense.utils.errors import InputError
@@ -48,13 +45,6 @@ def check_embedder(model: Any, embedder: ClassEmbedder) -> None:
             f'these prompts depend on the image embedding of their CLIP (CoCoOp), and {kind} has its text '
             'tower only: use prompts that all images share (CoOp)'
         )
-
-
-@contextmanager
-def inference(model: Any, embedder: ClassEmbedder) -> Iterator[None]:
-    """The context in which predictors compute: no gradients, fused layers, the prompts of the embedder."""
-    with torch.no_grad(), fused_inference(), with_image_prompts(model, embedder):
-        yield
 
 
 @contextmanager

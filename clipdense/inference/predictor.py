@@ -28,7 +28,7 @@ from .adapters import load_adapter
 from .class_name_state import ClassNameState
 from .encoded import Encoded, model_token
 from .example_images import Contents
-from .image_prompts import check_embedder, inference, per_image
+from .image_prompts import check_embedder, per_image, with_image_prompts
 from .load import ClassNames
 from .model_state import autocast_dtype, device_of, lock_of, parameter_dtype
 from .reading import (
@@ -178,7 +178,7 @@ class Predictor(ClassNameState, Generic[Result]):
         if isinstance(image, Encoded):
             raise InputError('the image is encoded already: pass it to the call')
         found = read_image(image, max_pixels)
-        with self._lock, inference(self.model, self.embedder):
+        with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
             self._prepare_to_encode()
             with autocast(self.device, self._autocast):
                 features = self._encode(found)
@@ -299,7 +299,7 @@ class Predictor(ClassNameState, Generic[Result]):
         settings: Mapping[str, Any],
     ) -> list[tuple[int, Result]]:
         """The results of a batch; if it fails, those of its images one by one, without those that fail."""
-        with self._lock, inference(self.model, self.embedder):
+        with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
             try:
                 results = self._embed_and_predict(batch, vocabulary, settings)
                 return list(zip([one.number for one in batch], results, strict=True))

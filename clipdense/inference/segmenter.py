@@ -35,7 +35,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from .encoded import Encoded
 from .example_images import ExampleEmbedding
 from .features import DenseFeatures
-from .image_prompts import inference, per_image
+from .image_prompts import per_image, with_image_prompts
 from .load import ClassNames, Embedder, load_embedder, load_segmenter, load_trained, method_of
 from .predictor import Predictor
 from .reading import ImageSource, Input
@@ -210,7 +210,7 @@ class Segmenter(Predictor[Segmentation]):
     def _rows(self, source: RowSource, vocabulary: Vocabulary) -> Iterator[tuple[int, Segmentation]]:
         asked, scene = vocabulary.with_negatives, None
         for rows in self.model.result_bands(source.size):
-            with self._lock, inference(self.model, self.embedder):
+            with self._lock, torch.no_grad(), with_image_prompts(self.model, self.embedder):
                 self._set_on_model(asked, self._embed(asked))  # another predictor may have set others
                 self._prepare_to_encode()
                 scene = scene or Scene(self.model, source)
