@@ -59,7 +59,7 @@ def init(
     from clipdense.utils.files import atomic_write
 
     start = Start(data, weights, path)
-    text = known[method].part(method)(start)
+    text = known[method].part(method, 'starters')(start)
     with atomic_write(path, 'w') as file:
         file.write(text)
     samples = '' if start.count is None else f', {counted(start.count, "sample")}'

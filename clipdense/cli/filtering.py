@@ -112,7 +112,7 @@ class ScoringModel:
         from clipdense.inference.load import load
 
         model = load(self.weights, self.device, **weight_overrides(self.activation, self.override))
-        return scorers()[name].part(name)(model)
+        return scorers()[name].part(name, 'scorers')(model)
 
 
 @grouped

@@ -36,7 +36,7 @@ class EmbedGroup(TyperGroup):
         if method is None:
             return super().get_command(ctx, cmd_name)
         single = typer.Typer(rich_markup_mode='markdown', add_completion=False)
-        single.command(cmd_name, cls=Command)(method.part(cmd_name))
+        single.command(cmd_name, cls=Command)(method.part(cmd_name, 'commands'))
         return typer.main.get_command(single)
 
 

@@ -65,7 +65,7 @@ def convert(
         return convert_clip(opened, destination, to, overwrite=overwrite, **overrides)  # type: ignore[arg-type]
     target = check_destination(destination, to == 'huggingface', overwrite)
     model = method.load_file(file, overrides)
-    method.part(to)(model, Path(destination))
+    method.part(to, 'export')(model, Path(destination))
     return target
 
 

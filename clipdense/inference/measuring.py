@@ -59,7 +59,7 @@ def measure(
     predictor = kinds.get(entry.task, Classifier).from_pretrained(
         model, embedder=embedder, adapter=adapter, device=device, precision='fp32'
     )
-    return entry.part(own.layout.kind)(predictor, own), own
+    return entry.part(own.layout.kind, 'tests')(predictor, own), own
 
 
 def _usable(data: str | Path, found: DataLayout, kinds: Iterable[Any], weights: object) -> DataLayout:

@@ -127,21 +127,17 @@ class Method:
         """Names of the options that must be given."""
         return frozenset(option.name for option in self.options if option.required)
 
-    def part(self, name: str) -> Callable[..., Any]:
-        """Import one of its parts: 'load', 'build', 'adapter', ..., or a name in ``export``, ``commands``,
-        ``starters`` or ``tests``.
+    def part(self, name: str, table: str | None = None) -> Callable[..., Any]:
+        """Import one of its parts: 'load', 'build', 'adapter', ...
+
+        Args:
+            name: of the part.
+            table: the field that lists it by name: 'export', 'commands', 'scorers', 'starters' or 'tests'.
 
         Raises:
             InputError: the method has no such part, or it cannot be imported.
         """
-        path = (
-            self.export.get(name)
-            or self.commands.get(name)
-            or self.scorers.get(name)
-            or self.starters.get(name)
-            or self.tests.get(name)
-            or getattr(self, name, None)
-        )
+        path = getattr(self, table).get(name) if table else getattr(self, name, None)
         if not isinstance(path, str):
             raise InputError(f'method {self.name!r} has no {name!r}')
         module, _, function = path.partition(':')
