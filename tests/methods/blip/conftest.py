@@ -1,0 +1,53 @@
+"""Tiny BLIPs with the official weights of tests/golden."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipdense.clip.sizes import VitSize
+from clipdense.methods.blip.checkpoint import from_official
+from clipdense.methods.blip.model import build_blip
+from clipdense.methods.blip.sizes import BlipSize, MedSize, SpecialIds
+
+HEADS = {'num_heads': 3, 'text_num_heads': 4}
+IDS = SpecialIds(pad=0, cls=2, sep=3, dec=58, enc=59)
+PRETRAIN_IDS = SpecialIds(pad=0, cls=2, sep=3, dec=48, enc=49)
+
+
+def state_of(tensors, prefix):
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def twice(state, shared):
+    """The official file stores tensors that encoder and decoder share under both names."""
+    both = {f'text_decoder.bert.{name}': state[f'text_encoder.{name}'] for name in shared}
+    return {**state, **both}
+
+
+@pytest.fixture
+def official(golden):
+    """``official('caption')`` or ``('retrieval')`` of transformers, ``('pretrain')`` of salesforce/BLIP."""
+
+    def build(kind):
+        if kind == 'pretrain':
+            tensors, meta = golden('blip_pretrain_tiny')
+            state = twice(state_of(tensors, 'state.'), meta['shared_between_encoder_and_decoder'])
+            return from_official(state, **HEADS, ids=PRETRAIN_IDS)
+        tensors, _ = golden('blip_tiny')
+        return from_official(state_of(tensors, f'state.{kind}.'), **HEADS, ids=IDS, image_eps=1e-6)
+
+    return build
+
+
+@pytest.fixture
+def tiny():
+    """``tiny(encoder=False, ...)``: a BLIP with random weights and OpenAI's vocabulary of a few ids."""
+
+    def build(**options):
+        image = VitSize(32, 8, 24, 2, 3, 48, 16, activation='gelu', flavour='slip')
+        text = MedSize(32, 2, 4, 48, vocab_size=60, context_length=24, ids=IDS)
+        torch.manual_seed(0)
+        return build_blip(BlipSize(image, text, **{'embed_dim': 16, **options})).eval()
+
+    return build
