@@ -24,7 +24,7 @@ from clipdense.utils.errors import CheckpointError, InputError, nearest, one_lin
 __all__ = ['Method', 'Option', 'Task', 'find_method', 'get_method', 'list_methods']
 
 GROUP = 'clipdense.methods'
-Task = Literal['classification', 'segmentation', 'detection', 'grounding', 'pre-training']
+Task = Literal['classification', 'segmentation', 'detection', 'grounding', 'captioning', 'pre-training']
 
 
 @dataclass(frozen=True)

@@ -34,18 +34,21 @@ class _Processor:
     resample: int
     square: bool  # whether the default size is height and width, without a crop, not the shorter side
     square_integers: bool = False  # the same of a size that is one number
+    size: int = 224
 
 
 _CLIP = _Processor(STATISTICS['openai'], 3, square=False)
 _SIGLIP = _Processor(STATISTICS['half'], 3, square=True)
+_BLIP = _Processor(STATISTICS['openai'], 3, square=True, square_integers=True, size=384)
 _PROCESSORS = {
     'CLIP': _CLIP,
     'Bit': _CLIP,
+    'Blip': _BLIP,
     'Siglip': _SIGLIP,
     'ViT': _Processor(STATISTICS['half'], 2, square=True, square_integers=True),
 }
 _LARGE = 1e6  # of statistics and factors: larger ones overflow in the model
-_DEFAULT_SIZE = 224  # of all of these
+_FAMILIES = {'siglip': _SIGLIP, 'blip': _BLIP}  # of files that name no processor
 
 
 def huggingface_images(folder: Path, family: str) -> dict[str, Any] | None:
@@ -135,7 +138,7 @@ def _huggingface(config: Section, family: str) -> dict[str, Any]:
 def _processor(config: Section, family: str) -> _Processor:
     name = config.text('image_processor_type', config.text('feature_extractor_type'))
     if name is None:
-        return _SIGLIP if family == 'siglip' else _CLIP
+        return _FAMILIES.get(family, _CLIP)
     short = name.removesuffix('Fast').removesuffix('Pil')
     short = short.removesuffix('ImageProcessor').removesuffix('FeatureExtractor')
     if short not in _PROCESSORS:
@@ -149,7 +152,7 @@ def _processor(config: Section, family: str) -> _Processor:
 def _size(config: Section, defaults: _Processor) -> tuple[int, bool]:
     """The side of the images, and whether the aspect ratio is ignored."""
     if 'size' not in config:
-        return _DEFAULT_SIZE, defaults.square
+        return defaults.size, defaults.square
     if not isinstance(config.get('size'), dict):
         return config.integer('size'), config.flag('default_to_square', defaults.square_integers)
     size = config.part('size')
@@ -173,7 +176,7 @@ def _check_crop(config: Section, defaults: _Processor, side: int, squash: bool) 
     if isinstance(given, dict):
         crop = _square(config, 'crop_size')
     else:
-        crop = config.integer('crop_size', _DEFAULT_SIZE)
+        crop = config.integer('crop_size', defaults.size)
     if crop != side:
         raise CheckpointError(
             f'{config.source}: resize to {side} and crop to {crop}; both must be the same size; {_HINT}'
