@@ -22,6 +22,8 @@ _HOMES = {
     'Vocabulary': 'clipdense.vocab.vocabulary',
     'SegmentationOptions': 'clipdense.tasks.options',
     'DetectionRules': 'clipdense.tasks.detection',
+    'CaptionRules': 'clipdense.tasks.captioning',
+    'Captioner': 'clipdense.inference.captioner',
     'Classifier': 'clipdense.inference.classifier',
     'Detector': 'clipdense.inference.detector',
     'Segmenter': 'clipdense.inference.segmenter',
@@ -34,6 +36,8 @@ _HOMES = {
 }
 
 __all__ = [
+    'CaptionRules',
+    'Captioner',
     'Classifier',
     'DetectionRules',
     'Detector',
@@ -59,6 +63,7 @@ __all__ = [
 if TYPE_CHECKING:
     from clipdense.clip.factory import create_model, get_tokenizer
     from clipdense.clip.listing import list_models
+    from clipdense.inference.captioner import Captioner
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.detector import Detector
     from clipdense.inference.export.options import ExportOptions
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from clipdense.inference.once import classify, detect, segment
     from clipdense.inference.segmenter import Segmenter
     from clipdense.methods import list_methods
+    from clipdense.tasks.captioning import CaptionRules
     from clipdense.tasks.detection import DetectionRules
     from clipdense.tasks.options import SegmentationOptions
     from clipdense.utils.live import LiveFrames

@@ -18,6 +18,7 @@ from clipdense.utils.errors import InputError, one_line
 from . import (
     adapt,
     benchmarks,
+    caption,
     compare,
     data,
     demo,
@@ -77,6 +78,7 @@ for command in (
     segment.segment,
     predict.classify,
     detect.detect,
+    caption.caption,
     label.label,
     compare.compare,
     demo.demo,

@@ -68,7 +68,9 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> Blip:
     if 'itm_head.weight' in ours:  # transformers does not store it
         ours.setdefault('joint.temperature', torch.tensor(TEMPERATURE))
     eps = 1e-6 if layout == OFFICIAL else huggingface.VISION_EPS
-    return _assemble(_infer(ours, {'image_eps': eps, **overrides}), ours, leftover, overrides.get('preprocess'))
+    return _assemble(
+        _infer(ours, {'image_eps': eps, **overrides}), ours, leftover, overrides.get('preprocess')
+    )
 
 
 def load(weights: str | Path, device: str | torch.device = 'cpu', **overrides: Any) -> Blip:

@@ -6,7 +6,8 @@ D: joint space, V: ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch.nn import functional as F
 
 from clipdense.clip.preprocess import Preprocess
 from clipdense.registry import MODELS, build_module
+from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError
 
+from .generation import check_room, generate
 from .sizes import BlipSize, MedSize
 from .text import Context, Med, MedDecoder
 from .tokenizer import BlipTokenizer
@@ -136,6 +139,31 @@ class Blip(nn.Module):
         decoder = self.need_decoder()
         return decoder.scores(decoder(ids, keep, context, causal=True))
 
+    def caption(self, images: Tensor, rules: CaptionRules, numbers: Sequence[int] = ()) -> list[Caption]:
+        """(B, 3, H, W), normalized -> a caption of each; see ``tasks.captioning.CaptionModel``."""
+        decoder, prompt = self.need_decoder(), self._prompt(rules.prompt)
+        start = torch.tensor([prompt] * len(images), device=images.device)  # (B, L)
+        context = decoder.read(self.encode_image(images))
+        ids, scores = generate(decoder, context, start, rules, numbers)
+        texts = [self.tokenizer.decode(row) for row in ids[:, len(prompt) :].tolist()]
+        return [Caption(text, score) for text, score in zip(texts, scores.tolist(), strict=True)]
+
+    def check_captions(self, rules: CaptionRules) -> None:
+        """See ``tasks.captioning.CaptionModel``."""
+        decoder = self.need_decoder()
+        check_room(decoder, len(self._prompt(rules.prompt)), rules)
+        if self.size.answers:
+            raise InputError('these BLIP weights answer questions: use weights for captioning')
+        if self.encoder is not None:
+            warnings.warn(
+                'these BLIP weights are those of pre-training, whose captions are poor: use weights that '
+                'were fine-tuned for captioning'
+            )
+
+    def _prompt(self, text: str) -> list[int]:
+        """Ids of a prompt, without its end."""
+        return [self.text_size.ids.dec, *self.tokenizer.encode(text)]
+
     def need_decoder(self) -> MedDecoder:
         """The decoder.
 
@@ -198,5 +226,3 @@ def build_blip(
     joint = JointSpace(width, text.width, size.embed_dim) if size.embed_dim else None
     itm_head = nn.Linear(text.width, 2) if size.embed_dim else None
     return Blip(image, encoder, decoder, joint, itm_head, preprocess, tokenizer)
-
-

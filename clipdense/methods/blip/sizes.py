@@ -29,7 +29,9 @@ class SpecialIds:
 
 
 BERT = SpecialIds(pad=0, cls=101, sep=102, dec=30522, enc=30523)  # bert-base-uncased and two added ids
-OPENAI = SpecialIds(pad=0, cls=49406, sep=49407, dec=49408, enc=49409)  # OpenAI's byte pairs and two added ids
+OPENAI = SpecialIds(
+    pad=0, cls=49406, sep=49407, dec=49408, enc=49409
+)  # OpenAI's byte pairs and two added ids
 BERT_WORDS, OPENAI_WORDS = 30524, 49410
 
 

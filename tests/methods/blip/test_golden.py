@@ -60,7 +60,10 @@ def test_caption_gradients(official, tiny_golden):
     layer = f'{prefix}.text_decoder.bert.encoder.layer.0'
     for found, name in (
         (images.grad, f'{prefix}.pixel_values'),
-        (model.decoder.embed.words.weight.grad, f'{prefix}.text_decoder.bert.embeddings.word_embeddings.weight'),
+        (
+            model.decoder.embed.words.weight.grad,
+            f'{prefix}.text_decoder.bert.embeddings.word_embeddings.weight',
+        ),
         (key, f'{layer}.crossattention.self.key.weight'),
         (model.decoder.head.bias.grad, f'{prefix}.text_decoder.cls.predictions.bias'),
         (block.grad, f'{prefix}.vision_model.encoder.layers.0.self_attn.qkv.weight'),
