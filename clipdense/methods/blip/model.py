@@ -151,7 +151,6 @@ class Blip(nn.Module):
     def check_captions(self, rules: CaptionRules) -> None:
         """See ``tasks.captioning.CaptionModel``."""
         decoder = self.need_decoder()
-        check_room(decoder, len(self._prompt(rules.prompt)), rules)
         if self.size.answers:
             raise InputError('these BLIP weights answer questions: use weights for captioning')
         if self.encoder is not None:
@@ -159,10 +158,11 @@ class Blip(nn.Module):
                 'these BLIP weights are those of pre-training, whose captions are poor: use weights that '
                 'were fine-tuned for captioning'
             )
+        check_room(decoder, len(self._prompt(rules.prompt)), rules)
 
     def _prompt(self, text: str) -> list[int]:
         """Ids of a prompt, without its end."""
-        return [self.text_size.ids.dec, *self.tokenizer.encode(text)]
+        return [self.text_size.ids.dec, *(self.tokenizer.encode(text) if text.strip() else ())]
 
     def need_decoder(self) -> MedDecoder:
         """The decoder.

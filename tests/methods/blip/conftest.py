@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from clipdense.clip.sizes import VitSize
-from clipdense.methods.blip.checkpoint import from_official
+from clipdense.methods.blip.checkpoint import from_official, save
 from clipdense.methods.blip.model import build_blip
 from clipdense.methods.blip.sizes import BlipSize, MedSize, SpecialIds
+from clipdense.methods.blip.tokenizer import BlipTokenizer
 
 HEADS = {'num_heads': 3, 'text_num_heads': 4}
 IDS = SpecialIds(pad=0, cls=2, sep=3, dec=58, enc=59)
@@ -46,8 +47,33 @@ def tiny():
 
     def build(**options):
         image = VitSize(32, 8, 24, 2, 3, 48, 16, activation='gelu', flavour='slip')
-        text = MedSize(32, 2, 4, 48, vocab_size=60, context_length=24, ids=IDS)
+        text = MedSize(32, 2, 4, 48, vocab_size=60, context_length=40, ids=IDS)
         torch.manual_seed(0)
         return build_blip(BlipSize(image, text, **{'embed_dim': 16, **options})).eval()
 
     return build
+
+
+VOCABULARY = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'picture', 'of', 'cat', 'dog', '##s', 'on', 'the', '.')
+
+
+def vocabulary_file(folder, size=58):
+    """A vocab.txt without the two added ids."""
+    file = folder / 'vocab.txt'
+    words = [*VOCABULARY, *(f'word{index}' for index in range(size - len(VOCABULARY)))]
+    file.write_text('\n'.join(words) + '\n', 'utf-8')
+    return file
+
+
+@pytest.fixture
+def captioning_file(tiny, tmp_path):
+    """Weights of a captioning model with a vocabulary, and captions that depend on the image."""
+    folder = tmp_path / 'weights'
+    folder.mkdir()
+    model = tiny(encoder=False, embed_dim=0)
+    with torch.no_grad():
+        for parameter in (one for one in model.parameters() if one.ndim > 1):
+            parameter.normal_(std=0.5)
+    model.tokenizer = BlipTokenizer(model.text_size, vocabulary_file(folder))
+    save(model, folder / 'captions.safetensors')
+    return folder / 'captions.safetensors'
