@@ -11,7 +11,7 @@ from clipdense.clip.checkpoint import not_full
 from clipdense.clip.frozen_image import FrozenImage
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
-from clipdense.inference.load import load_segmenter, method_of
+from clipdense.inference.load import load_segmenter, method_of, methods_on
 from clipdense.methods import get_method, list_methods
 from clipdense.tasks.options import SegmentationOptions
 from clipdense.tasks.segmentation import SegmentationModel
@@ -45,7 +45,12 @@ def make_subject(
     entry = method_of(model)
     trained = entry is not None or not isinstance(model, CLIP)
     own = entry.name if entry else type(model).__name__
-    methods = (own,) if trained else tuple(one.name for one in list_methods('segmentation', any_clip=True))
+    if entry is not None and (fitting := methods_on(entry, 'segmentation')):
+        methods = tuple(one.name for one in fitting)
+    else:
+        methods = (
+            (own,) if trained else tuple(one.name for one in list_methods('segmentation', any_clip=True))
+        )
     return Subject(model, name, builder(model, options), methods, trained, options)
 
 

@@ -361,6 +361,26 @@ def method_of(model: Any) -> Method | None:
     return get_method(name) if name else None
 
 
+def methods_on(entry: Method, task: str) -> list[Method]:
+    """The methods for a task that work on the models of another method."""
+    return [one for one in list_methods(task) if one.models_of == entry.name]
+
+
+def _chosen(methods: list[Method], asked: str | None, source: object) -> Method:
+    """The method that is asked for, or the first.
+
+    Raises:
+        InputError: another one.
+    """
+    names = [one.name for one in methods]
+    if asked is None:
+        return methods[0]
+    if asked not in names:
+        kind = source if isinstance(source, str | Path) else type(source).__name__
+        raise InputError(f'method {asked!r} does not work on {kind}; methods that do: {", ".join(names)}')
+    return methods[names.index(asked)]
+
+
 def as_vocabulary(class_names: ClassNames) -> Vocabulary:
     """A vocabulary from a ``Vocabulary``, a list of names, or a string such as 'cat, dog'.
 
@@ -439,6 +459,8 @@ def _segmentation_method(model: Any, asked: str | None, source: object) -> Metho
         return _clip_method(asked, 'segmentation', source)
     if isinstance(model, FrozenText):
         raise not_full(source, model.tower)
+    if entry is not None and (fitting := methods_on(entry, 'segmentation')):
+        return _chosen(fitting, asked, source)
     if not isinstance(model, CLIP | SegmentationModel) or (entry and entry.task != 'segmentation'):
         raise InputError(
             f'{source} ({type(model).__name__}) cannot segment: use weights of a CLIP or of a segmenter'

@@ -82,6 +82,7 @@ class Method:
             ``clipdense test WEIGHTS --data`` scores its models on.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
+        models_of: name of another method, whose models it works on.
         towers: kinds of image towers that it works on (the ``kind`` of the tower's class), for methods that
             work on any CLIP.
         default: of the methods that work on any CLIP, the one that is used for its task if none is named.
@@ -112,6 +113,7 @@ class Method:
     tests: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
+    models_of: str = ''
     towers: tuple[str, ...] = ('vit', 'resnet', 'timm')
     default: bool = False
 

@@ -116,7 +116,7 @@ class Blip(nn.Module):
 
     def embed_text(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """Texts that start with ``ids.cls`` (B, L), mask (B, L) -> unit embeddings (B, D)."""
-        states = self._encoder(ids, keep)  # (B, L, C)
+        states = self.need_encoder()(ids, keep)  # (B, L, C)
         return F.normalize(self._joint.text(states[:, 0]), dim=-1)
 
     def match(self, context: Context, ids: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -131,7 +131,7 @@ class Blip(nn.Module):
         """
         if self.itm_head is None:
             raise InputError('these BLIP weights have no matching head: use weights for retrieval')
-        states = self._encoder(ids, keep, context)  # (B, L, C)
+        states = self.need_encoder()(ids, keep, context)  # (B, L, C)
         return self.itm_head(states[:, 0])
 
     def predict(self, context: Context, ids: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -177,8 +177,12 @@ class Blip(nn.Module):
             )
         return self.decoder
 
-    @property
-    def _encoder(self) -> Med:
+    def need_encoder(self) -> Med:
+        """The encoder.
+
+        Raises:
+            InputError: weights without one.
+        """
         if self.encoder is None:
             raise InputError(
                 'these BLIP weights have no text encoder (they generate only): use weights for retrieval'

@@ -73,11 +73,23 @@ class CrossBlock(nn.Module):
     def forward(self, x: Tensor, context: KeysValues, allowed: Tensor | None) -> Tensor:
         """(B, L, C) -> (B, L, C).  Texts of one image are consecutive; then the context has fewer rows."""
         key, value = context
-        images = key.shape[0]
-        query = self.q(x).view(images, -1, self.num_heads, key.shape[-1]).transpose(1, 2)  # no repeated image
+        query = self._query(x, key)  # (images, heads, texts of an image * L, d)
         mixed = F.scaled_dot_product_attention(query, key, value, allowed, self.dropout * self.training)
-        mixed = mixed.transpose(1, 2).reshape(x.shape)  # (B, L, C)
-        return self.norm(x + F.dropout(self.proj(mixed), self.dropout, self.training))
+        return self.merge(x, mixed)
+
+    def attention(self, x: Tensor, key: Tensor) -> Tensor:
+        """(B, L, C), keys (images, heads, S, d) -> attention (images, heads, texts of an image * L, S)."""
+        query = self._query(x, key)
+        return (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def merge(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """(B, L, C) and what it has read (images, heads, texts of an image * L, d) -> (B, L, C)."""
+        mixed = self.proj(mixed.transpose(1, 2).reshape(x.shape))  # (B, L, C)
+        return self.norm(x + F.dropout(mixed, self.dropout, self.training))
+
+    def _query(self, x: Tensor, key: Tensor) -> Tensor:
+        """Texts of one image are consecutive, so that its keys need not be repeated."""
+        return self.q(x).view(key.shape[0], -1, self.num_heads, key.shape[-1]).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -173,7 +185,16 @@ class Med(nn.Module):
             context: of ``read``; None for the text alone.
             causal: a token attends to itself and earlier tokens.
         """
-        return self._run(self.embed(ids), _allowed(ids, keep, causal), context)[0]
+        return self._run(self.embed(ids), attention_mask(ids, keep, causal), context)[0]
+
+    def run(
+        self, x: Tensor, allowed: Tensor | None, context: Context, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Some of the layers: (B, L, C), mask of ``attention_mask`` -> (B, L, C)."""
+        for layer, read in list(zip(self.layers, context.layers, strict=True))[start:stop]:
+            x = layer.self_attn(x, allowed)[0]
+            x = layer.feed(layer.cross(x, read, context.allowed))
+        return x
 
     def step(
         self, ids: Tensor, context: Context | None, past: Sequence[KeysValues] | None = None
@@ -238,7 +259,7 @@ class MedDecoder(Med):
         return self.head(x, self.embed.words.weight)
 
 
-def _allowed(ids: Tensor, keep: Tensor | None, causal: bool) -> Tensor | None:
+def attention_mask(ids: Tensor, keep: Tensor | None, causal: bool) -> Tensor | None:
     """(B, 1, L, L) or (B, 1, 1, L), True where a token (third axis) attends to another (fourth axis)."""
     allowed = None if keep is None else keep.bool()[:, None, None]  # (B, 1, 1, L)
     if not causal:
