@@ -166,7 +166,7 @@ def compare(
     pair.check()
     files = [out / f'{stem}_comparison.png' for stem in output_stems(paths)]
     check_outputs(files, overwrite, [*paths, vocabulary.vocab, *(pair.weights or [])])
-    refuse_without_effect(classes, view)
+    refuse_without_effect(classes.background, view)
     from clipdense.inference.results import write_image
 
     segmenters, failures = pair.load(view), Failures(paths)

@@ -180,7 +180,7 @@ def _predictor(
 
         threshold = 0.3 if score_threshold is None else score_threshold
         return Detector.from_pretrained(model, method, **common), {'rules': DetectionRules(threshold)}
-    refuse_without_effect(classes, view)
+    refuse_without_effect(classes.background, view)
     return Segmenter.from_pretrained(model, method, options=view.options(), **common), {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .proposed_names import ProposalArguments
 from .scenes import SceneArguments, check_scene, scene_stems, segment_scenes
 from .videos import LiveArguments, all_videos, segment_videos, video_stems
 
@@ -48,6 +50,7 @@ Explain = Annotated[
 def segment(
     images: ImageArguments,
     vocabulary: VocabularyArguments,
+    proposed: ProposalArguments,
     weights: InferenceArguments,
     view: ViewArguments,
     output: OutputArguments,
@@ -70,27 +73,30 @@ def segment(
     """
     source = live.source(images.images, images.max_pixels)
     paths = images.paths() if source is None else []
-    classes = with_background(vocabulary.read(templates), background)
+    proposed.check(vocabulary)
+    classes = None if proposed.asked else with_background(vocabulary.read(templates), background)
     for given in (config, weights, dataset):
         given.check()
     if config.config is None:
         check_method(method, 'segmentation', option)
     check_templates(templates)
-    refuse_without_effect(classes, view)
+    refuse_without_effect(background if classes is None else classes.background, view)
     whole = explain or bool(dataset.save)
     raster = scene.raster(view, whole)
-    read = [*paths, vocabulary.vocab, *classes.example_files, *weights.inputs(), config.config]
     videos = [source] if source else paths if all_videos(paths) else []
-    if videos:
-        _check_video_options(whole, raster is not None)
-        stems = video_stems([source.name] if source else paths, output.out, output.overwrite, read)
-    elif raster:
-        stems = scene_stems(paths, output.out, output.overwrite, read)
+    build = partial(_segmenter, weights, method, option or [], config, view, templates)
+    read = [*paths, vocabulary.vocab, *weights.inputs(), config.config, proposed.caption_weights]
+    if classes is None:
+        proposed.refuse_with(whole, raster is not None, bool(videos))
+        finish = partial(_finish, paths, _free_stems(paths, output, read), output.opacity)
+        task = partial(proposed.segment, vocabulary, build, paths, images.max_pixels, finish, output.out)
+        task(complete=partial(with_background, name=background), cache=weights.cache)
+        return
+    stems = _stems(source, paths, output, [*read, *classes.example_files], whole, raster)
+    if raster and not videos:
         check_scene(paths, raster, images.max_pixels)
-    else:
-        stems = _free_stems(paths, output, read)
     writers = dataset.writers(output.out, paths, classes, output.overwrite)
-    segmenter = _segmenter(weights, method, option or [], config, view, templates)
+    segmenter = build()
     if explain:
         _check_explains(segmenter)
     tell_precision(segmenter.precision)
@@ -107,14 +113,44 @@ def segment(
         found = segmenter.stream(paths, batch_size=batch_size, on_error=failed, max_pixels=images.max_pixels)
         return _explained(segmenter, found, paths, stems, output.opacity, failed) if explain else found
 
-    def finish(index: int, result: Segmentation) -> str:
+    def write(index: int, result: Segmentation) -> str:
         for writer in writers:
             writer.add(index, result)
-        about = {'image': str(paths[index]), 'precision': segmenter.precision}
-        return _write(result, about, stems[index], output.opacity)
+        return _finish(paths, stems, output.opacity, segmenter, index, result)
 
     with finished(writers):
-        each(paths, predict, finish, 'segmenting', output.out)
+        each(paths, predict, write, 'segmenting', output.out)
+
+
+def _stems(
+    source: Any,
+    paths: Sequence[Path],
+    output: OutputArguments,
+    read: Sequence[str | Path | None],
+    whole: bool,
+    raster: Any,
+) -> Any:
+    """Paths of the output files of each input, without suffix; ``source`` is a camera or a stream."""
+    if source or all_videos(paths):
+        _check_video_options(whole, raster is not None)
+        return video_stems([source.name] if source else paths, output.out, output.overwrite, read)
+    if raster:
+        return scene_stems(paths, output.out, output.overwrite, read)
+    return _free_stems(list(paths), output, read)
+
+
+def _finish(
+    paths: Sequence[Path],
+    stems: Sequence[Path],
+    opacity: float,
+    segmenter: Segmenter,
+    index: int,
+    result: Segmentation,
+    **about: Any,
+) -> str:
+    """Write the files of an image; returns a line to print."""
+    facts = {'image': str(paths[index]), 'precision': segmenter.precision, **about}
+    return _write(result, facts, stems[index], opacity)
 
 
 def _explained(
@@ -211,19 +247,19 @@ def with_background(vocabulary: Vocabulary, name: str | None) -> Vocabulary:
     return vocabulary.with_background(name=name)
 
 
-def refuse_without_effect(vocabulary: Vocabulary, view: ViewArguments) -> None:
+def refuse_without_effect(background: str | None, view: ViewArguments) -> None:
     """Refuse thresholds that have no effect without a background class.
 
     Raises:
         InputError: there is no background class.
     """
-    if vocabulary.background is None and view.options().needs_background:
+    if background is None and view.options().needs_background:
         raise InputError(
             '--background-threshold and --area-threshold require a background class: add --background NAME'
         )
 
 
-def _write(result: Segmentation, about: dict[str, str], stem: Path, opacity: float) -> str:
+def _write(result: Segmentation, about: dict[str, Any], stem: Path, opacity: float) -> str:
     """Write overlay, mask and JSON of an image; returns a line to print."""
     from clipdense.inference.results import write_image, write_json
 
