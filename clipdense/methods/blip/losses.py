@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,3 +39,33 @@ def answer_losses(scores: Tensor, labels: Tensor) -> Tensor:
     """The sum of the losses of the ids of each text: (B, L, V), (B, L) -> (B,)."""
     scores, labels = at_least_fp32(scores[:, :-1]), labels[:, 1:]
     return F.cross_entropy(scores.mT, labels, reduction='none').sum(dim=1)
+
+
+def soft_cross_entropy(logits: Tensor, target_logits: Tensor, alpha: float) -> Tensor:
+    """Cross entropy with targets that a momentum model softens; the positive of row b is column b.
+
+    Args:
+        logits: (B, M), M at least B.
+        target_logits: (B, M), of the momentum model, without gradient.
+        alpha: weight of its softmax against the one-hot target.
+
+    Returns:
+        The mean over rows.
+
+    Source: salesforce/BLIP models/blip_pretrain.py.
+    """
+    targets = alpha * target_logits.softmax(dim=1)  # (B, M)
+    targets.diagonal().add_(1 - alpha)
+    return -(logits.log_softmax(dim=1) * targets).sum(dim=1).mean()
+
+
+def negative_weights(logits: Tensor) -> Tensor:
+    """Weights for drawing a hard negative of each row: (B, B) -> (B, B), 0 for its own column."""
+    weights = logits.detach().softmax(dim=1) + 1e-4
+    return weights.fill_diagonal_(0)
+
+
+def matching_loss(scores: Tensor, matches: int) -> Tensor:
+    """Cross entropy of scores (R, 2), whose first rows match and whose others do not."""
+    labels = (torch.arange(len(scores), device=scores.device) < matches).long()
+    return F.cross_entropy(at_least_fp32(scores), labels)
