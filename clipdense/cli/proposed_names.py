@@ -69,6 +69,18 @@ class ProposalArguments:
                 '--class-list): remove one'
             )
 
+    def refuse_with(self, whole: bool, tiled: bool, videos: bool) -> None:
+        """Refuse what needs the same class names in all images.
+
+        Raises:
+            InputError: naming the option.
+        """
+        if whole:
+            raise InputError('proposed names differ from image to image: remove --explain and --save')
+        if tiled or videos:
+            what = 'videos' if videos else '--tiled'
+            raise InputError(f'names are proposed for images that are read whole: {what} needs class names')
+
     def segment(
         self,
         given: VocabularyArguments,

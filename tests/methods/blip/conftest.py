@@ -41,17 +41,27 @@ def official(golden):
     return build
 
 
+def tiny_blip(**options):
+    """A BLIP with random weights and a vocabulary of a few ids."""
+    image = VitSize(32, 8, 24, 2, 3, 48, 16, activation='gelu', flavour='slip')
+    text = MedSize(32, 2, 4, 48, vocab_size=60, context_length=40, ids=IDS)
+    torch.manual_seed(0)
+    return build_blip(BlipSize(image, text, **{'embed_dim': 16, **options})).eval()
+
+
+def lively_blip(**options):
+    """The same with larger weights, so that texts depend on the image."""
+    model = tiny_blip(**options)
+    with torch.no_grad():
+        for parameter in (one for one in model.parameters() if one.ndim > 1):
+            parameter.normal_(std=0.5)
+    return model
+
+
 @pytest.fixture
 def tiny():
-    """``tiny(encoder=False, ...)``: a BLIP with random weights and OpenAI's vocabulary of a few ids."""
-
-    def build(**options):
-        image = VitSize(32, 8, 24, 2, 3, 48, 16, activation='gelu', flavour='slip')
-        text = MedSize(32, 2, 4, 48, vocab_size=60, context_length=40, ids=IDS)
-        torch.manual_seed(0)
-        return build_blip(BlipSize(image, text, **{'embed_dim': 16, **options})).eval()
-
-    return build
+    """``tiny(encoder=False, ...)``, see ``tiny_blip``."""
+    return tiny_blip
 
 
 VOCABULARY = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'picture', 'of', 'cat', 'dog', '##s', 'on', 'the', '.')
@@ -65,15 +75,16 @@ def vocabulary_file(folder, size=58):
     return file
 
 
-@pytest.fixture
-def captioning_file(tiny, tmp_path):
+def write_captioner(folder, **options):
     """Weights of a captioning model with a vocabulary, and captions that depend on the image."""
-    folder = tmp_path / 'weights'
-    folder.mkdir()
-    model = tiny(encoder=False, embed_dim=0)
-    with torch.no_grad():
-        for parameter in (one for one in model.parameters() if one.ndim > 1):
-            parameter.normal_(std=0.5)
+    folder.mkdir(exist_ok=True)
+    model = lively_blip(**{'encoder': False, 'embed_dim': 0, **options})
     model.tokenizer = BlipTokenizer(model.text_size, vocabulary_file(folder))
     save(model, folder / 'captions.safetensors')
     return folder / 'captions.safetensors'
+
+
+@pytest.fixture
+def captioning_file(tmp_path):
+    """See ``write_captioner``."""
+    return write_captioner(tmp_path / 'weights')

@@ -16,19 +16,16 @@ from clipdense.methods.blip.segmenter import ItmCam
 from clipdense.methods.blip.tokenizer import BlipTokenizer
 from clipdense.utils.errors import InputError
 
-from .conftest import vocabulary_file
+from .conftest import lively_blip, vocabulary_file
 
 IDS = torch.tensor([[59, 7, 8, 3], [59, 9, 3, 0], [59, 3, 0, 0]])
 KEEP = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
 
 
 @pytest.fixture
-def matching(tiny, tmp_path):
+def matching(tmp_path):
     """A matching model with a vocabulary, whose maps depend on the image."""
-    model = tiny(decoder=False)
-    with torch.no_grad():
-        for parameter in (one for one in model.parameters() if one.ndim > 1):
-            parameter.normal_(std=0.5)
+    model = lively_blip(decoder=False)
     model.tokenizer = BlipTokenizer(model.text_size, vocabulary_file(tmp_path))
     return model
 

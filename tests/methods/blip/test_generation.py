@@ -12,6 +12,8 @@ from clipdense.methods.blip.generation import generate, nucleus
 from clipdense.tasks.captioning import CaptionRules
 from clipdense.utils.errors import InputError
 
+from .conftest import lively_blip
+
 END = 3
 RULES = {
     'greedy': CaptionRules('greedy', max_length=14, min_length=0),
@@ -45,13 +47,9 @@ def test_ids_of_transformers(official, golden, name, prompt):
 
 
 @pytest.fixture
-def lively(tiny):
+def lively():
     """A captioning model whose next ids depend on the text and the image; three images."""
-    model = tiny(encoder=False, embed_dim=0)
-    with torch.no_grad():
-        for parameter in (one for one in model.parameters() if one.ndim > 1):
-            parameter.normal_(std=0.5)
-    return model, torch.randn(3, 3, 32, 32)
+    return lively_blip(encoder=False, embed_dim=0), torch.randn(3, 3, 32, 32)
 
 
 def ids_of(model, images, rules, **options):
