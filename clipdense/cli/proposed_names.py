@@ -30,7 +30,7 @@ AUTO = 'auto'
 class ProposalArguments:
     """Class names that are proposed for each image instead of given."""
 
-    vocabulary: Annotated[
+    source: Annotated[
         str | None,
         typer.Option(
             '--vocabulary',
@@ -42,12 +42,12 @@ class ProposalArguments:
         str | None,
         typer.Option('--caption-weights', help='Captioning model whose captions give the names of auto.'),
     ] = None
-    names: Annotated[int, typer.Option('--names', min=1, help='Most names that auto proposes.')] = 6
+    most_names: Annotated[int, typer.Option('--names', min=1, help='Most names that auto proposes.')] = 6
 
     @property
     def asked(self) -> bool:
         """Whether names are proposed."""
-        return self.vocabulary is not None
+        return self.source is not None
 
     def check(self, given: VocabularyArguments) -> None:
         """Check that the options fit together.
@@ -55,7 +55,7 @@ class ProposalArguments:
         Raises:
             InputError: they do not.
         """
-        check_choice(self.vocabulary, (AUTO,), '--vocabulary')
+        check_choice(self.source, (AUTO,), '--vocabulary')
         check_weights(self.caption_weights)
         if not self.asked:
             if self.caption_weights is not None:
@@ -162,7 +162,7 @@ class ProposalArguments:
         if choices is None:
             assert self.caption_weights is not None
             captioner = Captioner.from_pretrained(self.caption_weights, device=str(segmenter.device))
-            return NamesFromCaption(captioner, self.names)
+            return NamesFromCaption(captioner, self.most_names)
         model: Any = segmenter.model
         clip = model if isinstance(model, CLIP) else getattr(model, 'clip', None)
         if not isinstance(clip, CLIP):
@@ -170,4 +170,4 @@ class ProposalArguments:
                 f'a {type(model).__name__} has no CLIP that compares whole images with names: give '
                 '--caption-weights, or class names'
             )
-        return NamesFromList(Classifier.from_pretrained(clip, cache=cache), choices, self.names)
+        return NamesFromList(Classifier.from_pretrained(clip, cache=cache), choices, self.most_names)

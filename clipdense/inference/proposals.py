@@ -80,8 +80,10 @@ class NamesFromCaption:
     def __call__(self, image: ImageSource, max_pixels: int = MAX_PIXELS) -> Proposal:
         """See ``Proposer``."""
         (_, caption), *_ = self.captioner.stream([image], max_pixels=max_pixels)
-        names = {normalize(phrase): phrase for phrase in reversed(self.phrases(caption.text))}
-        found = list(reversed(names.values()))[: self.count]
+        names: dict[str, str] = {}
+        for phrase in self.phrases(caption.text):
+            names.setdefault(normalize(phrase), phrase)
+        found = list(names.values())[: self.count]
         if not found:
             raise InputError(f'the caption {caption.text!r} has no nouns: give class names')
         return Proposal(tuple(found), caption=caption.text)

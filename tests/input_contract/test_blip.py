@@ -39,7 +39,7 @@ def of_a_clip(folder):
 def plain_bert(folder):
     tensors = to_official(tiny_blip(encoder=False, embed_dim=0))
     for name in tensors:
-        if name.endswith('word_embeddings.weight') or name.endswith('predictions.decoder.weight'):
+        if name.endswith(('word_embeddings.weight', 'predictions.decoder.weight')):
             tensors[name] = torch.zeros(30522, 32)
     write_weights(folder / 'plain.safetensors', tensors)
     return folder / 'plain.safetensors'

@@ -22,6 +22,12 @@ from clipdense.utils.errors import InputError
 LIST = Vocabulary(('cat', 'dog', 'sky', 'car', 'tree', 'road', 'person'))
 
 
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CLIPDENSE_CACHE', str(tmp_path / 'cache'))
+
+
 @pytest.fixture
 def clip():
     torch.manual_seed(0)
@@ -65,7 +71,7 @@ def test_names_from_a_caption(photo, caption, names):
     assert str(proposal).endswith(f'(from the caption {caption!r})')
 
 
-@pytest.mark.parametrize('caption', ['', 'running', '...'])
+@pytest.mark.parametrize('caption', ['', 'it is here', '...'])
 def test_a_caption_without_nouns(photo, caption):
     with pytest.raises(InputError, match='has no nouns: give class names'):
         NamesFromCaption(Captioner(Says(caption)))(photo)
@@ -117,7 +123,6 @@ def test_the_command(capsys, clip, photo, tmp_path, captioning_file):
     assert f'{photo}: proposed ' in printed
     facts = json.loads((out / 'photo.json').read_text())
     assert len(facts['proposed']['names']) <= 3
-    assert '"x"' in json.dumps(facts)
     assert (out / 'photo_mask.png').is_file()
     status, printed, err = run(capsys, *given, '--caption-weights', captioning_file, '--overwrite')
     assert 'from the caption' in printed or 'has no nouns' in err
