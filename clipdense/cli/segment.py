@@ -92,16 +92,13 @@ def segment(
         task = partial(proposed.segment, vocabulary, build, paths, images.max_pixels, finish, output.out)
         task(complete=partial(with_background, name=background), cache=weights.cache)
         return
-    stems = _stems(source, paths, output, [*read, *classes.example_files], whole, raster)
-    if raster and not videos:
-        check_scene(paths, raster, images.max_pixels)
+    stems = _stems(source, paths, output, [*read, *classes.example_files], whole, (raster, images.max_pixels))
     writers = dataset.writers(output.out, paths, classes, output.overwrite)
     segmenter = build()
     if explain:
         _check_explains(segmenter)
     tell_precision(segmenter.precision)
     segmenter.set_vocabulary(classes)
-
     if videos:
         segment_videos(segmenter, videos, stems, output, images.max_pixels)
         return
@@ -128,14 +125,17 @@ def _stems(
     output: OutputArguments,
     read: Sequence[str | Path | None],
     whole: bool,
-    raster: Any,
+    tiled: tuple[Any, int],
 ) -> Any:
     """Paths of the output files of each input, without suffix; ``source`` is a camera or a stream."""
+    raster, max_pixels = tiled
     if source or all_videos(paths):
         _check_video_options(whole, raster is not None)
         return video_stems([source.name] if source else paths, output.out, output.overwrite, read)
     if raster:
-        return scene_stems(paths, output.out, output.overwrite, read)
+        stems = scene_stems(paths, output.out, output.overwrite, read)
+        check_scene(paths, raster, max_pixels)
+        return stems
     return _free_stems(list(paths), output, read)
 
 
