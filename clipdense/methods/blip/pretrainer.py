@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import describe
 from clipdense.data.preprocessor import ImagePreprocessor
+from clipdense.engine.parallel import run_pass
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.model import Model, total_loss
@@ -128,7 +129,7 @@ class BlipPretrainer(Model):
         """One optimizer step."""
         data = self.data_preprocessor(data, training=True)
         with optim_wrapper.optim_context(self):
-            losses = self.losses(data['images'], self._tokens(data['token_ids']))
+            losses = run_pass(self, self.losses, data['images'], self._tokens(data['token_ids']))
         total, logged = total_loss(losses)
         optim_wrapper.update_params(total)
         self.steps += 1

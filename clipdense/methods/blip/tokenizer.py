@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+
 from clipdense.utils.errors import InputError, MissingPackage
 from clipdense.vocab.tokenizer import Tokenizer, short
 from clipdense.weights.packages import PackageFile
@@ -183,6 +185,38 @@ class BlipTokenizer:
         if cut:
             others = f' (and {len(cut) - 1} more)' if len(cut) > 1 else ''
             warnings.warn(f'{short(cut[0], 80)!r}{others} is longer than {most} tokens and was truncated')
+
+
+class CaptionIds:
+    """The tokenizer of a dataset for ``BlipPretrainer``: captions as the release cleans them.
+
+    Args:
+        size: of the text transformer, or a dict of its fields.
+        file: vocabulary, see ``BlipTokenizer``.
+        longest: L; longer captions are truncated.
+    """
+
+    def __init__(self, size: MedSize | dict, file: str | Path | None = None, longest: int = 30) -> None:
+        size = MedSize(**size) if isinstance(size, dict) else size
+        self.tokenizer = BlipTokenizer(size, None if file is None else Path(file))
+        self.longest = longest
+
+    def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
+        """K captions -> ids (K, L) int64 from ``cls`` to ``sep``, filled with -1.
+
+        Raises:
+            InputError: as ``BlipTokenizer``; or a caption that is too long with ``truncate=False``.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = np.full((len(texts), self.longest), -1, np.int64)
+        ids = self.tokenizer.ids
+        for row, text in zip(rows, texts, strict=True):
+            found = self.tokenizer.encode(clean_caption(text))
+            if len(found) > self.longest - 2 and not truncate:
+                raise InputError(f'{short(text, 80)!r} is longer than {self.longest} tokens')
+            found = [ids.cls, *found[: self.longest - 2], ids.sep]
+            row[: len(found)] = found
+        return rows
 
 
 def clean_caption(text: str, max_words: int = MAX_WORDS) -> str:

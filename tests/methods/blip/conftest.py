@@ -49,12 +49,12 @@ def tiny_blip(**options):
     return build_blip(BlipSize(image, text, **{'embed_dim': 16, **options})).eval()
 
 
-def lively_blip(**options):
+def lively_blip(std=0.5, **options):
     """The same with larger weights, so that texts depend on the image."""
     model = tiny_blip(**options)
     with torch.no_grad():
         for parameter in (one for one in model.parameters() if one.ndim > 1):
-            parameter.normal_(std=0.5)
+            parameter.normal_(std=std)
     return model
 
 

@@ -25,7 +25,7 @@ KEEP = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
 @pytest.fixture
 def matching(tmp_path):
     """A matching model with a vocabulary, whose maps depend on the image."""
-    model = lively_blip(decoder=False)
+    model = lively_blip(0.15, decoder=False)
     model.tokenizer = BlipTokenizer(model.text_size, vocabulary_file(tmp_path))
     return model
 
@@ -55,6 +55,7 @@ def test_written_out(matching, layer):
     tokens = matching.encode_image(torch.randn(2, 3, 32, 32)).detach()
     maps, matches = itm_cam(matching, tokens, IDS, KEEP, layer)
     assert maps.shape == (2, 3, 16)
+    assert (maps[:, :2] > 0).any(dim=-1).all()
     for image in range(2):
         for text in range(2):
             ids = IDS[text][: KEEP[text].sum()]

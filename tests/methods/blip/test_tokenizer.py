@@ -8,7 +8,7 @@ import json
 import pytest
 
 from clipdense.methods.blip.sizes import OPENAI, MedSize, with_openai_words
-from clipdense.methods.blip.tokenizer import BlipTokenizer, clean_caption, clean_question
+from clipdense.methods.blip.tokenizer import BlipTokenizer, CaptionIds, clean_caption, clean_question
 from clipdense.utils.errors import InputError
 
 from .conftest import IDS, VOCABULARY, vocabulary_file
@@ -118,6 +118,13 @@ def test_special_ids_outside_of_the_vocabulary():
 )
 def test_clean_captions(text, expected):
     assert clean_caption(text) == expected
+
+
+def test_captions_of_a_dataset(tmp_path):
+    tokens = CaptionIds(SIZE, vocabulary_file(tmp_path), longest=6)
+    assert tokens(['A cat!', 'a cat on the dog']).tolist() == [[2, 4, 7, 3, -1, -1], [2, 4, 7, 10, 11, 3]]
+    with pytest.raises(InputError, match='is longer than 6 tokens'):
+        tokens('a cat on the dog', truncate=False)
 
 
 def test_clean_questions():
