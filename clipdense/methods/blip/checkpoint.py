@@ -113,8 +113,10 @@ def _from_own(file: WeightsFile, own: Mapping[str, Any], overrides: Mapping[str,
         preprocess = Preprocess.from_dict(parse_json(own['preprocess'], 'preprocess'))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f'{file.path}: cannot read the sizes of the model ({error})') from error
-    tensors = {name.removeprefix('blip.'): x for name, x in strip_wrappers(file.tensors).items()}
-    tensors = {name: x for name, x in tensors.items() if not name.startswith('momentum.')}
+    tensors = strip_wrappers(file.tensors)
+    if any(name.startswith('blip.') for name in tensors):  # a training checkpoint, with averages and queue
+        inner = {name: x for name, x in tensors.items() if name.startswith('blip.')}
+        tensors = {name.removeprefix('blip.'): x for name, x in inner.items()}
     return _assemble(size, tensors, [], overrides.get('preprocess') or preprocess)
 
 

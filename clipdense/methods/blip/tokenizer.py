@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from clipdense.registry import TRANSFORMS
 from clipdense.utils.errors import InputError, MissingPackage
 from clipdense.vocab.tokenizer import Tokenizer, short
 from clipdense.weights.packages import PackageFile
@@ -187,6 +188,7 @@ class BlipTokenizer:
             warnings.warn(f'{short(cut[0], 80)!r}{others} is longer than {most} tokens and was truncated')
 
 
+@TRANSFORMS.register_module()
 class CaptionIds:
     """The tokenizer of a dataset for ``BlipPretrainer``: captions as the release cleans them.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from torch.testing import assert_close
 
+import clipdense
 from clipdense.methods.blip.checkpoint import from_official
 from clipdense.methods.blip.losses import matching_loss, negative_weights, soft_cross_entropy
 from clipdense.methods.blip.momentum import MomentumModel, Queue
@@ -143,6 +145,22 @@ def test_a_resumed_run_is_the_same(tiny, batch):
         torch.equal(one, two)
         for one, two in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
+
+
+def test_a_step_of_the_engine_and_its_checkpoint(tiny, batch, tmp_path):
+    trainer = BlipPretrainer(tiny(), queue_size=6).train()
+    wrapper = OptimWrapper(torch.optim.AdamW(trainer.blip.parameters(), lr=1e-3))
+    before = trainer.blip.decoder.head.bias.detach().clone()
+    logged = trainer.train_step(dict(batch), wrapper)
+    assert {'loss', 'contrastive_loss', 'matching_loss', 'language_loss', 'temperature'} <= set(logged)
+    assert not torch.equal(before, trainer.blip.decoder.head.bias)
+    assert int(trainer.steps) == 1
+    assert int(trainer.queue.place) == 3
+    file = tmp_path / 'step_1.pth'
+    torch.save({'state_dict': trainer.state_dict(), 'meta': trainer.checkpoint_meta()}, file)
+    again = clipdense.load(file, device='cpu')
+    for name, value in trainer.blip.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
 
 
 def test_it_learns(tiny, batch):
