@@ -30,13 +30,14 @@ def itm_cam(
         tokens: (B, S, W), of ``model.encode_image``.
         ids: (K, L), texts that start with ``enc``.
         keep: (K, L), 1 for tokens.
-        layer: whose cross-attention is used, from 1; a model with fewer layers uses its last.
+        layer: whose cross-attention is used, from 1; below the last, where words have no influence on the
+            score.  The default is the last but one in a smaller model.
 
     Returns:
         (B, K, N) at least 0, and (B, K) probabilities of a match.
 
     Raises:
-        InputError: weights without an encoder or matching head.
+        InputError: weights without an encoder or matching head, or a layer that has no map.
 
     Source: Li et al., ALBEF (arXiv 2107.07651), section 6.3; LAVIS blip_image_text_matching.py.
     """
@@ -45,13 +46,27 @@ def itm_cam(
         raise InputError('these BLIP weights have no matching head: use weights for retrieval')
     with torch.no_grad():
         context = encoder.read(tokens)
-    place = min(layer, len(encoder.layers)) - 1
+    place = _place(layer, len(encoder.layers))
     parts = [
         _maps(model, context, some, kept, place)
         for some, kept in zip(ids.split(_TEXTS), keep.split(_TEXTS), strict=True)
     ]
     maps, scores = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     return maps, scores
+
+
+def _place(layer: int, depth: int) -> int:
+    """Index of the layer.
+
+    Raises:
+        InputError: it is the last one, or there is none before it.
+    """
+    if depth < 2 or (layer >= depth and layer != LAYER):
+        raise InputError(
+            f'layer must be at least 1 and below {depth}, the last layer, where words have no influence on the '
+            f'matching score; got {layer}'
+        )
+    return min(layer, depth - 1) - 1
 
 
 def _maps(model: Blip, context: Context, ids: Tensor, keep: Tensor, place: int) -> tuple[Tensor, Tensor]:
