@@ -63,8 +63,8 @@ def _place(layer: int, depth: int) -> int:
     """
     if depth < 2 or (layer >= depth and layer != LAYER):
         raise InputError(
-            f'layer must be at least 1 and below {depth}, the last layer, where words have no influence on the '
-            f'matching score; got {layer}'
+            f'layer must be at least 1 and below {depth}, the last layer, where words have no influence on '
+            f'the matching score; got {layer}'
         )
     return min(layer, depth - 1) - 1
 
