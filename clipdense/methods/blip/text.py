@@ -7,7 +7,7 @@ P: tokens that are in the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ class Med(nn.Module):
         self.context_width = context_width
         self.embed = Embedding(size) if share is None else share.embed
         theirs = [None] * size.layers if share is None else list(share.layers)
-        self.layers = nn.ModuleList(MedLayer(size, context_width, layer) for layer in theirs)
+        self.layers: Any = nn.ModuleList(MedLayer(size, context_width, layer) for layer in theirs)
         self.apply(_initialize)
 
     def read(self, tokens: Tensor, keep: Tensor | None = None) -> Context:
