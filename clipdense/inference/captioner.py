@@ -177,7 +177,7 @@ class Captioner:
         return [caption for one in images for caption in self._captions([one], on_error)]
 
 
-def captioning_model(model: Any, source: object) -> nn.Module:
+def captioning_model(model: Any, source: object) -> Any:
     """The model, if it describes images.
 
     Raises:

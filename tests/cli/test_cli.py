@@ -250,7 +250,7 @@ BAD = {
         ['segment', 'photo.png', '-c', 'a', '--background-threshold', '30'],
         'Invalid value',
     ),
-    'no size': (['segment', 'photo.png', '-c', 'a', '--short-side', '0'], 'greater than or equal'),
+    'no size': (['segment', 'photo.png', '-c', 'a', '--short-side', '-1'], 'greater than or equal'),
     'options of no config': (
         ['segment', 'photo.png', '-c', 'a', '-o', 'model.clip=x', '-w', '{weights}'],
         "has no option 'model.clip'",

@@ -118,8 +118,8 @@ class MedLayer(nn.Module):
     def __init__(self, size: MedSize, context_width: int, share: MedLayer | None = None) -> None:
         super().__init__()
         self.self_attn = SelfBlock(size)
-        self.cross = CrossBlock(size, context_width) if share is None else share.cross
-        self.feed = FeedForward(size) if share is None else share.feed
+        self.cross: CrossBlock = CrossBlock(size, context_width) if share is None else share.cross
+        self.feed: FeedForward = FeedForward(size) if share is None else share.feed
 
 
 class Embedding(nn.Module):
@@ -160,7 +160,7 @@ class Med(nn.Module):
         super().__init__()
         self.size = size = MedSize(**size) if isinstance(size, dict) else size
         self.context_width = context_width
-        self.embed = Embedding(size) if share is None else share.embed
+        self.embed: Embedding = Embedding(size) if share is None else share.embed
         theirs = [None] * size.layers if share is None else list(share.layers)
         self.layers: Any = nn.ModuleList(MedLayer(size, context_width, layer) for layer in theirs)
         self.apply(_initialize)
