@@ -31,6 +31,7 @@ PAGES = {
     'docs/methods/adapters.md': 'pets street cells street.jpg photos vild.safetensors keys_16shots.pt',
     'docs/methods/contrastive.md': '',
     'docs/methods/dense_clip.md': 'street.jpg',
+    'docs/methods/glip.md': '',
     'docs/methods/groupvit.md': 'street.jpg data/mine group_vit_gcc_yfcc_30e-879422e0.pth',
     'docs/methods/lseg.md': 'street.jpg embedded work_dirs/lseg_scenes/lseg.safetensors',
     'docs/methods/prompt_learning.md': 'photos street.jpg photo.jpg pets vild.safetensors '
