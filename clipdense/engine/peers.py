@@ -91,13 +91,13 @@ def _reason() -> str:
     try:
         store = _store()
         store.wait([_KEY], _PATIENCE)
-        told = json.loads(store.get(_KEY))
+        cause = json.loads(store.get(_KEY))
     except Exception:
         return (
             'another process ended without giving a reason, as one that is killed when the memory is full: '
             'see its own output'
         )
-    return f'process {told["process"]} of {world_size()} ended: {told["reason"]}'
+    return f'process {cause["process"]} of {world_size()} ended: {cause["reason"]}'
 
 
 def _store() -> Any:
