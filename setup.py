@@ -43,7 +43,6 @@ EXTRAS = {
     'viz': ['supervision>=0.25', 'pandas>=2'],  # results as supervision.Detections and data frames
     'demo': ['gradio>=6.31,<7'],  # the web page
     'browser': ['playwright>=1.50'],  # tests of the page; drives an installed Chromium
-    # shards in object stores
     'remote': ['rasterio>=1.3'],  # GeoTIFF: large images read in rows, masks with coordinates
     # shards in object stores
     'shards': ['fsspec>=2024.2', 'aiohttp>=3.9', 'requests>=2.31', 's3fs>=2024.2', 'gcsfs>=2024.2'],
@@ -58,6 +57,7 @@ EXTRAS = {
         'ipykernel>=6.29',  # the notebooks of examples/
         'nbclient>=0.10',
         'pyarrow>=14',
+        'pandas>=2',
         'rasterio>=1.3',
         'transformers>=4.45',
         'ruff==0.17.5',

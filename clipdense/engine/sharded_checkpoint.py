@@ -18,6 +18,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum, EnumMeta
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,8 @@ class _Index(pickle.Unpickler):
     """Descriptions of tensors only."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ('builtins', 'getattr'):
+            return _member
         dtype = module == 'torch' and isinstance(
             getattr(torch, name, None), torch.dtype | torch.memory_format
         )
@@ -277,6 +280,13 @@ class _Index(pickle.Unpickler):
         if isinstance(kind, type) and kind.__module__ == _MODULE:
             return kind
         raise pickle.UnpicklingError(f'it names {module}.{name}')
+
+
+def _member(kind: Any, name: str) -> Enum:
+    """``getattr`` for members of an enumeration only, which is how Python 3.11.0 to 3.11.3 pickle them."""
+    if not isinstance(kind, EnumMeta) or name not in kind.__members__:
+        raise pickle.UnpicklingError(f'it names {name} of {kind!r}')
+    return kind[name]
 
 
 @contextlib.contextmanager

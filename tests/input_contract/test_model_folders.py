@@ -220,7 +220,7 @@ READ = {
         f, images={**IMAGES, 'size': 224, 'crop_size': 224}
     ),
     'an image processor of another kind': lambda f: hugging_face(
-        f, images={**IMAGES, 'image_processor_type': 'BlipImageProcessor'}
+        f, images={**IMAGES, 'image_processor_type': 'ViltImageProcessor'}
     ),
     '`preprocess_cfg` of open_clip': lambda f: open_clip(f, mean=[0.5, 0.5, 0.5], resize_mode='squash'),
     'resize mode `longest` of open_clip': lambda f: open_clip(f, resize_mode='longest'),

@@ -128,7 +128,7 @@ REFUSED = {
     'a name for a code': ({**CLIP, **SHORT, 'resample': 'bicubic'}, "unsupported resample='bicubic'"),
     'padded': ({**CLIP, **SHORT, 'do_pad': True}, 'unsupported do_pad=True'),
     'BGR': ({**CLIP, **SHORT, 'do_flip_channel_order': True}, 'unsupported do_flip_channel_order'),
-    'another processor': ({**SHORT, 'image_processor_type': 'BlipImageProcessor'}, "processor 'BlipImage"),
+    'another processor': ({**SHORT, 'image_processor_type': 'ViltImageProcessor'}, "processor 'ViltImage"),
     'patches of any size': ({'image_processor_type': 'Siglip2ImageProcessor'}, "'Siglip2ImageProcessor'"),
     'two means': ({**CLIP, **SHORT, 'image_mean': [0.5, 0.5]}, 'image_mean must be three finite numbers'),
     'a word for a mean': ({**CLIP, **SHORT, 'image_mean': 'half'}, 'image_mean must be three finite numbers'),
