@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from clipdense.methods.adapters.affinity import class_affinity
 
 from .harness import Found, Options, Row, interleave
-from .vocabulary_memory import peak_memory, start_watching
+from .vocabulary_memory import memory_of
 
 KEYS, PIXELS, CLASSES, DIM = 2400, 4096, 150, 512
 ALPHA, BETA = 1.0, 5.5
@@ -38,15 +37,8 @@ def pixel_cache(options: Options) -> Found:
     difference = float((ours() - peer()).abs().max())
     if difference > 1e-4:
         raise SystemExit(f'the two ways differ by {difference}')
-    memory = [_above(run, device) / 2**20 for run in (ours, peer)]
+    memory = [memory_of(run, device) / 2**20 for run in (ours, peer)]
     times = interleave(ours, peer, options)
     wall, cpu = ([median(getattr(one, clock)) for one in times] for clock in ('wall', 'cpu'))
     rows = [Row('time', *wall, 's'), Row('CPU time', *cpu, 'CPU-s'), Row('peak memory', *memory, 'MiB')]
     return rows, {'keys': KEYS, 'pixels': PIXELS, 'classes': CLASSES, 'largest difference': difference}
-
-
-def _above(run: Callable[[], Tensor], device: str) -> int:
-    """Bytes that a call takes above what is there."""
-    before = start_watching(device)
-    run()
-    return peak_memory(device) - before

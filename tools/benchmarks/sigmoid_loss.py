@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipdense.clip.losses import sigmoid_loss as ours_loss
 
 from .harness import Found, Options, Row, interleave
-from .vocabulary_memory import peak_memory, start_watching
+from .vocabulary_memory import memory_of
 
 PAIRS, DIM, CHUNK = 8192, 512, 1024
 
@@ -40,15 +40,8 @@ def sigmoid_loss(options: Options) -> Found:
     difference = max(float((a - b).abs().max()) for a, b in zip(ours(), peer(), strict=True))
     if difference > 1e-4:
         raise SystemExit(f'the two losses differ by {difference}')
-    memory = [_above(run, options.device) / 2**20 for run in (ours, peer)]
+    memory = [memory_of(run, options.device) / 2**20 for run in (ours, peer)]
     times = interleave(ours, peer, options)
     wall, cpu = ([median(getattr(one, clock)) for one in times] for clock in ('wall', 'cpu'))
     rows = [Row('time', *wall, 's'), Row('CPU time', *cpu, 'CPU-s'), Row('peak memory', *memory, 'MiB')]
     return rows, {'pairs': PAIRS, 'dim': DIM, 'chunk': CHUNK, 'largest difference': difference}
-
-
-def _above(run: Callable[[], list[Tensor]], device: str) -> int:
-    """Bytes that a call takes above what is there."""
-    before = start_watching(device)
-    run()
-    return peak_memory(device) - before

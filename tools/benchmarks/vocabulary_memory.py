@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -93,6 +94,13 @@ def start_watching(device: str) -> int:
 def peak_memory(device: str) -> int:
     """The most bytes in use since ``start_watching``."""
     return torch.cuda.max_memory_allocated() if device.startswith('cuda') else _status('VmHWM')
+
+
+def memory_of(run: Callable[[], object], device: str) -> int:
+    """Bytes that a call takes above what is there."""
+    before = start_watching(device)
+    run()
+    return peak_memory(device) - before
 
 
 def _status(field: str) -> int:
