@@ -126,6 +126,27 @@ def from_huggingface(folder: Path) -> Recorded:
     )
 
 
+def huggingface_config_beside(path: Path, model_type: str, name: str) -> Section | None:
+    """``config.json`` in the folder of weights; None without one.
+
+    Args:
+        path: the weights.
+        model_type: that of transformers, which the file must have.
+        name: of the model, for the message.
+
+    Raises:
+        CheckpointError: a damaged file, or a config of another kind of model.
+    """
+    file = path.with_name('config.json')
+    if not file.is_file():
+        return None
+    config = Section.of_file(file)
+    kind = config.text('model_type')
+    if kind != model_type:
+        raise CheckpointError(f'{file} is the config of a model_type {kind!r}, but the tensors are a {name}')
+    return config
+
+
 def huggingface_section(config: Section, tower: str) -> Section:
     """The entry of a tower, 'vision' or 'text'; ``*_config_dict`` of old files comes first."""
     old = f'{tower}_config_dict'

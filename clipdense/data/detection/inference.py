@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+
+from clipdense.utils.errors import InputError
 
 from .transforms import PackDetection
 
@@ -18,6 +21,34 @@ def prepare(pixels: np.ndarray, transforms: Sequence[Any]) -> dict[str, Any]:
     for transform in transforms:
         results = transform(results)
     return PackDetection()(results)
+
+
+def move_preprocessor(model: Any) -> None:
+    """Put the data preprocessor of a detector on the device of its weights, with which it is not moved.
+
+    Raises:
+        InputError: weights that are not float32, which mmdet does not support.
+    """
+    parameter = next(model.parameters())
+    if parameter.dtype != torch.float32:
+        raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
+    model.data_preprocessor.to(parameter.device)
+
+
+def preprocess(model: Any, batch: dict[str, list[Any]]) -> dict[str, Any]:
+    """A batch of images of one size -> ``inputs`` (B, 3, H, W), normalized, and ``data_samples``.
+
+    Raises:
+        InputError: as ``move_preprocessor``.
+    """
+    move_preprocessor(model)
+    return model.data_preprocessor(batch, False)
+
+
+def preprocess_image(model: Any, pixels: np.ndarray) -> dict[str, Any]:
+    """``preprocess`` for an RGB image (H, W, 3) uint8, after the transforms of the model."""
+    item = prepare(pixels, model.transforms)
+    return preprocess(model, {key: [value] for key, value in item.items()})
 
 
 def batches_of_one_size(

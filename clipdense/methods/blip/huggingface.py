@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clipdense.clip.checkpoint.config_files import huggingface_section
+from clipdense.clip.checkpoint.config_files import huggingface_config_beside, huggingface_section
 from clipdense.clip.checkpoint.image_settings import huggingface_images
 from clipdense.clip.checkpoint.section import Section
 from clipdense.clip.checkpoint.settings import recorded_preprocess
 from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import VitSize
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import InputError
 
 from .model import Blip
 from .sizes import BERT, BlipSize, SpecialIds
@@ -30,13 +30,9 @@ def read_beside(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a damaged file, a config of another kind of model, or an unsupported setting.
     """
-    file = path.with_name('config.json')
-    if not file.is_file():
+    config = huggingface_config_beside(path, 'blip', 'BLIP')
+    if config is None:
         return {}
-    config = Section.of_file(file)
-    kind = config.text('model_type')
-    if kind != 'blip':
-        raise CheckpointError(f'{file} is the config of a model_type {kind!r}, but the tensors are a BLIP')
     vision, text = huggingface_section(config, 'vision'), huggingface_section(config, 'text')
     vision.require(hidden_act='gelu', num_channels=3)
     text.require(hidden_act='gelu')

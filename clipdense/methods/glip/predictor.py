@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdense.data.detection.inference import batches_of_one_size, prepare
+from clipdense.data.detection.inference import batches_of_one_size, prepare, preprocess, preprocess_image
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
 from clipdense.utils.errors import InputError
@@ -94,7 +94,7 @@ class GLIPPredictor(nn.Module):
         items = [prepare(np.asarray(image), self.model.transforms) for image in images]
         found: dict[int, DetectedObjects] = {}
         for places, batch in batches_of_one_size(items):
-            levels, metas = self._levels(batch)
+            levels, metas = self._levels(preprocess(self.model, batch))
             for place, one in zip(places, self.model.detect(levels, metas, rules), strict=True):
                 found[place] = _objects(one)
         return [found[place] for place in range(len(images))]
@@ -102,8 +102,7 @@ class GLIPPredictor(nn.Module):
     @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedLevels:
         """An RGB image (H, W, 3) uint8 -> its levels, for any number of vocabularies."""
-        item = prepare(np.asarray(image), self.model.transforms)
-        levels, metas = self._levels({key: [value] for key, value in item.items()})
+        levels, metas = self._levels(preprocess_image(self.model, np.asarray(image)))
         return EncodedLevels(levels, metas[0])
 
     @torch.no_grad()
@@ -111,13 +110,8 @@ class GLIPPredictor(nn.Module):
         """As ``predict``, for an image that ``encode_image`` encoded."""
         return _objects(self.model.detect(encoded.levels, [encoded.meta], rules)[0])
 
-    def _levels(self, batch: dict[str, list[Any]]) -> tuple[tuple[Tensor, ...], list[dict[str, Any]]]:
-        """The levels of images of one size, and the sizes of each."""
-        parameter = next(self.model.parameters())
-        if parameter.dtype != torch.float32:
-            raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
-        self.model.data_preprocessor.to(parameter.device)  # not moved with the model
-        data = self.model.data_preprocessor(batch, False)
+    def _levels(self, data: dict[str, Any]) -> tuple[tuple[Tensor, ...], list[dict[str, Any]]]:
+        """The levels of preprocessed images of one size, and the sizes of each."""
         return self.model.extract_feat(data['inputs']), [one.metainfo for one in data['data_samples']]
 
 

@@ -6,7 +6,6 @@ width / 64 and quick_gelu, as in the released models.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from clipdense.clip.checkpoint import describe
 from clipdense.clip.checkpoint.layouts import strip_wrappers
+from clipdense.clip.checkpoint.saving import write_huggingface_folder
 from clipdense.clip.checkpoint.settings import Recorded, end_of_text_id
 from clipdense.clip.preprocess import Preprocess
 from clipdense.clip.sizes import TextSize
 from clipdense.clip.tokenizers import TokenizerRules, copy_tokenizer, find_tokenizer
 from clipdense.utils.errors import CheckpointError, InputError, refuse_unknown
-from clipdense.utils.files import atomic_write
 from clipdense.utils.json_files import parse_json
 from clipdense.utils.modules import meta_device
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
@@ -162,14 +161,7 @@ def save_huggingface(model: GroupVit, folder: str | Path) -> None:
         InputError: a model that transformers does not support, or a folder that cannot be written.
     """
     tensors, folder = to_official(model, 'huggingface'), Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'cannot write {folder}: {error.strerror or error}') from error
-    write_weights(folder / 'model.safetensors', tensors, {'format': 'pt'})
-    for name, values in huggingface.configs(model).items():
-        with atomic_write(folder / f'{name}.json', 'w') as file:
-            json.dump(values, file, indent=2)
+    write_huggingface_folder(folder, tensors, huggingface.configs(model))
     copy_tokenizer(model.tokenizer, folder)
 
 

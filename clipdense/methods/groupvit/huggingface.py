@@ -12,15 +12,15 @@ from typing import Any
 from clipdense.clip.checkpoint.config_files import (
     ACTIVATIONS,
     LARGEST,
+    huggingface_config_beside,
     huggingface_end_of_text,
     huggingface_section,
     huggingface_special_ids,
 )
 from clipdense.clip.checkpoint.image_settings import huggingface_images
-from clipdense.clip.checkpoint.section import Section
 from clipdense.clip.checkpoint.settings import recorded_preprocess, warn_of_default
 from clipdense.clip.preprocess import STATISTICS, Preprocess
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import InputError
 
 from .model import GroupVit, default_preprocess
 from .sizes import GroupVitImageSize
@@ -32,15 +32,9 @@ def read_beside(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a damaged file, a config of another kind of model, or an unsupported setting.
     """
-    file = path.with_name('config.json')
-    if not file.is_file():
+    config = huggingface_config_beside(path, 'groupvit', 'GroupViT')
+    if config is None:
         return {}
-    config = Section.of_file(file)
-    kind = config.text('model_type')
-    if kind != 'groupvit':
-        raise CheckpointError(
-            f'{file} is the config of a model_type {kind!r}, but the tensors are a GroupViT'
-        )
     vision, text = huggingface_section(config, 'vision'), huggingface_section(config, 'text')
     vision.require(hidden_act='gelu', layer_norm_eps=1e-5, num_channels=3)
     text.require(layer_norm_eps=1e-5)

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
-from clipdense.data.detection.inference import batches_of_one_size, prepare
+from clipdense.data.detection.inference import (
+    batches_of_one_size,
+    move_preprocessor,
+    prepare,
+    preprocess_image,
+)
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
@@ -93,9 +98,7 @@ class ViLDPredictor(nn.Module):
     @torch.no_grad()
     def embed_regions(self, image: Pixels, boxes: Tensor) -> Tensor:
         """An RGB image (H, W, 3) uint8 and boxes (R, 4) xyxy in its pixels -> unit embeddings (R, D)."""
-        self._to_device()
-        item = prepare(np.asarray(image), self.model.transforms)
-        data = self.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
+        data = preprocess_image(self.model, np.asarray(image))
         features = self.model.extract_feat(data['inputs'])
         width, height = data['data_samples'][0].metainfo.get('scale_factor', (1.0, 1.0))
         scaled = boxes.to(features[0]) * features[0].new_tensor([width, height, width, height])
@@ -112,7 +115,7 @@ class ViLDPredictor(nn.Module):
         Raises:
             InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
-        self._to_device()
+        move_preprocessor(self.model)
         items = [prepare(np.asarray(image), self.model.transforms) for image in images]
         found: dict[int, DetectedObjects] = {}
         with self._following(rules):
@@ -124,9 +127,7 @@ class ViLDPredictor(nn.Module):
     @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedRegions:
         """An RGB image (H, W, 3) uint8 -> its feature maps and proposals, for any number of vocabularies."""
-        self._to_device()
-        item = prepare(np.asarray(image), self.model.transforms)
-        data = self.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
+        data = preprocess_image(self.model, np.asarray(image))
         features = self.model.extract_feat(data['inputs'])
         return EncodedRegions(
             features, self.model.propose(features, data['data_samples']), data['data_samples']
@@ -140,12 +141,6 @@ class ViLDPredictor(nn.Module):
                 encoded.features, encoded.proposals, encoded.samples, rescale=True
             )
         return _objects(found[0])
-
-    def _to_device(self) -> None:
-        parameter = next(self.model.parameters())
-        if parameter.dtype != torch.float32:
-            raise InputError(f'a detector runs in torch.float32 only, its weights are {parameter.dtype}')
-        self.model.data_preprocessor.to(parameter.device)  # not moved with the model
 
     @contextmanager
     def _following(self, rules: DetectionRules) -> Iterator[None]:
