@@ -174,7 +174,7 @@ class ClassNameState(ABC):
         return replace(embeddings, queries=queries)
 
     def _checked(self, embeddings: ClassEmbeddings) -> ClassEmbeddings:
-        """Refuse embeddings of another joint space, as far as its dimension tells."""
+        """Refuse embeddings of another joint space, as far as its dimension shows."""
         found = embeddings.queries.shape[-1]
         holder = self.model if hasattr(self.model, 'embed_dim') else getattr(self.model, 'clip', None)
         expected = getattr(holder, 'embed_dim', found)

@@ -131,7 +131,7 @@ def _parse(source: object) -> tuple[str | int, str, str]:
             f'{source!r} is neither a camera (camera:0) nor the address of a stream ({", ".join(SCHEMES)}): '
             'pass video files by their name'
         )
-    with contextlib.suppress(ValueError):  # a port that is no number, brackets that are not closed
+    with contextlib.suppress(ValueError):  # a port that is not a number, brackets that are not closed
         parts = urlsplit(text)
         if parts.hostname and (parts.port is None or parts.port):
             host = parts.hostname if parts.port is None else f'{parts.hostname}:{parts.port}'

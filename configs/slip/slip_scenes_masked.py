@@ -1,5 +1,5 @@
 """CLIP and masked image modeling on scenes, with a small ViT: the tower sees a quarter of the patches of a
-second crop, and a decoder of two blocks draws the others.
+second crop, and a decoder of two blocks reconstructs the others.
 
     clipdense scenes data/scenes --train 20000
     clipdense train slip/slip_scenes_masked

@@ -4,7 +4,7 @@
         -o train_dataloader.dataset.urls='/data/yfcc15m/{00000..99999}.tar'
 
 The other sizes: ``-o model.clip.size=ViT-S-16-SLIP`` or ``ViT-L-16-SLIP``; longer: 183,105 steps are 50
-epochs, 366,210 are 100.  The release draws the title or the description of an image: with both in shards,
+epochs, 366,210 are 100.  The release takes the title or the description of an image: with both in shards,
 ``-o train_dataloader.dataset.caption='[json:title, json:description]'``.  ``-o model.micro_batch=128`` needs
 less memory, with the same gradients.
 

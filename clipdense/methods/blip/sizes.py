@@ -140,7 +140,7 @@ def image_width(size: ImageSize) -> int:
     """W, the width of the tokens of an image tower.
 
     Raises:
-        InputError: a tower of timm, whose width only the built tower tells.
+        InputError: a tower of timm, whose width only the built tower has.
     """
     if isinstance(size, VitSize):
         return size.width

@@ -48,7 +48,7 @@ class SlipPretrainer(Model):
         gradient_checkpointing: recompute activations in the backward pass, in both towers.
 
     Raises:
-        InputError: a weight that is no number of at least 0, no partner, or a model with a ``logit_bias``.
+        InputError: a weight that is not a number of at least 0, no partner, or a model with a ``logit_bias``.
 
     Source: Mu et al., arXiv 2112.12750, section 3; facebookresearch/SLIP ``models.py`` SLIP, ``losses.py``.
     """
