@@ -1,14 +1,17 @@
-"""Fixtures that all tests share: official outputs, and photographs that only some machines have."""
+"""Fixtures that all tests share: official outputs, photographs that only some machines have, processes."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 _GOLDEN = Path(__file__).with_name('golden')
 _DATA = Path(os.environ.get('CLIPDENSE_DATA') or Path(__file__).parents[1] / 'data').resolve()
@@ -85,3 +88,44 @@ def _no_bf16_units(monkeypatch):
 def _no_data_folder(monkeypatch):
     """What commands take as their default is ./data, whatever the environment says."""
     monkeypatch.delenv('CLIPDENSE_DATA', raising=False)
+
+
+@pytest.fixture
+def run_processes(tmp_path):
+    """``run_processes(function, *args)``: ``function(rank, *args)`` in two forked processes of one group.
+
+    Returns the two results; what a process raises is raised here.
+    """
+
+    def run(target, *args, processes=2):
+        context = multiprocessing.get_context('fork')
+        queue = context.Queue()
+        store = tmp_path / f'store{len(list(tmp_path.glob("store*")))}'
+        workers = [
+            context.Process(target=_process, args=(target, rank, processes, store, queue, args))
+            for rank in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        results = dict(queue.get(timeout=60) for _ in workers)
+        for worker in workers:
+            worker.join()
+        for result in results.values():
+            if isinstance(result, Exception):
+                raise result
+        return [results[rank] for rank in range(processes)]
+
+    return run
+
+
+def _process(target, rank, processes, store, queue, args):
+    torch.set_num_threads(1)  # thread pools do not survive a fork
+    try:
+        dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=processes)
+        queue.put((rank, target(rank, *args)))
+    except Exception as error:
+        traceback.print_exc()
+        queue.put((rank, error))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

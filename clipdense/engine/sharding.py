@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from clipdense.layers.precision import warn_if_emulated
 from clipdense.utils.dist import world_size
 from clipdense.utils.errors import InputError
 
@@ -75,6 +76,7 @@ def shard(model: nn.Module, passes: nn.Module, settings: Any) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()  # channels_last is refused
     dtype = _DTYPES[settings.param_dtype] if settings.param_dtype else None
+    warn_if_emulated(dtype, device, 'parallel.param_dtype')
     options: dict[str, Any] = {
         'mesh': dist.device_mesh.init_device_mesh(device, (world_size(),)),
         'mp_policy': MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None),

@@ -80,8 +80,15 @@ def resolve_precision(
     return _AUTOCAST[precision]
 
 
-def warn_if_emulated(dtype: torch.dtype | None, device: str | torch.device) -> None:
+def warn_if_emulated(
+    dtype: torch.dtype | None, device: str | torch.device, setting: str = 'precision'
+) -> None:
     """Say that bf16 is slow on this device, where it has no bf16 units.
+
+    Args:
+        dtype: of computations.
+        device: of the model.
+        setting: name of the setting that asked for it.
 
     Warns:
         UserWarning: it has none.
@@ -90,8 +97,8 @@ def warn_if_emulated(dtype: torch.dtype | None, device: str | torch.device) -> N
     if dtype == torch.bfloat16 and not has_native_bf16(device):
         name = 'GPU' if device.type == 'cuda' else device.type.upper()
         warnings.warn(
-            f"precision='bf16': this {name} has no bf16 units and emulates them, which is slower than fp32; "
-            "'auto' uses bf16 only where the hardware has it"
+            f"{setting}='bf16': this {name} has no bf16 units and emulates them, which is slower than fp32; "
+            "precision='auto' uses bf16 only where the hardware has it"
         )
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import traceback
-
 import pytest
 import torch
-import torch.distributed as dist
 from mmengine.evaluator import BaseMetric
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -135,44 +131,3 @@ def losses_of():
         return [float(value) for value in runner.message_hub.get_scalar('train/loss').data[0]]
 
     return losses
-
-
-@pytest.fixture
-def run_processes(tmp_path):
-    """``run_processes(function, *args)``: ``function(rank, *args)`` in two forked processes of one group.
-
-    Returns the two results; what a process raises is raised here.
-    """
-
-    def run(target, *args, processes=2):
-        context = multiprocessing.get_context('fork')
-        queue = context.Queue()
-        store = tmp_path / f'store{len(list(tmp_path.glob("store*")))}'
-        workers = [
-            context.Process(target=_process, args=(target, rank, processes, store, queue, args))
-            for rank in range(processes)
-        ]
-        for worker in workers:
-            worker.start()
-        results = dict(queue.get(timeout=60) for _ in workers)
-        for worker in workers:
-            worker.join()
-        for result in results.values():
-            if isinstance(result, Exception):
-                raise result
-        return [results[rank] for rank in range(processes)]
-
-    return run
-
-
-def _process(target, rank, processes, store, queue, args):
-    torch.set_num_threads(1)  # thread pools do not survive a fork
-    try:
-        dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=processes)
-        queue.put((rank, target(rank, *args)))
-    except Exception as error:
-        traceback.print_exc()
-        queue.put((rank, error))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
