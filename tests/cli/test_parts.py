@@ -39,15 +39,30 @@ def test_embed_images(capsys, photos, weights):
     assert 'bad.jpg' in err
 
 
+COMMANDS = [
+    ['nouns', 'photos', 'out'],
+    ['filter', 'photos', 'out', '--min-size', '10'],
+    ['embed', 'images', 'photos', 'out'],
+    ['embed', 'regions', 'vild/vild_scenes', 'weights.pth', 'out'],
+]
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=' '.join)
+@pytest.mark.parametrize('part', ['3', '0/2', '3/2', '1/0', '-1/2', '1.5/2', '1/2/3', 'a/b', '', '1/9999999'])
+def test_what_is_no_part(capsys, photos, command, part):
+    status, out, err = run(capsys, *command, '--part', part)
+    assert (status, out) == (2, '')
+    assert err.count('\n') == 1
+    assert 'a part is I/N with I from 1 to N, as in 2/8; got ' in err
+    assert not Path('out').exists()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['embed', 'images', 'photos', 'out', '--part', '3'], "from 1 to N, as in 2/8; got '3'"),
-        (['embed', 'images', 'photos', 'out', '--part', '3/2'], 'a part is I/N'),
         (['embed', 'images', 'nowhere', 'out'], 'nowhere does not exist'),
         (['embed', 'images', 'photos', 'photos/0.png', '-w', 'WEIGHTS'], 'is not a folder'),
         (['embed', 'images', 'photos', 'photos', '-w', 'WEIGHTS'], 'exists and does not belong to a job'),
-        (['nouns', 'photos', 'out', '--part', '1/0'], 'a part is I/N'),
         (['nouns', 'photos', 'out', '--part', '1/2'], 'no shards in photos'),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,12 +26,14 @@ from numpy.typing import NDArray
 
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write, digest
+from clipdense.utils.jobs import refuse_incomplete
 from clipdense.utils.json_files import read_json
 
 _FORMAT = 'clipdense region embeddings 1'
 _HEADER = 'store.json'
 _AGAIN = 'create the store again'
 _UNDONE = -1
+_MERGED = 256  # images that are copied at a time
 
 
 class Regions(NamedTuple):
@@ -173,6 +176,41 @@ class RegionStore:
             )
         return Regions(boxes, embeddings)
 
+    @classmethod
+    def merge(cls, folder: str | Path, parts: Sequence[str | Path], image_ids: Sequence[int]) -> RegionStore:
+        """Join the stores of parts into one that equals, to the bit, a store that was made at once.
+
+        Nothing is left of an interrupted merge but a folder that the next one replaces.  The stores of the
+        parts are removed.
+
+        Args:
+            folder: of the new store.
+            parts: folders of complete stores of the same facts.
+            image_ids: of the new store, in its order; each is in one part.
+
+        Raises:
+            InputError: a part that is damaged or incomplete, or a full disk.
+        """
+        folder = Path(folder)
+        if not (folder / _HEADER).exists():
+            unfinished = folder / 'merging'
+            shutil.rmtree(unfinished, ignore_errors=True)
+            stores = [cls(part) for part in parts]
+            whole = cls.create(unfinished, stores[0].facts, image_ids)
+            for store in stores:
+                store.check(whole.facts)
+                for first in range(0, len(store), _MERGED):
+                    whole.write({one: store[one] for one in store.image_ids[first : first + _MERGED]})
+            if whole.unfinished:
+                raise InputError(f'{folder} cannot be merged: {len(whole.unfinished)} images are missing')
+            for name in (*_layout(whole.facts, 0), None):  # the header last
+                file = _HEADER if name is None else f'{name}.npy'
+                os.replace(unfinished / file, folder / file)
+            unfinished.rmdir()
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+        return cls(folder)
+
     def check(self, facts: StoreFacts) -> None:
         """Check that the store has these facts.
 
@@ -257,6 +295,7 @@ def _layout(facts: StoreFacts, images: int) -> dict[str, tuple[type[np.generic],
 
 def _read_header(folder: Path) -> dict[str, Any]:
     if not (folder / _HEADER).exists():
+        refuse_incomplete(folder)
         raise InputError(
             f'{folder} does not contain region embeddings; create them with `clipdense embed regions`'
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdense.utils.command_options import ConfigOptions, Device, SafeConfig
+from clipdense.utils.command_options import ConfigOptions, Device, JobPart, SafeConfig
 from clipdense.utils.wording import counted
 
 
@@ -22,6 +22,7 @@ def regions(
     option: ConfigOptions = None,
     safe_config: SafeConfig = False,
     device: Device = None,
+    part: JobPart = None,
 ) -> None:
     """Write CLIP embeddings of proposed regions, for training ViLD. Run it again after an interruption.
 
@@ -29,7 +30,9 @@ def regions(
     """
     from clipdense.config import load_config
     from clipdense.utils.devices import choose_device
+    from clipdense.utils.jobs import Part
 
+    own = Part.parse(part)  # refused before torch is imported
     from .region_embeddings import embed_regions
 
     store = embed_regions(
@@ -40,6 +43,7 @@ def regions(
         most,
         workers=workers,
         device=choose_device(device),
+        part=own,
     )
-    facts = store.facts
-    print(f'{out}: {counted(len(store), "image")}, up to {facts.regions} regions of {facts.width} values')
+    about = f'up to {store.facts.regions} regions of {store.facts.width} values'
+    print(f'{store.folder}: {counted(len(store), "image")}, {about}')

@@ -6,6 +6,8 @@ B: images, R: regions of an image, S: side of the teacher's input, D: joint spac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from clipdense.utils.dist import is_main, processes_of_torchrun, rank, world_siz
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import digest
 from clipdense.utils.image_io import read_image
+from clipdense.utils.jobs import Job, Part, refuse_parts
 from clipdense.utils.progress import track
 
 from .crops import crop_regions
@@ -107,6 +110,7 @@ def embed_dataset(
     factors: Sequence[float] = (1.0, 1.5),
     workers: int = 0,
     batch: int = 256,
+    part: Part | None = None,
 ) -> RegionStore:
     """Propose, crop and embed the regions of each image that is not in the store yet.
 
@@ -120,9 +124,14 @@ def embed_dataset(
         factors: scale factors of the crops.
         workers: processes that read and crop images; 0: none.
         batch: crops per batch of the teacher.
+        part: embed only the images of this part, into a store of their own; the part that ends last joins
+            them.
+
+    Returns:
+        The store, or that of the part while others are missing.
 
     Raises:
-        InputError: no teacher, or a store of another teacher, detector or dataset.
+        InputError: no teacher, or a store of another teacher, detector, dataset or number of parts.
     """
     clip = model.clip
     if not isinstance(clip, CLIP):
@@ -137,18 +146,46 @@ def embed_dataset(
         regions=regions,
         width=clip.embed_dim,
     )
+    every = [one.image_id for one in images]
+    if part is None or part.count == 1:
+        refuse_parts(folder)
+        return _fill(model, dataset, Path(folder), facts, every, range(len(images)), workers, batch)
+    places = part.of(range(len(images)), 'images')
+    job = Job(folder, 'embed regions', asdict(facts), part)
+    parts = [Path(folder) / f'part-{number}' for number in range(1, part.count + 1)]
+    with job.running() if is_main() else nullcontext():
+        _wait()
+        if not job.complete:
+            ids = [every[place] for place in places]
+            _fill(model, dataset, parts[part.number - 1], facts, ids, places, workers, batch)
+            if is_main():
+                job.finish({'images': len(places)}, lambda: RegionStore.merge(folder, parts, every))
+    _wait()
+    return RegionStore(folder if job.complete else parts[part.number - 1])
+
+
+def _fill(
+    model: ViLD,
+    dataset: CocoDetection,
+    folder: Path,
+    facts: StoreFacts,
+    image_ids: Sequence[int],
+    places: Sequence[int],
+    workers: int,
+    batch: int,
+) -> RegionStore:
+    """Complete a store of the images at these places of the dataset."""
     if is_main():
-        RegionStore.create(folder, facts, [one.image_id for one in images])
-    if world_size() > 1:
-        dist.barrier()
-    store = RegionStore.create(folder, facts, [])
+        RegionStore.create(folder, facts, image_ids)
+    _wait()
+    store, clip, images = RegionStore.create(folder, facts, []), model.clip, dataset.images
     left = set(store.unfinished)
-    mine = [at for at in range(rank(), len(images), world_size()) if images[at].image_id in left]
+    mine = [at for at in places[rank() :: world_size()] if images[at].image_id in left]
     crop = CenterCrop.of(clip.preprocess)
     for first in track(range(0, len(mine), _FLUSH), 'embedding regions'):
-        boxes = {at: propose(model, dataset, at, regions) for at in mine[first : first + _FLUSH]}
+        boxes = {at: propose(model, dataset, at, facts.regions) for at in mine[first : first + _FLUSH]}
         loader = DataLoader(
-            _Crops(dataset, boxes, crop, factors), batch_size=None, num_workers=min(workers, len(boxes))
+            _Crops(dataset, boxes, crop, facts.crops), batch_size=None, num_workers=min(workers, len(boxes))
         )
         store.write(
             {
@@ -158,9 +195,13 @@ def embed_dataset(
                 for one in loader
             }
         )
+    _wait()
+    return store
+
+
+def _wait() -> None:
     if world_size() > 1:
         dist.barrier()
-    return store
 
 
 def embed_regions(
@@ -172,6 +213,7 @@ def embed_regions(
     factors: Sequence[float] = (1.0, 1.5),
     workers: int = 0,
     device: torch.device | str = 'cpu',
+    part: Part | None = None,
 ) -> RegionStore:
     """Embed the regions of the ``proposal_dataset`` of a config.
 
@@ -182,7 +224,7 @@ def embed_regions(
         checkpoint: weights of the detector; only backbone, neck and RPN are used.
         out: folder of the store.
         options: ``key.of.entry=value``: config settings to override.
-        regions, factors, workers: as in ``embed_dataset``.
+        regions, factors, workers, part: as in ``embed_dataset``.
         device: device of the models.
 
     Raises:
@@ -203,4 +245,4 @@ def embed_regions(
         model.to(device)
         if model.clip is not None:
             model.clip.to(device)
-        return embed_dataset(model, dataset, out, regions, factors, workers)
+        return embed_dataset(model, dataset, out, regions, factors, workers, part=part)

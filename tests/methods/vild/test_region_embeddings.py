@@ -14,12 +14,14 @@ from torch.nn.functional import cosine_similarity, normalize
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.data.detection.datasets import CocoDetection
+from clipdense.data.detection.store import RegionStore
 from clipdense.data.detection.transforms import Resize
 from clipdense.data.transforms import CenterCrop
 from clipdense.methods.vild import region_embeddings
 from clipdense.methods.vild.crops import crop_regions, grown
 from clipdense.methods.vild.region_embeddings import embed_crops, embed_dataset, embed_regions
 from clipdense.utils.errors import InputError
+from clipdense.utils.jobs import Part
 
 SIZE = ClipSize(VitSize(32, 8, 32, 2, 1, 64, 8), TextSize(32, 1, 1, 32, 8))
 
@@ -143,6 +145,39 @@ def test_processes_share_the_images(tiny, dataset, tmp_path, monkeypatch):
         monkeypatch.setattr(region_embeddings, 'is_main', lambda number=number: number == 0)
         done.append(len(embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6).unfinished))
     assert done == [1, 0]
+
+
+def test_parts_join_to_the_same_bytes(tiny, dataset, tmp_path, monkeypatch):
+    """Also where one is interrupted; nothing of the parts is left."""
+    whole = embed_dataset(detector(tiny), dataset, tmp_path / 'whole', regions=6)
+    for text in ('2/2', '1/2'):
+        with pytest.raises(InputError, match=r'is incomplete|does not contain'):
+            RegionStore(tmp_path / 'store')
+        with monkeypatch.context() as patch:
+            patch.setattr(region_embeddings, 'embed_crops', lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6, part=Part.parse(text))
+        embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6, part=Part.parse(text))
+    for name in ('boxes.npy', 'embeddings.npy', 'count.npy', 'store.json'):
+        assert (tmp_path / 'store' / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert not list((tmp_path / 'store').glob('part*'))
+    again = embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6, part=Part(1, 2))
+    assert len(again) == 3
+
+
+@pytest.mark.parametrize(
+    ('before', 'part', 'message'),
+    [
+        ('1/2', '1/3', 'was started as 2 parts, not 3'),
+        ('1/2', None, 'was started as 2 parts: give --part'),
+        (None, '1/2', 'exists and does not belong to a job'),
+        (None, '1/9', '3 images cannot be divided into 9 parts'),
+    ],
+)
+def test_parts_of_different_numbers_are_not_mixed(tiny, dataset, tmp_path, before, part, message):
+    embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6, part=Part.parse(before))
+    with pytest.raises(InputError, match=message):
+        embed_dataset(detector(tiny), dataset, tmp_path / 'store', regions=6, part=Part.parse(part))
 
 
 @pytest.mark.parametrize('change', ['teacher', 'detector'])
