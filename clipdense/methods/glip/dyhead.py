@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
+
+from clipdense.layers.deformable import deformable_conv
 
 _OFFSETS = 18  # of nine taps: y and x
 
@@ -43,8 +44,7 @@ class DeformableConv(nn.Module):
         """(B, C, h, w) -> (B, C, h / stride, w / stride), rounded up."""
         size = tuple((side - 1) // self.stride + 1 for side in x.shape[-2:])
         offset, strength = (_first(one, size) for one in (offset, strength))
-        x = deform_conv2d(x, offset, self.weight, self.bias, self.stride, padding=1, mask=strength)
-        return self.norm(x)
+        return self.norm(deformable_conv(x, offset, strength, self.weight, self.bias, self.stride))
 
 
 class DynamicReLU(nn.Module):
