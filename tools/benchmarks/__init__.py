@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .blip_caption import blip_caption
 from .clip_forward import clip_image, clip_text
 from .clip_train import clip_train
 from .convnext_dense import convnext_dense
@@ -36,6 +37,7 @@ from .vild import vild
 from .vocabulary_memory import vocabulary_memory
 
 BENCHMARKS: dict[str, Callable[[Options], Found]] = {
+    'blip_caption': blip_caption,
     'clip_image': clip_image,
     'clip_text': clip_text,
     'clip_train': clip_train,

@@ -1,0 +1,78 @@
+"""Captions by BLIP, beam search of a batch of images, beside transformers' BlipForConditionalGeneration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdense.methods.blip.checkpoint import from_official
+from clipdense.methods.blip.generation import generate
+from clipdense.methods.blip.model import Blip
+from clipdense.methods.blip.sizes import BERT, PUBLISHED
+from clipdense.tasks.captioning import CaptionRules
+
+from .harness import Found, Options, Row, interleave, rate_rows
+from .vocabulary_memory import memory_of
+
+SIZE = PUBLISHED['BLIP-B-caption']
+PROMPT = (BERT.dec, 1037, 3861, 1997)  # [DEC] a picture of
+RULES = CaptionRules('beam', beams=3, max_length=20, min_length=5)
+
+
+@torch.no_grad()
+def blip_caption(options: Options) -> Found:
+    """BLIP-B at 384 pixels: captions of a batch, 3 beams, 20 tokens (peer: transformers)."""
+    ours, peer = blip_pair(options)
+    side = SIZE.image.image_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(options.batch, 3, side, side, generator=generator).to(options.device)
+    rest = torch.tensor([PROMPT] * options.batch, device=options.device)  # (B, L)
+
+    def image_tower() -> Tensor:
+        return ours.encode_image(images)
+
+    def own() -> Tensor:
+        assert ours.decoder is not None
+        return generate(ours.decoder, ours.decoder.read(ours.encode_image(images)), rest, RULES).ids
+
+    def theirs() -> Tensor:
+        ended = torch.cat([rest, rest.new_full((len(rest), 1), BERT.sep)], dim=1)  # it removes the last id
+        return peer.generate(
+            images, ended, num_beams=RULES.beams, max_length=RULES.longest, min_length=RULES.shortest
+        )
+
+    found = own(), theirs()
+    if not torch.equal(*found):
+        raise SystemExit(f'the two sides write different captions: {found[0].tolist()}, {found[1].tolist()}')
+    memory = [memory_of(run, options.device) / 2**20 for run in (own, theirs)]
+    rows = rate_rows('captions', options.batch, 'img', interleave(own, theirs, options), options.device)
+    towers = interleave(image_tower, lambda: peer.vision_model(images), options)
+    rows += rate_rows('image tower alone', options.batch, 'img', towers, options.device)
+    rows.append(Row('peak memory above the weights', *memory, 'MiB'))
+    return rows, {'pixels': side, 'tokens': found[0].shape[1], 'captions': 'identical'}
+
+
+def blip_pair(options: Options) -> tuple[Blip, Any]:
+    """Ours and transformers' captioning model of the released size, with the same random weights."""
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    vision, text = SIZE.image, SIZE.text
+    config = BlipConfig(
+        vision_config={'image_size': vision.image_size, 'layer_norm_eps': SIZE.image_eps},
+        text_config={
+            'vocab_size': text.vocab_size,
+            'num_attention_heads': text.num_heads,
+            'bos_token_id': BERT.dec,
+            'sep_token_id': BERT.sep,
+            'eos_token_id': BERT.sep,
+        },
+    )
+    torch.manual_seed(0)
+    peer = BlipForConditionalGeneration(config).eval()
+    for parameter in peer.vision_model.parameters():
+        if parameter.ndim > 1:  # 1e-10 by default, which makes all images equal
+            torch.nn.init.normal_(parameter, std=0.02)
+    ours = from_official(peer.state_dict(), image_eps=SIZE.image_eps)
+    return ours.to(options.device), peer.to(options.device)
