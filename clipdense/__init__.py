@@ -22,6 +22,8 @@ _HOMES = {
     'Vocabulary': 'clipdense.vocab.vocabulary',
     'SegmentationOptions': 'clipdense.tasks.options',
     'DetectionRules': 'clipdense.tasks.detection',
+    'AnswerRules': 'clipdense.tasks.answering',
+    'Answerer': 'clipdense.inference.answerer',
     'CaptionRules': 'clipdense.tasks.captioning',
     'Captioner': 'clipdense.inference.captioner',
     'Classifier': 'clipdense.inference.classifier',
@@ -36,6 +38,8 @@ _HOMES = {
 }
 
 __all__ = [
+    'AnswerRules',
+    'Answerer',
     'CaptionRules',
     'Captioner',
     'Classifier',
@@ -63,6 +67,7 @@ __all__ = [
 if TYPE_CHECKING:
     from clipdense.clip.factory import create_model, get_tokenizer
     from clipdense.clip.listing import list_models
+    from clipdense.inference.answerer import Answerer
     from clipdense.inference.captioner import Captioner
     from clipdense.inference.classifier import Classifier
     from clipdense.inference.detector import Detector
@@ -73,6 +78,7 @@ if TYPE_CHECKING:
     from clipdense.inference.once import classify, detect, segment
     from clipdense.inference.segmenter import Segmenter
     from clipdense.methods import list_methods
+    from clipdense.tasks.answering import AnswerRules
     from clipdense.tasks.captioning import CaptionRules
     from clipdense.tasks.detection import DetectionRules
     from clipdense.tasks.options import SegmentationOptions

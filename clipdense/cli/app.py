@@ -17,6 +17,7 @@ from clipdense.utils.errors import InputError, one_line
 
 from . import (
     adapt,
+    answer,
     benchmarks,
     caption,
     compare,
@@ -79,6 +80,7 @@ for command in (
     predict.classify,
     detect.detect,
     caption.caption,
+    answer.answer,
     label.label,
     compare.compare,
     demo.demo,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, printable
-from clipdense.utils.files import atomic_write, check_outputs
+from clipdense.utils.files import check_outputs
 
 from .early import check_choice, check_device, check_weights
 from .images import each
@@ -27,11 +24,11 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .text_rows import Row, check_ending, write_rows
 
 if TYPE_CHECKING:
     from clipdense.tasks.captioning import Caption, CaptionRules
 
-Row = tuple[str, 'Caption']
 _SEARCHES = ('beam', 'greedy', 'nucleus')
 
 
@@ -129,8 +126,7 @@ def caption(
     paths = images.paths()
     rules = search.rules()
     model.check()
-    if out is not None and out.suffix.lower() not in _WRITERS:
-        raise InputError(f'--out {out}: captions are written as {", ".join(_WRITERS)}')
+    check_ending(out, 'captions')
     check_outputs([out] if out else [], overwrite, [*paths, model.weights])
     from clipdense.inference.captioner import Captioner
 
@@ -147,33 +143,11 @@ def caption(
         return captioner.stream(paths, batch_size=batch_size, on_error=failed, max_pixels=images.max_pixels)
 
     def finish(index: int, result: Caption) -> str:
-        rows.append((str(paths[index]), result))
+        rows.append({'image': str(paths[index]), **result.to_dict()})
         return f'{printable(paths[index])}: {result.text or "(no caption)"}'
 
     try:
         each(paths, predict, finish, 'captioning', out)
     finally:
         if out and rows:
-            with atomic_write(out) as file:
-                file.write(_WRITERS[out.suffix.lower()](rows).encode('utf-8', 'backslashreplace'))
-
-
-def _table(rows: Sequence[Row], separator: str = ',') -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=separator, lineterminator='\n')
-    writer.writerow(('image', 'caption', 'score'))
-    writer.writerows((image, found.text, f'{found.score:.6f}') for image, found in rows)
-    return text.getvalue()
-
-
-def _facts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [{'image': image, **found.to_dict()} for image, found in rows]
-
-
-_WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {
-    '.csv': _table,
-    '.tsv': lambda rows: _table(rows, '\t'),
-    '.json': lambda rows: json.dumps(_facts(rows), ensure_ascii=False, indent=1) + '\n',
-    '.jsonl': lambda rows: ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in _facts(rows)),
-    '.txt': lambda rows: ''.join(f'{found.text}\n' for _, found in rows),
-}
+            write_rows(out, rows, 'caption')

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from clipdense.layers.precision import Precision, autocast, precision_name
-from clipdense.methods import list_methods
+from clipdense.layers.precision import Precision
 from clipdense.tasks.captioning import Caption, CaptionModel, CaptionRules
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_open import MAX_PIXELS
-from clipdense.utils.overlap import overlapped
 
 from .load import load
-from .model_state import autocast_dtype, device_of, lock_of, parameter_dtype
-from .reading import (
-    Failed,
-    ImageSource,
-    Input,
-    OnError,
-    check_call,
-    expanded,
-    read_batch,
-    report,
-    without_failed,
-)
+from .reading import ImageSource, OnError
+from .text_predictor import TextPredictor, checked_model
 
-_BATCH = {'cpu': 4, 'cuda': 16}  # images of batch_size='auto'
+_PARTS, _DOES = ('caption', 'check_captions'), 'describe images'
 
 
-class Captioner:
+class Captioner(TextPredictor):
     """A model that describes images.
 
     It is thread-safe: calls on one model run one after another.
@@ -56,13 +42,11 @@ class Captioner:
     def __init__(
         self, model: CaptionModel, rules: CaptionRules | None = None, precision: Precision = 'auto'
     ) -> None:
-        self.model: Any = captioning_model(model, type(model).__name__).eval()
+        super().__init__(checked_model(model, type(model).__name__, _PARTS, _DOES), precision)
         self.rules = CaptionRules() if rules is None else rules
         if not isinstance(self.rules, CaptionRules):
             raise InputError(f'rules must be CaptionRules(...), got {type(rules).__name__}')
         self.model.check_captions(self.rules)
-        self._lock = lock_of(self.model)
-        self._autocast = autocast_dtype(self.model, precision)
 
     @classmethod
     def from_pretrained(
@@ -87,18 +71,8 @@ class Captioner:
         """
         model: Any = weights
         if isinstance(weights, str | Path):
-            model = captioning_model(load(weights, device, **overrides), weights)
+            model = checked_model(load(weights, device, **overrides), weights, _PARTS, _DOES)
         return cls(model, rules, precision)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return device_of(self.model)
-
-    @property
-    def precision(self) -> str:
-        """What the model computes in: 'fp32' or 'bf16'; another type of its parameters, such as 'fp16'."""
-        return precision_name(self._autocast or parameter_dtype(self.model))
 
     def __call__(self, image: ImageSource | list[ImageSource]) -> Any:
         """Describe one image, or each image of a list.
@@ -140,57 +114,7 @@ class Captioner:
         Raises:
             InputError: an invalid setting or an unreadable image.
         """
-        check_call([], batch_size, on_error, max_pixels)
-        images = expanded(images, max_pixels)
-        check_call(images, batch_size, on_error, max_pixels)
-        count = _BATCH.get(self.device.type, 4) if batch_size == 'auto' else batch_size
-        numbered = iter(enumerate(images))
-        batches = iter(lambda: list(islice(numbered, count)), [])
-        read = partial(read_batch, max_pixels=max_pixels, check=_refuse_encoded)
-        found = overlapped(read, batches) if isinstance(images, Sequence) else map(read, batches)
-        return self._stream(found, on_error)
+        return self._describe(images, self._captions, batch_size, on_error, max_pixels)
 
-    def _stream(
-        self, batches: Iterator[list[Input | Failed]], on_error: OnError
-    ) -> Iterator[tuple[int, Caption]]:
-        for batch in batches:
-            images = without_failed(batch, on_error)
-            if images:
-                yield from self._captions(images, on_error)
-
-    def _captions(self, images: list[Input], on_error: OnError) -> list[tuple[int, Caption]]:
-        """The captions of a batch; if it fails, those of its images one by one, without those that fail."""
-        numbers = [one.number for one in images]
-        try:
-            pixels = torch.stack([self.model.preprocess(one.image) for one in images])  # (B, 3, S, S)
-            with self._lock, torch.no_grad(), autocast(self.device, self._autocast):
-                pixels = pixels.to(self.device, parameter_dtype(self.model))
-                return list(zip(numbers, self.model.caption(pixels, self.rules, numbers), strict=True))
-        except Exception as error:
-            if len(images) == 1:
-                if on_error == 'raise':
-                    raise
-                report(error, images[0].number, images[0].name, on_error)
-                return []
-            if on_error == 'raise' and not isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
-        return [caption for one in images for caption in self._captions([one], on_error)]
-
-
-def captioning_model(model: Any, source: object) -> Any:
-    """The model, if it describes images.
-
-    Raises:
-        InputError: it does not.
-    """
-    if isinstance(model, nn.Module) and all(hasattr(model, name) for name in ('caption', 'check_captions')):
-        return model
-    known = ', '.join(one.name for one in list_methods('captioning')) or 'none is installed'
-    raise InputError(
-        f'{source} ({type(model).__name__}) cannot describe images: use weights of a captioning model '
-        f'(methods: {known})'
-    )
-
-
-def _refuse_encoded(_: object) -> None:
-    raise InputError('an encoded image cannot be described: pass the image itself')
+    def _captions(self, pixels: Tensor, numbers: list[int]) -> list[Caption]:
+        return self.model.caption(pixels, self.rules, numbers)

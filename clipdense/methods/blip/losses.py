@@ -35,10 +35,11 @@ def lm_loss(scores: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
     return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
 
 
-def answer_losses(scores: Tensor, labels: Tensor) -> Tensor:
-    """The sum of the losses of the ids of each text: (B, L, V), (B, L) -> (B,)."""
+def answer_losses(scores: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
+    """The sum of the losses of the ids of each text: (B, L, V), (B, L) -> (B,); see ``lm_loss``."""
     scores, labels = at_least_fp32(scores[:, :-1]), labels[:, 1:]
-    return F.cross_entropy(scores.mT, labels, reduction='none').sum(dim=1)
+    losses = F.cross_entropy(scores.mT, labels, reduction='none', label_smoothing=smoothing)
+    return losses.sum(dim=1)
 
 
 def soft_cross_entropy(logits: Tensor, target_logits: Tensor, alpha: float) -> Tensor:

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from clipdense.clip.preprocess import Preprocess
 from clipdense.registry import MODELS, build_module
+from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError
 
+from .answers import answer_all, check_answers
 from .generation import check_room, generate
 from .sizes import BlipSize, MedSize
 from .text import Context, Med, MedDecoder
@@ -152,13 +154,23 @@ class Blip(nn.Module):
         """See ``tasks.captioning.CaptionModel``."""
         decoder = self.need_decoder()
         if self.size.answers:
-            raise InputError('these BLIP weights answer questions: use weights for captioning')
+            raise InputError(
+                'these BLIP weights answer questions (`clipdense answer`): use weights for captioning'
+            )
         if self.encoder is not None:
             warnings.warn(
                 'these BLIP weights are those of pre-training, whose captions are poor: use weights that '
                 'were fine-tuned for captioning'
             )
         check_room(decoder, len(self._prompt(rules.prompt)), rules)
+
+    def check_answers(self, rules: AnswerRules) -> None:
+        """See ``tasks.answering.AnswerModel``."""
+        check_answers(self, rules)
+
+    def answer(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[list[Answer]]:
+        """See ``tasks.answering.AnswerModel``."""
+        return answer_all(self, images, questions, rules)
 
     def _prompt(self, text: str) -> list[int]:
         """Ids of a prompt, without its end."""
