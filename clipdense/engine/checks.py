@@ -78,21 +78,26 @@ def check_values(cfg: Mapping[str, Any]) -> None:
     for section in _SECTIONS:
         _check_counts(cfg.get(section), section)
     _check_folder(cfg.get('work_dir'))
-    _warn_of_data_root(cfg)
 
 
-def _warn_of_data_root(cfg: Mapping[str, Any]) -> None:
-    """Say where ``data_root`` is set and nothing has it, as in configs of other MMEngine projects."""
+def warn_of_data_root(written: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Say where ``data_root`` is set and nothing has it, as in configs of other MMEngine projects.
+
+    Args:
+        written: the config as it is in its file; options may replace all that has the folder, which is fine.
+        cfg: the same with options, of which ``data_root`` may be one.
+    """
     root = cfg.get('data_root')
     if not isinstance(root, str) or not root:
         return
-    texts = (value for name, part in cfg.items() if name != 'data_root' for value in _texts(part))
+    where = written if written.get('data_root') == root else cfg
+    texts = (value for name, part in where.items() if name != 'data_root' for value in _texts(part))
     if not any(text.startswith(root.rstrip('/')) for text in texts):
         warnings.warn(
             f'data_root={root!r} is not used by any entry of the config, and has no effect: write '
             "'{{data_root}}' where a dataset has its folder (root=, images=, data=), or a path that begins "
             'with it',
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

@@ -20,7 +20,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 
 from .checkpointing import newest_checkpoint
-from .checks import check_sections, check_start, check_values
+from .checks import check_sections, check_start, check_values, warn_of_data_root
 from .compiling import read_compile
 from .ema import EMAHook, read_ema
 from .hooks import EvaluationHook
@@ -189,9 +189,11 @@ def check_config(cfg: Config) -> None:
 def _prepared(
     config: str | Path | Config, work_dir: Any, options: Sequence[str] | Mapping[str, Any]
 ) -> Config:
-    cfg = read_config(config, options)
+    written = load_config(config)
+    cfg = read_config(written, options)
     if cfg.get('model') is None:
         raise InputError(f'{config_name(cfg)} has no entry model')
+    warn_of_data_root(written, cfg)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:

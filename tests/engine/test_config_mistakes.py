@@ -11,7 +11,7 @@ from torch.optim import SGD
 from clipdense.cli import main
 from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.engine import launch
-from clipdense.engine.checks import check_tokenizer, check_values
+from clipdense.engine.checks import check_tokenizer, check_values, warn_of_data_root
 from clipdense.evaluation.segmentation import MeanIoU
 from clipdense.methods.contrastive.pretrainer import ContrastivePretrainer
 from clipdense.methods.lseg.segmenter import LSeg
@@ -164,17 +164,20 @@ def test_a_warm_up_that_lasts_the_whole_run_is_said(recwarn, warmup, steps, said
 
 
 @pytest.mark.parametrize(
-    ('root', 'path', 'said'),
+    ('root', 'path', 'changes', 'said'),
     [
-        ('data/mine', 'mine.json', True),
-        ('data/mine', 'data/mine/mine.json', False),
-        ('data/mine/', 'data/mine', False),
-        ('', 'mine.json', False),
-        (None, 'mine.json', False),
+        ('data/mine', 'mine.json', {}, True),
+        ('data/mine', 'data/mine/mine.json', {}, False),
+        ('data/mine/', 'data/mine', {}, False),
+        ('data/mine', 'data/mine/mine.json', {'train_dataloader': 'other.json'}, False),
+        ('data/mine', 'data/mine/mine.json', {'data_root': 'data/other'}, True),
+        ('', 'mine.json', {}, False),
+        (None, 'mine.json', {}, False),
     ],
 )
-def test_a_data_root_that_nothing_uses_is_said(recwarn, root, path, said):
-    check_values({'data_root': root, 'train_dataloader': {'dataset': {'type': 'Own', 'files': [path]}}})
+def test_a_data_root_that_nothing_uses_is_said(recwarn, root, path, changes, said):
+    written = {'data_root': root, 'train_dataloader': {'dataset': {'type': 'Own', 'files': [path]}}}
+    warn_of_data_root(written, {**written, **changes})
     assert ['data_root' in str(warning.message) for warning in recwarn] == [True] * said
 
 
