@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import PUBLISHED, ClipSize, TextSize, VitSize
 
+TOWERS = (('ViT-S/16', 384, 12), ('ViT-B/16', 768, 12), ('ViT-L/16', 1024, 24))
 MODELS = ('ViT-B-32', 'ViT-B-16', 'ViT-L-14')
 GPUS = (8, 64, 256)
 PAIRS = 400e6 * 32
@@ -200,7 +202,8 @@ def main(given: Sequence[str] | None = None) -> None:
     for table in (published(), time(), communication(), loading()):
         print('\n'.join(table), end='\n\n')
     if options.activations:
-        print('\n'.join(memory()))
+        print('\n'.join(memory()), end='\n\n')
+        print('\n'.join(growth()))
 
 
 def published() -> list[str]:
@@ -290,6 +293,33 @@ def memory() -> list[str]:
         cells = [f'{state / 1e9:.1f} GB' for state in (plain, sharded)]
         cells += [f'{each / 1e6:.0f}' for each in (kept, recomputed)]
         lines.append(f'| {name} | ' + ' | '.join([*cells, *fits]) + ' |')
+    return lines
+
+
+def growth() -> list[str]:
+    """What a pair costs with image towers S, B and L of patches of 16, beside the same text tower."""
+    lines = [
+        '| image tower | width, layers | parameters of its blocks | GFLOP for each pair | MB for each pair | '
+        'the same, checkpointing | state |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    found = []
+    for name, width, layers in TOWERS:
+        base = PUBLISHED['ViT-B-16']
+        image = replace(base.image, width=width, layers=layers, num_heads=width // 64, mlp_width=4 * width)
+        size = replace(base, image=image)
+        kept = saved_bytes(size, torch.bfloat16)
+        again = saved_bytes(size, torch.bfloat16, checkpointing=True) + one_block(size)
+        own = parameters(size) - parameters(replace(size, image=replace(image, layers=0)))  # of its blocks
+        state = Memory.of(parameters(size)).total
+        found.append((own, pair_operations(size), kept, again, state))
+        cells = [f'{own / 1e6:.0f} M', f'{found[-1][1] / 1e9:.0f}', f'{kept / 1e6:.0f}', f'{again / 1e6:.0f}']
+        lines.append(
+            f'| {name} | {width}, {layers} | ' + ' | '.join([*cells, f'{state / 1e9:.1f} GB']) + ' |'
+        )
+    grown = [last / first for first, last in zip(found[0], found[-1], strict=True)]
+    slopes = [f'{log(factor) / log(grown[0]):.2f}' for factor in grown[1:]]
+    lines.append('| slope over the parameters, S to L | | | ' + ' | '.join(slopes) + ' |')
     return lines
 
 
