@@ -27,6 +27,7 @@ from clipdense.tasks.segmentation import SegmentationModel
 from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating
 from clipdense.utils.progress import track
+from clipdense.utils.wording import counted
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .mean_iou import IouScores, confusion_matrix, foreground_iou, harmonic_mean, mean_iou, mean_of, percent
@@ -145,7 +146,7 @@ class SegmentationScores:
             )
         if absent and only and extra:
             found.append(
-                f'{len(extra)} classes are in no mask but predicted, and count in the mIoU with an IoU of 0: '
+                f'predicted but in no mask, with an IoU of 0 in the mIoU: {counted(len(extra), "class")}, '
                 f'{", ".join(extra[:10])}{", ..." if len(extra) > 10 else ""}'
             )
         return found

@@ -21,6 +21,7 @@ from clipdense.data.batches import sample_rng
 from clipdense.registry import DATASETS, build
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -159,7 +160,7 @@ class ZeroShotSplit(_Wrapped):
         )
         both = sorted(set(hidden) & set(shown))
         if both:
-            raise InputError(f'{len(both)} classes are both seen and unseen: {", ".join(both[:10])}')
+            raise InputError(f'{counted(len(both), "class")} both seen and unseen: {", ".join(both[:10])}')
         if pixels != 'keep' and vocabulary.background in hidden:
             raise InputError(f'the background {vocabulary.background!r} cannot be unseen in training')
         offered = {normalize(name) for name in (*shown, *(hidden if pixels == 'keep' else ()))}

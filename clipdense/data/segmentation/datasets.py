@@ -30,6 +30,7 @@ from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.files import digest, sha256
 from clipdense.utils.image_io import MAX_PIXELS, read_image, read_mask
 from clipdense.utils.progress import track
+from clipdense.utils.wording import counted
 from clipdense.vocab.class_files import skipped_lines
 from clipdense.vocab.class_names import read_class_names
 from clipdense.vocab.names import normalize, places
@@ -275,8 +276,9 @@ def _label_table(stored: Vocabulary, chosen: Vocabulary, ignore_index: int, firs
     if unknown and len(stored) != len(chosen):
         hint = nearest(unknown[0], stored.class_names)
         raise InputError(
-            f'{len(unknown)} class names are not in the dataset ({", ".join(unknown[:10])}), and it has '
-            f'{len(stored)} classes, not {len(chosen)}, so they cannot rename its classes in order.{hint}'
+            f'{counted(len(unknown), "class name")} not in the dataset ({", ".join(unknown[:10])}), '
+            f'which has {len(stored)} classes, not {len(chosen)}, so they cannot rename its classes in '
+            f'order.{hint}'
         )
     if unknown:
         _check_renaming(stored, chosen, place)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clipdense.registry import CLASS_EMBEDDERS, MODELS
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import nearest
+from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize, places
 from clipdense.vocab.vocabulary import Vocabulary
 
@@ -101,7 +102,7 @@ class OneHotEmbedder:
         unknown = [name for name, _ in vocabulary.queries if normalize(name) not in place]
         if unknown:
             warnings.warn(
-                f'{len(unknown)} class names are not those of the training and are never predicted, such as '
+                f'{counted(len(unknown), "class name")} not in the training, and never predicted, such as '
                 f'{unknown[0]!r}.{nearest(unknown[0], self.class_names)}'
             )
         rows = torch.zeros(len(vocabulary.queries), len(self.class_names))

@@ -124,7 +124,7 @@ def test_kept_unseen_classes_count_as_novel():
 @pytest.mark.parametrize(
     ('words', 'options', 'message'),
     [
-        (WORDS, {'unseen': ['tree'], 'seen': ['car', 'tree']}, '1 classes are both seen and unseen: tree'),
+        (WORDS, {'unseen': ['tree'], 'seen': ['car', 'tree']}, '1 class both seen and unseen: tree'),
         (WORDS, {'unseen': ['tee']}, "'tee' is not in the vocabulary. Did you mean 'tree'"),
         (WORDS, {'unseen': ['background']}, "background 'background' cannot be unseen"),
         (WORDS, {'unseen': ['car'], 'pixels': 'void'}, "'ignore', 'background' or 'keep', got 'void'"),

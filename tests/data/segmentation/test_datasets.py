@@ -123,7 +123,7 @@ def remove(path):
         (
             lambda root: None,
             {'vocabulary': ['cats', 'sky']},
-            r'1 class names are not in the dataset \(cats\).*mean .cat',
+            r'1 class name not in the dataset \(cats\).*mean .cat',
         ),
         (lambda root: None, {'ignore_index': 3}, "ignore_index 3 is the index of a class \\('sky'\\)"),
         (
