@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdense.clip.class_embeddings import PromptEnsemble
+from clipdense.clip.preprocess import Preprocess
 from clipdense.data.layouts import SHARDS, DataLayout
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
@@ -173,24 +174,36 @@ def classification(classifier: Any, own: OwnData) -> dict[str, float]:
 
 def retrieval(classifier: Any, own: OwnData) -> dict[str, float]:
     """Metrics of ``Retrieval``, of a CLIP on images with captions."""
-    from clipdense.data.transforms import CenterCrop
-
     from .retrieval import Retrieval
 
-    own.without_classes()
     if classifier.adapter is not None or not isinstance(classifier.embedder, PromptEnsemble):
         raise InputError(
             f'{own.layout.path} has captions; --prompts and --adapter are for class names: remove them'
         )
+    clip = classifier.clip
+    return Retrieval(captioned_images(own, clip.preprocess, clip.tokenizer))(clip)
+
+
+def captioned_images(own: OwnData, preprocess: Preprocess, tokenizer: Any = None) -> Any:
+    """The dataset of images with captions for ``Retrieval``.
+
+    Args:
+        own: the data.
+        preprocess: of the images.
+        tokenizer: see ``ImageTextPairs``.
+
+    Raises:
+        InputError: shards, or class names for data that has none.
+    """
+    from clipdense.data.transforms import CenterCrop
+
+    own.without_classes()
     if own.layout.layout == SHARDS:
         raise InputError(
             f'{own.layout.path}: shards are a stream; give a table or COCO captions to test with'
         )
-    clip = classifier.clip
     more = {'group': True} if own.layout.train.name == 'CsvPairs' else {}
-    return Retrieval(own.build(transform=CenterCrop.of(clip.preprocess), tokenizer=clip.tokenizer, **more))(
-        clip
-    )
+    return own.build(transform=CenterCrop.of(preprocess), tokenizer=tokenizer, **more)
 
 
 class _LabelModel(nn.Module):

@@ -5,7 +5,7 @@ N: images, M: captions, U: different texts among them, D: joint space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,20 +74,36 @@ class Retrieval:
         report = {**recalls, 'images': len(images), 'texts': len(texts)}
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
+    def readable(
+        self, model: Any, title: str, encode: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, dict[str, Any], list[int]]]:
+        """Batches of the readable images: what ``encode`` gives, other entries, places in the dataset.
+
+        Args:
+            model: a CLIP, or a model with its ``preprocess``.
+            title: of the progress bar.
+            encode: see ``embedded_batches``.
+        """
+        dataset = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
+        first = 0
+        for found, batch in embedded_batches(
+            model, dataset, self.batch_size, self.num_workers, f'{self.name}: {title}', encode
+        ):
+            count = len(found)
+            read = batch.get('index', torch.arange(count)) >= 0
+            rest = {name: value[read] for name, value in batch.items() if isinstance(value, Tensor)}
+            places = rest['index'].tolist() if 'index' in rest else list(range(first, first + count))
+            first += count
+            yield found[read.to(found.device)], rest, places
+
     def _embed_images(self, clip: CLIP) -> tuple[Tensor, Tensor, list[int]]:
         """Unit embeddings (N, D), token ids (N, L) and indices of the readable images of the dataset."""
-        dataset = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
         embeddings, tokens = [], []
         places: list[int] = []
-        for batch_embeddings, batch in embedded_batches(
-            clip, dataset, self.batch_size, self.num_workers, f'{self.name}: images'
-        ):
-            count = len(batch_embeddings)
-            read = batch.get('index', torch.arange(count)) >= 0
-            embeddings.append(batch_embeddings[read.to(batch_embeddings.device)])
-            tokens.append(batch['token_ids'][read])
-            first = len(places)
-            places += batch['index'][read].tolist() if 'index' in batch else range(first, first + count)
+        for found, batch, some in self.readable(clip, 'images'):
+            embeddings.append(found)
+            tokens.append(batch['token_ids'])
+            places += some
         if not places:
             raise InputError(f'{self.name}: the dataset has no images that can be read')
         return torch.cat(embeddings), torch.cat(tokens), places
@@ -103,11 +119,7 @@ class Retrieval:
 
     def _all_captions(self, clip: CLIP, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Token ids (M, L) of all captions of the images, and the image (M,) of each."""
-        captions, owners = [], []
-        for owner, place in enumerate(places):
-            found = self.dataset.captions_of(place)
-            captions.extend(found)
-            owners.extend([owner] * len(found))
+        captions, owners = captions_of(self.dataset, places)
         return torch.from_numpy(np.asarray(clip.tokenizer(captions))), torch.tensor(owners)
 
     def _embed_texts(self, clip: CLIP, tokens: Tensor) -> Tensor:
@@ -117,6 +129,16 @@ class Retrieval:
         texts = torch.cat([clip.encode_text(batch.to(device), normalize=True) for batch in batches])
         check_finite(texts, f'{self.name}: the embeddings of the captions')
         return texts
+
+
+def captions_of(dataset: Any, places: Sequence[int]) -> tuple[list[str], list[int]]:
+    """All captions of some images of a dataset, and the position of its image among them for each."""
+    captions, owners = [], []
+    for owner, place in enumerate(places):
+        found = dataset.captions_of(place)
+        captions.extend(found)
+        owners.extend([owner] * len(found))
+    return captions, owners
 
 
 def recall_at(
@@ -165,10 +187,25 @@ def unique_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
 def _one_way(
     direction: str, queries: Tensor, gallery: Tensor, pairs: Tensor, ks: Sequence[int]
 ) -> dict[str, float]:
+    return recalls(direction, best_ranks(queries, gallery, pairs), pairs, len(gallery), ks)
+
+
+def recalls(
+    direction: str, ranks: Tensor, pairs: Tensor, answers: int, ks: Sequence[int]
+) -> dict[str, float]:
+    """The scores of ``recall_at`` for one direction.
+
+    Args:
+        direction: prefix of the names.
+        ranks: (Q,), wrong answers before the best correct one.
+        pairs: (2, P), query and correct answer, each pair once.
+        answers: G, number of all answers.
+        ks: numbers of retrieved results.
+    """
     asked, right = pairs[0].unique(return_counts=True)  # queries with correct answers, and their number
-    ranks = best_ranks(queries, gallery, pairs)[asked]
+    ranks = ranks[asked]
     report = {f'{direction}/r{k}': (ranks < k).double().mean().item() for k in ks}
-    report |= {f'{direction}/chance_r{k}': _chance(right.double(), len(gallery), k) for k in ks}
+    report |= {f'{direction}/chance_r{k}': _chance(right.double(), answers, k) for k in ks}
     report[f'{direction}/median_rank'] = float(np.median(ranks.numpy())) + 1
     return report
 

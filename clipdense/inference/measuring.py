@@ -55,11 +55,16 @@ def measure(
     own = OwnData(_usable(data, first, usable, weights), part, classes, novel)
     own.layout.part(part)
     entry = usable[own.layout.kind]
+    score = entry.part(own.layout.kind, 'tests')
+    if entry.task == 'captioning':
+        if embedder is not None or adapter is not None:
+            raise InputError(f'--prompts and --adapter are for class names, which {weights} does not read')
+        return score(model, own), own
     kinds: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}
     predictor = kinds.get(entry.task, Classifier).from_pretrained(
         model, embedder=embedder, adapter=adapter, device=device, precision='fp32'
     )
-    return entry.part(own.layout.kind, 'tests')(predictor, own), own
+    return score(predictor, own), own
 
 
 def _usable(data: str | Path, found: DataLayout, kinds: Iterable[Any], weights: object) -> DataLayout:

@@ -79,7 +79,8 @@ class Method:
             name that ``clipdense init NAME`` takes.
         tests: ``(predictor, data: evaluation.own_data.OwnData) -> metrics``, such as those of
             ``evaluation.own_data``, by the kind of data (``data.layouts.Kind``) that
-            ``clipdense test WEIGHTS --data`` scores its models on.
+            ``clipdense test WEIGHTS --data`` scores its models on; for a captioning model the model takes the
+            place of the predictor.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
         models_of: name of another method, whose models it works on.

@@ -34,6 +34,7 @@ BLIP = Method(
     recognize=recognize,
     layout='BLIP (salesforce, Hugging Face, clipdense)',
     load='clipdense.methods.blip.checkpoint:from_file',
+    tests={'captions': 'clipdense.methods.blip.retrieval:on_own_data'},
     export={
         'clipdense': 'clipdense.methods.blip.checkpoint:write_clipdense',
         'huggingface': 'clipdense.methods.blip.checkpoint:write_huggingface',
