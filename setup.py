@@ -48,6 +48,9 @@ EXTRAS = {
     'shards': ['fsspec>=2024.2', 'aiohttp>=3.9', 'requests>=2.31', 's3fs>=2024.2', 'gcsfs>=2024.2'],
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
+    'tensorboard': ['tensorboard>=2.14'],  # what `clipdense train` logs to by default, if it is installed
+    'wandb': ['wandb>=0.16'],
+    'mlflow': ['mlflow>=2.10'],
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # the documentation as a site
     'test': [
         'pytest>=8',
@@ -59,6 +62,7 @@ EXTRAS = {
         'pyarrow>=14',
         'pandas>=2',
         'rasterio>=1.3',
+        'tensorboard>=2.14',
         'transformers>=4.45',
         'ruff==0.17.5',
         'mypy>=1.15',

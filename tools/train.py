@@ -49,12 +49,32 @@ def main() -> int:
     parser.add_argument(
         '--overwrite', action='store_true', help='remove checkpoints of an earlier run in the work directory'
     )
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        metavar='NAME',
+        help='where losses and scores go besides metrics.jsonl: tensorboard (default, if installed), '
+        'wandb, mlflow, none',
+    )
+    parser.add_argument(
+        '--profile', action='store_true', help='write a trace of three steps to the work directory'
+    )
     parser.add_argument('--verbose', action='store_true', help='show where an error comes from')
     args = parser.parse_args()
     resume = args.resume or args.resume_strict
     try:
         config = load_config(args.config, safe=True) if args.safe_config else args.config
-        train(config, args.work_dir, resume, args.seed, args.cfg_options, args.resume_strict, args.overwrite)
+        train(
+            config,
+            args.work_dir,
+            resume,
+            args.seed,
+            args.cfg_options,
+            args.resume_strict,
+            args.overwrite,
+            args.log,
+            args.profile,
+        )
     except InputError as error:
         if args.verbose:
             raise

@@ -104,6 +104,17 @@ def train(
         bool, typer.Option('--overwrite', help='Remove checkpoints of an earlier run in the work dir.')
     ] = False,
     modules: Modules = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            '--log',
+            help='Where losses and scores go besides metrics.jsonl: tensorboard, wandb, mlflow, or none. '
+            'May be repeated [default: tensorboard, if it is installed].',
+        ),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option('--profile', help='Write a trace of three steps to the work dir.')
+    ] = False,
 ) -> None:
     """Train the model of a config.
 
@@ -122,6 +133,8 @@ def train(
         seed=seed,
         options=option or (),
         overwrite=overwrite,
+        log=log,
+        profile=profile,
     )
 
 

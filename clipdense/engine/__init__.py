@@ -13,6 +13,7 @@ from .optimizer import (
     parameter_groups,
 )
 from .parallel import DistributedModel, Parallel, run_pass, unwrapped
+from .profiling import ProfileHook
 from .resume import Position, ResumableSampler, random_state_kept
 from .runner import Runner
 from .train_step import cached_step, split_batch
@@ -27,6 +28,7 @@ __all__ = [
     'Parallel',
     'Position',
     'PrecisionOptimWrapper',
+    'ProfileHook',
     'ProgressHook',
     'ResumableSampler',
     'Runner',

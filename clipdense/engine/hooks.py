@@ -27,6 +27,7 @@ from clipdense.utils.modules import evaluating, placed
 from .ema import averaged
 from .parallel import unwrapped
 from .resume import random_state_kept
+from .watch import Watch
 
 METRICS_FILE = 'metrics.jsonl'
 _PATIENCE = 10.0  # seconds between lines of a test
@@ -223,7 +224,7 @@ class ProgressHook(Hook):
     """Logs losses, learning rate, logit scale, speed and remaining time at an interval.
 
     Values are means over all processes and the steps since the last line, times include waiting for data.
-    Each line also goes to the visualizer and to ``metrics.jsonl``.
+    Each line also goes to the visualizer and to ``metrics.jsonl``, with the values of ``Watch``.
 
     Args:
         interval: steps between lines; the last step always has one.
@@ -242,6 +243,12 @@ class ProgressHook(Hook):
         self._first = runner.iter
         self._sums: dict[str, float] = {}
         self._steps = self._images = 0
+        self._watch = Watch(runner)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Begin to measure a step; the norm of the gradients is computed where a line follows."""
+        self._watch.begin_step()
+        runner.optim_wrapper.watched = self._due(runner)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -252,7 +259,8 @@ class ProgressHook(Hook):
                 self._sums[name] = self._sums.get(name, 0.0) + scalar(value)
         self._steps += 1
         self._images += batch_length(data_batch)
-        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+        self._watch.end_step(runner, batch_length(data_batch))
+        if self._due(runner):
             self._print(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
@@ -285,11 +293,17 @@ class ProgressHook(Hook):
         """Close the visualizer."""
         runner.visualizer.close()
 
+    def _due(self, runner: Any) -> bool:
+        return self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
+
     def _print(self, runner: Any) -> None:
         now, step = time.monotonic(), runner.iter + 1
         values = {name: total / self._steps for name, total in self._sums.items()}
         values, images = mean_over_processes(values, self._images)
         values['lr'] = max(runner.optim_wrapper.get_lr()['lr'])
+        norm = getattr(runner.optim_wrapper, 'gradient_norm', None)
+        if norm is not None:
+            values['grad_norm'] = norm
         values['images_per_second'] = images / max(now - self._mark, 1e-9)
         left = (runner.max_iters - step) * (now - self._begin) / (step - self._first)
         line = ', '.join(
@@ -299,6 +313,7 @@ class ProgressHook(Hook):
             f'step {step}/{runner.max_iters}, epoch {runner.epoch}: {line}, '
             f'{values["images_per_second"]:.4g} images/s, {timedelta(seconds=round(left))} left'
         )
+        values |= self._watch.values(runner, values['images_per_second'], now - self._mark)
         runner.visualizer.add_scalars({f'train/{name}': v for name, v in values.items()}, step=step)
         append_metrics(runner, {'step': step, 'epoch': runner.epoch, **values})
         trim_history(runner.message_hub)

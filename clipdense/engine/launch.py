@@ -24,10 +24,12 @@ from .checks import check_sections, check_start, check_values, warn_of_data_root
 from .compiling import read_compile
 from .ema import EMAHook, read_ema
 from .hooks import EvaluationHook
+from .loggers import AUTO, read_log
 from .loops import TrainLoop
 from .optimizer import PrecisionOptimWrapper
 from .parallel import Parallel, read_parallel
 from .peers import one_fate
+from .profiling import ProfileHook
 from .runner import Runner
 from .work_dir import free_folder, no_remains
 
@@ -52,6 +54,7 @@ _UNCHECKED = (
     'parallel',
     'ema',
     'compile',
+    'log',
     'load_from',
     'resume',
 )
@@ -65,6 +68,8 @@ def train(
     options: Sequence[str] | Mapping[str, Any] = (),
     strict_resume: bool = False,
     overwrite: bool = False,
+    log: str | Sequence[str] | None = None,
+    profile: bool = False,
 ) -> Runner:
     """Train with a config, in one process or in the processes of torchrun.
 
@@ -77,6 +82,10 @@ def train(
         strict_resume: raise an error if the newest checkpoint is damaged, instead of using an older one.
         overwrite: remove the checkpoints and metrics of an earlier run in ``work_dir``, which is refused
             otherwise.
+        log: where losses and scores go besides ``metrics.jsonl``: 'tensorboard', 'wandb', 'mlflow', several
+            of them, or 'none'.  By default the ``log`` or ``visualizer`` of the config, or TensorBoard if it
+            is installed.
+        profile: write a trace of some steps, see ``ProfileHook``.
 
     Returns:
         The runner after training.
@@ -91,6 +100,9 @@ def train(
         raise InputError(f'{config_name(cfg)} is not a training config: {", ".join(missing)} is missing')
     if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
+    _set_log(cfg, log)
+    if profile:
+        _add_profile(cfg)
     check_config(cfg)
     found = newest_checkpoint(cfg.work_dir, strict_resume) if resume is True else resume
     if found:
@@ -184,6 +196,21 @@ def check_config(cfg: Config) -> None:
     read_parallel(cfg.get('parallel'))
     read_ema(cfg.get('ema'))
     read_compile(cfg.get('compile'))
+    read_log(cfg.get('log'))
+
+
+def _set_log(cfg: Config, log: str | Sequence[str] | None) -> None:
+    if log:
+        cfg.log, cfg.visualizer = [log] if isinstance(log, str) else list(log), None
+    elif cfg.get('log') is not None and cfg.get('visualizer') is not None:
+        raise InputError('the config has both log and visualizer; remove one of them')
+    elif 'log' not in cfg and cfg.get('visualizer') is None:
+        cfg.log = AUTO
+
+
+def _add_profile(cfg: Config) -> None:
+    hooks, own = cfg.get('custom_hooks') or {}, {'type': ProfileHook}
+    cfg.custom_hooks = {**hooks, 'profile': own} if isinstance(hooks, Mapping) else [*hooks, own]
 
 
 def _prepared(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -110,6 +111,7 @@ class TrainLoop(BaseLoop):
         self.val_interval = val_interval or self.steps_per_epoch or self._max_iters
         self.val_begin = val_begin
         self.stop_training = False  # set by MMEngine's EarlyStoppingHook
+        self.waited = 0.0  # seconds, for batches
         self._iter = 0
         self.position = Position(0, 0, 0, *_layout(self.dataloader), _dataset_size(self.dataloader.dataset))
         self._iterable = isinstance(self.dataloader.dataset, IterableDataset)
@@ -224,6 +226,7 @@ class TrainLoop(BaseLoop):
     def _until_one_ends(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches, ending in all processes as soon as one process has no more."""
         while True:
+            begin = time.monotonic()
             try:
                 batch = next(batches, None)
             except InputError as error:  # torch wraps a worker's error in a traceback
@@ -235,6 +238,7 @@ class TrainLoop(BaseLoop):
                     f'a data worker died before step {self._iter + 1} ({one_line(error)}); if it ran out of '
                     f'memory, lower num_workers or batch_size; {what_remains(self.runner.work_dir)}'
                 ) from error
+            self.waited += time.monotonic() - begin
             if self._agree(int(batch is None))[0] if self._iterable else batch is None:
                 return
             yield batch

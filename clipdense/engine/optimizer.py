@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from math import cos, inf, isfinite, pi
+from math import cos, isfinite, pi
 from typing import Any, get_args
 
 import torch
@@ -212,7 +212,12 @@ class PrecisionOptimWrapper(OptimWrapper):
 
     Attributes:
         skipped: number of steps skipped since the last update.
+        watched: whether ``gradient_norm`` is computed in the next step.
+        gradient_norm: of the last watched step, before clipping.
     """
+
+    watched = False
+    gradient_norm: float | None = None
 
     def __init__(
         self,
@@ -251,9 +256,13 @@ class PrecisionOptimWrapper(OptimWrapper):
             average_scalars(p for p in self._parameters() if not is_sharded(p))
         if self.clip_grad_kwargs or self.max_skips:
             self.scaler.unscale_(self.optimizer)
-        if self.max_skips and not self.scaler.is_enabled() and not isfinite(self._gradient_norm()):
+        may_skip = self.max_skips > 0 and not self.scaler.is_enabled()
+        norm = self._gradient_norm() if may_skip or self.watched else 0.0
+        if may_skip and not isfinite(norm):
             self.skipped += 1
             return
+        if self.watched:
+            self.gradient_norm = norm / self._scale
         if self.clip_grad_kwargs:
             self._clip_grad()
         for kind in (True, False) if self.sharded else ():
@@ -267,11 +276,19 @@ class PrecisionOptimWrapper(OptimWrapper):
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group['params']]
 
+    @property
+    def _scale(self) -> float:
+        """What the gradients are multiplied by."""
+        unscaled = self.clip_grad_kwargs or self.max_skips or not self.scaler.is_enabled()
+        return 1.0 if unscaled else self.scaler.get_scale()
+
     def _gradient_norm(self) -> float:
-        parameters = [p for p in self._parameters() if p.grad is not None]
+        """The norm of all gradients, scaled as they are."""
+        gradients = [p.grad.detach() for p in self._parameters() if p.grad is not None]
         if self.sharded:
-            return float(gradient_norm([p.grad for p in parameters if p.grad is not None], inf))
-        return float(nn.utils.clip_grad_norm_(parameters, inf))
+            return float(gradient_norm(gradients))
+        norms = [torch.linalg.vector_norm(gradient.float()) for gradient in gradients]
+        return float(torch.stack(norms).norm()) if norms else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimizer and, for fp16, of the loss scale."""

@@ -49,6 +49,7 @@ from .compiling import compile_blocks, read_compile
 from .ema import EMAHook, read_ema
 from .health import weights_fault
 from .hooks import ProgressHook
+from .loggers import build_loggers, read_log
 from .logs import config_text, environment, make_plain, set_screen_level
 from .loops import TrainLoop, build_loader
 from .model_weights import clip_weights, is_clip_alone, model_meta
@@ -124,9 +125,10 @@ class Runner(MMEngineRunner):
         return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
-        """The visualizer; without a config, one that writes no files."""
+        """The visualizer; without a config, one that writes to the loggers of ``log``, if any."""
         if visualizer is None:
-            return Visualizer.get_instance(self._experiment_name)
+            names = read_log(self.cfg.get('log')) if self.cfg.get('train_cfg') else []
+            return build_loggers(names, self.work_dir, self.logger, self._experiment_name)
         return super().build_visualizer(visualizer)
 
     def dump_config(self) -> None:

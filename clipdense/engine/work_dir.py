@@ -13,7 +13,10 @@ from clipdense.utils.errors import InputError
 
 from .checkpointing import remove, run_files
 from .hooks import METRICS_FILE
+from .loggers import LOGGERS, TensorBoard
+from .profiling import PROFILE_FOLDER
 
+_RECORDS = (*LOGGERS, PROFILE_FOLDER)
 _DATED = re.compile(r'\d{8}_\d{6}(_\d+)?')  # folders of the log of a run
 
 
@@ -22,7 +25,7 @@ def free_folder(work_dir: str | Path, overwrite: bool = False) -> None:
 
     Args:
         work_dir: the folder; it need not exist.
-        overwrite: remove checkpoints and metrics of an earlier run.
+        overwrite: remove checkpoints, metrics, logs and traces of an earlier run.
 
     Raises:
         InputError: it has checkpoints of an earlier run, which would be mixed with those of the new one.
@@ -36,7 +39,7 @@ def free_folder(work_dir: str | Path, overwrite: bool = False) -> None:
             f'{folder} has checkpoints of an earlier run ({old[-1].name}): --resume continues it, --work-dir '
             'starts in another folder, --overwrite removes it'
         )
-    for path in [*old, folder / METRICS_FILE]:
+    for path in [*old, *(folder / name for name in (METRICS_FILE, *_RECORDS))]:
         remove(path)
 
 
@@ -49,10 +52,17 @@ def no_remains(work_dir: str | Path) -> Iterator[None]:
         yield
     except InputError:
         new = set(folder.iterdir()) - (before or set()) if folder.is_dir() else set()
-        trained = any(_DATED.fullmatch(path.name) is None and path.suffix != '.py' for path in new)
+        trained = any(_of_training(path) for path in new)
         if is_main() and not trained:
             for path in new:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if before is None and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+def _of_training(path: Path) -> bool:
+    """Whether a path in a work folder shows that steps were done."""
+    if path.name == TensorBoard.package:
+        return True
+    return _DATED.fullmatch(path.name) is None and path.suffix != '.py' and path.name not in _RECORDS

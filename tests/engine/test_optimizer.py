@@ -195,6 +195,16 @@ def test_step(options, expected):
     assert parameter.tolist() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize('options', [{}, {'clip_grad': {'max_norm': 1.0}}, {'max_skips': 1}], ids=str)
+def test_gradient_norm_is_computed_where_it_is_asked_for(options):
+    parameter = nn.Parameter(torch.zeros(2))
+    wrapper = step(parameter, [3.0, 4.0], **options)
+    assert wrapper.gradient_norm is None
+    wrapper.watched, parameter.grad = True, torch.tensor([6.0, 8.0])
+    wrapper.step()
+    assert wrapper.gradient_norm == pytest.approx(10.0)
+
+
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 def test_step_is_left_out(bad):
     parameter = nn.Parameter(torch.zeros(2))
