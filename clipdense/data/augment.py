@@ -6,7 +6,7 @@ All random numbers come from the generator of the sample, as in ``transforms``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import exp, log, sqrt
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import STATISTICS
 from clipdense.registry import TRANSFORMS
+from clipdense.utils.errors import refuse_unknown
 
 from .batches import ImageLike
 from .transforms import TrainCrop
@@ -39,6 +40,11 @@ class StrongAugment:
         magnitude: of the operations, 0 to 10; drawn from a normal distribution, this mean, deviation 0.5.
         flip: probability of a horizontal flip; 0 for captions that mention left and right.
         erase: probability that a rectangle is replaced by noise.
+        among: names of ``OPERATIONS`` that are drawn, also repeatedly; ``DEIT`` by default.
+        probability: that a drawn operation is applied.
+
+    Raises:
+        InputError: an unknown name.
 
     Source: DeiT (arXiv 2012.12877), table 9; the operations of timm's ``rand-m9-mstd0.5-inc1``.
     """
@@ -52,18 +58,22 @@ class StrongAugment:
         magnitude: float = 9.0,
         flip: float = 0.5,
         erase: float = 0.25,
+        among: Sequence[str] | None = None,
+        probability: float = 0.5,
     ) -> None:
         self.crop = TrainCrop(size, scale, interpolation=interpolation)
         self.operations, self.magnitude = operations, magnitude
         self.flip, self.erase = flip, erase
+        self.among, self.probability = list(DEIT if among is None else among), probability
+        refuse_unknown(self.among, OPERATIONS, 'StrongAugment has no operation')
 
     def __call__(self, image: ImageLike, rng: random.Random) -> Tensor:
         """An image of any size -> (3, S, S) uint8."""
         pixels = self.crop(image, rng)
         if rng.random() < self.flip:
             pixels = pixels.flip(-1)
-        for name in rng.choices(list(OPERATIONS), k=self.operations):
-            if rng.random() < 0.5:
+        for name in rng.choices(self.among, k=self.operations):
+            if rng.random() < self.probability:
                 strength = min(max(rng.gauss(self.magnitude, 0.5), 0.0), _FULL) / _FULL
                 pixels = OPERATIONS[name](pixels, strength, rng)
         if rng.random() < self.erase:
@@ -129,6 +139,7 @@ def _brighten_dark(pixels: Tensor, strength: float, rng: random.Random) -> Tenso
 
 
 OPERATIONS: dict[str, Op] = {
+    'identity': lambda pixels, strength, rng: pixels,
     'autocontrast': lambda pixels, strength, rng: F.autocontrast(pixels),
     'equalize': lambda pixels, strength, rng: F.equalize(pixels),
     'invert': lambda pixels, strength, rng: F.invert(pixels),
@@ -147,3 +158,4 @@ OPERATIONS: dict[str, Op] = {
     'translate_x': _shift(0),
     'translate_y': _shift(1),
 }
+DEIT = [name for name in OPERATIONS if name != 'identity']  # those of timm's rand-m9-mstd0.5-inc1

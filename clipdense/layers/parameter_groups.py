@@ -15,6 +15,7 @@ _RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
     'open_clip': lambda name, p: p.ndim > 1 and name.rpartition('.')[2] not in _UNDECAYED,
     'open_clip 3.3.0': lambda name, p: p.ndim > 1,
     'slip': lambda name, p: p.ndim > 1 or name.rpartition('.')[2] == 'class_token',
+    'all': lambda name, p: True,
 }
 
 
@@ -27,14 +28,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups with and without weight decay; frozen ones are in none.
 
-    Gains, biases and scalars (logit_scale, logit_bias) never decay.  Under the rule 'open_clip', position
-    embeddings and class tokens do not decay either; under 'open_clip 3.3.0' position embeddings do, and under
-    'slip' class tokens as well.
+    Gains, biases and scalars (logit_scale, logit_bias) do not decay, except under 'all'.  Under the rule
+    'open_clip', position embeddings and class tokens do not decay either; under 'open_clip 3.3.0' position
+    embeddings do, and under 'slip' class tokens as well.
 
     Args:
         model: any module; frozen parameters (LiT's locked tower) have ``requires_grad=False``.
         weight_decay: of the groups that decay.
-        rule: 'open_clip', 'open_clip 3.3.0' or 'slip'.
+        rule: 'open_clip', 'open_clip 3.3.0', 'slip', or 'all' (BLIP).
         layer_decay: factor d of the learning rate for each layer further from the output, by name of a tower
             such as 'image': of G groups of layers, group g learns with ``lr * d ** (G - 1 - g)`` (BEiT).
         lr: of parameters that are in no such tower.

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from clipdense.data.augment import OPERATIONS, StrongAugment, erase
+from clipdense.utils.errors import InputError
 
 IMAGE = torch.randint(60, 200, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -37,8 +38,16 @@ def test_operations(name, strength):
     assert changed.shape == IMAGE.shape
     assert changed.dtype == torch.uint8
     assert torch.equal(before, IMAGE), 'the image that came is left alone'
-    if strength:
+    if strength and name != 'identity':
         assert not torch.equal(changed, IMAGE)
+
+
+def test_operations_that_are_named():
+    same = StrongAugment(24, scale=(1.0, 1.0), flip=0.0, erase=0.0, among=['identity'], probability=1.0)
+    plain = StrongAugment(24, scale=(1.0, 1.0), flip=0.0, erase=0.0, operations=0)
+    assert torch.equal(same(IMAGE, random.Random(3)), plain(IMAGE, random.Random(3)))
+    with pytest.raises(InputError, match="has no operation 'rotated'"):
+        StrongAugment(24, among=['rotated'])
 
 
 @pytest.mark.parametrize('seed', range(5))

@@ -48,6 +48,10 @@ def test_rules_differ_in_position_embeddings_and_class_tokens(rule, positions, c
     assert ('image.class_token' in names) == class_token
 
 
+def test_all_parameters_decay():
+    assert undecayed(build_clip(ClipSize(VIT, TEXT, logit_bias=True)), 'all') == set()
+
+
 def test_frozen_parameters_are_left_out():
     model = build_clip(ClipSize(VIT, TEXT))
     model.image.requires_grad_(False)
