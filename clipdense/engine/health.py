@@ -105,7 +105,7 @@ def listed(names: list[str]) -> str:
 
 
 def without_names(batch: Any) -> Any:
-    """The batch without the names of its samples, which models do not take."""
+    """The batch without the names of its samples, which few models take (``Model.takes_names``)."""
     if isinstance(batch, Mapping) and 'names' in batch:
         return {key: value for key, value in batch.items() if key != 'names'}
     return batch

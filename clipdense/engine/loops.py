@@ -201,7 +201,9 @@ class TrainLoop(BaseLoop):
 
     def _run_step(self, batch: Any, signals: StopSignals) -> None:
         runner, index = self.runner, self.position.batches
-        names, batch = sample_names(batch), without_names(batch)
+        names = sample_names(batch)
+        if not getattr(unwrapped(runner.model), 'takes_names', False):
+            batch = without_names(batch)
         if self._iter < 3 and equal_captions(batch):
             runner.logger.warning(
                 f'step {self._iter + 1}: all captions of the batch are equal, so its images cannot be told '

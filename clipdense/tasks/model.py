@@ -23,9 +23,13 @@ class Model(nn.Module, ABC):
 
     Args:
         data_preprocessor: called with each batch, (data, training); only moves it to the device by default.
+
+    Attributes:
+        takes_names: whether batches of training keep the ``names`` of their samples.
     """
 
     data_preprocessor: Any
+    takes_names = False
 
     def __init__(self, data_preprocessor: nn.Module | None = None) -> None:
         super().__init__()
