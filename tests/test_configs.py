@@ -15,6 +15,8 @@ from clipdense.config import load_config
 from clipdense.engine.launch import check_config, read_config
 from clipdense.engine.logs import config_text
 from clipdense.methods.adapters.residual import ClipAdapter
+from clipdense.methods.blip.model import build_blip
+from clipdense.methods.blip.sizes import BlipSize, MedSize
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
 
@@ -23,6 +25,7 @@ CONFIGS = sorted(path for path in FOLDER.rglob('*.py') if not path.parent.name.s
 TINY_TEXT = TextSize(32, 9, 1, 32, 16)  # MaPLe: 9 blocks
 TINY = ClipSize(VitSize(32, 8, 32, 9, 1, 32, 16), TINY_TEXT)
 TINY_EMBEDDED = ClipSize(TimmSize('test_efficientnet', 32, 16), TINY_TEXT)
+TINY_BLIP = BlipSize(VitSize(32, 8, 24, 1, 2, 32, 16), MedSize(24, 1, 2, 32), embed_dim=16)
 
 
 def name(path: Path) -> str:
@@ -38,6 +41,8 @@ def test_the_model_is_built(path):
         part.get('image', {}).pop('pretrained', None)
         if isinstance(part.get('clip'), str):  # named weights, which are not here
             part.clip = build_clip(TINY_EMBEDDED if part.clip == 'embedded' else TINY)
+    if isinstance(model.get('blip'), str):
+        model.blip = build_blip(TINY_BLIP)
     model.pop('start', None)  # nor those that training starts from
     if 'learner' in model or 'adapter' in model:
         model.pop('class_names', None)  # nor the dataset that names the classes

@@ -99,7 +99,8 @@ def from_file(file: WeightsFile, **overrides: Any) -> Blip:
         model = _from_huggingface(file, overrides)
     else:
         model = from_official(file.tensors, **overrides)
-    model.tokenizer = BlipTokenizer(model.text_size, find_vocabulary(file.path))
+    size = model.text_size
+    model.tokenizer = BlipTokenizer(size, None if size.words else find_vocabulary(file.path))
     return model
 
 
@@ -158,6 +159,8 @@ def to_official(model: Blip, layout: str = 'salesforce') -> dict[str, Tensor]:
     size = model.size
     if not isinstance(size.image, VitSize) or size.image.flavour != 'slip':
         raise InputError("the layouts of BLIP support its own ViT only (flavour 'slip')")
+    if size.text.words:
+        raise InputError('the layouts of BLIP have no place for a list of words: keep the clipdense file')
     state = dict(model.state_dict())
     if layout == 'huggingface':
         huggingface.architecture(size)

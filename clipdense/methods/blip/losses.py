@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipdense.layers.precision import at_least_fp32
+
+if TYPE_CHECKING:
+    from .model import Blip
+    from .tokenizer import Tokens
 
 IGNORE = -100
 
@@ -42,13 +48,24 @@ def answer_losses(scores: Tensor, labels: Tensor, smoothing: float = 0.1) -> Ten
     return losses.sum(dim=1)
 
 
-def soft_cross_entropy(logits: Tensor, target_logits: Tensor, alpha: float) -> Tensor:
-    """Cross entropy with targets that a momentum model softens; the positive of row b is column b.
+def caption_loss(blip: Blip, tokens: Tensor, texts: Tokens, smoothing: float, prompt: int = 0) -> Tensor:
+    """Language modeling of texts (B, L) of any first id, from image tokens (B, S, W); see ``lm_loss``."""
+    ids = texts.ids.clone()
+    ids[:, 0] = blip.text_size.ids.dec
+    scores = blip.predict(blip.need_decoder().read(tokens), ids, texts.keep)  # (B, L, V)
+    return lm_loss(scores, lm_labels(ids, texts.keep, prompt), smoothing)
+
+
+def soft_cross_entropy(
+    logits: Tensor, target_logits: Tensor, alpha: float, positives: Tensor | None = None
+) -> Tensor:
+    """Cross entropy with targets that a momentum model softens.
 
     Args:
         logits: (B, M), M at least B.
         target_logits: (B, M), of the momentum model, without gradient.
-        alpha: weight of its softmax against the one-hot target.
+        alpha: weight of its softmax against the target.
+        positives: targets (B, M) whose rows have the sum 1; column b for row b by default.
 
     Returns:
         The mean over rows.
@@ -56,14 +73,30 @@ def soft_cross_entropy(logits: Tensor, target_logits: Tensor, alpha: float) -> T
     Source: salesforce/BLIP models/blip_pretrain.py.
     """
     targets = alpha * target_logits.softmax(dim=1)  # (B, M)
-    targets.diagonal().add_(1 - alpha)
+    if positives is None:
+        targets.diagonal().add_(1 - alpha)
+    else:
+        targets += (1 - alpha) * positives
     return -(logits.log_softmax(dim=1) * targets).sum(dim=1).mean()
 
 
-def negative_weights(logits: Tensor) -> Tensor:
-    """Weights for drawing a hard negative of each row: (B, B) -> (B, B), 0 for its own column."""
-    weights = logits.detach().softmax(dim=1) + 1e-4
-    return weights.fill_diagonal_(0)
+def negative_weights(logits: Tensor, same: Tensor | None = None) -> Tensor:
+    """Weights for drawing a hard negative of each row.
+
+    Args:
+        logits: (B, B).
+        same: (B, B) bool, True where row and column have one image; by default the diagonal, where weights
+            are at least 1e-4, as in pre-training.
+
+    Returns:
+        (B, B), 0 where row and column have one image.  All weights of a row are 0 only if all columns do.
+    """
+    weights = logits.detach().softmax(dim=1)
+    if same is None:
+        return (weights + 1e-4).fill_diagonal_(0)
+    weights = weights.masked_fill(same, 0)
+    none = weights.sum(dim=1, keepdim=True) == 0  # the softmax of the others is below the smallest number
+    return torch.where(none, (~same).to(weights.dtype), weights)
 
 
 def matching_loss(scores: Tensor, matches: int) -> Tensor:

@@ -17,6 +17,8 @@ from .model import Blip
 from .tokenizer import Tokens
 from .tower import image_tokens
 
+NO_IMAGE = -100  # number of a random embedding
+
 
 class MomentumModel(nn.Module):
     """Moving averages of image tower, encoder and projections, without gradients.
@@ -46,8 +48,8 @@ class MomentumModel(nn.Module):
         """Move the averages towards the parameters of the model."""
         for name in ('image', 'encoder', 'joint'):
             pairs = zip(getattr(self, name).parameters(), getattr(blip, name).parameters(), strict=True)
-            for average, parameter in pairs:
-                average.lerp_(parameter, 1 - self.momentum)
+            averages, parameters = zip(*pairs, strict=True)
+            torch._foreach_lerp_(averages, parameters, 1 - self.momentum)
 
     @torch.no_grad()
     def forward(self, images: Tensor, texts: Tokens) -> tuple[Tensor, Tensor]:
@@ -64,6 +66,7 @@ class Queue(nn.Module):
     Args:
         embed_dim: D.
         size: Q, at least the pairs of a step.
+        numbered: keep a number of the image with each embedding.
 
     Raises:
         InputError: a negative size.
@@ -72,23 +75,30 @@ class Queue(nn.Module):
     image: Tensor  # (D, Q)
     text: Tensor  # (D, Q)
     place: Tensor  # scalar, where the next embeddings are written
+    numbers: Tensor | None  # (Q,), of images
 
-    def __init__(self, embed_dim: int, size: int) -> None:
+    def __init__(self, embed_dim: int, size: int, numbered: bool = False) -> None:
         super().__init__()
         if size < 0:
             raise InputError(f'queue_size must be at least 0, got {size}')
         for name in ('image', 'text'):
             self.register_buffer(name, F.normalize(torch.randn(embed_dim, size), dim=0))
         self.register_buffer('place', torch.zeros((), dtype=torch.int64))
+        self.register_buffer('numbers', torch.full((size,), NO_IMAGE) if numbered else None)
+
+    @property
+    def size(self) -> int:
+        """Q."""
+        return self.image.shape[1]
 
     @torch.no_grad()
-    def write(self, images: Tensor, texts: Tensor) -> None:
-        """Replace the oldest embeddings by those of a step, (B, D) each.
+    def write(self, images: Tensor, texts: Tensor, numbers: Tensor | None = None) -> None:
+        """Replace the oldest embeddings by those of a step, (B, D) each, and numbers (B,).
 
         Raises:
             InputError: more pairs than the queue has places.
         """
-        size, count = self.image.shape[1], len(images)
+        size, count = self.size, len(images)
         if size == 0:
             return
         if count > size:
@@ -96,4 +106,6 @@ class Queue(nn.Module):
         places = (self.place + torch.arange(count, device=images.device)) % size
         self.image[:, places] = images.mT.to(self.image.dtype)
         self.text[:, places] = texts.mT.to(self.text.dtype)
+        if self.numbers is not None and numbers is not None:
+            self.numbers[places] = numbers
         self.place.copy_((self.place + count) % size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -33,6 +35,9 @@ OPENAI = SpecialIds(
     pad=0, cls=49406, sep=49407, dec=49408, enc=49409
 )  # OpenAI's byte pairs and two added ids
 BERT_WORDS, OPENAI_WORDS = 30524, 49410
+OWN = SpecialIds(pad=0, cls=1, sep=2, dec=3, enc=4)  # of a list of words
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
+UNKNOWN, FIRST_WORD = 5, 6  # ids of a list of words
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,11 @@ class MedSize:
         ids: the special ids, or a dict of them.
         eps: of the normalizations.
         dropout: in training.
+        words: a vocabulary of whole words, for a model of one's own whose captions have few; it determines
+            ``vocab_size`` and ``ids``.
 
     Raises:
-        InputError: special ids that are not in the vocabulary.
+        InputError: special ids that are not in the vocabulary, or words that are repeated or no words.
     """
 
     width: int = 768
@@ -61,10 +68,16 @@ class MedSize:
     ids: SpecialIds = BERT
     eps: float = 1e-12
     dropout: float = 0.1
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.ids, dict):
             object.__setattr__(self, 'ids', SpecialIds(**self.ids))
+        check_words(self.words)
+        object.__setattr__(self, 'words', tuple(self.words))
+        if self.words:
+            object.__setattr__(self, 'vocab_size', FIRST_WORD + len(self.words))
+            object.__setattr__(self, 'ids', OWN)
         given = asdict(self.ids)
         if wrong := [name for name, value in given.items() if not 0 <= value < self.vocab_size]:
             raise InputError(
@@ -134,6 +147,27 @@ class BlipSize:
         if name not in PUBLISHED:
             raise InputError(f'unknown BLIP size {name!r}.{nearest(name, PUBLISHED)}')
         return PUBLISHED[name]
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check a vocabulary of whole words.
+
+    Raises:
+        InputError: not a list, a repeated word, or an entry that no text is split into.
+    """
+    if isinstance(words, str):
+        raise InputError(f'words must be a list of words, got {words!r:.80}')
+    for word in words:
+        if not isinstance(word, str) or split_words(word) != [word]:
+            raise InputError(f'words must be single words in lower case, or single signs; got {word!r:.80}')
+    if len(set(words)) < len(words):
+        twice = next(word for word in words if list(words).count(word) > 1)
+        raise InputError(f'words has {twice!r} twice')
+
+
+def split_words(text: str) -> list[str]:
+    """The words and signs of a text in lower case."""
+    return _WORD.findall(text.lower())
 
 
 def image_width(size: ImageSize) -> int:

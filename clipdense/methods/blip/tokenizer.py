@@ -16,7 +16,7 @@ from clipdense.utils.errors import InputError, MissingPackage
 from clipdense.vocab.tokenizer import Tokenizer, short
 from clipdense.weights.packages import PackageFile
 
-from .sizes import BERT_WORDS, OPENAI, MedSize, SpecialIds
+from .sizes import BERT_WORDS, FIRST_WORD, OPENAI, UNKNOWN, MedSize, SpecialIds, split_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,7 @@ _INSTALLED = PackageFile(
 )  # of another network, with the vocabulary of bert-base-uncased
 MAX_WORDS = 30  # of a caption in training
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
+_BEFORE_SIGN = re.compile(r' ([^\w\s])')
 _SPECIAL = {'pad': '[PAD]', 'cls': '[CLS]', 'sep': '[SEP]', 'dec': '[DEC]', 'enc': '[ENC]'}
 
 
@@ -86,13 +87,34 @@ class WordPieces:
         return self._backend.decode(list(ids)).strip()
 
 
+class WordList:
+    """The words of ``MedSize.words``; others have one id, which is left out of texts.
+
+    Args:
+        size: of the text transformer.
+    """
+
+    def __init__(self, size: MedSize) -> None:
+        self.ids = {word: index for index, word in enumerate(size.words, FIRST_WORD)}
+        self.words = dict(zip(self.ids.values(), self.ids, strict=True))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special ids."""
+        return [self.ids.get(word, UNKNOWN) for word in split_words(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, without a space before a sign."""
+        words = [self.words[index] for index in ids if index in self.words]
+        return _BEFORE_SIGN.sub(r'\1', ' '.join(words))
+
+
 class BlipTokenizer:
     """Texts -> ids with one of three first ids; the vocabulary is read when first used.
 
     Args:
         size: of the text transformer.
         file: ``tokenizer.json`` or ``vocab.txt`` of a BERT; None for OpenAI's byte pairs, or for a BERT
-            vocabulary in an installed package.
+            vocabulary in an installed package.  A size with ``words`` needs none.
     """
 
     def __init__(self, size: MedSize, file: Path | None = None) -> None:
@@ -110,6 +132,8 @@ class BlipTokenizer:
         Raises:
             InputError: there is none, or it belongs to another model.
         """
+        if self.size.words:
+            return WordList(self.size)
         if self.file is not None:
             return WordPieces(self.file, self.size)
         if self.ids == OPENAI:
@@ -196,12 +220,15 @@ class CaptionIds:
         size: of the text transformer, or a dict of its fields.
         file: vocabulary, see ``BlipTokenizer``.
         longest: L; longer captions are truncated.
+        prompt: before each caption, for ``BlipCaptionTrainer``.
     """
 
-    def __init__(self, size: MedSize | dict, file: str | Path | None = None, longest: int = 30) -> None:
+    def __init__(
+        self, size: MedSize | dict, file: str | Path | None = None, longest: int = 30, prompt: str = ''
+    ) -> None:
         size = MedSize(**size) if isinstance(size, dict) else size
         self.tokenizer = BlipTokenizer(size, None if file is None else Path(file))
-        self.longest = longest
+        self.longest, self.prompt = longest, prompt
 
     def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
         """K captions -> ids (K, L) int64 from ``cls`` to ``sep``, filled with -1.
@@ -213,7 +240,7 @@ class CaptionIds:
         rows = np.full((len(texts), self.longest), -1, np.int64)
         ids = self.tokenizer.ids
         for row, text in zip(rows, texts, strict=True):
-            found = self.tokenizer.encode(clean_caption(text))
+            found = self.tokenizer.encode(self.prompt + clean_caption(text))
             if len(found) > self.longest - 2 and not truncate:
                 raise InputError(f'{short(text, 80)!r} is longer than {self.longest} tokens')
             found = [ids.cls, *found[: self.longest - 2], ids.sep]

@@ -44,7 +44,9 @@ def official(golden):
 def tiny_blip(**options):
     """A BLIP with random weights and a vocabulary of a few ids."""
     image = VitSize(32, 8, 24, 2, 3, 48, 16, activation='gelu', flavour='slip')
-    text = MedSize(32, 2, 4, 48, vocab_size=60, context_length=40, ids=IDS)
+    text = MedSize(
+        32, 2, 4, 48, vocab_size=60, context_length=40, ids=IDS, dropout=options.pop('dropout', 0.1)
+    )
     torch.manual_seed(0)
     return build_blip(BlipSize(image, text, **{'embed_dim': 16, **options})).eval()
 

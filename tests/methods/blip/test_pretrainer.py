@@ -45,7 +45,7 @@ def test_the_official_step(official, golden, case, alpha):
         return tensors[f'input.{case}.negative_image'], tensors[f'input.{case}.negative_text']
 
     texts = Tokens(tensors['input.input_ids'], tensors['input.attention_mask'])
-    losses = trainer.losses(images, texts, draw)
+    losses = trainer.losses(images, texts, draw=draw)
     for name, ours in (('ita', 'contrastive_loss'), ('itm', 'matching_loss'), ('lm', 'language_loss')):
         assert_close(losses[ours], tensors[f'output.{case}.loss_{name}'], **TIGHT)
     for name, weights in seen.items():

@@ -1,0 +1,171 @@
+"""Trainings with contrastive loss (ITC) and matching (ITM).
+
+B: pairs of this process, L: tokens, S: image tokens, W: their width, D: joint space, Q: queue, P: processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clipdense.layers.precision import at_least_fp32
+from clipdense.utils.dist import gather_with_grad, world_size
+from clipdense.utils.errors import InputError
+
+from .losses import matching_loss, soft_cross_entropy
+from .model import TEMPERATURES, Blip
+from .momentum import MomentumModel, Queue
+from .tokenizer import Tokens
+from .trainer import BlipTrainer, check_pairs, check_share, with_first
+
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapper
+
+Draw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_WHOLE = (
+    'negatives are drawn from the whole batch, and the momentum model and its queue move once in a step, so '
+    'parts of a batch are not the batch'
+)
+
+
+class Encoded(NamedTuple):
+    """What the towers make of a batch."""
+
+    tokens: Tensor  # (B, S, W)
+    image: Tensor  # (B, D), unit norm
+    text: Tensor  # (B, D), unit norm
+    slow_image: Tensor  # (B, D), of the momentum model
+    slow_text: Tensor  # (B, D)
+
+
+class MatchingTrainer(BlipTrainer):
+    """A training with a momentum model; see ``BlipPretrainer`` for the arguments.
+
+    In several processes the queue has the pairs of all of them, in order of rank.  Its earlier content apart,
+    a process contrasts its pairs with its own only, and draws negatives from its own, as the release does in
+    pre-training.
+
+    Raises:
+        InputError: a model without encoder and heads, or a setting out of range.
+    """
+
+    steps: Tensor
+    batch_matters = _WHOLE
+    numbered = False  # whether pairs of one image match one another
+
+    def __init__(
+        self,
+        blip: Blip,
+        queue_size: int,
+        momentum: float,
+        alpha: float,
+        ramp_steps: int,
+        smoothing: float = 0.1,
+        micro_batch: int | None = None,
+    ) -> None:
+        super().__init__(blip, smoothing)
+        if micro_batch is not None:
+            raise InputError(f'micro_batch is not possible: {_WHOLE}; lower batch_size')
+        check_share(alpha=alpha)
+        if ramp_steps < 0:
+            raise InputError(f'ramp_steps must be at least 0, got {ramp_steps}')
+        self.averages = MomentumModel(blip, momentum)
+        self.queue = Queue(blip.size.embed_dim, queue_size, self.numbered)
+        self.alpha, self.ramp_steps = alpha, ramp_steps
+        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """One optimizer step."""
+        logged = super().train_step(data, optim_wrapper)
+        self.steps += 1
+        assert self.blip.joint is not None
+        return {**logged, 'temperature': self.blip.joint.temperature.detach()}
+
+    def check_batch(self, size: int, last: bool = False) -> None:
+        """Negatives are drawn from the other pairs of a batch.
+
+        Raises:
+            InputError: a batch of one pair, or one that is larger than the queue.
+        """
+        check_pairs(size, last)
+        if 0 < self.queue.size < size * world_size():
+            raise InputError(
+                f'a step has {size * world_size()} pairs, more than queue_size={self.queue.size}: raise it'
+            )
+
+    def encode(self, images: Tensor, texts: Tokens) -> Encoded:
+        """Clamp the temperature, encode, and move the momentum model, in the order of the release."""
+        blip = self.blip
+        assert blip.joint is not None
+        with torch.no_grad():
+            blip.joint.temperature.clamp_(*TEMPERATURES)
+        tokens = blip.encode_image(images)  # (B, S, W)
+        image, text = blip.embed_image(tokens), blip.embed_text(*texts)  # (B, D)
+        self.averages.update(blip)
+        found = image, text, *self.averages(images, texts)
+        return Encoded(tokens, *map(at_least_fp32, found))
+
+    def contrast(self, batch: Encoded, numbers: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The contrastive loss, after which the pairs are in the queue.
+
+        Args:
+            batch: see ``encode``.
+            numbers: (B,) of images, for a queue with numbers: pairs of one image share the target.
+
+        Returns:
+            The loss, and similarities of texts to images and of images to texts, (B, B + Q) each.
+        """
+        assert self.blip.joint is not None
+        images = torch.cat([batch.slow_image.mT, self.queue.image.clone()], dim=1)  # (D, B + Q)
+        texts = torch.cat([batch.slow_text.mT, self.queue.text.clone()], dim=1)
+        temperature, alpha = self.blip.joint.temperature, self._alpha()
+        to_texts, to_images = batch.image @ texts / temperature, batch.text @ images / temperature
+        with torch.no_grad():
+            slow_to_texts = batch.slow_image @ texts / temperature
+            slow_to_images = batch.slow_text @ images / temperature
+        positives = None if numbers is None else self._positives(numbers)
+        one = soft_cross_entropy(to_texts, slow_to_texts, alpha, positives)
+        other = soft_cross_entropy(to_images, slow_to_images, alpha, positives)
+        everyone = None if numbers is None else gather_with_grad(numbers)
+        self.queue.write(gather_with_grad(batch.slow_image), gather_with_grad(batch.slow_text), everyone)
+        return (one + other) / 2, to_images, to_texts
+
+    def match(
+        self, tokens: Tensor, texts: Tokens, weights: tuple[Tensor, Tensor], draw: Draw | None = None
+    ) -> Tensor:
+        """The matching loss: pairs that match, texts with a negative image, and images with a negative text.
+
+        Args:
+            tokens: (B, S, W).
+            texts: B.
+            weights: for drawing, of images for each text and of texts for each image, (B, B) each.  A pair
+                whose weights are all 0 has no negative, and is left out of those that do not match.
+            draw: weights -> the index of a negative image and of a negative text, (B,) each.
+        """
+        encoder, ids = self.blip.need_encoder(), with_first(texts.ids, self.blip.text_size.ids.enc)
+        some = torch.arange(len(tokens), device=tokens.device)[weights[0].any(dim=1)]  # (N,)
+        image, text = (draw or _draw)(*(one[some] for one in weights))  # (N,)
+        every = torch.arange(len(tokens), device=tokens.device)
+        images, order = torch.cat([every, image, some]), torch.cat([every, some, text])  # (B + 2 N,)
+        read = encoder.read(tokens).row(images)
+        return matching_loss(self.blip.match(read, ids[order], texts.keep[order]), len(tokens))
+
+    def _positives(self, numbers: Tensor) -> Tensor:
+        """(B,) -> (B, B + Q), equal shares of the columns of the same image."""
+        assert self.queue.numbers is not None
+        columns = torch.cat([numbers, self.queue.numbers])  # (B + Q,)
+        same = (numbers[:, None] == columns).float()
+        return same / same.sum(dim=1, keepdim=True)
+
+    def _alpha(self) -> float:
+        return self.alpha * (min(1.0, int(self.steps) / self.ramp_steps) if self.ramp_steps else 1.0)
+
+
+def _draw(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    if not len(images):
+        none = torch.zeros(0, dtype=torch.int64, device=images.device)
+        return none, none
+    return torch.multinomial(images, 1)[:, 0], torch.multinomial(texts, 1)[:, 0]

@@ -1,0 +1,40 @@
+"""The BLIP of ``blip_scenes`` fine-tuned for contrastive loss and matching, on 2,000 other scenes: what
+``clipdense filter --by itm`` takes.
+
+    clipdense scenes data/scenes --train 20000
+    clipdense train blip/blip_scenes
+    clipdense scenes data/scenes_clean --train 2000 --seed 1
+    clipdense train blip/blip_scenes_retrieval
+
+Cost: none measured yet.
+Score: none yet.
+"""
+
+from mmengine.config import read_base
+
+from clipdense.methods.blip.finetuning import BlipRetrievalTrainer
+
+with read_base():
+    from .._base_.blip_scenes import *
+    from .._base_.default_runtime import *
+    from .._base_.scenes_captions import *
+
+data_root = 'data/scenes_clean'
+num_images = 2000
+
+model = dict(
+    type=BlipRetrievalTrainer,
+    blip='work_dirs/blip_scenes/blip.safetensors',
+    queue_size=1024,
+    momentum=0.99,
+    ramp_steps=31,
+)
+train_dataloader['dataset'].update(
+    urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids
+)
+train_cfg = dict(max_steps=150)
+param_scheduler.update(warmup=10)
+optim_wrapper['optimizer'].update(lr=5e-4)
+custom_hooks['evaluation'].update(
+    evaluations={name: part for name, part in blip_evaluations.items() if not name.startswith('caption')}
+)
