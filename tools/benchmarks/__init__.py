@@ -22,6 +22,7 @@ from .convnext_dense import convnext_dense
 from .ddp import ddp
 from .dense_slide import dense_slide
 from .folder import folder
+from .glip import glip
 from .groupvit_image import groupvit_image
 from .harness import Found, Options
 from .lseg import lseg
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'ddp': ddp,
     'dense_slide': dense_slide,
     'folder': folder,
+    'glip': glip,
     'groupvit_image': groupvit_image,
     'import': imports,
     'start_up': start_up,
