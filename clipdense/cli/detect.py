@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdense.utils.device_names import check_precision
-from clipdense.utils.errors import InputError
+from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_outputs
 
 from .early import check_device, check_files, check_method, check_templates, check_weights
@@ -99,6 +99,40 @@ class DetectorArguments:
 
 
 @dataclass(frozen=True)
+class PhraseArguments(VocabularyArguments):
+    """The classes, or a sentence with its phrases."""
+
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help='A sentence whose phrases are detected: those of --classes, by default its noun phrases.'
+        ),
+    ] = None
+
+    def read(self, templates: str | None = None) -> Vocabulary:
+        """The vocabulary; with ``--text`` a ``Sentence``.
+
+        Raises:
+            InputError: as ``VocabularyArguments.read``, or a phrase that is not in the sentence.
+        """
+        if self.text is None:
+            return super().read(templates)
+        from clipdense.vocab.sentences import Sentence
+        from clipdense.vocab.vocabulary import Vocabulary
+
+        for name, given in (('--vocab', self.vocab), ('--class-list', self.class_list)):
+            if given is not None:
+                raise InputError(
+                    f'--text has its phrases from --classes, or all its noun phrases: remove {name}'
+                )
+        phrases = None if self.classes is None else Vocabulary.parse(self.classes).class_names
+        found = Sentence.of(self.text, phrases)
+        if phrases is None:
+            print(f'phrases of the text: {", ".join(map(printable, found.class_names))}')
+        return found
+
+
+@dataclass(frozen=True)
 class RulesArguments:
     """``DetectionRules`` on the command line."""
 
@@ -138,7 +172,7 @@ def detect(
     images: ImageArguments,
     detector: DetectorArguments,
     config: ConfigArguments,
-    vocabulary: VocabularyArguments,
+    vocabulary: PhraseArguments,
     rules: RulesArguments,
     dataset: SaveArguments,
     out: Annotated[Path, typer.Option('--out', help='Output folder.')] = Path('detected'),

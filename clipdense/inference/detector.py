@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionModel, DetectionRules
 from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError
+from clipdense.utils.image_open import MAX_PIXELS
+from clipdense.utils.wording import counted
+from clipdense.vocab.sentences import Sentence
+from clipdense.vocab.spans import Span
 from clipdense.vocab.templates import Templates
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .example_images import ExampleEmbedding, box_of, grid_boxes
 from .load import Embedder, load_detector, load_embedder, load_text_clip, load_trained_detector
 from .predictor import Predictor
-from .reading import Input
+from .reading import ImageSource, Input, read_batch, without_failed
 from .results import Detections
 
 _WITH_NEGATIVES = 100  # further detections of an image, of which some are negatives
@@ -134,6 +138,68 @@ class Detector(Predictor[Detections]):
         model: Any = load_trained_detector(config, weights, device, keep_clip)
         embeds = _embedder(model, clip, templates, embedder, device, cache)
         return cls(model, embeds, rules, adapter, precision)
+
+    def ground(
+        self,
+        image: ImageSource | list[ImageSource],
+        text: str | Vocabulary | list[str | Vocabulary],
+        phrases: Sequence[str | Sequence[Span]] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Detect the phrases of a sentence, or those of a sentence of its own in each image of a list.
+
+        A model that reads several vocabularies at once, such as GLIP, reads the sentences of all images in
+        one batch; others are asked for the phrases as class names, image by image.  The vocabulary of the
+        predictor stays as it was.
+
+        Args:
+            image: as in a call; a list is one batch.
+            text: a sentence for each image, or one for all; a vocabulary stands for itself.
+            phrases: of one sentence, see ``Sentence.of``; by default its noun phrases.
+            options: as in a call.
+
+        Returns:
+            Detections whose class names are the phrases; a list of them for a list of images.
+
+        Raises:
+            InputError: an unreadable image, another number of sentences than images, phrases for several
+                sentences, or a sentence without these phrases.
+
+        Example:
+            >>> detector.ground('street.jpg', 'there are some holes on the road').show()
+        """
+        images = image if isinstance(image, list) else [image]
+        texts = text if isinstance(text, list) else [text]
+        if isinstance(text, list) and len(texts) != len(images):
+            raise InputError(f'{counted(len(images), "image")}, but {counted(len(texts), "sentence")}')
+        if phrases is not None and (len(texts) > 1 or not isinstance(texts[0], str)):
+            raise InputError('phrases belong to one sentence: give Sentence.of(text, phrases) for each image')
+        read = [one if isinstance(one, Vocabulary) else Sentence.of(one, phrases) for one in texts]
+        asked = read if isinstance(text, list) else read * len(images)
+        if shown := [name for one in read for name in one.examples]:
+            raise InputError(f'class {shown[0]!r} is given by example images: pass its vocabulary to a call')
+        inputs = without_failed(read_batch(list(enumerate(images)), MAX_PIXELS, self._check_encoded), 'raise')
+        found = self._ground(inputs, asked, self._settings(options))
+        return found if isinstance(image, list) else found[0]
+
+    def _ground(
+        self, images: list[Input], vocabularies: Sequence[Vocabulary], settings: Mapping[str, Any]
+    ) -> list[Detections]:
+        """Detections of each image for a vocabulary of its own; in one batch where the model can."""
+        apart = any(one.negatives or one.thresholds for one in vocabularies)
+        if apart or not hasattr(self.model, 'predict_each') or any(one.encoded for one in images):
+            answers = [
+                self._answers([image], vocabulary, 'raise', settings)[0]
+                for image, vocabulary in zip(images, vocabularies, strict=True)
+            ]
+            return [result for _, result in answers]
+        with self._lock, torch.no_grad(), autocast(self.device, self._autocast):
+            pixels = [np.asarray(one.image) for one in images]
+            found = self.model.predict_each(pixels, vocabularies, settings['rules'])
+        return [
+            self._result(one, image.image, vocabulary)
+            for one, image, vocabulary in zip(found, images, vocabularies, strict=True)
+        ]
 
     def _settings(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Detection rules of a call: ``rules``, or single values such as ``score_threshold=0.5``."""

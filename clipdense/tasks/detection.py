@@ -121,6 +121,9 @@ class DetectionModel(Protocol):
         clip: the text tower that its class embeddings come from; None where they come from elsewhere.
         templates: name of the prompt templates that the method was published with.
 
+    One that reads several vocabularies at once has ``predict_each(images, vocabularies, rules)``, with a
+    vocabulary for each image.
+
     One that reads the words of class names together with the image has ``reads_names = True`` and an
     ``embedder`` of its own, whose embeddings it does not need.
     """

@@ -86,16 +86,49 @@ class NounExtractor:
         wanted = ('NOUN', 'VERB') if self.kind == 'word' else ('NOUN',)
         return [word for word, tag in tagged if tag in wanted and word not in self.ignore]
 
-    def _phrases(self, tagged: Tagged) -> list[str]:
-        found: list[str] = []
-        run: list[tuple[str, str]] = []
-        for word, tag in [*tagged, ('', '')]:
-            if tag in ('NOUN', 'ADJ') and not (run and run[-1][1] == 'NOUN' and tag == 'ADJ'):
-                run.append((word, tag))
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        """The noun phrases of a caption as characters [start, end), with a determiner before them.
+
+        Ignored words at the end of a phrase are left out: "the red star" of "the red star left of a square".
+        """
+        tagged = self._tag(caption)
+        places: list[tuple[int, int] | None] = []
+        after = 0
+        for word, _ in tagged:
+            match = re.compile(re.escape(word), re.IGNORECASE).search(caption, after)
+            places.append(match.span() if match else None)
+            after = match.end() if match else after
+        found = []
+        for first, end in self._runs(tagged, frozenset()):
+            while end > first and (tagged[end - 1][0] in self.ignore or tagged[end - 1][1] != 'NOUN'):
+                end -= 1
+            if end == first:
                 continue
-            if run and run[-1][1] == 'NOUN' and run[-1][0] not in self.ignore:
-                found.append(' '.join(word for word, _ in run))
-            run = [(word, tag)] if tag == 'ADJ' else []
+            if first and tagged[first - 1][0] in _DETERMINERS:
+                first -= 1
+            start, last = places[first], places[end - 1]
+            if start is not None and last is not None:
+                found.append((start[0], last[1]))
+        return found
+
+    def _phrases(self, tagged: Tagged) -> list[str]:
+        runs = self._runs(tagged, self.ignore)
+        return [' '.join(word for word, _ in tagged[first:end]) for first, end in runs]
+
+    @staticmethod
+    def _runs(tagged: Tagged, ignore: frozenset[str]) -> list[tuple[int, int]]:
+        """First word and the one after the last of each phrase: adjectives and nouns up to a last noun."""
+        found = []
+        first = None  # word of the phrase that is read
+        before = ''
+        for place, (_, tag) in enumerate([*tagged, ('', '')]):
+            if tag in ('NOUN', 'ADJ') and not (first is not None and before == 'NOUN' and tag == 'ADJ'):
+                first = place if first is None else first
+            else:
+                if first is not None and before == 'NOUN' and tagged[place - 1][0] not in ignore:
+                    found.append((first, place))
+                first = place if tag == 'ADJ' else None
+            before = tag
         return found
 
 

@@ -470,3 +470,13 @@ def test_a_detector_that_reads_names_with_the_image(files):
 
     with pytest.raises(InputError, match='a Fused reads class names together with the image'):
         Detector(Fused(), Names()).encode(files / 'a.png')
+
+
+def test_a_detector_of_class_names_grounds_phrases_as_names(detector, files):
+    images = [files / 'a.png', files / 'b.png']
+    found = detector.ground(images, ['a cat on the road', 'two dogs'])
+    assert [one.vocabulary.class_names for one in found] == [('a cat', 'the road'), ('two dogs',)]
+    for one, image in zip(found, images, strict=True):
+        expected = detector(image, list(one.vocabulary.class_names))
+        np.testing.assert_array_equal(one.xyxy, expected.xyxy)
+        np.testing.assert_array_equal(one.confidence, expected.confidence)

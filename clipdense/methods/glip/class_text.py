@@ -1,11 +1,12 @@
-"""The class names of a vocabulary as prompts, encoded once.
+"""The class names of a vocabulary, or the phrases of a sentence, as prompts, encoded once.
 
 K: classes, Q: names and synonyms, T: tokens of a prompt, D: text width.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +15,19 @@ from torch.nn import functional as F
 from clipdense.layers.precision import no_autocast
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
+from clipdense.vocab.sentences import Sentence
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .prompts import Prompt, PromptRules, chunks, class_prompt, positive_map, warn_of_equal
 from .structures import TextFeatures
 from .text import GroundingText
+
+
+class NamedPrompt(NamedTuple):
+    """A text and the class of each of its phrases."""
+
+    prompt: Prompt
+    classes: tuple[int, ...]
 
 
 class EncodedChunk(NamedTuple):
@@ -34,6 +43,29 @@ class EncodedChunk(NamedTuple):
         return TextFeatures(hidden, embedded, mask)
 
 
+def named_prompts(vocabulary: Vocabulary, text: GroundingText, rules: PromptRules) -> list[NamedPrompt]:
+    """The texts that are read for a vocabulary: a sentence, then texts of class names.
+
+    Raises:
+        InputError: a name that does not fit, or of which nothing is left, see ``prompts``.
+
+    Warns:
+        UserWarning: names that are one text.
+    """
+    found = []
+    asked = vocabulary.queries
+    if isinstance(vocabulary, Sentence):
+        phrases = vocabulary.spans
+        found.append(NamedPrompt(Prompt(vocabulary.text, phrases), tuple(range(len(phrases)))))
+        asked = tuple(one for one in asked if one[1] >= len(phrases))
+    names = [name for name, _ in asked]
+    warn_of_equal(names, rules)
+    for chunk in chunks(names, text.locate, text.room, rules) if names else ():
+        prompt = class_prompt([names[index] for index in chunk], rules)
+        found.append(NamedPrompt(prompt, tuple(asked[index][1] for index in chunk)))
+    return found
+
+
 class ClassText:
     """A ``ClassEmbedder`` that also keeps what the head reads: prompts with the features of their tokens.
 
@@ -47,7 +79,7 @@ class ClassText:
     def __init__(self, text: GroundingText, rules: PromptRules) -> None:
         self.text, self.rules = text, rules
         self.vocabulary: Vocabulary | None = None
-        self._chunks: list[list[int]] = []
+        self._prompts: list[NamedPrompt] = []
         self._encoded: list[EncodedChunk] | None = None
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -59,11 +91,8 @@ class ClassText:
         Warns:
             UserWarning: names that are one text.
         """
-        asked = vocabulary.queries
-        if self.vocabulary is None or self.vocabulary.queries != asked:
-            names = [name for name, _ in asked]
-            warn_of_equal(names, self.rules)
-            self._chunks = chunks(names, self.text.locate, self.text.room, self.rules)
+        if self.vocabulary is None or _read(self.vocabulary) != _read(vocabulary):
+            self._prompts = named_prompts(vocabulary, self.text, self.rules)
             self.forget()
         self.vocabulary = vocabulary
 
@@ -80,25 +109,29 @@ class ClassText:
         """
         if self.vocabulary is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary) first')
-        names = [name for name, _ in self.vocabulary.queries]
-        return [class_prompt([names[index] for index in chunk], self.rules) for chunk in self._chunks]
+        return [one.prompt for one in self._prompts]
 
     @torch.no_grad()
     def encoded(self) -> list[EncodedChunk]:
         """The prompts with their features; encoded at the first call."""
         if self._encoded is None:
-            assert self.vocabulary is not None or self.prompts
-            classes = [index for _, index in self.vocabulary.queries]  # type: ignore[union-attr]
-            self._encoded = []
-            device = next(self.text.parameters()).device
-            for prompt, chunk in zip(self.prompts, self._chunks, strict=True):
-                with no_autocast(device):
-                    found = self.text([prompt], self.rules.per_phrase)
-                length = found.features.mask.shape[1]
-                positive = positive_map(found.phrases[0], length, device=device)
-                of_names = torch.tensor([classes[index] for index in chunk], device=device)
-                self._encoded.append(EncodedChunk(found.features, positive, of_names))
+            assert self.prompts
+            self._encoded = [chunk for one in self._prompts for chunk in self.encode([one])]
         return self._encoded
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[NamedPrompt]) -> list[EncodedChunk]:
+        """Prompts of a batch with their features, padded to the longest."""
+        device = next(self.text.parameters()).device
+        with no_autocast(device):
+            found = self.text([one.prompt for one in prompts], self.rules.per_phrase)
+        length = found.features.mask.shape[1]
+        chunks = []
+        for row, (one, phrases) in enumerate(zip(prompts, found.phrases, strict=True)):
+            features = TextFeatures(*(part[row : row + 1] for part in found.features))
+            positive = positive_map(phrases, length, device=device)
+            chunks.append(EncodedChunk(features, positive, torch.tensor(one.classes, device=device)))
+        return chunks
 
     def embed(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         """The mean feature of the tokens of each name, unit rows (Q, D); detection does not need them."""
@@ -109,3 +142,9 @@ class ClassText:
             rows.append(F.normalize(share @ chunk.features.hidden[0].float(), dim=-1))
         classes = torch.tensor([index for _, index in vocabulary.queries], device=rows[0].device)
         return ClassEmbeddings(torch.cat(rows), classes, len(vocabulary))
+
+
+def _read(vocabulary: Vocabulary) -> tuple[Any, ...]:
+    """What the prompts depend on."""
+    sentence = (vocabulary.text, vocabulary.spans) if isinstance(vocabulary, Sentence) else ()
+    return (vocabulary.queries, *sentence)

@@ -26,12 +26,12 @@ from clipdense.weights.strict import load_strict
 
 from . import parts
 from .boxes import exclusive, inclusive
-from .class_text import ClassText
+from .class_text import ClassText, EncodedChunk, named_prompts
 from .criterion import grounding_losses
 from .head import GLIPHead
 from .prompts import PromptRules, positive_map
 from .scores import CandidateRules, Candidates, candidates, suppress
-from .structures import HeadOutput, Targets
+from .structures import HeadOutput, Targets, TextFeatures
 from .text import GroundingText, text_of
 from .training_prompts import training_prompts
 
@@ -207,19 +207,65 @@ class GLIP(BaseDetector):
         """
         if self.vocabulary is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary) first')
-        anchors = self.head.anchors(levels)
         found: list[list[Candidates]] = [[] for _ in metas]
         for chunk in self.class_text.encoded():
-            output = self.head(levels, chunk.features_for(len(metas)))
-            for image, meta in enumerate(metas):
-                size = (int(meta['img_shape'][0]), int(meta['img_shape'][1]))
-                logits, deltas, centerness = _of_image(output, image)
-                taken = candidates(logits, deltas, centerness, anchors, chunk.positive, size, self.candidates)
-                found[image].append(taken._replace(class_ids=chunk.class_of[taken.class_ids]))
-        thresholds = rules.thresholds(self.vocabulary)
-        settings = (rules.iou_threshold, thresholds, rules.class_agnostic, rules.max_detections)
-        best = [suppress(Candidates(*map(torch.cat, zip(*one, strict=True))), *settings) for one in found]
-        return [_instances(one, meta, rescale) for one, meta in zip(best, metas, strict=True)]
+            self._find(levels, metas, [chunk] * len(metas), found)
+        return self._best(found, metas, [self.vocabulary] * len(metas), rules, rescale)
+
+    def detect_each(
+        self,
+        levels: Sequence[Tensor],
+        metas: Sequence[Mapping[str, Any]],
+        vocabularies: Sequence[Vocabulary],
+        rules: DetectionRules,
+        rescale: bool = True,
+    ) -> list[InstanceData]:
+        """As ``detect``, with a vocabulary for each image; the texts of a batch are read together."""
+        prompts = [named_prompts(one, self.clip, self.prompts) for one in vocabularies]
+        found: list[list[Candidates]] = [[] for _ in metas]
+        for turn in range(max(map(len, prompts))):
+            images = [image for image, own in enumerate(prompts) if turn < len(own)]
+            chunks = self.class_text.encode([prompts[image][turn] for image in images])
+            own = [[] for _ in images]
+            self._find([level[images] for level in levels], [metas[image] for image in images], chunks, own)
+            for image, more in zip(images, own, strict=True):
+                found[image] += more
+        return self._best(found, metas, vocabularies, rules, rescale)
+
+    def _find(
+        self,
+        levels: Sequence[Tensor],
+        metas: Sequence[Mapping[str, Any]],
+        chunks: Sequence[EncodedChunk],
+        found: Sequence[list[Candidates]],
+    ) -> None:
+        """Add the candidates of each image in a text of its own to those that were found."""
+        if all(chunk is chunks[0] for chunk in chunks):
+            text = chunks[0].features_for(len(chunks))
+        else:
+            text = TextFeatures(*map(torch.cat, zip(*(chunk.features for chunk in chunks), strict=True)))
+        output = self.head(levels, text)
+        anchors = self.head.anchors(levels)
+        for image, (meta, chunk) in enumerate(zip(metas, chunks, strict=True)):
+            size = (int(meta['img_shape'][0]), int(meta['img_shape'][1]))
+            taken = candidates(*_of_image(output, image), anchors, chunk.positive, size, self.candidates)
+            found[image].append(taken._replace(class_ids=chunk.class_of[taken.class_ids]))
+
+    def _best(
+        self,
+        found: Sequence[list[Candidates]],
+        metas: Sequence[Mapping[str, Any]],
+        vocabularies: Sequence[Vocabulary],
+        rules: DetectionRules,
+        rescale: bool,
+    ) -> list[InstanceData]:
+        """Detections of each image, from its candidates in all texts."""
+        instances = []
+        for one, meta, vocabulary in zip(found, metas, vocabularies, strict=True):
+            settings = rules.iou_threshold, rules.thresholds(vocabulary), rules.class_agnostic
+            every = Candidates(*map(torch.cat, zip(*one, strict=True)))
+            instances.append(_instances(suppress(every, *settings, rules.max_detections), meta, rescale))
+        return instances
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> HeadOutput:
         """Outputs of the head for the first prompt of the vocabulary."""

@@ -100,6 +100,20 @@ class GLIPPredictor(nn.Module):
         return [found[place] for place in range(len(images))]
 
     @torch.no_grad()
+    def predict_each(
+        self, images: Sequence[Pixels], vocabularies: Sequence[Vocabulary], rules: DetectionRules
+    ) -> list[DetectedObjects]:
+        """As ``predict``, with a vocabulary for each image, which is not kept."""
+        items = [prepare(np.asarray(image), self.model.transforms) for image in images]
+        found: dict[int, DetectedObjects] = {}
+        for places, batch in batches_of_one_size(items):
+            levels, metas = self._levels(preprocess(self.model, batch))
+            own = [vocabularies[place] for place in places]
+            for place, one in zip(places, self.model.detect_each(levels, metas, own, rules), strict=True):
+                found[place] = _objects(one)
+        return [found[place] for place in range(len(images))]
+
+    @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedLevels:
         """An RGB image (H, W, 3) uint8 -> its levels, for any number of vocabularies."""
         levels, metas = self._levels(preprocess_image(self.model, np.asarray(image)))
