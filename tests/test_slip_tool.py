@@ -44,7 +44,8 @@ def test_the_table():
     lines = slip_scenes.table(results).splitlines()
     assert lines[2].startswith('| clip | 2 | 4 | 10 | 0.600 ± 0.141 / 0.600 ± 0.141')
     assert lines[3].startswith('| slip | 1 | 4 | 30 | 0.250 / 0.250 / 0.250 |')
-    assert slip_scenes.ratio(results, 0) == 3.0
+    assert slip_scenes.ratio(results, 0, ('slip', 'clip')) == 3.0
+    assert slip_scenes.ratio(results, 0, None) == 1.0
 
 
 def test_finished_runs_are_not_repeated(tmp_path, capsys, monkeypatch):

@@ -13,9 +13,10 @@ Runs of every seed:
 * ``clip``, ``slip``: the same images.
 * ``clip_long``: as many steps of ``clip`` as cost what ``slip`` costs, by the first seed.
 * ``slip_short``: as many steps of ``slip`` as cost what ``clip`` costs.
+* ``vit_clip``, ``vit_slip``, ``vit_clip_long``: the same with a small ViT in place of the ResNet.
 
 and of the first seed the serial variant, the views of the release, a smaller weight of the views, and the
-partners; masked image modeling with a ViT, beside CLIP and SLIP with the same ViT.
+partners; masked image modeling with the ViT.
 """
 
 from __future__ import annotations
@@ -50,25 +51,20 @@ RELEASED = {  # the views of the release, which change colors; the blur is that 
 
 
 class Run(NamedTuple):
-    """One training: a config, a factor on the steps, and options.
+    """One training: a config, options, and how long.
 
     Args:
         config: in ``configs/slip``.
-        relative: steps, as a factor: 1, or 'longer' or 'shorter' by the ratio of the costs.
         options: of the config.
+        cost: names of two runs (A, B) of as many steps as all have: this one has as many more as A costs more
+            than B.
     """
 
     config: str
-    relative: str = 'same'
     options: Mapping[str, Any] = {}
+    cost: tuple[str, str] | None = None
 
 
-EACH_SEED = {
-    'clip': Run('slip_scenes_clip'),
-    'slip': Run('slip_scenes'),
-    'clip_long': Run('slip_scenes_clip', 'longer'),
-    'slip_short': Run('slip_scenes', 'shorter'),
-}
 VIT = {  # the ViT of slip_scenes_masked
     f'model.clip.size.image.{name}': value
     for name, value in {
@@ -81,17 +77,24 @@ VIT = {  # the ViT of slip_scenes_masked
         'activation': 'gelu',
     }.items()
 }
+EACH_SEED = {
+    'clip': Run('slip_scenes_clip'),
+    'slip': Run('slip_scenes'),
+    'clip_long': Run('slip_scenes_clip', cost=('slip', 'clip')),
+    'vit_clip': Run('slip_scenes_clip', VIT),
+    'vit_slip': Run('slip_scenes', VIT),
+    'vit_clip_long': Run('slip_scenes_clip', VIT, ('vit_slip', 'vit_clip')),
+    'slip_short': Run('slip_scenes', cost=('clip', 'slip')),
+}
 FIRST_SEED = {
     'serial_1': Run('slip_scenes_alone'),
-    'serial_2': Run('slip_scenes_serial', options={'model.clip': '{out}/serial_1/0/clip.safetensors'}),
-    'slip_released_views': Run('slip_scenes', options=RELEASED),
-    'slip_weight_0.2': Run('slip_scenes', options={'model.ssl_scale': 0.2}),
+    'serial_2': Run('slip_scenes_serial', {'model.clip': '{out}/serial_1/0/clip.safetensors'}),
+    'slip_released_views': Run('slip_scenes', RELEASED),
+    'slip_weight_0.2': Run('slip_scenes', {'model.ssl_scale': 0.2}),
     **{
-        name: Run('slip_scenes', options={'model.partner.type': f'clipdense.methods.slip.{kind}'})
+        name: Run('slip_scenes', {'model.partner.type': f'clipdense.methods.slip.{kind}'})
         for name, kind in (('byol', 'byol.Byol'), ('moco', 'moco.MocoV3'), ('dino', 'dino.Dino'))
     },
-    'vit_clip': Run('slip_scenes_clip', options=VIT),
-    'vit_slip': Run('slip_scenes', options=VIT),
     'vit_masked': Run('slip_scenes_masked'),
 }
 
@@ -100,7 +103,7 @@ def runs_of(seeds: Sequence[int]) -> list[tuple[str, int, Run]]:
     """Name, seed and run, in their order: ``slip_short`` comes last."""
     found = [(name, seed, run) for seed in seeds for name, run in EACH_SEED.items()]
     first = [(name, seeds[0], run) for name, run in FIRST_SEED.items()]
-    return sorted(found + first, key=lambda one: one[2].relative == 'shorter')
+    return sorted(found + first, key=lambda one: one[0] == 'slip_short')
 
 
 def processor_seconds() -> float:
@@ -140,9 +143,13 @@ def perform(
     return result
 
 
-def ratio(results: Mapping[tuple[str, int], Mapping[str, float]], seed: int) -> float:
-    """Cost of a step of ``slip`` in steps of ``clip``."""
-    return results['slip', seed]['cpu_seconds'] / results['clip', seed]['cpu_seconds']
+def ratio(
+    results: Mapping[tuple[str, int], Mapping[str, float]], seed: int, cost: tuple[str, str] | None
+) -> float:
+    """Cost of the first run in costs of the second."""
+    if cost is None:
+        return 1.0
+    return results[cost[0], seed]['cpu_seconds'] / results[cost[1], seed]['cpu_seconds']
 
 
 def read(out: Path) -> dict[tuple[str, int], dict[str, float]]:
@@ -188,11 +195,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for name, seed, run in [] if options.table else runs_of(options.seeds):
         if (name, seed) in results or (options.only and name not in options.only):
             continue
-        factor = 1.0
-        if run.relative != 'same':
-            factor = ratio(results, options.seeds[0])
-            factor = factor if run.relative == 'longer' else 1 / factor
-        steps = round(options.steps * factor)
+        steps = round(options.steps * ratio(results, options.seeds[0], run.cost))
         results[name, seed] = perform(options.out, name, seed, run, steps, (options.data, options.images))
         print(table(results), flush=True)
     print(table(results))
