@@ -154,8 +154,9 @@ def paused(model: nn.Module) -> Iterator[Any]:
 class VocabularyHook(Hook):
     """Gives a segmenter or detector the vocabulary of the dataset it is about to see.
 
-    The dataset has it as ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65).  It is
-    embedded once where neither the text tower nor the embedder is trained, else each time.
+    The dataset has it as ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65); None says
+    that texts come with the images.  It is embedded once where neither the text tower nor the embedder is
+    trained, else each time.
 
     Args:
         templates: prompt templates; those of the model unless given.
@@ -191,8 +192,10 @@ class VocabularyHook(Hook):
         self._set(runner, runner.test_dataloader)
 
     def _set(self, runner: Any, loader: Any) -> None:
-        vocabulary = getattr(loader.dataset, 'vocabulary', None)
+        vocabulary = getattr(loader.dataset, 'vocabulary', self)
         if vocabulary is None:
+            return
+        if vocabulary is self:
             raise InputError(
                 f'{type(loader.dataset).__name__} has no attribute vocabulary, which VocabularyHook needs'
             )

@@ -25,7 +25,7 @@ from clipdense.utils.image_io import MAX_PIXELS
 from clipdense.utils.json_files import read_json
 from clipdense.vocab.names import check_name, first_repeated
 
-_LARGEST_FILE = 4_000_000_000  # bytes; LVIS has 1.1 GB
+LARGEST_FILE = 4_000_000_000  # bytes; LVIS has 1.1 GB
 _IDS = 1 << 63  # above the largest id: the programs that score use 64 bits
 _CORNER_FRACTION = 0.05  # of boxes beyond their image from which xyxy boxes are assumed
 
@@ -43,7 +43,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> dict[str, A
     Raises:
         InputError: a missing file, invalid JSON, or as ``check_coco`` and ``find_images``.
     """
-    data = check_coco(read_json(path, _LARGEST_FILE), str(path))
+    data = check_coco(read_json(path, LARGEST_FILE), str(path))
     if images is not None:
         find_images(data['images'], images)
     return data
@@ -85,14 +85,21 @@ def check_coco(data: Any, source: str = 'the annotations') -> dict[str, Any]:
     return {**kept, 'images': images, 'annotations': annotations, 'categories': categories}
 
 
-def find_images(images: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:
+def find_images(
+    images: Sequence[Mapping[str, Any]], folder: str | Path, repeated: bool = False
+) -> list[Path]:
     """The file of each image.
+
+    Args:
+        images: of the annotations.
+        folder: that their names are relative to.
+        repeated: whether several entries may be about one file.
 
     Raises:
         InputError: images are missing (the first ten are named), or a name points outside the folder.
 
     Warns:
-        UserWarning: two images have the same file.
+        UserWarning: two images have the same file, unless ``repeated``.
     """
     folder = Path(folder)
     files = NamedFiles(folder)
@@ -105,7 +112,7 @@ def find_images(images: Sequence[Mapping[str, Any]], folder: str | Path) -> list
             f'{files.hint(missing[0])}'
         )
     paths = [file for file in found if file is not None]
-    if len(set(paths)) < len(paths):
+    if not repeated and len(set(paths)) < len(paths):
         twice, count = Counter(paths).most_common(1)[0]
         warnings.warn(f'{count} images of the annotations have the file {twice}', stacklevel=2)
     return paths

@@ -38,6 +38,7 @@ class ImageRecord(NamedTuple):
     path: Path
     size: tuple[int, int]  # (H, W), as displayed
     objects: list[dict[str, Any]]  # annotations, in COCO's layout
+    caption: Any = None  # of a set of captions with boxes
 
 
 @DATASETS.register_module()
@@ -139,6 +140,11 @@ class CocoDetection(Dataset):
         """Select the random transforms of this epoch, also in running workers."""
         self._epoch.fill_(epoch)
 
+    @property
+    def epoch(self) -> int:
+        """Of the random transforms, see ``set_epoch``."""
+        return int(self._epoch)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -180,7 +186,7 @@ class CocoDetection(Dataset):
     def _transformed(self, results: dict[str, Any], index: int, attempt: int) -> dict[str, Any] | None:
         """mmdet's transforms use NumPy's global generator, which is seeded and restored."""
         before = np.random.get_state()  # noqa: NPY002
-        draw = sample_rng(self.seed, int(self._epoch), f'{index}/{attempt}')
+        draw = sample_rng(self.seed, self.epoch, f'{index}/{attempt}')
         np.random.seed(draw.getrandbits(32))  # noqa: NPY002
         try:
             for transform in self.transforms:

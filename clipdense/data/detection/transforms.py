@@ -25,6 +25,7 @@ from clipdense.registry import TRANSFORMS
 __all__ = ['PackDetection', 'RandomCrop', 'RandomFlip', 'RandomResize', 'Resize', 'follow']
 
 _META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip')
+_TEXTS = ('caption', 'phrases', 'other_captions')  # of captions with boxes
 
 
 def follow(
@@ -107,7 +108,7 @@ class PackDetection(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """One image, after all other transforms."""
         image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
-        meta = {key: results[key] for key in _META if key in results}
+        meta = {key: results[key] for key in (*_META, *_TEXTS) if key in results}
         meta.setdefault('scale_factor', (1.0, 1.0))
         sample = DetDataSample(metainfo=meta)
         if 'gt_bboxes' in results:

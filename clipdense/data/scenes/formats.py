@@ -28,6 +28,7 @@ class ImageRecord(NamedTuple):
     caption: str
     class_names: list[str]  # of all objects
     objects: list[dict[str, Any]]  # those with labels: class_id, box (x1, y1, x2, y2), area, counts
+    own_caption: str = ''  # of the objects with labels
 
 
 class Writer:
@@ -120,9 +121,10 @@ class VocWriter(Writer):
 
 
 class CocoWriter(Writer):
-    """COCO: ``images`` and ``annotations/{instances,captions}_SET.json``, all ids from 1.
+    """COCO: ``images`` and ``annotations/{instances,captions,grounding}_SET.json``, all ids from 1.
 
     Categories are all classes, in order, each with its split; segmentations are uncompressed run lengths.
+    ``grounding`` has a caption about the objects with labels, and the box of each name in it.
     """
 
     def __init__(self, folder: Path, scenes: Scenes, jpeg_folder: Path | None = None) -> None:
@@ -163,6 +165,26 @@ class CocoWriter(Writer):
             self._put(f'annotations/instances_{set_name}.json', _json(instances))
             texts = {'info': info, 'images': images, 'annotations': captions}
             self._put(f'annotations/captions_{set_name}.json', _json(texts))
+            self._put(f'annotations/grounding_{set_name}.json', _json(self._grounding(info, records)))
+
+    def _grounding(self, info: dict[str, str], records: list[ImageRecord]) -> dict[str, Any]:
+        """Captions with boxes, in the layout of MDETR's Flickr30k entities."""
+        images, boxes = [], []
+        for number, one in enumerate(records, 1):
+            if not one.objects:
+                continue
+            facts = {'id': number, 'file_name': f'{one.name}.jpg', 'width': one.size, 'height': one.size}
+            images.append({**facts, 'caption': one.own_caption})
+            for item in one.objects:
+                name = self.scenes.class_names[item['class_id']]
+                start = one.own_caption.find(name)
+                if start >= 0:  # a caption may name a part of the objects
+                    box = {**self._annotation(item, number, one.size), 'id': len(boxes) + 1}
+                    del box['segmentation']
+                    spans = [[start, start + len(name)]]
+                    boxes.append({**box, 'category_id': 1, 'tokens_positive': spans})
+        kinds = [{'id': 1, 'name': 'object', 'supercategory': 'object'}]
+        return {'info': info, 'images': images, 'annotations': boxes, 'categories': kinds}
 
     def _categories(self) -> list[dict[str, Any]]:
         split_of = {name: split for split, names in self.scenes.splits.items() for name in names}

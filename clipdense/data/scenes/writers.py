@@ -116,6 +116,8 @@ def encode_image(scenes: Scenes, task: tuple[ImageSet, int]) -> ImageRecord:
         for class_id, box in zip(scene.class_ids, scene.boxes, strict=True)
         if class_id in known
     ]
+    kept = np.isin(scene.class_ids, list(known))
+    own = scenes.caption(index, scene.class_ids[kept], scene.boxes[kept], scene.ground, one.name, variant=1)
     return ImageRecord(
         set_name=one.name,
         name=f'{one.name}_{index:06d}',
@@ -125,6 +127,7 @@ def encode_image(scenes: Scenes, task: tuple[ImageSet, int]) -> ImageRecord:
         caption=scene.caption,
         class_names=[scenes.class_names[at] for at in scene.class_ids],
         objects=objects,
+        own_caption=own if objects else '',
     )
 
 

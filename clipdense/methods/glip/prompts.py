@@ -22,8 +22,8 @@ from torch import Tensor
 
 from clipdense.utils.errors import InputError
 from clipdense.vocab.byte_pairs import mend
+from clipdense.vocab.spans import Span, check_spans, occurrence, words_of
 
-Span = tuple[int, int]  # characters [start, end)
 Locate = Callable[[str], tuple[list[int], list[Span]]]  # of a tokenizer: ids, and their characters
 _EPS = 1e-6  # of normalized rows
 _TRIES = 3  # characters that are tried for the first and for the last token of a span
@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The words of each phrase; several spans are joined by a space."""
-        return tuple(' '.join(self.text[start:end] for start, end in spans) for spans in self.phrases)
+        return tuple(words_of(spans, self.text) for spans in self.phrases)
 
 
 @dataclass(frozen=True)
@@ -149,37 +149,10 @@ def sentence_prompt(text: str, phrases: Sequence[str | Sequence[Span]]) -> Promp
     used: set[Span] = set()
     found = []
     for phrase in phrases:
-        spans = (_occurrence(text, phrase, used),) if isinstance(phrase, str) else check_spans(phrase, text)
+        spans = (occurrence(text, phrase, used),) if isinstance(phrase, str) else check_spans(phrase, text)
         used.update(spans)
         found.append(spans)
     return Prompt(text, tuple(found))
-
-
-def check_spans(spans: Any, text: str) -> tuple[Span, ...]:
-    """The spans of one phrase, as ``[[start, end], ...]``.
-
-    Raises:
-        InputError: spans that are nested more or less deeply, empty, or outside of the text.
-    """
-    shape = 'must be a list of [start, end], such as [[0, 5], [9, 20]]'
-    if not isinstance(spans, Sequence) or isinstance(spans, str) or not spans:
-        raise InputError(f'the spans of a phrase {shape}, got {spans!r:.60}')
-    if all(_is_index(one) for one in spans):
-        raise InputError(f'the spans of a phrase {shape}; {spans!r:.60} is a single span: put it in a list')
-    for one in spans:
-        if not isinstance(one, Sequence) or isinstance(one, str) or len(one) != 2:
-            raise InputError(f'the spans of a phrase {shape}, got {spans!r:.60}')
-        if not all(_is_index(place) for place in one):
-            raise InputError(
-                f'the spans of a phrase {shape}; those of {spans!r:.60} are nested one level too deep: a '
-                'phrase of one box has its own list'
-            )
-        start, end = one
-        if not 0 <= start < end <= len(text):
-            raise InputError(
-                f'the span [{start}, {end}] is not inside of the text of {len(text)} characters {text!r:.60}'
-            )
-    return tuple((int(start), int(end)) for start, end in spans)
 
 
 def tokens_of(spans: Sequence[Span], places: Sequence[Span]) -> list[int]:
@@ -276,20 +249,3 @@ def _wording(name: str, rules: PromptRules) -> tuple[str, str, str]:
             f'nothing is left of the class name {name!r:.60} without brackets and underscores: rename it'
         )
     return before, words, after
-
-
-def _occurrence(text: str, phrase: str, used: set[Span]) -> Span:
-    """The first place of a phrase that is not used yet, as whole words if there is one."""
-    if not phrase.strip():
-        raise InputError(f'a phrase of the sentence {text!r:.60} is empty')
-    words = re.escape(phrase.strip())
-    for pattern in (rf'(?<!\w){words}(?!\w)', words):
-        for match in re.finditer(pattern, text, re.IGNORECASE):
-            if match.span() not in used:
-                return match.span()
-    again = 'not again' if re.search(words, text, re.IGNORECASE) else 'not'
-    raise InputError(f'the phrase {phrase!r:.60} is {again} in the sentence {text!r:.80}')
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,19 +1,20 @@
 """The text of each image of a training batch, and the phrase of each of its boxes.
 
-Source: microsoft/GLIP data/datasets/od_to_grounding.py.
+Source: microsoft/GLIP data/datasets/od_to_grounding.py, data/datasets/caption.py.
 """
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipdense.utils.errors import InputError
+from clipdense.vocab.spans import Span, words_of
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .prompts import Prompt, PromptRules, chunks, class_prompt
@@ -28,40 +29,130 @@ def training_prompts(
 ) -> tuple[list[Prompt], list[Tensor]]:
     """A prompt for each image, and for each of its boxes the number of the phrase, -1 without one.
 
-    All class names, or those of the objects of the image and some others.  If they do not fit, names without
-    an object are left out first.
+    An image with a caption has its caption, between captions of other images if it has some.  Others have all
+    class names, or those of the objects of the image and some others; if they do not fit, names without an
+    object are left out first.
 
     Args:
-        samples: with ``gt_instances``.
-        vocabulary: of the labels.
+        samples: with ``gt_instances``, and with a ``caption`` if it was given (``GroundingDetection``).
+        vocabulary: of the labels of images without a caption.
         rules: how names become prompts.
         text: the text tower.
 
     Raises:
         InputError: no vocabulary, or objects of classes that are novel or outside of it.
     """
-    if vocabulary is None:
+    named = [one for one in samples if 'caption' not in one.metainfo]
+    if named and vocabulary is None:
         raise InputError('no vocabulary is set: add the hook VocabularyHook, or call set_vocabulary')
-    check_labels(samples, vocabulary)
-    names = vocabulary.class_names
+    if named and vocabulary is not None:
+        check_labels(named, vocabulary)
+    found = []
+    for one in samples:
+        if 'caption' in one.metainfo:
+            found.append(caption_prompt(one, rules, text))
+        else:
+            assert vocabulary is not None
+            found.append(_names_prompt(one, vocabulary, rules, text))
+    return [prompt for prompt, _ in found], [rows for _, rows in found]
+
+
+def _names_prompt(
+    sample: Any, vocabulary: Vocabulary, rules: PromptRules, text: GroundingText
+) -> tuple[Prompt, Tensor]:
+    names, labels = vocabulary.class_names, sample.gt_instances.labels
     known = [index for index, name in enumerate(names) if name not in vocabulary.novel]
-    prompts, rows = [], []
-    for sample in samples:
-        labels = sample.gt_instances.labels
-        order = _order(sorted(set(labels.tolist())), known, rules)
-        fits = chunks([names[index] for index in order], text.locate, text.room, _unlimited(rules))[0]
-        kept = [order[place] for place in fits]
-        if lost := [index for index in set(labels.tolist()) if index not in kept]:
-            warnings.warn(
-                f'{len(lost)} classes of an image do not fit into its text, and their boxes are left out: '
-                f'{names[lost[0]]!r:.40}, ...; {text.room} tokens fit'
-            )
-        kept = random.sample(kept, len(kept)) if rules.shuffle else sorted(kept)
-        place = torch.full((len(names),), LEFT_OUT, device=labels.device)
-        place[torch.tensor(kept, device=labels.device)] = torch.arange(len(kept), device=labels.device)
-        prompts.append(class_prompt([names[index] for index in kept], rules))
-        rows.append(place[labels])
-    return prompts, rows
+    order = _order(sorted(set(labels.tolist())), known, rules)
+    fits = chunks([names[index] for index in order], text.locate, text.room, _unlimited(rules))[0]
+    kept = [order[place] for place in fits]
+    if lost := [index for index in set(labels.tolist()) if index not in kept]:
+        warnings.warn(
+            f'{len(lost)} classes of an image do not fit into its text, and their boxes are left out: '
+            f'{names[lost[0]]!r:.40}, ...; {text.room} tokens fit'
+        )
+    kept = random.sample(kept, len(kept)) if rules.shuffle else sorted(kept)
+    place = torch.full((len(names),), LEFT_OUT, device=labels.device)
+    place[torch.tensor(kept, device=labels.device)] = torch.arange(len(kept), device=labels.device)
+    return class_prompt([names[index] for index in kept], rules), place[labels]
+
+
+def caption_prompt(sample: Any, rules: PromptRules, text: GroundingText) -> tuple[Prompt, Tensor]:
+    """The caption of an image between those of other images, as many as fit, in a random order.
+
+    With ``rules.per_phrase`` its phrases take the place of the caption, since each is encoded by itself.
+
+    Args:
+        sample: see ``data.detection.grounding.GroundingDetection``.
+        rules: how texts are joined.
+        text: the text tower.
+
+    Returns:
+        The prompt, whose first phrases are those of the caption, and the phrase of each box.
+
+    Warns:
+        UserWarning: the caption does not fit; boxes of phrases at its end are left out.
+    """
+    about, labels = sample.metainfo, sample.gt_instances.labels
+    if rules.per_phrase:
+        return _phrases_prompt(about, labels, rules, text)
+    caption, kept = _cut(about['caption'], about['phrases'], text)
+    texts = [caption, *_fitting(about.get('other_captions', ()), [caption], rules, text)]
+    order = random.sample(range(len(texts)), len(texts))
+    start, own = 0, 0
+    for place in order:
+        own = start if place == 0 else own
+        start += len(_closed(texts[place], rules))
+    joined = ''.join(_closed(texts[place], rules) for place in order).strip()
+    spans = [[(own + first, own + last) for first, last in about['phrases'][one]] for one in kept]
+    rows = torch.full((len(about['phrases']) + 1,), LEFT_OUT, device=labels.device)
+    rows[torch.tensor(kept, dtype=torch.int64, device=labels.device)] = torch.arange(len(kept)).to(labels)
+    return Prompt(joined, tuple(tuple(one) for one in spans)), rows[labels]
+
+
+def _phrases_prompt(
+    about: Mapping[str, Any], labels: Tensor, rules: PromptRules, text: GroundingText
+) -> tuple[Prompt, Tensor]:
+    """Each phrase of the caption, and each caption of another image, as a text of its own."""
+    phrases = [words_of(spans, about['caption']) for spans in about['phrases']] or [about['caption']]
+    own = chunks(phrases, text.locate, text.room, _unlimited(PromptRules(separator=rules.separator)))[0]
+    others = _fitting(about.get('other_captions', ()), [phrases[one] for one in own], rules, text)
+    joined, spans = '', []
+    for words in [*(phrases[one] for one in own), *others]:
+        joined += rules.separator if joined else ''
+        spans.append((len(joined), len(joined) + len(words)))
+        joined += words
+    rows = torch.where(labels < len(own), labels, LEFT_OUT)  # the first ones fit
+    return Prompt(joined, tuple((one,) for one in spans), tuple(spans)), rows
+
+
+def _cut(caption: str, phrases: Sequence[Sequence[Span]], text: GroundingText) -> tuple[str, list[int]]:
+    """The part of a caption that fits, and the phrases inside of it."""
+    places = text.locate(caption)[1]
+    if len(places) <= text.room:
+        return caption, list(range(len(phrases)))
+    end = places[text.room - 1][1]
+    kept = [index for index, spans in enumerate(phrases) if all(last <= end for _, last in spans)]
+    warnings.warn(
+        f'the caption {caption!r:.40} has {len(places)} tokens, and {text.room} fit: its end is left out, '
+        f'with {len(phrases) - len(kept)} of {len(phrases)} phrases and their boxes'
+    )
+    return caption[:end], kept
+
+
+def _fitting(others: Sequence[str], own: Sequence[str], rules: PromptRules, text: GroundingText) -> list[str]:
+    """Those of the other texts that fit next to the own ones."""
+    left = text.room - sum(len(text.locate(_closed(one, rules))[0]) for one in own)
+    found = []
+    for one in others:
+        count = len(text.locate(_closed(one, rules))[0])
+        if count <= left:
+            found.append(one)
+            left -= count
+    return found
+
+
+def _closed(text: str, rules: PromptRules) -> str:
+    return text + rules.separator
 
 
 def check_labels(samples: Sequence[Any], vocabulary: Vocabulary) -> None:

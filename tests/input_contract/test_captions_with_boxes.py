@@ -1,0 +1,75 @@
+"""Every row of "Captions with boxes" in docs/input_contract.md, with the dataset that reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipdense.data.detection.grounding import GroundingDetection
+from clipdense.utils.errors import InputError
+
+SECTION = 'Captions with boxes'
+CAPTION = 'a cat and a dog'
+CAT, DOG = [[2, 5]], [[12, 15]]
+
+
+def read(
+    folder: Path, *boxes: Any, captions: Any = (CAPTION,), samples: int = 1, phrases: int = 1, **options: Any
+) -> None:
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / 'a.png')
+    images = [
+        {'id': number, 'file_name': 'a.png', 'width': 60, 'height': 40, 'caption': text}
+        for number, text in enumerate(captions, 1)
+    ]
+    about = {'image_id': 1, 'category_id': 1, 'bbox': [1, 2, 9, 9], 'area': 81, 'iscrowd': 0}
+    annotations = [
+        {**about, 'id': 7 + number, **({} if spans == 'none' else {'tokens_positive': spans})}
+        for number, spans in enumerate(boxes)
+    ]
+    content = {'images': images, 'annotations': annotations, 'categories': [{'id': 1, 'name': 'object'}]}
+    (folder / 'a.json').write_text(json.dumps(content))
+    data = GroundingDetection(folder / 'a.json', folder, **options)
+    found = data[0]['data_samples']
+    assert (len(data), len(found.phrases), len(found.gt_instances)) == (samples, phrases, len(boxes))
+
+
+def reading(*boxes: Any, **options: Any) -> Any:
+    return lambda folder: read(folder, *boxes, **options)
+
+
+def each(*readings: Any) -> Any:
+    """All of a row are refused; the last one is compared with its message."""
+
+    def run(folder: Path) -> None:
+        for one in readings[:-1]:
+            with pytest.raises(InputError):
+                one(folder)
+        readings[-1](folder)
+
+    return run
+
+
+READ = {
+    'several entries of one image file': reading(CAT, captions=(CAPTION, 'a dog'), samples=2),
+    'a phrase with several spans': reading([*CAT, *DOG]),
+    'several boxes of one phrase': reading(CAT, CAT),
+    'an entry without boxes': reading(phrases=0),
+    'an entry without `caption`, or with an empty one or a number': each(
+        *(reading(CAT, captions=(text,)) for text in (None, ' ', 7))
+    ),
+    'an annotation without `tokens_positive`': reading('none'),
+    '`tokens_positive` of a single span, `[0, 5]`': reading([0, 5]),
+    '`tokens_positive` that is nested too deep, `[[[0, 5], [6, 9]]]`': reading([[[0, 5], [6, 9]]]),
+    '`tokens_positive` that is empty or text': each(reading('0-5'), reading([])),
+    'a span outside of the caption, or an empty one': each(reading([[3, 3]]), reading([[2, 99]])),
+    'no boxes at all, in training': reading(training=True),
+}
+
+
+def test_row(row, check):
+    check(row, READ)
