@@ -7,7 +7,7 @@ A checkpoint is a dict of dicts, lists, tuples, numbers, strings and tensors onl
     state_dict       the model
     optimizer        state of the optimizer wrapper (absent in best.pth, like the four below)
     param_schedulers list of states
-    position         step, epoch, batches, batch_size, processes, num_workers
+    position         step, epoch, batches, batch_size, processes, num_workers, dataset_size, mixture
     random           generator states, one entry per process
     message_hub      recent values of the logged scalars, best value so far
     meta             config text, seed, versions, time, vocabulary, and the model's own metadata
@@ -149,8 +149,8 @@ def missing_part(checkpoint: Mapping[str, Any]) -> str | None:
     for name, kind in parts.items():
         if not isinstance(checkpoint.get(name), kind):
             return f'it has no {name}'
-    known = {field.name for field in fields(Position)}
-    wrong = [key for key, n in checkpoint['position'].items() if key not in known or type(n) is not int]
+    known = {field.name: type(field.default) for field in fields(Position)}
+    wrong = [key for key, value in checkpoint['position'].items() if type(value) is not known.get(key)]
     if wrong:
         return f'its position has the unknown entry {wrong[0]!r}'
     absent = [name for name in ('config', 'seed') if name not in checkpoint['meta']]

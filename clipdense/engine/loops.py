@@ -113,10 +113,19 @@ class TrainLoop(BaseLoop):
         self.stop_training = False  # set by MMEngine's EarlyStoppingHook
         self.waited = 0.0  # seconds, for batches
         self._iter = 0
-        self.position = Position(0, 0, 0, *_layout(self.dataloader), _dataset_size(self.dataloader.dataset))
-        self._iterable = isinstance(self.dataloader.dataset, IterableDataset)
-        sizes = {'its number of samples or shards': self.position.dataset_size}
-        check_equal_data(sizes | {'batch_size': self.position.batch_size, 'max_steps': self._max_iters})
+        dataset = self.dataloader.dataset
+        self.position = Position(
+            0, 0, 0, *_layout(self.dataloader), _dataset_size(dataset), getattr(dataset, 'mixture', '')
+        )
+        self._iterable = isinstance(dataset, IterableDataset)
+        check_equal_data(
+            {
+                'its number of samples or shards': self.position.dataset_size,
+                'its mixture': self.position.mixture or 'one source',
+                'batch_size': self.position.batch_size,
+                'max_steps': self._max_iters,
+            }
+        )
         self._random_state: dict[str, Any] | None = None
         self._control = _control_group()
         self._watch = LossWatch()

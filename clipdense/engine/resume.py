@@ -38,6 +38,7 @@ class Position:
         processes: P.
         num_workers: data workers of each process.
         dataset_size: samples of the dataset, or shards of a stream; 0 if unknown.
+        mixture: what a stream mixes, as a text; '' for one source.
     """
 
     step: int = 0
@@ -47,15 +48,16 @@ class Position:
     processes: int = 1
     num_workers: int = 0
     dataset_size: int = 0
+    mixture: str = ''
 
     @property
     def samples(self) -> int:
         """Samples of this epoch that all processes together have used."""
         return self.batches * self.batch_size * self.processes
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for the checkpoint."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value != ''}
 
 
 def random_state() -> dict[str, Any]:
@@ -206,6 +208,7 @@ def check_position(saved: Position, now: Position, iterable: bool) -> Position:
     changed = [name for name in names if getattr(saved, name) != getattr(now, name)]
     batches, left_over = divmod(saved.samples, now.batch_size * now.processes)
     other_data = bool(saved.dataset_size) and saved.dataset_size != now.dataset_size
+    other_mixture = saved.mixture != now.mixture
     if (
         other_data
         and not iterable
@@ -213,9 +216,10 @@ def check_position(saved: Position, now: Position, iterable: bool) -> Position:
     ):
         saved = replace(saved, epoch=saved.epoch + 1, batches=0)  # that epoch was complete
         batches = 0
-    if saved.batches and ((changed and (iterable or left_over)) or other_data):
+    if saved.batches and ((changed and (iterable or left_over)) or other_data or other_mixture):
         changed += ['dataset_size'] if other_data else []
-        was = ', '.join(f'{name}={getattr(saved, name)}' for name in changed)
+        changed += ['mixture'] if other_mixture else []
+        was = ', '.join(f'{name}={getattr(saved, name) or "one source"}' for name in changed)
         raise InputError(
             f'the run stopped within epoch {saved.epoch}; resume with the same settings and data ({was}), '
             'or start a new run from its weights with load_from'
@@ -224,6 +228,13 @@ def check_position(saved: Position, now: Position, iterable: bool) -> Position:
         print_log(
             f'the training data has {now.dataset_size} samples or shards, {saved.dataset_size} when the run '
             'was stopped; it continues with the new data',
+            logger='current',
+            level=logging.WARNING,
+        )
+    elif other_mixture:
+        print_log(
+            f'the training data is mixed of {now.mixture or "one source"}; when the run was stopped, of '
+            f'{saved.mixture or "one source"}; it continues with the new mixture',
             logger='current',
             level=logging.WARNING,
         )

@@ -31,6 +31,7 @@ PEAK_FLOPS = {
     'RTX 3090': 71e12,
 }
 _SEEN = 'samples_seen'  # in MMEngine's message hub, whose scalars are part of checkpoints
+_COUNTED = ('sources/epoch', 'sources/batch')  # up to which the samples of each source have been counted
 
 
 def gpu_name() -> str:
@@ -48,14 +49,16 @@ class Watch:
     """Measures training steps between two lines of the log.
 
     ``values`` has, beside the throughput of each process: ``data_wait``, the share of the time in which the
-    loop waits for a batch; ``memory_gb``; ``samples_seen`` by all processes, also before resuming; and, on
-    GPUs of ``PEAK_FLOPS``, ``flops_utilization``: FLOPs of the steps, counted in the first one, of the peak.
+    loop waits for a batch; ``memory_gb``; ``samples_seen`` by all processes, also before resuming, and
+    ``seen/NAME`` those of them that were drawn from each source of a mixture; and, on GPUs of ``PEAK_FLOPS``,
+    ``flops_utilization``: FLOPs of the steps, counted in the first one, of the peak.
     """
 
     def __init__(self, runner: Any) -> None:
         known = runner.message_hub.log_scalars.get(_SEEN)
         self._seen = int(known.current()) if known is not None else 0
         self._waited = _waited(runner)
+        self._sources = _Sources(runner)
         self._peak = peak_flops(gpu_name())
         self._flops: float | None = None
         self._counter: FlopCounterMode | None = None
@@ -90,7 +93,46 @@ class Watch:
         if self._peak and self._flops:
             found['flops_utilization'] = each * self._flops / self._peak
         self._waited = waited
-        return found
+        return found | self._sources.count(runner)
+
+
+class _Sources:
+    """Counts the samples drawn from each source of a mixture; earlier counts come with the checkpoint."""
+
+    def __init__(self, runner: Any) -> None:
+        data = runner.train_dataloader.dataset
+        self._data = data if getattr(data, 'mixture', '') and hasattr(runner.train_loop, 'position') else None
+        known = [runner.message_hub.log_scalars.get(name) for name in _COUNTED]
+        self._at = self._place(runner) if self._data is not None else (0, 0)
+        if all(known):  # the line before the checkpoint
+            self._at = min(self._at, (int(known[0].current()), int(known[1].current())))
+
+    def count(self, runner: Any) -> dict[str, float]:
+        """Samples of each source so far."""
+        if self._data is None:
+            return {}
+        (epoch, batch), now = self._at, self._place(runner)
+        found: dict[str, float] = {}
+        while (epoch, batch) != now:
+            last = now[1] if epoch == now[0] else self._data.batches_per_epoch
+            new = self._data.drawn(epoch, batch, last, runner.train_dataloader.num_workers)
+            found = {name: found.get(name, 0) + count for name, count in new.items()}
+            epoch, batch = (epoch, last) if epoch == now[0] else (epoch + 1, 0)
+        self._at = now
+        for name, value in zip(_COUNTED, now, strict=True):
+            runner.message_hub.update_scalar(name, value)
+        total = {}
+        for name, count in found.items():
+            key = f'seen/{name}'
+            known = runner.message_hub.log_scalars.get(key)
+            total[key] = count + (known.current() if known is not None else 0.0)
+            runner.message_hub.update_scalar(key, total[key])
+        return total
+
+    @staticmethod
+    def _place(runner: Any) -> tuple[int, int]:
+        position = runner.train_loop.position
+        return position.epoch, position.batches
 
 
 def memory() -> int:

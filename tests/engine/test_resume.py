@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,6 +188,18 @@ def test_check_position(layout, mapped, iterable):
 def test_any_layout_may_follow_a_border():
     saved = Position(13, 2, 0, 4, 2, 1)
     assert check_position(saved, Position(0, 0, 0, 5, 1, 0), True) == Position(13, 2, 0, 5, 1, 0)
+
+
+def test_a_changed_mixture(caplog):
+    """Within an epoch it cannot continue; at its end it says what has changed."""
+    saved, now = Position(13, 2, 5, mixture='a 1 (3 shards), b 1 (2 shards)'), Position(mixture='a 2, b 1')
+    with pytest.raises(
+        InputError, match=r'within epoch 2; resume with .*mixture=a 1 .3 shards., b 1 .2 shards.'
+    ):
+        check_position(saved, now, True)
+    with pytest.raises(InputError, match='mixture=one source'):
+        check_position(replace(saved, mixture=''), now, True)
+    assert check_position(replace(saved, batches=0), now, True) == replace(now, step=13, epoch=2)
 
 
 def test_stop_signals_notes_and_restores():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from clipdense.engine import watch
+from clipdense.engine import CheckpointHook, ProgressHook, watch
 from clipdense.engine.launch import train
 from clipdense.engine.watch import peak_flops
 
@@ -82,3 +82,33 @@ def test_the_norm_is_that_of_the_gradients(make_config):
     assert lines(tight)[0]['grad_norm'] > 1e-2
     for one, two in zip(plain.model.parameters(), loose.model.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_samples_of_each_source_are_counted_once(make_config, tiny):
+    """Over epochs, and after resuming from a step between two lines; nothing is counted again."""
+    asked = []
+
+    class Mixed(tiny.Stream):
+        mixture, batches_per_epoch = 'a 1, b 3', 5
+
+        def drawn(self, epoch, first, last, num_workers):
+            asked.append((epoch, first, last))
+            return {'a': last - first, 'b': 3 * (last - first)}
+
+    def go(steps, **own):
+        loader = {'dataset': {'type': Mixed}, 'batch_size': 2}
+        hooks = {
+            'logger': {'type': ProgressHook, 'interval': 4},
+            'checkpoint': {'type': CheckpointHook, 'interval': 3, 'max_keep': -1},
+        }
+        return lines(run(make_config, steps=steps, train_dataloader=loader, default_hooks=hooks, **own))
+
+    found = go(13)
+    assert [(one['step'], one['seen/a'], one['seen/b']) for one in found] == [
+        (step, step, 3 * step) for step in (4, 8, 12, 13)
+    ]
+    assert asked == [(0, 0, 4), (0, 4, 5), (1, 0, 3), (1, 3, 5), (2, 0, 2), (2, 2, 3)]
+    asked.clear()
+    again = go(13, resume=Path(make_config()['work_dir']) / 'step_9.pth')[len(found) :]
+    assert [(one['step'], one['seen/a']) for one in again] == [(12, 12), (13, 13)]
+    assert asked == [(1, 3, 5), (2, 0, 2), (2, 2, 3)]

@@ -3,5 +3,6 @@
 from .datasets import CocoCaptions, CsvPairs
 from .noun_prompts import NounPrompts
 from .shards import ImageTextShards
+from .sources import ShardSource
 
-__all__ = ['CocoCaptions', 'CsvPairs', 'ImageTextShards', 'NounPrompts']
+__all__ = ['CocoCaptions', 'CsvPairs', 'ImageTextShards', 'NounPrompts', 'ShardSource']

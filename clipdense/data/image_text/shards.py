@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
@@ -27,11 +30,12 @@ from .shard_files import (
     UNREADABLE,
     MeteredStream,
     RawPair,
-    caption_members,
-    list_shards,
     read_pairs,
     reason,
 )
+from .sources import ShardSource, Source, mixture_text, read_sources
+
+_BLOCK = 4096  # samples whose sources are drawn at a time
 
 
 @DATASETS.register_module()
@@ -47,9 +51,13 @@ class ImageTextShards(IterableDataset):
     skipped without decoding.  With the same numbers of workers and ranks, the following samples are
     identical.  The loader must use batches of ``batch_size`` and its workers in turn, as torch's does.
 
+    Several sources are mixed: each sample is drawn from one of them by their weights.  A source that runs out
+    begins anew; ``samples_per_epoch`` is needed.
+
     Args:
         urls: a path with braces (``shard-{00000..00099}.tar``) or wildcards, a folder, a URL, or a list of
-            those.  A URL that begins with ``pipe:`` is run as a command.
+            those.  A URL that begins with ``pipe:`` is run as a command.  Or several sources by name, each a
+            ``ShardSource`` or its arguments: ``dict(cc3m=dict(urls='data/cc3m', weight=3), mine=dict(...))``.
         batch_size: B of the loader, which a config gives once, in the loader.
         transform: image and generator -> (3, S, S) uint8; None returns unchanged images.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.  ``NounPrompts`` adds prompts.
@@ -63,13 +71,14 @@ class ImageTextShards(IterableDataset):
             ``FaultBudget``.
 
     Raises:
-        InputError: no shards, a missing local shard, an unknown source of captions, fewer shards than
-            ranks, ``resampled`` without ``samples_per_epoch``, or too few samples for one batch per rank.
+        InputError: no shards, a missing local shard, an unknown source of captions, weights that are not
+            positive, fewer shards than ranks, ``resampled`` without ``samples_per_epoch``, or too few samples
+            for one batch per rank.
     """
 
     def __init__(
         self,
-        urls: str | Path | Sequence[str | Path],
+        urls: str | Path | Sequence[str | Path] | Mapping[str, ShardSource | Mapping[str, Any]],
         batch_size: int,
         transform: Callable | dict | None = None,
         tokenizer: TokenizerLike | dict | None = None,
@@ -82,19 +91,21 @@ class ImageTextShards(IterableDataset):
     ) -> None:
         if shuffle < 0:
             raise InputError(f'shuffle must be a number of samples of at least 0, got {shuffle}')
-        self.shards = list_shards(urls)
+        self.sources = read_sources(urls, caption)
+        self.shards = [shard for source in self.sources for shard in source.shards]
         self.batch_size, self.shuffle, self.resampled, self.seed = batch_size, shuffle, resampled, seed
         self.transform = build(transform, TRANSFORMS)
         self.tokenizer = caption_tokenizer(tokenizer)
-        self.captions = caption_members(caption)
         self.samples_per_epoch = samples_per_epoch
         self.faults = FaultBudget('samples', max_bad_fraction)
         self.shard_faults = FaultBudget('shards', max_bad_fraction, grace=1 if max_bad_fraction else 0)
         self.rank, self.world_size = dist.rank(), dist.world_size()
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, skipped batches
         self._replaces = True
-        if resampled and samples_per_epoch is None:
-            raise InputError('resampled=True needs samples_per_epoch')
+        if (resampled or len(self.sources) > 1) and samples_per_epoch is None:
+            what = 'resampled=True needs' if resampled else 'several sources need'
+            raise InputError(f'{what} samples_per_epoch')
+        self._warn_of_rare()
         if self.batches_per_epoch == 0:
             raise InputError(
                 f'samples_per_epoch={samples_per_epoch} is less than one batch of {batch_size} '
@@ -138,11 +149,15 @@ class ImageTextShards(IterableDataset):
         Raises:
             InputError: too few shards; the message gives the maximum number of workers.
         """
-        shards, workers = len(self.shards), max(num_workers, 1)
-        if not self.resampled and shards < self.world_size * workers:
+        workers = max(num_workers, 1)
+        for source in self.sources:
+            shards = len(source.shards)
+            if self.resampled or shards >= self.world_size * workers:
+                continue
             raise InputError(
-                f'{shards} shards are too few for {self.world_size} ranks with {workers} workers each; use '
-                f'at most {shards // self.world_size} workers, write more shards, or set resampled=True'
+                f'{source.prefix}{shards} shards are too few for {self.world_size} ranks with {workers} '
+                f'workers each; use at most {shards // self.world_size} workers, write more shards, or set '
+                'resampled=True'
             )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -181,19 +196,74 @@ class ImageTextShards(IterableDataset):
                 yield {'images': images, **texts, 'names': pair.name}
             owed = 1
 
+    def _warn_of_rare(self) -> None:
+        total = sum(source.weight for source in self.sources)
+        for source in self.sources:
+            expected = source.weight / total * (self.samples_per_epoch or inf)
+            if expected < 1:
+                warnings.warn(
+                    f'source {source.name!r} has a weight of {source.weight:g} of {total:g}: less than one '
+                    f'of the {self.samples_per_epoch} samples of an epoch comes from it',
+                    stacklevel=3,
+                )
+
+    @property
+    def mixture(self) -> str:
+        """Names, weights and numbers of shards of several sources; '' for one."""
+        return mixture_text(self.sources)
+
+    def drawn(self, epoch: int, first: int, last: int, num_workers: int) -> dict[str, int]:
+        """Samples that all ranks together draw from each source in some batches of an epoch.
+
+        A function of the seed, which needs no data: it is the same after resuming.
+
+        Args:
+            epoch: the epoch.
+            first, last: batches of each rank, without the last one.
+            num_workers: of the loader.
+        """
+        workers, counts = max(num_workers, 1), np.zeros(len(self.sources), np.int64)
+        for place in range(self.world_size * workers):
+            role = place % workers
+            begin, end = (len(range(role, batches, workers)) * self.batch_size for batches in (first, last))
+            blocks = self._draws(epoch, place, begin)
+            for left in range(end - begin, 0, -_BLOCK):
+                counts += np.bincount(next(blocks)[:left], minlength=len(counts))
+        return {source.name: int(count) for source, count in zip(self.sources, counts, strict=True)}
+
+    def _draws(self, epoch: int, place: int, start: int = 0) -> Iterator[np.ndarray]:
+        """Which source the samples of one worker come from, in blocks, endlessly."""
+        weights = np.cumsum([source.weight for source in self.sources])
+        generator = np.random.PCG64(Random(f'{self.seed}/{epoch}/{place}/sources').getrandbits(128))
+        rng = np.random.Generator(generator.advance(start))  # a sample takes one number
+        while True:
+            yield np.searchsorted(weights[:-1] / weights[-1], rng.random(_BLOCK), side='right')
+
     def _raw_pairs(self, epoch: int, place: int, places: int) -> Iterator[RawPair]:
         """The undecoded stream of one worker of one rank; endless if an epoch has a fixed size."""
+        streams = [self._of_source(source, epoch, place, places) for source in self.sources]
+        if len(streams) == 1:
+            yield from streams[0]
+            return
+        # All are begun at once, so that a source without captions ends the run at its start.
+        streams = [itertools.chain([next(stream)], stream) for stream in streams]
+        for block in self._draws(epoch, place):
+            for at in block.tolist():
+                yield next(streams[at])
+
+    def _of_source(self, source: Source, epoch: int, place: int, places: int) -> Iterator[RawPair]:
+        """The part of a source that one worker of one rank reads."""
         for turn in itertools.count():
-            shards = self._deal(epoch, turn, place, places)
-            pairs = self._read(shards, turn)
+            shards = self._deal(source, epoch, turn, place, places)
+            pairs = self._read(shards, source, turn)
             if self.shuffle:
-                rng = Random(f'{self.seed}/{epoch}/{turn}/{place}/samples')
+                rng = Random(f'{source.seed}{self.seed}/{epoch}/{turn}/{place}/samples')
                 pairs = webdataset.shuffle(self.shuffle, rng=rng)(pairs)
             first = next(pairs, None)
             if first is None:
                 raise InputError(
-                    f'no readable sample in {", ".join(shards[:3])}; a sample is an image '
-                    f'({", ".join(IMAGE_MEMBERS)}) and a caption ({", ".join(self.captions)}) '
+                    f'{source.prefix}no readable sample in {", ".join(shards[:3])}; a sample is an image '
+                    f'({", ".join(IMAGE_MEMBERS)}) and a caption ({", ".join(source.captions)}) '
                     'with the same name, next to each other'
                 )
             yield first
@@ -201,29 +271,29 @@ class ImageTextShards(IterableDataset):
             if self.samples_per_epoch is None:
                 return
 
-    def _deal(self, epoch: int, turn: int, place: int, places: int) -> list[str]:
+    def _deal(self, source: Source, epoch: int, turn: int, place: int, places: int) -> list[str]:
         """The shards of one worker; all workers shuffle identically, so that no shard is used twice."""
         if self.resampled:
-            rng = Random(f'{self.seed}/{epoch}/{turn}/{place}/shards')
-            return rng.choices(self.shards, k=len(self.shards))
-        order = list(self.shards)
+            rng = Random(f'{source.seed}{self.seed}/{epoch}/{turn}/{place}/shards')
+            return rng.choices(source.shards, k=len(source.shards))
+        order = list(source.shards)
         if self.shuffle:
-            Random(f'{self.seed}/{epoch}/{turn}').shuffle(order)
+            Random(f'{source.seed}{self.seed}/{epoch}/{turn}').shuffle(order)
         return order[place::places]
 
-    def _read(self, shards: Iterable[str], turn: int) -> Iterator[RawPair]:
+    def _read(self, shards: Iterable[str], source: Source, turn: int) -> Iterator[RawPair]:
         """The samples of shards; an error ends its shard only."""
         for url in shards:
             self.shard_faults.saw()
             stream, last = None, None
             try:
                 stream = MeteredStream.open(url)
-                for pair in read_pairs(stream, self.captions, self.faults, turn):
+                for pair in read_pairs(stream, source.captions, self.faults, turn):
                     last = pair.name
                     yield pair
                 stream.check_end()
-            except InputError:
-                raise
+            except InputError as error:
+                raise InputError(f'{source.prefix}{error}') from error
             except UNREADABLE as error:
                 where = 'cannot be opened' if stream is None else f'damaged at byte {stream.position}'
                 after = f', after sample {last}' if last else ''
