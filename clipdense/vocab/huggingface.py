@@ -190,6 +190,11 @@ class HuggingFaceTokenizer(BaseTokenizer):
         token = token.get('content') if isinstance(token, dict) else token
         return self._vocab.get(token) if isinstance(token, str) else None
 
+    @cached_property
+    def mask(self) -> int | None:
+        """The id of the mask token; None without one."""
+        return None if self._config.get('mask_token') is None else self._special('mask_token')
+
     def _special(self, role: str) -> int:
         token = self._config.get(role, self._kind.special.get(role))
         token = token.get('content') if isinstance(token, dict) else token

@@ -21,7 +21,11 @@ _LEAST = 1e-6  # of the sum of centerness
 
 
 def grounding_losses(
-    output: HeadOutput, anchors: Sequence[Tensor], targets: Sequence[Targets], text_mask: Tensor
+    output: HeadOutput,
+    anchors: Sequence[Tensor],
+    targets: Sequence[Targets],
+    text_mask: Tensor,
+    owner: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Token, box and centerness losses, each over the number of anchors with a box.
 
@@ -32,12 +36,14 @@ def grounding_losses(
         anchors: of each level, (A_l, 4).
         targets: of each image.
         text_mask: (B, T), False for padding, which does not count.
+        owner: (B, A) the box of each anchor; computed by default.
     """
     logits = at_least_fp32(torch.cat(output.logits, dim=1))  # (B, A, T)
     deltas = at_least_fp32(torch.cat([level.flatten(2).mT for level in output.deltas], dim=1))  # (B, A, 4)
     central = at_least_fp32(torch.cat([level.flatten(1) for level in output.centerness], dim=1))  # (B, A)
     every = torch.cat(list(anchors))  # (A, 4)
-    owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
+    if owner is None:
+        owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
     image, place = (owner != BACKGROUND).nonzero(as_tuple=True)  # (P,)
     boxes = torch.cat([one.boxes[own[own >= 0]] for one, own in zip(targets, owner, strict=True)])  # (P, 4)
     positive = torch.cat([one.positive[own[own >= 0]] for one, own in zip(targets, owner, strict=True)])

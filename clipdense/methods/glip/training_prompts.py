@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +24,18 @@ _ALL = 0.5  # share of prompts with as many negatives as allowed
 LEFT_OUT = -1
 
 
+class TrainingText(NamedTuple):
+    """The text of an image."""
+
+    prompt: Prompt
+    rows: Tensor  # (M,) the phrase of each box, ``LEFT_OUT`` without one
+    classes: tuple[int, ...] | None  # of each phrase; None for a caption
+
+
 def training_prompts(
     samples: Sequence[Any], vocabulary: Vocabulary | None, rules: PromptRules, text: GroundingText
-) -> tuple[list[Prompt], list[Tensor]]:
-    """A prompt for each image, and for each of its boxes the number of the phrase, -1 without one.
+) -> list[TrainingText]:
+    """The text of each image, with the phrase of each of its boxes.
 
     An image with a caption has its caption, between captions of other images if it has some.  Others have all
     class names, or those of the objects of the image and some others; if they do not fit, names without an
@@ -50,16 +58,16 @@ def training_prompts(
     found = []
     for one in samples:
         if 'caption' in one.metainfo:
-            found.append(caption_prompt(one, rules, text))
+            found.append(TrainingText(*caption_prompt(one, rules, text), None))
         else:
             assert vocabulary is not None
             found.append(_names_prompt(one, vocabulary, rules, text))
-    return [prompt for prompt, _ in found], [rows for _, rows in found]
+    return found
 
 
 def _names_prompt(
     sample: Any, vocabulary: Vocabulary, rules: PromptRules, text: GroundingText
-) -> tuple[Prompt, Tensor]:
+) -> TrainingText:
     names, labels = vocabulary.class_names, sample.gt_instances.labels
     known = [index for index, name in enumerate(names) if name not in vocabulary.novel]
     order = _order(sorted(set(labels.tolist())), known, rules)
@@ -73,7 +81,8 @@ def _names_prompt(
     kept = random.sample(kept, len(kept)) if rules.shuffle else sorted(kept)
     place = torch.full((len(names),), LEFT_OUT, device=labels.device)
     place[torch.tensor(kept, device=labels.device)] = torch.arange(len(kept), device=labels.device)
-    return class_prompt([names[index] for index in kept], rules), place[labels]
+    prompt = class_prompt([names[index] for index in kept], rules)
+    return TrainingText(prompt, place[labels], tuple(kept))
 
 
 def caption_prompt(sample: Any, rules: PromptRules, text: GroundingText) -> tuple[Prompt, Tensor]:

@@ -175,6 +175,20 @@ def test_a_thousand_names_are_read_in_chunks(glip):
     assert len(found.confidence) == 50
 
 
+@pytest.mark.parametrize('synonyms', [{}, {'dog': ('hound', 'puppy')}], ids=['names', 'a class in two texts'])
+def test_texts_do_not_change_what_is_kept(glip, synonyms):
+    """With every name encoded by itself and no fusion, several texts are one."""
+    names = Vocabulary(('dog', 'cat', 'red star', 'car'), synonyms)
+    found = []
+    for limit in ({}, {'max_names': 2}):
+        predictor = GLIPPredictor(glip(fused=False, prompts={'per_phrase': True, **limit}))
+        predictor.set_vocabulary(names)
+        found.append(predictor.predict([IMAGE], ALL)[0])
+    assert torch.equal(found[0].class_ids, found[1].class_ids)
+    assert_close(found[0].xyxy, found[1].xyxy)
+    assert_close(found[0].confidence, found[1].confidence)
+
+
 def test_class_agnostic_suppression_goes_across_chunks(glip):
     predictor = GLIPPredictor(glip(prompts={'max_names': 1}))
     predictor.set_vocabulary(Vocabulary(('dog', 'cat')))

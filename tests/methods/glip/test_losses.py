@@ -112,7 +112,7 @@ def test_images_without_boxes(case):
     logits = torch.cat(output.logits, dim=1)[kept]
     assert_close(losses['loss_token'], token_focal_loss(logits, torch.zeros_like(logits)))
     sum(losses.values()).backward()
-    assert all(one.grad is not None and one.grad.isfinite().all() for kind in output for one in kind)
+    assert all(one.grad is not None and one.grad.isfinite().all() for kind in output[:3] for one in kind)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def text():
 
 
 def read(one, text, **rules):
-    (prompt,), (rows,) = training_prompts([one], None, PromptRules(**rules), text)
+    ((prompt, rows, _),) = training_prompts([one], None, PromptRules(**rules), text)
     return prompt, [None if row < 0 else prompt.names[row] for row in rows.tolist()]
 
 
@@ -87,9 +87,10 @@ def test_each_phrase_by_itself(text):
 
 
 def test_captions_and_class_names_in_one_batch(text):
-    prompts, rows = training_prompts([named(1), sample()], Vocabulary(('dog', 'cat')), PromptRules(), text)
-    assert [one.text for one in prompts] == ['dog. cat', CAPTION + '.']
-    assert [one.tolist() for one in rows] == [[1], [1, 0, 1]]
+    found = training_prompts([named(1), sample()], Vocabulary(('dog', 'cat')), PromptRules(), text)
+    assert [one.prompt.text for one in found] == ['dog. cat', CAPTION + '.']
+    assert [one.rows.tolist() for one in found] == [[1], [1, 0, 1]]
+    assert [one.classes for one in found] == [(0, 1), None]
 
 
 def test_class_names_need_a_vocabulary(text):

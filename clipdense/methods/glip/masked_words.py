@@ -1,0 +1,119 @@
+"""Masked language modeling on the fused text: hidden words are told from the text and the image (GLIPv2).
+
+B: texts, T: tokens, D: text width, W: words of the tokenizer.
+
+Devlin et al., BERT (arXiv 1810.04805), section 3.1.
+
+Source: microsoft/GLIP modeling/rpn/vldyhead.py ``BertLMPredictionHead``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdense.layers.precision import at_least_fp32
+from clipdense.utils.errors import InputError
+
+NOT_ASKED = -100  # target of a token that is not told
+_MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the others stay
+_CLIP_MASK = 49404  # a rare word of CLIP's vocabulary, which the official code takes for its mask
+
+
+class MaskedWords(nn.Module):
+    """Fused features of the tokens -> logits of the words; see ``TokenMasker`` for what is hidden.
+
+    Args:
+        width: D.
+        vocab_size: W.
+        share: chosen tokens, of those that belong to a phrase with a box.
+
+    Raises:
+        InputError: a share that is not between 0 and 1.
+    """
+
+    def __init__(self, width: int, vocab_size: int, share: float = 0.15) -> None:
+        super().__init__()
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise InputError(f'share of masked words must be above 0 and at most 1, got {share!r}')
+        self.share = share
+        self.fc, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
+        self.out = nn.Linear(width, vocab_size)
+
+    def forward(self, text: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of the chosen tokens; 0 if there are none.
+
+        Args:
+            text: (B, T, D) fused features.
+            targets: (B, T) the words, ``NOT_ASKED`` for tokens that were not chosen.
+        """
+        chosen = targets != NOT_ASKED
+        hidden = self.norm(F.gelu(self.fc(text[chosen])))  # (n, D)
+        loss = F.cross_entropy(at_least_fp32(self.out(hidden)), targets[chosen], reduction='sum')
+        return loss / chosen.sum().clamp(min=1)
+
+
+class TokenMasker:
+    """Hides tokens of the texts of a batch, and keeps what they were.
+
+    Of the chosen tokens 80 % become the mask, 10 % another word, and 10 % stay.
+
+    Args:
+        phrases: of each text, the numbers of the phrases with a box.
+        share: chosen tokens, of those of these phrases.
+        mask: id of the mask.
+        vocab_size: W.
+    """
+
+    def __init__(self, phrases: Sequence[Sequence[int]], share: float, mask: int, vocab_size: int) -> None:
+        self.phrases, self.share, self.mask, self.vocab_size = phrases, share, mask, vocab_size
+        self.chosen: list[dict[int, int]] = [{} for _ in phrases]  # place -> word
+
+    def __call__(self, number: int, ids: Sequence[int], tokens: Sequence[Sequence[int]]) -> list[int]:
+        """The ids of a text after hiding.
+
+        Args:
+            number: of the text.
+            ids: of its tokens.
+            tokens: of each phrase.
+        """
+        changed = list(ids)
+        allowed = sorted({place for phrase in self.phrases[number] for place in tokens[phrase]})
+        self.chosen[number] = {}
+        for place in allowed:
+            if random.random() >= self.share:
+                continue
+            self.chosen[number][place] = ids[place]
+            how = random.random()
+            if how < _MASKED:
+                changed[place] = self.mask
+            elif how < _MASKED + _RANDOM:
+                changed[place] = random.randrange(self.vocab_size)
+        return changed
+
+    def targets(self, length: int, device: Any = None) -> Tensor:
+        """(B, T), see ``MaskedWords``."""
+        found = torch.full((len(self.chosen), length), NOT_ASKED, device=device)
+        for row, words in enumerate(self.chosen):
+            for place, word in words.items():
+                found[row, place] = word
+        return found
+
+
+def mask_token(tokenizer: Any) -> int:
+    """The id of the mask of a tokenizer; CLIP's has none, and the official code takes a rare word.
+
+    Raises:
+        InputError: a tokenizer without a mask.
+    """
+    own = getattr(tokenizer, 'mask', None)
+    if own is not None:
+        return int(own)
+    if getattr(tokenizer, 'vocab_size', 0) > _CLIP_MASK:
+        return _CLIP_MASK
+    raise InputError('the tokenizer has no mask, which masked words need: remove masked_words')
