@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipdense.utils.command_options import JobPart
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_outputs
+from clipdense.utils.jobs import Part
 
+from .caption_shards import caption_shards, shards_and_folder
 from .early import check_choice, check_device, check_weights
 from .images import each
 from .options import (
@@ -27,6 +30,7 @@ from .options import (
 from .text_rows import Row, check_ending, write_rows
 
 if TYPE_CHECKING:
+    from clipdense.inference.captioner import Captioner
     from clipdense.tasks.captioning import Caption, CaptionRules
 
 _SEARCHES = ('beam', 'greedy', 'nucleus')
@@ -57,6 +61,19 @@ class CaptionModelArguments:
         check_weights(self.weights)
         check_device(self.device)
         check_precision(self.precision)
+
+    def captioner(self, rules: CaptionRules) -> Captioner:
+        """The model."""
+        from clipdense.inference.captioner import Captioner
+
+        captioner = Captioner.from_pretrained(
+            self.weights,
+            rules,
+            device=self.device,
+            precision=self.precision,  # type: ignore[arg-type]  # the captioner checks it
+        )
+        tell_precision(captioner.precision)
+        return captioner
 
 
 @dataclass(frozen=True)
@@ -117,26 +134,31 @@ def caption(
         typer.Option('--out', help='File of the captions: .csv, .tsv, .json, .jsonl, or .txt.'),
     ] = None,
     batch_size: BatchSize = 'auto',
+    part: JobPart = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Describe images: prints a caption of each, and writes them with `--out`.
 
+    With webdataset shards and an output folder, `clipdense caption SHARDS OUT`, the shards are copied with a
+    caption for each image, in `synthetic.json`.  Run it again after an interruption.
+
     Example: `clipdense caption photos/ --weights Salesforce/blip-image-captioning-base --out captions.csv`
     """
-    paths = images.paths()
+    own = Part.parse(part)
+    asked = shards_and_folder(images.images)
+    if asked is None and part is not None:
+        raise InputError('--part is for shards: clipdense caption SHARDS OUT --part I/N')
+    if asked is not None and out is not None:
+        raise InputError(f'--out is for captions of images; the output folder of shards is {asked[1]}')
+    paths = images.paths() if asked is None else []
     rules = search.rules()
     model.check()
+    if asked is not None:
+        caption_shards(*asked, lambda: model.captioner(rules), own, batch_size, overwrite)
+        return
     check_ending(out, 'captions')
     check_outputs([out] if out else [], overwrite, [*paths, model.weights])
-    from clipdense.inference.captioner import Captioner
-
-    captioner = Captioner.from_pretrained(
-        model.weights,
-        rules,
-        device=model.device,
-        precision=model.precision,  # type: ignore[arg-type]  # the captioner checks it
-    )
-    tell_precision(captioner.precision)
+    captioner = model.captioner(rules)
     rows: list[Row] = []
 
     def predict(failed: Callable[[int, InputError], None]) -> Iterator[tuple[int, Caption]]:

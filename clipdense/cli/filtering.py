@@ -20,6 +20,7 @@ from .options import (
     Device,
     Override,
     Weights,
+    caption_sources,
     grouped,
     weight_overrides,
 )
@@ -60,7 +61,7 @@ class RuleArguments:
     by: Annotated[
         str | None, typer.Option(help=f'Score the pairs with --weights: {_SCORERS}.', show_default=False)
     ] = None
-    min_score: Annotated[float | None, typer.Option(help='Score of --by, at least.')] = None
+    min_score: Annotated[float | None, typer.Option(help='Score of --by, at least [itm: 0.5].')] = None
 
     def rules(self) -> FilterRules:
         """The rules.
@@ -141,7 +142,7 @@ def filter_shards(
 
     list_shards(shards)
     scorer = None if asked.by is None else model.scorer(asked.by)
-    report = run(shards, out, rules, scorer, captions, own)
+    report = run(shards, out, rules, scorer, caption_sources(captions), own)
     if report is None:
         print(f'{out}: part {own} is done; the last part removes duplicates and writes the report')
         return

@@ -97,10 +97,19 @@ MaxPixels = Annotated[
     int, typer.Option('--max-pixels', min=1, help='Refuse images with more pixels, before decoding.')
 ]
 Captions = Annotated[
-    str, typer.Option(help='Captions in the shards: txt, or json:FIELD for a field of the member .json.')
+    str,
+    typer.Option(
+        help="Captions in the shards: txt, json:FIELD for a field of the member .json, or several: 'txt, "
+        "synthetic.json:caption'."
+    ),
 ]
 OutputFolder = Annotated[Path, typer.Option('--out', help='Output folder.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, for programs.')]
+
+
+def caption_sources(text: str) -> list[str]:
+    """``--captions`` as ``data.image_text`` takes them."""
+    return [part.strip() for part in text.split(',')]
 
 
 def batch_size_of(text: str) -> int | str:

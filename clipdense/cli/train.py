@@ -17,7 +17,7 @@ from clipdense.utils.files import check_new_folder
 from clipdense.utils.wording import counted
 
 from .early import check_choice, check_config
-from .options import Captions, Overwrite, SafeConfig
+from .options import Captions, Overwrite, SafeConfig, caption_sources
 
 Modules = Annotated[
     list[str] | None,
@@ -86,7 +86,7 @@ def nouns(
     extractor = NounExtractor(cast(Kind, kind), tagger)
     from clipdense.data.image_text.noun_prompts import add_nouns
 
-    written = add_nouns(shards, out, extractor, captions, part=own, overwrite=overwrite)
+    written = add_nouns(shards, out, extractor, caption_sources(captions), part=own, overwrite=overwrite)
     of_part = f' (part {own})' if own.count > 1 else ''
     print(f'{out}: {counted(len(written), "shard")} with nouns.json{of_part}')
 

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from clipdense.clip.class_embeddings import module_digest
 from clipdense.layers.precision import Precision
 from clipdense.tasks.captioning import Caption, CaptionModel, CaptionRules
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import digest
 from clipdense.utils.image_open import MAX_PIXELS
 
 from .load import load
@@ -47,6 +49,11 @@ class Captioner(TextPredictor):
         if not isinstance(self.rules, CaptionRules):
             raise InputError(f'rules must be CaptionRules(...), got {type(rules).__name__}')
         self.model.check_captions(self.rules)
+
+    @property
+    def digest(self) -> str:
+        """Differs for weights or a precision with other captions."""
+        return digest(self.precision, module_digest(self.model))
 
     @classmethod
     def from_pretrained(

@@ -3,7 +3,6 @@ it is evaluated, which is accuracy by similarity, by matching and by the names i
 segmentation by Grad-CAM."""
 
 from clipdense.data.scenes import SceneLabels
-from clipdense.engine.hooks import EvaluationHook
 from clipdense.methods.blip.evaluation import BlipClassification
 from clipdense.methods.blip.model import build_blip
 from clipdense.methods.blip.tokenizer import CaptionIds
@@ -42,14 +41,16 @@ small_blip = dict(
     ),
 )
 scene_ids = dict(type=CaptionIds, size=scene_text, longest=36)
-blip_evaluations = {
-    f'{by}/{split}': dict(
-        type=BlipClassification,
-        dataset=dict(type=SceneLabels, split=split, num_images=320),
-        by=by,
-        name=f'{by}/{split}',
-    )
-    for by in ('itc', 'itm', 'caption')
-    for split in ('base', 'novel', 'unseen')
-}
-custom_hooks = dict(evaluation=dict(type=EvaluationHook, evaluations=blip_evaluations))
+caption_evaluations, pair_evaluations = [
+    {
+        f'{by}/{split}': dict(
+            type=BlipClassification,
+            dataset=dict(type=SceneLabels, split=split, num_images=320),
+            by=by,
+            name=f'{by}/{split}',
+        )
+        for by in kinds
+        for split in ('base', 'novel', 'unseen')
+    }
+    for kinds in (('caption',), ('itc', 'itm'))
+]

@@ -11,6 +11,7 @@ matching 0.294 / 0.422 / 0.359 (chance 0.031 / 0.063 / 0.063); captions that nam
 
 from mmengine.config import read_base
 
+from clipdense.engine.hooks import EvaluationHook
 from clipdense.methods.blip.pretrainer import BlipPretrainer
 
 with read_base():
@@ -31,6 +32,10 @@ model = dict(
 train_dataloader.update(batch_size=64)
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids
+)
+custom_hooks = dict(
+    captions=dict(type=EvaluationHook, evaluations=caption_evaluations),
+    pairs=dict(type=EvaluationHook, evaluations=pair_evaluations),
 )
 train_cfg = dict(max_steps=600)
 param_scheduler.update(warmup=50)

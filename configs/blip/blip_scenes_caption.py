@@ -11,6 +11,7 @@ Score: none yet.
 
 from mmengine.config import read_base
 
+from clipdense.engine.hooks import EvaluationHook
 from clipdense.methods.blip.finetuning import BlipCaptionTrainer
 
 with read_base():
@@ -29,6 +30,4 @@ train_dataloader['dataset'].update(
 train_cfg = dict(max_steps=150)
 param_scheduler.update(warmup=10)
 optim_wrapper['optimizer'].update(lr=5e-4)
-custom_hooks['evaluation'].update(
-    evaluations={name: part for name, part in blip_evaluations.items() if name.startswith('caption')}
-)
+custom_hooks = dict(evaluation=dict(type=EvaluationHook, evaluations=caption_evaluations))

@@ -48,6 +48,7 @@ RUNS = {  # train refuses the checkpoints of another run, see tests/engine/test_
 }
 INPUTS = {  # outputs that would replace an input
     'nouns': 'shards shards',
+    'caption': 'shards shards -w WEIGHTS',
     'label': f'photos {NAMES} -w WEIGHTS --to coco --out photos',
     'convert': 'WEIGHTS WEIGHTS',
     'vocab convert': 'own.yaml own.yaml',

@@ -42,6 +42,7 @@ def test_embed_images(capsys, photos, weights):
 COMMANDS = [
     ['nouns', 'photos', 'out'],
     ['filter', 'photos', 'out', '--min-size', '10'],
+    ['caption', 'shards', 'out', '-w', 'WEIGHTS'],
     ['embed', 'images', 'photos', 'out'],
     ['embed', 'regions', 'vild/vild_scenes', 'weights.pth', 'out'],
 ]

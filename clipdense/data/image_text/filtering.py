@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from clipdense.utils.jobs import Job, Part
 from clipdense.utils.json_files import read_json
 from clipdense.utils.progress import track
 
-from .filters import FilterRules, PairScorer, Seen, judge
+from .filters import FilterRules, Pair, PairScorer, Seen, Verdict, judge
 from .shard_copies import Extras, copy_shard, each_shard, sources, with_copies
 from .shard_files import FILTER_MEMBER, RawPair, caption_members, list_shards
 
@@ -30,12 +30,17 @@ class FilterReport:
     samples: int
     kept: int
     dropped: dict[str, int]
+    captions: dict[str, list[int]] = field(default_factory=dict)  # kept and scored ones, by source
 
     def lines(self) -> list[str]:
         """For people."""
         share = f' ({self.kept / self.samples:.1%})' if self.samples else ''
         first = f'{self.kept} of {self.samples} samples kept{share}'
-        return [first, *(f'  {count} dropped: {reason}' for reason, count in self.dropped.items())]
+        dropped = [f'  {count} dropped: {reason}' for reason, count in self.dropped.items()]
+        captions = [
+            f'  {kept} of {seen} {source} captions kept' for source, (kept, seen) in self.captions.items()
+        ]
+        return [first, *dropped, *captions]
 
 
 def filter_shards(
@@ -49,8 +54,10 @@ def filter_shards(
     """Copy shards without the samples that the rules drop.
 
     Each sample that is kept has a new member ``filter.json`` with its ``source`` (shard and key of the first
-    shards that it was copied from) and its ``score``.  When all parts are done, ``report.json`` has the
-    numbers, and ``dropped.jsonl`` each sample that was dropped and the reason.
+    shards that it was copied from).  With a scorer it also has the ``score`` of the best caption, the
+    captions that pass as lists ``web`` and ``synthetic``, and all of them in ``pairs``, with their scores;
+    trainings read ``caption=['filter.json:web', 'filter.json:synthetic']``.  When all parts are done,
+    ``report.json`` has the numbers, and ``dropped.jsonl`` each sample that was dropped and the reason.
 
     Duplicates are found over all shards: the first one in their order is kept, of those that pass all other
     rules.  Their hashes take about 100 bytes of memory for each sample.  In a job of several parts they are
@@ -88,7 +95,7 @@ def filter_shards(
     if not task.job.complete:
         return None
     found = read_json(task.job.folder / REPORT)
-    return FilterReport(found['samples'], found['kept'], found['dropped'])
+    return FilterReport(found['samples'], found['kept'], found['dropped'], found.get('captions', {}))
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,14 @@ class _Record:
         lost: how many had no image or caption, by cause.
         dropped: key and reason of others.
         kept: key and hashes.
+        captions: kept and scored captions, by source.
     """
 
     samples: int
     lost: dict[str, int]
     dropped: list[tuple[str, str]]
     kept: list[tuple[str, list[int]]]
+    captions: dict[str, list[int]] = field(default_factory=dict)
 
 
 class _Task:
@@ -139,10 +148,14 @@ class _Task:
                     kept.append(one)
             lost = dict(sorted(faults.causes.items()))
             record = _Record(
-                faults.seen, lost, sorted(dropped), [(one.key, list(one.hashes)) for one in kept]
+                faults.seen,
+                lost,
+                sorted(dropped),
+                [(one.key, list(one.hashes)) for one in kept],
+                _count(found),
             )
             self._write(path, record)
-            return {one.key: {FILTER_MEMBER: _extra(one.source, one.score)} for one in kept}
+            return {one.key: {FILTER_MEMBER: _extra(one)} for one in kept}
 
         copy_shard(shard, path, self.fields, faults, decide, all_samples=False)
 
@@ -156,16 +169,21 @@ class _Task:
         """Remove duplicates over all shards, and write the report."""
         seen, samples, kept = Seen(self.rules.unique), 0, 0
         reasons: Counter[str] = Counter()
+        captions: dict[str, list[int]] = {}
         with atomic_write(self.job.folder / DROPPED, 'w') as file:
             for _, path in track(self.pairs, 'merging'):
                 record = self._without_duplicates(path, self._read(path), seen)
                 samples, kept = samples + record.samples, kept + len(record.kept)
                 reasons.update(record.lost)
+                for source, counts in record.captions.items():
+                    before = captions.get(source, [0, 0])
+                    captions[source] = [sum(two) for two in zip(before, counts, strict=True)]
                 reasons.update(reason for _, reason in record.dropped)
                 for key, reason in record.dropped:
                     line = {'sample': f'{path.name}/{key}', 'reason': reason}
                     file.write(json.dumps(line, ensure_ascii=False) + '\n')
         report = {'samples': samples, 'kept': kept, 'dropped': dict(sorted(reasons.items()))}
+        report |= {'captions': captions} if captions else {}
         with atomic_write(self.job.folder / REPORT, 'w') as file:
             json.dump({**report, 'rules': asdict(self.rules)}, file, ensure_ascii=False, indent=1)
 
@@ -181,7 +199,7 @@ class _Task:
             str(path), path, self.fields, faults, lambda _: {key: {} for key, _ in rest}, all_samples=False
         )
         dropped = [(key, reason) for key, reason in record.dropped]
-        found = _Record(record.samples, record.lost, sorted([*dropped, *twice]), rest)
+        found = _Record(record.samples, record.lost, sorted([*dropped, *twice]), rest, record.captions)
         self._write(path, found)
         return found
 
@@ -199,8 +217,31 @@ class _Task:
             raise InputError(f'{self._path(copy)} is damaged; filter into a new folder') from error
 
 
-def _extra(source: str, score: float | None) -> bytes:
-    known: dict[str, Any] = {'source': source}
-    if score is not None:
-        known['score'] = round(score, 6)
+def _extra(one: Verdict) -> bytes:
+    known: dict[str, Any] = {'source': one.source}
+    if one.score is not None:
+        known['score'] = round(one.score, 6)
+        for source in ('web', 'synthetic'):
+            known[source] = [pair.caption for pair in one.pairs if pair.kept and pair.source == source]
+        known['pairs'] = [_pair(pair) for pair in one.pairs]
     return json.dumps(known, ensure_ascii=False).encode()
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    known = {
+        'caption': pair.caption,
+        'source': pair.source,
+        'score': round(pair.score.score, 6),
+        'kept': pair.kept,
+    }
+    logits = pair.score.logits
+    return known if logits is None else {**known, 'logits': [round(value, 6) for value in logits]}
+
+
+def _count(found: Sequence[Verdict]) -> dict[str, list[int]]:
+    """Kept and scored captions, by source."""
+    counts: dict[str, list[int]] = {}
+    for pair in (pair for one in found for pair in one.pairs):
+        kept, seen = counts.get(pair.source, [0, 0])
+        counts[pair.source] = [kept + pair.kept, seen + 1]
+    return counts

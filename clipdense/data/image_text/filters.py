@@ -28,17 +28,33 @@ ALPHABET_SHARE = 0.9  # of the letters of a caption
 _BATCH = 32
 
 
+class PairScore(NamedTuple):
+    """How well an image and a caption fit.
+
+    Args:
+        score: the higher, the better.
+        logits: of no match and match, of a model that has both.
+    """
+
+    score: float
+    logits: tuple[float, float] | None = None
+
+
 class PairScorer(Protocol):
     """How well images and captions fit, by a model: what ``Method.scorers`` makes.
 
     Attributes:
         digest: differs for weights with other scores.
+        min_score: what a caption needs unless ``FilterRules.min_score`` is given; None for nothing.
     """
 
     digest: str
+    min_score: float | None
 
-    def __call__(self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]) -> list[float]:
-        """The score of each image with the best of its captions."""
+    def __call__(
+        self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]
+    ) -> list[list[PairScore]]:
+        """The score of each image with each of its captions."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,22 @@ class FilterRules:
         return any(getattr(self, one.name) != one.default for one in fields(self))
 
 
+class Pair(NamedTuple):
+    """A caption of a sample with its score.
+
+    Args:
+        caption: the text.
+        source: 'web', or 'synthetic' for one by a model.
+        score: of the scorer.
+        kept: whether it is high enough.
+    """
+
+    caption: str
+    source: str
+    score: PairScore
+    kept: bool
+
+
 class Verdict(NamedTuple):
     """What the rules say about a sample.
 
@@ -98,8 +130,9 @@ class Verdict(NamedTuple):
         key: of the sample in its shard.
         reason: why it is dropped; '' if it is kept.
         hashes: 64 bits for each entry of ``FilterRules.unique``.
-        score: of the scorer, if there is one.
+        score: of the scorer, if there is one, for the best caption.
         source: shard and key of the sample that it was copied from.
+        pairs: each caption that was scored.
     """
 
     key: str
@@ -107,14 +140,15 @@ class Verdict(NamedTuple):
     hashes: tuple[int, ...] = ()
     score: float | None = None
     source: str = ''
+    pairs: tuple[Pair, ...] = ()
 
 
 def judge(pairs: Iterable[RawPair], rules: FilterRules, scorer: PairScorer | None = None) -> list[Verdict]:
     """Apply all rules but those about duplicates, in the order of the samples."""
     found: list[Verdict] = []
-    waiting: list[tuple[int, Image.Image, list[str]]] = []
+    waiting: list[_Waiting] = []
     for pair in pairs:
-        captions, reason = _captions(pair.captions, rules)
+        captions, sources, reason = _captions(pair, rules)
         reason = reason or _header_fault(pair.image, rules)
         image = None
         if not reason and (scorer is not None or 'look' in rules.unique):
@@ -122,7 +156,7 @@ def judge(pairs: Iterable[RawPair], rules: FilterRules, scorer: PairScorer | Non
         hashes = () if reason else tuple(_hash(kind, pair, captions, image) for kind in rules.unique)
         found.append(Verdict(pair.key, reason, hashes, None, pair.source or pair.name))
         if not reason and scorer is not None and image is not None:
-            waiting.append((len(found) - 1, image, captions))
+            waiting.append(_Waiting(len(found) - 1, image, captions, sources))
         if len(waiting) == _BATCH:
             _score(found, waiting, rules, scorer)
     _score(found, waiting, rules, scorer)
@@ -155,11 +189,13 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(gray[:, 1:] > gray[:, :-1]).tobytes(), 'big')
 
 
-def _captions(captions: Sequence[str], rules: FilterRules) -> tuple[list[str], str]:
-    """The captions that pass; and the fault of the first one, if none does."""
-    faults = [_caption_fault(caption, rules) for caption in captions]
-    passed = [caption for caption, fault in zip(captions, faults, strict=True) if not fault]
-    return passed, '' if passed else faults[0]
+def _captions(pair: RawPair, rules: FilterRules) -> tuple[list[str], list[str], str]:
+    """The captions that pass and their sources; and the fault of the first one, if none does."""
+    faults = [_caption_fault(caption, rules) for caption in pair.captions]
+    members = pair.members or ('',) * len(pair.captions)
+    passed = [place for place, fault in enumerate(faults) if not fault]
+    sources = ['synthetic' if 'synthetic' in members[place] else 'web' for place in passed]
+    return [pair.captions[place] for place in passed], sources, '' if passed else faults[0]
 
 
 def _caption_fault(caption: str, rules: FilterRules) -> str:
@@ -213,17 +249,27 @@ def _hash(kind: str, pair: RawPair, captions: Sequence[str], image: Image.Image 
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'big')
 
 
+class _Waiting(NamedTuple):
+    """A sample that is to be scored."""
+
+    at: int
+    image: Image.Image
+    captions: list[str]
+    sources: list[str]
+
+
 def _score(
-    found: list[Verdict],
-    waiting: list[tuple[int, Image.Image, list[str]]],
-    rules: FilterRules,
-    scorer: PairScorer | None,
+    found: list[Verdict], waiting: list[_Waiting], rules: FilterRules, scorer: PairScorer | None
 ) -> None:
     """Score the samples that wait, and empty the list."""
     if scorer is None or not waiting:
         return
-    scores = scorer([image for _, image, _ in waiting], [captions for *_, captions in waiting])
-    for (at, *_), score in zip(waiting, scores, strict=True):
-        low = rules.min_score is not None and not score >= rules.min_score  # also NaN
-        found[at] = found[at]._replace(score=score, reason='low score' if low else '')
+    least = scorer.min_score if rules.min_score is None else rules.min_score
+    scores = scorer([one.image for one in waiting], [one.captions for one in waiting])
+    for one, some in zip(waiting, scores, strict=True):
+        passed = [least is None or score.score >= least for score in some]  # not NaN
+        pairs = tuple(map(Pair, one.captions, one.sources, some, passed))
+        best = max(score.score for score in some)
+        low = '' if any(passed) else 'low score'
+        found[one.at] = found[one.at]._replace(score=best, reason=low, pairs=pairs)
     waiting.clear()

@@ -33,6 +33,7 @@ from .tar_members import Unusable, sample_key, tar_members
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
 NOUNS_MEMBER = 'nouns.json'  # nouns of the captions, see ``noun_prompts``
 FILTER_MEMBER = 'filter.json'  # where a sample comes from, see ``filtering``
+SYNTHETIC_MEMBER = 'synthetic.json'  # a caption by a model, see ``captioning``
 # Errors of damaged shards; ``InputError``, which is a ValueError, has to be handled first.
 UNREADABLE = (
     *(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, ArithmeticError),
@@ -53,6 +54,8 @@ class RawPair(NamedTuple):
     turn: int  # number of earlier passes over the shards in this epoch
     nouns: dict[str, Any] | None = None  # nouns of the captions, if stored in the shard
     source: str = ''  # shard and key of the sample that it was copied from, if stored in the shard
+    members: tuple[str, ...] = ()  # the source of each caption, as the reader was told
+    synthetic: bool = False  # whether the shard has a caption by a model for it
 
     @property
     def key(self) -> str:
@@ -140,6 +143,7 @@ def read_pairs(
         *IMAGE_MEMBERS,
         NOUNS_MEMBER,
         FILTER_MEMBER,
+        SYNTHETIC_MEMBER,
         *(caption.partition(':')[0] for caption in captions),
     }
     for sample in group_by_keys(
@@ -150,7 +154,7 @@ def read_pairs(
         faults.saw()
         key = sample['__key__']
         image = next((sample[member] for member in IMAGE_MEMBERS if member in sample), None)
-        texts, cause = _captions_of(sample, captions)
+        texts, members, cause = _captions_of(sample, captions)
         if key in seen:
             lose('duplicate key', f'sample {key}')
         elif isinstance(image, Unusable):
@@ -166,7 +170,8 @@ def read_pairs(
             seen.add(key)
             record = _record(sample, NOUNS_MEMBER, 'nouns', dict)
             source = _record(sample, FILTER_MEMBER, 'source', str)
-            yield RawPair(f'{shard}/{key}', image, texts, turn, record, source['source'] if source else '')
+            place, synthetic = source['source'] if source else '', SYNTHETIC_MEMBER in sample
+            yield RawPair(f'{shard}/{key}', image, texts, turn, record, place, members, synthetic)
 
 
 def caption_members(captions: str | Sequence[str]) -> list[str]:
@@ -259,13 +264,16 @@ def _record(sample: Mapping[str, Any], member: str, field: str, kind: type) -> d
     return record if isinstance(record, dict) and isinstance(record.get(field), kind) else None
 
 
-def _captions_of(sample: Mapping[str, Any], captions: Sequence[str]) -> tuple[list[str], str]:
-    """The usable captions of a sample; and the reason, if there are none."""
+def _captions_of(
+    sample: Mapping[str, Any], captions: Sequence[str]
+) -> tuple[list[str], tuple[str, ...], str]:
+    """The usable captions of a sample, and the source of each; and the reason, if there are none."""
     cause = 'no caption'
-    candidates: list[Any] = []
+    texts: list[str] = []
+    members: list[str] = []
     for caption in captions:
         member, _, field = caption.partition(':')
-        content = sample.get(member)
+        content, candidates = sample.get(member), []
         if isinstance(content, Unusable):
             cause = content.cause
         elif content is not None and field:
@@ -275,12 +283,14 @@ def _captions_of(sample: Mapping[str, Any], captions: Sequence[str]) -> tuple[li
                 cause = 'caption is not JSON'
                 continue
             value = record.get(field) if isinstance(record, dict) else None
-            candidates += value if isinstance(value, list) else [value]
+            candidates = value if isinstance(value, list) else [value]
         elif content is not None and len(content) > LONGEST_LINE:
             cause = f'caption of more than {LONGEST_LINE} bytes'
         elif content is not None:
             try:
-                candidates.append(content.decode('utf-8-sig'))
+                candidates = [content.decode('utf-8-sig')]
             except UnicodeDecodeError:
                 cause = 'caption is not UTF-8'
-    return usable_captions(candidates), cause
+        found = usable_captions(candidates)
+        texts, members = [*texts, *found], [*members, *[caption] * len(found)]
+    return texts, tuple(members), cause

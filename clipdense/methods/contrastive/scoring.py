@@ -10,32 +10,36 @@ from PIL import Image
 
 from clipdense.clip.class_embeddings import module_digest
 from clipdense.clip.model import CLIP
+from clipdense.data.image_text.filters import PairScore
 from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.errors import InputError
 
 
 class ClipScorer:
-    """The largest cosine of an image and its captions.
+    """The cosine of an image and each of its captions.
 
     Args:
         clip: the model.
     """
 
+    min_score = None
+
     def __init__(self, clip: CLIP) -> None:
         self.clip, self.digest = clip.eval(), module_digest(clip)
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]) -> list[float]:
-        """The score of each image, -1 to 1."""
+    def __call__(
+        self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]
+    ) -> list[list[PairScore]]:
+        """The scores of each image, -1 to 1."""
         device = next(self.clip.parameters()).device
         pixels = torch.stack([self.clip.preprocess(image) for image in images]).to(device)
         flat = [caption for some in captions for caption in some]
         tokens = torch.as_tensor(self.clip.tokenizer(flat)).to(device)
         seen = at_least_fp32(self.clip.encode_image(pixels, normalize=True))  # (B, D)
         read = at_least_fp32(self.clip.encode_text(tokens, normalize=True)).split([len(s) for s in captions])
-        return [
-            float((texts @ image).max()) for image, texts in zip(seen, read, strict=True)
-        ]  # (captions, D) @ (D,)
+        pairs = zip(seen, read, strict=True)
+        return [[PairScore(score) for score in (texts @ image).tolist()] for image, texts in pairs]
 
 
 def clip_scorer(model: Any) -> ClipScorer:

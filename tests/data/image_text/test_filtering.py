@@ -12,7 +12,7 @@ from PIL import Image
 
 from clipdense.data.image_text import filtering
 from clipdense.data.image_text.filtering import filter_shards
-from clipdense.data.image_text.filters import FilterRules, difference_hash, judge
+from clipdense.data.image_text.filters import FilterRules, PairScore, difference_hash, judge
 from clipdense.data.image_text.shard_files import RawPair
 from clipdense.utils.errors import InputError
 from clipdense.utils.jobs import Part
@@ -65,11 +65,11 @@ def test_scores_are_those_of_passing_captions():
     seen = []
 
     class Scorer:
-        digest = 'x'
+        digest, min_score = 'x', None
 
         def __call__(self, images, captions):
             seen.extend(captions)
-            return [0.1 * len(one[0]) for one in captions]
+            return [[PairScore(0.1 * len(text)) for text in some] for some in captions]
 
     samples = [pair(None, 'a', 'a dog'), pair(None, 'b'), pair(None, 'a cat runs')] * 15
     found = judge(samples, FilterRules(min_words=2, min_score=0.6), Scorer())

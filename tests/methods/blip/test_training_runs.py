@@ -13,12 +13,14 @@ from clipdense import Segmenter
 from clipdense.config import load_config
 from clipdense.data.scenes import SceneLabels, Scenes, write_scenes
 from clipdense.engine import test as evaluate
+from clipdense.engine.hooks import EvaluationHook
 from clipdense.engine.launch import train
 from clipdense.inference.captioner import Captioner
 from clipdense.methods.blip.checkpoint import load
 from clipdense.methods.blip.evaluation import BlipClassification
 from clipdense.methods.blip.sizes import MedSize
 from clipdense.methods.blip.tokenizer import UNKNOWN, BlipTokenizer
+from clipdense.registry import EVALUATIONS, build_module
 from clipdense.utils.errors import InputError
 
 
@@ -130,11 +132,20 @@ def test_an_evaluation_of_the_file(make_config, pretrained, tmp_path):
         for by in ('itc', 'itm', 'caption')
     }
     cfg = make_config()
-    cfg.custom_hooks = {'evaluation': {**load_config('blip/blip_scenes').custom_hooks.evaluation}}
-    cfg.custom_hooks['evaluation']['evaluations'] = parts
+    cfg.custom_hooks = {'evaluation': {'type': EvaluationHook, 'evaluations': parts}}
     found = evaluate(cfg, pretrained, tmp_path / 'test')
     assert set(found) == {'itc/top1', 'itm/top1', 'caption/top1'}
     assert all(0 <= value <= 1 for value in found.values())
+
+
+@pytest.mark.parametrize('name', ['blip_scenes', 'blip_scenes_retrieval', 'blip_scenes_caption'])
+def test_the_evaluations_of_a_config_fit_its_model(make_config, pretrained, name):
+    model = build_module(
+        make_config(name, **({} if name == 'blip_scenes' else {'blip': str(pretrained)})).model
+    )
+    for hook in load_config(f'blip/{name}').custom_hooks.values():
+        for part in hook.evaluations.values():
+            EVALUATIONS.build(part).check(model)
 
 
 @pytest.mark.parametrize(
