@@ -32,6 +32,7 @@ from . import (
     label,
     predict,
     probe,
+    pseudo_label,
     quickstart,
     search,
     segment,
@@ -105,6 +106,7 @@ for command in (
 ):
     app.command(cls=Command)(command)
 app.command('filter', cls=Command)(filtering.filter_shards)
+app.command('pseudo-label', cls=Command)(pseudo_label.pseudo_label)
 app.add_typer(vocab.app)
 embed = typer.Typer(
     name='embed',

@@ -1,7 +1,8 @@
 """The small GLIP for scenes of 96 pixels, its data and how it is measured: those of ViLD's small detector.
 
-A ResNet-18 of a quarter of the width up to stride 16, an FPN of five levels and 32 channels, a head of two
-blocks.  The text tower is that of a CLIP of scenes and stays as it is.
+A ResNet-18 of a quarter of the width up to stride 16, an FPN of five levels from stride 8 and 32 channels, a
+head of two blocks.  The text tower is that of a CLIP of scenes and stays as it is.  It is causal and was
+trained on its last token: each name is encoded by itself, so that its last token has read all of it.
 """
 
 from torch.optim import AdamW
@@ -30,12 +31,12 @@ model = dict(
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
-        out_indices=(0, 1, 2),
+        out_indices=(1, 2),
         norm_eval=False,
     ),
     neck=dict(
         type=FPN,
-        in_channels=[16, 32, 64],
+        in_channels=[32, 64],
         out_channels=width,
         num_outs=5,
         add_extra_convs='on_output',
@@ -52,12 +53,14 @@ model = dict(
             text_heads=4,
             text_mlp=192,
             groups=8,
-            strides=(4, 8, 16, 32, 64),
+            dropout=0.0,
+            strides=(8, 16, 32, 64, 128),
             anchor_scale=4.0,
+            log_scale=-2.5,
         ),
     ),
     frozen=('clip',),
-    prompts=dict(shuffle=True),
+    prompts=dict(shuffle=True, per_phrase=True, negatives=9),
     candidates=dict(threshold=1e-3, per_level=300),
     detection=dict(score_threshold=0.0, iou_threshold=0.5, max_detections=100),
 )
@@ -75,7 +78,7 @@ train_dataloader = dict(
 )
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
-    optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4),
+    optimizer=dict(type=AdamW, lr=2e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=WarmupCosine, warmup=100)

@@ -17,4 +17,4 @@ with read_base():
     from .._base_.default_runtime import *
     from .._base_.glip_scenes import *
 
-train_cfg = dict(max_steps=1000)
+train_cfg = dict(max_steps=900)

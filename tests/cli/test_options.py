@@ -23,6 +23,7 @@ OWN_HELP = {
     '--part': 'of a job, of a model, or of the data',
     '--precision': 'of the file that export writes',
     '--shots': 'adapt also counts images with masks',
+    '--score-threshold': 'that of pseudo-label has a default of its own',
     '--seed': "the default of train is the config's",
     '--to': 'the formats of the command',
     '--weights': 'compare and demo take several',

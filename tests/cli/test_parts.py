@@ -43,6 +43,7 @@ COMMANDS = [
     ['nouns', 'photos', 'out'],
     ['filter', 'photos', 'out', '--min-size', '10'],
     ['caption', 'shards', 'out', '-w', 'WEIGHTS'],
+    ['pseudo-label', 'photos', 'out', '--teacher', 'glip.safetensors'],
     ['embed', 'images', 'photos', 'out'],
     ['embed', 'regions', 'vild/vild_scenes', 'weights.pth', 'out'],
 ]

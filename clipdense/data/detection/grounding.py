@@ -17,6 +17,7 @@ import numpy as np
 from clipdense.data.batches import sample_rng
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
+from clipdense.utils.jobs import refuse_incomplete
 from clipdense.utils.json_files import read_json
 from clipdense.vocab.spans import Span, check_spans, mirrored, words_of
 
@@ -24,6 +25,7 @@ from .coco import LARGEST_FILE, check_coco, find_images
 from .datasets import CocoDetection, ImageRecord
 from .transforms import PackDetection
 
+CATEGORIES = [{'id': 1, 'name': 'object', 'supercategory': 'object'}]  # which COCO's layout needs
 _ALL = 0.5  # share of the captions with others that have as many others as allowed
 
 
@@ -51,8 +53,10 @@ def read_grounding(path: str | Path) -> tuple[dict[str, Any], list[CaptionRecord
 
     Raises:
         InputError: as ``read_coco``; an entry without caption, or an annotation whose ``tokens_positive`` is
-            missing, nested more or less deeply, or outside of the caption.
+            missing, nested more or less deeply, or outside of the caption; pseudo-labels of which parts are
+            missing.
     """
+    refuse_incomplete(Path(path).parent)  # of pseudo-labels
     raw = read_json(path, LARGEST_FILE)
     data = check_coco(raw, str(path))
     texts = {image['id']: _caption(image, f'{path}: image {image["id"]}') for image in data['images']}

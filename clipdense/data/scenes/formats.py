@@ -183,7 +183,7 @@ class CocoWriter(Writer):
                     del box['segmentation']
                     spans = [[start, start + len(name)]]
                     boxes.append({**box, 'category_id': 1, 'tokens_positive': spans})
-        kinds = [{'id': 1, 'name': 'object', 'supercategory': 'object'}]
+        kinds = [{'id': 1, 'name': 'object', 'supercategory': 'object'}]  # which COCO's layout needs
         return {'info': info, 'images': images, 'annotations': boxes, 'categories': kinds}
 
     def _categories(self) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class GLIPHead(nn.Module):
         self.box, self.centerness = nn.Conv2d(size.channels, 4, 1), nn.Conv2d(size.channels, 1, 1)
         self.box_scales = nn.Parameter(torch.ones(len(size.strides)))
         self.words = nn.Linear(size.text_width, size.channels)
-        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.log_scale = nn.Parameter(torch.full((1,), float(size.log_scale)))
         self.text_bias = nn.Parameter(torch.zeros(size.text_width))
         self.bias = nn.Parameter(torch.full((1,), -math.log((1 - _PRIOR) / _PRIOR)))
         for layer in (self.box, self.centerness):

@@ -22,6 +22,8 @@ class HeadSize:
         dropout: of the attention between image and text, and of BERT's layer.
         strides: pixels between two places, of each level.
         anchor_scale: side of an anchor in strides.
+        log_scale: first logarithm of what the products of places and tokens are divided by; with 0, as
+            published, a head without weights to start from needs thousands of steps to tell names apart.
 
     Raises:
         ValueError: sizes that do not divide each other.
@@ -40,6 +42,7 @@ class HeadSize:
     dropout: float = 0.1
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
     anchor_scale: float = 8.0
+    log_scale: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'strides', tuple(self.strides))

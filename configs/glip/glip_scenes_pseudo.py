@@ -1,0 +1,20 @@
+"""GLIP on scenes of 96 pixels with boxes that a teacher found for captions, which name novel classes as well.
+
+    clipdense pseudo-label data/scenes_detection/shards/train data/scenes_detection/pseudo \
+        --teacher work_dirs/glip_scenes_captions/glip.safetensors --score-threshold 0.3
+    clipdense train glip/glip_scenes_pseudo
+
+The teacher is that of ``glip/glip_scenes_captions``, whose boxes and captions are used as well.
+
+Cost and score: docs/research/learning_glip.md.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .glip_scenes_captions import *
+
+pseudo = f'{data_root}/pseudo'
+train_dataloader.dataset.datasets.pseudo = dict(
+    captions, annotations=f'{pseudo}/annotations.json', images=f'{pseudo}/images'
+)
