@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures('apart')
         ),
         ('coop', lambda: folders('mine'), ['train_cfg={"max_steps": 2}'], 'prompts.safetensors'),
         ('vild', lambda: coco('boxes/mine.json'), [], 'vild.safetensors'),
+        ('glip', lambda: coco('boxes/mine.json'), [], 'glip.safetensors'),
     ],
 )
 def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options, exported):

@@ -27,6 +27,7 @@ METHOD = Method(
     layout='GLIP (microsoft, mmdet)',
     load='clipdense.methods.glip.checkpoint:from_file',
     build='clipdense.methods.glip.predictor:build',
+    starters={'glip': 'clipdense.methods.glip.starter:glip'},
     tests={'boxes': 'clipdense.evaluation.own_data:detection'},
     no_graph='its head reads the class names together with the image',
 )
