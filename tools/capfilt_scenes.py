@@ -5,9 +5,10 @@
 
 The first 12 shards of 1,000 images get wrong captions at known rates ("web"): that of another image, one
 that says nothing, or one wrong attribute.  The next two keep theirs ("clean", as COCO in the paper).  As in
-the paper, a BLIP is pre-trained on the web captions; a captioner and a filter are fine-tuned from it on the
-clean ones, apart; each web image gets a synthetic caption by nucleus sampling; matching filters web and
-synthetic captions.  Then the same CLIP is trained for equal steps on
+the paper, a BLIP is pre-trained on the web captions; a captioner and a filter (``matcher``) are fine-tuned
+from it on the clean ones, apart; each web image gets a synthetic caption by nucleus sampling; matching
+filters web and synthetic captions.  ``matcher_hard`` is the filter with hard negatives, as in the release.
+Then the same CLIP is trained for equal steps on
 
 * ``noisy``: the web captions,
 * ``filtered``: those that pass,
@@ -58,7 +59,7 @@ CAPTIONS = {  # run -> folder of its shards and members with its captions
     'synthetic': ('captioned', 'synthetic.json:caption'),
     'true': ('web', 'truth.json:caption'),
 }
-MODELS = ('blip', 'captioner', 'matcher')
+MODELS = ('blip', 'captioner', 'matcher', 'matcher_hard')
 DATA = ('captions', 'filter')  # the jobs over the web shards
 RUNS = (*MODELS, *DATA, *CAPTIONS)
 SCORES = {  # column -> name of the metric, {} is the split
@@ -202,10 +203,10 @@ class Study:
         folder = self._train('blip/blip_scenes', 'blip', self.pretraining, web, 1000 * WEB)
         return self._evaluate('blip/blip_scenes', folder / 'blip.safetensors')
 
-    def _fine_tune(self, config: str, name: str) -> dict[str, Any]:
+    def _fine_tune(self, config: str, name: str, **options: Any) -> dict[str, Any]:
         clean = [str(shard) for shard in sorted(self.source.glob('*.tar'))[WEB : WEB + CLEAN]]
         start = {'model.blip': str(self.folder / 'blip/blip.safetensors')}
-        folder = self._train(config, name, self.fine_tuning, clean, 1000 * CLEAN, **start)
+        folder = self._train(config, name, self.fine_tuning, clean, 1000 * CLEAN, **start, **options)
         return self._evaluate(config, folder / 'blip.safetensors')
 
     def _captioner(self) -> dict[str, Any]:
@@ -213,6 +214,9 @@ class Study:
 
     def _matcher(self) -> dict[str, Any]:
         return self._fine_tune('blip/blip_scenes_retrieval', 'matcher')
+
+    def _matcher_hard(self) -> dict[str, Any]:
+        return self._fine_tune('blip/blip_scenes_retrieval', 'matcher_hard', **{'model.hard_negatives': True})
 
     def _captions(self) -> dict[str, Any]:
         from clipdense.data.image_text.captioning import caption_shards

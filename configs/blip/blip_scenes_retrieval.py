@@ -29,6 +29,7 @@ model = dict(
     queue_size=1024,
     momentum=0.99,
     ramp_steps=31,
+    hard_negatives=False,  # a caption of one of 48 objects fits many scenes
 )
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError
 
-from .losses import caption_loss, negative_weights
+from .losses import caption_loss
 from .matching import MatchingTrainer
 from .model import Blip
 from .tokenizer import Tokens
@@ -77,6 +77,8 @@ class BlipRetrievalTrainer(MatchingTrainer):
         alpha: weight of its soft targets, which grows linearly over the first steps.
         ramp_steps: number of these steps; one epoch in the release.
         micro_batch: must be None.
+        hard_negatives: draw negatives by similarity; False draws all alike, for data in which many captions
+            fit many images.
 
     Raises:
         InputError: a model without these parts, or a setting out of range.
@@ -95,13 +97,14 @@ class BlipRetrievalTrainer(MatchingTrainer):
         alpha: float = 0.4,
         ramp_steps: int = 0,
         micro_batch: int | None = None,
+        hard_negatives: bool = True,
     ) -> None:
         model = load_blip(blip)
         if model.joint is None or model.itm_head is None:
             raise InputError('retrieval needs a BLIP with an encoder and its heads: give pre-trained weights')
         parts = {'encoder': model.encoder, 'joint': model.joint, 'itm_head': model.itm_head}
         own = Blip(model.image, **parts, preprocess=model.preprocess, tokenizer=model.tokenizer)
-        super().__init__(own, queue_size, momentum, alpha, ramp_steps, 0.0, micro_batch)
+        super().__init__(own, queue_size, momentum, alpha, ramp_steps, 0.0, micro_batch, hard_negatives)
 
     def losses(self, images: Tensor, texts: Tokens, numbers: Tensor | None = None) -> dict[str, Tensor]:
         """'contrastive_loss' and 'matching_loss'; negatives are drawn by the similarities of the model."""
@@ -112,7 +115,7 @@ class BlipRetrievalTrainer(MatchingTrainer):
         assert self.blip.joint is not None
         similar = (batch.text @ batch.image.mT / self.blip.joint.temperature).detach()  # (B, B)
         same = numbers[:, None] == numbers
-        weights = negative_weights(similar, same), negative_weights(similar.mT, same)
+        weights = self.weights(similar, same), self.weights(similar.mT, same)
         return {
             'contrastive_loss': contrastive,
             'matching_loss': self.match(batch.tokens, texts, weights),

@@ -15,7 +15,7 @@ from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.dist import gather_with_grad, world_size
 from clipdense.utils.errors import InputError
 
-from .losses import matching_loss, soft_cross_entropy
+from .losses import matching_loss, negative_weights, soft_cross_entropy
 from .model import TEMPERATURES, Blip
 from .momentum import MomentumModel, Queue
 from .tokenizer import Tokens
@@ -65,6 +65,7 @@ class MatchingTrainer(BlipTrainer):
         ramp_steps: int,
         smoothing: float = 0.1,
         micro_batch: int | None = None,
+        hard_negatives: bool = True,
     ) -> None:
         super().__init__(blip, smoothing)
         if micro_batch is not None:
@@ -74,7 +75,7 @@ class MatchingTrainer(BlipTrainer):
             raise InputError(f'ramp_steps must be at least 0, got {ramp_steps}')
         self.averages = MomentumModel(blip, momentum)
         self.queue = Queue(blip.size.embed_dim, queue_size, self.numbered)
-        self.alpha, self.ramp_steps = alpha, ramp_steps
+        self.alpha, self.ramp_steps, self.hard_negatives = alpha, ramp_steps, hard_negatives
         self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
@@ -132,6 +133,10 @@ class MatchingTrainer(BlipTrainer):
         everyone = None if numbers is None else gather_with_grad(numbers)
         self.queue.write(gather_with_grad(batch.slow_image), gather_with_grad(batch.slow_text), everyone)
         return (one + other) / 2, to_images, to_texts
+
+    def weights(self, to_images: Tensor, same: Tensor | None = None) -> Tensor:
+        """Similarities (B, B) -> weights for drawing negatives, see ``negative_weights``."""
+        return negative_weights(to_images if self.hard_negatives else torch.zeros_like(to_images), same)
 
     def match(
         self, tokens: Tensor, texts: Tokens, weights: tuple[Tensor, Tensor], draw: Draw | None = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError
 
-from .losses import caption_loss, negative_weights
+from .losses import caption_loss
 from .matching import Draw, MatchingTrainer
 from .tokenizer import Tokens
 from .trainer import load_blip
@@ -30,6 +30,8 @@ class BlipPretrainer(MatchingTrainer):
         ramp_steps: number of these steps; two epochs in the release.
         smoothing: of the labels of language modeling.
         micro_batch: must be None.
+        hard_negatives: draw negatives by similarity; False draws all alike, for data in which many captions
+            fit many images.
 
     Raises:
         InputError: a model without these parts, or a setting out of range.
@@ -46,6 +48,7 @@ class BlipPretrainer(MatchingTrainer):
         ramp_steps: int = 0,
         smoothing: float = 0.1,
         micro_batch: int | None = None,
+        hard_negatives: bool = True,
     ) -> None:
         model = load_blip(blip)
         if not model.size.shared or model.itm_head is None:
@@ -53,7 +56,9 @@ class BlipPretrainer(MatchingTrainer):
                 'pre-training needs a BLIP whose encoder and decoder share their layers, with a matching '
                 "head (such as the size 'BLIP-B')"
             )
-        super().__init__(model, queue_size, momentum, alpha, ramp_steps, smoothing, micro_batch)
+        super().__init__(
+            model, queue_size, momentum, alpha, ramp_steps, smoothing, micro_batch, hard_negatives
+        )
 
     def losses(
         self, images: Tensor, texts: Tokens, numbers: Tensor | None = None, draw: Draw | None = None
@@ -70,7 +75,7 @@ class BlipPretrainer(MatchingTrainer):
         """
         batch, pairs = self.encode(images, texts), len(images)
         contrastive, to_images, to_texts = self.contrast(batch)
-        weights = negative_weights(to_images[:, :pairs]), negative_weights(to_texts[:, :pairs])
+        weights = self.weights(to_images[:, :pairs]), self.weights(to_texts[:, :pairs])
         return {
             'contrastive_loss': contrastive,
             'matching_loss': self.match(batch.tokens, texts, weights, draw),

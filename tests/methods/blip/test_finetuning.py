@@ -77,6 +77,16 @@ def test_pairs_of_one_image_share_the_target_and_are_no_negatives(tiny, batch):
         assert (weights.sum(dim=1) > 0).all()
 
 
+def test_negatives_that_are_drawn_alike(tiny, batch):
+    trainer = BlipRetrievalTrainer(tiny(), queue_size=4, hard_negatives=False).eval()
+    seen = []
+    trainer.match = lambda tokens, texts, weights: seen.extend(weights) or tokens.sum() * 0
+    losses_of(trainer, batch, ['a', 'b', 'a', 'c'])
+    for weights in seen:
+        assert_close(weights[0], torch.tensor([0.0, 0.25, 0.0, 0.25]))
+        assert_close(weights[1], torch.tensor([0.25, 0.0, 0.25, 0.25]))
+
+
 def test_a_batch_of_one_image_has_no_negatives(tiny, batch):
     """Its pairs all match: nothing is drawn."""
     trainer = BlipRetrievalTrainer(tiny(), queue_size=4).eval()
