@@ -17,6 +17,7 @@ from clipdense.utils.files import atomic_write, writable_folder
 from clipdense.utils.image_io import read_image
 from clipdense.utils.jobs import Job, Part
 from clipdense.utils.json_files import read_json
+from clipdense.utils.wording import counted
 
 from .shard_copies import Extras, copy_shard, each_shard, sources, with_copies
 from .shard_files import SYNTHETIC_MEMBER, RawPair, list_shards
@@ -62,9 +63,9 @@ class CaptionReport:
         written = self.captions + self.empty
         lines = [f'{self.captions} of {self.images} images have a synthetic caption']
         if self.empty:
-            lines.append(f'  {self.empty} captions are empty')
+            lines.append(f'  {counted(self.empty, "caption")} without words')
         if self.images > written:
-            lines.append(f'  {self.images - written} images could not be read')
+            lines.append(f'  {counted(self.images - written, "image")} that could not be read')
         if self.captions:
             words, score = self.words / self.captions, self.score / written
             lines.append(f'  {words:.1f} words and a score of {score:.3f} in the mean')

@@ -170,8 +170,8 @@ def test_images_that_cannot_be_read_or_described(tmp_path):
     report = caption_shards(folder, tmp_path / 'out', Colors())
     assert report.lines()[:3] == [
         '1 of 4 images have a synthetic caption',
-        '  1 captions are empty',
-        '  2 images could not be read',
+        '  1 caption without words',
+        '  2 images that could not be read',
     ]
     found = members(tmp_path / 'out')
     assert found['0.tar/a.synthetic.json']['caption'] == ''
