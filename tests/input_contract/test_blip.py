@@ -45,6 +45,18 @@ def plain_bert(folder):
     return folder / 'plain.safetensors'
 
 
+def nlvr(folder):
+    """Two cross-attentions in each layer, and a head for pairs of images."""
+    names = {'.crossattention.self.': '.crossattention.self0.', 'itm_head.': 'cls_head.0.'}
+    tensors = to_official(tiny_blip(decoder=False))
+    for name in list(tensors):
+        for one, other in names.items():
+            if one in name:
+                tensors[name.replace(one, other)] = tensors.pop(name)
+    write_weights(folder / 'nlvr.safetensors', tensors)
+    return folder / 'nlvr.safetensors'
+
+
 def vocabulary(folder, size):
     file = write_captioner(folder / 'weights')
     for one in (file.parent / 'vocab.txt', *file.parent.glob('*-tokenizer/vocab.txt')):
@@ -74,6 +86,7 @@ READ = {
     'weights for retrieval': lambda folder: describe(parts(folder, decoder=False)),
     'weights for question answering': lambda folder: describe(parts(folder, shared=False, embed_dim=0)),
     'weights of a CLIP': lambda folder: describe(of_a_clip(folder)),
+    'weights for NLVR2': lambda folder: describe(nlvr(folder)),
     'word embeddings of a plain BERT': lambda folder: describe(plain_bert(folder)),
     'no vocabulary, and not the one of BERT': lambda folder: describe(vocabulary(folder, 0)),
     'vocabulary of a larger model': lambda folder: describe(vocabulary(folder, 61)),

@@ -61,6 +61,11 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> Blip:
     refuse_unknown(overrides, _OVERRIDES, 'BLIP weights have no override')
     tensors = strip_wrappers(state_dict)
     layout = next((name for name, mark in _MARKS.items() if mark in tensors), None)
+    if any('.crossattention.self0.' in name for name in tensors):
+        raise CheckpointError(
+            'BLIP weights for NLVR2, which compares two images, are not supported: use weights for '
+            'captioning, retrieval or question answering'
+        )
     if layout is None or not any(name.startswith(('text_encoder.', 'text_decoder.')) for name in tensors):
         raise CheckpointError(f'not a BLIP: {len(tensors)} tensors, {first_names(sorted(tensors))}')
     ours, leftover = to_ours(_without_copies(tensors), layout)

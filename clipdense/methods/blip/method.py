@@ -11,6 +11,7 @@ _TEXT = (  # the cross-attention, which other models with these towers lack or n
     'text_encoder.encoder.layer.0.crossattention.self.query.weight',
     'text_decoder.bert.encoder.layer.0.crossattention.self.query.weight',
     'text_model.encoder.layer.0.crossattention.self.query.weight',
+    'text_encoder.encoder.layer.0.crossattention.self0.query.weight',  # NLVR2, which is refused by name
 )
 _OWN = ('encoder.layers.0.cross.kv.weight', 'decoder.layers.0.cross.kv.weight')
 

@@ -20,6 +20,7 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.utils.modules import evaluating
 
+from .evaluation import blip_of
 from .model import Blip
 from .ranking import Candidates, Ranking, caption_tokens, check_ranking, embed_texts, rank
 from .tokenizer import Tokens
@@ -70,7 +71,7 @@ class MatchingRetrieval(Retrieval):
         Raises:
             InputError: as ``check_ranking``.
         """
-        check_ranking(getattr(model, 'blip', model))
+        check_ranking(blip_of(model))
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Evaluate a BLIP, or a model in training that has one; its mode is restored.
@@ -83,8 +84,8 @@ class MatchingRetrieval(Retrieval):
             InputError: an empty dataset, too many unreadable images, weights that cannot, or embeddings that
                 are not finite.
         """
-        blip: Blip = getattr(model, 'blip', model)
-        self.check(blip)
+        self.check(model)
+        blip = blip_of(model)
         with evaluating(blip):
             images, places = self._embed(blip)
             texts, image_of_text, text_ids = self._texts(blip, places)
@@ -191,6 +192,9 @@ def retrieve(
     check_ranking(model)
     if not images or not texts or isinstance(images, str | Path) or isinstance(texts, str):
         raise InputError('retrieval needs a list of images and a list of texts, each with at least one')
+    for place, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f'text {place + 1} must be a text that is not empty, got {text!r:.80}')
     with evaluating(model):
         tokens = caption_tokens(model, texts)
         embedded = torch.cat([model.embed_image(one) for one in _encoded(model, images, batch_size)])

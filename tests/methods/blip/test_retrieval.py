@@ -193,6 +193,8 @@ def test_wrong_weights(capsys, tiny, photos, tmp_path):
         ([], ['a'], 5, 'a list of images and a list of texts'),
         (None, 'a cat', 5, 'a list of images and a list of texts'),
         ('0.png', ['a'], 5, 'a list of images and a list of texts'),
+        (None, ['a', ' '], 5, "text 2 must be a text that is not empty, got ' '"),
+        (None, ['a', None], 5, 'text 2 must be a text that is not empty, got None'),
         (None, ['a'], 0, 'top_k must be a whole number of at least 1, got 0'),
         (['missing.png'], ['a'], 5, 'missing.png'),
     ],
