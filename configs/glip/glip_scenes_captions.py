@@ -25,7 +25,7 @@ captions = dict(
     annotations=f'{data_root}/coco/annotations/grounding_train.json',
     images=f'{data_root}/coco/images',
     training=True,
-    others=5,
+    others=10,
     transforms=[dict(type=RandomFlip, prob=0.5)],
 )
 train_dataloader.update(

@@ -36,9 +36,9 @@ class CaptionRecord(NamedTuple):
     phrases: tuple[tuple[Span, ...], ...]
 
     @property
-    def words(self) -> frozenset[str]:
-        """The phrases, without regard to case."""
-        return frozenset(words_of(spans, self.text).casefold() for spans in self.phrases)
+    def words(self) -> tuple[str, ...]:
+        """Of each phrase."""
+        return tuple(words_of(spans, self.text) for spans in self.phrases)
 
 
 def read_grounding(path: str | Path) -> tuple[dict[str, Any], list[CaptionRecord]]:
@@ -76,9 +76,9 @@ def read_grounding(path: str | Path) -> tuple[dict[str, Any], list[CaptionRecord
 class GroundingDetection(CocoDetection):
     """Images with a caption each, and boxes of its phrases.
 
-    A sample has ``caption``, ``phrases`` (spans of characters; the labels of its boxes count them) and
-    ``other_captions``, which do not belong to the image.  In the texts of a mirrored image "left" and "right"
-    change places.
+    A sample has ``caption``, ``phrases`` (spans of characters; the labels of its boxes count them),
+    ``other_captions``, which do not belong to the image, and the words of their phrases, ``other_phrases``.
+    In the texts of a mirrored image "left" and "right" change places.
 
     Args:
         annotations: the JSON file, see ``read_grounding``.
@@ -135,23 +135,28 @@ class GroundingDetection(CocoDetection):
 
     def _transformed(self, results: dict[str, Any], index: int, attempt: int) -> dict[str, Any] | None:
         draw = sample_rng(self.seed, self.epoch, f'{index}/captions')
-        results['other_captions'] = self._others(index, draw)
+        others = self._others(index, draw)
+        results['other_captions'] = [one.text for one in others]
+        results['other_phrases'] = list(dict.fromkeys(words for one in others for words in one.words))
         found = super()._transformed(results, index, attempt)
         if found is not None and found.get('flip') and found.get('flip_direction') != 'vertical':
             found['caption'], found['phrases'] = mirrored(found['caption'], found['phrases'])
-            found['other_captions'] = [mirrored(text, ())[0] for text in found['other_captions']]
+            for key in ('other_captions', 'other_phrases'):
+                found[key] = [mirrored(text, ())[0] for text in found[key]]
         return found
 
-    def _others(self, index: int, draw: Any) -> list[str]:
+    def _others(self, index: int, draw: Any) -> list[CaptionRecord]:
         """Captions of other images; those with a phrase of this one are left out."""
         if not self.others or draw.random() >= self.share:
             return []
         count = self.others if draw.random() < _ALL else draw.randrange(self.others)
-        own = self.images[index].caption
-        assert own is not None
+        own = {words.casefold() for words in self._caption_of(index).words}
         places = draw.sample(range(len(self.images)), min(count, len(self.images)))
-        found = [self.images[place].caption for place in places if place != index]
-        return [one.text for one in found if one is not None and not one.words & own.words]
+        found = [self._caption_of(place) for place in places if place != index]
+        return [one for one in found if not own & {words.casefold() for words in one.words}]
+
+    def _caption_of(self, index: int) -> CaptionRecord:
+        return self.images[index].caption
 
 
 def _check_phrase(annotation: Mapping[str, Any], text: str, where: str) -> None:

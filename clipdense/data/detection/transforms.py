@@ -25,7 +25,7 @@ from clipdense.registry import TRANSFORMS
 __all__ = ['PackDetection', 'RandomCrop', 'RandomFlip', 'RandomResize', 'Resize', 'follow']
 
 _META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip')
-_TEXTS = ('caption', 'phrases', 'other_captions')  # of captions with boxes
+_TEXTS = ('caption', 'phrases', 'other_captions', 'other_phrases')  # of captions with boxes
 
 
 def follow(

@@ -16,9 +16,10 @@ from clipdense.layers.precision import no_autocast
 from clipdense.structures import ClassEmbeddings
 from clipdense.utils.errors import InputError
 from clipdense.vocab.sentences import Sentence
+from clipdense.vocab.spans import words_of
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .prompts import Prompt, PromptRules, chunks, class_prompt, positive_map, warn_of_equal
+from .prompts import Prompt, PromptRules, chunks, class_prompt, phrases_prompt, positive_map, warn_of_equal
 from .structures import TextFeatures
 from .text import GroundingText
 
@@ -46,6 +47,8 @@ class EncodedChunk(NamedTuple):
 def named_prompts(vocabulary: Vocabulary, text: GroundingText, rules: PromptRules) -> list[NamedPrompt]:
     """The texts that are read for a vocabulary: a sentence, then texts of class names.
 
+    With ``rules.per_phrase`` the phrases of a sentence are read by themselves, as they are in training.
+
     Raises:
         InputError: a name that does not fit, or of which nothing is left, see ``prompts``.
 
@@ -56,7 +59,12 @@ def named_prompts(vocabulary: Vocabulary, text: GroundingText, rules: PromptRule
     asked = vocabulary.queries
     if isinstance(vocabulary, Sentence):
         phrases = vocabulary.spans
-        found.append(NamedPrompt(Prompt(vocabulary.text, phrases), tuple(range(len(phrases)))))
+        if rules.per_phrase:
+            words = [words_of(spans, vocabulary.text) for spans in phrases]
+            for chunk in chunks(words, text.locate, text.room, PromptRules(separator=rules.separator)):
+                found.append(NamedPrompt(phrases_prompt([words[one] for one in chunk], rules), tuple(chunk)))
+        else:
+            found.append(NamedPrompt(Prompt(vocabulary.text, phrases), tuple(range(len(phrases)))))
         asked = tuple(one for one in asked if one[1] >= len(phrases))
     names = [name for name, _ in asked]
     warn_of_equal(names, rules)

@@ -112,6 +112,17 @@ def class_prompt(names: Sequence[str], rules: PromptRules | None = None) -> Prom
     return Prompt(text, tuple(phrases), tuple(segments))
 
 
+def phrases_prompt(phrases: Sequence[str], rules: PromptRules | None = None) -> Prompt:
+    """Phrases as they are -> 'a red star. a cup', each a segment, which can be encoded by itself."""
+    rules = rules or PromptRules()
+    text, spans = '', []
+    for words in phrases:
+        text += rules.separator if text else ''
+        spans.append((len(text), len(text) + len(words)))
+        text += words
+    return Prompt(text, tuple((one,) for one in spans), tuple(spans))
+
+
 def warn_of_equal(names: Sequence[str], rules: PromptRules | None = None) -> None:
     """Warn of class names that are one text.
 

@@ -17,7 +17,7 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.spans import Span, words_of
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .prompts import Prompt, PromptRules, chunks, class_prompt
+from .prompts import Prompt, PromptRules, chunks, class_prompt, phrases_prompt
 from .text import GroundingText
 
 _ALL = 0.5  # share of prompts with as many negatives as allowed
@@ -121,17 +121,13 @@ def caption_prompt(sample: Any, rules: PromptRules, text: GroundingText) -> tupl
 def _phrases_prompt(
     about: Mapping[str, Any], labels: Tensor, rules: PromptRules, text: GroundingText
 ) -> tuple[Prompt, Tensor]:
-    """Each phrase of the caption, and each caption of another image, as a text of its own."""
+    """Each phrase of the caption, and of captions of other images, as a text of its own."""
     phrases = [words_of(spans, about['caption']) for spans in about['phrases']] or [about['caption']]
     own = chunks(phrases, text.locate, text.room, _unlimited(PromptRules(separator=rules.separator)))[0]
-    others = _fitting(about.get('other_captions', ()), [phrases[one] for one in own], rules, text)
-    joined, spans = '', []
-    for words in [*(phrases[one] for one in own), *others]:
-        joined += rules.separator if joined else ''
-        spans.append((len(joined), len(joined) + len(words)))
-        joined += words
+    others = _fitting(about.get('other_phrases', ()), [phrases[one] for one in own], rules, text)
+    prompt = phrases_prompt([*(phrases[one] for one in own), *others], rules)
     rows = torch.where(labels < len(own), labels, LEFT_OUT)  # the first ones fit
-    return Prompt(joined, tuple((one,) for one in spans), tuple(spans)), rows
+    return prompt, rows
 
 
 def _cut(caption: str, phrases: Sequence[Sequence[Span]], text: GroundingText) -> tuple[str, list[int]]:

@@ -103,6 +103,7 @@ def test_other_captions_share_no_phrase(folder):
         data[1]['data_samples'].metainfo['other_captions']
         == data[1]['data_samples'].metainfo['other_captions']
     )
+    assert data[1]['data_samples'].metainfo['other_phrases'] == []
     assert captions(folder, others=5, share=0.0)[1]['data_samples'].metainfo['other_captions'] == []
 
 

@@ -16,7 +16,7 @@ from clipdense.clip import self_describing
 from clipdense.inference.detector import Detector
 from clipdense.methods.glip.detector import GLIP
 from clipdense.methods.glip.predictor import GLIPPredictor
-from clipdense.methods.glip.prompts import Prompt, positive_map
+from clipdense.methods.glip.prompts import Prompt, phrases_prompt, positive_map
 from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
 from clipdense.vocab.sentences import Sentence
@@ -44,6 +44,17 @@ def test_a_sentence_is_read_as_it_stands(glip):
     length = chunk.features.mask.shape[1]
     assert_close(chunk.positive, positive_map(encoded.phrases[0], length))
     assert chunk.class_of.tolist() == [0, 1]
+
+
+def test_phrases_are_read_by_themselves_as_in_training(glip):
+    model = glip(prompts={'per_phrase': True})
+    model.set_vocabulary(Sentence.of(HOLES))
+    (chunk,) = model.class_text.encoded()
+    (prompt,) = model.class_text.prompts
+    assert prompt.text == 'some holes. the road'
+    alone = model.clip([phrases_prompt(['some holes', 'other words'])], per_phrase=True)
+    first = chunk.positive[0].bool()
+    assert_close(chunk.features.hidden[0, first], alone.features.hidden[0, list(alone.phrases[0][0])])
 
 
 def test_other_texts_of_the_same_phrases_are_read_anew(glip):

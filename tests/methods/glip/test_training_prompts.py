@@ -80,7 +80,9 @@ def test_the_end_of_a_long_caption_is_cut_off(text):
 
 
 def test_each_phrase_by_itself(text):
-    prompt, words = read(sample(others=['two dogs']), text, per_phrase=True)
+    one = sample(others=['there are two dogs'])
+    one.set_metainfo({'other_phrases': ['two dogs']})
+    prompt, words = read(one, text, per_phrase=True)
     assert prompt.text == 'red star. cup (blue). two dogs'
     assert words == ['cup (blue)', 'red star', 'cup (blue)']
     assert text([prompt], per_phrase=True).phrases[0][0]
