@@ -43,7 +43,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'joined': {'model.prompts.per_phrase': False},
 }
 COLUMNS = {
-    'combinations': tuple(f'{split}, {asked}' for split in SPLITS for asked in ('own', 'all')),
+    'combinations': (
+        *(f'{split}, {asked}' for split in SPLITS for asked in ('own', 'all')),
+        *(f'recall, {split}' for split in SPLITS),
+    ),
     'words': ('seen words', 'new words'),
 }
 
@@ -77,7 +80,7 @@ class Study:
         if not (folder / 'glip.safetensors').is_file():
             train(cfg, folder, seed=seed, resume=True)
         facts['cpu_seconds'] = _processor_seconds() - start
-        result = {**facts, **self.scores(task, cfg, folder)}
+        result = {**facts, **self.scores(task, cfg, folder), **self.recalls(folder)}
         (folder / 'result.json').write_text(json.dumps(result, indent=1))
         return result
 
@@ -174,6 +177,16 @@ class Study:
             for what, value in (('boxes', len(hits)), ('right', sum(hits) / max(len(hits), 1)))
         }
 
+    def recalls(self, folder: Path) -> dict[str, float]:
+        """Recall@1 of phrases of captions about objects of each split."""
+        images = str(self.data / 'coco/images')
+        return {
+            f'recall, {split}': recall(
+                folder / 'glip.safetensors', self.annotations(f'grounding_val_{split}'), images
+            )
+            for split in SPLITS
+        }
+
     def scores(self, task: str, cfg: Any, folder: Path) -> dict[str, float]:
         """AP50: of each split among its own names and among all; or of seen and new words, among all."""
         from clipdense.engine.launch import test
@@ -193,6 +206,30 @@ class Study:
             for split in SPLITS
             for asked, names in (('own', self.classes(split)), ('all', everything))
         }
+
+
+def recall(weights: Path, annotations: str, images: str) -> float:
+    """Recall@1 of phrases: the share whose best box has an IoU of 0.5 with one of their own."""
+    import torch
+    from torchvision.ops import box_iou
+
+    from clipdense.data.detection.grounding import GroundingDetection
+    from clipdense.inference.detector import Detector
+    from clipdense.tasks.detection import DetectionRules
+    from clipdense.vocab.sentences import Sentence
+
+    detector = Detector.from_pretrained(weights, device='cpu')
+    hits = []
+    for record in GroundingDetection(annotations, images, training=True).images:
+        caption = record.caption
+        sentence = Sentence.of(caption.text, caption.phrases)
+        found = detector.ground(str(record.path), sentence, rules=DetectionRules(score_threshold=0.0))
+        for phrase in range(len(caption.phrases)):
+            own = [one['bbox'] for one in record.objects if one['label'] == phrase]
+            boxes = torch.tensor([[x, y, x + width, y + height] for x, y, width, height in own])
+            best = torch.from_numpy(found.xyxy[found.class_ids == phrase][:1]).float()
+            hits.append(bool(len(best)) and bool((box_iou(best, boxes) >= 0.5).any()))
+    return sum(hits) / len(hits)
 
 
 def read(out: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -219,13 +256,15 @@ def _tables(results: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> Iterat
         ]
         for name in names:
             rows = [one for key, one in results.items() if key[:2] == (task, name)]
-            cells = ' | '.join(_cell([row[column] for row in rows]) for column in columns)
+            cells = ' | '.join(_cell([row[one] for row in rows if one in row]) for one in columns)
             seconds = statistics.mean(row['cpu_seconds'] for row in rows)
             lines.append(f'| {name} | {len(rows)} | {rows[0]["steps"]} | {seconds:.0f} | {cells} |')
         yield '\n'.join(lines)
 
 
 def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ''
     spread = f' ± {(max(values) - min(values)) / 2:.3f}' if len(values) > 1 else ''
     return f'{statistics.mean(values):.3f}{spread}'
 
@@ -248,7 +287,7 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--clip', default='work_dirs/clip_scenes/clip.safetensors', help='a CLIP of scenes')
     parser.add_argument('--steps', type=int, default=900, help='of each training, with 8 images')
-    parser.add_argument('--threshold', type=float, default=0.3, help='lowest score of a pseudo-label')
+    parser.add_argument('--threshold', type=float, default=0.4, help='lowest score of a pseudo-label')
     parser.add_argument('--shards', default='000000.tar,000001.tar,000002.tar,000003.tar', help='for them')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
