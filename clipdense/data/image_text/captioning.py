@@ -27,12 +27,14 @@ class Describer(Protocol):
     """A model that describes images, such as ``inference.captioner.Captioner``.
 
     Attributes:
-        digest: differs for weights with other captions.
         rules: how captions are generated.
     """
 
-    digest: str
     rules: CaptionRules
+
+    @property
+    def digest(self) -> str:
+        """Differs for weights with other captions."""
 
     def stream(
         self,

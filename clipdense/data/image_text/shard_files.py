@@ -273,7 +273,8 @@ def _captions_of(
     members: list[str] = []
     for caption in captions:
         member, _, field = caption.partition(':')
-        content, candidates = sample.get(member), []
+        content = sample.get(member)
+        candidates: list[Any] = []
         if isinstance(content, Unusable):
             cause = content.cause
         elif content is not None and field:

@@ -102,8 +102,14 @@ class BlipRetrievalTrainer(MatchingTrainer):
         model = load_blip(blip)
         if model.joint is None or model.itm_head is None:
             raise InputError('retrieval needs a BLIP with an encoder and its heads: give pre-trained weights')
-        parts = {'encoder': model.encoder, 'joint': model.joint, 'itm_head': model.itm_head}
-        own = Blip(model.image, **parts, preprocess=model.preprocess, tokenizer=model.tokenizer)
+        own = Blip(
+            model.image,
+            model.encoder,
+            joint=model.joint,
+            itm_head=model.itm_head,
+            preprocess=model.preprocess,
+            tokenizer=model.tokenizer,
+        )
         super().__init__(own, queue_size, momentum, alpha, ramp_steps, 0.0, micro_batch, hard_negatives)
 
     def losses(self, images: Tensor, texts: Tokens, numbers: Tensor | None = None) -> dict[str, Tensor]:
