@@ -154,6 +154,8 @@ def test_finished_runs_are_not_repeated(tmp_path, capsys, monkeypatch):
     assert done[4:] == [('both', 3, 7), ('both', 4, 7)]
     tool.main([*arguments, '--table'])
     assert len(done) == 6
+    tool.main([*arguments[:-2], '5', '--captions-of', '3'])
+    assert [name for name, *_ in done[6:]] == list(tool.CAPTIONS)
     printed = capsys.readouterr().out
     assert '| noisy | 2 | 100 | 10 | 0.250 ± 0.000 / 0.250 ± 0.000' in printed
     assert '| blip | right | 0.500 ± 0.000 |' in printed

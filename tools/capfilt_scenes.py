@@ -154,15 +154,19 @@ class Study:
         data: folder of ``clipdense scenes``.
         seed: of the wrong captions and of the trainings.
         steps: of the pre-training of BLIP, of its fine-tunings, and of CLIP.
+        captions_of: seed whose captions CLIP is trained on; the own by default.
     """
 
-    def __init__(self, out: Path, data: str, seed: int, steps: tuple[int, int, int]) -> None:
+    def __init__(
+        self, out: Path, data: str, seed: int, steps: tuple[int, int, int], captions_of: int | None = None
+    ) -> None:
         self.folder, self.source, self.seed = out / str(seed), Path(data) / 'shards/train', seed
+        self.captions = self.folder if captions_of is None else out / str(captions_of)
         self.pretraining, self.fine_tuning, self.clip = steps
 
     def run(self, name: str) -> dict[str, Any]:
         """One run of ``RUNS``; the result is also written to its folder."""
-        web = self.folder / 'web'
+        web = self.captions / 'web'
         if not web.is_dir():
             write_web(self.source, web, self.seed)
         start = processor_seconds()
@@ -248,7 +252,7 @@ class Study:
 
     def _train_clip(self, name: str) -> dict[str, Any]:
         folder, members = CAPTIONS[name]
-        shards = sorted((self.folder / folder).glob('*.tar'))
+        shards = sorted((self.captions / folder).glob('*.tar'))
         count = sum(1 for shard in shards for sample in samples(shard) if has_caption(sample, members))
         options = {
             'train_dataloader.dataset.caption': members,
@@ -362,16 +366,19 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument('out', type=Path, help='folder of the runs')
     parser.add_argument('--data', default='data/scenes', help='folder of `clipdense scenes`')
     parser.add_argument(
-        '--steps', type=int, nargs=3, default=[500, 120, 160], help='of BLIP, its fine-tunings, and CLIP'
+        '--steps', type=int, nargs=3, default=[1000, 300, 160], help='of BLIP, its fine-tunings, and CLIP'
     )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--only', nargs='+', choices=RUNS, help='names of runs')
+    parser.add_argument(
+        '--captions-of', type=int, help='train only the CLIPs of the seeds, on the captions of this seed'
+    )
     parser.add_argument('--table', action='store_true', help='only print the tables')
     options = parser.parse_args(given)
     results = read(options.out)
     for seed in () if options.table else options.seeds:
-        study = Study(options.out, options.data, seed, tuple(options.steps))
-        for name in RUNS:
+        study = Study(options.out, options.data, seed, tuple(options.steps), options.captions_of)
+        for name in RUNS if options.captions_of is None else CAPTIONS:
             if (name, seed) in results or (options.only and name not in options.only):
                 continue
             results[name, seed] = study.run(name)
