@@ -86,7 +86,11 @@ def pseudo_label(
 
     list_shards(shards)
     rules = kept.rules()
-    detector = Detector.from_pretrained(teacher.teacher, device=teacher.device, precision=teacher.precision)
+    detector = Detector.from_pretrained(
+        teacher.teacher,
+        device=teacher.device,
+        precision=teacher.precision,  # type: ignore[arg-type]  # the detector checks it
+    )
     report = run(shards, out, detector, rules, captions, own, batch_size=batch)
     if report is None:
         print(f'{out}: part {own} is done; the last part writes the annotations')

@@ -154,9 +154,9 @@ def paused(model: nn.Module) -> Iterator[Any]:
 class VocabularyHook(Hook):
     """Gives a segmenter or detector the vocabulary of the dataset it is about to see.
 
-    The dataset has it as ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65); None says
-    that texts come with the images.  It is embedded once where neither the text tower nor the embedder is
-    trained, else each time.
+    The dataset has it as ``dataset.vocabulary`` (OV-COCO trains on 48 classes and is tested on 65), or
+    ``has_texts = True`` where texts come with the images.  It is embedded once where neither the text tower
+    nor the embedder is trained, else each time.
 
     Args:
         templates: prompt templates; those of the model unless given.
@@ -192,10 +192,10 @@ class VocabularyHook(Hook):
         self._set(runner, runner.test_dataloader)
 
     def _set(self, runner: Any, loader: Any) -> None:
-        vocabulary = getattr(loader.dataset, 'vocabulary', self)
-        if vocabulary is None:
+        vocabulary = getattr(loader.dataset, 'vocabulary', None)
+        if vocabulary is None and getattr(loader.dataset, 'has_texts', False):
             return
-        if vocabulary is self:
+        if vocabulary is None:
             raise InputError(
                 f'{type(loader.dataset).__name__} has no attribute vocabulary, which VocabularyHook needs'
             )

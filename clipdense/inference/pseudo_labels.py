@@ -233,7 +233,8 @@ class _Task:
 
     def _answers(self, batch: Sequence[tuple[RawPair, Image.Image, Sentence]]) -> list[Detections | None]:
         """Detections of each image; None for a caption that the teacher refuses."""
-        images, sentences = [one[1] for one in batch], [one[2] for one in batch]
+        images: list[Any] = [one[1] for one in batch]
+        sentences: list[Any] = [one[2] for one in batch]
         try:
             return list(self.detector.ground(images, sentences, rules=self.rules))
         except InputError:

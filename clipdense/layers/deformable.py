@@ -37,12 +37,12 @@ def deformable_conv(
     if x.device.type != 'cpu':
         return deform_conv2d(x, offset, weight, bias, stride, pad, mask=strength)
     with no_autocast(x.device):
-        exact = [at_least_fp32(one) for one in (x, offset, strength, weight, bias)]
-        return _sampled(*exact, stride, pad).to(x.dtype)
+        exact = (at_least_fp32(one) for one in (x, offset, strength, weight, bias))
+        return _sampled(stride, pad, *exact).to(x.dtype)
 
 
 def _sampled(
-    x: Tensor, offset: Tensor, strength: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: int
+    stride: int, pad: int, x: Tensor, offset: Tensor, strength: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
     images, channels, height, width = x.shape
     side, size = weight.shape[-1], offset.shape[-2:]

@@ -92,7 +92,8 @@ class GroundingDetection(CocoDetection):
         InputError: files that cannot be used, or a number out of range.
     """
 
-    vocabulary = None  # type: ignore[assignment]  # texts come with the images
+    vocabulary = None  # type: ignore[assignment]
+    has_texts = True  # in place of a vocabulary
 
     def __init__(
         self,

@@ -46,7 +46,9 @@ class DetectionMixture(ConcatDataset):
             )
         parts = {name: _part(one, seed) for name, one in datasets.items() if one is not None}
         super().__init__(list(parts.values()))
+        self.parts: list[Any] = list(parts.values())
         self.vocabulary = _common(parts)
+        self.has_texts = self.vocabulary is None
         self.counts = [_count(name, len(one), weights.get(name, 1.0)) for name, one in parts.items()]
 
     @property
@@ -56,7 +58,7 @@ class DetectionMixture(ConcatDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Select the random transforms of this epoch, and the images of datasets with a weight below 1."""
-        for one in self.datasets:
+        for one in self.parts:
             one.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -66,7 +68,7 @@ class DetectionMixture(ConcatDataset):
         """A sample of one of the datasets."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        for one, count in zip(self.datasets, self.counts, strict=True):
+        for one, count in zip(self.parts, self.counts, strict=True):
             if index < count:
                 return one[(index + one.epoch * count) % len(one)]
             index -= count

@@ -169,7 +169,8 @@ class CocoWriter(Writer):
 
     def _grounding(self, info: dict[str, str], records: list[ImageRecord]) -> dict[str, Any]:
         """Captions with boxes, in the layout of MDETR's Flickr30k entities."""
-        images, boxes = [], []
+        images: list[dict[str, Any]] = []
+        boxes: list[dict[str, Any]] = []
         for number, one in enumerate(records, 1):
             if not one.objects:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from clipdense.data.detection.grounding import GroundingDetection, read_groundin
 from clipdense.data.detection.mixture import DetectionMixture
 from clipdense.data.detection.transforms import RandomFlip
 from clipdense.data.scenes import Scenes, standard_sets, write_coco
+from clipdense.engine.hooks import VocabularyHook
 from clipdense.utils.errors import InputError
 from clipdense.vocab.spans import words_of
 
@@ -194,3 +196,10 @@ def test_wrong_mixtures_are_refused(folder, names, weights, message):
 def test_configs_of_a_mixture_get_its_seed(folder):
     part = {'type': GroundingDetection, 'annotations': folder / 'captions.json', 'images': folder}
     assert DetectionMixture({'one': part, 'two': {**part, 'seed': 5}}, seed=3).datasets[0].seed == 3
+
+
+def test_the_hook_of_the_vocabulary_leaves_captions_alone(folder):
+    runner = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=captions(folder)), model=None)
+    VocabularyHook().before_train(runner)
+    runner.train_dataloader.dataset = DetectionMixture({'captions': captions(folder)})
+    VocabularyHook().before_train(runner)
