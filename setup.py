@@ -46,6 +46,7 @@ EXTRAS = {
     'remote': ['rasterio>=1.3'],  # GeoTIFF: large images read in rows, masks with coordinates
     # shards in object stores
     'shards': ['fsspec>=2024.2', 'aiohttp>=3.9', 'requests>=2.31', 's3fs>=2024.2', 'gcsfs>=2024.2'],
+    'jpeg': ['simplejpeg>=1.7'],  # JPEGs for training decoded faster, to the same pixels
     'parquet': ['pyarrow>=14'],  # tables of captions in Parquet files
     'nouns': ['HanTa>=1.1'],  # another tagger for the nouns of captions
     'tensorboard': ['tensorboard>=2.14'],  # what `clipdense train` logs to by default, if it is installed
@@ -62,6 +63,7 @@ EXTRAS = {
         'pyarrow>=14',
         'pandas>=2',
         'rasterio>=1.3',
+        'simplejpeg>=1.7',
         'tensorboard>=2.14',
         'transformers>=4.45',
         'ruff==0.17.5',

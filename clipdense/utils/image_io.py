@@ -15,11 +15,13 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import InputError
 from .files import atomic_write
 from .image_arrays import array_to_8_bit, stored_to_8_bit, tensor_to_array
 from .image_open import MAX_PIXELS, check_pixels, decode, no_memory, opened
+from .jpeg import decode_jpeg
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +42,17 @@ _TURNS = {
 _LOW_BIT_STEPS = {'L;2': 85, 'L;4': 17}  # Pillow spreads gray PNGs of 2 and 4 bits over 0 ... 255
 
 
-def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    source: Source, max_pixels: int = MAX_PIXELS, shrink: Callable[[int, int], int] | None = None
+) -> Image.Image:
     """Read any image as 8-bit RGB.
 
     Args:
         source: a path, encoded bytes, a binary file, a Pillow image, an array (H, W) or (H, W, 1 | 3 | 4), or
             a tensor (1 | 3 | 4, H, W) or (H, W); see ``image_arrays`` for the range of their values.
         max_pixels: larger images raise an error before they are decoded; files may have 8 bytes for each.
+        shrink: width and height of the image -> 1, 2, 4 or 8: a JPEG is decoded at this fraction of its size,
+            which takes less time.  It is not called for other formats.
 
     Returns:
         An image of mode RGB without metadata, in displayed orientation.
@@ -65,6 +71,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
             Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values))
         )
     with opened(source, max_pixels) as (image, name):
+        if shrink is not None and image is not source and isinstance(image, JpegImageFile):
+            _draft(image, shrink)
         decode(image, name)
         try:
             return _to_rgb(_turned(image), name, own=image is not source)
@@ -74,6 +82,21 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
             ) from error
         except MemoryError as error:
             raise InputError(no_memory(image, name)) from error
+
+
+def read_pixels(
+    source: str | Path | bytes, max_pixels: int = MAX_PIXELS, shrink: Callable[[int, int], int] | None = None
+) -> np.ndarray:
+    """``read_image`` of a file or its bytes as (H, W, 3) uint8; JPEGs by simplejpeg if it is installed."""
+    with opened(source, max_pixels) as (image, _):
+        if image.format == 'JPEG' and image.mode == 'RGB' and _orientation(image) not in _TURNS:
+            factor = 1 if shrink is None else shrink(*image.size)
+            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            pixels = decode_jpeg(data, *image.size, factor)
+            if pixels is not None:
+                return pixels
+            shrink = None if shrink is None else lambda width, height: factor  # it is asked once
+    return np.array(read_image(source, max_pixels, shrink))
 
 
 def read_mask(path: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -169,11 +192,23 @@ def _voc_palette() -> np.ndarray:
 
 def _turned(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; unreadable metadata is ignored."""
-    try:
-        orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # metadata parsers raise many kinds of errors
-        return image
+    orientation = _orientation(image)
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # metadata parsers raise many kinds of errors
+        return None
+
+
+def _draft(image: JpegImageFile, shrink: Callable[[int, int], int]) -> None:
+    """Let a JPEG be decoded at a fraction of its size."""
+    width, height = image.size
+    factor = shrink(*((height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)))
+    if factor > 1:
+        image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
 
 
 def _to_rgb(image: Image.Image, name: str = 'the array', own: bool = True) -> Image.Image:

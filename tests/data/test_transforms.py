@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 
 import numpy as np
@@ -12,9 +13,12 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from clipdense.clip.preprocess import Preprocess
+from clipdense.data import transforms
 from clipdense.data.batches import collate, sample_rng, to_tensor
 from clipdense.data.transforms import CenterCrop, SquareCrop, TrainCrop
 from clipdense.registry import TRANSFORMS
+from clipdense.utils.errors import InputError
+from clipdense.utils.image_io import read_image
 
 
 def make_image(width: int, height: int) -> Image.Image:
@@ -109,6 +113,120 @@ class TestSquareCrop:
         assert torch.equal(
             SquareCrop(2)(torch.full((3, 9, 5), 77), random.Random(0)), torch.full((3, 2, 2), 77)
         )
+
+
+def jpeg(image: Image.Image, **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, 'JPEG', **{'quality': 90, **settings})
+    return file.getvalue()
+
+
+def photograph(name: str, by: int = 1) -> Image.Image:
+    """A photograph of scikit-image, its sides multiples of 16 and ``by`` / 2 times as large."""
+    data = pytest.importorskip('skimage.data')
+    image = Image.fromarray(getattr(data, name)())
+    size = tuple(side * by // 2 // 16 * 16 for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+class Aligned(TrainCrop):
+    """Windows with the same edges in an image of an eighth of the size."""
+
+    def window(self, height, width, rng):
+        return tuple(place // 8 * 8 for place in super().window(height, width, rng))
+
+
+def contrast(image: torch.Tensor) -> float:
+    """Mean difference of neighbors: less in a blurred image, more in one with aliasing."""
+    return float((image[..., 1:] - image[..., :-1]).abs().mean())
+
+
+@pytest.fixture(params=[False, True], ids=['Pillow', 'simplejpeg'])
+def decoder(request, monkeypatch):
+    """With and without the package simplejpeg."""
+    if request.param:
+        pytest.importorskip('simplejpeg')
+    else:
+        monkeypatch.setattr('clipdense.utils.jpeg._simplejpeg', lambda: None)
+
+
+@pytest.mark.usefixtures('decoder')
+class TestReducedDecoding:
+    """JPEGs decoded at a fraction of their size, against all pixels and an antialiased resize."""
+
+    @pytest.mark.parametrize('by', [2, 4, 8])
+    @pytest.mark.parametrize('name', ['astronaut', 'chelsea', 'coffee', 'rocket'])
+    def test_the_loss_is_about_a_gray_level(self, name, by):
+        data = jpeg(photograph(name, by))
+        size = min(photograph(name, 2).size) // 2 - 20
+        for seed in range(3):
+            full = Aligned(size)(read_image(data), random.Random(seed)).float()
+            reduced = Aligned(size, reduce=1).read(data, random.Random(seed)).float()
+            assert not torch.equal(full, reduced), 'it is reduced'
+            assert (full - reduced).abs().mean() < 1.5
+            assert 0.9 < contrast(reduced) / contrast(full) < 1.05
+
+    @pytest.mark.parametrize('kind', [TrainCrop, SquareCrop])
+    @pytest.mark.parametrize('size', [(480, 640), (481, 637), (333, 250), (2000, 1500)])
+    def test_the_window_is_the_same_but_for_a_pixel(self, kind, size):
+        """Of a ramp, whose values say which part of the image is shown."""
+        across = np.linspace(0, 255, size[0])[None, :, None] * np.ones((size[1], 1, 3))
+        data = jpeg(Image.fromarray(across.round().astype(np.uint8)), quality=100, subsampling=0)
+        for seed in range(10):
+            full = kind(64)(read_image(data), random.Random(seed)).float()
+            reduced = kind(64, reduce=1).read(data, random.Random(seed)).float()
+            assert (full - reduced).abs().max() <= 255 / 64 + 1
+
+    @pytest.mark.parametrize(
+        ('size', 'reduce', 'decoded'),
+        [
+            ((640, 480), 1, (320, 240)),
+            ((640, 480), None, (640, 480)),
+            ((640, 480), 1.2, (640, 480)),
+            ((1000, 900), 1.0, (250, 225)),
+            ((2000, 1900), 1.0, (250, 238)),
+            ((400, 400), 1, (400, 400)),
+        ],
+    )
+    def test_crops_are_never_enlarged(self, size, reduce, decoded, monkeypatch):
+        seen, read = [], transforms.read_pixels
+        monkeypatch.setattr(
+            transforms, 'read_pixels', lambda *args, **how: seen.append(read(*args, **how)) or seen[-1]
+        )
+        crop = SquareCrop(224, reduce=reduce).read(jpeg(make_image(*size)), random.Random(0))
+        assert ([pixels.shape[1::-1] for pixels in seen], crop.shape) == ([decoded], (3, 224, 224))
+
+    @pytest.mark.parametrize('orientation', range(1, 9))
+    def test_orientation(self, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = jpeg(make_image(90, 60), exif=exif)
+        full = SquareCrop(16)(read_image(data), random.Random(3)).float()
+        reduced = SquareCrop(16, reduce=1).read(data, random.Random(3)).float()
+        assert (full - reduced).abs().mean() < 10, 'a wrong one differs by more than 40'
+
+    @pytest.mark.parametrize('form', ['PNG', 'WEBP', 'GIF'])
+    def test_other_formats_are_read_whole(self, form, tmp_path):
+        make_image(90, 60).save(tmp_path / 'image', form, **({'lossless': True} if form == 'WEBP' else {}))
+        found = TrainCrop(16, reduce=1, flip=0.5).read(tmp_path / 'image', random.Random(3))
+        assert torch.equal(found, TrainCrop(16, flip=0.5)(read_image(tmp_path / 'image'), random.Random(3)))
+
+    @pytest.mark.parametrize('mode', ['L', 'CMYK'])
+    def test_gray_and_cmyk(self, mode):
+        data = jpeg(make_image(90, 60).convert(mode))
+        full = SquareCrop(16)(read_image(data), random.Random(0)).float()
+        assert (SquareCrop(16, reduce=1).read(data, random.Random(0)).float() - full).abs().mean() < 4
+
+    @pytest.mark.parametrize('data', [b'text', jpeg(make_image(90, 60))[:-200]], ids=['text', 'truncated'])
+    def test_damage(self, data):
+        with pytest.raises(InputError):
+            TrainCrop(16, reduce=1).read(data, random.Random(0))
+
+    @pytest.mark.parametrize('reduce', [0.5, 0, -1, float('nan'), True])
+    def test_refusals(self, reduce):
+        for kind in (TrainCrop, SquareCrop):
+            with pytest.raises(InputError, match='reduce must be None or at least 1'):
+                kind(16, reduce=reduce)
 
 
 class TestCenterCrop:

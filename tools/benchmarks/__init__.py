@@ -25,6 +25,7 @@ from .folder import folder
 from .glip import glip
 from .groupvit_image import groupvit_image
 from .harness import Found, Options
+from .loader import loader
 from .lseg import lseg
 from .mean_iou import mean_iou
 from .onnx_export import onnx_export
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Callable[[Options], Found]] = {
     'precision': precision,
     'region_embeddings': region_embeddings,
     'vild': vild,
+    'loader': loader,
     'lseg': lseg,
     'mean_iou': mean_iou,
     'export': onnx_export,

@@ -106,25 +106,33 @@ class ImageTextPairs(Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f'image {index} of {len(self)}')
+        read = getattr(self.transform, 'read', None)
         for shift in range(len(self) if self._replaces else 1):
             at = (index + shift) % len(self)
             self.faults.saw()
+            rng, item = self._texts(at)
             try:
-                image = read_image(find_image(self.paths[at]))
+                path = find_image(self.paths[at])
+                image = read_image(path) if read is None else read(path, rng)
             except (InputError, MemoryError, RecursionError) as error:
                 self.faults.lose('image', str(error) or f'{self.paths[at]}: {type(error).__name__}')
                 continue
-            return self._item(image, at) if self._replaces else self._item(image, at) | {'index': at}
+            item['images'] = self._transformed(image, rng) if read is None else image
+            return item if self._replaces else item | {'index': at}
         if not self._replaces:
-            return self._item(Image.new('RGB', (32, 32)), index) | {'index': -1}
+            rng, item = self._texts(index)
+            return item | {'images': self._transformed(Image.new('RGB', (32, 32)), rng), 'index': -1}
         raise InputError(f'none of the {len(self)} images can be read; check the image folder')
 
-    def _item(self, image: Image.Image, index: int) -> dict[str, Any]:
+    def _texts(self, index: int) -> tuple[Random, dict[str, Any]]:
+        """The generator of a sample after drawing its caption, and all but the image."""
         rng = sample_rng(self.seed, int(self._epoch), index)
         captions = self.captions_of(index)
         texts = text_items(self.tokenizer, captions[rng.randrange(len(captions))], rng)
-        images = to_tensor(image) if self.transform is None else self.transform(image, rng)
-        return {'images': images, **texts, 'names': self.paths[index]}
+        return rng, {'images': None, **texts, 'names': self.paths[index]}
+
+    def _transformed(self, image: Image.Image, rng: Random) -> Any:
+        return to_tensor(image) if self.transform is None else self.transform(image, rng)
 
     def captions_of(self, index: int) -> list[str]:
         """All captions of an image, for retrieval."""

@@ -180,20 +180,21 @@ class ImageTextShards(IterableDataset):
 
         If broken ones were dropped, the position after a skip would be unknown without decoding.
         """
-        owed = 1
+        owed, read = 1, getattr(self.transform, 'read', None)
         for pair in pairs:
+            rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')
+            caption = pair.captions[rng.randrange(len(pair.captions))]
+            texts = text_items(self.tokenizer, caption, rng, pair.nouns)
             try:
-                image = read_image(pair.image)
+                image = read_image(pair.image) if read is None else read(pair.image, rng)
             except (InputError, MemoryError, RecursionError) as error:
                 owed += self._replaces
                 self.faults.lose('image', f'{pair.name}: {error or type(error).__name__}')
                 continue
-            rng = sample_rng(self.seed, epoch, f'{pair.turn}/{pair.name}')
-            caption = pair.captions[rng.randrange(len(pair.captions))]
-            texts = text_items(self.tokenizer, caption, rng, pair.nouns)
-            images = to_tensor(image) if self.transform is None else self.transform(image, rng)
+            if read is None:
+                image = to_tensor(image) if self.transform is None else self.transform(image, rng)
             for _ in range(owed):
-                yield {'images': images, **texts, 'names': pair.name}
+                yield {'images': image, **texts, 'names': pair.name}
             owed = 1
 
     def _warn_of_rare(self) -> None:
