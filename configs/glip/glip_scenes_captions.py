@@ -7,7 +7,7 @@
 Half of the images have class names, half captions.
 
 Cost: 3 minutes of one thread beside other jobs.
-Score: none yet.
+Score: AP50 among all 64 names, one seed: base 0.284, novel 0.375, unseen 0.343.
 """
 
 from mmengine.config import read_base
