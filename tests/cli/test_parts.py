@@ -46,6 +46,8 @@ COMMANDS = [
     ['pseudo-label', 'photos', 'out', '--teacher', 'glip.safetensors'],
     ['embed', 'images', 'photos', 'out'],
     ['embed', 'regions', 'vild/vild_scenes', 'weights.pth', 'out'],
+    ['caption', 'photos', 'out', '--weights', 'weights.pth'],
+    ['pseudo-label', 'photos', 'out', '--teacher', 'weights.pth'],
 ]
 
 
