@@ -6,6 +6,7 @@ Li et al., GLIP, CVPR 2022, section 3.3: a teacher grounds the captions of web i
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -113,6 +114,9 @@ def pseudo_label(
     Returns:
         The report, or None while parts are missing.
 
+    Warns:
+        UserWarning: no image got a box.
+
     Raises:
         InputError: missing or damaged shards, a full disk, or a folder of another job.
     """
@@ -129,7 +133,15 @@ def pseudo_label(
             writable_folder(task.records)
             each_shard(mine, 'grounding captions', task.label)
             job.finish({'shards': len(mine)}, lambda: task.merge([path for _, path in places]))
-    return task.report([path for _, path in places]) if job.complete else None
+    if not job.complete:
+        return None
+    report = task.report([path for _, path in places])
+    if not report.images:
+        warnings.warn(
+            f'no image of {report.samples} got a box, so that nothing can be trained on: see the reasons, '
+            'lower score_threshold, or name the member of the captions'
+        )
+    return report
 
 
 class _Task:

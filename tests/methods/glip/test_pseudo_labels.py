@@ -70,7 +70,8 @@ def test_what_is_written_trains(tmp_path, shards, teacher):
 
 
 def test_images_with_too_few_boxes_are_left_out(tmp_path, shards, teacher):
-    report = pseudo_label(shards, tmp_path / 'out', teacher, PseudoLabelRules(1.0))
+    with pytest.warns(UserWarning, match='no image of 6 got a box'):
+        report = pseudo_label(shards, tmp_path / 'out', teacher, PseudoLabelRules(1.0))
     assert (report.images, report.boxes, report.dropped['too few boxes']) == (0, 0, 3)
 
 
