@@ -116,6 +116,8 @@ def _check_part(report: DataReport, layout: DataLayout, data: Any, part: str) ->
         _check_sizes(report, [str(path) for path in data.images], read=False)
     elif layout.kind == 'boxes':
         _check_boxes(report, data)
+    elif layout.kind == 'phrases':
+        _check_images(report, data)
     elif layout.kind == 'captions':
         _check_captions(report, data)
     else:
@@ -135,6 +137,11 @@ def _check_boxes(report: DataReport, data: Any) -> None:
     counts = Counter(one['label'] for image in data.images for one in image.objects)
     found = {name: counts[label] for label, name in enumerate(data.vocabulary.class_names)}
     report.classes = _absent(report, found)
+    _check_images(report, data)
+
+
+def _check_images(report: DataReport, data: Any) -> None:
+    """Read every image, and note small boxes."""
     small: list[str] = []
     for index in track(range(len(data)), 'checking images'):
         try:

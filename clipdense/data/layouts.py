@@ -14,8 +14,8 @@ import numpy as np
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.json_files import read_json
 
-Kind = Literal['captions', 'masks', 'boxes', 'images']
-KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'images')
+Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'images']
+KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'images')
 _TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
 _IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
 _CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sentence')
@@ -198,12 +198,16 @@ def _json(path: Path) -> Iterator[DataLayout]:
     elif LabeledData(path).kind == 'images':
         yield _labeled(path, "CoOp's split file")
     else:
+        if isinstance(first, dict) and 'tokens_positive' in first:
+            yield _coco(path, content, 'phrases')
         yield _coco(path, content)
 
 
-def _coco(path: Path, content: Any) -> DataLayout:
+def _coco(path: Path, content: Any, kind: Literal['boxes', 'phrases'] = 'boxes') -> DataLayout:
     def part(file: Path, images: Path) -> DatasetPart:
         arguments = {'annotations': str(file), 'images': str(images)}
+        if kind == 'phrases':
+            return DatasetPart('clipdense.data.detection.grounding', 'GroundingDetection', arguments)
         return DatasetPart('clipdense.data.detection.datasets', 'CocoDetection', arguments)
 
     images = _images_of(path, content)
@@ -211,7 +215,8 @@ def _coco(path: Path, content: Any) -> DataLayout:
     val = None
     if other != path and other.is_file():
         val = part(other, _images_of(other, read_json(other, _LARGEST_JSON)))
-    return DataLayout(str(path), 'boxes', 'COCO', part(path, images), val)
+    layout = 'COCO' if kind == 'boxes' else 'captions with boxes'
+    return DataLayout(str(path), kind, layout, part(path, images), val)
 
 
 def _images_of(path: Path, content: Any) -> Path:

@@ -23,6 +23,8 @@ from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize
 from clipdense.vocab.vocabulary import Vocabulary
 
+_BOXES_OF_A_CAPTION = 100
+
 
 @dataclass
 class OwnData:
@@ -144,6 +146,32 @@ def detection(detector: Any, own: OwnData) -> dict[str, float]:
         instances = {name: torch.from_numpy(value) for name, value in values.items()}
         metric.process(None, [{'img_id': record.image_id, 'pred_instances': instances}])
     return metric.evaluate(len(data))
+
+
+def phrases(detector: Any, own: OwnData) -> dict[str, float]:
+    """Metrics of ``PhraseRecall``, of a detector on captions with boxes, one caption at a time.
+
+    The best 100 boxes of a caption count, over all of its phrases.
+    """
+    from clipdense.utils.image_io import read_image
+    from clipdense.vocab.sentences import Sentence
+
+    from .detection.phrases import boxes_of_phrases, phrase_recall
+
+    own.without_classes()
+    data = own.build()
+    found: dict[Any, list[Tensor]] = {}
+    for record in track(data.images, 'test'):
+        caption = record.caption
+        if not caption.phrases:
+            continue
+        sentence = Sentence.of(caption.text, caption.phrases)
+        one = detector.ground(
+            read_image(record.path), sentence, score_threshold=0.0, max_detections=_BOXES_OF_A_CAPTION
+        )
+        parts = (torch.from_numpy(part) for part in (one.xyxy, one.confidence, one.class_ids))
+        found[record.image_id] = boxes_of_phrases(*parts, len(caption.phrases))
+    return phrase_recall(data.ground_truth, found)
 
 
 def classification(classifier: Any, own: OwnData) -> dict[str, float]:

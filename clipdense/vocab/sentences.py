@@ -69,7 +69,7 @@ class Sentence(Vocabulary):
         return cls(_names(text, spans), text=text, spans=spans)
 
     @property
-    def digest(self) -> str:  # type: ignore[override]  # computed anew
+    def digest(self) -> str:
         """SHA-256 of all fields; the same in every process."""
         own = json.dumps([self.text, self.spans], ensure_ascii=False)
         return digest('sentence', own, json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.names import normalize, places
 
 LVIS_DETECTIONS = 300  # per image, over all classes
+FIXED_DETECTIONS = 10_000  # per class, over all images
 _FREQUENCIES = {'r': 'rare', 'c': 'common', 'f': 'frequent'}
 _LVIS_LISTS = {  # of an image -> what happens without
     'neg_category_ids': 'detections of classes that are not in an image do not count as false',
@@ -113,6 +114,29 @@ def lvis_precision(
         return COCOeval_faster(gt, dt, iou_type, lvis_style=True, print_function=lambda *_: None)
 
     return _evaluate(COCO, evaluator, truth, results, kind, None, (max_detections,), lvis=True)
+
+
+def lvis_fixed_precision(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    kind: Kind = 'segm',
+    per_class: int = FIXED_DETECTIONS,
+) -> Precision:
+    """LVIS's protocol for fixed AP: the best of each class count, and any number of an image.
+
+    With a limit for each image, classes compete for its places, so that lower scores of one class raise the
+    AP of others.
+
+    Raises:
+        InputError: as ``lvis_precision``.
+
+    Source: Dave et al., arXiv 2102.01066, section 4.
+    """
+    counted = _best_of_each(
+        check_results(results, truth['images'], category_ids(truth).values(), kind), 'category_id', per_class
+    )
+    most = Counter(one['image_id'] for one in counted).most_common(1)
+    return lvis_precision(truth, counted, kind, most[0][1] if most else 1)
 
 
 def lvis_means(truth: Mapping[str, Any], scores: Precision) -> dict[str, float]:
@@ -208,7 +232,7 @@ def _evaluate(
     chosen = {category for category, _ in wanted}
     counted = [one for one in checked if one['category_id'] in chosen]
     if lvis:
-        counted = _best_of_each_image(counted, *max_detections)
+        counted = _best_of_each(counted, 'image_id', *max_detections)
     if not counted:
         return _nothing_found(truth, wanted, max_detections)
     gt = database()
@@ -247,16 +271,14 @@ def _nothing_found(
     return Precision(tuple(name for _, name in wanted), precision, precision[:, 0], max_detections)
 
 
-def _best_of_each_image(results: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The ``count`` best results of each image; ties keep their order."""
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+def _best_of_each(results: list[dict[str, Any]], key: str, count: int) -> list[dict[str, Any]]:
+    """The ``count`` best results of each image or class; ties keep their order."""
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        by_image[result['image_id']].append(result)
-    if all(len(found) <= count for found in by_image.values()):
+        groups[result[key]].append(result)
+    if all(len(found) <= count for found in groups.values()):
         return results
-    return [
-        one for found in by_image.values() for one in sorted(found, key=lambda one: -one['score'])[:count]
-    ]
+    return [one for found in groups.values() for one in sorted(found, key=lambda one: -one['score'])[:count]]
 
 
 def _mean(values: NDArray[np.floating]) -> float:

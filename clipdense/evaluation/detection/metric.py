@@ -17,8 +17,10 @@ from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write
 from clipdense.vocab.names import normalize
 
-from .coco import category_ids, check_truth, coco_precision, lvis_means, lvis_precision
+from .coco import category_ids, check_truth, coco_precision, lvis_fixed_precision, lvis_means, lvis_precision
 from .voc import voc_average_precision
+
+_PROTOCOLS = ('coco', 'lvis', 'lvis_fixed', 'voc07', 'voc12')
 
 
 @METRICS.register_module()
@@ -29,7 +31,9 @@ class DetectionAP(BaseMetric):
     (generalized setting).  AP is a fraction; -1 if a group has no ground truth.
 
     Args:
-        protocol: 'coco'; 'lvis', which adds APr, APc and APf; 'voc07' or 'voc12', AP50 as VOC defines it.
+        protocol: 'coco'; 'lvis', which adds APr, APc and APf; 'lvis_fixed', the same with the best 10,000
+            detections of each class in place of the best 300 of each image, for which the detector must not
+            keep few; 'voc07' or 'voc12', AP50 as VOC defines it.
         kinds: 'bbox', 'segm' or both; scores of masks are named ``segm/...``.
         results: JSON file for the detections, in COCO's results layout.
         prefix, collect_device: as in MMEngine.
@@ -39,15 +43,15 @@ class DetectionAP(BaseMetric):
 
     def __init__(
         self,
-        protocol: Literal['coco', 'lvis', 'voc07', 'voc12'] = 'coco',
+        protocol: Literal['coco', 'lvis', 'lvis_fixed', 'voc07', 'voc12'] = 'coco',
         kinds: Sequence[Kind] = ('bbox',),
         results: str | Path | None = None,
         prefix: str | None = None,
         collect_device: str = 'cpu',
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        if protocol not in ('coco', 'lvis', 'voc07', 'voc12'):
-            raise InputError(f'unknown protocol {protocol!r}: choose from coco, lvis, voc07, voc12')
+        if protocol not in _PROTOCOLS:
+            raise InputError(f'unknown protocol {protocol!r}: choose from {", ".join(_PROTOCOLS)}')
         wrong = [kind for kind in kinds if kind not in ('bbox', 'segm')]
         if wrong or not kinds or isinstance(kinds, str):
             raise InputError(f"kinds must be ('bbox',), ('segm',) or both, got {kinds!r}")
@@ -105,7 +109,7 @@ class DetectionAP(BaseMetric):
         _category_ids(truth, names)
         checked = check_coco(truth, 'the ground truth')
         for kind in self.kinds:
-            check_truth(checked, kind, names, self.protocol == 'lvis')
+            check_truth(checked, kind, names, self.protocol.startswith('lvis'))
         self._checked = truth
 
     def _scores(
@@ -125,6 +129,9 @@ class DetectionAP(BaseMetric):
         if self.protocol == 'lvis':
             precision = lvis_precision(truth, found, kind)
             return {f'all/{name}': value for name, value in lvis_means(truth, precision).items()}
+        if self.protocol == 'lvis_fixed':
+            means = lvis_means(truth, lvis_fixed_precision(truth, found, kind))
+            return {f'all/{name}': value for name, value in means.items() if not name.startswith('AR')}
         precision = coco_precision(truth, found, kind, groups['all'])
         return {
             f'{group}/{name}': value

@@ -20,6 +20,7 @@ from clipdense.registry import MODELS, TRANSFORMS, build, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
+from clipdense.vocab.sentences import Sentence
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights
 from clipdense.weights.strict import load_strict
@@ -219,7 +220,10 @@ class GLIP(BaseDetector):
         """Normalized images -> the samples with ``pred_instances``, in pixels of the images."""
         levels = self.extract_feat(batch_inputs)
         metas = [sample.metainfo for sample in batch_data_samples]
-        found = self.detect(levels, metas, self.detection, rescale)
+        if all('caption' in meta for meta in metas):
+            found = self.detect_captions(levels, metas, self.detection, rescale)
+        else:
+            found = self.detect(levels, metas, self.detection, rescale)
         return self.add_pred_to_datasample(list(batch_data_samples), found)
 
     def detect(
@@ -245,6 +249,25 @@ class GLIP(BaseDetector):
             if apart:  # no box of another text changes what is left, and memory does not grow with texts
                 found = [[suppress(_joined(one), *settings)] for one in found]
         return self._best(found, metas, [self.vocabulary] * len(metas), rules, rescale)
+
+    def detect_captions(
+        self,
+        levels: Sequence[Tensor],
+        metas: Sequence[Mapping[str, Any]],
+        rules: DetectionRules,
+        rescale: bool = True,
+    ) -> list[InstanceData]:
+        """The phrases of the caption of each image, as ``GroundingDetection`` has them; labels count them."""
+        nothing = Candidates(levels[0].new_zeros(0, 4), *levels[0].new_zeros(2, 0))
+        found = [_instances(nothing, meta, rescale) for meta in metas]
+        images = [image for image, meta in enumerate(metas) if meta['phrases']]
+        if images:
+            asked = [Sentence.of(metas[image]['caption'], metas[image]['phrases']) for image in images]
+            own = [level[images] for level in levels]
+            of_images = self.detect_each(own, [metas[image] for image in images], asked, rules, rescale)
+            for image, one in zip(images, of_images, strict=True):
+                found[image] = one
+        return found
 
     def detect_each(
         self,

@@ -28,6 +28,9 @@ METHOD = Method(
     load='clipdense.methods.glip.checkpoint:from_file',
     build='clipdense.methods.glip.predictor:build',
     starters={'glip': 'clipdense.methods.glip.starter:glip'},
-    tests={'boxes': 'clipdense.evaluation.own_data:detection'},
+    tests={
+        'boxes': 'clipdense.evaluation.own_data:detection',
+        'phrases': 'clipdense.evaluation.own_data:phrases',
+    },
     no_graph='its head reads the class names together with the image',
 )

@@ -24,7 +24,10 @@ METHOD = Method(
     paper='Gu et al. 2022 (arXiv 2104.13921)',
     recognize=recognize,
     layout="ViLD (DetPro's release)",
-    tests={'boxes': 'clipdense.evaluation.own_data:detection'},
+    tests={
+        'boxes': 'clipdense.evaluation.own_data:detection',
+        'phrases': 'clipdense.evaluation.own_data:phrases',
+    },
     load='clipdense.methods.vild.checkpoint:from_file',
     graph='clipdense.methods.vild.graph:graph',
     build='clipdense.methods.vild.predictor:build',

@@ -8,7 +8,12 @@ import math
 
 import pytest
 
-from clipdense.evaluation.detection.coco import coco_precision, lvis_means, lvis_precision
+from clipdense.evaluation.detection.coco import (
+    coco_precision,
+    lvis_fixed_precision,
+    lvis_means,
+    lvis_precision,
+)
 from clipdense.evaluation.detection.voc import voc_average_precision
 from clipdense.utils.errors import InputError
 
@@ -95,6 +100,23 @@ def test_by_hand():
     assert scores.means()['AP50'] == pytest.approx(0.5)
     assert scores.means(['cow'])['AP'] == -1
     assert voc_average_precision(TRUTH, FOUND) == pytest.approx({'dog': 1, 'cat': 0})
+
+
+def test_lvis_fixed(golden_path):
+    """The best of each class, however many an image has of them."""
+    file = read(golden_path, 'lvis_eval_tiny')
+    found = file['detections_bbox']
+    everything = lvis_fixed_precision(file['gt'], found, 'bbox')
+    official = file['official']['bbox']  # whose limit of 300 is not reached
+    assert lvis_means(file['gt'], everything)['AP'] == pytest.approx(official['results']['AP'], abs=1e-9)
+    by_class = {}
+    for one in sorted(found, key=lambda one: -one['score']):
+        by_class.setdefault(one['category_id'], []).append(one)
+    best = [one for listed in by_class.values() for one in listed[:3]]
+    assert len(best) < len(found)
+    limited = lvis_fixed_precision(file['gt'], found, 'bbox', per_class=3)
+    assert limited.per_class() == pytest.approx(lvis_precision(file['gt'], best, 'bbox', 1000).per_class())
+    assert lvis_fixed_precision(file['gt'], [], 'bbox').means()['AP'] == 0
 
 
 @pytest.mark.parametrize('score', [coco_precision, lambda *a: lvis_precision(*a, kind='bbox')])

@@ -96,6 +96,18 @@ def test_lvis(golden_path):
             assert scores[f'{start}all/{name}'] == pytest.approx(expected, abs=1e-4)
 
 
+def test_lvis_fixed(golden_path):
+    file = json.loads(golden_path('lvis_eval_tiny.json').read_text())
+    names = [one['name'] for one in file['gt']['categories']]
+    metric = DetectionAP('lvis_fixed')
+    metric.dataset_meta = meta(file, names)
+    for one in samples_of(file, names):
+        metric.process(None, [one])
+    scores = metric.evaluate(12)
+    assert scores['all/APr'] == pytest.approx(file['official']['bbox']['results']['APr'], abs=1e-4)
+    assert not any('AR' in name for name in scores)
+
+
 @pytest.mark.parametrize('protocol', ['coco', 'lvis', 'voc07'])
 def test_nothing_found_is_zero(protocol):
     truth = {

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from PIL import Image
 from torch.testing import assert_close
 
 from clipdense.cli.app import app
 from clipdense.clip import self_describing
+from clipdense.data.detection.grounding import GroundingDetection
+from clipdense.data.layouts import recognize
+from clipdense.evaluation.detection.phrases import PhraseRecall
+from clipdense.evaluation.own_data import OwnData, phrases
 from clipdense.inference.detector import Detector
 from clipdense.methods.glip.detector import GLIP
 from clipdense.methods.glip.predictor import GLIPPredictor
@@ -189,3 +194,45 @@ def test_a_command_detects_the_phrases_of_a_text(scene, capsys):
 def test_a_command_refuses_wrong_texts(scene, options, message):
     with pytest.raises(InputError, match=message):
         detect(scene, *options)
+
+
+@pytest.fixture
+def captions(scene):
+    """Two captions of the image, and one of another image without boxes."""
+    rows = [(1, [5, 5, 30, 30], [[10, 20]]), (1, [0, 40, 80, 20], [[24, 32]]), (2, [5, 5, 30, 30], [[0, 5]])]
+    same = {'category_id': 1, 'area': 9}
+    annotations = [
+        {**same, 'id': 7 + number, 'image_id': image, 'bbox': box, 'tokens_positive': spans}
+        for number, (image, box, spans) in enumerate(rows)
+    ]
+    texts = {1: HOLES, 2: 'a dog', 3: 'nothing'}
+    images = [
+        {'id': number, 'file_name': 'street.png', 'width': 80, 'height': 60, 'caption': caption}
+        for number, caption in texts.items()
+    ]
+    content = {'images': images, 'annotations': annotations, 'categories': [{'id': 1, 'name': 'object'}]}
+    (scene / 'captions.json').write_text(json.dumps(content))
+    return scene
+
+
+def test_a_command_measures_recall_of_phrases(captions, capsys):
+    given = ['test', str(captions / 'glip.safetensors'), '--data', str(captions / 'captions.json'), '--json']
+    app(given, standalone_mode=False)
+    scores = json.loads(capsys.readouterr().out)
+    assert scores.keys() == {f'{kind}R@{count}' for kind in ('', 'merged/') for count in (1, 5, 10)}
+    assert 0 <= scores['R@1'] <= scores['R@5'] <= scores['R@10'] <= 1
+
+
+def test_a_test_by_config_measures_the_same(captions):
+    """The samples of ``GroundingDetection`` through the detector, as MMEngine's loop does."""
+    model = Detector.from_pretrained(captions / 'glip.safetensors').model.model
+    model.detection = model.detection.changed(score_threshold=0.0)
+    data = GroundingDetection(captions / 'captions.json', captions)
+    metric = PhraseRecall()
+    metric.dataset_meta = data.metainfo
+    batch = pseudo_collate([data[index] for index in range(3)])
+    found = model.test_step(batch)
+    assert [sorted(set(one.pred_instances.labels.tolist())) for one in found] == [[0, 1], [0], []]
+    metric.process(None, [one.to_dict() for one in found])
+    expected = phrases(Detector(GLIPPredictor(model)), OwnData(recognize(captions / 'captions.json')))
+    assert metric.evaluate(3) == pytest.approx(expected)
