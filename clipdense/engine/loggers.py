@@ -117,7 +117,8 @@ class TensorBoard(LogBackend):
             writable_folder(self.folder)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._kind, self._writer = SummaryWriter, None
+        self._kind = SummaryWriter
+        self._writer: Any = None
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Append to an event file, on the disk at once."""

@@ -156,7 +156,7 @@ class Job:
         """Whether all parts are done, and merged if they have to be."""
         return not self.missing and (not _needs_merge(self.state).exists() or _merged(self.state).exists())
 
-    def finish(self, report: Mapping[str, Any], merge: Callable[[], None] | None = None) -> None:
+    def finish(self, report: Mapping[str, Any], merge: Callable[[], object] | None = None) -> None:
         """Mark the part as done; the last one also merges, if there is something to merge.
 
         Args:

@@ -179,6 +179,7 @@ def _fill(
         RegionStore.create(folder, facts, image_ids)
     _wait()
     store, clip, images = RegionStore.create(folder, facts, []), model.clip, dataset.images
+    assert isinstance(clip, CLIP)  # ``embed_dataset`` has checked it
     left = set(store.unfinished)
     mine = [at for at in places[rank() :: world_size()] if images[at].image_id in left]
     crop = CenterCrop.of(clip.preprocess)
