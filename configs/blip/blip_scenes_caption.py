@@ -5,8 +5,10 @@
     clipdense scenes data/scenes_clean --train 2000 --seed 1
     clipdense train blip/blip_scenes_caption
 
-Cost: none measured yet.
-Score: none yet.
+Cost: 84 CPU-seconds in one thread, with its evaluation.
+Score: seed 0, from weights that were pre-trained on captions of which half were wrong, captions that name the
+object 0.297 / 0.312 / 0.000 on base / novel / unseen (0.194 / 0.269 / 0.000 before).
+docs/research/learning_blip.md.
 """
 
 from mmengine.config import read_base
@@ -27,7 +29,7 @@ scene_ids.update(prompt='a picture of ', longest=39)
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids
 )
-train_cfg = dict(max_steps=150)
+train_cfg = dict(max_steps=300)
 param_scheduler.update(warmup=10)
 optim_wrapper['optimizer'].update(lr=5e-4)
 custom_hooks = dict(evaluation=dict(type=EvaluationHook, evaluations=caption_evaluations))

@@ -6,8 +6,11 @@
     clipdense scenes data/scenes_clean --train 2000 --seed 1
     clipdense train blip/blip_scenes_retrieval
 
-Cost: none measured yet.
-Score: none yet.
+Cost: 144 CPU-seconds in one thread, with its evaluation.
+Score: seed 0, from weights that were pre-trained on captions of which half were wrong, accuracy among own
+names by matching 0.159 / 0.331 / 0.234 on base / novel / unseen (0.059 / 0.100 / 0.150 before), by similarity
+0.125 / 0.250 / 0.244; as a filter it drops 79 % of the wrong captions and 12 % of the right ones.
+docs/research/learning_blip.md.
 """
 
 from mmengine.config import read_base
@@ -34,7 +37,7 @@ model = dict(
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids
 )
-train_cfg = dict(max_steps=150)
+train_cfg = dict(max_steps=300)
 param_scheduler.update(warmup=10)
 optim_wrapper['optimizer'].update(lr=5e-4)
 custom_hooks = dict(evaluation=dict(type=EvaluationHook, evaluations=pair_evaluations))
