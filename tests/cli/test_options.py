@@ -16,6 +16,7 @@ OWN_HELP = {
     '--batch-size': 'check-data takes that of the training',
     '--kind': 'of data, or of words',
     '--classes': 'adapt and `embed region-features` also take the name of a part of the classes',
+    '--max-length': 'of a caption with its prompt, or of an answer',
     '--method': 'the methods of the task',
     '--option': 'of the method, of the config, or of several methods',
     '--out': 'a folder or a file, whose kind is said',
@@ -103,7 +104,12 @@ def test_short_names_belong_to_one_option():
             for short in option.opts:
                 if not short.startswith('--'):
                     owners[short].add(name)
-    assert owners == {'-c': {'--classes'}, '-w': {'--weights'}, '-o': {'--option'}}
+    assert owners == {
+        '-c': {'--classes'},
+        '-w': {'--weights'},
+        '-o': {'--option'},
+        '-q': {'--question'},
+    }
 
 
 @pytest.mark.parametrize(('table', 'fact'), [(OWN_HELP, lambda one: one.help), (OWN_TYPE, kind)])

@@ -22,6 +22,7 @@ TABLE = {  # command -> arguments, and an output that exists
     'segment': (f'photos {NAMES} -w WEIGHTS --out out', 'out/a_mask.png'),
     'detect': (f'photos {NAMES} -w WEIGHTS --out out', 'out/names.json'),
     'caption': ('photos -w WEIGHTS --out there.csv', 'there.csv'),
+    'answer': ('photos -q what -w WEIGHTS --out there.csv', 'there.csv'),
     'label': (f'photos {NAMES} -w WEIGHTS --to coco --out out', 'out/any'),
     'compare': (
         f'photos/a.jpg {NAMES} -w WEIGHTS --method maskclip --method naclip --out out',
