@@ -169,8 +169,8 @@ def phrases(detector: Any, own: OwnData) -> dict[str, float]:
         one = detector.ground(
             read_image(record.path), sentence, score_threshold=0.0, max_detections=_BOXES_OF_A_CAPTION
         )
-        parts = (torch.from_numpy(part) for part in (one.xyxy, one.confidence, one.class_ids))
-        found[record.image_id] = boxes_of_phrases(*parts, len(caption.phrases))
+        boxes, scores, labels = map(torch.from_numpy, (one.xyxy, one.confidence, one.class_ids))
+        found[record.image_id] = boxes_of_phrases(boxes, scores, labels, len(caption.phrases))
     return phrase_recall(data.ground_truth, found)
 
 

@@ -130,8 +130,8 @@ class DetectionAP(BaseMetric):
             precision = lvis_precision(truth, found, kind)
             return {f'all/{name}': value for name, value in lvis_means(truth, precision).items()}
         if self.protocol == 'lvis_fixed':
-            means = lvis_means(truth, lvis_fixed_precision(truth, found, kind))
-            return {f'all/{name}': value for name, value in means.items() if not name.startswith('AR')}
+            fixed = lvis_means(truth, lvis_fixed_precision(truth, found, kind))
+            return {f'all/{name}': value for name, value in fixed.items() if not name.startswith('AR')}
         precision = coco_precision(truth, found, kind, groups['all'])
         return {
             f'{group}/{name}': value

@@ -141,8 +141,8 @@ class PhraseRecall(BaseMetric):
             if _get(sample, 'phrases') is None:
                 raise InputError('PhraseRecall needs captions with boxes (GroundingDetection)')
             found = _get(sample, 'pred_instances')
-            parts = (_get(found, name) for name in ('bboxes', 'scores', 'labels'))
-            boxes = boxes_of_phrases(*parts, len(_get(sample, 'phrases')))
+            boxes, scores, labels = (_get(found, name) for name in ('bboxes', 'scores', 'labels'))
+            boxes = boxes_of_phrases(boxes, scores, labels, len(_get(sample, 'phrases')))
             self.results.append((_get(sample, 'img_id'), [one[: max(self.counts)].numpy() for one in boxes]))
 
     def compute_metrics(self, results: list[tuple[Any, list[Any]]]) -> dict[str, float]:

@@ -283,9 +283,9 @@ class GLIP(BaseDetector):
         for turn in range(max(map(len, prompts))):
             images = [image for image, own in enumerate(prompts) if turn < len(own)]
             chunks = self.class_text.encode([prompts[image][turn] for image in images])
-            own = [[] for _ in images]
-            self._find([level[images] for level in levels], [metas[image] for image in images], chunks, own)
-            for image, more in zip(images, own, strict=True):
+            new: list[list[Candidates]] = [[] for _ in images]
+            self._find([level[images] for level in levels], [metas[image] for image in images], chunks, new)
+            for image, more in zip(images, new, strict=True):
                 found[image] += more
         return self._best(found, metas, vocabularies, rules, rescale)
 
