@@ -223,8 +223,8 @@ class Study:
         return self._fine_tune('blip/blip_scenes_retrieval', 'matcher_hard', **{'model.hard_negatives': True})
 
     def _captions(self) -> dict[str, Any]:
-        from clipdense.data.image_text.captioning import caption_shards
         from clipdense.inference.captioner import Captioner
+        from clipdense.inference.shard_captions import caption_shards
         from clipdense.tasks.captioning import CaptionRules
 
         rules = CaptionRules('nucleus', repetition_penalty=1.0, max_length=36, min_length=6, seed=self.seed)

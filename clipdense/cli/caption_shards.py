@@ -47,10 +47,10 @@ def caption_shards(
         batch_size, overwrite: of the command.
 
     Raises:
-        InputError: as ``data.image_text.captioning.caption_shards``.
+        InputError: as ``inference.shard_captions.caption_shards``.
     """
-    from clipdense.data.image_text.captioning import caption_shards as run
     from clipdense.data.image_text.shard_files import list_shards
+    from clipdense.inference.shard_captions import caption_shards as run
     from clipdense.utils.jobs import STATE
 
     check_new_folder(folder, overwrite or (folder / STATE).is_dir(), [shards])

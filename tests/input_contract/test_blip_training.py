@@ -11,8 +11,8 @@ from PIL import Image
 
 from clipdense import Captioner
 from clipdense.clip.tokenizers import Tokenizer
-from clipdense.data.image_text.captioning import caption_shards
 from clipdense.engine.optimizer import PrecisionOptimWrapper
+from clipdense.inference.shard_captions import caption_shards
 from clipdense.methods.blip.finetuning import BlipCaptionTrainer, BlipRetrievalTrainer
 from clipdense.methods.blip.pretrainer import BlipPretrainer
 from clipdense.methods.blip.scoring import itm_scorer

@@ -33,7 +33,7 @@ from .tar_members import Unusable, sample_key, tar_members
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
 NOUNS_MEMBER = 'nouns.json'  # nouns of the captions, see ``noun_prompts``
 FILTER_MEMBER = 'filter.json'  # where a sample comes from, see ``filtering``
-SYNTHETIC_MEMBER = 'synthetic.json'  # a caption by a model, see ``captioning``
+SYNTHETIC_MEMBER = 'synthetic.json'  # a caption by a model, see ``inference.shard_captions``
 # Errors of damaged shards; ``InputError``, which is a ValueError, has to be handled first.
 UNREADABLE = (
     *(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, ArithmeticError),

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from clipdense.data.faults import FaultBudget
+from clipdense.data.image_text.shard_copies import Extras, copy_shard, each_shard, sources, with_copies
+from clipdense.data.image_text.shard_files import SYNTHETIC_MEMBER, RawPair, list_shards
 from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import atomic_write, writable_folder
@@ -18,9 +20,6 @@ from clipdense.utils.image_io import read_image
 from clipdense.utils.jobs import Job, Part
 from clipdense.utils.json_files import read_json
 from clipdense.utils.wording import counted
-
-from .shard_copies import Extras, copy_shard, each_shard, sources, with_copies
-from .shard_files import SYNTHETIC_MEMBER, RawPair, list_shards
 
 
 class Describer(Protocol):

@@ -9,10 +9,10 @@ import tarfile
 import pytest
 from PIL import Image
 
-from clipdense.data.image_text.captioning import caption_shards
 from clipdense.data.image_text.filtering import filter_shards
 from clipdense.data.image_text.filters import FilterRules, PairScore
 from clipdense.data.image_text.shards import ImageTextShards
+from clipdense.inference.shard_captions import caption_shards
 from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError
 from clipdense.utils.jobs import Part
