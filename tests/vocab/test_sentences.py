@@ -40,6 +40,7 @@ def test_noun_phrases_are_the_class_names():
         ('a dog on the road', ['THE ROAD', 'dog'], ('the road', 'dog'), (((9, 17),), ((2, 5),))),
         ('a dog, a dog', ['a dog', 'a dog'], ('a dog', 'a dog (2)'), (((0, 5),), ((7, 12),))),
         ('a dog and a cat', [[[0, 5], [10, 15]], [[2, 5]]], ('a dog a cat', 'dog'), None),
+        ('the scar of a car', [' CAR '], ('car',), (((14, 17),),)),  # a whole word first
         ('a [b+] (c.*) d', ['[b+]', '(c.*)'], ('[b+]', '(c.*)'), (((2, 6),), ((7, 12),))),
     ],
 )

@@ -48,6 +48,7 @@ def test_a_phrase_with_brackets_is_found():
         ([[5, 5]], 'not inside of the text'),
         ([[-1, 5]], 'not inside of the text'),
         ([[0.5, 5]], 'nested'),
+        ([[True, 2]], 'nested'),
     ],
 )
 def test_wrong_spans_are_refused(spans, message):

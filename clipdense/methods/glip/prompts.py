@@ -1,7 +1,7 @@
 """Texts that are detected, and the tokens of their phrases.  No module of torch, no tokenizer of its own.
 
 A prompt is a text with phrases; a phrase is one or several spans of characters.  Class names are joined to a
-prompt, see ``class_prompt``; in a sentence the phrases are given, see ``sentence_prompt``.
+prompt, see ``class_prompt``; a sentence with its phrases is a ``vocab.sentences.Sentence``.
 
 T: tokens of a text, n: phrases.
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from clipdense.utils.errors import InputError
 from clipdense.vocab.byte_pairs import mend
-from clipdense.vocab.spans import Span, check_spans, occurrence, words_of
+from clipdense.vocab.spans import Span, words_of
 
 Locate = Callable[[str], tuple[list[int], list[Span]]]  # of a tokenizer: ids, and their characters
 _EPS = 1e-6  # of normalized rows
@@ -140,30 +140,6 @@ def warn_of_equal(names: Sequence[str], rules: PromptRules | None = None) -> Non
                 f'{other!r:.60} and {name!r:.60} are both read as {words[1].strip()!r:.60}: their scores '
                 'will hardly differ; rename one of them'
             )
-
-
-def sentence_prompt(text: str, phrases: Sequence[str | Sequence[Span]]) -> Prompt:
-    """A sentence and its phrases, as words that stand in it or as spans of characters.
-
-    Words are looked up as they are, without regard to case, first as whole words.  A phrase that is given
-    again is its next occurrence.
-
-    Raises:
-        InputError: an empty sentence, no phrases, or a phrase or a span that is not in the sentence.
-    """
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f'the sentence to ground is empty, got {text!r:.60}')
-    if isinstance(phrases, str):
-        raise InputError(f'phrases must be a list, got the text {phrases!r:.60}')
-    if not phrases:
-        raise InputError(f'the sentence {text!r:.60} has no phrases to ground')
-    used: set[Span] = set()
-    found = []
-    for phrase in phrases:
-        spans = (occurrence(text, phrase, used),) if isinstance(phrase, str) else check_spans(phrase, text)
-        used.update(spans)
-        found.append(spans)
-    return Prompt(text, tuple(found))
 
 
 def tokens_of(spans: Sequence[Span], places: Sequence[Span]) -> list[int]:

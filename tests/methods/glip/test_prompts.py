@@ -10,12 +10,10 @@ import torch
 from clipdense.methods.glip.prompts import (
     PromptRules,
     check_found,
-    check_spans,
     chunks,
     class_prompt,
     clean_name,
     positive_map,
-    sentence_prompt,
     tokens_of,
     warn_of_equal,
 )
@@ -104,68 +102,6 @@ def test_a_cup_and_its_blank():
     prompt = class_prompt(['cup_(drink)', 'dog'])
     assert prompt.text == 'cup . dog'
     assert [tokens_of(spans, located(prompt.text)[1]) for spans in prompt.phrases] == [[1], [3]]
-
-
-class TestSentences:
-    SENTENCE = 'There are some holes (deep ones) on the road, a hole+ in the scar of a car.'
-
-    @pytest.mark.parametrize(
-        ('phrase', 'words'),
-        [
-            ('some holes', 'some holes'),
-            ('THE ROAD', 'the road'),
-            ('(deep ones)', '(deep ones)'),  # brackets and signs are letters, not patterns
-            ('hole+', 'hole+'),
-            ('car', 'car'),
-            (' road ', 'road'),
-        ],
-    )
-    def test_words_are_found_as_they_stand(self, phrase, words):
-        prompt = sentence_prompt(self.SENTENCE, [phrase])
-        assert prompt.names == (words,)
-        if words == 'car':
-            assert prompt.phrases[0][0][0] == self.SENTENCE.rindex('car')  # not in 'scar'
-
-    def test_a_phrase_given_twice_is_its_next_occurrence(self):
-        spans = sentence_prompt('a dog and a dog', ['a dog', 'a dog']).phrases
-        assert spans == (((0, 5),), ((10, 15),))
-
-    @pytest.mark.parametrize(
-        ('text', 'phrases', 'message'),
-        [
-            ('', ['a'], 'is empty'),
-            ('  ', ['a'], 'is empty'),
-            (None, ['a'], 'is empty'),
-            ('a dog', [], 'has no phrases'),
-            ('a dog', 'a dog', 'must be a list'),
-            ('a dog', ['cat'], "'cat' is not in the sentence"),
-            ('a dog', ['dog', 'dog'], "'dog' is not again in"),
-            ('a dog', ['.*'], 'is not in the sentence'),
-            ('a dog', [' '], 'is empty'),
-        ],
-    )
-    def test_wrong_ones_are_refused(self, text, phrases, message):
-        with pytest.raises(InputError, match=message):
-            sentence_prompt(text, phrases)
-
-    @pytest.mark.parametrize(
-        ('spans', 'message'),
-        [
-            ([0, 2], 'is a single span: put it in a list'),
-            ([[[0, 2]]], r'must be a list of \[start, end\]'),
-            ([[[0, 2], [3, 5]]], 'nested one level too deep'),
-            ([], r'must be a list of \[start, end\]'),
-            ('a dog', r'must be a list of \[start, end\]'),
-            ([[2, 2]], 'not inside of the text of 5 characters'),
-            ([[0, 9]], 'not inside of the text of 5 characters'),
-            ([[-1, 2]], 'not inside of the text of 5 characters'),
-            ([[0.0, 2.0]], 'nested|list of'),
-            ([[True, 2]], 'nested|list of'),
-        ],
-    )
-    def test_wrong_spans_are_refused(self, spans, message):
-        with pytest.raises(InputError, match=message):
-            check_spans(spans, 'a dog')
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from clipdense.clip.hf_text import HFTextTower
 from clipdense.clip.sizes import HFTextSize, TextSize
 from clipdense.clip.text import TextTransformer
 from clipdense.clip.tokenizers import MissingTokenizer
-from clipdense.methods.glip.prompts import class_prompt, sentence_prompt
+from clipdense.methods.glip.prompts import Prompt, class_prompt
 from clipdense.methods.glip.text import GroundingText, default_tokenizer
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
@@ -96,7 +96,7 @@ def test_padding_changes_nothing():
 
 def test_tokens_of_phrases():
     text = build_module(text_tower()).eval()
-    encoded = text([sentence_prompt('there are some holes on the road', ['some holes', 'the road'])])
+    encoded = text([Prompt('there are some holes on the road', (((10, 20),), ((24, 32),)))])
     assert encoded.phrases == [((3, 4), (6, 7))]
     apart = text([class_prompt(['red star', 'dog'])], per_phrase=True)
     assert apart.phrases == [((0, 1, 2), (3, 4))]  # their words and the end of each text
@@ -106,7 +106,7 @@ def test_tokens_of_phrases():
 def test_what_does_not_fit_is_refused():
     text = build_module(text_tower())
     with pytest.raises(InputError, match='has 80 tokens, and 75 fit'):
-        text([sentence_prompt('dog ' * 80, ['dog'])])
+        text([Prompt('dog ' * 80, (((0, 3),),))])
 
 
 @pytest.fixture(scope='module')
