@@ -32,7 +32,10 @@ A100 = 312e12
 NVLINK = 450e9  # bytes per second that an H100 sends inside a machine of 8
 NETWORK = 50e9  # between machines, 400 Gbit/s for each GPU
 MEMORY = 80e9  # bytes of one H100
-PAIRS_PER_CORE = 173  # JPEGs of 640 x 480 read, cropped and tokenized in a CPU-second
+PAIRS_PER_CORE = (
+    209,
+    377,
+)  # JPEGs of 640 x 480 read, cropped and tokenized in a CPU-second, see docs/benchmarks.md
 BYTES_PER_PAIR = 25e3  # of LAION-400M: 10 TB at 256 pixels
 # open_clip's runs of arXiv 2212.07143 on A100: model, GPUs, pairs per second
 PUBLISHED_RUNS = (
@@ -264,12 +267,17 @@ def communication() -> list[str]:
 
 def loading() -> list[str]:
     """CPU cores and bandwidth that feed one H100."""
-    lines = ['| model | pairs/s of an H100 at 15 % / 40 % | cores | MB/s |', '|---|---|---|---|']
+    lines = [
+        '| model | pairs/s of an H100 at 15 % / 40 % | cores, all pixels decoded | '
+        '`reduce=1`, simplejpeg | MB/s |',
+        '|---|---|---|---|---|',
+    ]
     for name in MODELS:
         rates = [H100 * share / pair_operations(PUBLISHED[name]) for share in (0.15, 0.4)]
-        cores = ' / '.join(f'{rate / PAIRS_PER_CORE:.1f}' for rate in rates)
+        cores = [' / '.join(f'{rate / each:.1f}' for rate in rates) for each in PAIRS_PER_CORE]
         width = ' / '.join(f'{rate * BYTES_PER_PAIR / 1e6:.0f}' for rate in rates)
-        lines.append(f'| {name} | {rates[0]:,.0f} / {rates[1]:,.0f} | {cores} | {width} |')
+        cells = [f'{rates[0]:,.0f} / {rates[1]:,.0f}', *cores, width]
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return lines
 
 
