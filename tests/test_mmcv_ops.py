@@ -186,7 +186,7 @@ sys.meta_path.insert(0, Absent())
 import clipdense
 rooms = ('mmcv_ops', 'methods.vild', 'methods.glip', 'data.detection', 'evaluation.detection')
 rooms += ('methods.prompt_learning.detpro',)
-rooms += ('inference.detector', 'configs')
+rooms += ('inference.detector', 'inference.pseudo_labels', 'configs')
 for module in pkgutil.walk_packages(clipdense.__path__, 'clipdense.', onerror=lambda name: None):
     if not module.name.startswith(tuple(f'clipdense.{room}' for room in rooms)):
         importlib.import_module(module.name)

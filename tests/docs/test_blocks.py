@@ -23,6 +23,7 @@ PAGES = {
     'README.md': 'embedded street.jpg photo.jpg photos vild.safetensors',
     'CONTRIBUTING.md': '',
     'docs/classify.md': 'photos photo.jpg',
+    'docs/data_at_scale.md': '',
     'docs/detect.md': 'photos street.jpg vild.safetensors',
     'docs/evaluate.md': 'data/mine lseg.safetensors',
     'docs/export.md': 'photo.jpg',
@@ -42,7 +43,6 @@ PAGES = {
     'docs/train_on_boxes.md': 'data/mine photos',
     'docs/train_on_captions.md': 'captions.csv photos data/mine',
     'docs/train_on_masks.md': 'embedded data/mine photos',
-    'docs/training.md': '',
     'docs/weights.md': 'embedded photos photo.jpg ViT-B-16.pt text_folder image_folder '
     'runs/groups/clip.safetensors',
 }

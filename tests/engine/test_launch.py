@@ -349,9 +349,9 @@ def test_train_tool_passes_everything_on(monkeypatch):
     seen = []
     monkeypatch.setattr(launch, 'train', lambda *arguments: seen.append(arguments))
     rows = {
-        'c.py': ('c.py', None, False, None, [], False, False),
-        'c.py --resume': ('c.py', None, True, None, [], False, False),
-        'c.py --resume x.pth --seed 3': ('c.py', None, 'x.pth', 3, [], False, False),
+        'c.py': ('c.py', None, False, None, [], False, False, None, False),
+        'c.py --resume': ('c.py', None, True, None, [], False, False, None, False),
+        'c.py --resume x.pth --seed 3': ('c.py', None, 'x.pth', 3, [], False, False, None, False),
         'c.py --resume-strict --work-dir w --cfg-options a=1 b=2': (
             'c.py',
             'w',
@@ -360,8 +360,11 @@ def test_train_tool_passes_everything_on(monkeypatch):
             ['a=1', 'b=2'],
             True,
             False,
+            None,
+            False,
         ),
-        'c.py --overwrite': ('c.py', None, False, None, [], False, True),
+        'c.py --log none --profile': ('c.py', None, False, None, [], False, False, ['none'], True),
+        'c.py --overwrite': ('c.py', None, False, None, [], False, True, None, False),
     }
     for line, expected in rows.items():
         monkeypatch.setattr(sys, 'argv', ['train.py', *line.split()])

@@ -78,7 +78,8 @@ def one(rank: int, folder: str, processes: int, settings: dict) -> tuple[str | N
     settings = {'steps': 3, 'data': {}, 'size': 2, **settings}
     if processes > 1:
         os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(processes))
-        os.environ.setdefault('MKL_NUM_THREADS', '1')  # otherwise MMEngine says that it sets it
+        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):  # otherwise MMEngine says that it sets them
+            os.environ.setdefault(name, '1')
         settings['launcher'] = 'pytorch'
     else:
         os.environ['RANK'] = '0'
