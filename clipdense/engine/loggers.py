@@ -217,7 +217,7 @@ def read_log(value: Any) -> list[str]:
         if name in LOGGERS and not _installed(name):
             raise MissingPackage(f'--log {name} needs the package {name}: pip install "clipdense[{name}]"')
     if NONE in names and len(names) > 1:
-        raise InputError(f'log={names} contradicts itself: none is no log at all')
+        raise InputError(f'log={names} contradicts itself: none turns all logs off')
     return names
 
 
@@ -227,7 +227,7 @@ def build_loggers(names: list[str], work_dir: str | Path, logger: Any, name: str
     Args:
         names: of ``read_log``.
         work_dir: of the run.
-        logger: told of where 'auto' finds no TensorBoard.
+        logger: gets a line where 'auto' finds no TensorBoard.
         name: of the visualizer.
     """
     if AUTO in names and not _installed('tensorboard'):

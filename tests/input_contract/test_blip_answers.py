@@ -64,7 +64,7 @@ READ = {
     'question of punctuation only': lambda folder: asked(folder, '!!!'),
     'empty question': lambda folder: asked(folder, ' '),
     'no question': lambda folder: asked(folder, []),
-    'question that is no text': lambda folder: asked(folder, [3]),
+    'question that is not a text': lambda folder: asked(folder, [3]),
     'choices': lambda folder: asked(folder, choices=('cat', 'dog', 'cat on the dog')),
     'more choices than candidates': lambda folder: asked(folder, choices=('cat', 'dog', 'on'), candidates=1),
     'one choice': lambda folder: asked(folder, choices=('cat',)),

@@ -54,7 +54,7 @@ class RawPair(NamedTuple):
     turn: int  # number of earlier passes over the shards in this epoch
     nouns: dict[str, Any] | None = None  # nouns of the captions, if stored in the shard
     source: str = ''  # shard and key of the sample that it was copied from, if stored in the shard
-    members: tuple[str, ...] = ()  # the source of each caption, as the reader was told
+    members: tuple[str, ...] = ()  # the source of each caption, as the reader was asked for it
     synthetic: bool = False  # whether the shard has a caption by a model for it
 
     @property

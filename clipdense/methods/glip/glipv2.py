@@ -64,7 +64,7 @@ class GLIPv2(GLIP):
                 )
             if not size.fused:
                 raise InputError(
-                    'masked_words are told from the fused text: set head.size.fused=True, or remove it'
+                    'masked_words are predicted from the fused text: set head.size.fused=True, or remove it'
                 )
             self.masked_words = _made(MaskedWords, words, size.text_width, self.clip.text.size.vocab_size)
 

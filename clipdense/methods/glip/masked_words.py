@@ -1,4 +1,4 @@
-"""Masked language modeling on the fused text: hidden words are told from the text and the image (GLIPv2).
+"""Masked language modeling on the fused text: hidden words are predicted from text and image (GLIPv2).
 
 B: texts, T: tokens, D: text width, W: words of the tokenizer.
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.errors import InputError
 
-NOT_ASKED = -100  # target of a token that is not told
+NOT_ASKED = -100  # target of a token that is not predicted
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the others stay
 _CLIP_MASK = 49404  # a rare word of CLIP's vocabulary, which the official code takes for its mask
 

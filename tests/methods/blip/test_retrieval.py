@@ -76,7 +76,7 @@ def test_the_best_candidates_by_both_scores(model, photos, top_k):
 
 @pytest.mark.parametrize('top_k', [1, 3, 7])
 def test_ranks_are_those_of_the_release(top_k):
-    """Its matrix has -100 where a pair is no candidate; here ties count against the model."""
+    """Its matrix has -100 where a pair is not a candidate; here ties count against the model."""
     queries, answers = 9, 7
     scores = torch.randn(queries, answers)
     places = torch.randn(queries, answers).topk(top_k, dim=1).indices

@@ -257,7 +257,7 @@ def test_the_exported_file_describes_itself(tmp_path):
         ({'contrast': {'size': 3}}, {}, 'RegionWordContrast: .*size'),
         ({'masked_words': {'share': 0}}, {}, 'share of masked words must be above 0'),
         ({'masked_words': {}}, {'prompts': {'per_phrase': True}}, 'needs the names in one text'),
-        ({'masked_words': {}}, {'fused': False}, 'told from the fused text'),
+        ({'masked_words': {}}, {'fused': False}, 'masked_words are predicted from the fused text'),
         ({'contrast': {}}, {'weights': {'words': 1}}, "unknown objective 'words'"),
     ],
 )
