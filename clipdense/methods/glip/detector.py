@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mmdet.models import BaseDetector
@@ -27,27 +27,16 @@ from clipdense.weights.strict import load_strict
 
 from . import parts
 from .assignment import assign
-from .boxes import exclusive, inclusive
-from .class_text import ClassText, EncodedChunk, named_prompts
+from .class_text import ClassText, named_prompts
 from .criterion import grounding_losses
 from .head import GLIPHead
-from .prompts import PromptRules, positive_map
-from .scores import CandidateRules, Candidates, candidates, suppress
-from .structures import HeadOutput, Targets, TextFeatures
+from .inference import detections, instances, no_class_twice, search, suppress_early
+from .prompts import PromptRules
+from .scores import CandidateRules, Candidates
+from .structures import HeadOutput
 from .text import EncodedPrompts, GroundingText, text_of
+from .training import TrainingBatch, targets_of
 from .training_prompts import TrainingText, training_prompts
-
-
-class TrainingBatch(NamedTuple):
-    """What the losses of a batch are computed from."""
-
-    levels: Sequence[Tensor]  # of the neck
-    texts: Sequence[TrainingText]
-    encoded: EncodedPrompts
-    output: HeadOutput
-    targets: Sequence[Targets]
-    owner: Tensor  # (B, A)  the box of each anchor, see ``assignment.assign``
-
 
 _PARTS = [getattr(parts, name) for name in parts.__all__]
 
@@ -190,13 +179,7 @@ class GLIP(BaseDetector):
         texts = training_prompts(batch_data_samples, self.vocabulary, self.prompts, self.clip)
         encoded = self.read_training(texts)
         output = self.head(levels, encoded.features)
-        length = encoded.features.mask.shape[1]
-        targets = []
-        for sample, text, phrases in zip(batch_data_samples, texts, encoded.phrases, strict=True):
-            boxes = sample.gt_instances.bboxes.to(batch_inputs)
-            kept = text.rows >= 0  # boxes whose name did not fit into the text
-            tokens = positive_map(phrases, length, device=batch_inputs.device)
-            targets.append(Targets(inclusive(boxes[kept]), tokens[text.rows[kept]]))
+        targets = targets_of(batch_data_samples, texts, encoded)
         anchors = self.head.anchors(levels)
         owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
         losses = grounding_losses(output, anchors, targets, encoded.features.mask, owner)
@@ -242,13 +225,14 @@ class GLIP(BaseDetector):
             raise InputError('no vocabulary is set: call set_vocabulary(vocabulary) first')
         found: list[list[Candidates]] = [[] for _ in metas]
         chunks = self.class_text.encoded()
-        apart = not rules.class_agnostic and _no_class_twice(chunks)
-        settings = (rules.iou_threshold, rules.thresholds(self.vocabulary), False, rules.max_detections)
+        apart = not rules.class_agnostic and no_class_twice(chunks)
         for chunk in chunks:
-            self._find(levels, metas, [chunk] * len(metas), found)
+            new = search(self.head, levels, metas, [chunk] * len(metas), self.candidates)
+            for own, more in zip(found, new, strict=True):
+                own.append(more)
             if apart:  # no box of another text changes what is left, and memory does not grow with texts
-                found = [[suppress(_joined(one), *settings)] for one in found]
-        return self._best(found, metas, [self.vocabulary] * len(metas), rules, rescale)
+                found = [suppress_early(own, rules, self.vocabulary) for own in found]
+        return detections(found, metas, [self.vocabulary] * len(metas), rules, rescale)
 
     def detect_captions(
         self,
@@ -259,7 +243,7 @@ class GLIP(BaseDetector):
     ) -> list[InstanceData]:
         """The phrases of the caption of each image, as ``GroundingDetection`` has them; labels count them."""
         nothing = Candidates(levels[0].new_zeros(0, 4), *levels[0].new_zeros(2, 0))
-        found = [_instances(nothing, meta, rescale) for meta in metas]
+        found = [instances(nothing, meta, rescale) for meta in metas]
         images = [image for image, meta in enumerate(metas) if meta['phrases']]
         if images:
             asked = [Sentence.of(metas[image]['caption'], metas[image]['phrases']) for image in images]
@@ -283,75 +267,16 @@ class GLIP(BaseDetector):
         for turn in range(max(map(len, prompts))):
             images = [image for image, own in enumerate(prompts) if turn < len(own)]
             chunks = self.class_text.encode([prompts[image][turn] for image in images])
-            new: list[list[Candidates]] = [[] for _ in images]
-            self._find([level[images] for level in levels], [metas[image] for image in images], chunks, new)
+            own, sizes = [level[images] for level in levels], [metas[image] for image in images]
+            new = search(self.head, own, sizes, chunks, self.candidates)
             for image, more in zip(images, new, strict=True):
-                found[image] += more
-        return self._best(found, metas, vocabularies, rules, rescale)
-
-    def _find(
-        self,
-        levels: Sequence[Tensor],
-        metas: Sequence[Mapping[str, Any]],
-        chunks: Sequence[EncodedChunk],
-        found: Sequence[list[Candidates]],
-    ) -> None:
-        """Add the candidates of each image in a text of its own to those that were found."""
-        if all(chunk is chunks[0] for chunk in chunks):
-            text = chunks[0].features_for(len(chunks))
-        else:
-            text = TextFeatures(*map(torch.cat, zip(*(chunk.features for chunk in chunks), strict=True)))
-        output = self.head(levels, text)
-        anchors = self.head.anchors(levels)
-        for image, (meta, chunk) in enumerate(zip(metas, chunks, strict=True)):
-            size = (int(meta['img_shape'][0]), int(meta['img_shape'][1]))
-            taken = candidates(*_of_image(output, image), anchors, chunk.positive, size, self.candidates)
-            found[image].append(taken._replace(class_ids=chunk.class_of[taken.class_ids]))
-
-    def _best(
-        self,
-        found: Sequence[list[Candidates]],
-        metas: Sequence[Mapping[str, Any]],
-        vocabularies: Sequence[Vocabulary],
-        rules: DetectionRules,
-        rescale: bool,
-    ) -> list[InstanceData]:
-        """Detections of each image, from its candidates in all texts."""
-        instances = []
-        for one, meta, vocabulary in zip(found, metas, vocabularies, strict=True):
-            settings = rules.iou_threshold, rules.thresholds(vocabulary), rules.class_agnostic
-            best = suppress(_joined(one), *settings, rules.max_detections)
-            instances.append(_instances(best, meta, rescale))
-        return instances
+                found[image].append(more)
+        return detections(found, metas, vocabularies, rules, rescale)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> HeadOutput:
         """Outputs of the head for the first prompt of the vocabulary."""
         chunk = next(iter(self.class_text.encoded()))
         return self.head(self.extract_feat(batch_inputs), chunk.features_for(len(batch_inputs)))
-
-
-def _no_class_twice(chunks: Sequence[EncodedChunk]) -> bool:
-    """Whether the names of each class are in one text."""
-    classes = [index for chunk in chunks for index in set(chunk.class_of.tolist())]
-    return len(classes) == len(set(classes))
-
-
-def _joined(found: Sequence[Candidates]) -> Candidates:
-    return Candidates(*map(torch.cat, zip(*found, strict=True)))
-
-
-def _of_image(output: HeadOutput, image: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    logits, deltas, centerness = ([level[image].float() for level in part] for part in output[:3])
-    return logits, deltas, centerness
-
-
-def _instances(found: Candidates, meta: Mapping[str, Any], rescale: bool) -> InstanceData:
-    """In pixels of the image, x2 and y2 as borders."""
-    boxes = exclusive(found.boxes)
-    if rescale:
-        width, height = meta.get('scale_factor', (1.0, 1.0))
-        boxes = boxes / boxes.new_tensor([width, height, width, height])
-    return InstanceData(bboxes=boxes, scores=found.scores, labels=found.class_ids)
 
 
 def _sized(head: GLIPHead | dict, text_width: int) -> GLIPHead | dict:

@@ -15,9 +15,10 @@ from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, nearest
 
 from .contrast import OF_CAPTION, RegionWordContrast, token_classes
-from .detector import GLIP, TrainingBatch
+from .detector import GLIP
 from .masked_words import MaskedWords, TokenMasker
 from .text import EncodedPrompts
+from .training import TrainingBatch
 from .training_prompts import TrainingText
 
 _KNOWN = ('contrast', 'masked_words')
