@@ -2,7 +2,8 @@
 
 A ResNet-18 of a quarter of the width up to stride 16, an FPN of five levels from stride 8 and 32 channels, a
 head of two blocks.  The text tower is that of a CLIP of scenes and stays as it is.  It is causal and was
-trained on its last token: each name is encoded by itself, so that its last token has read all of it.
+trained on its last token: each name is encoded by itself and read through that token, which alone has read
+all of it.
 """
 
 from torch.optim import AdamW
@@ -60,7 +61,7 @@ model = dict(
         ),
     ),
     frozen=('clip',),
-    prompts=dict(shuffle=True, per_phrase=True, negatives=9),
+    prompts=dict(shuffle=True, per_phrase=True, last_token=True, negatives=9),
     candidates=dict(threshold=1e-3, per_level=300),
     detection=dict(score_threshold=0.0, iou_threshold=0.5, max_detections=100),
 )

@@ -6,6 +6,7 @@ K: classes, Q: names and synonyms, T: tokens of a prompt, D: text width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ def named_prompts(vocabulary: Vocabulary, text: GroundingText, rules: PromptRule
         phrases = vocabulary.spans
         if rules.per_phrase:
             words = [words_of(spans, vocabulary.text) for spans in phrases]
-            for chunk in chunks(words, text.locate, text.room, PromptRules(separator=rules.separator)):
+            for chunk in chunks(words, text.locate, text.room, replace(rules, wording={}, max_names=None)):
                 found.append(NamedPrompt(phrases_prompt([words[one] for one in chunk], rules), tuple(chunk)))
         else:
             found.append(NamedPrompt(Prompt(vocabulary.text, phrases), tuple(range(len(phrases)))))
@@ -132,7 +133,7 @@ class ClassText:
         """Prompts of a batch with their features, padded to the longest."""
         device = next(self.text.parameters()).device
         with no_autocast(device):
-            found = self.text([one.prompt for one in prompts], self.rules.per_phrase)
+            found = self.text([one.prompt for one in prompts], self.rules.per_phrase, self.rules.last_token)
         length = found.features.mask.shape[1]
         chunks = []
         for row, (one, phrases) in enumerate(zip(prompts, found.phrases, strict=True)):

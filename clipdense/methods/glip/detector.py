@@ -187,7 +187,7 @@ class GLIP(BaseDetector):
 
     def read_training(self, texts: Sequence[TrainingText]) -> EncodedPrompts:
         """The texts of a training batch, encoded."""
-        return self.clip([one.prompt for one in texts], self.prompts.per_phrase)
+        return self.clip([one.prompt for one in texts], self.prompts.per_phrase, self.prompts.last_token)
 
     def _own_state(self) -> dict[str, Tensor]:
         """Tensors that weights to start from may lack."""

@@ -53,6 +53,8 @@ class PromptRules:
             counts as the phrase.
         per_phrase: encode each class name as a text of its own and join the tokens, so that no name changes
             the features of another.
+        last_token: with ``per_phrase``, of each name only the end-of-text token, which in a causal tower is
+            the one that has read the whole name; a name then takes the room of one token.
         max_names: names in a prompt, at most; more become further prompts.  None: as many as fit.
         negatives: in training, names without an object in the image that are added to those with one, at
             most; in half of the prompts fewer.  None: all names.
@@ -65,6 +67,7 @@ class PromptRules:
     separator: str = '. '
     wording: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     per_phrase: bool = False
+    last_token: bool = False
     max_names: int | None = None
     negatives: int | None = None
     shuffle: bool = False
@@ -76,6 +79,8 @@ class PromptRules:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise InputError(f'{name} must be a whole number, at least {least}, or None, got {value!r}')
+        if self.last_token and not self.per_phrase:
+            raise InputError('last_token needs names that are encoded by themselves: set per_phrase=True')
         for name, words in self.wording.items():
             if isinstance(words, str) or len(words) != 3 or not all(isinstance(one, str) for one in words):
                 raise InputError(
@@ -205,6 +210,7 @@ def chunks(
             raise InputError(
                 f'the class name {name!r:.60} has {len(locate(words)[0])} tokens; {room} fit: shorten it'
             )
+        count = 1 if rules.last_token else count
         full = rules.max_names is not None and len(found[-1]) >= rules.max_names
         if found[-1] and (used + count > room or full):
             found.append([])

@@ -116,13 +116,18 @@ class GroundingText(nn.Module):
         return self._base.locate(text)
 
     def forward(
-        self, prompts: Sequence[Prompt], per_phrase: bool = False, change: ChangeIds | None = None
+        self,
+        prompts: Sequence[Prompt],
+        per_phrase: bool = False,
+        last_token: bool = False,
+        change: ChangeIds | None = None,
     ) -> EncodedPrompts:
         """Encode prompts; equal texts are encoded once.
 
         Args:
             prompts: one for each image.
             per_phrase: encode the segments of a prompt by themselves, if it has some.
+            last_token: with ``per_phrase``, keep of each segment its end-of-text token only.
             change: number of a prompt, its ids and the tokens of its phrases -> the ids that are encoded;
                 for prompts that are read as one text.
 
@@ -139,7 +144,10 @@ class GroundingText(nn.Module):
         features = dict(zip(unique, self._encode(list(unique)), strict=True))
         rows, phrases = [], []
         for prompt, parts in zip(prompts, texts, strict=True):
-            if len(parts) == 1:
+            if last_token and prompt.segments:
+                rows.append(torch.stack([features[tuple(one.ids)][-1] for one in parts]))
+                phrases.append(tuple((place,) if one.phrases[0] else () for place, one in enumerate(parts)))
+            elif len(parts) == 1:
                 rows.append(features[tuple(parts[0].ids)])
                 phrases.append(parts[0].phrases)
             else:

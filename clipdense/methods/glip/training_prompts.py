@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -123,7 +124,7 @@ def _phrases_prompt(
 ) -> tuple[Prompt, Tensor]:
     """Each phrase of the caption, and of captions of other images, as a text of its own."""
     phrases = [words_of(spans, about['caption']) for spans in about['phrases']] or [about['caption']]
-    own = chunks(phrases, text.locate, text.room, _unlimited(PromptRules(separator=rules.separator)))[0]
+    own = chunks(phrases, text.locate, text.room, _unlimited(replace(rules, wording={})))[0]
     others = _fitting(about.get('other_phrases', ()), [phrases[one] for one in own], rules, text)
     prompt = phrases_prompt([*(phrases[one] for one in own), *others], rules)
     rows = torch.where(labels < len(own), labels, LEFT_OUT)  # the first ones fit
@@ -146,14 +147,19 @@ def _cut(caption: str, phrases: Sequence[Sequence[Span]], text: GroundingText) -
 
 def _fitting(others: Sequence[str], own: Sequence[str], rules: PromptRules, text: GroundingText) -> list[str]:
     """Those of the other texts that fit next to the own ones."""
-    left = text.room - sum(len(text.locate(_closed(one, rules))[0]) for one in own)
+    left = text.room - sum(_count(one, rules, text) for one in own)
     found = []
     for one in others:
-        count = len(text.locate(_closed(one, rules))[0])
+        count = _count(one, rules, text)
         if count <= left:
             found.append(one)
             left -= count
     return found
+
+
+def _count(one: str, rules: PromptRules, text: GroundingText) -> int:
+    """The room that a text takes."""
+    return 1 if rules.last_token else len(text.locate(_closed(one, rules))[0])
 
 
 def _closed(text: str, rules: PromptRules) -> str:
@@ -191,4 +197,4 @@ def _order(present: list[int], known: list[int], rules: PromptRules) -> list[int
 
 def _unlimited(rules: PromptRules) -> PromptRules:
     """The rules without a limit of names, which is for detection."""
-    return PromptRules(separator=rules.separator, wording=rules.wording)
+    return replace(rules, max_names=None)

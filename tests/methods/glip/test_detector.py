@@ -139,7 +139,10 @@ def test_class_names_are_encoded_once(glip, vocabulary, monkeypatch):
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize('prompts', [{}, {'per_phrase': True}, {'max_names': 2}])
+LAST = {'per_phrase': True, 'last_token': True}
+
+
+@pytest.mark.parametrize('prompts', [{}, {'per_phrase': True}, LAST, {'max_names': 2}])
 def test_synonyms_and_chunks_have_the_scores_of_their_class(glip, prompts):
     names = Vocabulary(('dog', 'cat', 'red star'), {'dog': ('puppy', 'hound')})
     predictor = GLIPPredictor(glip(prompts=prompts))
@@ -163,14 +166,17 @@ def test_per_phrase_features_do_not_depend_on_other_names(glip):
     assert (first - joint.class_text.embed(Vocabulary(('cat', 'red star'))).queries[0]).abs().max() > 1e-3
 
 
-def test_a_thousand_names_are_read_in_chunks(glip):
-    model = glip()
+@pytest.mark.parametrize(
+    ('prompts', 'count'), [({}, 15), ({'per_phrase': True}, 15), (LAST, 3)], ids=['joined', 'apart', 'last']
+)
+def test_two_hundred_names_are_read_in_chunks(glip, prompts, count):
+    model = glip(prompts=prompts)
     names = Vocabulary(tuple(f'thing number {index}' for index in range(200)))
     predictor = GLIPPredictor(model)
     predictor.set_vocabulary(names)
     chunks = model.class_text.encoded()
-    assert len(chunks) > 5
-    assert all(chunk.features.mask.shape[1] <= 77 for chunk in chunks)
+    assert len(chunks) == count
+    assert prompts or all(chunk.features.mask.shape[1] <= 77 for chunk in chunks)
     (found,) = predictor.predict([IMAGE], ALL)
     assert len(found.confidence) == 50
 

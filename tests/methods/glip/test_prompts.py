@@ -137,6 +137,7 @@ def test_phrases_without_a_token_are_refused():
     [
         ({'separator': ''}, 'separator must be a text'),
         ({'max_names': 0}, 'max_names must be a whole number, at least 1'),
+        ({'last_token': True}, 'set per_phrase=True'),
         ({'negatives': -1}, 'negatives must be a whole number, at least 0'),
         ({'negatives': True}, 'negatives must be a whole number'),
         ({'wording': {'dog': 'a dog'}}, "wording of 'dog' must be three texts"),

@@ -103,6 +103,19 @@ def test_tokens_of_phrases():
     assert apart.features.mask.sum() == 5
 
 
+@pytest.mark.parametrize('names', [['red star', 'dog'], ['dog']], ids=['two names', 'one name'])
+def test_the_last_token_of_each_name(names):
+    text = build_module(text_tower()).eval()
+    prompt = class_prompt(names)
+    whole = text([prompt], per_phrase=True)
+    found = text([prompt], per_phrase=True, last_token=True)
+    assert found.phrases == [tuple((place,) for place in range(len(names)))]
+    if len(names) > 1:
+        ends = [tokens[-1] for tokens in whole.phrases[0]]
+        assert_close(found.features.hidden, whole.features.hidden[:, ends])
+    assert_close(found.features.hidden[0, -1], text([class_prompt(['dog'])]).features.hidden[0, -1])
+
+
 def test_what_does_not_fit_is_refused():
     text = build_module(text_tower())
     with pytest.raises(InputError, match='has 80 tokens, and 75 fit'):

@@ -100,7 +100,7 @@ def test_class_names_need_a_vocabulary(text):
         training_prompts([named(1), sample()], None, PromptRules(), text)
 
 
-@pytest.mark.parametrize('rules', [{}, {'per_phrase': True}])
+@pytest.mark.parametrize('rules', [{}, {'per_phrase': True}, {'per_phrase': True, 'last_token': True}])
 def test_a_batch_of_both_trains(glip, batch, rules):
     model = glip(prompts=rules).train()
     model.set_vocabulary(Vocabulary(('dog', 'cat')))
