@@ -1,7 +1,4 @@
-"""BLIP as released: ViT-B/16 and a text transformer of the size of BERT-base, 8 processes.
-
-The release starts from the weights of DeiT-B and BERT-base; these configs from random ones, unless
-``model.blip`` names a file."""
+"""BLIP as released: ViT-B/16 and a text transformer of the size of BERT-base, 8 processes."""
 
 from torch.optim import AdamW
 

@@ -3,13 +3,16 @@
     torchrun --nproc_per_node 32 tools/train.py configs/blip/blip_b.py \\
         -o train_dataloader.dataset.urls='/data/blip_14m/{00000..01399}.tar'
 
+It starts from DeiT-B, without distillation, and from BERT-base, as the release does; both are downloaded from
+Hugging Face, or named as files: ``-o model.blip.text_weights=bert-base-uncased/model.safetensors``.
+
 The learning rate grows from 1e-6 over 3,000 steps, then falls by a tenth in each epoch; soft targets have
 their weight after two epochs.
 
 Cost: 20 epochs at a batch of 2,880 in the paper, on 32 GPUs.
 Score: the paper reports for 14 million pairs, fine-tuned on COCO, 80.6 % text recall at 1 with CapFilt
 (78.4 % without), and 129.7 CIDEr (127.8).
-Not run here: needs 14 million pairs and 32 GPUs.
+Not run here: needs 14 million pairs, both weights and 32 GPUs.
 """
 
 from mmengine.config import read_base
@@ -25,7 +28,12 @@ with read_base():
 
 model = dict(
     type=BlipPretrainer,
-    blip=dict(type=build_blip, size='BLIP-B'),
+    blip=dict(
+        type=build_blip,
+        size='BLIP-B',
+        image_weights='timm/deit_base_patch16_224.fb_in1k',
+        text_weights='bert-base-uncased',
+    ),
     queue_size=57_600,
     momentum=0.995,
     alpha=0.4,

@@ -46,6 +46,19 @@ def _stack(ours: str, theirs: str) -> list[Row]:
     )
 
 
+def bert_stack() -> list[Row]:
+    """Names of BERT in transformers, whose layers have no cross-attention; ours begin with 'stack'."""
+    head = 'cls.predictions'
+    return [
+        *_stack('stack', 'bert'),
+        *_same(
+            ('stack.head.dense.{p}', f'{head}.transform.dense.{{p}}'),
+            ('stack.head.norm.{p}', f'{head}.transform.LayerNorm.{{p}}'),
+            ('stack.head.bias', f'{head}.bias'),
+        ),
+    ]
+
+
 _TEXT: list[Row] = [
     *_stack('encoder', 'text_encoder'),
     *_stack('decoder', 'text_decoder.bert'),

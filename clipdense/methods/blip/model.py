@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -218,15 +219,21 @@ def build_blip(
     size: BlipSize | dict | str,
     preprocess: Preprocess | None = None,
     tokenizer: Callable[..., Any] | None = None,
+    image_weights: str | Path | None = None,
+    text_weights: str | Path | None = None,
 ) -> Blip:
-    """A BLIP with random weights.
+    """A BLIP with random weights, or with those that pre-training starts from.
 
     Args:
         size: a ``BlipSize``, its dict, or a published name such as 'BLIP-B'.
-        preprocess, tokenizer: see ``Blip``.
+        preprocess, tokenizer: see ``Blip``; the normalization of the images is that of ``image_weights`` by
+            default, if they record one.
+        image_weights: of the image tower: a supervised ViT of timm, a CLIP or a BLIP, as a file or name; see
+            ``start.start_image``.
+        text_weights: of the text transformer: a BERT, such as 'bert-base-uncased'; see ``start.start_text``.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or weights that do not fit.
     """
     if isinstance(size, str):
         size = BlipSize.named(size)
@@ -241,4 +248,9 @@ def build_blip(
         decoder = MedDecoder(text, text.width if size.answers else width, share)
     joint = JointSpace(width, text.width, size.embed_dim) if size.embed_dim else None
     itm_head = nn.Linear(text.width, 2) if size.embed_dim else None
-    return Blip(image, encoder, decoder, joint, itm_head, preprocess, tokenizer)
+    blip = Blip(image, encoder, decoder, joint, itm_head, preprocess, tokenizer)
+    if image_weights is not None or text_weights is not None:
+        from .start import start
+
+        start(blip, image_weights, text_weights, own_preprocess=preprocess is not None)
+    return blip
