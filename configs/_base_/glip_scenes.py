@@ -1,4 +1,4 @@
-"""The small GLIP for scenes of 96 pixels, its data and how it is measured: those of ViLD's small detector.
+"""The small GLIP for scenes of 96 pixels and how it is trained and measured.
 
 A ResNet-18 of a quarter of the width up to stride 16, an FPN of five levels from stride 8 and 32 channels, a
 head of two blocks.  The text tower is that of a CLIP of scenes and stays as it is.  It is causal and was
@@ -8,8 +8,6 @@ all of it.
 
 from torch.optim import AdamW
 
-from clipdense.data.detection.datasets import CocoDetection
-from clipdense.data.detection.transforms import RandomFlip
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.detection.metric import DetectionAP
@@ -17,7 +15,6 @@ from clipdense.methods.glip.detector import GLIP
 from clipdense.methods.glip.head import GLIPHead
 from clipdense.methods.glip.parts import FPN, DetDataPreprocessor, ResNet
 
-data_root = 'data/scenes_detection'
 teacher = 'work_dirs/clip_scenes/clip.safetensors'
 width = 32
 
@@ -65,33 +62,12 @@ model = dict(
     candidates=dict(threshold=1e-3, per_level=300),
     detection=dict(score_threshold=0.0, iou_threshold=0.5, max_detections=100),
 )
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    dataset=dict(
-        type=CocoDetection,
-        annotations=f'{data_root}/coco/annotations/instances_train.json',
-        images=f'{data_root}/coco/images',
-        classes='base',
-        training=True,
-        transforms=[dict(type=RandomFlip, prob=0.5)],
-    ),
-)
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=WarmupCosine, warmup=100)
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    dataset=dict(
-        type=CocoDetection,
-        annotations=f'{data_root}/coco/annotations/instances_val.json',
-        images=f'{data_root}/coco/images',
-    ),
-)
 test_cfg = dict()
 test_evaluator = dict(type=DetectionAP)
 custom_hooks = dict(vocabulary=dict(type=VocabularyHook))

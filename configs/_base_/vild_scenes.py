@@ -1,14 +1,11 @@
-"""The small detector for scenes of 96 pixels, its data and how it is measured.
+"""The small detector for scenes of 96 pixels and how it is trained and measured.
 
-A ResNet-18 of a quarter of the width up to stride 16, an FPN of 32 channels, 64 regions an image.  Training
-labels base classes; novel ones stand in the images without a label, unseen ones nowhere.
+A ResNet-18 of a quarter of the width up to stride 16, an FPN of 32 channels, 64 regions an image.
 """
 
 from torch.optim import AdamW
 
 from clipdense.clip.class_embeddings import PromptEnsemble
-from clipdense.data.detection.datasets import CocoDetection
-from clipdense.data.detection.transforms import RandomFlip
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.optimizer import PrecisionOptimWrapper, WarmupCosine
 from clipdense.evaluation.detection.metric import DetectionAP
@@ -26,7 +23,6 @@ from clipdense.methods.vild.parts import (
 )
 from clipdense.methods.vild.roi_head import ViLDRoIHead
 
-data_root = 'data/scenes_detection'
 teacher = 'work_dirs/clip_scenes/clip.safetensors'
 templates = ('a {}', 'a picture of a {}')
 width, proposals = 32, 64
@@ -98,33 +94,12 @@ model = dict(
         rcnn=dict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
     ),
 )
-train_set = dict(
-    type=CocoDetection,
-    annotations=f'{data_root}/coco/annotations/instances_train.json',
-    images=f'{data_root}/coco/images',
-    classes='base',
-)
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    dataset=dict(**train_set, training=True, transforms=[dict(type=RandomFlip, prob=0.5)]),
-)
-proposal_dataset = train_set
 optim_wrapper = dict(
     type=PrecisionOptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = dict(type=WarmupCosine, warmup=100)
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    dataset=dict(
-        type=CocoDetection,
-        annotations=f'{data_root}/coco/annotations/instances_val.json',
-        images=f'{data_root}/coco/images',
-    ),
-)
 test_cfg = dict()
 test_evaluator = dict(type=DetectionAP)
 custom_hooks = dict(

@@ -17,5 +17,6 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.glip_scenes import *
+    from .._base_.scenes_detection import *
 
 train_cfg = dict(max_steps=900)

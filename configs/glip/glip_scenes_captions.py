@@ -18,6 +18,7 @@ from clipdense.data.detection.mixture import DetectionMixture
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.glip_scenes import *
+    from .._base_.scenes_detection import *
 
 boxes = train_dataloader.pop('dataset')
 captions = dict(

@@ -15,6 +15,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.scenes_detection import *
     from .._base_.vild_scenes import *
 
 proposer = 'work_dirs/vild_scenes_rpn/step_1000.pth'

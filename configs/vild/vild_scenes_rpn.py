@@ -12,6 +12,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .._base_.default_runtime import *
+    from .._base_.scenes_detection import *
     from .._base_.vild_scenes import *
 
 model.merge(dict(roi_head=dict(bbox_head=dict(variant='text'))))
