@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,3 +64,22 @@ def batches_of_one_size(
         by_size[tuple(item['inputs'].shape)].append(place)
     for places in by_size.values():
         yield places, {key: [items[place][key] for place in places] for key in ('inputs', 'data_samples')}
+
+
+def in_batches(
+    images: Sequence[Any],
+    transforms: Sequence[Any],
+    run: Callable[[list[int], dict[str, list[Any]]], Iterable[Any]],
+) -> list[Any]:
+    """The result of each image, from batches of one size.
+
+    Args:
+        images: RGB (H, W, 3) uint8, of any sizes.
+        transforms: of each image.
+        run: the places of the images of a batch, and the batch -> the result of each.
+    """
+    items = [prepare(np.asarray(image), transforms) for image in images]
+    found: dict[int, Any] = {}
+    for places, batch in batches_of_one_size(items):
+        found.update(zip(places, run(places, batch), strict=True))
+    return [found[place] for place in range(len(images))]

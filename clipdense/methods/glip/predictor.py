@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdense.data.detection.inference import batches_of_one_size, prepare, preprocess, preprocess_image
+from clipdense.data.detection.inference import in_batches, preprocess, preprocess_image
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
 from clipdense.utils.errors import InputError
@@ -91,27 +91,25 @@ class GLIPPredictor(nn.Module):
         Raises:
             InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
-        items = [prepare(np.asarray(image), self.model.transforms) for image in images]
-        found: dict[int, DetectedObjects] = {}
-        for places, batch in batches_of_one_size(items):
+
+        def detect(_: list[int], batch: dict[str, Any]) -> list[DetectedObjects]:
             levels, metas = self._levels(preprocess(self.model, batch))
-            for place, one in zip(places, self.model.detect(levels, metas, rules), strict=True):
-                found[place] = _objects(one)
-        return [found[place] for place in range(len(images))]
+            return [_objects(one) for one in self.model.detect(levels, metas, rules)]
+
+        return in_batches(images, self.model.transforms, detect)
 
     @torch.no_grad()
     def predict_each(
         self, images: Sequence[Pixels], vocabularies: Sequence[Vocabulary], rules: DetectionRules
     ) -> list[DetectedObjects]:
         """As ``predict``, with a vocabulary for each image, which is not kept."""
-        items = [prepare(np.asarray(image), self.model.transforms) for image in images]
-        found: dict[int, DetectedObjects] = {}
-        for places, batch in batches_of_one_size(items):
+
+        def detect(places: list[int], batch: dict[str, Any]) -> list[DetectedObjects]:
             levels, metas = self._levels(preprocess(self.model, batch))
             own = [vocabularies[place] for place in places]
-            for place, one in zip(places, self.model.detect_each(levels, metas, own, rules), strict=True):
-                found[place] = _objects(one)
-        return [found[place] for place in range(len(images))]
+            return [_objects(one) for one in self.model.detect_each(levels, metas, own, rules)]
+
+        return in_batches(images, self.model.transforms, detect)
 
     @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedLevels:
@@ -129,19 +127,8 @@ class GLIPPredictor(nn.Module):
         return self.model.extract_feat(data['inputs']), [one.metainfo for one in data['data_samples']]
 
 
-def build(model: GLIP, name: str = 'glip', options: Mapping[str, Any] | None = None) -> GLIPPredictor:
-    """A detector from a loaded model.
-
-    Args:
-        model: the model with its weights.
-        name: name of the method.
-        options: must be empty; GLIP has no options.
-
-    Raises:
-        InputError: options are given.
-    """
-    if options:
-        raise InputError(f'method {name!r} has no options: remove {sorted(options)}')
+def build(model: GLIP, name: str, options: Mapping[str, Any]) -> GLIPPredictor:
+    """A GLIP as a detector; there are no options."""
     return GLIPPredictor(model)
 
 

@@ -14,12 +14,7 @@ from torch import Tensor, nn
 
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
-from clipdense.data.detection.inference import (
-    batches_of_one_size,
-    move_preprocessor,
-    prepare,
-    preprocess_image,
-)
+from clipdense.data.detection.inference import in_batches, move_preprocessor, preprocess_image
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
@@ -116,13 +111,12 @@ class ViLDPredictor(nn.Module):
             InputError: no vocabulary has been set, or it lacks a class of ``rules.class_thresholds``.
         """
         move_preprocessor(self.model)
-        items = [prepare(np.asarray(image), self.model.transforms) for image in images]
-        found: dict[int, DetectedObjects] = {}
+
+        def detect(_: list[int], batch: dict[str, Any]) -> list[DetectedObjects]:
+            return [_objects(sample.pred_instances) for sample in self.model.test_step(batch)]
+
         with self._following(rules):
-            for places, data in batches_of_one_size(items):
-                for place, sample in zip(places, self.model.test_step(data), strict=True):
-                    found[place] = _objects(sample.pred_instances)
-        return [found[place] for place in range(len(images))]
+            return in_batches(images, self.model.transforms, detect)
 
     @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedRegions:
@@ -162,19 +156,8 @@ class ViLDPredictor(nn.Module):
             head.bbox_head.set_adapter(None, None)
 
 
-def build(model: ViLD, name: str = 'vild', options: Mapping[str, Any] | None = None) -> ViLDPredictor:
-    """A detector from a loaded model.
-
-    Args:
-        model: the model with its weights.
-        name: name of the method.
-        options: must be empty; ViLD has no options.
-
-    Raises:
-        InputError: options are given.
-    """
-    if options:
-        raise InputError(f'method {name!r} has no options: remove {sorted(options)}')
+def build(model: ViLD, name: str, options: Mapping[str, Any]) -> ViLDPredictor:
+    """A ViLD as a detector; there are no options."""
     return ViLDPredictor(model)
 
 
