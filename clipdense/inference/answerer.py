@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from clipdense.layers.precision import Precision
 from clipdense.tasks.answering import Answer, AnswerModel, AnswerRules, checked_questions
-from clipdense.utils.errors import InputError
 from clipdense.utils.image_open import MAX_PIXELS
 
-from .load import load
 from .reading import ImageSource, OnError
-from .text_predictor import TextPredictor, checked_model
-
-_PARTS, _DOES = ('answer', 'check_answers'), 'answer questions about images'
+from .text_predictor import TextPredictor
 
 
-class Answerer(TextPredictor):
+class Answerer(TextPredictor[AnswerRules]):
     """A model that answers questions about images.
 
     It is thread-safe: calls on one model run one after another.
@@ -39,40 +33,13 @@ class Answerer(TextPredictor):
         >>> answerer('street.jpg', 'how many cars are there?').text
     """
 
+    _needs, _does, _rules = ('answer', 'check_answers'), 'answer questions about images', AnswerRules
+
     def __init__(
         self, model: AnswerModel, rules: AnswerRules | None = None, precision: Precision = 'auto'
     ) -> None:
-        super().__init__(checked_model(model, type(model).__name__, _PARTS, _DOES), precision)
-        self.rules = AnswerRules() if rules is None else rules
-        if not isinstance(self.rules, AnswerRules):
-            raise InputError(f'rules must be AnswerRules(...), got {type(rules).__name__}')
+        super().__init__(model, rules, precision)
         self.model.check_answers(self.rules)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        weights: str | Path | AnswerModel,
-        rules: AnswerRules | None = None,
-        *,
-        device: str | torch.device | None = None,
-        precision: Precision = 'auto',
-        **overrides: Any,
-    ) -> Answerer:
-        """An answerer from weights.
-
-        Args:
-            weights: as ``clipdense.load`` takes them, or a model.
-            rules, precision: see the class.
-            device: device of the model; None means the GPU if there is one.
-            overrides: as in ``clipdense.load``.
-
-        Raises:
-            InputError: weights of another kind of model, or as ``clipdense.load``.
-        """
-        model: Any = weights
-        if isinstance(weights, str | Path):
-            model = checked_model(load(weights, device, **overrides), weights, _PARTS, _DOES)
-        return cls(model, rules, precision)
 
     def __call__(self, image: ImageSource | list[ImageSource], questions: str | Sequence[str]) -> Any:
         """Answer one question or several about one image, or about each image of a list.

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from clipdense.clip.class_embeddings import module_digest
 from clipdense.layers.precision import Precision
 from clipdense.tasks.captioning import Caption, CaptionModel, CaptionRules
-from clipdense.utils.errors import InputError
 from clipdense.utils.files import digest
 from clipdense.utils.image_open import MAX_PIXELS
 
-from .load import load
 from .reading import ImageSource, OnError
-from .text_predictor import TextPredictor, checked_model
-
-_PARTS, _DOES = ('caption', 'check_captions'), 'describe images'
+from .text_predictor import TextPredictor
 
 
-class Captioner(TextPredictor):
+class Captioner(TextPredictor[CaptionRules]):
     """A model that describes images.
 
     It is thread-safe: calls on one model run one after another.
@@ -41,45 +35,18 @@ class Captioner(TextPredictor):
         >>> captioner('street.jpg').text
     """
 
+    _needs, _does, _rules = ('caption', 'check_captions'), 'describe images', CaptionRules
+
     def __init__(
         self, model: CaptionModel, rules: CaptionRules | None = None, precision: Precision = 'auto'
     ) -> None:
-        super().__init__(checked_model(model, type(model).__name__, _PARTS, _DOES), precision)
-        self.rules = CaptionRules() if rules is None else rules
-        if not isinstance(self.rules, CaptionRules):
-            raise InputError(f'rules must be CaptionRules(...), got {type(rules).__name__}')
+        super().__init__(model, rules, precision)
         self.model.check_captions(self.rules)
 
     @property
     def digest(self) -> str:
         """Differs for weights or a precision with other captions."""
         return digest(self.precision, module_digest(self.model))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        weights: str | Path | CaptionModel,
-        rules: CaptionRules | None = None,
-        *,
-        device: str | torch.device | None = None,
-        precision: Precision = 'auto',
-        **overrides: Any,
-    ) -> Captioner:
-        """A captioner from weights.
-
-        Args:
-            weights: as ``clipdense.load`` takes them, or a model.
-            rules, precision: see the class.
-            device: device of the model; None means the GPU if there is one.
-            overrides: as in ``clipdense.load``.
-
-        Raises:
-            InputError: weights of another kind of model, or as ``clipdense.load``.
-        """
-        model: Any = weights
-        if isinstance(weights, str | Path):
-            model = checked_model(load(weights, device, **overrides), weights, _PARTS, _DOES)
-        return cls(model, rules, precision)
 
     def __call__(self, image: ImageSource | list[ImageSource]) -> Any:
         """Describe one image, or each image of a list.

@@ -1,14 +1,15 @@
-"""Lock, device and data type of the model of a predictor."""
+"""The model of a predictor: its lock, device and data type."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from clipdense.layers.precision import Precision, resolve_precision, warn_if_emulated
+from clipdense.layers.precision import Precision, precision_name, resolve_precision, warn_if_emulated
 from clipdense.utils.errors import InputError
 
 _GUARD = threading.Lock()
@@ -51,3 +52,39 @@ def autocast_dtype(model: nn.Module, precision: Precision) -> torch.dtype | None
             f"precision, whose 'auto' computes in the type of the parameters"
         )
     return None
+
+
+class ModelState:
+    """A model that predictors take turns with.
+
+    Args:
+        model: it is set to evaluation mode.
+        precision: see ``autocast_dtype``.
+
+    Raises:
+        InputError: as ``autocast_dtype``.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision) -> None:
+        self.model: Any = model.eval()
+        self._lock = lock_of(model)
+        self._autocast = autocast_dtype(model, precision)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which have a lock of their own if they have a model of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != '_lock'}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of ``__getstate__``."""
+        self.__dict__.update(state)
+        self._lock = lock_of(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return device_of(self.model)
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in: 'fp32' or 'bf16'; another type of its parameters, such as 'fp16'."""
+        return precision_name(self._autocast or parameter_dtype(self.model))

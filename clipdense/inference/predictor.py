@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -14,14 +13,13 @@ from PIL import Image
 from torch import nn
 
 from clipdense.clip.class_embeddings import ClassEmbedder, class_embedder
-from clipdense.layers.precision import Precision, autocast, precision_name
+from clipdense.layers.precision import Precision, autocast
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter, Kind
 from clipdense.utils.devices import choose_device
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_io import read_image
 from clipdense.utils.image_open import MAX_PIXELS
-from clipdense.utils.overlap import overlapped
 from clipdense.vocab.vocabulary import Vocabulary
 
 from .adapters import load_adapter
@@ -30,15 +28,15 @@ from .encoded import Encoded, model_token
 from .example_images import Contents
 from .image_prompts import check_embedder, per_image, with_image_prompts
 from .load import ClassNames
-from .model_state import autocast_dtype, device_of, lock_of, parameter_dtype
+from .model_state import ModelState, autocast_dtype
 from .reading import (
     Failed,
     ImageSource,
     Input,
     OnError,
     check_call,
-    expanded,
-    read_batch,
+    checked_images,
+    read_batches,
     report,
     without_failed,
 )
@@ -49,7 +47,7 @@ _GPU_BATCH = 8  # images of batch_size='auto'
 _OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 
 
-class Predictor(ClassNameState, Generic[Result]):
+class Predictor(ModelState, ClassNameState, Generic[Result]):
     """A model and the embedder of its class names.
 
     Predictors are thread-safe: class names are fixed when a call or stream begins, and calls on one model run
@@ -87,34 +85,14 @@ class Predictor(ClassNameState, Generic[Result]):
             raise InputError(
                 f'{kind} cannot use a {given}, which has no {missing[0]}: use {kind}.from_pretrained(...)'
             )
-        self.model: Any = model.eval()
+        super().__init__(model, precision)
         self.embedder = class_embedder(model, embedder, cache='default')
         self.adapter = None if adapter is None else load_adapter(adapter, model, self._kind).to(self.device)
         check_embedder(model, self.embedder)
         self.vocabulary: Vocabulary | None = None
         self._embedded: dict[tuple[Any, ...], ClassEmbeddings] = {}
         self._contents: dict[Any, Contents] = {}
-        self._lock = lock_of(model)
-        self._asked, self._autocast = precision, autocast_dtype(model, precision)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which have a lock of their own if they have a model of their own."""
-        return {name: value for name, value in self.__dict__.items() if name != '_lock'}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The inverse of ``__getstate__``."""
-        self.__dict__.update(state)
-        self._lock = lock_of(self.model)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return device_of(self.model)
-
-    @property
-    def precision(self) -> str:
-        """What the model computes in: 'fp32' or 'bf16'; another type of its parameters, such as 'fp16'."""
-        return precision_name(self._autocast or parameter_dtype(self.model))
+        self._asked = precision
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model to a device, where 'auto' chooses the precision again; returns ``self``.
@@ -218,18 +196,13 @@ class Predictor(ClassNameState, Generic[Result]):
             InputError: no class names, a batch size or ``max_pixels`` below 1, an unknown option, or an
                 unreadable image.
         """
-        check_call([], batch_size, on_error, max_pixels)
-        images = expanded(images, max_pixels)
-        check_call(images, batch_size, on_error, max_pixels)
+        images = checked_images(images, batch_size, on_error, max_pixels)
         settings = self._settings(options)
         vocabulary = self._asked_vocabulary(class_names)
-        read = partial(read_batch, max_pixels=max_pixels, check=self._check_encoded)
-        numbered = iter(enumerate(images))
         count = self._auto_batch if batch_size == 'auto' else batch_size
-        batches = iter(lambda: list(islice(numbered, count)), [])
-        read_batches = overlapped(read, batches) if isinstance(images, Sequence) else map(read, batches)
+        batches = read_batches(images, count, max_pixels, self._check_encoded)
         answer = partial(self._answers, vocabulary=vocabulary, on_error=on_error, settings=settings)
-        return self._stream(read_batches, on_error, answer)
+        return self._stream(batches, on_error, answer)
 
     @property
     def _auto_batch(self) -> int:
@@ -349,7 +322,7 @@ class Predictor(ClassNameState, Generic[Result]):
         settings: Mapping[str, Any],
     ) -> list[Result]:
         """Predict in the precision of this predictor; class embeddings are computed before, in fp32."""
-        with autocast(device_of(self.model), self._autocast):
+        with autocast(self.device, self._autocast):
             return self._predict(images, vocabulary, embeddings, settings)
 
     def _check_encoded(self, encoded: Encoded) -> None:

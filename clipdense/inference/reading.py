@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +16,7 @@ from PIL import Image
 from clipdense.utils.errors import InputError, item_error
 from clipdense.utils.image_files import list_images
 from clipdense.utils.image_io import read_image
+from clipdense.utils.overlap import overlapped
 from clipdense.utils.video import VideoFrames, is_video
 
 from .encoded import Encoded
@@ -62,6 +65,20 @@ def check_call(images: object, batch_size: object, on_error: object, max_pixels:
         raise InputError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
 
 
+def checked_images(
+    images: Any, batch_size: int | Literal['auto'], on_error: OnError, max_pixels: int
+) -> Iterable[ImageSource]:
+    """The images of a stream; paths of folders, patterns and videos stand for their images.
+
+    Raises:
+        InputError: as ``check_call`` and ``expanded``.
+    """
+    check_call([], batch_size, on_error, max_pixels)
+    images = expanded(images, max_pixels)
+    check_call(images, batch_size, on_error, max_pixels)
+    return images
+
+
 class Input(NamedTuple):
     """An image that was read."""
 
@@ -104,6 +121,22 @@ def read_batch(
         except Exception as error:
             found.append(Failed(index, name, error))
     return found
+
+
+def read_batches(
+    images: Iterable[ImageSource], size: int, max_pixels: int, check: Callable[[Encoded], None]
+) -> Iterator[list[Input | Failed]]:
+    """Read images in batches; of a list, the next batch in a thread while the caller computes.
+
+    Args:
+        images: see ``checked_images``.
+        size: images of a batch.
+        max_pixels, check: see ``read_batch``.
+    """
+    numbered = iter(enumerate(images))
+    batches = iter(lambda: list(islice(numbered, size)), [])
+    read = partial(read_batch, max_pixels=max_pixels, check=check)
+    return overlapped(read, batches) if isinstance(images, Sequence) else map(read, batches)
 
 
 def without_failed(batch: list[Input | Failed], on_error: OnError) -> list[Input]:

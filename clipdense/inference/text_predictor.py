@@ -2,61 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from clipdense.layers.precision import Precision, autocast, precision_name
+from clipdense.layers.precision import Precision, autocast
 from clipdense.methods import list_methods
 from clipdense.utils.errors import InputError
 from clipdense.utils.image_open import MAX_PIXELS
-from clipdense.utils.overlap import overlapped
 
-from .model_state import autocast_dtype, device_of, lock_of, parameter_dtype
-from .reading import (
-    Failed,
-    ImageSource,
-    Input,
-    OnError,
-    check_call,
-    expanded,
-    read_batch,
-    report,
-    without_failed,
-)
+from .load import load
+from .model_state import ModelState, parameter_dtype
+from .reading import Failed, ImageSource, Input, OnError, checked_images, read_batches, report, without_failed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BATCH = {'cpu': 4, 'cuda': 16}  # images of batch_size='auto'
 Describe = Callable[[Tensor, list[int]], list[Any]]
+Rules = TypeVar('Rules')
 
 
-class TextPredictor:
+class TextPredictor(ModelState, Generic[Rules]):
     """A model whose results for images are texts.
 
     It is thread-safe: calls on one model run one after another.
 
     Args:
         model: with ``preprocess``; it is set to evaluation mode.
+        rules: how texts are found.
         precision: 'auto', 'fp32' or 'bf16', see ``Predictor``.
+
+    Raises:
+        InputError: a model that does something else, or rules of another type.
     """
 
-    def __init__(self, model: Any, precision: Precision = 'auto') -> None:
-        self.model: Any = model.eval()
-        self._lock = lock_of(self.model)
-        self._autocast = autocast_dtype(self.model, precision)
+    _needs: ClassVar[tuple[str, ...]]  # methods of the model
+    _does: ClassVar[str]  # what it does, for messages
+    _rules: ClassVar[type]
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return device_of(self.model)
+    def __init__(self, model: Any, rules: Rules | None = None, precision: Precision = 'auto') -> None:
+        super().__init__(self._checked(model, type(model).__name__), precision)
+        self.rules: Rules = self._rules() if rules is None else rules
+        if not isinstance(self.rules, self._rules):
+            raise InputError(f'rules must be {self._rules.__name__}(...), got {type(rules).__name__}')
 
-    @property
-    def precision(self) -> str:
-        """What the model computes in: 'fp32' or 'bf16'; another type of its parameters, such as 'fp16'."""
-        return precision_name(self._autocast or parameter_dtype(self.model))
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: Any,
+        rules: Rules | None = None,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision = 'auto',
+        **overrides: Any,
+    ) -> Self:
+        """From weights.
+
+        Args:
+            weights: as ``clipdense.load`` takes them, or a model.
+            rules, precision: see the class.
+            device: device of the model; None means the GPU if there is one.
+            overrides: as in ``clipdense.load``.
+
+        Raises:
+            InputError: weights of another kind of model, or as ``clipdense.load``.
+        """
+        model = weights
+        if isinstance(weights, str | Path):
+            model = cls._checked(load(weights, device, **overrides), weights)
+        return cls(model, rules, precision)
+
+    @classmethod
+    def _checked(cls, model: Any, source: object) -> nn.Module:
+        if isinstance(model, nn.Module) and all(hasattr(model, name) for name in cls._needs):
+            return model
+        known = ', '.join(one.name for one in list_methods('captioning')) or 'none is installed'
+        raise InputError(
+            f'{source} ({type(model).__name__}) cannot {cls._does}: use weights of a captioning model '
+            f'(methods: {known})'
+        )
 
     def _describe(
         self,
@@ -76,15 +104,10 @@ class TextPredictor:
         Raises:
             InputError: an invalid setting or an unreadable image.
         """
-        check_call([], batch_size, on_error, max_pixels)
-        images = expanded(images, max_pixels)
-        check_call(images, batch_size, on_error, max_pixels)
+        images = checked_images(images, batch_size, on_error, max_pixels)
         count = _BATCH.get(self.device.type, 4) if batch_size == 'auto' else batch_size
-        numbered = iter(enumerate(images))
-        batches = iter(lambda: list(islice(numbered, count)), [])
-        read = partial(read_batch, max_pixels=max_pixels, check=_refuse_encoded)
-        found = overlapped(read, batches) if isinstance(images, Sequence) else map(read, batches)
-        return self._stream(found, describe, on_error)
+        batches = read_batches(images, count, max_pixels, _refuse_encoded)
+        return self._stream(batches, describe, on_error)
 
     def _stream(
         self, batches: Iterator[list[Input | Failed]], describe: Describe, on_error: OnError
@@ -111,27 +134,6 @@ class TextPredictor:
             if on_error == 'raise' and not isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
         return [result for one in images for result in self._results([one], describe, on_error)]
-
-
-def checked_model(model: Any, source: object, parts: Sequence[str], does: str) -> Any:
-    """The model, if it has these methods.
-
-    Args:
-        model: what was loaded.
-        source: for the message.
-        parts: names of methods.
-        does: what such a model does, for the message.
-
-    Raises:
-        InputError: it does not have them.
-    """
-    if isinstance(model, nn.Module) and all(hasattr(model, name) for name in parts):
-        return model
-    known = ', '.join(one.name for one in list_methods('captioning')) or 'none is installed'
-    raise InputError(
-        f'{source} ({type(model).__name__}) cannot {does}: use weights of a captioning model '
-        f'(methods: {known})'
-    )
 
 
 def _refuse_encoded(_: object) -> None:
