@@ -35,7 +35,7 @@ class DecayGroupsConstructor:
         optim_wrapper_cfg: ``dict(type=PrecisionOptimWrapper, optimizer=dict(type=AdamW, lr=..., ...), ...)``.
         paramwise_cfg: ``dict(rule='open_clip 3.3.0')`` for another rule,
             ``dict(layer_decay=dict(image=0.75))`` for a learning rate that falls with the distance from the
-            output; see ``parameter_groups``.
+            output, ``dict(lr_factors=dict(clip=0.1))`` for that of a part; see ``parameter_groups``.
 
     Raises:
         InputError: an unknown entry of ``paramwise_cfg``.
@@ -52,8 +52,11 @@ class DecayGroupsConstructor:
         options = dict(paramwise_cfg or {})
         self.rule = options.pop('rule', 'open_clip')
         self.layer_decay: Mapping[str, float] = options.pop('layer_decay', None) or {}
+        self.lr_factors: Mapping[str, float] = options.pop('lr_factors', None) or {}
         if options:
-            raise InputError(f'paramwise_cfg takes rule and layer_decay, not {", ".join(map(repr, options))}')
+            raise InputError(
+                f'paramwise_cfg takes rule, layer_decay and lr_factors, not {", ".join(map(repr, options))}'
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """The optimizer wrapper of ``model``."""
@@ -64,6 +67,7 @@ class DecayGroupsConstructor:
             self.rule,
             self.layer_decay,
             self.optimizer.get('lr', 1e-3),  # the default of Adam
+            self.lr_factors,
         )
         kind = self.optimizer['type']
         if kind in (torch.optim.Adam, torch.optim.AdamW, 'Adam', 'AdamW') and fused_works(groups):

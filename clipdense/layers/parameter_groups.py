@@ -25,6 +25,7 @@ def parameter_groups(
     rule: str = 'open_clip',
     layer_decay: Mapping[str, float] | None = None,
     lr: float = 1.0,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups with and without weight decay; frozen ones are in none.
 
@@ -39,10 +40,11 @@ def parameter_groups(
         layer_decay: factor d of the learning rate for each layer further from the output, by name of a tower
             such as 'image': of G groups of layers, group g learns with ``lr * d ** (G - 1 - g)`` (BEiT).
         lr: of parameters that are in no such tower.
+        lr_factors: factor of the learning rate of a part, by its name, such as 'clip'.
 
     Raises:
-        InputError: an unknown rule, no trainable parameters, a factor outside (0, 1], or a tower that the
-            model does not have.
+        InputError: an unknown rule, no trainable parameters, a factor out of range, or a tower or part that
+            the model does not have.
 
     Source: open_clip ``main.py`` of 3.3.0 and of the main branch, which differ in the rule;
         facebookresearch/SLIP ``main.py``, whose class token has three dimensions; for layer decay BEiT
@@ -57,6 +59,8 @@ def parameter_groups(
     if not trained:
         raise InputError('all parameters are frozen; at least one must be trainable')
     factors = _layer_factors(model, layer_decay or {})
+    for part, factor in (lr_factors or {}).items():
+        factors |= _part_factors(model, part, factor, factors)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trained:
         groups[factors.get(name, 1.0), decays(name, parameter)].append(parameter)
@@ -64,6 +68,20 @@ def parameter_groups(
         {'params': groups[key], 'weight_decay': weight_decay if key[1] else 0.0, **_rate(key[0], lr)}
         for key in sorted(groups, reverse=True)
     ]
+
+
+def _part_factors(model: nn.Module, part: str, factor: float, known: Mapping[str, float]) -> dict[str, float]:
+    """Factor of the learning rate by name, for all parameters of a part."""
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
+        raise InputError(f'lr_factors of {part!r} must be a number above 0, got {factor!r}')
+    own = [name for name, _ in model.named_parameters() if name == part or name.startswith(f'{part}.')]
+    if not own:
+        parts = [name for name, _ in model.named_children()]
+        raise InputError(
+            f'lr_factors names {part!r}, which the model does not have; its parts are {", ".join(parts)}.'
+            f'{nearest(part, parts)}'
+        )
+    return {name: factor * known.get(name, 1.0) for name in own}
 
 
 def _rate(factor: float, lr: float) -> dict[str, float]:

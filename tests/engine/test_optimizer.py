@@ -44,7 +44,7 @@ def test_schedules_keep_the_ratio_of_the_layers():
         ({'layer_decay': {'image': 1.5}}, 'must be a factor'),
         ('dict(layer_decay=0.5)', 'must be a dict such as'),
         ({'layer_decay': 0.5}, 'layer_decay must name towers'),
-        ({'layerdecay': {'image': 0.5}}, "takes rule and layer_decay, not 'layerdecay'"),
+        ({'layerdecay': {'image': 0.5}}, "takes rule, layer_decay and lr_factors, not 'layerdecay'"),
     ],
 )
 def test_wrong_settings_of_groups_are_refused(options, message):

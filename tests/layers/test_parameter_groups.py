@@ -76,6 +76,36 @@ def test_rates_fall_with_the_distance_from_the_output():
     assert len(rates) == len(parameters)
 
 
+def test_rates_of_parts():
+    model = build_clip(ClipSize(VIT, TEXT))
+    groups = parameter_groups(
+        model, 0.2, layer_decay={'image': 0.5}, lr=8.0, lr_factors={'text': 0.1, 'image': 2}
+    )
+    rates = {id(p): group.get('lr', 8.0) for group in groups for p in group['params']}
+    parameters = dict(model.named_parameters())
+    expected = {
+        'text.token_embed.weight': 0.8,
+        'image.class_token': 4.0,
+        'image.proj': 16.0,
+        'logit_scale': 8.0,
+    }
+    assert {name: rates[id(parameters[name])] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ('factors', 'message'),
+    [
+        ({'txet': 0.1}, "lr_factors names 'txet', which the model does not have.*'text'"),
+        ({'tex': 0.1}, 'its parts are image, text'),
+        ({'text': 0}, 'must be a number above 0, got 0'),
+        ({'text': 'x'}, "must be a number above 0, got 'x'"),
+    ],
+)
+def test_wrong_rates_of_parts(factors, message):
+    with pytest.raises(InputError, match=message):
+        parameter_groups(build_clip(ClipSize(VIT, TEXT)), 0.2, lr_factors=factors)
+
+
 def test_shared_parameters_are_listed_once():
     model = nn.Module()
     model.a = nn.Linear(3, 3)
