@@ -43,6 +43,14 @@ class OwnDataArguments:
         str | None,
         typer.Option('--novel', help='With --data: classes to score apart from the others as well.'),
     ] = None
+    wording: Annotated[
+        Path | None,
+        typer.Option(
+            '--wording',
+            help='With --data: file with the words around the class names of boxes, or a sentence that has '
+            'them as phrases.',
+        ),
+    ] = None
     embedder: EmbedderFile = None
     adapter: AdapterFile = None
     device: Device = None
@@ -56,7 +64,7 @@ class OwnDataArguments:
         assert self.data is not None
         if '{' not in self.data and not Path(self.data).expanduser().exists():
             raise InputError(f'--data {self.data} does not exist')
-        check_files(self.embedder, self.adapter)
+        check_files(self.wording, self.embedder, self.adapter)
         check_device(self.device)
 
 
@@ -108,8 +116,8 @@ def _by_config(
 ) -> dict[str, float]:
     if own != OwnDataArguments():
         raise InputError(
-            '--part, --classes, --novel, --prompts, --adapter and --device need --data; a config has its own '
-            'settings (--option)'
+            '--part, --classes, --novel, --wording, --prompts, --adapter and --device need --data; a config '
+            'has its own settings (--option)'
         )
     if checkpoint is None:
         raise InputError(
@@ -151,6 +159,7 @@ def _on_own_data(
         own.part,
         classes=names(own.classes),
         novel=names(own.novel),
+        wording=own.wording,
         embedder=own.embedder,
         adapter=own.adapter,
         device=own.device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ import numpy as np
 
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.json_files import read_json
+
+from .roboflow import exports_in, splits_of
 
 Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'images']
 KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'images')
@@ -25,6 +27,7 @@ _SUFFIXES = ('', '_L', '_mask', '_labelIds', '_labelTrainIds', '_gt', '_label', 
 _LARGEST_JSON = 4_000_000_000
 _PROBED = 16
 SHARDS = 'webdataset shards'
+ROBOFLOW = "Roboflow's COCO layout"
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class DataLayout:
         train: what training reads.
         val: other samples for validation; None if there are none.
         named: all parts by name, if there are others than these two.
+        members: of a folder of data sets, each of them by name; the other fields are those of the first.
     """
 
     path: str
@@ -76,6 +80,7 @@ class DataLayout:
     train: DatasetPart
     val: DatasetPart | None = None
     named: Mapping[str, DatasetPart] = field(default_factory=dict)
+    members: Mapping[str, DataLayout] = field(default_factory=dict)
 
     @property
     def parts(self) -> Mapping[str, DatasetPart]:
@@ -101,17 +106,18 @@ class DataLayout:
         return name, self.parts[name]
 
 
-def recognize(path: str | Path, kind: Kind | None = None) -> DataLayout:
+def recognize(path: str | Path, kind: Kind | None = None, several: bool = False) -> DataLayout:
     """The layout of a file or folder.
 
     Args:
         path: a table of captions, tar shards (a pattern with ``{000..099}`` too), JSON in COCO's layout, a
-            folder in the layout of PASCAL VOC, ADE20K or CamVid, folders of images and masks, or class
-            folders.
+            folder in the layout of PASCAL VOC, ADE20K, CamVid or of Roboflow's COCO exports, a folder of such
+            exports, folders of images and masks, or class folders.
         kind: what it must have; by default masks come before boxes.
+        several: whether it may be a folder of data sets.
 
     Raises:
-        InputError: there is nothing, or none of these layouts.
+        InputError: there is nothing, none of these layouts, or several data sets.
     """
     text = str(path)
     place = Path(path).expanduser()
@@ -121,6 +127,11 @@ def recognize(path: str | Path, kind: Kind | None = None) -> DataLayout:
         raise InputError(f'{path} does not exist')
     found = list(_file(place) if place.is_file() else _folder(place))
     chosen = [one for one in found if kind in (None, one.kind)]
+    if chosen and chosen[0].members and not several:
+        names = list(chosen[0].members)
+        raise InputError(
+            f'{path} is a folder of {len(names)} data sets: give one of them, such as {names[0]}'
+        )
     if chosen:
         return chosen[0]
     if found:
@@ -129,8 +140,9 @@ def recognize(path: str | Path, kind: Kind | None = None) -> DataLayout:
         )
     raise InputError(
         f'{path} has none of the layouts of training data: a table of captions (.csv, .tsv, .jsonl, '
-        '.parquet), tar shards, COCO JSON, the folder of PASCAL VOC (JPEGImages), images/ and masks/ with '
-        'equal names, or a subfolder of images for each class'
+        ".parquet), tar shards, COCO JSON, the folder of PASCAL VOC (JPEGImages), Roboflow's COCO export "
+        '(train/_annotations.coco.json), images/ and masks/ with equal names, or a subfolder of images for '
+        'each class'
     )
 
 
@@ -241,10 +253,38 @@ def _folder(path: Path) -> Iterator[DataLayout]:
     if (path / 'JPEGImages').is_dir():
         yield from _voc(path)
         return
+    if splits_of(path):
+        yield _export(path)
+        return
     pairs = list(_pairs(path))
     yield from pairs
-    if not pairs and any(one.is_dir() and not one.name.startswith('.') for one in path.iterdir()):
+    if not pairs and (exports := _exports(path)):
+        yield exports
+    elif not pairs and any(one.is_dir() and not one.name.startswith('.') for one in path.iterdir()):
         yield _labeled(path, 'class folders')
+
+
+def _exports(path: Path) -> DataLayout | None:
+    """A folder of Roboflow's exports, such as ODinW."""
+    members = {str(one.relative_to(path)): _export(one) for one in exports_in(path)}
+    if not members:
+        return None
+    first = next(iter(members.values()))
+    layout = f'{len(members)} data sets of {ROBOFLOW}'
+    return replace(first, path=str(path), layout=layout, members=members)
+
+
+def _export(path: Path) -> DataLayout:
+    splits = splits_of(path)
+    parts = {
+        split: DatasetPart(
+            'clipdense.data.detection.roboflow', 'RoboflowDetection', {'root': str(path), 'split': split}
+        )
+        for split in splits
+    }
+    first = next(iter(parts.values()))
+    val = parts.get('val', parts.get('test'))
+    return DataLayout(str(path), 'boxes', ROBOFLOW, first, None if val == first else val, parts)
 
 
 def _labeled(path: Path, layout: str) -> DataLayout:

@@ -6,7 +6,8 @@ A predictor is a ``Classifier``, ``Segmenter`` or ``Detector``: what is scored i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from clipdense.utils.progress import track
 from clipdense.utils.wording import counted
 from clipdense.vocab.names import normalize
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.vocab.wording import with_wording
 
 _BOXES_OF_A_CAPTION = 100
 
@@ -35,6 +37,7 @@ class OwnData:
         part: name of a part of it; by default what validates a training, or all there is.
         classes: names in place of those of the data, in the order of its labels.
         novel: classes that are also scored apart from the others.
+        wording: file with the words around the names of boxes, see ``vocab.wording.with_wording``.
 
     Attributes:
         count: number of samples, once they are read.
@@ -44,6 +47,7 @@ class OwnData:
     part: str | None = None
     classes: Sequence[str] = ()
     novel: Sequence[str] = ()
+    wording: str | Path | None = None
     count: int = field(default=0, init=False)
 
     @property
@@ -66,7 +70,7 @@ class OwnData:
         """The classes of masks or boxes, some of which are novel.
 
         Raises:
-            InputError: novel classes that the data does not have.
+            InputError: novel classes that the data does not have, or words for other classes.
         """
         names = own.class_names
         if self.classes:
@@ -76,11 +80,12 @@ class OwnData:
                     f'{len(self.classes)}: name each class, in the order of its labels'
                 )
             names = tuple(self.classes)
-        elif not self.novel:
-            return own
-        background = None if own.background is None else names[own.index(own.background)]
-        kept = {names[own.index(name)] for name in own.novel}
-        return Vocabulary(names, background=background, novel=frozenset({*kept, *self._known(names)}))
+            background = None if own.background is None else names[own.index(own.background)]
+            kept = frozenset(names[own.index(name)] for name in own.novel)
+            own = Vocabulary(names, background=background, novel=kept)
+        if self.novel:
+            own = replace(own, novel=own.novel | {*self._known(names)})
+        return own if self.wording is None else with_wording(own, self.wording)
 
     def halves(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Base and novel classes.
@@ -100,7 +105,8 @@ class OwnData:
         Raises:
             InputError: they are.
         """
-        for option, names in (('--classes', self.classes), ('--novel', self.novel)):
+        given = (('--classes', self.classes), ('--novel', self.novel), ('--wording', self.wording))
+        for option, names in given:
             if names:
                 raise InputError(
                     f'{self.layout.path} has {self.layout.kind}, which have no classes: remove {option}'

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipdense.clip.model import CLIP
 from clipdense.data.layouts import DataLayout, recognize
+from clipdense.data.roboflow import PROMPTS
 from clipdense.evaluation.own_data import OwnData
 from clipdense.methods import Method, default_method, list_methods
 from clipdense.tasks.adapters import Adapter
@@ -26,6 +27,7 @@ def measure(
     *,
     classes: Sequence[str] = (),
     novel: Sequence[str] = (),
+    wording: str | Path | None = None,
     embedder: Embedder | None = None,
     adapter: Adapter | str | Path | None = None,
     device: str | None = None,
@@ -38,22 +40,24 @@ def measure(
         part: name of a part of the data; by default what validates a training, or all there is.
         classes: class names in place of those of the data, in the order of its labels.
         novel: classes that are also scored apart from the others.
+        wording: file with the words around the names of boxes, see ``vocab.wording.with_wording``.
         embedder, adapter: learned prompts, class embeddings, and an adapter, as predictors take them.
         device: of the model.
 
     Returns:
-        Metrics by name, those of the test of a config; and what was scored.
+        Metrics by name, those of the test of a config; and what was scored.  Of a folder of data sets those
+        of each, and their means (``average/AP``).
 
     Raises:
         InputError: the model cannot be scored on such data.
     """
-    first = recognize(data)
+    first = recognize(data, several=True)
     model = load(weights, device)
     usable = {kind: entry for entry in reversed(_entries(model)) for kind in entry.tests}
     if not usable:
         raise InputError(f'{weights} ({type(model).__name__}) cannot be tested without a config')
-    own = OwnData(_usable(data, first, usable, weights), part, classes, novel)
-    own.layout.part(part)
+    own = OwnData(_usable(data, first, usable, weights), part, classes, novel, wording)
+    _check(own)
     entry = usable[own.layout.kind]
     score = entry.part(own.layout.kind, 'tests')
     if entry.task == 'captioning':
@@ -64,7 +68,39 @@ def measure(
     predictor = kinds.get(entry.task, Classifier).from_pretrained(
         model, embedder=embedder, adapter=adapter, device=device, precision='fp32'
     )
+    if own.layout.members:
+        return _of_several(lambda one: score(predictor, one), own), own
     return score(predictor, own), own
+
+
+def _check(own: OwnData) -> None:
+    """Raise for a part that is missing, and for settings that the data cannot have."""
+    for one in own.layout.members.values() or [own.layout]:
+        one.part(own.part)
+    if own.layout.members:
+        for option, given in (('--classes', own.classes), ('--novel', own.novel), ('--wording', own.wording)):
+            if given:
+                raise InputError(
+                    f'{own.layout.path} has {own.layout.layout}, whose classes differ: give {option} for one '
+                    f'of them, or put {PROMPTS} into its folder'
+                )
+    elif own.wording is not None and own.layout.kind != 'boxes':
+        raise InputError(f'--wording is for boxes; {own.layout.path} has {own.layout.kind}: remove it')
+
+
+def _of_several(score: Callable[[OwnData], dict[str, float]], own: OwnData) -> dict[str, float]:
+    """Metrics of each data set and their means, without those where there is nothing to be found (-1)."""
+    found: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
+    for name, layout in own.layout.members.items():
+        one = OwnData(layout, own.part)
+        for metric, value in score(one).items():
+            metric = metric.removeprefix('all/')
+            found[f'{name}/{metric}'] = value
+            values.setdefault(metric, []).extend([value] if value >= 0 else [])
+        own.count += one.count
+    means = {f'average/{metric}': sum(one) / len(one) for metric, one in values.items() if one}
+    return found | means
 
 
 def _usable(data: str | Path, found: DataLayout, kinds: Iterable[Any], weights: object) -> DataLayout:
@@ -78,7 +114,7 @@ def _usable(data: str | Path, found: DataLayout, kinds: Iterable[Any], weights: 
         return found
     for kind in kinds:
         try:
-            return recognize(data, kind)
+            return recognize(data, kind, several=True)
         except InputError:
             continue
     raise InputError(f'{data} has {found.kind} ({found.layout}); {weights} is tested on {" or ".join(kinds)}')

@@ -150,6 +150,10 @@ class CocoDetection(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``inputs`` (3, H, W) uint8 RGB and ``data_samples``."""
+        return self.sample(index)
+
+    def sample(self, index: int, copy: int = 0) -> dict[str, Any]:
+        """As ``self[index]``; each copy of an image has random transforms of its own in an epoch."""
         record = self.images[index]
         image = np.asarray(read_image(record.path))
         if image.shape[:2] != record.size:
@@ -158,7 +162,7 @@ class CocoDetection(Dataset):
                 f'but {record.size[1]} x {record.size[0]} in the annotations'
             )
         for attempt in range(_TRIES):
-            results = self._transformed(self._loaded(record, image), index, attempt)
+            results = self._transformed(self._loaded(record, image), index, copy * _TRIES + attempt)
             if results is not None:
                 return self.pack(results)
         return self.pack(self._loaded(record, image))  # the whole image

@@ -19,8 +19,18 @@ from clipdense.utils.errors import InputError
 from clipdense.vocab.sentences import Sentence
 from clipdense.vocab.spans import words_of
 from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.vocab.wording import WordedNames
 
-from .prompts import Prompt, PromptRules, chunks, class_prompt, phrases_prompt, positive_map, warn_of_equal
+from .prompts import (
+    Prompt,
+    PromptRules,
+    chunks,
+    class_prompt,
+    phrases_prompt,
+    positive_map,
+    rules_for,
+    warn_of_equal,
+)
 from .structures import TextFeatures
 from .text import GroundingText
 
@@ -57,7 +67,8 @@ def named_prompts(vocabulary: Vocabulary, text: GroundingText, rules: PromptRule
         UserWarning: names that are one text.
     """
     found = []
-    asked = vocabulary.queries
+    rules = rules_for(vocabulary, rules)
+    asked = vocabulary.spelled if isinstance(vocabulary, WordedNames) else vocabulary.queries
     if isinstance(vocabulary, Sentence):
         phrases = vocabulary.spans
         if rules.per_phrase:
@@ -155,5 +166,9 @@ class ClassText:
 
 def _read(vocabulary: Vocabulary) -> tuple[Any, ...]:
     """What the prompts depend on."""
-    sentence = (vocabulary.text, vocabulary.spans) if isinstance(vocabulary, Sentence) else ()
-    return (vocabulary.queries, *sentence)
+    more: tuple[Any, ...] = ()
+    if isinstance(vocabulary, Sentence):
+        more = vocabulary.text, vocabulary.spans
+    elif isinstance(vocabulary, WordedNames):
+        more = vocabulary.spelled, tuple(vocabulary.wording.items())
+    return (vocabulary.queries, *more)

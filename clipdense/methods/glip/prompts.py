@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,8 @@ from torch import Tensor
 from clipdense.utils.errors import InputError
 from clipdense.vocab.byte_pairs import mend
 from clipdense.vocab.spans import Span, words_of
+from clipdense.vocab.vocabulary import Vocabulary
+from clipdense.vocab.wording import WordedNames
 
 Locate = Callable[[str], tuple[list[int], list[Span]]]  # of a tokenizer: ids, and their characters
 _EPS = 1e-6  # of normalized rows
@@ -87,6 +89,13 @@ class PromptRules:
                     f'wording of {name!r} must be three texts (before the name, the name, after it), '
                     f'got {words!r:.60}'
                 )
+
+
+def rules_for(vocabulary: Vocabulary, rules: PromptRules) -> PromptRules:
+    """The rules with the words of a vocabulary, which come before their own."""
+    if not isinstance(vocabulary, WordedNames):
+        return rules
+    return replace(rules, wording={**rules.wording, **vocabulary.wording})
 
 
 def clean_name(name: str) -> str:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from clipdense.utils.errors import InputError
+from clipdense.vocab.sentences import Sentence
 from clipdense.vocab.spans import Span, words_of
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .prompts import Prompt, PromptRules, chunks, class_prompt, phrases_prompt
+from .class_text import named_prompts
+from .prompts import Prompt, PromptRules, chunks, class_prompt, phrases_prompt, rules_for
 from .text import GroundingText
 
 _ALL = 0.5  # share of prompts with as many negatives as allowed
@@ -70,6 +72,9 @@ def _names_prompt(
     sample: Any, vocabulary: Vocabulary, rules: PromptRules, text: GroundingText
 ) -> TrainingText:
     names, labels = vocabulary.class_names, sample.gt_instances.labels
+    if isinstance(vocabulary, Sentence):
+        return _sentence_prompt(vocabulary, labels, rules, text)
+    rules = rules_for(vocabulary, rules)
     known = [index for index, name in enumerate(names) if name not in vocabulary.novel]
     order = _order(sorted(set(labels.tolist())), known, rules)
     fits = chunks([names[index] for index in order], text.locate, text.room, _unlimited(rules))[0]
@@ -84,6 +89,16 @@ def _names_prompt(
     place[torch.tensor(kept, device=labels.device)] = torch.arange(len(kept), device=labels.device)
     prompt = class_prompt([names[index] for index in kept], rules)
     return TrainingText(prompt, place[labels], tuple(kept))
+
+
+def _sentence_prompt(
+    sentence: Sentence, labels: Tensor, rules: PromptRules, text: GroundingText
+) -> TrainingText:
+    """The sentence, whose phrases are the classes."""
+    prompts = named_prompts(sentence, text, rules)
+    if len(prompts) > 1:
+        raise InputError(f'the phrases of {sentence.text!r:.60} do not fit into one text: shorten them')
+    return TrainingText(prompts[0].prompt, labels, prompts[0].classes)
 
 
 def caption_prompt(sample: Any, rules: PromptRules, text: GroundingText) -> tuple[Prompt, Tensor]:
