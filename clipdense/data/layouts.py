@@ -111,8 +111,8 @@ def recognize(path: str | Path, kind: Kind | None = None, several: bool = False)
 
     Args:
         path: a table of captions, tar shards (a pattern with ``{000..099}`` too), JSON in COCO's layout, a
-            folder in the layout of PASCAL VOC, ADE20K, CamVid or of Roboflow's COCO exports, a folder of such
-            exports, folders of images and masks, or class folders.
+            folder in the layout of PASCAL VOC, ADE20K, CamVid, Flickr30k Entities or of Roboflow's COCO
+            exports, a folder of such exports, folders of images and masks, or class folders.
         kind: what it must have; by default masks come before boxes.
         several: whether it may be a folder of data sets.
 
@@ -253,6 +253,9 @@ def _folder(path: Path) -> Iterator[DataLayout]:
     if (path / 'JPEGImages').is_dir():
         yield from _voc(path)
         return
+    if (path / 'Sentences').is_dir() and (path / 'Annotations').is_dir():
+        yield _flickr(path)
+        return
     if splits_of(path):
         yield _export(path)
         return
@@ -262,6 +265,20 @@ def _folder(path: Path) -> Iterator[DataLayout]:
         yield exports
     elif not pairs and any(one.is_dir() and not one.name.startswith('.') for one in path.iterdir()):
         yield _labeled(path, 'class folders')
+
+
+def _flickr(path: Path) -> DataLayout:
+    splits = [split for split in ('train', 'val', 'test') if (path / f'{split}.txt').is_file()]
+    if not splits:
+        raise InputError(f'{path} has Sentences but no list of images: write train.txt, an image a line')
+    parts = {
+        split: DatasetPart(
+            'clipdense.data.detection.flickr', 'FlickrEntities', {'root': str(path), 'split': split}
+        )
+        for split in splits
+    }
+    first, *others = parts.values()
+    return DataLayout(str(path), 'phrases', 'Flickr30k Entities', first, others[0] if others else None, parts)
 
 
 def _exports(path: Path) -> DataLayout | None:

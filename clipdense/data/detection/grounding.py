@@ -57,11 +57,23 @@ def read_grounding(path: str | Path) -> tuple[dict[str, Any], list[CaptionRecord
             missing.
     """
     refuse_incomplete(Path(path).parent)  # of pseudo-labels
-    raw = read_json(path, LARGEST_FILE)
-    data = check_coco(raw, str(path))
-    texts = {image['id']: _caption(image, f'{path}: image {image["id"]}') for image in data['images']}
+    return check_grounding(read_json(path, LARGEST_FILE), str(path))
+
+
+def check_grounding(raw: Any, source: str) -> tuple[dict[str, Any], list[CaptionRecord]]:
+    """As ``read_grounding``, of the content of such a file.
+
+    Args:
+        raw: the content.
+        source: its name, for messages.
+
+    Raises:
+        InputError: as ``read_grounding``.
+    """
+    data = check_coco(raw, source)
+    texts = {image['id']: _caption(image, f'{source}: image {image["id"]}') for image in data['images']}
     for one in raw['annotations']:  # with the ids of the file
-        _check_phrase(one, texts[one['image_id']], f'{path}: annotation {one["id"]}')
+        _check_phrase(one, texts[one['image_id']], f'{source}: annotation {one["id"]}')
     phrases: dict[Any, dict[tuple[Span, ...], int]] = {key: {} for key in texts}
     annotations = []
     for one in data['annotations']:
@@ -106,23 +118,32 @@ class GroundingDetection(CocoDetection):
         share: float = 0.6,
         seed: int = 0,
     ) -> None:
+        self._set_others(others, share)
+        self._set_texts(*read_grounding(annotations), Path(images), str(annotations) if training else None)
+        self._finish(transforms, None, pack, training, False, seed)
+
+    def _set_others(self, others: int, share: float) -> None:
         if isinstance(others, bool) or not isinstance(others, int) or others < 0:
             raise InputError(f'others must be a whole number, at least 0, got {others!r}')
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise InputError(f'share must be a number from 0 to 1, got {share!r}')
-        data, captions = read_grounding(annotations)
-        if training and not data['annotations']:
-            raise InputError(f'{annotations}: no caption has a box')
-        self.others, self.share, self.ground_truth = others, share, data
+        self.others, self.share = others, share
+
+    def _set_texts(
+        self, data: dict[str, Any], captions: Sequence[CaptionRecord], images: Path, needed: str | None
+    ) -> None:
+        """The captions and their boxes; of ``needed``, a source, at least one must have some."""
+        if needed is not None and not data['annotations']:
+            raise InputError(f'{needed}: no caption has a box')
+        self.ground_truth = data
         objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for one in data['annotations']:
             objects[one['image_id']].append(one)
-        paths = find_images(data['images'], Path(images), repeated=True)
+        paths = find_images(data['images'], images, repeated=True)
         self.images = [
             ImageRecord(one['id'], path, (one['height'], one['width']), objects[one['id']], caption)
             for one, path, caption in zip(data['images'], paths, captions, strict=True)
         ]
-        self._finish(transforms, None, pack, training, False, seed)
 
     @property
     def metainfo(self) -> dict[str, Any]:

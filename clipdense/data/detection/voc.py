@@ -91,7 +91,7 @@ class _Reader:
     def read(self, path: Path, image: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
         """Size and objects of an image; neither for an annotation that cannot be read."""
         try:
-            tree = _parse(path)
+            tree = parse_xml(path)
             size, objects = self._size(tree, path, image), list(self._objects(tree, path))
         except InputError as error:
             self.faults.append(str(error))
@@ -152,7 +152,7 @@ class _Reader:
             name = ' '.join((item.findtext('name') or '').split())
             if not name:
                 raise InputError(f'{where} has no name')
-            x1, y1, x2, y2 = _corners(item, f'{where} ({name})')
+            x1, y1, x2, y2 = corners(item, f'{where} ({name})')
             if min(x1, y1) < 1:
                 self.assumed['boxes begin before pixel 1, where VOC begins; they are read as VOC'].append(
                     f'{path.name} ({name})'
@@ -163,17 +163,22 @@ class _Reader:
             yield {'name': name, 'bbox': box, 'area': box[2] * box[3], 'iscrowd': hard}
 
 
-def _corners(item: Xml.Element, where: str) -> list[float]:
+def corners(item: Xml.Element, where: str) -> list[float]:
+    """xmin, ymin, xmax, ymax of an object.
+
+    Raises:
+        InputError: there are not four finite numbers, or a maximum is below its minimum.
+    """
     texts = [item.findtext(f'bndbox/{key}') or '' for key in ('xmin', 'ymin', 'xmax', 'ymax')]
     try:
-        corners = [float(text) for text in texts]
+        found = [float(text) for text in texts]
     except ValueError as error:
         raise InputError(f'{where} has no bndbox with four numbers') from error
-    if not all(map(math.isfinite, corners)):
+    if not all(map(math.isfinite, found)):
         raise InputError(f'{where} has a bndbox with a value that is not a finite number: {texts}')
-    if corners[2] < corners[0] or corners[3] < corners[1]:
+    if found[2] < found[0] or found[3] < found[1]:
         raise InputError(f'{where}: xmax or ymax is below xmin or ymin in its bndbox {texts}')
-    return corners
+    return found
 
 
 def _flag(item: Xml.Element, where: str) -> int:
@@ -184,7 +189,12 @@ def _flag(item: Xml.Element, where: str) -> int:
     return int(text)
 
 
-def _parse(path: Path) -> Xml.Element:
+def parse_xml(path: Path) -> Xml.Element:
+    """An annotation file.
+
+    Raises:
+        InputError: not XML, with entities, or of another kind.
+    """
     content = regular_file(path, _LARGEST_XML).read_bytes()
     try:
         guard = expat.ParserCreate()

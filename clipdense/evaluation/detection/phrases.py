@@ -60,20 +60,21 @@ def phrase_recall(
 
     Returns:
         ``R@1``, ``merged/R@1`` (the box around all objects, as in MDETR), and ``people/R@1`` if the file has
-        several categories, which are the kinds of phrases; fractions.
+        several categories, which are the kinds of phrases; fractions.  An annotation of several kinds has
+        the list ``kinds`` of their categories.
 
     Raises:
         InputError: no phrase has an object, or an image with fewer lists of boxes than phrases.
     """
     kinds = {one['id']: one['name'] for one in truth['categories']}
     objects: dict[tuple[Any, int], list[Sequence[float]]] = defaultdict(list)
-    kind_of: dict[tuple[Any, int], str] = {}
+    kinds_of: dict[tuple[Any, int], Sequence[str]] = {}
     for one in truth['annotations']:
         if one['image_id'] in found:
             x, y, width, height = one['bbox']
             key = one['image_id'], one['label']
             objects[key].append((x, y, x + width, y + height))
-            kind_of[key] = kinds[one['category_id']]
+            kinds_of[key] = [kinds[kind] for kind in one.get('kinds', [one['category_id']])]
     if not objects:
         raise InputError('no phrase of these images has a box, so that there is no recall')
     places: dict[str, list[int | None]] = defaultdict(list)
@@ -87,7 +88,8 @@ def phrase_recall(
         places[''].append(place)
         places['merged/'].append(found_at(boxes, merged(own), threshold))
         if len(kinds) > 1:
-            places[f'{kind_of[image, phrase]}/'].append(place)
+            for kind in kinds_of[image, phrase]:
+                places[f'{kind}/'].append(place)
     return {
         f'{group}R@{count}': sum(place is not None and place <= count for place in listed) / len(listed)
         for group, listed in places.items()
