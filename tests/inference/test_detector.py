@@ -184,7 +184,7 @@ def test_masks_that_are_too_large_are_left_out_with_a_warning(detector, files, m
     """12000 x 9000 pixels times 100 detections are 10.8 GB; here the limit is lowered instead."""
     with_masks = detector(files / 'a.png', ['cat', 'dog'], score_threshold=0.0)
     assert len(with_masks)
-    monkeypatch.setattr('clipdense.methods.vild.roi_head._MASK_BYTES', 90 * 120 * len(with_masks) - 1)
+    monkeypatch.setattr('clipdense.data.detection.masks.LARGEST', 90 * 120 * len(with_masks) - 1)
     with pytest.warns(UserWarning, match=r'detections without masks: \d+ masks of 120 x 90 pixels'):
         without = detector(files / 'a.png', ['cat', 'dog'], score_threshold=0.0)
     assert without.masks is None

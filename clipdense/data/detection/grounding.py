@@ -99,6 +99,7 @@ class GroundingDetection(CocoDetection):
         training: drop captions without boxes.
         others: captions of other images that a sample gets, at most; none of them has a phrase of its own.
         share: fraction of the samples that get some; half of these get all.
+        masks: read masks as well.
 
     Raises:
         InputError: files that cannot be used, or a number out of range.
@@ -116,11 +117,12 @@ class GroundingDetection(CocoDetection):
         training: bool = False,
         others: int = 0,
         share: float = 0.6,
+        masks: bool = False,
         seed: int = 0,
     ) -> None:
         self._set_others(others, share)
         self._set_texts(*read_grounding(annotations), Path(images), str(annotations) if training else None)
-        self._finish(transforms, None, pack, training, False, seed)
+        self._finish(transforms, None, pack, training, masks, seed)
 
     def _set_others(self, others: int, share: float) -> None:
         if isinstance(others, bool) or not isinstance(others, int) or others < 0:

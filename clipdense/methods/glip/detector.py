@@ -27,10 +27,10 @@ from clipdense.weights.strict import load_strict
 
 from . import parts
 from .assignment import assign
-from .class_text import ClassText, named_prompts
+from .class_text import ClassText, EncodedChunk, named_prompts
 from .criterion import grounding_losses
 from .head import GLIPHead
-from .inference import detections, instances, no_class_twice, search, suppress_early
+from .inference import Reading, best_of, instances, no_class_twice, search, suppress_early
 from .prompts import PromptRules
 from .scores import CandidateRules, Candidates
 from .structures import HeadOutput
@@ -183,7 +183,9 @@ class GLIP(BaseDetector):
         anchors = self.head.anchors(levels)
         owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
         losses = grounding_losses(output, anchors, targets, encoded.features.mask, owner)
-        return losses | self.more_losses(TrainingBatch(levels, texts, encoded, output, targets, owner))
+        return losses | self.more_losses(
+            TrainingBatch(levels, texts, encoded, output, targets, owner, batch_data_samples)
+        )
 
     def read_training(self, texts: Sequence[TrainingText]) -> EncodedPrompts:
         """The texts of a training batch, encoded."""
@@ -226,13 +228,18 @@ class GLIP(BaseDetector):
         found: list[list[Candidates]] = [[] for _ in metas]
         chunks = self.class_text.encoded()
         apart = not rules.class_agnostic and no_class_twice(chunks)
-        for chunk in chunks:
-            new = search(self.head, levels, metas, [chunk] * len(metas), self.candidates)
+        output = None
+        for turn, chunk in enumerate(chunks):
+            new, output = search(self.head, levels, metas, [chunk] * len(metas), self.candidates, turn)
             for own, more in zip(found, new, strict=True):
                 own.append(more)
             if apart:  # no box of another text changes what is left, and memory does not grow with texts
                 found = [suppress_early(own, rules, self.vocabulary) for own in found]
-        return detections(found, metas, [self.vocabulary] * len(metas), rules, rescale)
+        texts = [chunks] * len(metas)
+        best = best_of(found, [self.vocabulary] * len(metas), rules)
+        return self.instances(
+            best, Reading(levels, metas, texts, output if len(chunks) == 1 else None, rescale)
+        )
 
     def detect_captions(
         self,
@@ -242,8 +249,10 @@ class GLIP(BaseDetector):
         rescale: bool = True,
     ) -> list[InstanceData]:
         """The phrases of the caption of each image, as ``GroundingDetection`` has them; labels count them."""
-        nothing = Candidates(levels[0].new_zeros(0, 4), *levels[0].new_zeros(2, 0))
-        found = [instances(nothing, meta, rescale) for meta in metas]
+        numbers = torch.zeros(0, 2, dtype=torch.int64, device=levels[0].device)
+        nothing = Candidates(levels[0].new_zeros(0, 4), levels[0].new_zeros(0), numbers[:, 0], numbers)
+        none = Reading(levels, metas, [[] for _ in metas], rescale=rescale)
+        found = self.instances([nothing] * len(metas), none)
         images = [image for image, meta in enumerate(metas) if meta['phrases']]
         if images:
             asked = [Sentence.of(metas[image]['caption'], metas[image]['phrases']) for image in images]
@@ -264,14 +273,23 @@ class GLIP(BaseDetector):
         """As ``detect``, with a vocabulary for each image; the texts of a batch are read together."""
         prompts = [named_prompts(one, self.clip, self.prompts) for one in vocabularies]
         found: list[list[Candidates]] = [[] for _ in metas]
+        texts: list[list[EncodedChunk]] = [[] for _ in metas]
+        output = None
         for turn in range(max(map(len, prompts))):
             images = [image for image, own in enumerate(prompts) if turn < len(own)]
             chunks = self.class_text.encode([prompts[image][turn] for image in images])
             own, sizes = [level[images] for level in levels], [metas[image] for image in images]
-            new = search(self.head, own, sizes, chunks, self.candidates)
-            for image, more in zip(images, new, strict=True):
+            new, output = search(self.head, own, sizes, chunks, self.candidates, turn)
+            for image, more, chunk in zip(images, new, chunks, strict=True):
                 found[image].append(more)
-        return detections(found, metas, vocabularies, rules, rescale)
+                texts[image].append(chunk)
+        once = all(len(one) == 1 for one in prompts)
+        best = best_of(found, vocabularies, rules)
+        return self.instances(best, Reading(levels, metas, texts, output if once else None, rescale))
+
+    def instances(self, best: Sequence[Candidates], reading: Reading) -> list[InstanceData]:
+        """What was found in each image, as detections."""
+        return [instances(one, meta, reading.rescale) for one, meta in zip(best, reading.metas, strict=True)]
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> HeadOutput:
         """Outputs of the head for the first prompt of the vocabulary."""

@@ -1,14 +1,16 @@
-"""GLIP trained with GLIPv2's further objectives, on the same data; detection does not change.
+"""GLIP trained with GLIPv2's further objectives; boxes and scores are found as before.
 
 Zhang et al., GLIPv2, NeurIPS 2022 (arXiv 2206.05836), section 3.2.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from clipdense.registry import MODELS
@@ -16,12 +18,17 @@ from clipdense.utils.errors import InputError, nearest
 
 from .contrast import OF_CAPTION, RegionWordContrast, token_classes
 from .detector import GLIP
+from .inference import Reading
+from .mask_regions import training_regions, with_masks
 from .masked_words import MaskedWords, TokenMasker
+from .scores import Candidates
 from .text import EncodedPrompts
 from .training import TrainingBatch
 from .training_prompts import TrainingText
+from .word_masks import WordMasks, mask_loss
 
-_KNOWN = ('contrast', 'masked_words')
+_KNOWN = ('contrast', 'masked_words', 'masks')
+_BATCHES = 50  # without masks, before the user is told
 
 
 @MODELS.register_module()
@@ -30,7 +37,8 @@ class GLIPv2(GLIP):
 
     Args:
         objectives: settings by name; an objective that is left out, or None, is not trained.
-            ``contrast``: those of ``RegionWordContrast``; ``masked_words``: those of ``MaskedWords``.
+            ``contrast``: those of ``RegionWordContrast``; ``masked_words``: those of ``MaskedWords``;
+            ``masks``: those of ``WordMasks``.
         weights: of the losses, by name; 1 by default.
         options: of ``GLIP``.
 
@@ -68,6 +76,10 @@ class GLIPv2(GLIP):
                     'masked_words are predicted from the fused text: set head.size.fused=True, or remove it'
                 )
             self.masked_words = _made(MaskedWords, words, size.text_width, self.clip.text.size.vocab_size)
+        self.masks: WordMasks | None = None
+        self._without_masks = 0  # batches so far
+        if (masks := objectives.get('masks')) is not None:
+            self.masks = _made(WordMasks, masks, size.channels, size.text_width, size.strides)
 
     def read_training(self, texts: Sequence[TrainingText]) -> EncodedPrompts:
         """The texts of a training batch, encoded, with some words hidden."""
@@ -79,7 +91,7 @@ class GLIPv2(GLIP):
         return self.clip([one.prompt for one in texts], change=self._masker)
 
     def more_losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """``loss_contrast`` and ``loss_masked_words``."""
+        """``loss_contrast``, ``loss_masked_words`` and ``loss_masks``."""
         found = {}
         features, device = batch.encoded.features, batch.owner.device
         length = features.mask.shape[1]
@@ -93,7 +105,34 @@ class GLIPv2(GLIP):
             assert batch.output.text is not None
             loss = self.masked_words(batch.output.text, self._masker.targets(length, device))
             found['loss_masked_words'] = self.weights.get('masked_words', 1.0) * loss
+        if self.masks is not None:
+            found['loss_masks'] = self.weights.get('masks', 1.0) * self._mask_loss(batch, self.masks)
         return found
+
+    def _mask_loss(self, batch: TrainingBatch, masks: WordMasks) -> Tensor:
+        output, anchors = batch.output, self.head.anchors(batch.levels)
+        assert output.text is not None
+        regions = training_regions(batch, anchors, masks.side, masks.max_regions)
+        self._warn_without_masks(batch)
+        return mask_loss(masks(output.levels, output.text, regions.boxes, regions.tokens), regions.targets)
+
+    def _warn_without_masks(self, batch: TrainingBatch) -> None:
+        if any('masks' in one.gt_instances for one in batch.samples):
+            self._without_masks = -1
+        elif self._without_masks >= 0:
+            self._without_masks += 1
+            if self._without_masks == _BATCHES:
+                warnings.warn(
+                    f'the first {_BATCHES} batches have no masks, so that the objective masks learns '
+                    'nothing: set masks=True in a dataset whose annotations have masks'
+                )
+
+    def instances(self, best: Sequence[Candidates], reading: Reading) -> list[InstanceData]:
+        """What was found in each image, with masks if they are an objective."""
+        found = super().instances(best, reading)
+        if self.masks is None:
+            return found
+        return with_masks(found, best, reading, self.head, self.masks)
 
     def _own_state(self) -> dict[str, Tensor]:
         parts = tuple(f'{name}.' for name in _KNOWN)

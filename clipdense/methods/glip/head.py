@@ -91,7 +91,8 @@ class GLIPHead(nn.Module):
             (level.flatten(2).mT @ queries.mT + bias).clamp(-LIMIT, LIMIT) for level in levels
         ]  # (B, A, T)
         deltas = [scale * self.box(level) for scale, level in zip(self.box_scales, levels, strict=True)]
-        return HeadOutput(logits, deltas, [self.centerness(level) for level in levels], hidden)
+        centerness = [self.centerness(level) for level in levels]
+        return HeadOutput(logits, deltas, centerness, hidden, levels)
 
     def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """(A, 4) of each level."""

@@ -6,7 +6,7 @@ A: anchors, T: tokens, n: candidates or detections, (h, w): level.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.structures import InstanceData
@@ -22,14 +22,25 @@ from .scores import CandidateRules, Candidates, candidates, suppress
 from .structures import HeadOutput, TextFeatures
 
 
+class Reading(NamedTuple):
+    """Images and the texts that were read with them."""
+
+    levels: Sequence[Tensor]  # (B, C, h, w) of each level
+    metas: Sequence[Mapping[str, Any]]  # the sizes of each image
+    texts: Sequence[Sequence[EncodedChunk]]  # of each image
+    output: HeadOutput | None = None  # of all images, if each has one text
+    rescale: bool = True  # whether detections are in pixels of the images
+
+
 def search(
     head: GLIPHead,
     levels: Sequence[Tensor],
     metas: Sequence[Mapping[str, Any]],
     chunks: Sequence[EncodedChunk],
     rules: CandidateRules,
-) -> list[Candidates]:
-    """The candidates of each image in a text of its own.
+    turn: int = 0,
+) -> tuple[list[Candidates], HeadOutput]:
+    """The candidates of each image in a text of its own, and the output of the head.
 
     Args:
         head: where levels and texts meet.
@@ -37,6 +48,7 @@ def search(
         metas: the sizes of each image.
         chunks: the text of each image; one that all of them share is expanded only.
         rules: which anchors are taken.
+        turn: number of the text among those of its image.
     """
     output = head(levels, _together(chunks))
     anchors = head.anchors(levels)
@@ -44,8 +56,9 @@ def search(
     for image, (meta, chunk) in enumerate(zip(metas, chunks, strict=True)):
         size = (int(meta['img_shape'][0]), int(meta['img_shape'][1]))
         taken = candidates(*_of_image(output, image), anchors, chunk.positive, size, rules)
-        found.append(taken._replace(class_ids=chunk.class_of[taken.class_ids]))
-    return found
+        names = torch.stack([torch.full_like(taken.class_ids, turn), taken.class_ids], dim=1)
+        found.append(taken._replace(class_ids=chunk.class_of[taken.class_ids], names=names))
+    return found, output
 
 
 def no_class_twice(chunks: Sequence[EncodedChunk]) -> bool:
@@ -62,18 +75,14 @@ def suppress_early(
     return [suppress(_joined(found), *limits, max_detections=rules.max_detections)]
 
 
-def detections(
-    found: Sequence[Sequence[Candidates]],
-    metas: Sequence[Mapping[str, Any]],
-    vocabularies: Sequence[Vocabulary],
-    rules: DetectionRules,
-    rescale: bool = True,
-) -> list[InstanceData]:
-    """Detections of each image, from its candidates in all texts."""
+def best_of(
+    found: Sequence[Sequence[Candidates]], vocabularies: Sequence[Vocabulary], rules: DetectionRules
+) -> list[Candidates]:
+    """What is detected in each image, from its candidates in all texts."""
     best = []
-    for one, meta, vocabulary in zip(found, metas, vocabularies, strict=True):
+    for one, vocabulary in zip(found, vocabularies, strict=True):
         limits = rules.iou_threshold, rules.thresholds(vocabulary), rules.class_agnostic
-        best.append(instances(suppress(_joined(one), *limits, rules.max_detections), meta, rescale))
+        best.append(suppress(_joined(one), *limits, rules.max_detections))
     return best
 
 

@@ -133,4 +133,4 @@ def build(model: GLIP, name: str, options: Mapping[str, Any]) -> GLIPPredictor:
 
 
 def _objects(one: Any) -> DetectedObjects:
-    return DetectedObjects(one.bboxes, one.scores, one.labels)
+    return DetectedObjects(one.bboxes, one.scores, one.labels, one.get('masks'))

@@ -55,6 +55,7 @@ class Candidates(NamedTuple):
     boxes: Tensor  # (n, 4), x2 and y2 are the last pixels
     scores: Tensor  # (n,)
     class_ids: Tensor  # (n,)
+    names: Tensor  # (n, 2) number of the text among those of the image, and of the name in the text
 
 
 def class_scores(probabilities: Tensor, positive: Tensor, aggregate: Aggregate = 'mean') -> Tensor:
@@ -107,7 +108,9 @@ def candidates(
         boxes.append(decode(delta.flatten(1).mT[place], anchor[place]))
         scores.append(ranked.sqrt())
         classes.append(class_ids)
-    return Candidates(clip(torch.cat(boxes), image_size), torch.cat(scores), torch.cat(classes))
+    class_ids = torch.cat(classes)
+    names = torch.stack([torch.zeros_like(class_ids), class_ids], dim=1)
+    return Candidates(clip(torch.cat(boxes), image_size), torch.cat(scores), class_ids, names)
 
 
 def suppress(
@@ -130,11 +133,11 @@ def suppress(
     if isinstance(limit, Tensor):
         limit = limit.to(found.scores.device)[found.class_ids]
     kept = (found.scores >= limit).nonzero()[:, 0]
-    boxes, scores, classes = (one[kept] for one in found)
+    boxes, scores, classes, names = (one[kept] for one in found)
     borders = exclusive(boxes)
     best = (
         nms(borders, scores, iou_threshold)
         if class_agnostic
         else batched_nms(borders, scores, classes, iou_threshold)
     )[:max_detections]
-    return Candidates(boxes[best], scores[best], classes[best])
+    return Candidates(boxes[best], scores[best], classes[best], names[best])

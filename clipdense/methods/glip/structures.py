@@ -5,6 +5,7 @@ B: images, T: tokens, D: text width, M: boxes of an image, A: places of a level,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -25,6 +26,7 @@ class HeadOutput(NamedTuple):
     deltas: list[Tensor]  # (B, 4, h, w)  boxes relative to anchors
     centerness: list[Tensor]  # (B, 1, h, w)  logits
     text: Tensor | None = None  # (B, T, D)  of the whole text, after the blocks
+    levels: Sequence[Tensor] = ()  # (B, C, h, w)  after the blocks
 
 
 class Targets(NamedTuple):

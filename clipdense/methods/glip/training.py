@@ -24,6 +24,7 @@ class TrainingBatch(NamedTuple):
     output: HeadOutput
     targets: Sequence[Targets]
     owner: Tensor  # (B, A)  the box of each anchor, see ``assignment.assign``
+    samples: Sequence[DetDataSample]
 
 
 def targets_of(

@@ -5,7 +5,6 @@ B: images, R: sampled regions, S: regions with a teacher embedding, C: channels,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +17,11 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from clipdense.data.detection.masks import masks_fit
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS
 
 from .functional import distillation_loss, valid_regions
-
-_MASK_BYTES = 2 << 30  # of the masks of a batch, at most
 
 
 @MODELS.register_module()
@@ -121,16 +119,8 @@ class ViLDRoIHead(StandardRoIHead):
     ) -> list[InstanceData]:
         """Masks of each image, of the size of the image; none, with a warning, if they are too large."""
         sizes = [meta['ori_shape'][:2] for meta in batch_img_metas]
-        counts = [len(one) for one in results_list]
-        needed = sum(count * height * width for count, (height, width) in zip(counts, sizes, strict=True))
-        if needed <= _MASK_BYTES:
+        if masks_fit([len(one) for one in results_list], sizes):
             return super().predict_mask(x, batch_img_metas, results_list, rescale)
-        height, width = sizes[0]
-        warnings.warn(
-            f'detections without masks: {sum(counts)} masks of {width} x {height} pixels take '
-            f'{needed / 1e9:.1f} GB; resize the image, raise score_threshold or lower max_detections',
-            stacklevel=2,
-        )
         for one, meta in zip(results_list, batch_img_metas, strict=True):
             if rescale:  # with masks, mmdet leaves this to the mask head
                 one.bboxes = one.bboxes / one.bboxes.new_tensor(meta['scale_factor']).repeat(2)

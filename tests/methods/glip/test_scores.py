@@ -53,6 +53,7 @@ BOXES = Candidates(
     torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]]),
     torch.tensor([0.9, 0.8, 0.7]),
     torch.tensor([0, 1, 0]),
+    torch.tensor([[0, 0], [0, 1], [0, 2]]),
 )
 
 
