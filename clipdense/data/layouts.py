@@ -16,8 +16,8 @@ from clipdense.utils.json_files import read_json
 
 from .roboflow import exports_in, splits_of
 
-Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'images']
-KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'images')
+Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images']
+KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images')
 _TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
 _IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
 _CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sentence')
@@ -203,7 +203,9 @@ def _json(path: Path) -> Iterator[DataLayout]:
     content = read_json(path, _LARGEST_JSON)
     annotations = content.get('annotations') if isinstance(content, dict) else None
     first = annotations[0] if isinstance(annotations, list) and annotations else {}
-    if isinstance(first, dict) and 'caption' in first:
+    if is_phrasecut(content):
+        yield _phrasecut(path, content)
+    elif isinstance(first, dict) and 'caption' in first:
         arguments = {'annotation_file': str(path), 'image_folder': str(_images_of(path, content))}
         part = DatasetPart('clipdense.data.image_text.datasets', 'CocoCaptions', arguments)
         yield DataLayout(str(path), 'captions', 'COCO captions', part)
@@ -229,6 +231,21 @@ def _coco(path: Path, content: Any, kind: Literal['boxes', 'phrases'] = 'boxes')
         val = part(other, _images_of(other, read_json(other, _LARGEST_JSON)))
     layout = 'COCO' if kind == 'boxes' else 'captions with boxes'
     return DataLayout(str(path), kind, layout, part(path, images), val)
+
+
+def is_phrasecut(content: Any) -> bool:
+    """Whether the content of a JSON file is in PhraseCut's layout, see ``data.detection.phrasecut``."""
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, Mapping) and 'phrase' in first and 'Polygons' in first
+
+
+def _phrasecut(path: Path, content: Any) -> DataLayout:
+    def part(file: Path, images: Path) -> DatasetPart:
+        arguments = {'annotations': str(file), 'images': str(images)}
+        return DatasetPart('clipdense.data.detection.phrasecut', 'PhraseCut', arguments)
+
+    images = _images_of(path, {'images': [{'file_name': f'{content[0].get("image_id")}.jpg'}]})
+    return DataLayout(str(path), 'phrase masks', 'PhraseCut', part(path, images))
 
 
 def _images_of(path: Path, content: Any) -> Path:

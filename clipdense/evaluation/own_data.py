@@ -5,7 +5,8 @@ A predictor is a ``Classifier``, ``Segmenter`` or ``Detector``: what is scored i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.preprocess import Preprocess
 from clipdense.data.layouts import SHARDS, DataLayout
+from clipdense.data.run_lengths import has_mask
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError
 from clipdense.utils.progress import track
@@ -136,7 +138,10 @@ def segmentation(segmenter: Any, own: OwnData) -> dict[str, float]:
 
 
 def detection(detector: Any, own: OwnData) -> dict[str, float]:
-    """Metrics of ``DetectionAP``, of a detector on images with boxes, one image at a time."""
+    """Metrics of ``DetectionAP``, of a detector on images with boxes, one image at a time.
+
+    Masks are scored too, as ``segm/...``, if the detector gives masks and every object has one.
+    """
     from clipdense.utils.image_io import read_image
 
     from .detection.metric import DetectionAP
@@ -144,13 +149,21 @@ def detection(detector: Any, own: OwnData) -> dict[str, float]:
     data = own.build()
     vocabulary = own.vocabulary(data.vocabulary)
     detector.set_vocabulary(vocabulary)
-    metric = DetectionAP()
-    metric.dataset_meta = _renamed(data.metainfo, data.vocabulary, vocabulary)
+    metric = None
     for record in track(data.images, 'test'):
         found = detector(read_image(record.path))
+        if metric is None:  # the first detections show whether there are masks
+            masks = found.masks is not None and _all_have_masks(data.ground_truth)
+            metric = DetectionAP(kinds=('bbox', 'segm') if masks else ('bbox',))
+            metric.dataset_meta = _renamed(data.metainfo, data.vocabulary, vocabulary)
         values = {'bboxes': found.xyxy, 'scores': found.confidence, 'labels': found.class_ids}
+        if 'segm' in metric.kinds:
+            if found.masks is None:
+                raise InputError(f'{record.path} has too many pixels for masks: test with smaller images')
+            values['masks'] = found.masks
         instances = {name: torch.from_numpy(value) for name, value in values.items()}
         metric.process(None, [{'img_id': record.image_id, 'pred_instances': instances}])
+    assert metric is not None  # a dataset has images
     return metric.evaluate(len(data))
 
 
@@ -178,6 +191,31 @@ def phrases(detector: Any, own: OwnData) -> dict[str, float]:
         boxes, scores, labels = map(torch.from_numpy, (one.xyxy, one.confidence, one.class_ids))
         found[record.image_id] = boxes_of_phrases(boxes, scores, labels, len(caption.phrases))
     return phrase_recall(data.ground_truth, found)
+
+
+def phrase_masks(detector: Any, own: OwnData) -> dict[str, float]:
+    """Metrics of ``PhraseMasks``, of a detector on phrases with masks, one phrase at a time."""
+    from clipdense.utils.image_io import read_image
+    from clipdense.vocab.sentences import Sentence
+
+    from .detection.phrase_masks import NO_MASKS, SCORE_THRESHOLD, PhraseObjects, summary
+
+    own.without_classes()
+    data = own.build()
+    objects, overlaps = PhraseObjects(data.ground_truth), []
+    for record in track(data.images, 'test'):
+        sentence = Sentence.of(record.caption.text, record.caption.phrases)
+        found = detector.ground(
+            read_image(record.path),
+            sentence,
+            score_threshold=SCORE_THRESHOLD,
+            max_detections=_BOXES_OF_A_CAPTION,
+        )
+        if found.masks is None:
+            raise InputError(NO_MASKS)
+        masks, labels = torch.from_numpy(found.masks), torch.from_numpy(found.class_ids)
+        overlaps += objects.overlaps(record.image_id, masks, labels)
+    return summary(overlaps)
 
 
 def classification(classifier: Any, own: OwnData) -> dict[str, float]:
@@ -262,6 +300,21 @@ class _LabelModel(nn.Module):
         """(B, 3, S, S) uint8 -> probabilities (B, K)."""
         found = self._classifier([_to_image(image) for image in images])
         return torch.stack([torch.from_numpy(one.probabilities) for one in found])
+
+
+def _all_have_masks(truth: Mapping[str, Any]) -> bool:
+    """Whether the objects of annotations have masks.
+
+    Warns:
+        UserWarning: some of them have and others have not, so that masks are not scored.
+    """
+    objects = [one for one in truth['annotations'] if not one['iscrowd']]
+    known = sum(map(has_mask, objects))
+    if 0 < known < len(objects):
+        warnings.warn(
+            f'masks are not scored: {len(objects) - known} of {len(objects)} objects have no mask in the data'
+        )
+    return bool(objects) and known == len(objects)
 
 
 def _to_image(image: Tensor) -> Image.Image:

@@ -190,6 +190,17 @@ def _voc_palette() -> np.ndarray:
     return voc_palette(256)
 
 
+def displayed_size(source: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(H, W) of an image after its EXIF orientation, from its header alone.
+
+    Raises:
+        InputError: as ``read_image``, but a damaged body is not noticed.
+    """
+    with opened(source, max_pixels) as (image, _):
+        turned = _orientation(image) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _turned(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; unreadable metadata is ignored."""
     orientation = _orientation(image)

@@ -121,7 +121,8 @@ class GroundingDetection(CocoDetection):
         seed: int = 0,
     ) -> None:
         self._set_others(others, share)
-        self._set_texts(*read_grounding(annotations), Path(images), str(annotations) if training else None)
+        read = self._read(annotations, Path(images))
+        self._set_texts(*read, Path(images), str(annotations) if training else None)
         self._finish(transforms, None, pack, training, masks, seed)
 
     def _set_others(self, others: int, share: float) -> None:
@@ -146,6 +147,10 @@ class GroundingDetection(CocoDetection):
             ImageRecord(one['id'], path, (one['height'], one['width']), objects[one['id']], caption)
             for one, path, caption in zip(data['images'], paths, captions, strict=True)
         ]
+
+    def _read(self, annotations: str | Path, images: Path) -> tuple[dict[str, Any], list[CaptionRecord]]:
+        """The annotations, and the caption of each entry."""
+        return read_grounding(annotations)
 
     @property
     def metainfo(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ METHOD = Method(
     tests={
         'boxes': 'clipdense.evaluation.own_data:detection',
         'phrases': 'clipdense.evaluation.own_data:phrases',
+        'phrase masks': 'clipdense.evaluation.own_data:phrase_masks',
     },
     no_graph='its head reads the class names together with the image',
 )

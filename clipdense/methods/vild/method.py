@@ -27,6 +27,7 @@ METHOD = Method(
     tests={
         'boxes': 'clipdense.evaluation.own_data:detection',
         'phrases': 'clipdense.evaluation.own_data:phrases',
+        'phrase masks': 'clipdense.evaluation.own_data:phrase_masks',
     },
     load='clipdense.methods.vild.checkpoint:from_file',
     graph='clipdense.methods.vild.graph:graph',
