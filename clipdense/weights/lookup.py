@@ -21,7 +21,8 @@ def look_up(weights: str | Path) -> tuple[Path | zoo.Entry | Repository, str]:
         What is meant; and for a repository why it is nothing else, or ''.
 
     Raises:
-        InputError: a URL, an unknown name, or a name that is too long.
+        InputError: a URL, an unknown name, a name of weights that were never released, or one that is too
+            long.
     """
     if str(weights).startswith(('http:/', 'https:/')):
         raise InputError(f'{weights} is a URL; download the weights and give the file')
@@ -31,6 +32,8 @@ def look_up(weights: str | Path) -> tuple[Path | zoo.Entry | Repository, str]:
     if path.is_dir():
         return path, ''
     text = str(weights)
+    if '/' not in text and not path.exists() and (why := zoo.why_missing(text)):
+        raise InputError(f'{text} does not exist as a file, and {why}')
     if text.startswith('hf-hub:') and not path.exists():
         return _repository(text, ''), ''
     if path.exists() or isinstance(weights, Path) or path.suffix in SUFFIXES or text[:1] in ('/', '.', '~'):

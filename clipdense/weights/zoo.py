@@ -75,6 +75,11 @@ _LICENSES = (
 _HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 # Weights without a tag in their name.
 SHORT_NAMES = {'embedded': 'EfficientNet-Lite2-MiniLM/conse'}
+_NOT_IN_THE_LIST = {  # beginning of a name -> why there are no weights of this name
+    'glipv2': 'the weights of GLIPv2 were never released: use those of GLIP, or train it',
+    'glip': 'the weights of GLIP are not fetched by name: give the file, such as '
+    'glip_tiny_model_o365_goldg_cc_sbu.pth',
+}
 WITHOUT_DOWNLOAD = "or use --weights embedded ('embedded' in Python): it works offline at once, but is weaker"
 
 
@@ -158,6 +163,12 @@ def find(name: str) -> Entry:
             f'{name} is a model size: add a tag, as in {asked}/{tags[0]}; tags: {", ".join(tags)}'
         )
     raise InputError(f'unknown weights {name!r}.{nearest(asked, ZOO)} `clipdense models` lists all names')
+
+
+def why_missing(name: str) -> str:
+    """Why there are no published weights of this name, if it is known; else ''."""
+    plain = name.casefold().replace('-', '').replace('_', '')
+    return next((why for start, why in _NOT_IN_THE_LIST.items() if plain.startswith(start)), '')
 
 
 def names_model(name: str) -> bool:

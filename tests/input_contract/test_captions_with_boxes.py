@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipdense.data.detection.flickr import read_flickr
 from clipdense.data.detection.grounding import GroundingDetection
 from clipdense.utils.errors import InputError
+
+from ..data.detection.test_flickr import an_object, release
 
 SECTION = 'Captions with boxes'
 CAPTION = 'a cat and a dog'
@@ -54,6 +57,23 @@ def each(*readings: Any) -> Any:
     return run
 
 
+def released(
+    boxes: int, kinds: set[str], sentences: str | None = None, two: bool = False, objects: Any = None
+) -> Any:
+    """Reads Flickr30k Entities of one image; looks at the number of boxes and the kinds of phrases."""
+    text = '[/EN#13/other/clothing a hat] .' if sentences is None else sentences
+    if objects is None:
+        box, flags = (5, 5, 25, 45), '<scene>1</scene><nobndbox>1</nobndbox>'
+        girl, hat, scene = an_object(12, box=box), an_object(13, box=box), an_object(14, more=flags)
+        objects = [girl, hat, scene, *([an_object(13, 16, box=box)] * 2 if two else [])]
+
+    def read(folder: Path) -> None:
+        data, _ = read_flickr(release(folder, text, objects), 'test')
+        assert (len(data['annotations']), {one['name'] for one in data['categories']}) == (boxes, kinds)
+
+    return read
+
+
 READ = {
     'several entries of one image file': reading(CAT, captions=(CAPTION, 'a dog'), samples=2),
     'a phrase with several spans': reading([*CAT, *DOG]),
@@ -69,6 +89,25 @@ READ = {
     'a span outside of the caption, or an empty one': each(reading([[3, 3]]), reading([[2, 99]])),
     'no boxes at all, in training': reading(training=True),
 }
+
+
+FLICKR = {
+    'a phrase of two kinds, `/EN#13/other/clothing`': released(1, {'other', 'clothing'}),
+    'several boxes of an entity, and one box of several entities': released(
+        3, {'other', 'clothing'}, two=True
+    ),
+    'entity 0, scenes, phrases without a box': released(
+        1, {'people'}, '[/EN#12/people a] [/EN#0/notvisual b] [/EN#14/scene c] [/EN#9/other d]'
+    ),
+    'a bracket that is not closed': released(0, set(), '[/EN#12/people a girl'),
+    'a phrase in a phrase': released(0, set(), '[/EN#12/people a [/EN#13/other hat] ]'),
+    '`[a] dog`, `[/EN#x/other dog]`': each(
+        released(0, set(), '[a] dog'), released(0, set(), '[/EN#x/other dog]')
+    ),
+    'an object without box, `nobndbox` and `scene`': released(0, set(), objects=[an_object(12)]),
+    'an empty file of sentences': released(0, set(), ''),
+}
+READ |= FLICKR
 
 
 def test_row(row, check):

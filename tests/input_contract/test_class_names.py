@@ -30,6 +30,7 @@ from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import write_weights
 
 from ..vocab.hub_tokenizers import xlm_roberta
+from . import wording_files
 
 SECTION = 'Class names'
 
@@ -299,7 +300,7 @@ def _weights(folder):
     Vocabulary.from_file(folder / 'a.safetensors')
 
 
-READ = {
+READ = wording_files.READ | {
     '`cat, traffic light`': _text('cat, traffic light', 'cat', 'traffic light'),
     '`salt\\, pepper, cat`': _text('salt\\, pepper, cat', 'salt, pepper', 'cat'),
     '`🔴, 🟦`': _text('🔴, 🟦', '🔴', '🟦'),

@@ -22,6 +22,8 @@ from clipdense.evaluation.detection.voc import voc_average_precision
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
+from . import roboflow_exports
+
 SECTION = 'Detection annotations'
 
 BOX = [10, 5, 20, 20]
@@ -468,7 +470,14 @@ VOC = {
 }
 
 BOTH = 'polygons, run lengths as numbers, as text, as bytes'
-READ = ENTRIES | MASKS | DETECTIONS | VOC | {BOTH: lambda root: (forms(root), accepted_detections(root))}
+READ = (
+    ENTRIES
+    | MASKS
+    | DETECTIONS
+    | VOC
+    | roboflow_exports.READ
+    | {BOTH: lambda root: (forms(root), accepted_detections(root))}
+)
 
 
 def test_row(row, check):

@@ -29,6 +29,7 @@ from clipdense.inference.convert import convert
 from clipdense.inference.load import load
 from clipdense.inference.segmenter import Segmenter
 from clipdense.structures import ClassEmbeddings
+from clipdense.utils.errors import InputError
 from clipdense.vocab.huggingface import HuggingFaceTokenizer
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import read_weights, write_weights
@@ -260,6 +261,12 @@ def named(place):
     return run
 
 
+def never_released(_):
+    with pytest.raises(InputError, match='never released'):
+        load('glipv2-t')
+    load('GLIPv2_large.pth')
+
+
 def same_weights(_):
     entries = [find('ViT-B-32/metaclip_400m'), find('ViT-B-32-quickgelu/metaclip_400m')]
     assert entries[0] == entries[1]
@@ -345,6 +352,8 @@ READ = {
     'name of a model in the list with an unknown tag': lambda _: load('ViT-B-16/opnai'),
     'repository that is not cached, offline': named('elsewhere'),
     '`hf-hub:` before anything else than `ORGANIZATION/NAME`': lambda _: load('hf-hub:clip'),
+    '`glipv2-t`, `GLIPv2_large.pth`': never_released,
+    '`glip-t`, without such a file': lambda _: load('glip-t'),
     '`https://huggingface.co/me/clip`': lambda _: load('https://huggingface.co/me/clip'),
     '`ViT-B-32/metaclip_400m` and `ViT-B-32-quickgelu/metaclip_400m`': same_weights,
     '`ViT-B-32-quickgelu/laion2b_s34b_b79k`, which has `gelu`': lambda _: load(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from clipdense.utils.errors import InputError
 
 from .boxes import clip, decode, exclusive
 
-Aggregate = Literal['mean', 'max', 'power']
+Aggregate = Literal['mean', 'max', 'power', 'onehot']
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class CandidateRules:
     Args:
         threshold: lowest class score, before centerness.
         per_level: pairs of anchor and class of a level, at most.
-        aggregate: how the probabilities of the tokens of a class become its score: 'mean', 'max', or 'power',
-            the geometric mean.
+        aggregate: how the probabilities of the tokens of a class become its score: 'mean', 'max', 'power',
+            the geometric mean, or 'onehot', for weights that were trained without words: class k is token k.
 
     Raises:
         InputError: a value out of range.
@@ -45,8 +45,8 @@ class CandidateRules:
             )
         if self.per_level < 1:
             raise InputError(f'per_level must be at least 1, got {self.per_level!r}')
-        if self.aggregate not in ('mean', 'max', 'power'):
-            raise InputError(f"aggregate must be 'mean', 'max' or 'power', got {self.aggregate!r}")
+        if self.aggregate not in get_args(Aggregate):
+            raise InputError(f'aggregate must be one of {get_args(Aggregate)}, got {self.aggregate!r}')
 
 
 class Candidates(NamedTuple):
@@ -66,6 +66,8 @@ def class_scores(probabilities: Tensor, positive: Tensor, aggregate: Aggregate =
         positive: 1 where a token belongs to a class; every class has at least one.
         aggregate: see ``CandidateRules``.
     """
+    if aggregate == 'onehot':
+        return probabilities[..., : len(positive)]
     share = positive / positive.sum(dim=1, keepdim=True)  # (K, T)
     if aggregate == 'mean':
         return probabilities @ share.mT

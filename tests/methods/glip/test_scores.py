@@ -19,7 +19,12 @@ def case(golden):
 
 @pytest.mark.parametrize(
     ('aggregate', 'name'),
-    [('mean', 'scores.MEAN'), ('max', 'scores.MAX'), ('power', 'scores_v2.POWER')],
+    [
+        ('mean', 'scores.MEAN'),
+        ('max', 'scores.MAX'),
+        ('power', 'scores_v2.POWER'),
+        ('onehot', 'scores.ONEHOT'),
+    ],
 )
 def test_class_scores(case, aggregate, name):
     tensors, _, positive = case
