@@ -61,6 +61,24 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     return _Gather.apply(tensor)
 
 
+def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """As ``gather_with_grad`` where the numbers of rows (n, ...) of the processes may differ.
+
+    Returns:
+        The rows of all processes in order of rank, and the place of the first own row among them.
+    """
+    if world_size() == 1:
+        return tensor, 0
+    counts = gather_with_grad(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    most = max(counts)
+    if most == 0:
+        return tensor, 0
+    padding = tensor.new_zeros(most - len(tensor), *tensor.shape[1:])
+    rows = gather_with_grad(torch.cat([tensor, padding])).unflatten(0, (len(counts), most))
+    found = torch.cat([own[:count] for own, count in zip(rows, counts, strict=True)])
+    return found, sum(counts[: rank()])
+
+
 def start_shift(tensor: Tensor) -> Callable[[], Tensor]:
     """Start sending a tensor to the next process and receiving that of the previous one, in a ring.
 

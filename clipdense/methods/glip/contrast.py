@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.layers.precision import at_least_fp32
+from clipdense.utils.dist import gather_rows, gather_with_grad, world_size
 from clipdense.utils.errors import InputError
 
 from .assignment import BACKGROUND
-from .losses import region_word_loss
+from .losses import contrast_along, region_word_loss
 from .structures import Targets, TextFeatures
 
 NO_CLASS = -1  # of a token
@@ -30,8 +31,9 @@ class RegionWordContrast(nn.Module):
     """Contrast of the regions with a box and the tokens of all texts of the batch, before they are fused.
 
     A region of class "dog" belongs to the tokens of "dog" in every text of class names of the batch; one of a
-    caption to those of its phrase.  All other tokens are negatives.  The texts of other processes do not take
-    part.
+    caption to those of its phrase.  All other tokens are negatives.  Regions and texts of all processes take
+    part: each compares its own regions with all tokens and its own tokens with all regions, so that the mean
+    over processes is the loss of the joined batch.
 
     Args:
         channels: C.
@@ -87,10 +89,36 @@ class RegionWordContrast(nn.Module):
         own = torch.cat([one.positive[row] for one, row in _of_images(targets, image, box)])
         words = F.normalize(at_least_fp32(self.text(text.hidden)), dim=-1).flatten(0, 1)  # (B * T, width)
         regions = F.normalize(at_least_fp32(self.image(places[image, place])), dim=-1)  # (R, width)
-        found = region_word_targets(image, label, own.to(words), token_label)
-        similarity = regions @ words.mT / self.log_scale.exp()
-        loss = region_word_loss(similarity, found, text.mask.flatten())
-        return loss / (owner != BACKGROUND).sum().clamp(min=1)
+        found = region_word_targets(image, label, own.to(words), token_label)  # (R, B * T)
+        count = (owner != BACKGROUND).sum()
+        mask = text.mask.flatten()
+        if world_size() == 1:
+            loss = region_word_loss(regions @ words.mT / self.log_scale.exp(), found, mask)
+            return loss / count.clamp(min=1)
+        sides = self._of_all_processes(regions, words, label, token_label.flatten(), mask, found)
+        return sides / (gather_with_grad(count[None]).sum().clamp(min=1) / world_size())
+
+    def _of_all_processes(
+        self,
+        regions: Tensor,
+        words: Tensor,
+        label: Tensor,
+        token_label: Tensor,
+        mask: Tensor,
+        found: Tensor,
+    ) -> Tensor:
+        """The loss of the own regions with all tokens, and of the own tokens with all regions."""
+        scale = self.log_scale.exp()
+        all_words, first_word = gather_rows(words)
+        all_regions, first_region = gather_rows(regions)
+        all_masks = gather_rows(mask.long())[0].bool()
+        of_regions = (label[:, None] == gather_rows(token_label)[0]).to(found)
+        of_regions[:, first_word : first_word + len(words)] = found
+        of_words = (gather_rows(label)[0][:, None] == token_label).to(found)
+        of_words[first_region : first_region + len(regions)] = found
+        rows = contrast_along(regions @ all_words.mT / scale, of_regions, all_masks, dim=1)
+        columns = contrast_along(all_regions @ words.mT / scale, of_words, mask, dim=0)
+        return (rows + columns) / 2
 
     def _regions(self, owner: Tensor) -> tuple[Tensor, Tensor]:
         """Image and anchor of each region, image after image."""

@@ -79,10 +79,14 @@ def region_word_loss(similarity: Tensor, targets: Tensor, text_mask: Tensor) -> 
     Source: microsoft/GLIP modeling/rpn/loss.py, shallow contrastive loss of ``ATSSLossComputation``;
     Zhang et al., GLIPv2, equation 4.
     """
+    sides = [contrast_along(similarity, targets, text_mask, dim) for dim in (1, 0)]
+    return (sides[0] + sides[1]) / 2
+
+
+def contrast_along(similarity: Tensor, targets: Tensor, text_mask: Tensor, dim: int) -> Tensor:
+    """One direction of ``region_word_loss``: that of the regions along ``dim=1``, of the tokens along 0."""
     similarity = similarity.masked_fill(~text_mask, _PADDING)
-    of_regions = -(_shares(targets, dim=1) * similarity.log_softmax(dim=1)).sum()
-    of_tokens = -(_shares(targets, dim=0) * similarity.log_softmax(dim=0)).sum()
-    return (of_regions + of_tokens) / 2
+    return -(_shares(targets, dim) * similarity.log_softmax(dim=dim)).sum()
 
 
 def _shares(targets: Tensor, dim: int) -> Tensor:

@@ -264,3 +264,39 @@ def test_the_exported_file_describes_itself(tmp_path):
 def test_wrong_settings_are_refused(objectives, options, message):
     with pytest.raises(InputError, match=message):
         glipv2(objectives, **options)
+
+
+class TestProcesses:
+    @staticmethod
+    def of_images(arguments, rows):
+        """The arguments of the contrast for some of the images; texts are cut to their own length."""
+        levels, text, owner, targets, labels, of_token = arguments
+        length = int(text.mask[rows].sum(dim=1).max())
+        part = TextFeatures(*(one[rows, :length] for one in text))
+        cut = [Targets(targets[row].boxes, targets[row].positive[:, :length]) for row in rows]
+        own = [labels[row] for row in rows]
+        return [level[rows] for level in levels], part, owner[rows], cut, own, of_token[rows, :length]
+
+    @staticmethod
+    def loss(rank, arguments, state, parts):
+        made = contrast(state)
+        loss = made(*TestProcesses.of_images(arguments, parts[rank]))
+        loss.backward()
+        return loss.item(), {name: one.grad.numpy() for name, one in made.named_parameters()}
+
+    @pytest.mark.parametrize('empty', [False, True])
+    def test_the_mean_is_the_loss_of_the_joined_batch(self, released, run_processes, empty):
+        """Two processes with an image each, of which the second may have no box."""
+        arguments, state, _ = released
+        levels, text, owner, targets, labels, of_token = arguments
+        if empty:
+            owner, targets = owner.clone(), list(targets)
+            owner[1], labels = -1, [labels[0], labels[1][:0]]
+            targets[1] = Targets(targets[1].boxes[:0], targets[1].positive[:0])
+        arguments = levels, text, owner, targets, labels, of_token
+        found = run_processes(self.loss, arguments, state, ([0], [1]))
+        loss, gradients = self.loss(0, arguments, state, ([0, 1],))
+        assert sum(one for one, _ in found) / 2 == pytest.approx(loss, rel=1e-5)
+        for name, expected in gradients.items():
+            mean = (found[0][1][name] + found[1][1][name]) / 2
+            np.testing.assert_allclose(mean, expected, atol=1e-6, rtol=1e-4)
