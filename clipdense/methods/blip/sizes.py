@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from clipdense.clip.sizes import ImageSize, ResNetSize, VitSize, image_size_of
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.errors import InputError, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ class BlipSize:
         Raises:
             InputError: an unknown name.
         """
-        if name not in PUBLISHED:
-            raise InputError(f'unknown BLIP size {name!r}.{nearest(name, PUBLISHED)}')
+        refuse_unknown([name], PUBLISHED, 'unknown BLIP size')
         return PUBLISHED[name]
 
 

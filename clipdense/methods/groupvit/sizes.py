@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipdense.clip.sizes import TextSize
-from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.errors import refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ class GroupVitSize:
         Raises:
             InputError: an unknown name.
         """
-        if name not in PUBLISHED:
-            raise InputError(f'unknown GroupViT size {name!r}.{nearest(name, PUBLISHED)}')
+        refuse_unknown([name], PUBLISHED, 'unknown GroupViT size')
         return PUBLISHED[name]
 
 
