@@ -107,7 +107,7 @@ def run_processes(tmp_path):
         ]
         for worker in workers:
             worker.start()
-        results = dict(queue.get(timeout=60) for _ in workers)
+        results = dict(queue.get(timeout=120) for _ in workers)
         for worker in workers:
             worker.join()
         for result in results.values():

@@ -14,6 +14,8 @@ from torch import nn
 from clipdense.engine import CheckpointHook, Runner
 from clipdense.engine.checkpointing import read_checkpoint
 
+from ..stopping import StopAt
+
 
 def _run(rank, config, hooks=None):
     """Losses of each step in this process, its final weights, and the samples it saw."""
@@ -31,14 +33,6 @@ def _run(rank, config, hooks=None):
 
 
 SAVE = {'checkpoint': {'type': CheckpointHook, 'interval': 1, 'max_keep': -1}}
-
-
-class StopAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        runner.train_loop.stop_training = runner.iter + 1 == self.step
 
 
 @pytest.mark.parametrize('stream', [False, True], ids=['map', 'iterable'])

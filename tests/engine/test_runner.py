@@ -16,6 +16,8 @@ from clipdense.engine import CheckpointHook, EvaluationHook, Runner
 from clipdense.engine import checkpointing as checkpointing_module
 from clipdense.utils.errors import CheckpointError, InputError
 
+from ..stopping import StopAt
+
 
 def trained(config, **hooks) -> Runner:
     config = {**config, 'default_hooks': {**config['default_hooks'], **hooks}}
@@ -64,16 +66,6 @@ def test_resumed_run_is_bit_exact(make_config, losses_of, stop, stream, workers)
     assert losses_of(resumed) == losses_of(whole)
     assert resumed.model.seen == whole.model.seen[stop:], 'the same samples in the same order'
     assert_same(resumed, whole)
-
-
-class StopAt(Hook):
-    """Ends training as if it had been the last step, without after_train."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        runner.train_loop.stop_training = runner.iter + 1 == self.step
 
 
 def test_workers_do_not_change_the_run(make_config, losses_of):

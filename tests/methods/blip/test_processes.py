@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import traceback
 from copy import deepcopy
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
@@ -66,17 +63,9 @@ def _train(model, data, folder):
     return {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
 
 
-def _one_of_two(rank, store, queue, *args):
-    torch.set_num_threads(1)
+def _one_of_two(rank, *args):
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    try:
-        dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
-        queue.put((rank, {name: value.numpy() for name, value in _train(*args).items()}))
-    except Exception:
-        queue.put((rank, traceback.format_exc()))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    return {name: value.numpy() for name, value in _train(*args).items()}
 
 
 def by_hand(model, data):
@@ -112,20 +101,11 @@ def by_hand(model, data):
 
 
 @pytest.mark.parametrize('kind', [BlipPretrainer, BlipRetrievalTrainer])
-def test_two_processes(tiny, data, tmp_path, kind):
+def test_two_processes(tiny, data, tmp_path, kind, run_processes):
     model = kind(tiny(dropout=0.0), queue_size=10, momentum=0.9, ramp_steps=2).double().train()
     expected = by_hand(deepcopy(model), data)
-    context = multiprocessing.get_context('fork')
-    queue = context.Queue()
-    arguments = (tmp_path / 'store', queue, model, data, tmp_path / 'two')
-    workers = [context.Process(target=_one_of_two, args=(rank, *arguments)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = dict(queue.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    for rank, state in sorted(found.items()):
-        assert isinstance(state, dict), state
+    found = run_processes(_one_of_two, model, data, tmp_path / 'two')
+    for rank, state in enumerate(found):
         assert set(state) == set(expected)
         for name, value in expected.items():
             mine = torch.from_numpy(state[name])

@@ -6,12 +6,11 @@ import warnings
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from torch.testing import assert_close
 
 from clipdense import Segmenter
 from clipdense.config import load_config
-from clipdense.data.scenes import SceneLabels, Scenes, write_scenes
+from clipdense.data.scenes import SceneLabels, Scenes
 from clipdense.engine import test as evaluate
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.engine.launch import train
@@ -23,22 +22,7 @@ from clipdense.methods.blip.tokenizer import UNKNOWN, BlipTokenizer
 from clipdense.registry import EVALUATIONS, build_module
 from clipdense.utils.errors import InputError
 
-
-class StopAt(Hook):
-    """Ends a training early; the schedules are those of the whole."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        runner.train_loop.stop_training = runner.iter + 1 == self.step
-
-
-@pytest.fixture(scope='module')
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('scenes')
-    write_scenes(folder, num_train=24, num_val=2)
-    return folder / 'shards' / 'train'
+from ...stopping import StopAt
 
 
 @pytest.fixture(scope='module')

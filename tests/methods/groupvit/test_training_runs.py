@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.config import load_config
-from clipdense.data.scenes import SceneSegmentation, write_scenes
+from clipdense.data.scenes import SceneSegmentation
 from clipdense.engine.hooks import VocabularyHook
 from clipdense.engine.launch import test as evaluate
 from clipdense.engine.launch import train
@@ -18,13 +18,6 @@ STAGES = [
     {'depth': 1, 'width': 16, 'num_heads': 2, 'group_tokens': 4, 'groups': 4},
     {'depth': 1, 'width': 16, 'num_heads': 2},
 ]
-
-
-@pytest.fixture(scope='module')
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('scenes')
-    write_scenes(folder, num_train=24, num_val=2)
-    return folder / 'shards' / 'train'
 
 
 @pytest.fixture

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import traceback
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
@@ -55,40 +52,22 @@ def _train(model, data, folder, batch_size, launcher):
     return {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
 
 
-def _one_of_two(rank, store, queue, *args):
-    torch.set_num_threads(1)
+def _one_of_two(rank, *args):
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    try:
-        dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
-        state = _train(*args, 'pytorch')
-        queue.put((rank, {name: value.numpy() for name, value in state.items()}))
-    except Exception:
-        queue.put((rank, traceback.format_exc()))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    return {name: value.numpy() for name, value in _train(*args).items()}
 
 
 @pytest.mark.parametrize('micro_batch', [None, 2])
 @pytest.mark.parametrize('partner', [SimClr, Byol, MocoV3, Dino])
-def test_two_processes_equal_one(make, batch, tmp_path, partner, micro_batch):
+def test_two_processes_equal_one(make, batch, tmp_path, partner, micro_batch, run_processes):
     def model():
         settings = {'bottleneck': 6, 'freeze_prototypes': 0.0} if partner is Dino else {}
         return make(partner, partner=settings, micro_batch=micro_batch).double()
 
     data = batch(8 * STEPS)
     alone = _train(model(), data, tmp_path / 'one', 8, 'none')
-    context = multiprocessing.get_context('fork')
-    queue = context.Queue()
-    arguments = (tmp_path / 'store', queue, model(), data, tmp_path / 'two', 4)
-    workers = [context.Process(target=_one_of_two, args=(rank, *arguments)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = dict(queue.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    for rank, state in sorted(found.items()):
-        assert isinstance(state, dict), state
+    found = run_processes(_one_of_two, model(), data, tmp_path / 'two', 4, 'pytorch')
+    for rank, state in enumerate(found):
         for name, expected in alone.items():
             value = torch.from_numpy(state[name])
             assert_close(value, expected, atol=1e-8, rtol=1e-6, msg=f'{name} of process {rank}')

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from PIL import Image
 from torch.testing import assert_close
 
 from clipdense.clip.checkpoint import load
 from clipdense.config import load_config
 from clipdense.data.classification.datasets import LabeledFolder
-from clipdense.data.scenes import write_scenes
 from clipdense.engine.launch import train
 from clipdense.methods.slip.byol import Byol
 from clipdense.methods.slip.dino import Dino
@@ -19,24 +17,9 @@ from clipdense.methods.slip.moco import MocoV3
 from clipdense.methods.slip.simclr import SimClr
 from clipdense.utils.errors import InputError
 
+from ...stopping import StopAt
+
 TINY = {'hidden': 16, 'output': 8}
-
-
-class StopAt(Hook):
-    """Ends a training early; the schedules are those of the whole."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        runner.train_loop.stop_training = runner.iter + 1 == self.step
-
-
-@pytest.fixture(scope='module')
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('scenes')
-    write_scenes(folder, num_train=24, num_val=2)
-    return folder / 'shards' / 'train'
 
 
 @pytest.fixture
