@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from clipdense.data.detection.flickr import read_flickr
 from clipdense.data.detection.grounding import GroundingDetection
-from clipdense.utils.errors import InputError
 
 from ..data.detection.test_flickr import an_object, release
+from .calls import each
 
 SECTION = 'Captions with boxes'
 CAPTION = 'a cat and a dog'
@@ -43,18 +42,6 @@ def read(
 
 def reading(*boxes: Any, **options: Any) -> Any:
     return lambda folder: read(folder, *boxes, **options)
-
-
-def each(*readings: Any) -> Any:
-    """All of a row are refused; the last one is compared with its message."""
-
-    def run(folder: Path) -> None:
-        for one in readings[:-1]:
-            with pytest.raises(InputError):
-                one(folder)
-        readings[-1](folder)
-
-    return run
 
 
 def released(

@@ -12,18 +12,14 @@ import torch
 from PIL import Image
 
 from clipdense.cli.app import app
-from clipdense.cli.detect import class_thresholds
 from clipdense.cli.options import read_vocabulary
-from clipdense.clip.class_embeddings import PromptEnsemble, StoredEmbeddings
-from clipdense.clip.embedding_files import load_embeddings, save_embeddings
+from clipdense.clip.class_embeddings import PromptEnsemble
+from clipdense.clip.embedding_files import save_embeddings
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
 from clipdense.clip.tokenizers import FolderTokenizer, TokenizerRules
-from clipdense.data.classification.datasets import LabeledFolder
-from clipdense.data.segmentation.datasets import LabeledImages, VOCSegmentation
 from clipdense.inference.classifier import Classifier
 from clipdense.structures import ClassEmbeddings
-from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
 from clipdense.vocab.templates import get_templates
 from clipdense.vocab.vocabulary import Vocabulary
@@ -31,6 +27,7 @@ from clipdense.weights.io import write_weights
 
 from ..vocab.hub_tokenizers import xlm_roberta
 from . import wording_files
+from .calls import all_of, each
 
 SECTION = 'Class names'
 
@@ -50,18 +47,6 @@ def _examples(image, mask=None):
         clip = build_clip(ClipSize(IMAGE, TEXT))
         vocabulary = Vocabulary.from_file(folder / 'v.json')
         Classifier.from_pretrained(clip, cache=False, device='cpu').set_vocabulary(vocabulary)
-
-    return run
-
-
-def each(*calls):
-    """Calls that are all refused; the error of the last one is compared with the page."""
-
-    def run(folder):
-        for call in calls[:-1]:
-            with pytest.raises(InputError):
-                call(folder)
-        calls[-1](folder)
 
     return run
 
@@ -95,14 +80,6 @@ def _file(name, content, *names, synonyms=None):
         found = Vocabulary.from_file(path)
         assert found.class_names == names
         assert found.synonyms == (synonyms or {})
-
-    return run
-
-
-def all_of(*calls):
-    def run(folder):
-        for call in calls:
-            call(folder)
 
     return run
 
@@ -159,118 +136,6 @@ def _braces(_):
 
 def _function(_):
     get_templates(lambda name: f'a {name}').prompts('cat')
-
-
-def _stored(folder, *asked):
-    vocabulary = Vocabulary(('hot dog', 'tree', 'Caf\u00e9'))
-    save_embeddings(
-        folder / 'a.safetensors', vocabulary, ClassEmbeddings(torch.eye(3, 8), torch.arange(3), 3)
-    )
-    return StoredEmbeddings(folder / 'a.safetensors').embed(Vocabulary(asked)).queries.argmax(dim=1).tolist()
-
-
-def _spelled_differently(folder):
-    assert _stored(folder, 'Cafe\u0301', 'Hot_Dog', ' TREE.') == [2, 0, 1]
-
-
-def _extra_rows(folder):
-    assert _stored(folder, 'tree') == [1]
-
-
-def _other_space(folder):
-    vocabulary = Vocabulary(('cat', 'dog'))
-    save_embeddings(folder / 'a.safetensors', vocabulary, ClassEmbeddings(torch.eye(2), torch.arange(2), 2))
-    Classifier.from_pretrained(_clip(), embedder=folder / 'a.safetensors').set_vocabulary(vocabulary)
-
-
-def _with_templates(folder):
-    _stored(folder, 'tree')
-    Classifier.from_pretrained(_clip(), embedder=folder / 'a.safetensors', templates='name')
-
-
-def _array(rows, names=('cat', 'dog')):
-    def run(folder):
-        np.save(folder / 'a.npy', np.array(rows))
-        load_embeddings(folder / 'a.npy', Vocabulary(names))
-
-    return run
-
-
-def _other_order(folder):
-    _stored(folder, 'tree')
-    load_embeddings(folder / 'a.safetensors', Vocabulary(('tree', 'hot dog', 'cafe\u0301')))
-
-
-def _folder(text=None, folders=('cat', 'dog'), **options):
-    def run(root):
-        for name in folders:
-            (root / 'images' / name).mkdir(parents=True, exist_ok=True)
-            Image.new('RGB', (8, 8)).save(root / 'images' / name / 'a.png')
-        if text is not None:
-            (root / 'images/classes.txt').write_text(text, 'utf-8')
-        return LabeledFolder(root / 'images', **options)
-
-    return run
-
-
-def _two_lists(root):
-    for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
-        (root / folder).mkdir(parents=True)
-    Image.new('RGB', (2, 1)).save(root / 'JPEGImages/a.png')
-    Image.fromarray(np.array([[0, 1]], np.uint8)).save(root / 'SegmentationClass/a.png')
-    (root / 'ImageSets/Segmentation/val.txt').write_text('a\n')
-    (root / 'classes.txt').write_text('cat\nHot_Dog\n')
-    Vocabulary(['Cat', 'hot dog']).save(root / 'vocabulary.json')
-    assert VOCSegmentation(root).vocabulary.class_names == ('Cat', 'hot dog')
-    (root / 'classes.txt').write_text('dog\ncat\n')
-    VOCSegmentation(root)
-
-
-def _folder_names(root):
-    data = _folder(
-        folders=['cafe\u0301', 'tea'], class_names={'caf\u00e9': 'coffee', 'Tea': 'chai', 'x': 'y'}
-    )(root)
-    assert data.class_names == ('coffee', 'chai')
-
-
-def _masks(stored, asked, *labels):
-    """Class indices of the mask values 0, 1, ... of a dataset."""
-
-    def run(folder):
-        Image.new('RGB', (len(stored), 1)).save(folder / 'a.png')
-        Image.fromarray(np.arange(len(stored), dtype=np.uint8)[None]).save(folder / 'mask.png')
-        data = LabeledImages(
-            folder, [folder / 'a.png'], [folder / 'mask.png'], Vocabulary(stored), Vocabulary(asked)
-        )
-        assert data[0]['samples'].mask[0].tolist() == list(labels)
-
-    return run
-
-
-def _coco(folder, categories, **options):
-    from clipdense.data.detection.datasets import CocoDetection
-
-    Image.new('RGB', (20, 20)).save(folder / 'a.jpg')
-    content = {
-        'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 20, 'height': 20}],
-        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [1, 1, 8, 8], 'area': 64}],
-        'categories': [{'id': number, 'name': name} for number, name in categories],
-    }
-    (folder / 'a.json').write_text(json.dumps(content))
-    return CocoDetection(folder / 'a.json', folder, **options)
-
-
-def _config_spelling(folder):
-    from clipdense.evaluation.detection.metric import DetectionAP
-
-    data = _coco(folder, [(3, 'Dog '), (7, 'traffic_light')], classes=['Traffic Light', 'dog'], novel=['DOG'])
-    assert data.vocabulary.class_names == ('Traffic Light', 'dog')
-    assert data.vocabulary.novel == {'dog'}
-    assert data[0]['data_samples'].gt_instances.labels.tolist() == [0]
-    metric = DetectionAP()
-    metric.dataset_meta = data.metainfo
-    found = [{'image_id': 1, 'category_id': 0, 'bbox': [1, 1, 8, 8], 'score': 0.9}]
-    assert metric.compute_metrics([(1, found)])['base/AP'] == pytest.approx(1)
 
 
 def _given_twice(folder):
@@ -484,34 +349,6 @@ READ = wording_files.READ | {
     'an empty list': _templates([]),
     'a file name': each(_templates('my/templates'), _templates('templates.txt')),
     'a function that returns a string': _function,
-    'names in another spelling, such as `Hot_Dog` for `hot dog`': _spelled_differently,
-    'rows of other classes': _extra_rows,
-    'a name without a row': lambda folder: _stored(folder, 'zebra'),
-    'more or fewer rows than names': each(_array([[1.0, 0]]), _array([1.0, 2]), _array(np.eye(3))),
-    'a row of zeros': _array([[1.0, 0], [0, 0]]),
-    'a file for a model of another joint space': _other_space,
-    'a file together with templates': _with_templates,
-    'values that are not finite': each(_array([[1, np.inf], [1, 0]]), _array([[np.nan, 1], [1, 0]])),
-    'text instead of numbers': each(_array([[1j], [2]]), _array([['1'], ['2']])),
-    "class names in another order than the file's": _other_order,
-    '`Traffic_Light` asked of masks of `traffic light`': _masks(
-        ['cat', 'traffic light', 'Caf\u00e9'], ['Traffic_Light', 'cafe\u0301', 'CAT.'], 2, 0, 1
-    ),
-    'COCO categories in another spelling than the config': _config_spelling,
-    'a vocabulary of the same size without a common name': _masks(['cat', 'dog'], ['Katze', 'Hund'], 0, 1),
-    'a vocabulary with other names, and common ones in another order': _masks(
-        ['cat', 'dog', 'cow'], ['dog', 'kitten', 'cow']
-    ),
-    '`vocabulary.json` and `classes.txt` of a mask dataset that differ': _two_lists,
-    'a dict of folders and names, with accents in another form': _folder_names,
-    'two names of one folder in `classes.txt`': _folder('cat\ttom\ndog\trex\ncat\ttiger\n'),
-    'two folders of one name': each(_folder('tom\nTom.\n'), _folder('dog\ttom\ncat\tTOM')),
-    'two thresholds of one class': each(
-        lambda _: class_thresholds(['cat=0.5', 'Cat=0.6'], Vocabulary(['cat'])),
-        lambda _: DetectionRules(0.3, {'cat': 0.5, 'CAT': 0.6}).thresholds(Vocabulary(['cat'])),
-    ),
-    'two categories `cat` and `Cat`': lambda folder: _coco(folder, [(7, 'cat'), (8, 'Cat')]),
-    'a novel class that the annotations lack': lambda folder: _coco(folder, [(7, 'cat')], novel=['zebra']),
 }
 
 
