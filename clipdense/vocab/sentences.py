@@ -106,13 +106,14 @@ def _noun_phrases(text: str, extractor: NounExtractor | None) -> tuple[tuple[Spa
 def _names(text: str, spans: Sequence[Sequence[Span]]) -> tuple[str, ...]:
     """The words of each phrase; those of a phrase that is there again get a number."""
     names: list[str] = []
-    taken: set[str] = set()
+    taken: dict[str, int] = {}  # how often a name is there, so that the next number is found at once
     for one in spans:
         words = _BREAK.sub(' ', words_of(one, text)).strip()
-        name, count = words, 1
+        name, count = words, taken.get(normalize(words), 0)
         while normalize(name) in taken:
             count += 1
             name = f'{words} ({count})'
-        taken.add(normalize(name))
+        taken[normalize(words)] = max(count, 1)
+        taken.setdefault(normalize(name), 1)
         names.append(name)
     return tuple(names)
