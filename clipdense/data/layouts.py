@@ -214,7 +214,17 @@ def _json(path: Path) -> Iterator[DataLayout]:
     else:
         if isinstance(first, dict) and 'tokens_positive' in first:
             yield _coco(path, content, 'phrases')
+            if _names_only_objects(content):
+                return
         yield _coco(path, content)
+
+
+def _names_only_objects(content: Any) -> bool:
+    """Whether the categories are the one without a meaning that captions with boxes have."""
+    categories = content.get('categories') if isinstance(content, dict) else None
+    return isinstance(categories, list) and [
+        one.get('name') if isinstance(one, dict) else None for one in categories
+    ] in ([], ['object'])
 
 
 def _coco(path: Path, content: Any, kind: Literal['boxes', 'phrases'] = 'boxes') -> DataLayout:

@@ -16,6 +16,7 @@ from .transforms import PackDetection
 
 def prepare(pixels: np.ndarray, transforms: Sequence[Any]) -> dict[str, Any]:
     """An RGB image (H, W, 3) uint8 -> ``inputs`` and ``data_samples``, after the transforms."""
+    pixels = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of arrays that are not
     size = pixels.shape[:2]
     results: dict[str, Any] = {'img': pixels, 'ori_shape': size, 'img_shape': size}
     for transform in transforms:

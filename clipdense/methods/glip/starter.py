@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from clipdense.data.detection.starting import BoxTraining
 
+from .text import text_of
+
 if TYPE_CHECKING:
     from clipdense.data.starting import Start
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 def glip(start: Start) -> str:
     """The text of the config: a small detector from scratch, which reads names with the CLIP's text tower."""
     training = BoxTraining(start, epochs=20, most=6000)
+    text_of(start.clip)  # refuses weights that have no text tower before a training does
     model = f"""
 weights = {start.weights!r}  # CLIP whose text tower reads the class names
 
