@@ -15,7 +15,7 @@ from clipdense.utils.files import check_outputs
 from .caption import CaptionModelArguments
 from .early import check_files
 from .images import each
-from .options import BatchSize, ImageArguments, Overwrite, grouped, tell_precision
+from .options import ImageArguments, Overwrite, TextBatchSize, grouped, tell_precision
 from .text_rows import Row, check_ending, write_rows
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def answer(
         Path | None,
         typer.Option('--out', help='File of the answers: .csv, .tsv, .json, .jsonl, or .txt.'),
     ] = None,
-    batch_size: BatchSize = 'auto',
+    batch_size: TextBatchSize = 'auto',
     overwrite: Overwrite = False,
 ) -> None:
     """Answer questions about images: prints the answers, and writes them with `--out`.

@@ -19,11 +19,11 @@ from .caption_shards import caption_shards, shards_and_folder
 from .early import check_choice, check_device, check_weights
 from .images import each
 from .options import (
-    BatchSize,
     Device,
     ImageArguments,
     Overwrite,
     Precision,
+    TextBatchSize,
     grouped,
     tell_precision,
 )
@@ -45,7 +45,8 @@ class CaptionModelArguments:
         typer.Option(
             '--weights',
             '-w',
-            help="A file or folder of a captioning model, or 'Salesforce/blip-image-captioning-base'.",
+            help='A file or folder of a captioning model, or a name such as '
+            "'Salesforce/blip-image-captioning-base'; to answer questions 'Salesforce/blip-vqa-base'.",
             show_default=False,
         ),
     ]
@@ -133,7 +134,7 @@ def caption(
         Path | None,
         typer.Option('--out', help='File of the captions: .csv, .tsv, .json, .jsonl, or .txt.'),
     ] = None,
-    batch_size: BatchSize = 'auto',
+    batch_size: TextBatchSize = 'auto',
     part: JobPart = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -129,6 +129,12 @@ BatchSize = Annotated[
         parser=batch_size_of, metavar='N|auto', help='Images per batch; auto is 1 on a CPU and 8 on a GPU.'
     ),
 ]
+TextBatchSize = Annotated[
+    Any,  # of models that write texts
+    typer.Option(
+        parser=batch_size_of, metavar='N|auto', help='Images per batch; auto is 4 on a CPU and 16 on a GPU.'
+    ),
+]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Cache class embeddings on disk.')]
 
 

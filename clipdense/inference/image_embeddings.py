@@ -98,7 +98,7 @@ def embed_images(
     dtype = resolve_precision(precision, device)
     model = digest(image_tower_digest(clip), precision_name(dtype or torch.float32))
     units, facts = _units(source, Path(folder))
-    mine = (part or Part()).of(units, 'files')
+    mine = (part or Part()).of(units, 'file')
     job = Job(folder, 'embed images', {**facts, 'model': model[:16]}, part)
     embedded = failed = 0
 

@@ -127,7 +127,7 @@ def pseudo_label(
     job = Job(folder, 'pseudo-label', settings, part)
     task = _Task(job, detector, rules, extractor, fields, batch_size)
     places = [(shard, task.record(copy)) for shard, copy in with_copies(shards, folder)]
-    mine = job.part.of(places, 'shards')
+    mine = job.part.of(places, 'shard')
     with job.running():
         if not job.complete:
             writable_folder(task.records)

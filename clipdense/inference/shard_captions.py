@@ -122,7 +122,7 @@ def caption_shards(
 
         copy_shard(shard, path, [], faults, decide, all_samples=True)
 
-    mine = job.part.of(pairs, 'shards')
+    mine = job.part.of(pairs, 'shard')
     with job.running():
         writable_folder(records)
         for _, path in mine if overwrite else ():

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from .errors import InputError, InUse
 from .files import atomic_write, check_output_folder, locked, writable_folder
 from .json_files import read_json
+from .wording import counted
 
 Item = TypeVar('Item')
 
@@ -60,14 +61,16 @@ class Part:
     def __str__(self) -> str:
         return f'{self.number}/{self.count}'
 
-    def of(self, items: Sequence[Item], what: str = 'items') -> list[Item]:
+    def of(self, items: Sequence[Item], what: str = 'item') -> list[Item]:
         """Every N-th item.
 
         Raises:
             InputError: fewer items than parts.
         """
         if len(items) < self.count:
-            raise InputError(f'{len(items)} {what} cannot be divided into {self.count} parts; use fewer')
+            raise InputError(
+                f'{counted(len(items), what)} cannot be divided into {self.count} parts; use fewer'
+            )
         return list(items[self.number - 1 :: self.count])
 
 

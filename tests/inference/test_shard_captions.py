@@ -37,7 +37,7 @@ class Colors:
 class Even:
     """Keeps captions of images with an even red that name it, and web captions of 'good'."""
 
-    digest, min_score = 'even', 0.5
+    digest, min_score, max_score = 'even', 0.5, 1.0
 
     def __call__(self, images, captions):
         found = []

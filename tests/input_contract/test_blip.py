@@ -94,6 +94,8 @@ READ = {
     'prompt longer than the minimum length': lambda folder: accepted(folder, prompt='a cat on the ' * 2),
     'prompt without room for a caption': lambda folder: accepted(folder, prompt='a cat on the ' * 5),
     'more tokens than positions': lambda folder: accepted(folder, max_length=41),
+    'more beams than the vocabulary has ids': lambda folder: accepted(folder, beams=61),
+    'prompt with characters that the vocabulary lacks': lambda folder: accepted(folder, prompt='猫 '),
     'image whose caption ends at once': ends_at_once,
 }
 

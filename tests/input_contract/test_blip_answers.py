@@ -72,6 +72,8 @@ READ = {
     'choice that occurs twice': lambda folder: asked(folder, choices=('cat', 'dog', 'cat')),
     'empty choice': lambda folder: asked(folder, choices=('cat', '')),
     'more answer tokens than positions': lambda folder: asked(folder, max_length=41),
+    'more beams than the vocabulary has ids': lambda folder: asked(folder, beams=61),
+    'question with characters that the vocabulary lacks': lambda folder: asked(folder, '猫?'),
     'weights for captioning': lambda folder: ask(write_captioner(folder / 'weights')),
     'weights for retrieval': lambda folder: ask(parts(folder, decoder=False)),
     'weights of pre-training': lambda folder: ask(parts(folder)),

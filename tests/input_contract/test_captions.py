@@ -233,6 +233,11 @@ def after_first(block, *members, expected):
     return read
 
 
+def link(folder):
+    (folder / '000000.tar').symlink_to('000000.tar')
+    ImageTextShards(folder, 1)
+
+
 RECORD = json.dumps({'text': ['one', 'two']})
 DEEP = '{"text": ' + '[' * 100_000
 SHARDS = {
@@ -266,6 +271,10 @@ SHARDS = {
     'empty file': shard(*FIRST, more=[b'']),
     'only damaged shards': shard(more=[b'<html>', b'']),
     'no such shard': lambda folder: ImageTextShards(folder / 'x.tar', 1),
+    'link to a missing file, or to itself': link,
+    'range of more than a million shards': lambda folder: ImageTextShards(
+        f'{folder}/{{0..999999999}}.tar', 1
+    ),
 }
 
 

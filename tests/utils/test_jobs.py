@@ -50,7 +50,7 @@ def test_each_item_is_in_one_part(count):
 
 def test_more_parts_than_items():
     with pytest.raises(InputError, match='3 shards cannot be divided into 4 parts'):
-        Part(1, 4).of('abc', 'shards')
+        Part(1, 4).of('abc', 'shard')
 
 
 def test_the_last_part_merges_once(tmp_path):

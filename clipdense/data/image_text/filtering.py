@@ -82,11 +82,16 @@ def filter_shards(
         raise InputError('no rules to filter by: give at least one, such as min_size or unique')
     if rules.min_score is not None and scorer is None:
         raise InputError('min_score needs a model that scores the pairs (--by)')
+    if rules.min_score is not None and scorer is not None and rules.min_score > scorer.max_score:
+        raise InputError(
+            f'min_score={rules.min_score:g} drops all pairs: no score of this model is above '
+            f'{scorer.max_score:g}'
+        )
     shards, fields = list_shards(urls), caption_members(captions)
     pairs = with_copies(shards, folder)
     facts = {**sources(shards), 'captions': fields, **asdict(rules), 'scorer': scorer and scorer.digest[:16]}
     task = _Task(Job(folder, 'filter', facts, part), pairs, fields, rules, scorer)
-    mine = task.job.part.of(pairs, 'shards')
+    mine = task.job.part.of(pairs, 'shard')
     with task.job.running():
         if not task.job.complete:
             writable_folder(task.records)

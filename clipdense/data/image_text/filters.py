@@ -46,10 +46,12 @@ class PairScorer(Protocol):
     Attributes:
         digest: differs for weights with other scores.
         min_score: what a caption needs unless ``FilterRules.min_score`` is given; None for nothing.
+        max_score: the highest that there is.
     """
 
     digest: str
     min_score: float | None
+    max_score: float
 
     def __call__(
         self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]

@@ -164,7 +164,7 @@ def add_nouns(
     def copy(shard: str, path: Path) -> None:
         copy_shard(shard, path, fields, faults, records, all_samples=True)
 
-    mine = job.part.of(with_copies(shards, folder), 'shards')
+    mine = job.part.of(with_copies(shards, folder), 'shard')
     with job.running():
         for _, path in mine if overwrite else ():
             path.unlink(missing_ok=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import glob
 import gzip
 import lzma
+import math
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +44,8 @@ UNREADABLE = (
 
 _SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _EMPTY_READS = 64  # at the end of a file, by a reader that skips a member
+_RANGE = re.compile(r'\{(\d+)\.\.(\d+)\}')
+_MOST = 1_000_000  # shards of a pattern
 _BLOCK = 512  # bytes; a tar ends with blocks of zeros
 
 
@@ -213,6 +217,10 @@ def list_shards(urls: str | Path | Sequence[str | Path]) -> list[str]:
         folder = os.path.dirname(missing[0]) or '.'
         if kind := special_file(missing[0]):
             raise InputError(f'shard {missing[0]}{more} is {kind}, not a regular file')
+        if os.path.islink(missing[0]):
+            raise InputError(
+                f'shard {missing[0]}{more} is a link to {os.readlink(missing[0])}, which does not exist'
+            )
         siblings = os.listdir(folder) if os.path.isdir(folder) else []
         hint = nearest(os.path.basename(missing[0]), siblings)
         raise InputError(f'shard {missing[0]}{more} does not exist.{hint}')
@@ -228,7 +236,11 @@ def _expand(part: str) -> Iterator[str]:
         yield part
         return
     try:
+        if (count := _ranged(part)) > _MOST:
+            raise InputError(f'{part!r} names {count:,} shards; at most {_MOST:,} are read: check the range')
         urls = expand_urls(part)
+    except InputError:
+        raise
     except (ValueError, AssertionError) as error:  # unbalanced braces, an unset environment variable
         raise InputError(f'{part!r} cannot be expanded: {error}') from error
     for url in urls:
@@ -241,6 +253,12 @@ def _expand(part: str) -> Iterator[str]:
         if not found:
             raise InputError(f'no shards in {url}; supported file endings are {" ".join(_SUFFIXES)}')
         yield from found
+
+
+def _ranged(part: str) -> int:
+    """Number of paths that the ranges of a pattern stand for."""
+    ranges = [(int(first), int(last)) for first, last in _RANGE.findall(part)]
+    return math.prod(abs(last - first) + 1 for first, last in ranges)
 
 
 def _is_url(url: str) -> bool:

@@ -95,9 +95,11 @@ def check_room(decoder: MedDecoder, length: int, rules: CaptionRules) -> None:
     """Check that a prompt of this length leaves room for a caption.
 
     Raises:
-        InputError: it does not, or the model has fewer positions.
+        InputError: it does not, the model has fewer positions, or fewer ids than there are beams.
     """
-    positions = decoder.size.context_length
+    positions, ids = decoder.size.context_length, decoder.size.vocab_size
+    if rules.search == 'beam' and rules.beams > ids:
+        raise InputError(f'beams={rules.beams} is more than the {ids} ids of the vocabulary')
     if rules.longest > positions:
         raise InputError(f'max_length={rules.longest} is more than the {positions} positions of the model')
     if length >= rules.longest:

@@ -163,7 +163,9 @@ class Blip(nn.Module):
                 'these BLIP weights are those of pre-training, whose captions are poor: use weights that '
                 'were fine-tuned for captioning'
             )
-        check_room(decoder, len(self._prompt(rules.prompt)), rules)
+        prompt = self._prompt(rules.prompt)
+        self.tokenizer.warn_of_unknown([rules.prompt], [prompt])
+        check_room(decoder, len(prompt), rules)
 
     def check_answers(self, rules: AnswerRules) -> None:
         """See ``tasks.answering.AnswerModel``."""

@@ -47,7 +47,7 @@ class _Scorer:
         pixels = torch.stack([blip.preprocess(image) for image in images]).to(device)
         flat = [clean_caption(caption) for some in captions for caption in some]
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='.*was truncated')
+            warnings.filterwarnings('ignore', message='.*(was truncated|does not know)')
             ids, keep = (part.to(device) for part in blip.tokenizer(flat, self.first))  # (R, L)
         places = torch.arange(len(images), device=device)
         image_of = places.repeat_interleave(torch.tensor(counts, device=device))  # (R,)
@@ -64,6 +64,7 @@ class ItmScorer(_Scorer):
 
     first = 'enc'
     min_score: float | None = 0.5
+    max_score = 1.0
 
     def scores(self, tokens: Tensor, image_of: Tensor, ids: Tensor, keep: Tensor) -> list[PairScore]:
         """See ``_Scorer``."""
@@ -78,6 +79,7 @@ class ItcScorer(_Scorer):
 
     first = 'cls'
     min_score: float | None = None
+    max_score = 1.0
 
     def scores(self, tokens: Tensor, image_of: Tensor, ids: Tensor, keep: Tensor) -> list[PairScore]:
         """See ``_Scorer``."""

@@ -42,7 +42,9 @@ class Tokens(NamedTuple):
 
 
 class Words(Protocol):
-    """A vocabulary without special ids."""
+    """A vocabulary without special ids; ``unknown`` is the id of what it lacks, None if it lacks nothing."""
+
+    unknown: int | None
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
@@ -64,6 +66,7 @@ class WordPieces:
         self.file, self.ids = file, size.ids
         self._backend = _read(file)
         vocabulary = self._backend.get_vocab()
+        self.unknown: int | None = vocabulary.get('[UNK]')
         if max(vocabulary.values(), default=0) >= size.vocab_size:
             raise InputError(
                 f'{file} has {len(vocabulary)} ids, the model {size.vocab_size}: it belongs to another model'
@@ -93,6 +96,8 @@ class WordList:
     Args:
         size: of the text transformer.
     """
+
+    unknown: int | None = UNKNOWN
 
     def __init__(self, size: MedSize) -> None:
         self.ids = {word: index for index, word in enumerate(size.words, FIRST_WORD)}
@@ -197,6 +202,7 @@ class BlipTokenizer:
         if most < 3:
             raise InputError(f'longest={most} leaves no room for a text between its first and its last id')
         rows = [self.encode(text) for text in texts]
+        self.warn_of_unknown(texts, rows)
         self._warn_of_truncation(texts, rows, most)
         start, end = getattr(self.ids, first), self.ids.sep
         rows = [[start, *row[: most - 2], end] for row in rows]
@@ -204,6 +210,20 @@ class BlipTokenizer:
         ids = torch.tensor([row + [self.ids.pad] * (length - len(row)) for row in rows])
         keep = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return Tokens(ids, keep)
+
+    def warn_of_unknown(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+        """Warn of texts whose ids show that the vocabulary lacks a part of them.
+
+        Args:
+            texts: B texts.
+            rows: of ``encode``.
+        """
+        lacking = [text for text, row in zip(texts, rows, strict=True) if self.words.unknown in row]
+        if lacking:
+            others = f' (and {len(lacking) - 1} more)' if len(lacking) > 1 else ''
+            warnings.warn(
+                f'{short(lacking[0], 80)!r}{others} has words or characters that the tokenizer does not know'
+            )
 
     def _warn_of_truncation(self, texts: list[str], rows: list[list[int]], most: int) -> None:
         cut = [text for text, row in zip(texts, rows, strict=True) if len(row) > most - 2]

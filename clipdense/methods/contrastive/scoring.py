@@ -23,6 +23,7 @@ class ClipScorer:
     """
 
     min_score = None
+    max_score = 1.0
 
     def __init__(self, clip: CLIP) -> None:
         self.clip, self.digest = clip.eval(), module_digest(clip)

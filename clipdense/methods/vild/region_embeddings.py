@@ -150,7 +150,7 @@ def embed_dataset(
     if part is None or part.count == 1:
         refuse_parts(folder)
         return _fill(model, dataset, Path(folder), facts, every, range(len(images)), workers, batch)
-    places = part.of(range(len(images)), 'images')
+    places = part.of(range(len(images)), 'image')
     job = Job(folder, 'embed regions', asdict(facts), part)
     parts = [Path(folder) / f'part-{number}' for number in range(1, part.count + 1)]
     with job.running() if is_main() else nullcontext():

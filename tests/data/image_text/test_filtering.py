@@ -65,7 +65,7 @@ def test_scores_are_those_of_passing_captions():
     seen = []
 
     class Scorer:
-        digest, min_score = 'x', None
+        digest, min_score, max_score = 'x', None, 1.0
 
         def __call__(self, images, captions):
             seen.extend(captions)

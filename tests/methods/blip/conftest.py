@@ -66,7 +66,22 @@ def tiny():
     return tiny_blip
 
 
-VOCABULARY = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'picture', 'of', 'cat', 'dog', '##s', 'on', 'the', '.')
+VOCABULARY = (
+    '[PAD]',
+    '[UNK]',
+    '[CLS]',
+    '[SEP]',
+    'a',
+    'picture',
+    'of',
+    'cat',
+    'dog',
+    '##s',
+    'on',
+    'the',
+    '.',
+    '?',
+)
 
 
 def vocabulary_file(folder, size=58):
