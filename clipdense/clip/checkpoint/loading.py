@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -381,6 +382,11 @@ def _own_facts(file: WeightsFile) -> tuple[ClipSize, Preprocess, Recorded] | Non
         size = ClipSize.from_dict(parse_json(own['size'], 'size'))
         preprocess = Preprocess.from_dict(parse_json(own['preprocess'], 'preprocess'))
     except (KeyError, TypeError, ValueError) as error:
+        if other := re.search(r"unexpected keyword argument ('\w+')", str(error)):
+            raise CheckpointError(
+                f'the recorded size has {other[1]}, which a CLIP does not have: these are weights of another '
+                'model'
+            ) from error
         raise CheckpointError(f'the recorded size or preprocessing cannot be read ({error})') from error
     image, text = (
         TowerFacts(getattr(tower, 'activation', None), getattr(tower, 'num_heads', None))

@@ -122,6 +122,15 @@ BAD_META = {
 }
 
 
+def test_description_of_another_model(tmp_path):
+    size = make(VIT).size.to_dict()
+    size['text']['ids'] = {}
+    about = {'format': 'clipdense', 'size': json.dumps(size), 'preprocess': '{}'}
+    save_file(make(VIT).state_dict(), tmp_path / 'blip.safetensors', about)
+    with pytest.raises(CheckpointError, match="has 'ids', which a CLIP does not have"):
+        load(tmp_path / 'blip.safetensors')
+
+
 @pytest.mark.parametrize('name', BAD_META)
 def test_damaged_description(tmp_path, name):
     save_file(make(VIT).state_dict(), tmp_path / 'clip.safetensors', BAD_META[name])

@@ -65,7 +65,7 @@ def words_of(changes):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'more': 60}, 'has 14 ids, the model 60: it belongs to another model'),
+        ({'more': 60}, 'has 15 ids, the model 60: it belongs to another model'),
         ({'[SEP]': None}, r'has no \[SEP\]: it is not the vocabulary of a BERT'),
         ({'[CLS]': 20}, r'has \[CLS\] at 20, the model at 2'),
         ({'[DEC]': 57}, r'has \[DEC\] at 57, the model at 58'),
