@@ -26,7 +26,6 @@ from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.weights.io import write_weights
 
 from ..vocab.hub_tokenizers import xlm_roberta
-from . import wording_files
 from .calls import all_of, each
 
 SECTION = 'Class names'
@@ -165,7 +164,7 @@ def _weights(folder):
     Vocabulary.from_file(folder / 'a.safetensors')
 
 
-READ = wording_files.READ | {
+READ = {
     '`cat, traffic light`': _text('cat, traffic light', 'cat', 'traffic light'),
     '`salt\\, pepper, cat`': _text('salt\\, pepper, cat', 'salt, pepper', 'cat'),
     '`🔴, 🟦`': _text('🔴, 🟦', '🔴', '🟦'),

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from clipdense.data.detection.phrasecut import PhraseCut
-from clipdense.utils.errors import InputError
+
+from .calls import each
 
 SECTION = 'Phrases with masks'
 SQUARE = [[10, 5], [30, 5], [30, 15], [10, 15]]
@@ -47,18 +47,6 @@ def read(
 
 def reading(*changes: dict[str, Any], **options: Any) -> Any:
     return lambda folder: read(folder, *(changes or (NONE,)), **options)
-
-
-def each(*readings: Any) -> Any:
-    """All of a row are refused; the last one is compared with its message."""
-
-    def run(folder: Path) -> None:
-        for one in readings[:-1]:
-            with pytest.raises(InputError):
-                one(folder)
-        readings[-1](folder)
-
-    return run
 
 
 def of_captions(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files with words around class names, for the section "Class names"."""
+"""Inputs of the section "Words around class names" of docs/input_contract.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.vocab.wording import with_wording
 
+SECTION = 'Words around class names'
 NAMES = Vocabulary(('cat', 'dog'))
 CAT, DOG = {'prefix': 'a ', 'name': 'house cat', 'suffix': ' at home'}, {'name': 'dog'}
 CONFIG = """
@@ -41,3 +42,7 @@ READ = {
     'an unknown key, a number in place of words': worded({'cat': {'nmae': 'x'}}),
     'an empty list or object of a config': worded('DATASETS: {}', name='odinw.yaml'),
 }
+
+
+def test_row(row, check):
+    check(row, READ)
