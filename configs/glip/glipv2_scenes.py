@@ -18,6 +18,7 @@ from clipdense.methods.glip.glipv2 import GLIPv2
 with read_base():
     from .._base_.default_runtime import *
     from .._base_.glip_scenes import *
+    from .._base_.scenes_detection import *
 
 model.update(
     type=GLIPv2,
