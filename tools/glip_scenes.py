@@ -209,27 +209,15 @@ class Study:
 
 
 def recall(weights: Path, annotations: str, images: str) -> float:
-    """Recall@1 of phrases: the share whose best box has an IoU of 0.5 with one of their own."""
-    import torch
-    from torchvision.ops import box_iou
-
-    from clipdense.data.detection.grounding import GroundingDetection
+    """Recall@1 of phrases: the share of which the best box has an IoU of 0.5 with one of their own."""
+    from clipdense.data.layouts import DataLayout, DatasetPart
+    from clipdense.evaluation.own_data import OwnData, phrases
     from clipdense.inference.detector import Detector
-    from clipdense.tasks.detection import DetectionRules
-    from clipdense.vocab.sentences import Sentence
 
-    detector = Detector.from_pretrained(weights, device='cpu')
-    hits = []
-    for record in GroundingDetection(annotations, images, training=True).images:
-        caption = record.caption
-        sentence = Sentence.of(caption.text, caption.phrases)
-        found = detector.ground(str(record.path), sentence, rules=DetectionRules(score_threshold=0.0))
-        for phrase in range(len(caption.phrases)):
-            own = [one['bbox'] for one in record.objects if one['label'] == phrase]
-            boxes = torch.tensor([[x, y, x + width, y + height] for x, y, width, height in own])
-            best = torch.from_numpy(found.xyxy[found.class_ids == phrase][:1]).float()
-            hits.append(bool(len(best)) and bool((box_iou(best, boxes) >= 0.5).any()))
-    return sum(hits) / len(hits)
+    arguments = {'annotations': annotations, 'images': images}
+    part = DatasetPart('clipdense.data.detection.grounding', 'GroundingDetection', arguments)
+    own = OwnData(DataLayout(annotations, 'phrases', 'captions with boxes', part))
+    return phrases(Detector.from_pretrained(weights, device='cpu'), own)['R@1']
 
 
 def read(out: Path) -> dict[tuple[str, str, int], dict[str, Any]]:

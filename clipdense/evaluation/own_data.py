@@ -170,7 +170,8 @@ def detection(detector: Any, own: OwnData) -> dict[str, float]:
 def phrases(detector: Any, own: OwnData) -> dict[str, float]:
     """Metrics of ``PhraseRecall``, of a detector on captions with boxes, one caption at a time.
 
-    The best 100 boxes of a caption count, over all of its phrases.
+    The best 100 boxes of a caption count, over all of its phrases.  An image with several captions is encoded
+    once, if the detector can encode images.
     """
     from clipdense.utils.image_io import read_image
     from clipdense.vocab.sentences import Sentence
@@ -180,14 +181,18 @@ def phrases(detector: Any, own: OwnData) -> dict[str, float]:
     own.without_classes()
     data = own.build()
     found: dict[Any, list[Tensor]] = {}
-    for record in track(data.images, 'test'):
-        caption = record.caption
-        if not caption.phrases:
-            continue
+    of_image: dict[Path, list[Any]] = {}
+    for record in data.images:
+        if record.caption.phrases:
+            of_image.setdefault(record.path, []).append(record)
+    for record in track([one for records in of_image.values() for one in records], 'test'):
+        caption, records = record.caption, of_image[record.path]
+        if record is records[0]:
+            image = read_image(record.path)
+            if len(records) > 1 and hasattr(detector.model, 'encode_image'):
+                image = detector.encode(image)
         sentence = Sentence.of(caption.text, caption.phrases)
-        one = detector.ground(
-            read_image(record.path), sentence, score_threshold=0.0, max_detections=_BOXES_OF_A_CAPTION
-        )
+        one = detector.ground(image, sentence, score_threshold=0.0, max_detections=_BOXES_OF_A_CAPTION)
         boxes, scores, labels = map(torch.from_numpy, (one.xyxy, one.confidence, one.class_ids))
         found[record.image_id] = boxes_of_phrases(boxes, scores, labels, len(caption.phrases))
     return phrase_recall(data.ground_truth, found)

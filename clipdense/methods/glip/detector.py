@@ -30,7 +30,7 @@ from .assignment import assign
 from .class_text import ClassText, EncodedChunk, named_prompts
 from .criterion import grounding_losses
 from .head import GLIPHead
-from .inference import Reading, best_of, instances, no_class_twice, search, suppress_early
+from .inference import Reading, best_of, distinct, instances, no_class_twice, search, suppress_early
 from .prompts import PromptRules
 from .scores import CandidateRules, Candidates
 from .structures import HeadOutput
@@ -203,12 +203,13 @@ class GLIP(BaseDetector):
         self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample], rescale: bool = True
     ) -> Sequence[DetDataSample]:
         """Normalized images -> the samples with ``pred_instances``, in pixels of the images."""
-        levels = self.extract_feat(batch_inputs)
         metas = [sample.metainfo for sample in batch_data_samples]
         if all('caption' in meta for meta in metas):
+            images, place = distinct(batch_inputs, metas)
+            levels = tuple(level[place] for level in self.extract_feat(batch_inputs[images]))
             found = self.detect_captions(levels, metas, self.detection, rescale)
         else:
-            found = self.detect(levels, metas, self.detection, rescale)
+            found = self.detect(self.extract_feat(batch_inputs), metas, self.detection, rescale)
         return self.add_pred_to_datasample(list(batch_data_samples), found)
 
     def detect(

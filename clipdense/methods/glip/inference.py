@@ -61,6 +61,24 @@ def search(
     return found, output
 
 
+def distinct(inputs: Tensor, metas: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+    """The images of a batch (B, 3, H, W) without repetitions, and the place of each among these.
+
+    An image with several captions occurs once for each.
+    """
+    first: dict[Any, int] = {}
+    images: list[int] = []
+    place = []
+    for index, meta in enumerate(metas):
+        same = first.setdefault(meta.get('img_path', index), index)
+        if same == index or not torch.equal(inputs[index], inputs[same]):
+            place.append(len(images))
+            images.append(index)
+        else:
+            place.append(place[same])
+    return images, place
+
+
 def no_class_twice(chunks: Sequence[EncodedChunk]) -> bool:
     """Whether the names of each class are in one text."""
     classes = [index for chunk in chunks for index in set(chunk.class_of.tolist())]

@@ -6,6 +6,8 @@ from mmdet.models import FPN, DetDataPreprocessor, ResNet, SwinTransformer
 
 from clipdense.clip.hf_text import real_buffers
 
+from .backbones import SimplePyramid, TimmBackbone
+
 FOUND_BY_MMDET = ('BN', 'SyncBN', 'GN', 'LN', 'GELU')  # classes that mmdet looks up by name
 
 
@@ -17,4 +19,4 @@ class Swin(SwinTransformer):
             super().__init__(**options)
 
 
-__all__ = ['FPN', 'DetDataPreprocessor', 'ResNet', 'Swin']
+__all__ = ['FPN', 'DetDataPreprocessor', 'ResNet', 'SimplePyramid', 'Swin', 'TimmBackbone']

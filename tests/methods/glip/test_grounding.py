@@ -236,3 +236,18 @@ def test_a_test_by_config_measures_the_same(captions):
     metric.process(None, [one.to_dict() for one in found])
     expected = phrases(Detector(GLIPPredictor(model)), OwnData(recognize(captions / 'captions.json')))
     assert metric.evaluate(3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('by_config', [False, True])
+def test_an_image_with_several_captions_is_encoded_once(captions, monkeypatch, by_config):
+    detector = Detector.from_pretrained(captions / 'glip.safetensors', device='cpu')
+    data = GroundingDetection(captions / 'captions.json', captions)
+    images = []
+    features = GLIP.extract_feat
+    monkeypatch.setattr(GLIP, 'extract_feat', lambda self, x: images.append(len(x)) or features(self, x))
+    if by_config:
+        with torch.no_grad():
+            detector.model.model.test_step(pseudo_collate([data[index] for index in range(3)]))
+    else:
+        phrases(detector, OwnData(recognize(captions / 'captions.json')))
+    assert images == [1]

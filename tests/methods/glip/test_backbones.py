@@ -1,0 +1,81 @@
+"""Backbones of timm: maps of the strides, whole detectors, and files that describe themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+from safetensors.torch import save_file
+
+import clipdense
+from clipdense.clip import self_describing
+from clipdense.methods.glip.backbones import SimplePyramid, TimmBackbone
+from clipdense.methods.glip.detector import GLIP
+from clipdense.registry import build_module
+from clipdense.utils.errors import InputError
+
+from .conftest import WIDTH, config
+from .test_detector import BOX, losses_of
+
+timm = pytest.importorskip('timm')
+CONVNEXT = dict(type=TimmBackbone, name='convnext_atto')
+RESNET = dict(type=TimmBackbone, name='resnet10t')
+VIT = dict(type=TimmBackbone, name='vit_tiny_patch16_224', strides=(16,), depth=3, dynamic_img_size=True)
+
+
+def made(backbone):
+    """A config with this backbone and the neck that it needs."""
+    found = config()
+    channels = build_module(backbone).channels
+    found['neck']['in_channels'] = channels
+    if len(channels) == 1:
+        found['neck'] = dict(type=SimplePyramid, in_channels=channels[0], out_channels=WIDTH)
+    found['head']['size']['strides'] = (8, 16, 32, 64, 128)
+    return {**found, 'backbone': backbone}
+
+
+@pytest.mark.parametrize('backbone', [CONVNEXT, RESNET, VIT], ids=['convnext', 'resnet', 'vit'])
+def test_a_detector_trains_and_describes_itself(tmp_path, vocabulary, batch, backbone):
+    torch.manual_seed(0)
+    cfg = Config({'model': {'type': GLIP, **made(backbone)}})
+    model = build_module(cfg.model)
+    model.set_vocabulary(vocabulary)
+    levels = model.extract_feat(torch.zeros(1, 3, 64, 96))
+    assert [tuple(one.shape[1:]) for one in levels] == [
+        (WIDTH, max(1, -(-64 // stride)), max(1, -(-96 // stride))) for stride in (8, 16, 32, 64, 128)
+    ]
+    sum(losses_of(model.train(), batch(BOX, BOX)).values()).backward()
+    assert all(one.grad is not None for one in model.backbone.parameters() if one.requires_grad)
+    self_describing.save(model.eval(), tmp_path / 'glip.safetensors', cfg)
+    found = clipdense.load(tmp_path / 'glip.safetensors')
+    assert all(torch.equal(one, found.state_dict()[name]) for name, one in model.state_dict().items())
+
+
+def test_maps_of_a_swin_are_channels_first():
+    maps = build_module(dict(type=TimmBackbone, name='swin_tiny_patch4_window7_224', img_size=64))(
+        torch.zeros(1, 3, 64, 64)
+    )
+    assert [tuple(one.shape[1:]) for one in maps] == [(192, 8, 8), (384, 4, 4), (768, 2, 2)]
+
+
+def test_training_begins_with_weights_of_timm(tmp_path):
+    whole = timm.create_model('resnet10t')
+    save_file(whole.state_dict(), tmp_path / 'resnet.safetensors')
+    model = build_module({**RESNET, 'weights': tmp_path / 'resnet.safetensors'})
+    assert not torch.equal(model.body.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
+    model.init_weights()
+    assert torch.equal(model.body.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'name': 'convnext_ato'}, "timm has no model 'convnext_ato'.*convnext_atto"),
+        ({'name': 'resnet10t', 'strides': (8, 64)}, 'has no map of stride 64, but of 2, 4, 8, 16, 32'),
+        ({'name': 'vit_tiny_patch16_224'}, r'has no map of stride 8, but of 16: set strides=\(16,\)'),
+        ({'name': 'resnet10t', 'depth_of': 3}, 'timm cannot build'),
+    ],
+)
+def test_other_backbones_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        TimmBackbone(**options)
