@@ -10,8 +10,10 @@ import pytest
 
 from clipdense.data.layouts import recognize
 from clipdense.data.segmentation.pairs import SegmentationPairs
+from clipdense.methods.blip.checkpoint import save as save_blip
 from clipdense.utils.errors import InputError
 
+from ..methods.blip.conftest import tiny_blip
 from .data_sets import captions, coco, folders, mask, pairs, photo, run, voc
 
 pytestmark = pytest.mark.usefixtures('apart')
@@ -76,11 +78,16 @@ def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options
         (('lseg', 'unpaired'), '1 of 7 images of unpaired/images have no mask in unpaired/masks: 3'),
         (('lseg', 'folders', '--out', 'a.txt'), 'a config ends in .py'),
         (('clip', 'mine.csv', '--out', 'there.py'), 'there.py exists'),
+        (('glip', 'phrases.json'), 'phrases.json has phrases, not boxes (captions with boxes)'),
     ],
 )
 def test_data_that_cannot_be_used_is_refused(capsys, weights, arguments, message):
     captions('mine.csv'), captions('one.csv', 1), captions('odd.csv', columns=('a', 'b')), folders('folders')
     pairs('unnamed'), pairs('unpaired')
+    content = json.loads(Path(coco('phrases.json')).read_text())
+    content['categories'] = [{'id': 1, 'name': 'object'}]
+    content['annotations'][0]['tokens_positive'] = [[0, 3]]
+    Path('phrases.json').write_text(json.dumps(content))
     Path('empty').mkdir()
     Path('empty.csv').touch()
     Path('there.py').touch()
@@ -90,6 +97,14 @@ def test_data_that_cannot_be_used_is_refused(capsys, weights, arguments, message
     assert status == 2
     assert message in err
     assert not list(Path().glob('*_*.py'))
+
+
+def test_a_text_tower_is_asked_for_before_the_training(capsys):
+    coco('boxes/mine.json')
+    save_blip(tiny_blip(), Path('blip.safetensors'))
+    status, _, err = run(capsys, 'init', 'glip', 'boxes/mine.json', '-w', 'blip.safetensors')
+    assert status == 2
+    assert "has 'ids', which a CLIP does not have: these are weights of another model" in err
 
 
 # Layouts
