@@ -149,7 +149,7 @@ def detection(detector: Any, own: OwnData) -> dict[str, float]:
     data = own.build()
     vocabulary = own.vocabulary(data.vocabulary)
     detector.set_vocabulary(vocabulary)
-    metric = None
+    metric: DetectionAP | None = None
     for record in track(data.images, 'test'):
         found = detector(read_image(record.path))
         if metric is None:  # the first detections show whether there are masks

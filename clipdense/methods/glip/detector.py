@@ -229,7 +229,7 @@ class GLIP(BaseDetector):
         found: list[list[Candidates]] = [[] for _ in metas]
         chunks = self.class_text.encoded()
         apart = not rules.class_agnostic and no_class_twice(chunks)
-        output = None
+        output: HeadOutput | None = None
         for turn, chunk in enumerate(chunks):
             new, output = search(self.head, levels, metas, [chunk] * len(metas), self.candidates, turn)
             for own, more in zip(found, new, strict=True):
@@ -275,7 +275,7 @@ class GLIP(BaseDetector):
         prompts = [named_prompts(one, self.clip, self.prompts) for one in vocabularies]
         found: list[list[Candidates]] = [[] for _ in metas]
         texts: list[list[EncodedChunk]] = [[] for _ in metas]
-        output = None
+        output: HeadOutput | None = None
         for turn in range(max(map(len, prompts))):
             images = [image for image, own in enumerate(prompts) if turn < len(own)]
             chunks = self.class_text.encode([prompts[image][turn] for image in images])
