@@ -14,7 +14,7 @@ from clipdense.utils.files import check_outputs
 from clipdense.utils.wording import counted
 
 from .early import check_files, check_weights
-from .options import AsJson, Overwrite, Weights
+from .options import AsJson, Overwrite
 from .output import print_json
 
 
@@ -24,6 +24,17 @@ def starters() -> dict[str, Method]:
 
 
 _NAMES = ', '.join(sorted(starters()))
+_ALONE = ', '.join(name for name, method in sorted(starters().items()) if method.starts_alone)
+StartWeights = Annotated[
+    str | None,
+    typer.Option(
+        '--weights',
+        '-w',
+        help='CLIP to start from, a name or file [default: embedded'
+        + (f'; {_ALONE}: none].' if _ALONE else '].'),
+        show_default=False,
+    ),
+]
 
 
 def init(
@@ -34,12 +45,12 @@ def init(
     out: Annotated[
         Path | None, typer.Option('--out', help='The config to write [default: METHOD_DATA.py].')
     ] = None,
-    weights: Weights = 'embedded',
+    weights: StartWeights = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Look at your data, and write a config of one page that `clipdense train` runs.
 
-    The training starts from the CLIP of `--weights`.
+    The training starts from the CLIP of `--weights`, or where a method needs none from nothing.
 
     Example: `clipdense init lseg my_masks/`
     """
@@ -52,6 +63,8 @@ def init(
     if path.suffix != '.py':
         raise InputError(f'--out {path}: a config ends in .py')
     check_outputs([path], overwrite, [data] if Path(data).is_file() else [])
+    if weights is None and not known[method].starts_alone:
+        weights = 'embedded'
     check_weights(weights)
     if not Path(data).is_dir() and '{' not in data:  # which names shards
         check_files(data)
@@ -78,7 +91,8 @@ def check_data(
         str, typer.Argument(help='A folder, a table, shards or a JSON file.', show_default=False)
     ],
     kind: Annotated[
-        str | None, typer.Option(help='captions, masks, boxes or images, where a folder has several.')
+        str | None,
+        typer.Option(help='captions, masks, boxes, questions or images, where a folder has several.'),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help='Batch size of the training.')] = None,
     as_json: AsJson = False,

@@ -21,13 +21,13 @@ class Start:
 
     Args:
         path: of the data.
-        weights: CLIP that it starts from.
+        weights: CLIP that it starts from; None for a method that needs none (``Method.starts_alone``).
         file: the config that is written.
     """
 
     layout: DataLayout
 
-    def __init__(self, path: str, weights: str, file: Path) -> None:
+    def __init__(self, path: str, weights: str | None, file: Path) -> None:
         self.path, self.weights, self.file = path, weights, file
 
     def need(self, kind: Kind) -> None:
@@ -55,7 +55,13 @@ class Start:
 
     @cached_property
     def clip(self) -> Any:
-        """The CLIP."""
+        """The CLIP.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.weights is None:
+            raise InputError('a CLIP to start from is needed: give --weights')
         return load(self.weights)
 
     @property

@@ -77,6 +77,7 @@ class Method:
             takes; the model is what ``clipdense.load`` gave.
         starters: ``(start: data.starting.Start) -> str``, the text of a config for data of one's own, by the
             name that ``clipdense init NAME`` takes.
+        starts_alone: its starters need no CLIP: ``start.weights`` is None unless one is given.
         tests: ``(predictor, data: evaluation.own_data.OwnData) -> metrics``, such as those of
             ``evaluation.own_data``, by the kind of data (``data.layouts.Kind``) that
             ``clipdense test WEIGHTS --data`` scores its models on; for a captioning model the model takes the
@@ -111,6 +112,7 @@ class Method:
     commands: Mapping[str, str] = field(default_factory=dict)
     scorers: Mapping[str, str] = field(default_factory=dict)
     starters: Mapping[str, str] = field(default_factory=dict)
+    starts_alone: bool = False
     tests: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
