@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ TINY = ClipSize(VitSize(32, 8, 32, 9, 1, 32, 16), TINY_TEXT)
 TINY_EMBEDDED = ClipSize(TimmSize('test_efficientnet', 32, 16), TINY_TEXT)
 TINY_BLIP = BlipSize(VitSize(32, 8, 24, 1, 2, 32, 16), MedSize(24, 1, 2, 32), embed_dim=16)
 
+TINY_WORDS = replace(TINY_BLIP, text=replace(TINY_BLIP.text, words=('a', 'red')))
+
 
 def name(path: Path) -> str:
     return str(path.relative_to(FOLDER).with_suffix(''))
@@ -43,7 +46,7 @@ def test_the_model_is_built(path):
             part.clip = build_clip(TINY_EMBEDDED if part.clip == 'embedded' else TINY)
     blip = model.get('blip')
     if isinstance(blip, str):
-        model.blip = build_blip(TINY_BLIP)
+        model.blip = build_blip(TINY_WORDS if 'words' in model else TINY_BLIP)
     elif blip is not None:
         model.blip = {name: part for name, part in blip.items() if not name.endswith('_weights')}
     model.pop('start', None)  # nor those that training starts from

@@ -165,7 +165,7 @@ def _on_own_data(
         device=own.device,
     )
     layout, count = scored.layout, scored.count
-    samples = counted(count, 'sample' if layout.kind == 'captions' else 'image')
+    samples = counted(count, 'sample' if layout.kind in ('captions', 'questions') else 'image')
     typer.echo(
         f'clipdense: {samples} of {own.data} scored: {layout.kind} ({layout.layout}), part '
         f'{scored.part_name!r}',

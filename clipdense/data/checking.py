@@ -120,6 +120,9 @@ def _check_part(report: DataReport, layout: DataLayout, data: Any, part: str) ->
         _check_images(report, data)
     elif layout.kind == 'captions':
         _check_captions(report, data)
+    elif layout.kind == 'questions':
+        _check_sizes(report, list(dict.fromkeys(data.paths[index] for index in range(len(data)))))
+        report.samples += len(data)
     else:
         names = [data.class_names[label] for label in data.labels]
         report.classes = _absent(report, {**dict.fromkeys(data.class_names, 0), **Counter(names)})

@@ -16,8 +16,8 @@ from clipdense.utils.json_files import read_json
 
 from .roboflow import exports_in, splits_of
 
-Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images']
-KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images')
+Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images', 'questions']
+KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images', 'questions')
 _TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
 _IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
 _CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sentence')
@@ -209,6 +209,8 @@ def _json(path: Path) -> Iterator[DataLayout]:
         arguments = {'annotation_file': str(path), 'image_folder': str(_images_of(path, content))}
         part = DatasetPart('clipdense.data.image_text.datasets', 'CocoCaptions', arguments)
         yield DataLayout(str(path), 'captions', 'COCO captions', part)
+    elif questions := _questions(path, content):
+        yield questions
     elif LabeledData(path).kind == 'images':
         yield _labeled(path, "CoOp's split file")
     else:
@@ -225,6 +227,30 @@ def _names_only_objects(content: Any) -> bool:
     return isinstance(categories, list) and [
         one.get('name') if isinstance(one, dict) else None for one in categories
     ] in ([], ['object'])
+
+
+def _questions(path: Path, content: Any) -> DataLayout | None:
+    """A list of questions, or the questions of VQA with their annotations in a file next to them."""
+    module = 'clipdense.data.image_text.question_files'
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and 'question' in first:
+        name = first.get('image')
+        known = isinstance(name, str) and next((one for one in path.parents if (one / name).is_file()), None)
+        arguments = {'files': str(path), 'image_folder': str(known or path.parent)}
+        part = DatasetPart(module, 'QuestionList', arguments)
+        return DataLayout(str(path), 'questions', 'a list of questions', part)
+    if not isinstance(content, dict) or not isinstance(content.get('questions'), list):
+        return None
+    name = path.name.replace('questions', 'annotations')
+    files = [path.with_name(one) for one in (name.replace('OpenEnded_', ''), name) if one != path.name]
+    found = next((one for one in files if one.is_file()), None)
+    if found is None:
+        where = files[0] if files else 'in a file with the same name, of "questions" and "annotations"'
+        raise InputError(f'{path} has questions without answers: put their annotations next to them, {where}')
+    subset = str(content.get('data_subtype', ''))
+    folder = next((one for one in path.parents if (one / subset).is_dir()), path.parent)
+    arguments = {'questions': str(path), 'annotations': str(found), 'image_folder': str(folder)}
+    return DataLayout(str(path), 'questions', 'VQA', DatasetPart(module, 'VqaQuestions', arguments))
 
 
 def _coco(path: Path, content: Any, kind: Literal['boxes', 'phrases'] = 'boxes') -> DataLayout:

@@ -81,6 +81,9 @@ class AnswerModel(Protocol):
     def answer(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[list[Answer]]:
         """(B, 3, H, W), normalized, and Q questions -> for each image the answers to all questions."""
 
+    def answer_each(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[Answer]:
+        """(B, 3, H, W), normalized, and a question about each -> B answers."""
+
 
 def checked_questions(questions: str | Sequence[str]) -> list[str]:
     """One question or several, as a list.

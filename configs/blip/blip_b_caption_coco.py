@@ -18,7 +18,7 @@ with read_base():
     from .._base_.blip_release import *
     from .._base_.default_runtime import *
 
-model = dict(type=BlipCaptionTrainer, blip='model_base.pth', prompt='a picture of ')
+model = dict(type=BlipCaptionTrainer, blip='model_base.pth', prompt='a picture of ', image_size=384)
 blip_augment.update(size=384, scale=(0.5, 1.0))
 blip_ids.update(longest=40, prompt='a picture of ')
 train_dataloader.update(

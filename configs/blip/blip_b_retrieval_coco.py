@@ -18,7 +18,13 @@ with read_base():
     from .._base_.blip_release import *
     from .._base_.default_runtime import *
 
-model = dict(type=BlipRetrievalTrainer, blip='model_base.pth', queue_size=57_600, ramp_steps=442)  # one epoch
+model = dict(
+    type=BlipRetrievalTrainer,
+    blip='model_base.pth',
+    image_size=384,
+    queue_size=57_600,
+    ramp_steps=442,  # one epoch
+)
 blip_augment.update(size=384, scale=(0.5, 1.0))
 blip_ids.update(longest=35)
 train_dataloader.update(

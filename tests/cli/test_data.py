@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from clipdense.config import load_config
 from clipdense.data.layouts import recognize
 from clipdense.data.segmentation.pairs import SegmentationPairs
+from clipdense.engine.launch import check_config
 from clipdense.methods.blip.checkpoint import save as save_blip
+from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
 
 from ..methods.blip.conftest import tiny_blip
@@ -34,6 +38,7 @@ pytestmark = pytest.mark.usefixtures('apart')
             ['train_dataloader.batch_size=4', 'model.partner.hidden=16'],
             'clip.safetensors',
         ),
+        ('blip', lambda: captions('mine.csv'), ['train_dataloader.batch_size=4'], 'blip.safetensors'),
         ('coop', lambda: folders('mine'), ['train_cfg={"max_steps": 2}'], 'prompts.safetensors'),
         ('vild', lambda: coco('boxes/mine.json'), [], 'vild.safetensors'),
         ('glip', lambda: coco('boxes/mine.json'), [], 'glip.safetensors'),
@@ -53,7 +58,7 @@ def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options
     assert status == 0, err
     trained = f'work_dirs/{method}_mine/{exported}'
     assert Path(trained).is_file()
-    if method in ('clip', 'slip', 'coop'):
+    if method in ('clip', 'slip', 'coop', 'blip'):
         return
     by_config = run(capsys, 'test', f'{method}_mine.py', trained, '--json')
     assert by_config[0] == 0, by_config[2]
@@ -61,6 +66,19 @@ def test_the_config_trains_as_it_is(capsys, weights, deep, method, make, options
         without = run(capsys, 'test', place, '--data', data, '--json')
         assert without[0] == 0, without[2]
         assert json.loads(without[1]) == json.loads(by_config[1])
+
+
+def test_a_method_that_needs_no_clip(capsys):
+    """A small BLIP from nothing; others take the embedded CLIP."""
+    status, _, err = run(capsys, 'init', 'blip', captions('mine.csv'))
+    assert status == 0, err
+    text = Path('blip_mine.py').read_text()
+    assert 'image_weights' not in text
+    assert "'slip'" in text
+    cfg = load_config('blip_mine.py')
+    check_config(cfg)
+    with torch.device('meta'):
+        assert build_module(cfg.model).blip.image.size.image_size == 224
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from clipdense.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from .combinations import DIFFICULTIES, SPLITS, Difficulty
     from .datasets import SceneCaptions, SceneLabels, SceneSegmentation
+    from .questions import SceneQuestions
     from .scene import Scene, Scenes
     from .writers import ImageSet, standard_sets, write_coco, write_scenes, write_shards, write_voc
 
@@ -23,6 +24,7 @@ _HOMES = {
     'Difficulty': 'clipdense.data.scenes.combinations',
     'SceneCaptions': 'clipdense.data.scenes.datasets',
     'SceneLabels': 'clipdense.data.scenes.datasets',
+    'SceneQuestions': 'clipdense.data.scenes.questions',
     'SceneSegmentation': 'clipdense.data.scenes.datasets',
     'Scene': 'clipdense.data.scenes.scene',
     'Scenes': 'clipdense.data.scenes.scene',
@@ -42,6 +44,7 @@ __all__ = [
     'Scene',
     'SceneCaptions',
     'SceneLabels',
+    'SceneQuestions',
     'SceneSegmentation',
     'Scenes',
     'standard_sets',

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _GROUNDS = tuple(GROUNDS)
 
 
-class _Images:
+class SceneImages:
     """The N images of one stream, each drawn once, by the first process that needs it.
 
     They are kept in anonymous shared memory, which forked workers share and which the system allocates
@@ -49,6 +49,8 @@ class _Images:
         self._records = self._allocate()
 
     def __getitem__(self, index: int) -> Scene:
+        if not 0 <= index < self._shape[0]:
+            raise IndexError(f'image {index} of {self._shape[0]}')
         if self._records is None:
             return self._draw(index)
         record = self._records[index]
@@ -107,7 +109,7 @@ class SceneCaptions(Dataset):
         self.vary_captions = vary_captions
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by workers that persist
         self.tokenizer = caption_tokenizer(tokenizer)
-        self._images = _Images(self._draw, num_images, self.scenes, keep)
+        self._images = SceneImages(self._draw, num_images, self.scenes, keep)
 
     def __len__(self) -> int:
         return self.num_images
@@ -115,11 +117,11 @@ class SceneCaptions(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """``images`` (3, S, S) uint8 and ``token_ids`` (L,) int64."""
         token_ids = encode(self.tokenizer, self.caption(index))
-        return {'images': _chw(self._images[_checked(index, self)]), 'token_ids': token_ids}
+        return {'images': image_tensor(self._images[index]), 'token_ids': token_ids}
 
     def caption(self, index: int) -> str:
         """The caption of this epoch, the text of ``token_ids``."""
-        scene = self._images[_checked(index, self)]
+        scene = self._images[index]
         variant = int(self._epoch) if self.vary_captions else 0
         return self.scenes.caption(index, scene.class_ids, scene.boxes, scene.ground, self.stream, variant)
 
@@ -165,15 +167,15 @@ class SceneLabels(Dataset):
         offered = range(len(self.scenes.class_names)) if all_names else self._shown
         self.class_names = tuple(self.scenes.class_names[at] for at in offered)
         self._label = {at: label for label, at in enumerate(offered)}
-        self._images = _Images(self._draw, num_images, self.scenes, keep)
+        self._images = SceneImages(self._draw, num_images, self.scenes, keep)
 
     def __len__(self) -> int:
         return self.num_images
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """``images`` (3, S, S) uint8 and ``labels``, an index into ``class_names``."""
-        scene = self._images[_checked(index, self)]
-        return {'images': _chw(scene), 'labels': self._label[int(scene.class_ids[0])]}
+        scene = self._images[index]
+        return {'images': image_tensor(scene), 'labels': self._label[int(scene.class_ids[0])]}
 
     def _draw(self, index: int) -> Scene:
         shown = self.scenes.class_names[self._shown[index % len(self._shown)]]
@@ -217,7 +219,7 @@ class SceneSegmentation(Dataset):
         self._labels[0] = 0
         self._labels[[at + 1 for at in offered]] = np.arange(1, len(offered) + 1)
         self._labels[[at + 1 for at in self.scenes.indices(unlabeled)] if unlabeled else []] = ignore_index
-        self._images = _Images(self._draw, num_images, self.scenes, keep=True)
+        self._images = SceneImages(self._draw, num_images, self.scenes, keep=True)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -229,21 +231,15 @@ class SceneSegmentation(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | SegmentationSample]:
         """``images`` (3, S, S) uint8 and ``samples``, whose mask indexes ``vocabulary``."""
-        scene = self._images[_checked(index, self)]
+        scene = self._images[index]
         size = (self.scenes.image_size, self.scenes.image_size)
         mask = torch.from_numpy(self._labels[scene.mask])
-        return {'images': _chw(scene), 'samples': SegmentationSample('', size, mask)}
+        return {'images': image_tensor(scene), 'samples': SegmentationSample('', size, mask)}
 
     def _draw(self, index: int) -> Scene:
         return self.scenes.draw(index, self.splits, stream=self.stream)
 
 
-def _chw(scene: Scene) -> Tensor:
+def image_tensor(scene: Scene) -> Tensor:
     """A writable (3, S, S) copy of the image."""
     return torch.from_numpy(scene.image.transpose(2, 0, 1).copy())
-
-
-def _checked(index: int, dataset: Any) -> int:
-    if not 0 <= index < len(dataset):
-        raise IndexError(f'image {index} of {len(dataset)}')
-    return index

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .model import Blip
 
 LONGEST_QUESTION = 35  # tokens, as in the release
+SMOOTHING = 0.1  # of labels, in training and where choices are compared
 
 
 def read_questions(model: Blip, tokens: Tensor, questions: Tokens) -> Context:
@@ -39,7 +40,14 @@ def read_questions(model: Blip, tokens: Tensor, questions: Tokens) -> Context:
     return decoder.read(states, questions.keep)
 
 
-def answer_loss(model: Blip, tokens: Tensor, questions: Tokens, answers: Tokens, weights: Tensor) -> Tensor:
+def answer_loss(
+    model: Blip,
+    tokens: Tensor,
+    questions: Tokens,
+    answers: Tokens,
+    weights: Tensor,
+    smoothing: float = SMOOTHING,
+) -> Tensor:
     """The loss of fine-tuning: the weighted sum of the losses of all answers, over the number of images.
 
     Args:
@@ -49,6 +57,7 @@ def answer_loss(model: Blip, tokens: Tensor, questions: Tokens, answers: Tokens,
         answers: texts that start with ``ids.dec``.
         weights: (B, K) of the answers of each question, such as the share of the people who gave it; 0 where
             a question has fewer than K.  ``answers`` has a text for each weight that is not 0, row by row.
+        smoothing: part of the target of each token that is spread over all ids.
 
     Raises:
         InputError: another number of weights than of questions and answers.
@@ -62,7 +71,7 @@ def answer_loss(model: Blip, tokens: Tensor, questions: Tokens, answers: Tokens,
             f'{len(questions.ids)} questions and {len(answers.ids)} answers'
         )
     context = read_questions(model, tokens, questions).row(rows)
-    losses = _losses(model, context, answers)  # (K',)
+    losses = _losses(model, context, answers, smoothing)  # (K',)
     return (weights[weights != 0] * losses).sum() / len(tokens)
 
 
@@ -71,14 +80,32 @@ def answer_all(
     model: Blip, images: Tensor, questions: Sequence[str], rules: AnswerRules
 ) -> list[list[Answer]]:
     """See ``tasks.answering.AnswerModel.answer``."""
-    asked = model.tokenizer(list(map(_clean, questions, range(len(questions)))), 'enc', LONGEST_QUESTION)
-    count = len(images)
+    asked, count = _asked(model, questions), len(images)
     every = Tokens(*(part.to(images.device).repeat(count, 1) for part in asked))  # (B Q, L)
-    context = read_questions(model, model.encode_image(images), every)
+    found = iter(_answers(model, images, every, rules))
+    return [[Answer(*next(found), question) for question in questions] for _ in range(count)]
+
+
+@torch.no_grad()
+def answer_each(model: Blip, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[Answer]:
+    """See ``tasks.answering.AnswerModel.answer_each``."""
+    if len(images) != len(questions):
+        raise InputError(f'{len(questions)} questions for {len(images)} images: each image needs its own')
+    asked = Tokens(*(part.to(images.device) for part in _asked(model, questions)))  # (B, L)
+    found = _answers(model, images, asked, rules)
+    return [Answer(*one, question) for one, question in zip(found, questions, strict=True)]
+
+
+def _asked(model: Blip, questions: Sequence[str]) -> Tokens:
+    cleaned = [_clean(question, place) for place, question in enumerate(questions)]
+    return model.tokenizer(cleaned, 'enc', LONGEST_QUESTION)
+
+
+def _answers(model: Blip, images: Tensor, asked: Tokens, rules: AnswerRules) -> list[tuple[str, float]]:
+    """An answer to each of B Q questions (B Q, L), those of an image one after another."""
+    context = read_questions(model, model.encode_image(images), asked)
     find = _chosen if rules.choices else _generated
-    found = find(model, context, count * len(questions), rules)
-    rows = iter(found)
-    return [[Answer(*next(rows), question) for question in questions] for _ in range(count)]
+    return find(model, context, len(asked.ids), rules)
 
 
 def _clean(question: str, place: int) -> str:
@@ -150,7 +177,7 @@ def rank_answers(
     return compared.gather(1, order), scores
 
 
-def _losses(model: Blip, context: Context, answers: Tokens) -> Tensor:
+def _losses(model: Blip, context: Context, answers: Tokens, smoothing: float = SMOOTHING) -> Tensor:
     """(K, L) -> (K,)."""
     scores = model.predict(context, *answers)  # (K, L, V)
-    return answer_losses(scores, lm_labels(answers.ids, answers.keep))
+    return answer_losses(scores, lm_labels(answers.ids, answers.keep), smoothing)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from clipdense.registry import MODELS
+from clipdense.utils.dist import gather_with_grad
 from clipdense.utils.errors import InputError
 
 from .losses import caption_loss
@@ -27,6 +29,7 @@ class BlipCaptionTrainer(BlipTrainer):
         blip: a BLIP with a decoder, its config, or weights for ``checkpoint.load``.
         prompt: beginning of the captions in training, that of ``CaptionRules``.
         smoothing: of the labels.
+        image_size: of the images, see ``load_blip``.
 
     Raises:
         InputError: a model without decoder, one that answers questions, or a setting out of range.
@@ -35,9 +38,13 @@ class BlipCaptionTrainer(BlipTrainer):
     """
 
     def __init__(
-        self, blip: nn.Module | dict | str | Path, prompt: str = 'a picture of ', smoothing: float = 0.1
+        self,
+        blip: nn.Module | dict | str | Path,
+        prompt: str = 'a picture of ',
+        smoothing: float = 0.1,
+        image_size: int | None = None,
     ) -> None:
-        model = load_blip(blip)
+        model = load_blip(blip, image_size)
         if model.size.answers:
             raise InputError('these BLIP weights answer questions: fine-tune pre-trained ones for captions')
         decoder = model.need_decoder()
@@ -79,12 +86,13 @@ class BlipRetrievalTrainer(MatchingTrainer):
         micro_batch: must be None.
         hard_negatives: draw negatives by similarity; False draws all alike, for data in which many captions
             fit many images.
+        image_size: of the images, see ``load_blip``.
 
     Raises:
         InputError: a model without these parts, or a setting out of range.
 
-    Source: salesforce/BLIP models/blip_retrieval.py.  The release draws negatives from the pairs of all
-        processes; here each process draws from its own.
+    Source: salesforce/BLIP models/blip_retrieval.py with ``negative_all_rank``: negatives are drawn from the
+        pairs of all processes.
     """
 
     numbered = takes_names = True
@@ -98,8 +106,9 @@ class BlipRetrievalTrainer(MatchingTrainer):
         ramp_steps: int = 0,
         micro_batch: int | None = None,
         hard_negatives: bool = True,
+        image_size: int | None = None,
     ) -> None:
-        model = load_blip(blip)
+        model = load_blip(blip, image_size)
         if model.joint is None or model.itm_head is None:
             raise InputError('retrieval needs a BLIP with an encoder and its heads: give pre-trained weights')
         own = Blip(
@@ -119,10 +128,16 @@ class BlipRetrievalTrainer(MatchingTrainer):
         batch = self.encode(images, texts)
         contrastive, _, _ = self.contrast(batch, numbers)
         assert self.blip.joint is not None
-        similar = (batch.text @ batch.image.mT / self.blip.joint.temperature).detach()  # (B, B)
-        same = numbers[:, None] == numbers
-        weights = self.weights(similar, same), self.weights(similar.mT, same)
+        with torch.no_grad():
+            images, captions, every = map(
+                gather_with_grad, (batch.image, batch.text, numbers)
+            )  # (G, D), (G,)
+            to_images = batch.text @ images.mT / self.blip.joint.temperature  # (B, G)
+            to_texts = batch.image @ captions.mT / self.blip.joint.temperature
+        same = numbers[:, None] == every
+        weights = self.weights(to_images, same), self.weights(to_texts, same)
+        pool = self.gathered(batch.tokens, texts)
         return {
             'contrastive_loss': contrastive,
-            'matching_loss': self.match(batch.tokens, texts, weights),
+            'matching_loss': self.match(batch.tokens, texts, weights, pool=pool),
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.dist import gather_with_grad, world_size
@@ -41,12 +42,19 @@ class Encoded(NamedTuple):
     slow_text: Tensor  # (B, D)
 
 
+class Pool(NamedTuple):
+    """Images and texts among which negatives are drawn, G of each."""
+
+    tokens: Tensor  # (G, S, W)
+    texts: Tokens  # (G, L)
+
+
 class MatchingTrainer(BlipTrainer):
     """A training with a momentum model; see ``BlipPretrainer`` for the arguments.
 
     In several processes the queue has the pairs of all of them, in order of rank.  Its earlier content apart,
-    a process contrasts its pairs with its own only, and draws negatives from its own, as the release does in
-    pre-training.
+    a process contrasts its pairs with its own only, as the release does; a subclass says where negatives are
+    drawn.
 
     Raises:
         InputError: a model without encoder and heads, or a setting out of range.
@@ -139,24 +147,43 @@ class MatchingTrainer(BlipTrainer):
         return negative_weights(to_images if self.hard_negatives else torch.zeros_like(to_images), same)
 
     def match(
-        self, tokens: Tensor, texts: Tokens, weights: tuple[Tensor, Tensor], draw: Draw | None = None
+        self,
+        tokens: Tensor,
+        texts: Tokens,
+        weights: tuple[Tensor, Tensor],
+        draw: Draw | None = None,
+        pool: Pool | None = None,
     ) -> Tensor:
         """The matching loss: pairs that match, texts with a negative image, and images with a negative text.
 
         Args:
             tokens: (B, S, W).
             texts: B.
-            weights: for drawing, of images for each text and of texts for each image, (B, B) each.  A pair
+            weights: for drawing, of images for each text and of texts for each image, (B, G) each.  A pair
                 whose weights are all 0 has no negative, and is left out of those that do not match.
             draw: weights -> the index of a negative image and of a negative text, (B,) each.
+            pool: where negatives are drawn; the pairs themselves by default.
         """
-        encoder, ids = self.blip.need_encoder(), with_first(texts.ids, self.blip.text_size.ids.enc)
         some = torch.arange(len(tokens), device=tokens.device)[weights[0].any(dim=1)]  # (N,)
         image, text = (draw or _draw)(*(one[some] for one in weights))  # (N,)
         every = torch.arange(len(tokens), device=tokens.device)
+        if pool is not None:  # its negatives come after the pairs
+            drawn = torch.arange(len(some), device=tokens.device) + len(tokens)
+            tokens = torch.cat([tokens, pool.tokens[image]])  # (B + N, S, W)
+            texts = _joined(texts, Tokens(*(part[text] for part in pool.texts)), self.blip.text_size.ids.pad)
+            image = text = drawn
         images, order = torch.cat([every, image, some]), torch.cat([every, some, text])  # (B + 2 N,)
+        encoder, ids = self.blip.need_encoder(), with_first(texts.ids, self.blip.text_size.ids.enc)
         read = encoder.read(tokens).row(images)
-        return matching_loss(self.blip.match(read, ids[order], texts.keep[order]), len(tokens))
+        return matching_loss(self.blip.match(read, ids[order], texts.keep[order]), len(every))
+
+    def gathered(self, tokens: Tensor, texts: Tokens) -> Pool | None:
+        """The images and texts of all processes, with gradients, in order of rank; None for one process."""
+        if world_size() == 1:
+            return None
+        length = int(gather_with_grad(torch.tensor([texts.ids.shape[1]], device=tokens.device)).max())
+        padded = _padded(texts, length, self.blip.text_size.ids.pad)
+        return Pool(gather_with_grad(tokens), Tokens(*map(gather_with_grad, padded)))
 
     def _positives(self, numbers: Tensor) -> Tensor:
         """(B,) -> (B, B + Q), equal shares of the columns of the same image."""
@@ -167,6 +194,19 @@ class MatchingTrainer(BlipTrainer):
 
     def _alpha(self) -> float:
         return self.alpha * (min(1.0, int(self.steps) / self.ramp_steps) if self.ramp_steps else 1.0)
+
+
+def _padded(texts: Tokens, length: int, pad: int) -> Tokens:
+    """Texts (B, L) with more padding."""
+    more = length - texts.ids.shape[1]
+    return Tokens(F.pad(texts.ids, (0, more), value=pad), F.pad(texts.keep, (0, more)))
+
+
+def _joined(texts: Tokens, others: Tokens, pad: int) -> Tokens:
+    """Texts (B, L) and others (N, M), as long as the longest."""
+    length = max(texts.ids.shape[1], others.ids.shape[1])
+    parts = zip(*(_padded(some, length, pad) for some in (texts, others)), strict=True)
+    return Tokens(*map(torch.cat, parts))
 
 
 def _draw(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,12 @@ BLIP = Method(
     recognize=recognize,
     layout='BLIP (salesforce, Hugging Face, clipdense)',
     load='clipdense.methods.blip.checkpoint:from_file',
-    tests={'captions': 'clipdense.methods.blip.retrieval:on_own_data'},
+    tests={
+        'captions': 'clipdense.methods.blip.retrieval:on_own_data',
+        'questions': 'clipdense.evaluation.answering:on_own_data',
+    },
+    starters={'blip': 'clipdense.methods.blip.starter:blip'},
+    starts_alone=True,
     export={
         'clipdense': 'clipdense.methods.blip.checkpoint:write_clipdense',
         'huggingface': 'clipdense.methods.blip.checkpoint:write_huggingface',

@@ -22,7 +22,7 @@ from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError
 
-from .answers import answer_all, check_answers
+from .answers import answer_all, answer_each, check_answers
 from .generation import check_room, generate
 from .sizes import BlipSize, MedSize
 from .text import Context, Med, MedDecoder
@@ -174,6 +174,10 @@ class Blip(nn.Module):
     def answer(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[list[Answer]]:
         """See ``tasks.answering.AnswerModel``."""
         return answer_all(self, images, questions, rules)
+
+    def answer_each(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[Answer]:
+        """See ``tasks.answering.AnswerModel``."""
+        return answer_each(self, images, questions, rules)
 
     def _prompt(self, text: str) -> list[int]:
         """Ids of a prompt, without its end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -257,15 +257,68 @@ class CaptionIds:
             InputError: as ``BlipTokenizer``; or a caption that is too long with ``truncate=False``.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = np.full((len(texts), self.longest), -1, np.int64)
-        ids = self.tokenizer.ids
-        for row, text in zip(rows, texts, strict=True):
-            found = self.tokenizer.encode(self.prompt + clean_caption(text))
-            if len(found) > self.longest - 2 and not truncate:
+        found = [self.tokenizer.encode(self.prompt + clean_caption(text)) for text in texts]
+        for text, ids in zip(texts, found, strict=True):
+            if len(ids) > self.longest - 2 and not truncate:
                 raise InputError(f'{short(text, 80)!r} is longer than {self.longest} tokens')
-            found = [ids.cls, *found[: self.longest - 2], ids.sep]
-            row[: len(found)] = found
-        return rows
+        return _padded(self.tokenizer, found, self.longest)
+
+
+@TRANSFORMS.register_module()
+class QuestionIds:
+    """The tokenizer of a dataset of questions for ``BlipAnswerTrainer``, as the release cleans them.
+
+    Args:
+        size: of the text transformer, or a dict of its fields.
+        file: vocabulary, see ``BlipTokenizer``.
+        longest: L; longer questions are truncated.
+        longest_answer: A; longer answers are truncated.
+        most_answers: K; of more different answers those with the largest weights are kept.
+
+    Raises:
+        InputError: no room for a text, or no answers.
+    """
+
+    def __init__(
+        self,
+        size: MedSize | dict,
+        file: str | Path | None = None,
+        longest: int = 35,
+        longest_answer: int = 20,
+        most_answers: int = 10,
+    ) -> None:
+        size = MedSize(**size) if isinstance(size, dict) else size
+        self.tokenizer = BlipTokenizer(size, None if file is None else Path(file))
+        if min(longest, longest_answer) < 3 or most_answers < 1:
+            raise InputError(
+                'longest and longest_answer must be at least 3 and most_answers at least 1, got '
+                f'{longest}, {longest_answer} and {most_answers}'
+            )
+        self.longest, self.longest_answer, self.most_answers = longest, longest_answer, most_answers
+
+    def question_items(
+        self, question: str, answers: Mapping[str, float]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A question, and answers with their weights -> ids (L,) and (K, A) int64 from ``cls`` to ``sep``,
+        filled with -1, and weights (K,), filled with 0.
+        """
+        asked = [self.tokenizer.encode(clean_question(question))]
+        best = sorted(answers.items(), key=lambda item: -item[1])[: self.most_answers]
+        weights = np.zeros(self.most_answers, np.float32)
+        weights[: len(best)] = [weight for _, weight in best]
+        ids = np.full((self.most_answers, self.longest_answer), -1, np.int64)
+        texts = [self.tokenizer.encode(answer) for answer, _ in best]
+        ids[: len(best)] = _padded(self.tokenizer, texts, self.longest_answer)
+        return _padded(self.tokenizer, asked, self.longest)[0], ids, weights
+
+
+def _padded(tokenizer: BlipTokenizer, texts: Sequence[Sequence[int]], longest: int) -> np.ndarray:
+    """Ids of B texts -> (B, L) from ``cls`` to ``sep``, truncated or filled with -1."""
+    rows = np.full((len(texts), longest), -1, np.int64)
+    for row, ids in zip(rows, texts, strict=True):
+        found = [tokenizer.ids.cls, *ids[: longest - 2], tokenizer.ids.sep]
+        row[: len(found)] = found
+    return rows
 
 
 def clean_caption(text: str, max_words: int = MAX_WORDS) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import describe
+from clipdense.clip.vit import VisionTransformer
 from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.engine.parallel import run_pass
 from clipdense.registry import build_module
@@ -23,7 +25,7 @@ from .model import Blip
 from .tokenizer import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mmengine.optim import OptimWrapper
 
@@ -47,6 +49,7 @@ class BlipTrainer(Model):
 
     blip: Blip
     weights_argument = 'blip'
+    tokenizer_name, text_name = 'CaptionIds', 'caption'  # of the data, for messages
     batch_matters = ''  # why a batch cannot be split into parts, if it cannot
 
     def __init__(self, blip: Blip, smoothing: float = 0.1) -> None:
@@ -55,22 +58,26 @@ class BlipTrainer(Model):
         self.blip, self.smoothing = blip, smoothing
 
     @abstractmethod
-    def losses(self, images: Tensor, texts: Tokens, numbers: Tensor | None = None) -> dict[str, Tensor]:
-        """The losses of a batch.
+    def losses(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The losses of a batch, of the arguments that ``inputs`` gives."""
 
-        Args:
-            images: (B, 3, H, W), normalized.
-            texts: B texts that start with ``ids.cls``.
-            numbers: (B,) int64, equal for pairs of one image.
-        """
+    def inputs(self, data: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Arguments of ``losses``: images, texts, and numbers (B,), equal for pairs of one image."""
+        images = data['images']
+        return images, self.tokens(data.get('token_ids')), image_numbers(data.get('names'), images.device)
 
     def forward(
-        self, images: Tensor, token_ids: Tensor, names: Sequence[str] | None = None, mode: str = 'tensor'
+        self,
+        images: Tensor,
+        token_ids: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        mode: str = 'tensor',
+        **more: Any,
     ) -> Any:
-        """(B, 3, H, W) normalized, (B, L), B names of images -> losses (mode 'loss'), or image tokens."""
+        """(B, 3, H, W) normalized, and what else a batch has -> losses (mode 'loss'), or image tokens."""
         if mode != 'loss':
             return self.blip.encode_image(images)
-        return self.losses(images, self.tokens(token_ids), image_numbers(names, token_ids.device))
+        return self.losses(*self.inputs({'images': images, 'token_ids': token_ids, 'names': names, **more}))
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimizer step.
@@ -81,10 +88,9 @@ class BlipTrainer(Model):
         if getattr(optim_wrapper, '_accumulative_counts', 1) > 1 and self.batch_matters:
             raise InputError(f'accumulative_counts must be 1: {self.batch_matters}')
         data = self.data_preprocessor(data, training=True)
-        images, texts = data['images'], self.tokens(data['token_ids'])
-        numbers = image_numbers(data.get('names'), images.device)
+        inputs = self.inputs(data)
         with optim_wrapper.optim_context(self):
-            losses = run_pass(self, self.losses, images, texts, numbers)
+            losses = run_pass(self, self.losses, *inputs)
         total, logged = total_loss(losses)
         optim_wrapper.update_params(total)
         return logged
@@ -105,38 +111,73 @@ class BlipTrainer(Model):
         own = {name: x for name, x in self.state_dict().items() if not name.startswith(_PREFIX)}
         return own | {f'{_PREFIX}{name}': tensor for name, tensor in file.tensors.items()}
 
-    def tokens(self, token_ids: Tensor) -> Tokens:
+    def tokens(self, token_ids: Tensor | None) -> Tokens:
         """Ids (B, L) whose padding is negative.
 
         Raises:
             InputError: they are not those of ``CaptionIds`` with the vocabulary of the model.
         """
-        size, keep = self.blip.text_size, token_ids >= 0
-        if not keep[:, :2].all():
-            raise InputError('a caption has no ids: use the tokenizer CaptionIds for the dataset')
+        size = self.blip.text_size
+        keep = None if token_ids is None else token_ids >= 0
+        if token_ids is None or keep is None or not keep[:, :2].all():
+            raise InputError(
+                f'a {self.text_name} has no ids: use the tokenizer {self.tokenizer_name} for the dataset'
+            )
         if not (token_ids[:, 0] == size.ids.cls).all():
             raise InputError(
-                f'captions must start with the id {size.ids.cls}: use the tokenizer CaptionIds for the '
-                'dataset, with the size of the text transformer'
+                f'{self.text_name}s must start with the id {size.ids.cls}: use the tokenizer '
+                f'{self.tokenizer_name} for the dataset, with the size of the text transformer'
             )
         if bool((token_ids[keep] >= size.vocab_size).any()):
-            raise InputError('captions have ids that the model does not have: their tokenizer is another one')
+            raise InputError(
+                f'{self.text_name}s have ids that the model does not have: their tokenizer is another one'
+            )
         length = int(keep.sum(dim=1).max())
         if length > size.context_length:
             raise InputError(
-                f'a caption has {length} tokens, and the model {size.context_length} positions: set longest='
-                f'{size.context_length} of CaptionIds'
+                f'a {self.text_name} has {length} tokens, and the model {size.context_length} '
+                f'positions: set longest={size.context_length} of {self.tokenizer_name}'
             )
         ids = token_ids.masked_fill(~keep, size.ids.pad)
         return Tokens(ids[:, :length], keep[:, :length].long())
 
 
-def load_blip(blip: nn.Module | dict | str | Path) -> Blip:
-    """The BLIP to train: weights for ``checkpoint.load``, a model, or its config."""
+def load_blip(blip: nn.Module | dict | str | Path, image_size: int | None = None) -> Blip:
+    """The BLIP to train.
+
+    Args:
+        blip: weights for ``checkpoint.load``, a model, or its config.
+        image_size: of the images of training and inference; position embeddings are resized to it.
+
+    Raises:
+        InputError: not a BLIP, or an image size that it cannot have.
+    """
     model = load(blip) if isinstance(blip, str | Path) else build_module(blip)
     if not isinstance(model, Blip):
         raise InputError(f'a BLIP is needed, got {type(model).__name__}')
+    if image_size is not None and image_size != model.preprocess.image_size:
+        resize_images(model, image_size)
     return model
+
+
+def resize_images(blip: Blip, image_size: int) -> None:
+    """Make a BLIP one for images of another size: its preprocessing, and position embeddings of a ViT.
+
+    Raises:
+        InputError: a size that is no multiple of the patches, or a tower without patches.
+    """
+    tower = blip.image
+    if not isinstance(tower, VisionTransformer):
+        raise InputError('image_size is for a BLIP with a ViT, whose position embeddings are resized')
+    patch = tower.patch_size
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < patch:
+        raise InputError(f'image_size must be a whole number of at least {patch}, got {image_size!r}')
+    if image_size % patch:
+        raise InputError(f'image_size must be a multiple of the patches of {patch} pixels, got {image_size}')
+    side = image_size // patch
+    tower.pos_embed = nn.Parameter(tower.positions((side, side)).detach().clone())
+    tower.size = replace(tower.size, image_size=image_size)
+    blip.preprocess = replace(blip.preprocess, image_size=image_size)
 
 
 def with_first(ids: Tensor, start: int) -> Tensor:

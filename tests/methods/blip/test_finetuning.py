@@ -57,7 +57,7 @@ def test_pairs_of_one_image_share_the_target_and_are_no_negatives(tiny, batch):
     losses_of(trainer, batch, names)  # fills the queue
     assert trainer.queue.numbers.tolist() == image_numbers(names, torch.device('cpu')).tolist()
     seen = []
-    trainer.match = lambda tokens, texts, weights: seen.append(weights) or tokens.sum() * 0
+    trainer.match = lambda tokens, texts, weights, pool: seen.append(weights) or tokens.sum() * 0
     found = losses_of(trainer, batch, names)
     data = trainer.data_preprocessor(dict(batch))
     encoded = trainer.encode(data['images'], trainer.tokens(batch['token_ids']))
@@ -80,7 +80,7 @@ def test_pairs_of_one_image_share_the_target_and_are_no_negatives(tiny, batch):
 def test_negatives_that_are_drawn_alike(tiny, batch):
     trainer = BlipRetrievalTrainer(tiny(), queue_size=4, hard_negatives=False).eval()
     seen = []
-    trainer.match = lambda tokens, texts, weights: seen.extend(weights) or tokens.sum() * 0
+    trainer.match = lambda tokens, texts, weights, pool: seen.extend(weights) or tokens.sum() * 0
     losses_of(trainer, batch, ['a', 'b', 'a', 'c'])
     for weights in seen:
         assert_close(weights[0], torch.tensor([0.0, 0.25, 0.0, 0.25]))

@@ -1,35 +1,28 @@
-"""Two processes: each contrasts its own pairs with the queue of both, and gradients are averaged."""
+"""Two processes: each contrasts its own pairs with the queue of both, and gradients are averaged.
+
+Negatives are those of a process in pre-training, and those of both for retrieval.
+"""
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 
 import pytest
 import torch
-from torch.testing import assert_close
-from torch.utils.data import Dataset
+from torch.nn import functional as F
 
-from clipdense.engine import ResumableSampler, Runner
 from clipdense.methods.blip.finetuning import BlipRetrievalTrainer
+from clipdense.methods.blip.losses import negative_weights
+from clipdense.methods.blip.matching import Pool
 from clipdense.methods.blip.pretrainer import BlipPretrainer
+from clipdense.methods.blip.questions import BlipAnswerTrainer
+from clipdense.methods.blip.tokenizer import Tokens
 from clipdense.methods.blip.trainer import image_numbers
+
+from ..processes import check_two, train
 
 STEPS, LR = 3, 0.1
 PAIRS = 2  # of a process: each has one other pair, so that negatives are not random
-
-
-class Pairs(Dataset):
-    """Random images with captions."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def __len__(self):
-        return len(self.data['names'])
-
-    def __getitem__(self, index):
-        return {name: value[index] for name, value in self.data.items()}
 
 
 @pytest.fixture
@@ -38,49 +31,32 @@ def data():
     count = 2 * PAIRS * STEPS
     ids = torch.randint(4, 50, (count, 6), generator=generator)
     ids[:, 0], ids[:, 5] = 2, 3
+    ids[[0, 2], 4], ids[[0, 2], 5] = 3, -1  # all of the first process in the first step: shorter
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return {'images': images, 'token_ids': ids, 'names': [f'image {at % 9}' for at in range(count)]}
-
-
-def _train(model, data, folder):
-    runner = Runner.from_cfg(
-        {
-            'model': model,
-            'work_dir': str(folder),
-            'launcher': 'pytorch',
-            'train_dataloader': {
-                'dataset': Pairs(data),
-                'batch_size': PAIRS,
-                'sampler': {'type': ResumableSampler, 'shuffle': False},
-            },
-            'train_cfg': {'max_steps': STEPS},
-            'optim_wrapper': {'optimizer': {'type': torch.optim.SGD, 'lr': LR}, 'precision': 'fp32'},
-            'default_hooks': {'checkpoint': None},
-            'randomness': {'seed': 0},
-        }
-    )
-    runner.train()
-    return {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
-
-
-def _one_of_two(rank, *args):
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    return {name: value.numpy() for name, value in _train(*args).items()}
 
 
 def by_hand(model, data):
     """The same steps in one process: the mean of the gradients of the parts of each batch."""
     for step in range(STEPS):
         everything = range(2 * PAIRS * step, 2 * PAIRS * (step + 1))
-        halves = []
-        for rank in range(2):
-            half = deepcopy(model)
-            rows = list(everything)[rank::2]  # as the sampler deals them
-            images = half.data_preprocessor({'images': data['images'][rows]})['images']
-            numbers = image_numbers([data['names'][row] for row in rows], images.device)
-            losses = half.losses(images, half.tokens(data['token_ids'][rows]), numbers)
-            torch.stack(list(losses.values())).sum().backward()
-            halves.append(half)
+        halves = [deepcopy(model) for _ in range(2)]
+        rows = [list(everything)[rank::2] for rank in range(2)]  # as the sampler deals them
+        images = [model.data_preprocessor({'images': data['images'][some]})['images'] for some in rows]
+        texts = [model.tokens(data['token_ids'][some]) for some in rows]
+        named = [image_numbers([data['names'][row] for row in some], images[0].device) for some in rows]
+        if isinstance(model, BlipPretrainer):
+            losses = [
+                loss
+                for half, *inputs in zip(halves, images, texts, named, strict=True)
+                for loss in half.losses(*inputs).values()
+            ]
+        else:
+            batches = [half.encode(*one) for half, *one in zip(halves, images, texts, strict=True)]
+            losses = matching_with_all(halves, batches, named, texts)
+            pairs = zip(halves, batches, named, strict=True)
+            losses += [half.contrast(batch, numbers)[0] for half, batch, numbers in pairs]
+        torch.stack(losses).sum().backward()
         places = (model.queue.place + torch.arange(PAIRS)) % model.queue.size
         image, text = (
             torch.cat([getattr(half.queue, name)[:, places].mT for half in halves])
@@ -100,13 +76,46 @@ def by_hand(model, data):
     return model.state_dict()
 
 
+def matching_with_all(halves, batches, numbers, texts):
+    """The matching losses of retrieval: negatives of both processes, found and drawn by hand."""
+    longest = max(one.ids.shape[1] for one in texts)
+    padded = [[F.pad(part, (0, longest - part.shape[1])) for part in one] for one in texts]
+    pool = Pool(
+        torch.cat([batch.tokens for batch in batches]),
+        Tokens(*(torch.cat(parts) for parts in zip(*padded, strict=True))),
+    )
+    images, captions = (torch.cat([getattr(one, name) for one in batches]) for name in ('image', 'text'))
+    losses = []
+    for half, batch, mine, own in zip(halves, batches, numbers, texts, strict=True):
+        same = mine[:, None] == torch.cat(numbers)
+        scores = (batch.text @ images.mT, batch.image @ captions.mT)
+        weights = [negative_weights(score / half.blip.joint.temperature, same) for score in scores]
+        losses.append(half.match(batch.tokens, own, tuple(weights), likeliest, pool))
+    return losses
+
+
+def likeliest(images, texts):
+    """In place of a random draw."""
+    return images.argmax(dim=1), texts.argmax(dim=1)
+
+
 @pytest.mark.parametrize('kind', [BlipPretrainer, BlipRetrievalTrainer])
-def test_two_processes(tiny, data, tmp_path, kind, run_processes):
+def test_two_processes(tiny, data, tmp_path, monkeypatch, kind, run_processes):
+    if kind is BlipRetrievalTrainer:  # its negatives are not the only other pair
+        monkeypatch.setattr('clipdense.methods.blip.matching._draw', likeliest)
     model = kind(tiny(dropout=0.0), queue_size=10, momentum=0.9, ramp_steps=2).double().train()
     expected = by_hand(deepcopy(model), data)
-    found = run_processes(_one_of_two, model, data, tmp_path / 'two')
-    for rank, state in enumerate(found):
-        assert set(state) == set(expected)
-        for name, value in expected.items():
-            mine = torch.from_numpy(state[name])
-            assert_close(mine, value, atol=1e-8, rtol=1e-6, msg=f'{name} of process {rank}')
+    check_two(run_processes, expected, model, data, tmp_path, steps=STEPS, batch_size=PAIRS, lr=LR)
+
+
+def test_two_processes_that_learn_answers_equal_one(tiny, data, tmp_path, run_processes):
+    """Answers have no negatives: each question counts by its share of the batch."""
+    answers = data['token_ids'][:, None, :4].repeat(1, 2, 1)
+    answers[:, 1, 1] = 9
+    answers[..., 3] = 3
+    weights = torch.tensor([[0.7, 0.3], [1.0, 0.0]]).repeat(len(answers) // 2, 1).double()
+    answers[weights == 0] = -1
+    data = {**data, 'answer_ids': answers, 'answer_weights': weights}
+    model = BlipAnswerTrainer(tiny(dropout=0.0)).double().train()
+    alone = train(deepcopy(model), data, tmp_path / 'one', steps=STEPS, batch_size=2 * PAIRS, lr=LR)
+    check_two(run_processes, alone, model, data, tmp_path, steps=STEPS, batch_size=PAIRS, lr=LR)

@@ -24,6 +24,8 @@ from clipdense.utils.errors import InputError
 
 from ...stopping import StopAt
 
+NAMES = ('blip_scenes', 'blip_scenes_retrieval', 'blip_scenes_caption', 'blip_scenes_vqa')
+
 
 @pytest.fixture(scope='module')
 def make_config(shards):
@@ -39,7 +41,10 @@ def make_config(shards):
         cfg.model.update({'ramp_steps': 3, 'queue_size': 6} if 'queue_size' in cfg.model else {})
         cfg.model.update(model)
         cfg.train_dataloader.update(batch_size=4, num_workers=0)
-        cfg.train_dataloader.dataset.update(urls=str(shards), samples_per_epoch=8, shuffle=0)
+        if name == 'blip_scenes_vqa':
+            cfg.train_dataloader.dataset.num_images = 8
+        else:
+            cfg.train_dataloader.dataset.update(urls=str(shards), samples_per_epoch=8, shuffle=0)
         cfg.train_cfg.max_steps = steps
         cfg.param_scheduler.warmup = 1
         cfg.default_hooks.checkpoint.interval = 2
@@ -56,7 +61,7 @@ def pretrained(make_config, tmp_path_factory):
     return folder / 'blip.safetensors'
 
 
-@pytest.mark.parametrize('name', ['blip_scenes', 'blip_scenes_retrieval', 'blip_scenes_caption'])
+@pytest.mark.parametrize('name', NAMES)
 def test_train_stop_and_go_on(make_config, pretrained, tmp_path, name):
     """Bit for bit: weights, momentum model, queue with its numbers, ramp."""
     start = {} if name == 'blip_scenes' else {'blip': str(pretrained)}
@@ -122,7 +127,7 @@ def test_an_evaluation_of_the_file(make_config, pretrained, tmp_path):
     assert all(0 <= value <= 1 for value in found.values())
 
 
-@pytest.mark.parametrize('name', ['blip_scenes', 'blip_scenes_retrieval', 'blip_scenes_caption'])
+@pytest.mark.parametrize('name', NAMES)
 def test_the_evaluations_of_a_config_fit_its_model(make_config, pretrained, name):
     model = build_module(
         make_config(name, **({} if name == 'blip_scenes' else {'blip': str(pretrained)})).model
