@@ -36,6 +36,7 @@ def test_configs_and_options_exist(tmp_path, scenes, name):
     assert cfg.train_cfg.max_steps == 3
     assert cfg.model.head.size.get('fused', True) == (name != 'apart')
     assert cfg.model.prompts.per_phrase == (name != 'joined')
+    assert cfg.model.prompts.last_token == (name not in ('tokens', 'joined'))
 
 
 def test_words_that_are_held_out_have_no_box_and_no_caption(tmp_path, scenes):

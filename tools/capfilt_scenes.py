@@ -1,13 +1,15 @@
 """CapFilt on scenes: does a captioner and a filter that learned from noisy captions clean them for a CLIP?
 
     clipdense scenes data/scenes --train 20000
-    python tools/capfilt_scenes.py runs/capfilt --seeds 0 1 2
+    clipdense train contrastive/clip_scenes
+    python tools/capfilt_scenes.py runs/capfilt --clip clip.safetensors --seeds 0 1 2
 
 The first 12 shards of 1,000 images get wrong captions at known rates ("web"): that of another image, one
 that says nothing, or one wrong attribute.  The next two keep theirs ("clean", as COCO in the paper).  As in
-the paper, a BLIP is pre-trained on the web captions; a captioner and a filter (``matcher``) are fine-tuned
-from it on the clean ones, apart; each web image gets a synthetic caption by nucleus sampling; matching
-filters web and synthetic captions.  ``matcher_hard`` is the filter with hard negatives, as in the release.
+the paper, a BLIP, whose image tower starts from weights, is pre-trained on the web captions; a captioner and
+a filter (``matcher``) are fine-tuned from it on the clean ones, apart; each web image gets a synthetic
+caption by nucleus sampling; matching filters web and synthetic captions.  ``matcher_hard`` is the filter with
+hard negatives, as in the release.
 Then the same CLIP is trained for equal steps on
 
 * ``noisy``: the web captions,
@@ -153,15 +155,23 @@ class Study:
         out: folder of all runs.
         data: folder of ``clipdense scenes``.
         seed: of the wrong captions and of the trainings.
+        clip: weights of a CLIP of scenes, whose image tower BLIP starts from.
         steps: of the pre-training of BLIP, of its fine-tunings, and of CLIP.
         captions_of: seed whose captions CLIP is trained on; the own by default.
     """
 
     def __init__(
-        self, out: Path, data: str, seed: int, steps: tuple[int, int, int], captions_of: int | None = None
+        self,
+        out: Path,
+        data: str,
+        seed: int,
+        clip: str,
+        steps: tuple[int, int, int],
+        captions_of: int | None = None,
     ) -> None:
         self.folder, self.source, self.seed = out / str(seed), Path(data) / 'shards/train', seed
         self.captions = self.folder if captions_of is None else out / str(captions_of)
+        self.start = clip
         self.pretraining, self.fine_tuning, self.clip = steps
 
     def run(self, name: str) -> dict[str, Any]:
@@ -204,7 +214,8 @@ class Study:
 
     def _blip(self) -> dict[str, Any]:
         web = str(self.folder / 'web')
-        folder = self._train('blip/blip_scenes', 'blip', self.pretraining, web, 1000 * WEB)
+        start = {'model.blip.image_weights': self.start}
+        folder = self._train('blip/blip_scenes_clip', 'blip', self.pretraining, web, 1000 * WEB, **start)
         return self._evaluate('blip/blip_scenes', folder / 'blip.safetensors')
 
     def _fine_tune(self, config: str, name: str, **options: Any) -> dict[str, Any]:
@@ -365,8 +376,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', type=Path, help='folder of the runs')
     parser.add_argument('--data', default='data/scenes', help='folder of `clipdense scenes`')
+    parser.add_argument('--clip', default='work_dirs/clip_scenes/clip.safetensors', help='a CLIP of scenes')
     parser.add_argument(
-        '--steps', type=int, nargs=3, default=[1000, 300, 160], help='of BLIP, its fine-tunings, and CLIP'
+        '--steps', type=int, nargs=3, default=[800, 600, 160], help='of BLIP, its fine-tunings, and CLIP'
     )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--only', nargs='+', choices=RUNS, help='names of runs')
@@ -377,7 +389,14 @@ def main(given: Sequence[str] | None = None) -> None:
     options = parser.parse_args(given)
     results = read(options.out)
     for seed in () if options.table else options.seeds:
-        study = Study(options.out, options.data, seed, tuple(options.steps), options.captions_of)
+        study = Study(
+            options.out,
+            options.data,
+            seed,
+            options.clip,
+            tuple(options.steps),
+            options.captions_of,
+        )
         for name in RUNS if options.captions_of is None else CAPTIONS:
             if (name, seed) in results or (options.only and name not in options.only):
                 continue

@@ -11,8 +11,8 @@ table in Markdown; ``--table`` prints that of the runs so far.
 * ``captions``: half of the images have captions with boxes of base classes instead.
 * ``pseudo``: as ``captions``, and pseudo-labels that ``captions`` of the same seed made of captions, which
   also name novel classes.
-* ``apart``, ``joined``: as ``boxes``, without fusion, and with all names in one text for the causal text
-  tower.
+* ``apart``, ``tokens``, ``joined``: as ``boxes``, without fusion, with all tokens of a name, and with all
+  names in one text for the causal text tower.
 
 Tasks: ``combinations`` (novel and unseen classes are new combinations of known words) and ``words`` (no box
 and no caption with boxes has a class with "yellow" or "star").
@@ -36,11 +36,13 @@ CONFIGS = {
     'captions': 'glip_scenes_captions',
     'pseudo': 'glip_scenes_pseudo',
     'apart': 'glip_scenes',
+    'tokens': 'glip_scenes',
     'joined': 'glip_scenes',
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     'apart': {'model.head.size.fused': False},
-    'joined': {'model.prompts.per_phrase': False},
+    'tokens': {'model.prompts.last_token': False},
+    'joined': {'model.prompts.per_phrase': False, 'model.prompts.last_token': False},
 }
 COLUMNS = {
     'combinations': (
