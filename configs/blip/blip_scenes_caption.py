@@ -1,7 +1,8 @@
-"""The BLIP of ``blip_scenes`` fine-tuned to generate captions, on 2,000 other scenes.
+"""The BLIP of ``blip_scenes_clip`` fine-tuned to generate captions, on 2,000 other scenes.
 
     clipdense scenes data/scenes --train 20000
-    clipdense train blip/blip_scenes
+    clipdense train contrastive/clip_scenes
+    clipdense train blip/blip_scenes_clip
     clipdense scenes data/scenes_clean --train 2000 --seed 1
     clipdense train blip/blip_scenes_caption
 
@@ -24,12 +25,12 @@ with read_base():
 data_root = 'data/scenes_clean'
 num_images = 2000
 
-model = dict(type=BlipCaptionTrainer, blip='work_dirs/blip_scenes/blip.safetensors', prompt='a picture of ')
+model = dict(type=BlipCaptionTrainer, blip='work_dirs/blip_scenes_clip/blip.safetensors', prompt='a picture of ')
 scene_ids.update(prompt='a picture of ', longest=39)
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids
 )
-train_cfg = dict(max_steps=300)
+train_cfg = dict(max_steps=600)
 param_scheduler.update(warmup=10)
-optim_wrapper['optimizer'].update(lr=5e-4)
+optim_wrapper['optimizer'].update(lr=1e-3)
 custom_hooks = dict(evaluation=dict(type=EvaluationHook, evaluations=caption_evaluations))

@@ -1,8 +1,9 @@
-"""The BLIP of ``blip_scenes`` fine-tuned for contrastive loss and matching, on 2,000 other scenes: what
+"""The BLIP of ``blip_scenes_clip`` fine-tuned for contrastive loss and matching, on 2,000 other scenes: what
 ``clipdense filter --by itm`` takes.
 
     clipdense scenes data/scenes --train 20000
-    clipdense train blip/blip_scenes
+    clipdense train contrastive/clip_scenes
+    clipdense train blip/blip_scenes_clip
     clipdense scenes data/scenes_clean --train 2000 --seed 1
     clipdense train blip/blip_scenes_retrieval
 
@@ -28,16 +29,16 @@ num_images = 2000
 
 model = dict(
     type=BlipRetrievalTrainer,
-    blip='work_dirs/blip_scenes/blip.safetensors',
+    blip='work_dirs/blip_scenes_clip/blip.safetensors',
     queue_size=1024,
     momentum=0.99,
-    ramp_steps=31,
+    ramp_steps=62,
     hard_negatives=False,  # a caption of one of 48 objects fits many scenes
 )
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids
 )
-train_cfg = dict(max_steps=300)
+train_cfg = dict(max_steps=600)
 param_scheduler.update(warmup=10)
 optim_wrapper['optimizer'].update(lr=5e-4)
 custom_hooks = dict(evaluation=dict(type=EvaluationHook, evaluations=pair_evaluations))
