@@ -276,8 +276,8 @@ def main(given: Sequence[str] | None = None) -> None:
         '--data', type=Path, default=Path('data/scenes_detection'), help='of clipdense scenes'
     )
     parser.add_argument('--clip', default='work_dirs/clip_scenes/clip.safetensors', help='a CLIP of scenes')
-    parser.add_argument('--steps', type=int, default=900, help='of each training, with 8 images')
-    parser.add_argument('--threshold', type=float, default=0.4, help='lowest score of a pseudo-label')
+    parser.add_argument('--steps', type=int, default=1800, help='of each training, with 8 images')
+    parser.add_argument('--threshold', type=float, default=0.5, help='lowest score of a pseudo-label')
     parser.add_argument('--shards', default='000000.tar,000001.tar,000002.tar,000003.tar', help='for them')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))

@@ -5,8 +5,10 @@ from an ImageNet classifier; the tower has one block more.  Negatives of matchin
     clipdense train contrastive/clip_scenes
     clipdense train blip/blip_scenes_clip
 
-Cost: see docs/research/learning_blip.md.
-Score: see there.
+Cost: 405 CPU-seconds in one thread, beside other jobs.
+Score: three seeds, on 12,000 captions of which half were wrong: accuracy among own names on base / novel /
+unseen by similarity 0.541 / 0.716 / 0.594, by matching 0.381 / 0.536 / 0.388, captions that name the object
+0.393 / 0.435 / 0.000.  docs/research/learning_blip.md.
 """
 
 from mmengine.config import read_base

@@ -19,4 +19,4 @@ with read_base():
     from .._base_.glip_scenes import *
     from .._base_.scenes_detection import *
 
-train_cfg = dict(max_steps=900)
+train_cfg = dict(max_steps=1800)

@@ -34,4 +34,4 @@ train_dataloader.update(
         type=DetectionMixture, datasets=dict(boxes=boxes, captions=captions), weights=dict(captions=1)
     )
 )
-train_cfg = dict(max_steps=900)
+train_cfg = dict(max_steps=1800)

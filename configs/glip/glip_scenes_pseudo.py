@@ -1,7 +1,7 @@
 """GLIP on scenes of 96 pixels with boxes that a teacher found for captions, which name novel classes as well.
 
     clipdense pseudo-label data/scenes_detection/shards/train data/scenes_detection/pseudo \
-        --teacher work_dirs/glip_scenes_captions/glip.safetensors --score-threshold 0.4
+        --teacher work_dirs/glip_scenes_captions/glip.safetensors --score-threshold 0.5
     clipdense train glip/glip_scenes_pseudo
 
 The teacher is that of ``glip/glip_scenes_captions``, whose boxes and captions are used as well.
