@@ -25,7 +25,9 @@ with read_base():
 data_root = 'data/scenes_clean'
 num_images = 2000
 
-model = dict(type=BlipCaptionTrainer, blip='work_dirs/blip_scenes_clip/blip.safetensors', prompt='a picture of ')
+model = dict(
+    type=BlipCaptionTrainer, blip='work_dirs/blip_scenes_clip/blip.safetensors', prompt='a picture of '
+)
 scene_ids.update(prompt='a picture of ', longest=39)
 train_dataloader['dataset'].update(
     urls=f'{data_root}/shards/train', samples_per_epoch=num_images, tokenizer=scene_ids

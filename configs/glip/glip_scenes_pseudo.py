@@ -6,8 +6,8 @@
 
 The teacher is that of ``glip/glip_scenes_captions``, whose boxes and captions are used as well.
 
-Cost: 3 minutes of one thread beside other jobs, and the pseudo-labels.
-Score: AP50 among all 64 names, three seeds: base 0.216, novel 0.345, unseen 0.317.
+Cost: 5 minutes of one thread beside other jobs, and the pseudo-labels.
+Score: AP50 among all 64 names, three seeds: base 0.590, novel 0.677, unseen 0.630.
 """
 
 from mmengine.config import read_base

@@ -60,7 +60,8 @@ def read_phrasecut(
     kept = _entries(content, path)
     files = [{'id': place, 'file_name': f'{entry["image_id"]}.jpg'} for place, entry, _ in kept]
     known = _sizes(files, [entry['image_id'] for _, entry, _ in kept], images, sizes)
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for (place, entry, objects), file, (height, width) in zip(kept, files, known, strict=True):
         where = f'{path}: {_name(entry, place)}'
         entries.append({**file, 'height': height, 'width': width, 'caption': entry['phrase']})

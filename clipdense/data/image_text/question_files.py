@@ -188,7 +188,8 @@ def _annotated(
 ) -> Iterator[tuple[str, Question]]:
     content = read_json(asked, _LARGEST)
     questions, annotations = _entries(content, 'questions', asked), _by_question(answered)
-    subset, known = content.get('data_subtype', ''), set()
+    subset = content.get('data_subtype', '')
+    known: set[Any] = set()
     for number, entry in enumerate(questions):
         where = f'{asked}, questions[{number}]'
         reader.budget.saw()

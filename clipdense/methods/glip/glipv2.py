@@ -147,7 +147,7 @@ def _labels(text: TrainingText) -> Tensor:
     return torch.tensor(text.classes, device=rows.device)[rows]
 
 
-def _made(kind: type[nn.Module], settings: Mapping[str, Any], *sizes: int) -> Any:
+def _made(kind: type[nn.Module], settings: Mapping[str, Any], *sizes: Any) -> Any:
     try:
         return kind(*sizes, **settings)
     except TypeError as error:

@@ -142,7 +142,8 @@ class GroundingText(nn.Module):
             ]
         unique = {tuple(one.ids): None for parts in texts for one in parts}
         features = dict(zip(unique, self._encode(list(unique)), strict=True))
-        rows, phrases = [], []
+        rows: list[Tensor] = []
+        phrases: list[tuple[tuple[int, ...], ...]] = []
         for prompt, parts in zip(prompts, texts, strict=True):
             if last_token and prompt.segments:
                 rows.append(torch.stack([features[tuple(one.ids)][-1] for one in parts]))
