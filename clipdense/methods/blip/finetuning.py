@@ -136,7 +136,7 @@ class BlipRetrievalTrainer(MatchingTrainer):
             to_texts = batch.image @ captions.mT / self.blip.joint.temperature
         same = numbers[:, None] == every
         weights = self.weights(to_images, same), self.weights(to_texts, same)
-        pool = self.gathered(batch.tokens, texts)
+        pool = self.of_all_processes(batch.tokens, texts)
         return {
             'contrastive_loss': contrastive,
             'matching_loss': self.match(batch.tokens, texts, weights, pool=pool),

@@ -177,7 +177,7 @@ class MatchingTrainer(BlipTrainer):
         read = encoder.read(tokens).row(images)
         return matching_loss(self.blip.match(read, ids[order], texts.keep[order]), len(every))
 
-    def gathered(self, tokens: Tensor, texts: Tokens) -> Pool | None:
+    def of_all_processes(self, tokens: Tensor, texts: Tokens) -> Pool | None:
         """The images and texts of all processes, with gradients, in order of rank; None for one process."""
         if world_size() == 1:
             return None

@@ -218,7 +218,8 @@ class BlipTokenizer:
             texts: B texts.
             rows: of ``encode``.
         """
-        lacking = [text for text, row in zip(texts, rows, strict=True) if self.words.unknown in row]
+        said = [(text, row) for text, row in zip(texts, rows, strict=True) if text.strip()]
+        lacking = [text for text, row in said if self.words.unknown in row]
         if lacking:
             others = f' (and {len(lacking) - 1} more)' if len(lacking) > 1 else ''
             warnings.warn(

@@ -18,7 +18,7 @@ from clipdense.weights.strict import load_strict
 
 
 @MODELS.register_module()
-class TimmBackbone(nn.Module):
+class TimmMaps(nn.Module):
     """A backbone of timm, of which the last map of each stride is taken.
 
     Args:

@@ -6,7 +6,7 @@ from mmdet.models import FPN, DetDataPreprocessor, ResNet, SwinTransformer
 
 from clipdense.clip.hf_text import real_buffers
 
-from .backbones import SimplePyramid, TimmBackbone
+from .backbones import SimplePyramid, TimmMaps
 
 FOUND_BY_MMDET = ('BN', 'SyncBN', 'GN', 'LN', 'GELU')  # classes that mmdet looks up by name
 
@@ -19,4 +19,4 @@ class Swin(SwinTransformer):
             super().__init__(**options)
 
 
-__all__ = ['FPN', 'DetDataPreprocessor', 'ResNet', 'SimplePyramid', 'Swin', 'TimmBackbone']
+__all__ = ['FPN', 'DetDataPreprocessor', 'ResNet', 'SimplePyramid', 'Swin', 'TimmMaps']

@@ -144,6 +144,8 @@ def test_what_cannot_be_scored_is_refused(folder):
 class Found:
     """A detector that finds the cat, and the dogs in its second box."""
 
+    model = None
+
     def ground(self, image, sentence, **options):
         self.options = options
         rows = [(A, 0.9, 0), ([0, 20, 5, 25], 0.8, 1), (B, 0.7, 1)][: 3 if len(sentence) == 2 else 0]

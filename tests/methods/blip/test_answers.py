@@ -60,7 +60,7 @@ def test_answers_depend_on_neither_the_batch_nor_on_other_questions(answering_fi
             alone = answerer(path, question)
             assert (alone.text, alone.question) == (answer.text, question)
             assert alone.score == pytest.approx(answer.score, abs=1e-4)
-    assert len({answer.text for answers in together for answer in answers}) > 1
+    assert len({round(answer.score, 4) for answers in together for answer in answers}) > 1
     if choices:
         assert {answer.text for answers in together for answer in answers} <= set(choices)
 

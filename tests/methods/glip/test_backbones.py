@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import clipdense
 from clipdense.clip import self_describing
-from clipdense.methods.glip.backbones import SimplePyramid, TimmBackbone
+from clipdense.methods.glip.backbones import SimplePyramid, TimmMaps
 from clipdense.methods.glip.detector import GLIP
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
@@ -18,9 +18,9 @@ from .conftest import WIDTH, config
 from .test_detector import BOX, losses_of
 
 timm = pytest.importorskip('timm')
-CONVNEXT = dict(type=TimmBackbone, name='convnext_atto')
-RESNET = dict(type=TimmBackbone, name='resnet10t')
-VIT = dict(type=TimmBackbone, name='vit_tiny_patch16_224', strides=(16,), depth=3, dynamic_img_size=True)
+CONVNEXT = dict(type=TimmMaps, name='convnext_atto')
+RESNET = dict(type=TimmMaps, name='resnet10t')
+VIT = dict(type=TimmMaps, name='vit_tiny_patch16_224', strides=(16,), depth=3, dynamic_img_size=True)
 
 
 def made(backbone):
@@ -52,7 +52,7 @@ def test_a_detector_trains_and_describes_itself(tmp_path, vocabulary, batch, bac
 
 
 def test_maps_of_a_swin_are_channels_first():
-    maps = build_module(dict(type=TimmBackbone, name='swin_tiny_patch4_window7_224', img_size=64))(
+    maps = build_module(dict(type=TimmMaps, name='swin_tiny_patch4_window7_224', img_size=64))(
         torch.zeros(1, 3, 64, 64)
     )
     assert [tuple(one.shape[1:]) for one in maps] == [(192, 8, 8), (384, 4, 4), (768, 2, 2)]
@@ -78,4 +78,4 @@ def test_training_begins_with_weights_of_timm(tmp_path):
 )
 def test_other_backbones_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        TimmBackbone(**options)
+        TimmMaps(**options)
