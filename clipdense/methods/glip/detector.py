@@ -35,7 +35,7 @@ from .prompts import PromptRules
 from .scores import CandidateRules, Candidates
 from .structures import HeadOutput
 from .text import EncodedPrompts, GroundingText, text_of
-from .training import TrainingBatch, targets_of
+from .training import TrainingBatch, counted_tokens, targets_of
 from .training_prompts import TrainingText, training_prompts
 
 _PARTS = [getattr(parts, name) for name in parts.__all__]
@@ -176,16 +176,20 @@ class GLIP(BaseDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """Normalized images and their annotations -> losses."""
         levels = self.extract_feat(batch_inputs)
-        texts = training_prompts(batch_data_samples, self.vocabulary, self.prompts, self.clip)
+        texts = self.training_texts(batch_data_samples)
         encoded = self.read_training(texts)
         output = self.head(levels, encoded.features)
         targets = targets_of(batch_data_samples, texts, encoded)
         anchors = self.head.anchors(levels)
         owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
-        losses = grounding_losses(output, anchors, targets, encoded.features.mask, owner)
+        losses = grounding_losses(output, anchors, targets, counted_tokens(texts, encoded), owner)
         return losses | self.more_losses(
             TrainingBatch(levels, texts, encoded, output, targets, owner, batch_data_samples)
         )
+
+    def training_texts(self, samples: Sequence[DetDataSample]) -> list[TrainingText]:
+        """The text of each image of a training batch."""
+        return training_prompts(samples, self.vocabulary, self.prompts, self.clip)
 
     def read_training(self, texts: Sequence[TrainingText]) -> EncodedPrompts:
         """The texts of a training batch, encoded."""

@@ -10,12 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from clipdense.clip.preprocess import Preprocess
 from clipdense.registry import MODELS
+from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.utils.errors import InputError, nearest
 
+from .answer_head import AnswerHead
+from .answers import answer_all, answer_each, answer_preprocess, need_head, training_question
 from .contrast import OF_CAPTION, RegionWordContrast, token_classes
 from .detector import GLIP
 from .inference import Reading
@@ -23,11 +28,11 @@ from .mask_regions import training_regions, with_masks
 from .masked_words import MaskedWords, TokenMasker
 from .scores import Candidates
 from .text import EncodedPrompts
-from .training import TrainingBatch
+from .training import TrainingBatch, counted_tokens
 from .training_prompts import TrainingText
 from .word_masks import WordMasks, mask_loss
 
-_KNOWN = ('contrast', 'masked_words', 'masks')
+_KNOWN = ('contrast', 'masked_words', 'masks', 'answers')
 _BATCHES = 50  # without masks, before the user is told
 
 
@@ -38,13 +43,14 @@ class GLIPv2(GLIP):
     Args:
         objectives: settings by name; an objective that is left out, or None, is not trained.
             ``contrast``: those of ``RegionWordContrast``; ``masked_words``: those of ``MaskedWords``;
-            ``masks``: those of ``WordMasks``.
+            ``masks``: those of ``WordMasks``; ``answers``: those of ``AnswerHead``, with which the model
+            answers questions (``tasks.answering.AnswerModel``).
         weights: of the losses, by name; 1 by default.
         options: of ``GLIP``.
 
     Raises:
-        InputError: an unknown objective, or masked words where each name is encoded by itself or the head
-            does not fuse.
+        InputError: an unknown objective, masked words where each name is encoded by itself, or masked words
+            or answers where the head does not fuse.
     """
 
     def __init__(
@@ -67,19 +73,79 @@ class GLIPv2(GLIP):
         if (contrast := objectives.get('contrast')) is not None:
             self.contrast = _made(RegionWordContrast, contrast, size.channels, size.text_width)
         if (words := objectives.get('masked_words')) is not None:
-            if self.prompts.per_phrase:
-                raise InputError(
-                    'masked_words needs the names in one text: set prompts.per_phrase=False, or remove it'
-                )
-            if not size.fused:
-                raise InputError(
-                    'masked_words are predicted from the fused text: set head.size.fused=True, or remove it'
-                )
+            self._check_masked_words()
             self.masked_words = _made(MaskedWords, words, size.text_width, self.clip.text.size.vocab_size)
         self.masks: WordMasks | None = None
         self._without_masks = 0  # batches so far
         if (masks := objectives.get('masks')) is not None:
             self.masks = _made(WordMasks, masks, size.channels, size.text_width, size.strides)
+        self.answers: AnswerHead | None = None
+        if (answers := objectives.get('answers')) is not None:
+            self._need_fused('answers', 'them')
+            self.answers = _made(AnswerHead, answers, size.text_width)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Of the images of questions."""
+        return answer_preprocess(self.data_preprocessor, need_head(self).image_size)
+
+    def check_answers(self, rules: AnswerRules) -> None:
+        """See ``tasks.answering.AnswerModel``; how answers are generated has no meaning here."""
+        need_head(self).check_choices(rules.choices)
+
+    @torch.no_grad()
+    def answer(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[list[Answer]]:
+        """See ``tasks.answering.AnswerModel``."""
+        return answer_all(self, images, questions, rules)
+
+    @torch.no_grad()
+    def answer_each(self, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[Answer]:
+        """See ``tasks.answering.AnswerModel``."""
+        return answer_each(self, images, questions, rules)
+
+    def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``GLIP``; answers of a file are written out."""
+        found = super().portable_config(cfg)
+        if self.answers is not None:
+            objectives = found['model']['objectives']
+            answers = {**objectives['answers'], 'answers': list(self.answers.answers)}
+            found['model']['objectives'] = {**objectives, 'answers': answers}
+        return found
+
+    def training_texts(self, samples: Sequence[DetDataSample]) -> list[TrainingText]:
+        """The text of each image of a training batch; that of a question is the question.
+
+        Raises:
+            InputError: images of questions of another size than the model answers them with.
+        """
+        if self.answers is None:
+            return super().training_texts(samples)
+        others = iter(super().training_texts([one for one in samples if 'question' not in one.metainfo]))
+        return [
+            self._question(one.metainfo) if 'question' in one.metainfo else next(others) for one in samples
+        ]
+
+    def _question(self, about: Mapping[str, Any]) -> TrainingText:
+        side = need_head(self).image_size
+        if tuple(about['img_shape'][:2]) != (side, side):
+            raise InputError(
+                f'the images of questions have {about["img_shape"][1]} x {about["img_shape"][0]} pixels, and '
+                f'objectives.answers.image_size is {side}: give QuestionDetection the same image_size'
+            )
+        return training_question(about['question'], self.clip)
+
+    def _check_masked_words(self) -> None:
+        if self.prompts.per_phrase:
+            raise InputError(
+                'masked_words needs the names in one text: set prompts.per_phrase=False, or remove it'
+            )
+        self._need_fused('masked_words', 'it')
+
+    def _need_fused(self, name: str, what: str) -> None:
+        if not self.head.size.fused:
+            raise InputError(
+                f'{name} are predicted from the fused text: set head.size.fused=True, or remove {what}'
+            )
 
     def read_training(self, texts: Sequence[TrainingText]) -> EncodedPrompts:
         """The texts of a training batch, encoded, with some words hidden."""
@@ -91,7 +157,7 @@ class GLIPv2(GLIP):
         return self.clip([one.prompt for one in texts], change=self._masker)
 
     def more_losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """``loss_contrast``, ``loss_masked_words`` and ``loss_masks``."""
+        """``loss_contrast``, ``loss_masked_words``, ``loss_masks`` and ``loss_answers``."""
         found = {}
         features, device = batch.encoded.features, batch.owner.device
         length = features.mask.shape[1]
@@ -99,7 +165,8 @@ class GLIPv2(GLIP):
             classes = [one.classes for one in batch.texts]
             labels = [_labels(one).to(device) for one in batch.texts]
             tokens = token_classes(batch.encoded.phrases, classes, length).to(device)
-            parts = batch.levels, features, batch.owner, batch.targets, labels, tokens
+            words = features._replace(mask=counted_tokens(batch.texts, batch.encoded))
+            parts = batch.levels, words, batch.owner, batch.targets, labels, tokens
             found['loss_contrast'] = self.weights.get('contrast', 1.0) * self.contrast(*parts)
         if self.masked_words is not None and self._masker is not None:
             assert batch.output.text is not None
@@ -107,6 +174,8 @@ class GLIPv2(GLIP):
             found['loss_masked_words'] = self.weights.get('masked_words', 1.0) * loss
         if self.masks is not None:
             found['loss_masks'] = self.weights.get('masks', 1.0) * self._mask_loss(batch, self.masks)
+        if self.answers is not None:
+            found['loss_answers'] = self.weights.get('answers', 1.0) * _answer_loss(batch, self.answers)
         return found
 
     def _mask_loss(self, batch: TrainingBatch, masks: WordMasks) -> Tensor:
@@ -137,6 +206,13 @@ class GLIPv2(GLIP):
     def _own_state(self) -> dict[str, Tensor]:
         parts = tuple(f'{name}.' for name in _KNOWN)
         return {name: value for name, value in self.state_dict().items() if name.startswith(parts)}
+
+
+def _answer_loss(batch: TrainingBatch, answers: AnswerHead) -> Tensor:
+    rows = [row for row, sample in enumerate(batch.samples) if 'question' in sample.metainfo]
+    assert batch.output.text is not None
+    given = [batch.samples[row].metainfo['answers'] for row in rows]
+    return answers.loss(batch.output.text[rows], batch.encoded.features.mask[rows], given)
 
 
 def _labels(text: TrainingText) -> Tensor:

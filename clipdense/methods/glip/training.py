@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
@@ -25,6 +26,12 @@ class TrainingBatch(NamedTuple):
     targets: Sequence[Targets]
     owner: Tensor  # (B, A)  the box of each anchor, see ``assignment.assign``
     samples: Sequence[DetDataSample]
+
+
+def counted_tokens(texts: Sequence[TrainingText], encoded: EncodedPrompts) -> Tensor:
+    """(B, T), False for padding and for texts of images whose objects have no boxes."""
+    mask = encoded.features.mask
+    return mask & torch.tensor([one.boxed for one in texts], device=mask.device)[:, None]
 
 
 def targets_of(

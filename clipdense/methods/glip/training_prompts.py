@@ -33,6 +33,7 @@ class TrainingText(NamedTuple):
     prompt: Prompt
     rows: Tensor  # (M,) the phrase of each box, ``LEFT_OUT`` without one
     classes: tuple[int, ...] | None  # of each phrase; None for a caption
+    boxed: bool = True  # whether objects have boxes; those of the image of a question have none
 
 
 def training_prompts(
@@ -51,8 +52,13 @@ def training_prompts(
         text: the text tower.
 
     Raises:
-        InputError: no vocabulary, or objects of classes that are novel or outside of it.
+        InputError: no vocabulary, objects of classes that are novel or outside of it, or a question.
     """
+    if any('question' in one.metainfo for one in samples):
+        raise InputError(
+            'the training data has questions: use type=GLIPv2 with '
+            'objectives=dict(answers=dict(answers=[...]))'
+        )
     named = [one for one in samples if 'caption' not in one.metainfo]
     if named and vocabulary is None:
         raise InputError('no vocabulary is set: add the hook VocabularyHook, or call set_vocabulary')

@@ -41,7 +41,7 @@ def text():
 
 
 def read(one, text, **rules):
-    ((prompt, rows, _),) = training_prompts([one], None, PromptRules(**rules), text)
+    ((prompt, rows, *_),) = training_prompts([one], None, PromptRules(**rules), text)
     return prompt, [None if row < 0 else prompt.names[row] for row in rows.tolist()]
 
 
