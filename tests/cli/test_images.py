@@ -68,7 +68,7 @@ def test_an_image_larger_than_the_memory(capsys, weights):
     Image.new('1', (12_000, 14_000)).save('photos/b.png')
     used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20), hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), hard))
     try:
         status, out, err = run(capsys, 'classify', weights)
     finally:
