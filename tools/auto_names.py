@@ -55,7 +55,7 @@ class Masks:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, lists: dict[str, Sequence[str]]) -> dict[str, Tensor]:
-        """(3, H, W) uint8 -> labels (H, W) under each list, K where a name is no class."""
+        """(3, H, W) uint8 -> labels (H, W) under each list, K where a name is not a class."""
         kept, found = self.model.encode_image(image), {}
         for source, listed in lists.items():
             names = (BACKGROUND, *listed)

@@ -85,7 +85,7 @@ class Data:
 
 
 class Oracle(nn.Module):
-    """Answers by the value of the image, as it was told."""
+    """Answers by the value of the image, as it was given."""
 
     preprocess = Preprocess(8, mean=(0, 0, 0), std=(1, 1, 1))
 

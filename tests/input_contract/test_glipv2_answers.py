@@ -58,7 +58,7 @@ READ = {
     'no answers': lambda folder: AnswerHead(8, []),
     'answers that differ in case or spaces': lambda folder: AnswerHead(8, ['yes', 'no', 'YES ']),
     'empty answer': lambda folder: AnswerHead(8, ['yes', '']),
-    'answer that is no text': lambda folder: AnswerHead(8, ['yes', 3]),
+    'answer that is not a text': lambda folder: AnswerHead(8, ['yes', 3]),
     'file that is missing': lambda folder: AnswerHead(8, folder / 'nothing.txt'),
 }
 

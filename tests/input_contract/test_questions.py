@@ -166,7 +166,7 @@ READ = {
     'weights of the wrong length, 0, or no numbers': listed(
         changed(weights=[1]), changed(weights=[0, 1, 1, 1]), changed(weights=['1'] * 4)
     ),
-    'entry that is no object': listed(3),
+    'entry that is not an object': listed(3),
     'nothing that can be used': lambda at: QuestionList(write_list(at, [changed(answer=[])])),
     'question id that occurs twice': lambda at: QuestionList(write_list(at, [changed(question_id=1)] * 2)),
     'image outside of the folder': listed(changed(image='../a.png')),
@@ -176,7 +176,7 @@ READ = {
     'pre-trained BLIP, to be trained': train,
     'BLIP for captions, to be trained': lambda at: train(at, blip=tiny_blip(encoder=False, embed_dim=0)),
     "`words` for a BLIP with BERT's vocabulary": lambda at: train(at, blip=tiny_blip(), words=['what']),
-    '`image_size` that is no multiple of the patches': lambda at: train(at, image_size=60),
+    '`image_size` that is not a multiple of the patches': lambda at: train(at, image_size=60),
 }
 
 

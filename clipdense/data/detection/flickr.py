@@ -57,7 +57,7 @@ def read_sentence(line: str, where: str) -> tuple[str, list[Phrase]]:
             if opened is not None:
                 raise InputError(f'{where}: {token!r:.40} begins inside of another phrase')
             if match is None:
-                raise InputError(f'{where}: {token!r:.40} is no mark such as [/EN#12/people')
+                raise InputError(f'{where}: {token!r:.40} is not a mark such as [/EN#12/people')
             opened = len(words), match[1], tuple(match[2][1:].split('/'))
             continue
         closes = opened is not None and token.endswith(']')
@@ -121,11 +121,11 @@ def read_flickr(root: str | Path, split: str) -> tuple[dict[str, Any], list[Capt
     names = read_split(root, '.', split)
     listed = f'named in {split}.txt'
     described = NamedFiles(root / 'Annotations', {'.xml'}).find_all(names, listed)
-    told = NamedFiles(root / 'Sentences', {'.txt'}).find_all(names, listed)
+    texts = NamedFiles(root / 'Sentences', {'.txt'}).find_all(names, listed)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     kinds: dict[str, int] = {}
-    for name, annotation, sentences in zip(names, described, told, strict=True):
+    for name, annotation, sentences in zip(names, described, texts, strict=True):
         (height, width), entities = read_entities(annotation)
         about = {'file_name': f'{name}.jpg', 'height': height, 'width': width}
         for text, phrases in _captions(sentences):

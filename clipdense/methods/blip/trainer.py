@@ -164,7 +164,7 @@ def resize_images(blip: Blip, image_size: int) -> None:
     """Make a BLIP one for images of another size: its preprocessing, and position embeddings of a ViT.
 
     Raises:
-        InputError: a size that is no multiple of the patches, or a tower without patches.
+        InputError: a size that is not a multiple of the patches, or a tower without patches.
     """
     tower = blip.image
     if not isinstance(tower, VisionTransformer):

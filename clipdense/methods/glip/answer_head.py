@@ -20,7 +20,7 @@ from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.errors import InputError
 from clipdense.vocab.class_files import lines_of, read_text
 
-_BATCHES = 50  # without a known answer, before the user is told
+_BATCHES = 50  # without a known answer, before a warning
 _NAMED = 5  # answers in a message
 
 

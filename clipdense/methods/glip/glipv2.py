@@ -33,7 +33,7 @@ from .training_prompts import TrainingText
 from .word_masks import WordMasks, mask_loss
 
 _KNOWN = ('contrast', 'masked_words', 'masks', 'answers')
-_BATCHES = 50  # without masks, before the user is told
+_BATCHES = 50  # without masks, before a warning
 
 
 @MODELS.register_module()

@@ -74,9 +74,9 @@ def test_spaces_and_places(line, text, phrase):
     [
         ('[/EN#1/other a dog', 'the phrase of entity 1 is not closed by ]'),
         ('[/EN#1/other a [/EN#2/other dog] ]', "'[/EN#2/other' begins inside of another phrase"),
-        ('[a] dog', "'[a]' is no mark such as [/EN#12/people"),
-        ('[/EN#x/other a]', "'[/EN#x/other' is no mark"),
-        ('[/EN#1 a dog]', "'[/EN#1' is no mark"),
+        ('[a] dog', "'[a]' is not a mark such as [/EN#12/people"),
+        ('[/EN#x/other a]', "'[/EN#x/other' is not a mark"),
+        ('[/EN#1 a dog]', "'[/EN#1' is not a mark"),
         ('[/EN#1/other ]', 'the phrase of entity 1 has no words'),
         ('a dog] .', "a bracket in 'dog]' belongs to no phrase"),
         ('[/EN#1/other a do]g', "a bracket in 'do]g' belongs to no phrase"),

@@ -129,7 +129,7 @@ def test_loss_is_the_mean_over_places():
 
 class TestTraining:
     def test_words_select_the_mask_of_a_box(self, batch, vocabulary):
-        """Two objects share a box, so that nothing but the words tells their masks apart."""
+        """Two objects share a box, so that nothing but the words distinguishes their masks."""
         model, data = made(max_regions=2).train(), two_halves(batch)  # the true boxes
         model.set_vocabulary(vocabulary)
         optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
