@@ -7,6 +7,8 @@ DEMO := .venv-demo
 DEMO_STAMP := $(DEMO)/.installed
 # Test processes: auto is one for each core, at most eight; 0 runs the tests in pytest's own process.
 WORKERS ?= auto
+# More options of pytest for `make test`, such as -x.
+OPTIONS ?=
 
 .PHONY: help install install-demo quickstart test test-demo test-slow test-package coverage docs lint format clean
 
@@ -45,7 +47,7 @@ quickstart: install
 	$(BIN)/clipdense quickstart
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8
+	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8 $(OPTIONS)
 
 test-demo: install-demo
 	$(DEMO)/bin/python -m pytest -q -rs tests/demo tests/cli/test_demo.py
