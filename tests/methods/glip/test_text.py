@@ -10,11 +10,13 @@ import torch
 from torch.testing import assert_close
 
 from clipdense.clip.hf_text import HFTextTower
-from clipdense.clip.sizes import HFTextSize, TextSize
+from clipdense.clip.long_texts import stretch_context, stretch_positions
+from clipdense.clip.model import build_clip
+from clipdense.clip.sizes import ClipSize, HFTextSize, TextSize, VitSize
 from clipdense.clip.text import TextTransformer
 from clipdense.clip.tokenizers import MissingTokenizer
 from clipdense.methods.glip.prompts import Prompt, class_prompt
-from clipdense.methods.glip.text import GroundingText, default_tokenizer
+from clipdense.methods.glip.text import GroundingText, default_tokenizer, text_of
 from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
 
@@ -69,6 +71,22 @@ def test_the_text_tower_of_glip(golden):
     found = tower.encode_tokens(tensors['input.input_ids'], mask)
     assert_close(found[mask], tensors['output.hidden'][mask], atol=1e-5, rtol=1e-5)
     assert_close(found[mask], tensors['output.embedded'][mask], atol=1e-5, rtol=1e-5)
+
+
+def test_longer_texts_have_the_positions_of_glip(golden):
+    tensors, meta = golden('glip_clip_text_tiny')
+    old, new = tensors['input.old_positional_embedding'], tensors['output.resized_positional_embedding']
+    assert_close(stretch_positions(old, meta['context_length'], keep=0), new, atol=1e-6, rtol=1e-5)
+
+
+def test_a_stretched_clip_has_room_for_more_names():
+    image = VitSize(image_size=16, patch_size=8, width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=16)
+    text = TextSize(width=16, layers=1, num_heads=2, mlp_width=32, embed_dim=16)
+    clip = build_clip(ClipSize(image, text))
+    longer = text_of(dict(type=stretch_context, clip=clip, length=256, keep=0))
+    assert (text_of(clip).room, longer.room) == (75, 254)
+    features = longer([class_prompt(['dog'] * 100)]).features
+    assert features.mask.sum() == 2 + 100 + 99  # start and end, names, full stops
 
 
 def test_features_of_tokens_are_those_that_are_pooled():
