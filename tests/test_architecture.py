@@ -80,10 +80,12 @@ def test_imports_follow_the_layers(path):
 
 
 @pytest.mark.parametrize(
-    'path', sorted((PACKAGE / 'methods').glob('*/*.py')), ids=lambda path: f'{path.parent.name}/{path.name}'
+    'path',
+    sorted((PACKAGE / 'methods').glob('*/**/*.py')),
+    ids=lambda path: str(path.relative_to(PACKAGE / 'methods')),
 )
 def test_a_method_never_imports_another(path):
-    own = path.parent.name
+    own = path.relative_to(PACKAGE / 'methods').parts[0]
     for name in rooms_imported(path):
         if name[:2] == ('clipdense', 'methods') and len(name) > 2 and name[2] in METHOD_FOLDERS:
             assert name[2] == own, f'{own} imports {".".join(name)}'

@@ -14,7 +14,7 @@ unseen 0.630 / 0.629.
 
 from mmengine.config import read_base
 
-from clipdense.methods.glip.glipv2 import GLIPv2
+from clipdense.methods.glip.v2.detector import GLIPv2
 
 with read_base():
     from .._base_.default_runtime import *

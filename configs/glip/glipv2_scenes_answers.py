@@ -20,7 +20,7 @@ from clipdense.data.detection.questions import QuestionDetection
 from clipdense.data.scenes import SceneQuestions
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.evaluation.answering import AnswerAccuracy
-from clipdense.methods.glip.glipv2 import GLIPv2
+from clipdense.methods.glip.v2.detector import GLIPv2
 
 with read_base():
     from .._base_.default_runtime import *

@@ -8,8 +8,8 @@ from mmengine.config import Config
 
 from clipdense import Answerer, AnswerRules
 from clipdense.clip import self_describing
-from clipdense.methods.glip.answer_head import AnswerHead
-from clipdense.methods.glip.glipv2 import GLIPv2
+from clipdense.methods.glip.v2.answer_head import AnswerHead
+from clipdense.methods.glip.v2.detector import GLIPv2
 
 from ..methods.glip.conftest import config
 

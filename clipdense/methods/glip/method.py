@@ -32,7 +32,7 @@ METHOD = Method(
         'boxes': 'clipdense.evaluation.own_data:detection',
         'phrases': 'clipdense.evaluation.own_data:phrases',
         'phrase masks': 'clipdense.evaluation.own_data:phrase_masks',
-        'questions': 'clipdense.methods.glip.answers:on_own_data',
+        'questions': 'clipdense.methods.glip.v2.answering:on_own_data',
     },
     no_graph='its head reads the class names together with the image',
 )

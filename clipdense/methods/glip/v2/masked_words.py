@@ -22,7 +22,6 @@ from clipdense.utils.errors import InputError
 
 NOT_ASKED = -100  # target of a token that is not predicted
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the others stay
-_CLIP_MASK = 49404  # a rare word of CLIP's vocabulary, which the official code takes for its mask
 
 
 class MaskedWords(nn.Module):
@@ -103,17 +102,3 @@ class TokenMasker:
             for place, word in words.items():
                 found[row, place] = word
         return found
-
-
-def mask_token(tokenizer: Any) -> int:
-    """The id of the mask of a tokenizer; CLIP's has none, and the official code takes a rare word.
-
-    Raises:
-        InputError: a tokenizer without a mask.
-    """
-    own = getattr(tokenizer, 'mask', None)
-    if own is not None:
-        return int(own)
-    if getattr(tokenizer, 'vocab_size', 0) > _CLIP_MASK:
-        return _CLIP_MASK
-    raise InputError('the tokenizer has no mask, which masked words need: remove masked_words')

@@ -20,15 +20,15 @@ from clipdense.evaluation.own_data import OwnData
 from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.utils.errors import InputError
 
+from ..class_text import NamedPrompt
+from ..prompts import Prompt
+from ..structures import TextFeatures
+from ..text import GroundingText
+from ..training_prompts import TrainingText
 from .answer_head import AnswerHead
-from .class_text import NamedPrompt
-from .prompts import Prompt
-from .structures import TextFeatures
-from .text import GroundingText
-from .training_prompts import TrainingText
 
 if TYPE_CHECKING:
-    from .glipv2 import GLIPv2
+    from .detector import GLIPv2
 
 NO_HEAD = (
     'these GLIP weights do not answer questions: use those of a GLIPv2 that was trained with '

@@ -19,17 +19,17 @@ from clipdense.registry import MODELS
 from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.utils.errors import InputError, nearest
 
+from ..detector import GLIP
+from ..inference import Reading
+from ..scores import Candidates
+from ..text import EncodedPrompts
+from ..training import TrainingBatch, counted_tokens
+from ..training_prompts import TrainingText
 from .answer_head import AnswerHead
-from .answers import answer_all, answer_each, answer_preprocess, need_head, training_question
+from .answering import answer_all, answer_each, answer_preprocess, need_head, training_question
 from .contrast import OF_CAPTION, RegionWordContrast, token_classes
-from .detector import GLIP
-from .inference import Reading
 from .mask_regions import training_regions, with_masks
 from .masked_words import MaskedWords, TokenMasker
-from .scores import Candidates
-from .text import EncodedPrompts
-from .training import TrainingBatch, counted_tokens
-from .training_prompts import TrainingText
 from .word_masks import WordMasks, mask_loss
 
 _KNOWN = ('contrast', 'masked_words', 'masks', 'answers')

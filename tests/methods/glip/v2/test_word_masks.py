@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from clipdense.inference.detector import Detector
-from clipdense.methods.glip.glipv2 import GLIPv2
 from clipdense.methods.glip.predictor import GLIPPredictor
-from clipdense.methods.glip.word_masks import WordMasks, mask_loss, mask_targets
+from clipdense.methods.glip.v2.detector import GLIPv2
+from clipdense.methods.glip.v2.word_masks import WordMasks, mask_loss, mask_targets
 from clipdense.utils.errors import InputError
 from clipdense.vocab.vocabulary import Vocabulary
 
-from .conftest import config
+from ..conftest import config
 
 STRIDES = (4, 8, 16, 32, 64)
 LEFT_RIGHT = [[8, 8, 40, 40], [8, 8, 40, 40]]  # two objects with the same box
@@ -187,7 +187,7 @@ class TestTraining:
         assert counts[1] == [3]
 
     def test_no_masks_at_all_is_told(self, batch, vocabulary, monkeypatch):
-        monkeypatch.setattr('clipdense.methods.glip.glipv2._BATCHES', 2)
+        monkeypatch.setattr('clipdense.methods.glip.v2.detector._BATCHES', 2)
         data = batch(([[4, 4, 30, 30]], [0]))
         model = made().train()
         model.set_vocabulary(vocabulary)

@@ -19,9 +19,9 @@ from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.dist import gather_rows, gather_with_grad, world_size
 from clipdense.utils.errors import InputError
 
-from .assignment import BACKGROUND
-from .losses import contrast_along, region_word_loss
-from .structures import Targets, TextFeatures
+from ..assignment import BACKGROUND
+from ..losses import contrast_along, region_word_loss
+from ..structures import Targets, TextFeatures
 
 NO_CLASS = -1  # of a token
 OF_CAPTION = -10  # class of a region of grounding data, which only its own text describes
