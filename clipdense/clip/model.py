@@ -147,7 +147,7 @@ def build_clip(
         size: a ``ClipSize``, its dict, or a published name such as 'ViT-B-16'.
         preprocess: preprocessing of the images, its dict, or a name of ``Preprocess.named``.
         tokenizer: texts -> (K, L) token ids; OpenAI's by default.
-        image_options: ``patch_dropout``, ``position_mode``, ``antialias`` of the image tower.
+        image_options: ``patch_dropout``, ``drop_path``, ``position_mode``, ``antialias`` of the image tower.
 
     Raises:
         InputError: an unknown name.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipdense.layers.attention import ContrastivePool, QueryPool
 from clipdense.layers.depth import parameter_depths
 from clipdense.layers.pos_embed import patch_tokens, resize_positions
+from clipdense.layers.stochastic_depth import depth_rates
 from clipdense.layers.transformer import Block, replace_tokens, run_blocks
 from clipdense.registry import MODELS
 from clipdense.structures import ImageFeatures
@@ -33,6 +34,7 @@ class VisionTransformer(nn.Module):
     Args:
         size: widths and depths; or a dict with the fields of ``VitSize``.
         patch_dropout: fraction of the patches that is dropped in training (FLIP, arXiv 2212.00794).
+        drop_path: stochastic depth of the last block in training, see ``set_drop_path``.
         position_mode, antialias: how position embeddings are interpolated, see ``resize_positions``.
 
     Source: openai/CLIP clip/model.py ``VisionTransformer``; timm for the flavours 'slip' and 'siglip'.
@@ -45,6 +47,7 @@ class VisionTransformer(nn.Module):
         size: VitSize | dict,
         *,
         patch_dropout: float = 0.0,
+        drop_path: float = 0.0,
         position_mode: str = 'bicubic',
         antialias: bool = True,
     ) -> None:
@@ -67,6 +70,7 @@ class VisionTransformer(nn.Module):
         self.blocks: Any = nn.ModuleList(
             Block(width, size.num_heads, size.mlp_width, size.activation, eps) for _ in range(size.layers)
         )
+        self.set_drop_path(drop_path)
         self.pool: QueryPool | ContrastivePool | None = None
         if flavour.pool == 'query':
             self.pool = QueryPool(width, size.num_heads, size.mlp_width, size.activation, eps)
@@ -118,8 +122,26 @@ class VisionTransformer(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """Config that builds this module with new weights."""
-        options = {name: getattr(self, name) for name in ('patch_dropout', 'position_mode', 'antialias')}
-        return {'type': type(self), 'size': asdict(self.size), **options}
+        names = ('patch_dropout', 'drop_path', 'position_mode', 'antialias')
+        return {
+            'type': type(self),
+            'size': asdict(self.size),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out branches of blocks at random in training (stochastic depth), for whole images.
+
+        Args:
+            rate: share of the images whose branches of the last block are left out; it grows linearly from 0
+                along the blocks.
+
+        Raises:
+            InputError: a rate that is not in [0, 1).
+        """
+        for block, own in zip(self.blocks, depth_rates(rate, len(self.blocks)), strict=True):
+            block.drop_path = own
+        self.drop_path = rate
 
     def parameter_depths(self) -> dict[str, int]:
         """0 for what embeds patches, 1 + i for block i, then pool, last norm and projection."""

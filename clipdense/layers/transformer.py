@@ -13,19 +13,32 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import MLP, SelfAttention
 from .packing import Packing
+from .stochastic_depth import drop_branch
 
 
 class Block(nn.Module):
-    """x += attention(norm1(x)); x += mlp(norm2(x))."""
+    """x += attention(norm1(x)); x += mlp(norm2(x)).
+
+    Args:
+        width, num_heads, mlp_width, activation, eps: of its parts.
+        drop_path: share of the sequences of which each branch is left out, in training.
+    """
 
     def __init__(
-        self, width: int, num_heads: int, mlp_width: int, activation: str = 'quick_gelu', eps: float = 1e-5
+        self,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        activation: str = 'quick_gelu',
+        eps: float = 1e-5,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = SelfAttention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, mlp_width, activation)
+        self.drop_path = drop_path
 
     def forward(
         self,
@@ -41,13 +54,22 @@ class Block(nn.Module):
             causal: a token attends to itself and earlier tokens.
             packing: the sequences in (T, C).
             rows: (R,) indices over all sequences of the tokens to return; the others are attended to only.
+                With ``drop_path``, at most one of each sequence.
             mask: (B, N, N), True where a token (second axis) attends to another (third axis).
+
+        Raises:
+            ValueError: a packing with ``drop_path``, which drops branches of whole sequences.
         """
+        if packing is not None and self.drop_path:
+            raise ValueError('drop_path needs sequences (B, N, C), not packed ones')
         attended = self.attn.attend(self.norm1(x), causal, packing, mask)
         if rows is not None:
             x, attended = x.flatten(0, -2)[rows], attended.flatten(0, -2)[rows]  # (R, C)
-        x = x + self.attn.proj(attended)
-        return x + self.mlp(self.norm2(x))
+        x = x + self._branch(self.attn.proj(attended))
+        return x + self._branch(self.mlp(self.norm2(x)))
+
+    def _branch(self, x: Tensor) -> Tensor:
+        return drop_branch(x, self.drop_path) if self.training and self.drop_path else x
 
 
 def run_blocks(

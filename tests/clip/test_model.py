@@ -141,6 +141,19 @@ def test_patch_dropout_drops_in_training_only():
     assert model.image.eval()(images).patch_tokens.shape == (2, 16, 64)
 
 
+def test_stochastic_depth_in_training_only():
+    torch.manual_seed(0)
+    model, images = build_clip(SIZES['vit'], drop_path=0.4), torch.randn(8, 3, 32, 32)
+    rates = [block.drop_path for block in model.image.blocks]
+    assert rates == pytest.approx([0.4 * index / (len(rates) - 1) for index in range(len(rates))])
+    plain = build_clip(SIZES['vit'])
+    plain.load_state_dict(model.state_dict())
+    expected = plain.encode_image(images)
+    assert torch.equal(model.eval().encode_image(images), expected)
+    assert not torch.allclose(model.train().encode_image(images), expected)
+    assert model.image.config['drop_path'] == 0.4
+
+
 def test_learned_prompts_equal_token_ids():
     model = build_clip(SIZES['vit']).eval()
     ids = torch.randint(1, 500, (3, 10))
@@ -232,6 +245,7 @@ def test_a_model_knows_its_size():
         (lambda: build_clip('ViT-B-61'), "Did you mean 'ViT-B-16'"),
         (lambda: ClipSize(VIT, TextSize(64, 2, 1, 256, 48)), 'have different embed_dim: image 32, text 48'),
         (lambda: build_clip(SIZES['vit'], patch_dropout=1.0), 'must be a fraction in'),
+        (lambda: build_clip(SIZES['vit'], drop_path=1.0), 'drop_path must be at least 0 and below 1'),
         (lambda: build_clip(SIZES['vit']).image.forward_layers(torch.randn(1, 3, 32, 32), [3]), 'layer 3'),
         (
             lambda: build_clip(SIZES['vit']).encode_text(
@@ -244,6 +258,7 @@ def test_a_model_knows_its_size():
         'unknown name',
         'towers that do not meet',
         'all patches dropped',
+        'all branches dropped',
         'no such layer',
         'too many tokens',
     ],

@@ -105,9 +105,12 @@ def test_image_embedding_under_gradient_checkpointing(tower):
     assert_same(clip.image, clip.encode_image(images), plain)
 
 
-def test_image_embedding_with_patch_dropout():
+@pytest.mark.parametrize('what', ['patch_dropout', 'drop_path'])
+def test_image_embedding_with_random_parts(what):
+    """The last block is computed for the class token only, with the random numbers of the whole."""
     clip = model().train()
-    clip.image.patch_dropout = 0.5
+    clip.image.patch_dropout = 0.5 if what == 'patch_dropout' else 0.0
+    clip.image.set_drop_path(0.5 if what == 'drop_path' else 0.0)
     images = torch.randn(2, 3, 32, 32).double()
     torch.manual_seed(1)
     fast = clip.encode_image(images)

@@ -30,6 +30,7 @@ class BlipCaptionTrainer(BlipTrainer):
         prompt: beginning of the captions in training, that of ``CaptionRules``.
         smoothing: of the labels.
         image_size: of the images, see ``load_blip``.
+        drop_path: stochastic depth of the image tower, see ``load_blip``.
 
     Raises:
         InputError: a model without decoder, one that answers questions, or a setting out of range.
@@ -43,8 +44,9 @@ class BlipCaptionTrainer(BlipTrainer):
         prompt: str = 'a picture of ',
         smoothing: float = 0.1,
         image_size: int | None = None,
+        drop_path: float | None = None,
     ) -> None:
-        model = load_blip(blip, image_size)
+        model = load_blip(blip, image_size, drop_path)
         if model.size.answers:
             raise InputError('these BLIP weights answer questions: fine-tune pre-trained ones for captions')
         decoder = model.need_decoder()
@@ -87,6 +89,7 @@ class BlipRetrievalTrainer(MatchingTrainer):
         hard_negatives: draw negatives by similarity; False draws all alike, for data in which many captions
             fit many images.
         image_size: of the images, see ``load_blip``.
+        drop_path: stochastic depth of the image tower, see ``load_blip``.
 
     Raises:
         InputError: a model without these parts, or a setting out of range.
@@ -107,8 +110,9 @@ class BlipRetrievalTrainer(MatchingTrainer):
         micro_batch: int | None = None,
         hard_negatives: bool = True,
         image_size: int | None = None,
+        drop_path: float | None = None,
     ) -> None:
-        model = load_blip(blip, image_size)
+        model = load_blip(blip, image_size, drop_path)
         if model.joint is None or model.itm_head is None:
             raise InputError('retrieval needs a BLIP with an encoder and its heads: give pre-trained weights')
         own = Blip(

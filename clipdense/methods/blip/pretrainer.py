@@ -32,6 +32,8 @@ class BlipPretrainer(MatchingTrainer):
         micro_batch: must be None.
         hard_negatives: draw negatives by similarity; False draws all alike, for data in which many captions
             fit many images.
+        drop_path: stochastic depth of the image tower, and of its momentum copy as in the release; see
+            ``trainer.load_blip``.
 
     Raises:
         InputError: a model without these parts, or a setting out of range.
@@ -49,8 +51,9 @@ class BlipPretrainer(MatchingTrainer):
         smoothing: float = 0.1,
         micro_batch: int | None = None,
         hard_negatives: bool = True,
+        drop_path: float | None = None,
     ) -> None:
-        model = load_blip(blip)
+        model = load_blip(blip, drop_path=drop_path)
         if not model.size.shared or model.itm_head is None:
             raise InputError(
                 'pre-training needs a BLIP whose encoder and decoder share their layers, with a matching '

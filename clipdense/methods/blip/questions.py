@@ -39,6 +39,7 @@ class BlipAnswerTrainer(BlipTrainer):
         smoothing: of the labels.
         words: of questions and answers, added to a vocabulary of whole words that lacks them.
         image_size: of the images, see ``load_blip``.
+        drop_path: stochastic depth of the image tower, see ``load_blip``.
 
     Raises:
         InputError: a model without encoder or decoder, words for another kind of vocabulary, or a setting out
@@ -55,8 +56,9 @@ class BlipAnswerTrainer(BlipTrainer):
         smoothing: float = 0.1,
         words: Sequence[str] = (),
         image_size: int | None = None,
+        drop_path: float | None = None,
     ) -> None:
-        super().__init__(answering_blip(with_words(load_blip(blip, image_size), words)), smoothing)
+        super().__init__(answering_blip(with_words(load_blip(blip, image_size, drop_path), words)), smoothing)
 
     @property
     def preprocess(self) -> Preprocess:

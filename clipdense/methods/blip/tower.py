@@ -26,12 +26,13 @@ class BlipVit(VisionTransformer):
     Args:
         size: a ``VitSize``, or a dict of its fields; ``embed_dim`` has no effect.
         eps: of the normalizations.
+        drop_path: stochastic depth of the last block in training, see ``set_drop_path``.
 
     Source: salesforce/BLIP models/vit.py; positions are resized by bicubic interpolation without antialias.
     """
 
-    def __init__(self, size: VitSize | dict, eps: float = 1e-6) -> None:
-        super().__init__(size, antialias=False)
+    def __init__(self, size: VitSize | dict, eps: float = 1e-6, drop_path: float = 0.0) -> None:
+        super().__init__(size, drop_path=drop_path, antialias=False)
         self.proj = self.pool = None
         self.eps = eps
         for module in self.modules():
@@ -41,7 +42,8 @@ class BlipVit(VisionTransformer):
     @property
     def config(self) -> dict[str, Any]:
         """Config that builds this module with new weights."""
-        return {'type': type(self), 'size': super().config['size'], 'eps': self.eps}
+        size = super().config['size']
+        return {'type': type(self), 'size': size, 'eps': self.eps, 'drop_path': self.drop_path}
 
 
 def build_tower(size: ImageSize, eps: float = 1e-6) -> Tower:

@@ -142,21 +142,34 @@ class BlipTrainer(Model):
         return Tokens(ids[:, :length], keep[:, :length].long())
 
 
-def load_blip(blip: nn.Module | dict | str | Path, image_size: int | None = None) -> Blip:
+def load_blip(
+    blip: nn.Module | dict | str | Path, image_size: int | None = None, drop_path: float | None = None
+) -> Blip:
     """The BLIP to train.
 
     Args:
         blip: weights for ``checkpoint.load``, a model, or its config.
         image_size: of the images of training and inference; position embeddings are resized to it.
+        drop_path: stochastic depth of the last block of a ViT in training, which grows linearly from 0 along
+            the blocks; 0.1 for ViT-L and 0 for ViT-B in the release.  None: that of the model, which is 0 for
+            weights.
 
     Raises:
-        InputError: not a BLIP, or an image size that it cannot have.
+        InputError: not a BLIP, an image size that it cannot have, or stochastic depth of another tower.
     """
     model = load(blip) if isinstance(blip, str | Path) else build_module(blip)
     if not isinstance(model, Blip):
         raise InputError(f'a BLIP is needed, got {type(model).__name__}')
     if image_size is not None and image_size != model.preprocess.image_size:
         resize_images(model, image_size)
+    if drop_path is None:
+        return model
+    if not isinstance(model.image, VisionTransformer):
+        raise InputError(
+            f'drop_path={drop_path!r} is for a BLIP with a ViT, got a {type(model.image).__name__}: remove '
+            "it (for a tower of timm, set drop_path_rate in the options of the size's image)"
+        )
+    model.image.set_drop_path(drop_path)
     return model
 
 

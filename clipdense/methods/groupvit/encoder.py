@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.layers.batch_norm import SyncedBatchNorm
-from clipdense.layers.packing import Packing
 from clipdense.layers.pos_embed import patch_tokens, resize_positions
+from clipdense.layers.stochastic_depth import depth_rates
 from clipdense.layers.transformer import Block, run_blocks
 from clipdense.registry import MODELS
 
@@ -35,37 +35,6 @@ class GroupFeatures(NamedTuple):
     groups: Tensor  # (B, G, C) after the last stage
     assignments: list[Assignment]  # of each grouping stage, (B, G, N), N: groups of the previous one
     grid: tuple[int, int]
-
-
-class DropBlock(Block):
-    """A block with stochastic depth: in training its branches are dropped at random for whole images."""
-
-    def __init__(self, width: int, num_heads: int, mlp_width: int, drop: float) -> None:
-        super().__init__(width, num_heads, mlp_width, 'gelu')
-        self.drop = drop
-
-    def forward(
-        self,
-        x: Tensor,
-        causal: bool = False,
-        packing: Packing | None = None,
-        rows: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """(B, N, C) -> (B, N, C); the other arguments are for text."""
-        if not (self.training and self.drop):
-            return super().forward(x, causal, packing, rows, mask)
-        x = x + drop_rows(self.attn(self.norm1(x)), self.drop)
-        return x + drop_rows(self.mlp(self.norm2(x)), self.drop)
-
-
-def drop_rows(x: Tensor, drop: float) -> Tensor:
-    """(B, ...) with random rows set to zero and the others scaled to keep the mean.
-
-    Uses the same random numbers as ``torchvision.ops.stochastic_depth`` in mode 'row'.
-    """
-    kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - drop)
-    return x * (kept if drop == 1 else kept.div_(1 - drop))
 
 
 class GroupProjector(nn.Module):
@@ -118,7 +87,9 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         width, hidden = size.width, int(mlp_ratio * size.width)
-        self.blocks: Any = nn.ModuleList(DropBlock(width, size.num_heads, hidden, drop) for drop in drops)
+        self.blocks: Any = nn.ModuleList(
+            Block(width, size.num_heads, hidden, 'gelu', drop_path=drop) for drop in drops
+        )
         self.group_tokens = self.group_projector = self.grouping = None
         if size.group_tokens:
             self.group_tokens = nn.Parameter(torch.zeros(size.group_tokens, width))
@@ -185,7 +156,7 @@ class GroupVitEncoder(nn.Module):
         self.patch_embed = nn.Conv2d(3, width, size.patch_size, size.patch_size)
         self.norm_patch = nn.LayerNorm(width)
         self.pos_embed = nn.Parameter(torch.empty((size.image_size // size.patch_size) ** 2, width))
-        drops = torch.linspace(0, drop_path, sum(stage.depth for stage in stages), device='cpu').tolist()
+        drops = depth_rates(drop_path, sum(stage.depth for stage in stages))
         self.stages: Any = nn.ModuleList()
         for index, stage in enumerate(stages):
             own, drops = drops[: stage.depth], drops[stage.depth :]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.clip.dense import Tower
+from clipdense.clip.vit import VisionTransformer
 from clipdense.utils.errors import InputError
 
 from .partner import Partner
@@ -49,8 +50,9 @@ class TeacherPartner(Partner):
         self.momentum, self.final_momentum = momentum, final_momentum
         self.head = head
         copied: Any = copy.deepcopy(tower)
-        if hasattr(copied, 'patch_dropout'):
+        if isinstance(copied, VisionTransformer):
             copied.patch_dropout = 0.0
+            copied.set_drop_path(0.0)
         self.teacher = nn.ModuleDict({'tower': copied, 'head': copy.deepcopy(head)})
         self.teacher.requires_grad_(False)
         self.register_buffer('done', torch.zeros((), dtype=torch.int64))

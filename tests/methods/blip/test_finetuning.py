@@ -6,14 +6,24 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from clipdense.clip.sizes import ResNetSize
+from clipdense.config import load_config
 from clipdense.methods.blip.finetuning import BlipCaptionTrainer, BlipRetrievalTrainer
 from clipdense.methods.blip.losses import lm_labels, lm_loss, negative_weights
-from clipdense.methods.blip.sizes import MedSize
+from clipdense.methods.blip.model import build_blip
+from clipdense.methods.blip.pretrainer import BlipPretrainer
+from clipdense.methods.blip.questions import BlipAnswerTrainer
+from clipdense.methods.blip.sizes import BlipSize, MedSize
 from clipdense.methods.blip.tokenizer import CaptionIds
 from clipdense.methods.blip.trainer import image_numbers
 from clipdense.utils.errors import InputError
 
-from .conftest import vocabulary_file
+from .conftest import IDS, vocabulary_file
+
+
+def resnet_blip():
+    text = MedSize(24, 1, 2, 24, vocab_size=60, context_length=40, ids=IDS)
+    return build_blip(BlipSize(ResNetSize(32, 2, (1, 1, 1, 1), 2, 16), text, embed_dim=16))
 
 
 @pytest.fixture
@@ -99,6 +109,45 @@ def test_a_batch_of_one_image_has_no_negatives(tiny, batch):
     assert_close(found['matching_loss'], torch.nn.functional.cross_entropy(scores, torch.ones(4).long()))
 
 
+TRAINERS = {
+    'pre-training': lambda blip, **more: BlipPretrainer(blip, queue_size=4, **more),
+    'captions': BlipCaptionTrainer,
+    'retrieval': lambda blip, **more: BlipRetrievalTrainer(blip, queue_size=4, **more),
+    'answers': BlipAnswerTrainer,
+}
+
+
+@pytest.mark.parametrize('build', TRAINERS.values(), ids=TRAINERS)
+def test_stochastic_depth_of_the_image_tower(tiny, build):
+    """Rates of the blocks, also of the momentum copy; nothing is dropped in evaluation, nor in the file."""
+    images = torch.randn(16, 3, 32, 32)
+    expected = tiny().encode_image(images)
+    trainer = build(tiny(), drop_path=0.4)
+    towers = [trainer.blip.image, *([trainer.averages.image] if hasattr(trainer, 'averages') else [])]
+    assert [[block.drop_path for block in tower.blocks] for tower in towers] == [
+        pytest.approx([0, 0.4])
+    ] * len(towers)
+    torch.manual_seed(0)
+    assert not torch.equal(trainer.train().blip.encode_image(images), expected)
+    assert torch.equal(trainer.eval().blip.encode_image(images), expected)
+    assert build(tiny()).blip.image.drop_path == 0
+
+
+def test_stochastic_depth_that_a_model_has_is_kept(tiny):
+    model = tiny()
+    model.image.set_drop_path(0.3)
+    assert BlipCaptionTrainer(model).blip.image.drop_path == 0.3
+    assert BlipCaptionTrainer(model, drop_path=0.0).blip.image.drop_path == 0
+
+
+@pytest.mark.parametrize('name', ['blip_l', 'blip_l_caption_coco', 'blip_l_retrieval_coco'])
+def test_published_trainings_of_the_large_model_have_stochastic_depth(name):
+    large, base = load_config(f'blip/{name}'), load_config(f'blip/{name.replace("_l", "_b", 1)}')
+    assert large.model.drop_path == 0.1
+    assert 'drop_path' not in base.model
+    assert large.optim_wrapper.optimizer.lr < base.optim_wrapper.optimizer.lr
+
+
 def test_weights_of_negatives():
     same = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
     weights = negative_weights(torch.tensor([[0.0, 0.0, 0.0], [0.0, 900.0, 0.0], [0.0, 0.0, 5.0]]), same)
@@ -113,6 +162,11 @@ def test_weights_of_negatives():
         (lambda tiny: BlipCaptionTrainer(tiny(decoder=False)), 'cannot generate text'),
         (lambda tiny: BlipCaptionTrainer(tiny(shared=False, embed_dim=0)), 'answer questions'),
         (lambda tiny: BlipCaptionTrainer(tiny(), smoothing=1.0), 'smoothing must be at least 0 and below 1'),
+        (lambda tiny: BlipCaptionTrainer(tiny(), drop_path=1.0), 'drop_path must be at least 0 and below 1'),
+        (
+            lambda tiny: BlipCaptionTrainer(resnet_blip(), drop_path=0.1),
+            'with a ViT, got a ModifiedResNet',
+        ),
         (lambda tiny: BlipCaptionTrainer(torch.nn.Linear(2, 2)), 'a BLIP is needed, got Linear'),
         (lambda tiny: BlipRetrievalTrainer(tiny(encoder=False, embed_dim=0)), 'give pre-trained weights'),
         (lambda tiny: BlipRetrievalTrainer(tiny(), micro_batch=2), 'micro_batch is not possible'),

@@ -35,7 +35,7 @@ def make_config(shards):
         cfg = load_config(f'blip/{name}')
         if isinstance(cfg.model.blip, dict):
             size = cfg.model.blip.size
-            size.image.update(patch_size=8, width=24, layers=1, num_heads=2, mlp_width=32)
+            size.image.update(patch_size=8, width=24, layers=2, num_heads=2, mlp_width=32)
             size.text.update(width=24, layers=2, num_heads=2, mlp_width=32)
             size.embed_dim = 16
         cfg.model.update({'ramp_steps': 3, 'queue_size': 6} if 'queue_size' in cfg.model else {})
@@ -63,8 +63,8 @@ def pretrained(make_config, tmp_path_factory):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_train_stop_and_go_on(make_config, pretrained, tmp_path, name):
-    """Bit for bit: weights, momentum model, queue with its numbers, ramp."""
-    start = {} if name == 'blip_scenes' else {'blip': str(pretrained)}
+    """Bit for bit: weights, momentum model, queue with its numbers, ramp, and what stochastic depth drops."""
+    start = {'drop_path': 0.5} | ({} if name == 'blip_scenes' else {'blip': str(pretrained)})
 
     def cut(steps, folder, resume=False):
         cfg = make_config(name, **start)
