@@ -107,12 +107,17 @@ def run_processes(tmp_path):
         ]
         for worker in workers:
             worker.start()
-        results = dict(queue.get(timeout=120) for _ in workers)
-        for worker in workers:
-            worker.join()
-        for result in results.values():
-            if isinstance(result, Exception):
-                raise result
+        results = {}
+        try:
+            while len(results) < processes:
+                rank, results[rank] = queue.get(timeout=120)
+                if isinstance(results[rank], Exception):
+                    raise results[rank]  # the others may wait for this one: they are ended
+        finally:
+            for worker in workers:
+                if len(results) < processes:
+                    worker.terminate()
+                worker.join()
         return [results[rank] for rank in range(processes)]
 
     return run
