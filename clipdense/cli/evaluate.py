@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipdense.config import parse_options
-from clipdense.utils.command_options import ConfigOptions
 from clipdense.utils.errors import InputError
 from clipdense.utils.wording import counted
 
@@ -73,7 +72,15 @@ class ConfigTestArguments:
     """A test by a config."""
 
     work_dir: Annotated[Path | None, typer.Option(help='Output folder.')] = None
-    option: ConfigOptions = None
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            '--option',
+            '-o',
+            help="Override a config setting: 'train_cfg.max_steps=100'; with --data an option of the method: "
+            "'image_size=640'. May be repeated.",
+        ),
+    ] = None
     safe_config: SafeConfig = False
     modules: Modules = None
 
@@ -141,12 +148,11 @@ def _on_own_data(
     assert own.data is not None
     if checkpoint is not None:
         raise InputError(f'with --data there is no config: `clipdense test {checkpoint} --data {own.data}`')
-    if any(astuple(given)):
-        raise InputError(
-            '--work-dir, --option, --safe-config and --import are for configs; remove them with --data'
-        )
+    if given.work_dir or given.safe_config or given.modules:
+        raise InputError('--work-dir, --safe-config and --import are for configs; remove them with --data')
     check_weights(weights)
     own.check()
+    options = parse_options(given.option or ())
     from clipdense.inference.measuring import measure
     from clipdense.vocab.vocabulary import Vocabulary
 
@@ -163,6 +169,7 @@ def _on_own_data(
         embedder=own.embedder,
         adapter=own.adapter,
         device=own.device,
+        method_options=options,
     )
     layout, count = scored.layout, scored.count
     samples = counted(count, 'sample' if layout.kind in ('captions', 'questions') else 'image')

@@ -100,16 +100,22 @@ def weights(model: Portable) -> dict[str, Tensor]:
     return {**model.state_dict(), **{f'{PREFIX}{name}': tensor for name, tensor in clip.items()}}
 
 
-def save(model: Portable, path: str | Path, cfg: Config) -> None:
+def save(model: Portable, path: str | Path, cfg: Config, trained: Portable | None = None) -> None:
     """Save a model with its CLIP and the config of its run in one safetensors file.
 
     A tokenizer that is not OpenAI's is copied into ``<name of the file>-tokenizer``.
+
+    Args:
+        model: with the weights.
+        path: of the file.
+        cfg: see ``describe``.
+        trained: the model that was trained and is described, of which ``model`` may be a copy.
 
     Raises:
         InputError: as ``describe``; or the disk is full or not writable.
     """
     path = Path(path)
-    write_weights(path, weights(model), describe(model, cfg))
+    write_weights(path, weights(model), describe(trained or model, cfg))
     copy_tokenizer(model.clip.tokenizer, path.with_name(f'{path.stem}-tokenizer'))
 
 

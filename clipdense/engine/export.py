@@ -16,6 +16,7 @@ from clipdense.utils.errors import InputError, WriteError
 
 from .ema import averaged
 from .health import weights_fault
+from .parallel import unwrapped
 
 
 @HOOKS.register_module()
@@ -50,7 +51,7 @@ class ExportHook(Hook):
         elif portable.is_portable(model):
             path = folder / f'{model.portable_name}.safetensors'
             try:
-                portable.save(model, path, runner.cfg)
+                portable.save(model, path, runner.cfg, unwrapped(runner.model))
             except WriteError:
                 raise
             except InputError as error:  # training is done, and its checkpoints exist

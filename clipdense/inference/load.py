@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,19 +201,16 @@ def load_detector(
         InputError: weights of another kind of model, a method for a trained detector, or as ``load``.
     """
     model = load(weights, device, **overrides) if isinstance(weights, str | Path) else weights
-    entry = method_of(model)
+    entry, given = method_of(model), dict(method_options or {})
     if isinstance(model, FrozenImage | FrozenText):
         raise not_full(weights, model.tower)
     if entry is None and isinstance(model, CLIP):
         entry = _clip_method(method, 'detection', weights)
-        given = dict(method_options or {})
         entry.check_options(given)
         model = entry.part('build')(model, entry.name, given).to(choose_device(device)).eval()
     elif method and (entry is None or method != entry.name):
         raise InputError(f'method {method!r} applies to plain CLIP weights only: remove it')
-    elif method_options:
-        raise InputError(f'a trained detector has no method options: remove {next(iter(method_options))!r}')
-    return as_detector(model, weights)
+    return as_detector(model, weights, given)
 
 
 def load_embedder(
@@ -292,21 +290,31 @@ def load_trained_detector(
     return as_detector(load_trained(cfg, weights, device), config_name(config))
 
 
-def as_detector(model: Any, source: object) -> nn.Module:
+def as_detector(model: Any, source: object, options: Mapping[str, Any] | None = None) -> nn.Module:
     """The model, if it is a detector.
 
+    Args:
+        model: a detector, or what a detection method builds one of.
+        source: for messages.
+        options: of the method, see ``get_method(name).options``.
+
     Raises:
-        InputError: it is not a detector.
+        InputError: it is not a detector, or an option that it does not have.
     """
-    entry = method_of(model)
+    entry, given = method_of(model), dict(options or {})
     ready = all(hasattr(model, name) for name in ('predict', 'set_vocabulary', 'rules'))
     if not ready and entry is not None and entry.task == 'detection' and entry.build is not None:
-        model = entry.part('build')(model, entry.name, {})
-    elif not ready:
+        entry.check_options(given)
+        return entry.part('build')(model, entry.name, given)
+    if not ready:
         names = ', '.join(one.name for one in list_methods('detection'))
         raise InputError(
             f'{source} ({type(model).__name__}) is not a detector: use weights of a trained detector '
             f'(methods: {names})'
+        )
+    if given:
+        raise InputError(
+            f'a {type(model).__name__} is built already: remove the option {next(iter(given))!r}'
         )
     return model
 
@@ -347,11 +355,14 @@ def load_trained(
     check_parts(part, 'model')
     with named_parts({'model': part}):
         model = MODELS.build(part)
+    own: dict[str, Any] = {}
     if not argument:
-        tensors = self_describing.own_tensors(model, read_weights(weights).tensors)
-        load_strict(model, tensors, weights)
+        file = read_weights(weights)
+        load_strict(model, self_describing.own_tensors(model, file.tensors), weights)
+        with suppress(CheckpointError):  # the config that is given counts
+            own = self_describing.read_config(file, method_packages()) or {}
     if hasattr(model, 'apply_portable_config'):  # settings of the config outside of ``model``
-        model.apply_portable_config(model.portable_config(cfg))
+        model.apply_portable_config({**own, **model.portable_config(cfg)})
     return model.to(choose_device(device)).eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .detector import Detector
 from .load import Embedder, load, method_of
 from .segmenter import Segmenter
 
+_WITH_OPTIONS: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}
+
 
 def measure(
     weights: str | Path,
@@ -31,6 +33,7 @@ def measure(
     embedder: Embedder | None = None,
     adapter: Adapter | str | Path | None = None,
     device: str | None = None,
+    method_options: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, float], OwnData]:
     """Score a trained model without its config.
 
@@ -43,6 +46,7 @@ def measure(
         wording: file with the words around the names of boxes, see ``vocab.wording.with_wording``.
         embedder, adapter: learned prompts, class embeddings, and an adapter, as predictors take them.
         device: of the model.
+        method_options: settings of the method of a segmenter or detector, see ``get_method(name).options``.
 
     Returns:
         Metrics by name, those of the test of a config; and what was scored.  Of a folder of data sets those
@@ -60,13 +64,18 @@ def measure(
     _check(own)
     entry = usable[own.layout.kind]
     score = entry.part(own.layout.kind, 'tests')
+    more = {'method_options': method_options} if method_options else {}
+    if more and entry.task not in _WITH_OPTIONS:
+        raise InputError(
+            f'options are for segmenters and detectors; {weights} is a {type(model).__name__}: '
+            f'remove {next(iter(more["method_options"]))!r}'
+        )
     if entry.task == 'captioning':
         if embedder is not None or adapter is not None:
             raise InputError(f'--prompts and --adapter are for class names, which {weights} does not read')
         return score(model, own), own
-    kinds: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}
-    predictor = kinds.get(entry.task, Classifier).from_pretrained(
-        model, embedder=embedder, adapter=adapter, device=device, precision='fp32'
+    predictor = _WITH_OPTIONS.get(entry.task, Classifier).from_pretrained(
+        model, embedder=embedder, adapter=adapter, device=device, precision='fp32', **more
     )
     if own.layout.members:
         return _of_several(lambda one: score(predictor, one), own), own

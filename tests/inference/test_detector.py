@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from PIL import Image
 
 from clipdense.cli.app import app
@@ -15,6 +16,7 @@ from clipdense.clip import self_describing as portable
 from clipdense.clip.checkpoint import load as load_clip
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.config import load_config
+from clipdense.data.detection.transforms import Resize
 from clipdense.engine.checkpointing import write_checkpoint
 from clipdense.engine.model_weights import model_meta
 from clipdense.inference.detector import Detector
@@ -274,6 +276,71 @@ def test_what_embeds_class_names_can_be_replaced(alone, files):
     detector = Detector.from_pretrained(alone[0], embedder=Fixed(), device='cpu')
     detector(files / 'a.png', ['cat', 'dog'])
     assert torch.equal(detector.model.model.roi_head.bbox_head.queries, torch.eye(2, 8))
+
+
+# Images of other sizes than those of the training
+
+
+@pytest.fixture
+def unresized(files, tmp_path):
+    """What a training on images of 30 pixels exports, whose config has no resize; and its checkpoint."""
+    cfg = load_config(files / 'tiny_vild.py')
+    cfg.test_dataloader.dataset.transforms = []
+    model = build_module(cfg.model).eval()
+    model.trained_sizes.note([DetDataSample(metainfo={'ori_shape': (20, 30)})])
+    portable.save(model, tmp_path / 'vild.safetensors', cfg)
+    meta = portable.meta(model, cfg)
+    write_checkpoint(tmp_path / 'step.pth', {'state_dict': portable.weights(model), 'meta': meta})
+    cfg.dump(tmp_path / 'config.py')
+    return tmp_path
+
+
+def test_the_sizes_of_the_training_come_with_the_weights(unresized, files):
+    image, told = (
+        files / 'a.png',
+        'side of 120 pixels after .* trained on 30: .* -o image_size=30 ',
+    )
+    options = {'device': 'cpu', 'cache': False}
+    clip = build_module(load_config(unresized / 'config.py').model.clip)
+    opened = [
+        Detector.from_pretrained(unresized / name, **options) for name in ('vild.safetensors', 'step.pth')
+    ]
+    opened += [Detector.from_config(unresized / 'config.py', unresized / 'step.pth', clip=clip, **options)]
+    for detector in opened:
+        with pytest.warns(UserWarning, match=told) as warned:
+            detector([image, image], ['cat', 'dog'])
+        assert len(warned) == 1
+
+
+def test_images_are_resized_as_asked(unresized, files, tmp_path, recwarn):
+    """A detector with this resize in its config answers the same."""
+    cfg = load_config(unresized / 'config.py')
+    cfg.test_dataloader.dataset.transforms = [dict(type=Resize, scale=(30, 30), keep_ratio=True)]
+    detector = Detector.from_pretrained(
+        unresized / 'vild.safetensors', method_options={'image_size': 30}, device='cpu', cache=False
+    )
+    clip = detector.model.clip
+    same = Detector.from_config(cfg, unresized / 'vild.safetensors', clip=clip, device='cpu', cache=False)
+    for found in (detector, same):
+        found.set_vocabulary('cat, dog')
+    asked, expected = detector(files / 'a.png'), same(files / 'a.png')
+    np.testing.assert_array_equal(asked.xyxy, expected.xyxy)
+    np.testing.assert_array_equal(detector(detector.encode(files / 'a.png')).xyxy, expected.xyxy)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'image_size': 0}, 'image_size must be a number of pixels, at least 1, got 0'),
+        ({'image_size': 'large'}, "got 'large'"),
+        ({'image_size': True}, 'got True'),
+        ({'imagesize': 30}, "has no option 'imagesize'.*Did you mean 'image_size'"),
+    ],
+)
+def test_sizes_that_are_refused(unresized, options, message):
+    with pytest.raises(InputError, match=message):
+        Detector.from_pretrained(unresized / 'vild.safetensors', method_options=options, device='cpu')
 
 
 class CornerDetector(torch.nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,46 @@ import torch
 
 from clipdense.utils.errors import InputError
 
-from .transforms import PackDetection
+from .transforms import PackDetection, Resize
 
 
-def prepare(pixels: np.ndarray, transforms: Sequence[Any]) -> dict[str, Any]:
-    """An RGB image (H, W, 3) uint8 -> ``inputs`` and ``data_samples``, after the transforms."""
+def test_transforms(cfg: Mapping[str, Any]) -> list[Any]:
+    """The transforms of test images in a training config."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    return list(dataset.get('transforms') or ())
+
+
+def checked_image_size(options: Mapping[str, Any]) -> int | None:
+    """The option ``image_size`` of a detector, see ``prepare``.
+
+    Raises:
+        InputError: it is not a number of pixels.
+    """
+    size = options.get('image_size')
+    if size is not None and (type(size) is not int or size < 1):
+        raise InputError(f'image_size must be a number of pixels, at least 1, got {size!r:.60}')
+    return size
+
+
+def prepare(model: Any, pixels: np.ndarray, image_size: int | None = None) -> dict[str, Any]:
+    """An RGB image (H, W, 3) uint8 -> ``inputs`` and ``data_samples``.
+
+    Args:
+        model: with ``transforms``, and ``trained_sizes``, which warn of other sizes.
+        pixels: the image.
+        image_size: its longer side after a resize, in place of the transforms of the model.
+    """
     pixels = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of arrays that are not
     size = pixels.shape[:2]
     results: dict[str, Any] = {'img': pixels, 'ori_shape': size, 'img_shape': size}
+    transforms = model.transforms
+    if image_size is not None:
+        transforms = [Resize(scale=(image_size, image_size), keep_ratio=True)]
     for transform in transforms:
         results = transform(results)
-    return PackDetection()(results)
+    item = PackDetection()(results)
+    model.trained_sizes.check(item['data_samples'].metainfo)
+    return item
 
 
 def move_preprocessor(model: Any) -> None:
@@ -46,9 +75,9 @@ def preprocess(model: Any, batch: dict[str, list[Any]]) -> dict[str, Any]:
     return model.data_preprocessor(batch, False)
 
 
-def preprocess_image(model: Any, pixels: np.ndarray) -> dict[str, Any]:
-    """``preprocess`` for an RGB image (H, W, 3) uint8, after the transforms of the model."""
-    item = prepare(pixels, model.transforms)
+def preprocess_image(model: Any, pixels: np.ndarray, image_size: int | None = None) -> dict[str, Any]:
+    """``preprocess`` for an image as ``prepare`` takes it."""
+    item = prepare(model, pixels, image_size)
     return preprocess(model, {key: [value] for key, value in item.items()})
 
 
@@ -68,18 +97,19 @@ def batches_of_one_size(
 
 
 def in_batches(
+    model: Any,
     images: Sequence[Any],
-    transforms: Sequence[Any],
     run: Callable[[list[int], dict[str, list[Any]]], Iterable[Any]],
+    image_size: int | None = None,
 ) -> list[Any]:
     """The result of each image, from batches of one size.
 
     Args:
         images: RGB (H, W, 3) uint8, of any sizes.
-        transforms: of each image.
         run: the places of the images of a batch, and the batch -> the result of each.
+        model, image_size: see ``prepare``.
     """
-    items = [prepare(np.asarray(image), transforms) for image in images]
+    items = [prepare(model, np.asarray(image), image_size) for image in images]
     found: dict[int, Any] = {}
     for places, batch in batches_of_one_size(items):
         found.update(zip(places, run(places, batch), strict=True))

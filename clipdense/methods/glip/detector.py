@@ -16,6 +16,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from clipdense.clip.checkpoint import load
+from clipdense.data.detection.inference import test_transforms
+from clipdense.data.detection.trained_sizes import KEY, TrainedSizes
 from clipdense.registry import MODELS, TRANSFORMS, build, build_module
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectionRules
@@ -59,6 +61,7 @@ class GLIP(BaseDetector):
 
     Attributes:
         transforms: mmdet transforms, such as a resize, applied to images before ``test_step``.
+        trained_sizes: of the images of the training, so far.
 
     Raises:
         InputError: an unknown part among ``frozen``, a text tower that cannot be loaded, or one of another
@@ -108,6 +111,7 @@ class GLIP(BaseDetector):
         self.class_text = ClassText(self.clip, self.prompts)
         self.dataset_meta: dict[str, Any] = {}
         self.transforms: list[Any] = []
+        self.trained_sizes = TrainedSizes()
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -125,13 +129,14 @@ class GLIP(BaseDetector):
         return self.clip
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Config for a self-describing file: the detector, and the test transforms."""
-        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-        return {'model': {**cfg['model'], 'start': None}, 'transforms': list(dataset.get('transforms') or ())}
+        """Config for a self-describing file: the detector, and what is known of images."""
+        model = {**cfg['model'], 'start': None}
+        return {'model': model, 'transforms': test_transforms(cfg), **self.trained_sizes.entry()}
 
     def apply_portable_config(self, config: Mapping[str, Any]) -> None:
         """Apply the entries of ``portable_config`` other than the model."""
         self.transforms = [build(one, TRANSFORMS) for one in config.get('transforms') or ()]
+        self.trained_sizes = TrainedSizes(config.get(KEY))
 
     def init_weights(self) -> None:
         """Initialize the parts as they specify; then load ``start``."""
@@ -175,6 +180,7 @@ class GLIP(BaseDetector):
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """Normalized images and their annotations -> losses."""
+        self.trained_sizes.note(batch_data_samples)
         levels = self.extract_feat(batch_inputs)
         texts = self.training_texts(batch_data_samples)
         encoded = self.read_training(texts)

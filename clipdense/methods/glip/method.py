@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipdense.methods import Method
+from clipdense.methods import Method, Option
 
 _OURS = {'head.log_scale', 'head.text_bias', 'head.words.weight'}
 _THEIRS = ('log_scale', 'bias_lang', 'bias0', 'dot_product_projection_text.weight')
@@ -35,4 +35,5 @@ METHOD = Method(
         'questions': 'clipdense.methods.glip.v2.answering:on_own_data',
     },
     no_graph='its head reads the class names together with the image',
+    options=(Option('image_size', None, 'longer side of resized images; by default as the weights say'),),
 )

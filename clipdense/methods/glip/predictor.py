@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdense.data.detection.inference import in_batches, preprocess, preprocess_image
+from clipdense.data.detection.inference import checked_image_size, in_batches, preprocess, preprocess_image
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
 from clipdense.utils.errors import InputError
@@ -32,15 +32,16 @@ class GLIPPredictor(nn.Module):
 
     Args:
         model: the detector.
+        image_size: longer side of resized images in pixels, in place of the test transforms.
     """
 
     templates = 'name'
     method = 'glip'
     reads_names = True  # no class embeddings
 
-    def __init__(self, model: GLIP) -> None:
+    def __init__(self, model: GLIP, image_size: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.image_size = model, image_size
         self.eval()
 
     @property
@@ -96,7 +97,7 @@ class GLIPPredictor(nn.Module):
             levels, metas = self._levels(preprocess(self.model, batch))
             return [_objects(one) for one in self.model.detect(levels, metas, rules)]
 
-        return in_batches(images, self.model.transforms, detect)
+        return in_batches(self.model, images, detect, self.image_size)
 
     @torch.no_grad()
     def predict_each(
@@ -109,12 +110,12 @@ class GLIPPredictor(nn.Module):
             own = [vocabularies[place] for place in places]
             return [_objects(one) for one in self.model.detect_each(levels, metas, own, rules)]
 
-        return in_batches(images, self.model.transforms, detect)
+        return in_batches(self.model, images, detect, self.image_size)
 
     @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedLevels:
         """An RGB image (H, W, 3) uint8 -> its levels, for any number of vocabularies."""
-        levels, metas = self._levels(preprocess_image(self.model, np.asarray(image)))
+        levels, metas = self._levels(preprocess_image(self.model, np.asarray(image), self.image_size))
         return EncodedLevels(levels, metas[0])
 
     @torch.no_grad()
@@ -128,8 +129,8 @@ class GLIPPredictor(nn.Module):
 
 
 def build(model: GLIP, name: str, options: Mapping[str, Any]) -> GLIPPredictor:
-    """A GLIP as a detector; there are no options."""
-    return GLIPPredictor(model)
+    """A GLIP as a detector."""
+    return GLIPPredictor(model, image_size=checked_image_size(options))
 
 
 def _objects(one: Any) -> DetectedObjects:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from clipdense.clip.checkpoint import load
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
+from clipdense.data.detection.inference import test_transforms
+from clipdense.data.detection.trained_sizes import KEY, TrainedSizes
 from clipdense.layers.precision import at_least_fp32
 from clipdense.registry import MODELS, TRANSFORMS, build, build_module
 from clipdense.structures import ClassEmbeddings
@@ -50,6 +52,7 @@ class ViLD(TwoStageDetector):
 
     Attributes:
         transforms: mmdet transforms, such as a resize, applied to images before ``test_step``.
+        trained_sizes: of the images of the training, so far.
         clip_name: name of the CLIP whose text tower embeds class names, if ``clip`` is None.
 
     Raises:
@@ -97,6 +100,7 @@ class ViLD(TwoStageDetector):
         self.vocabulary: Vocabulary | None = None
         self.dataset_meta: dict[str, Any] = {}
         self.transforms: list[Any] = []
+        self.trained_sizes = TrainedSizes()
         self.clip_name: str | None = None
         self.take_text_tower(clip)
 
@@ -115,13 +119,14 @@ class ViLD(TwoStageDetector):
         return FrozenText.of(self.clip)
 
     def portable_config(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Config for a self-describing file: the detector without training settings, and test transforms."""
+        """Config for a self-describing file, without training settings, with what is known of images."""
         model = {**cfg['model'], 'train_cfg': None, 'start': None}
-        return {'model': model, 'transforms': test_transforms(cfg)}
+        return {'model': model, 'transforms': test_transforms(cfg), **self.trained_sizes.entry()}
 
     def apply_portable_config(self, config: Mapping[str, Any]) -> None:
         """Apply the entries of ``portable_config`` other than the model."""
         self.transforms = [build(one, TRANSFORMS) for one in config.get('transforms') or ()]
+        self.trained_sizes = TrainedSizes(config.get(KEY))
 
     def init_weights(self) -> None:
         """Initialize the parts as they specify; then load ``start``."""
@@ -170,6 +175,7 @@ class ViLD(TwoStageDetector):
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Any]:
         """Normalized images and their annotations -> losses."""
+        self.trained_sizes.note(batch_data_samples)
         self._check_labels(batch_data_samples)
         features = self.extract_feat(batch_inputs)
         settings = self.train_cfg.rpn_proposal
@@ -219,12 +225,6 @@ class ViLD(TwoStageDetector):
                 'the training data has objects of novel classes, or of classes outside the vocabulary: '
                 "use a dataset of base classes (classes='base')"
             )
-
-
-def test_transforms(cfg: Mapping[str, Any]) -> list[Any]:
-    """The transforms of test images in a training config."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    return list(dataset.get('transforms') or ())
 
 
 def _teacher(clip: nn.Module | dict | str | Path) -> CLIP | FrozenText:

@@ -114,7 +114,7 @@ class ViLDGraph(nn.Module):
 
 def graph(model: ViLD | ViLDPredictor) -> Graph:
     """A ViLD up to its final suppression; sizes of images are fixed."""
-    detector = model.model if isinstance(model, ViLDPredictor) else model
+    detector, side = (model.model, model.image_size) if isinstance(model, ViLDPredictor) else (model, None)
     head, prepare = detector.roi_head.bbox_head, detector.data_preprocessor
     rules = detector.roi_head.test_cfg
     inputs = {
@@ -133,7 +133,7 @@ def graph(model: ViLD | ViLDPredictor) -> Graph:
             'scores': '(regions, classes), probabilities; 0 for regions that are suppressed',
             'objectness': '(regions,), of the proposals; -1 for those that are suppressed',
         },
-        sizes={'batch': 1, 'height': _SIZE, 'width': _SIZE, 'classes': 7},
+        sizes={'batch': 1, 'height': side or _SIZE, 'width': side or _SIZE, 'classes': 7},
         smallest={'height': divisor, 'width': divisor},
         fixed={'batch': 'one image', 'height': _WHY, 'width': _WHY},
         facts={

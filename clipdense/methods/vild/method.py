@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipdense.methods import Method
+from clipdense.methods import Method, Option
 
 _DETPRO = {'roi_head.projection.weight', 'roi_head.bg_embedding.weight'}
 _OURS = {'roi_head.bbox_head.projection.weight', 'roi_head.bbox_head.background'}
@@ -34,4 +34,5 @@ METHOD = Method(
     build='clipdense.methods.vild.predictor:build',
     starters={'vild': 'clipdense.methods.vild.starter:vild'},
     commands={'regions': 'clipdense.methods.vild.commands:regions'},
+    options=(Option('image_size', None, 'longer side of resized images; by default as the weights say'),),
 )

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from clipdense.clip.frozen_text import FrozenText
 from clipdense.clip.model import CLIP
-from clipdense.data.detection.inference import in_batches, move_preprocessor, preprocess_image
+from clipdense.data.detection.inference import (
+    checked_image_size,
+    in_batches,
+    move_preprocessor,
+    preprocess_image,
+)
 from clipdense.structures import ClassEmbeddings
 from clipdense.tasks.adapters import Adapter
 from clipdense.tasks.detection import DetectedObjects, DetectionRules, Pixels
@@ -38,15 +43,18 @@ class ViLDPredictor(nn.Module):
     Args:
         model: the detector.
         clip: the CLIP that embeds class names; ``model.clip`` by default.
+        image_size: longer side of resized images in pixels, in place of the test transforms.
     """
 
     templates = 'vild'
     method = 'vild'
     adapter: Adapter | None = None
 
-    def __init__(self, model: ViLD, clip: CLIP | FrozenText | None = None) -> None:
+    def __init__(
+        self, model: ViLD, clip: CLIP | FrozenText | None = None, image_size: int | None = None
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.image_size = model, image_size
         self.clip = model.clip if clip is None else clip
         self.clip_name = model.clip_name
         self.eval()
@@ -93,7 +101,7 @@ class ViLDPredictor(nn.Module):
     @torch.no_grad()
     def embed_regions(self, image: Pixels, boxes: Tensor) -> Tensor:
         """An RGB image (H, W, 3) uint8 and boxes (R, 4) xyxy in its pixels -> unit embeddings (R, D)."""
-        data = preprocess_image(self.model, np.asarray(image))
+        data = preprocess_image(self.model, np.asarray(image), self.image_size)
         features = self.model.extract_feat(data['inputs'])
         width, height = data['data_samples'][0].metainfo.get('scale_factor', (1.0, 1.0))
         scaled = boxes.to(features[0]) * features[0].new_tensor([width, height, width, height])
@@ -116,12 +124,12 @@ class ViLDPredictor(nn.Module):
             return [_objects(sample.pred_instances) for sample in self.model.test_step(batch)]
 
         with self._following(rules):
-            return in_batches(images, self.model.transforms, detect)
+            return in_batches(self.model, images, detect, self.image_size)
 
     @torch.no_grad()
     def encode_image(self, image: Pixels) -> EncodedRegions:
         """An RGB image (H, W, 3) uint8 -> its feature maps and proposals, for any number of vocabularies."""
-        data = preprocess_image(self.model, np.asarray(image))
+        data = preprocess_image(self.model, np.asarray(image), self.image_size)
         features = self.model.extract_feat(data['inputs'])
         return EncodedRegions(
             features, self.model.propose(features, data['data_samples']), data['data_samples']
@@ -157,8 +165,8 @@ class ViLDPredictor(nn.Module):
 
 
 def build(model: ViLD, name: str, options: Mapping[str, Any]) -> ViLDPredictor:
-    """A ViLD as a detector; there are no options."""
-    return ViLDPredictor(model)
+    """A ViLD as a detector."""
+    return ViLDPredictor(model, image_size=checked_image_size(options))
 
 
 def _objects(one: Any) -> DetectedObjects:

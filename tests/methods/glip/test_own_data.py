@@ -23,6 +23,7 @@ from clipdense.methods.glip.tuning import TunedGLIP
 from clipdense.registry import build_module
 from clipdense.vocab.vocabulary import Vocabulary
 from clipdense.vocab.wording import with_wording
+from clipdense.weights.io import read_weights
 
 from .conftest import config
 from .test_detector import BOX
@@ -207,5 +208,6 @@ def test_the_published_schedule_tunes_and_stops(tmp_path, tune, shots):
     assert runner.train_loop.epoch == 8  # the ninth
     rates = [group['lr'] for group in runner.optim_wrapper.optimizer.param_groups]
     assert max(rates) == pytest.approx(1e-32)
-    assert (tmp_path / 'run/best.pth').is_file()
+    best = self_describing.read_config(read_weights(tmp_path / 'run/best.pth'))
+    assert best['image_sides'] == runner.model.trained_sizes.sides
     assert 'all/AP' in launch.test(cfg, tmp_path / 'run/best.pth', tmp_path / 'test', options=settings)

@@ -285,3 +285,11 @@ def test_detections_in_bf16(tiny, variant):
     overlap = box_iou(exact.bboxes, rounded.bboxes).amax(dim=1)
     assert (overlap > 0.9).float().mean() >= 0.8  # random boxes overlap much: suppression may choose another
     assert_close(exact.scores[0], rounded.scores[0], atol=0.02, rtol=0)
+
+
+def test_the_sizes_of_training_images_are_kept(tiny):
+    model = tiny.build()
+    assert 'image_sides' not in model.portable_config({'model': {}})
+    losses_of(model, sample(), sample(scale=2.0))
+    assert model.portable_config({'model': {}})['image_sides'] == (64, 64)
+    assert model.portable_config({'model': {}})['transforms'] == []
