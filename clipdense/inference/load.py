@@ -208,6 +208,7 @@ def load_detector(
         entry = _clip_method(method, 'detection', weights)
         entry.check_options(given)
         model = entry.part('build')(model, entry.name, given).to(choose_device(device)).eval()
+        given = {}
     elif method and (entry is None or method != entry.name):
         raise InputError(f'method {method!r} applies to plain CLIP weights only: remove it')
     return as_detector(model, weights, given)
