@@ -20,7 +20,7 @@ import torchvision.ops
 from torch import Tensor
 from torch.nn import functional as F
 
-from .utils.errors import InputError
+from .utils.errors import MissingPackage
 
 _NAME = 'mmcv._ext'
 _TINY = torch.finfo(torch.float32).tiny
@@ -34,13 +34,13 @@ def install() -> bool:
         True where the stand-in is in use, False where mmcv is compiled.
 
     Raises:
-        InputError: mmcv or mmdet is not installed.
+        MissingPackage: mmcv or mmdet is not installed.
     """
     if _NAME in sys.modules:
         return isinstance(sys.modules[_NAME], StandIn)
     mmcv = find_spec('mmcv')
     if mmcv is None or find_spec('mmdet') is None:
-        raise InputError(_NEEDED)
+        raise MissingPackage(_NEEDED)
     if PathFinder.find_spec(_NAME, mmcv.submodule_search_locations) is not None:
         return False
     sys.modules[_NAME] = StandIn()

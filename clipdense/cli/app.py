@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from clipdense.utils.errors import InputError, one_line
+from clipdense.utils.packages import missing_package
 
 from . import (
     adapt,
@@ -40,7 +41,6 @@ from . import (
     vocab,
     weights,
 )
-from .early import missing_package
 from .method_commands import EmbedGroup
 from .once import Command
 

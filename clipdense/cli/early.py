@@ -5,9 +5,7 @@ What these checks let pass is checked again where it is used, which also serves 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from clipdense.methods import Method, get_method, list_methods
@@ -87,20 +85,6 @@ def check_method(
             f'method {name!r} is unknown for {task}; use {", ".join(known) or "none"}.{nearest(name, known)}'
         )
     get_method(name).check_options(given)
-
-
-def missing_package(module: str) -> str:
-    """What to install for a module that cannot be imported, with the extra that has it."""
-    package = module.partition('.')[0].replace('_', '-')
-    try:
-        lines = requires('clipdense') or []
-    except PackageNotFoundError:
-        lines = []
-    for line in lines:
-        extra = re.search(r'extra == ["\']([\w-]+)["\']', line)
-        if extra and re.match(r'[\w.-]+', line)[0].replace('_', '-').lower() == package.lower():  # type: ignore[index]
-            return f"{package} is not installed: pip install 'clipdense[{extra[1]}]'"
-    return f'{package} is not installed: pip install {package}'
 
 
 def check_templates(templates: str | None) -> None:

@@ -18,7 +18,7 @@ from clipdense.config import plain_config
 from clipdense.config.data_files import check_data
 from clipdense.config.types import part_of_model, resolve_types
 from clipdense.registry import build_module
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import CheckpointError, InputError, MissingPackage
 from clipdense.weights.io import WeightsFile, write_weights
 from clipdense.weights.strict import load_strict
 
@@ -128,6 +128,7 @@ def read_config(file: WeightsFile, packages: Collection[str] = ('clipdense',)) -
 
     Raises:
         CheckpointError: the config is damaged, or names something not allowed.
+        MissingPackage: a package of its model is not installed.
     """
     meta = file.extra.get('meta')
     own = meta.get('portable') if isinstance(meta, dict) else file.metadata
@@ -135,6 +136,8 @@ def read_config(file: WeightsFile, packages: Collection[str] = ('clipdense',)) -
         return None
     try:
         return _parse(own['config'], packages)
+    except MissingPackage as error:
+        raise MissingPackage(f'{file.path}: {error}') from error
     except (InputError, KeyError, TypeError) as error:
         raise CheckpointError(f'{file.path}: the config in the file is invalid: {error}') from error
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import get_object_from_string
 
 from clipdense.utils.arguments import check_arguments
 from clipdense.utils.errors import InputError, nearest, one_line
+from clipdense.utils.packages import imported_object
 
 from .types import known_names, only_one
 
@@ -81,7 +81,7 @@ def _class(kind: Any, where: str) -> Any:
             raise InputError(f'{where} must be a class, or the name of one, got {kind!r}')
         return kind
     if '.' in kind:
-        found = get_object_from_string(kind)
+        found = imported_object(kind)
         if found is None and kind.split('.')[0] not in ('mmdet', 'mmengine', 'mmcv', 'clipdense'):
             raise InputError(f'{where}: there is no {kind!r}')
         return found if callable(found) else None

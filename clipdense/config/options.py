@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import get_object_from_string
 
 from clipdense.utils.arguments import argument_names
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.packages import imported_object
 
 from .variables import check_used
 
@@ -21,7 +21,7 @@ def part_class(part: Mapping[str, Any] | None) -> Any:
         A class or function, or None where there is none.
     """
     kind = (part or {}).get('type')
-    return kind if kind is None or callable(kind) else get_object_from_string(kind)
+    return kind if kind is None or callable(kind) else imported_object(kind)
 
 
 def plain_config(value: Any, strict: bool = False) -> Any:

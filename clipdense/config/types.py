@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from inspect import isclass
 from typing import Any
 
-from mmengine.utils import get_object_from_string
-
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.packages import imported_object
 
 TYPE_KEYS = ('type', 'constructor', 'runner_type')  # entries that MMEngine looks up, and imports
 _SCOPE_KEYS = ('_scope_', 'default_scope')  # packages that MMEngine imports
@@ -55,7 +54,7 @@ def registered(name: str, where: str) -> Any:
             _install_mmcv()
         if len(path) == 2 and path[0] in _SCOPES and path[1] in _names(path[0]):
             return name
-        found = get_object_from_string(name)
+        found = imported_object(name)
         if found is not None and (_of_torch(found) or any(found is one for one in _objects())):
             return found
     raise InputError(f'{where}: {_unknown(name, path)}')
@@ -77,7 +76,7 @@ def part_of_model(
     """
     from clipdense.registry import MODELS, TRANSFORMS
 
-    found = get_object_from_string(name) if name.split('.')[0] in packages and '.' in name else None
+    found = imported_object(name) if name.split('.')[0] in packages and '.' in name else None
     parts = (*MODELS.module_dict.values(), *TRANSFORMS.module_dict.values(), *others)
     if found is None or not any(found is one for one in parts):
         raise InputError(f'{where}: type {name!r} is not registered in {", ".join(packages)}')

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipdense.cli.early import missing_package
-
 SCRIPT = """
 import contextlib, io, json, sys
 from clipdense.cli.app import main
@@ -140,11 +138,3 @@ def test_wrong_input_is_refused_without_torch(answers, command, message):
     status, torch, _, err = answers[command]
     assert (status, torch) == (2, False), err
     assert message in ' '.join(err.replace('│', ' ').split())
-
-
-def test_a_missing_package_names_its_extra():
-    assert (
-        missing_package('supervision.detection')
-        == "supervision is not installed: pip install 'clipdense[viz]'"
-    )
-    assert missing_package('no_such') == 'no-such is not installed: pip install no-such'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from clipdense.methods.lseg.regularize import BottleneckBlock
 from clipdense.methods.lseg.segmenter import LSeg
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.windows import Slide
-from clipdense.utils.errors import CheckpointError, InputError
+from clipdense.utils.errors import CheckpointError, InputError, MissingPackage
 from clipdense.weights.io import WeightsFile, read_weights, write_weights
 
 TEXT = TextSize(width=16, layers=1, num_heads=2, mlp_width=16, embed_dim=8)
@@ -268,3 +269,30 @@ def test_a_file_may_hold_a_whole_clip(tmp_path, monkeypatch):
     assert found.clip.preprocess == clip.preprocess
     assert found.clip.image.position_mode == 'bilinear'
     assert all(torch.equal(x, found.state_dict()[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('code', 'kind', 'message'),
+    [
+        ('import no_such_backend', MissingPackage, r'no-such-backend is not installed: pip install no-such'),
+        ('raise OSError("no space")', CheckpointError, 'ownmodels.model cannot be .*: OSError: no space'),
+        ('', CheckpointError, "'ownmodels.model.Tower' is not registered in clipdense, ownmodels"),
+    ],
+    ids=['a package', 'an error', 'no such class'],
+)
+def test_why_the_class_of_a_file_cannot_be_imported(tmp_path, monkeypatch, code, kind, message):
+    (tmp_path / 'ownmodels').mkdir()
+    (tmp_path / 'ownmodels/__init__.py').touch()
+    (tmp_path / 'ownmodels/model.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'ownmodels', raising=False)
+    monkeypatch.delitem(sys.modules, 'ownmodels.model', raising=False)
+    text = repr({'model': {'type': 'ownmodels.model.Tower'}})
+    file = WeightsFile(
+        tmp_path / 'own.safetensors',
+        'safetensors',
+        {},
+        {'format': portable.FORMAT, 'version': '1', 'config': text},
+    )
+    with pytest.raises(kind, match=rf'own\.safetensors: .*{message}'):
+        portable.read_config(file, ('clipdense', 'ownmodels'))
