@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from clipdense.methods.blip.checkpoint import from_official
-from clipdense.methods.blip.generation import generate
 from clipdense.methods.blip.model import Blip
 from clipdense.methods.blip.sizes import BERT, PUBLISHED
 from clipdense.tasks.captioning import CaptionRules
+from clipdense.tasks.generation import generate
 
 from .harness import Found, Options, Row, interleave, rate_rows
 from .vocabulary_memory import memory_of

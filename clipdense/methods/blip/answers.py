@@ -13,9 +13,9 @@ from torch import Tensor
 
 from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.tasks.captioning import CaptionRules
+from clipdense.tasks.generation import check_room, generate
 from clipdense.utils.errors import InputError
 
-from .generation import check_room, generate
 from .losses import answer_losses, lm_labels
 from .text import Context
 from .tokenizer import Tokens, clean_question

@@ -20,10 +20,10 @@ from clipdense.clip.preprocess import Preprocess
 from clipdense.registry import MODELS, build_module
 from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.tasks.captioning import Caption, CaptionRules
+from clipdense.tasks.generation import check_room, generate
 from clipdense.utils.errors import InputError
 
 from .answers import answer_all, answer_each, check_answers
-from .generation import check_room, generate
 from .sizes import BlipSize, MedSize
 from .text import Context, Med, MedDecoder
 from .tokenizer import BlipTokenizer

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdense.layers.attention import MLP, SelfAttention
+from clipdense.tasks.generation import DecoderIds
 from clipdense.utils.errors import InputError
 
 from .sizes import MedSize
@@ -244,7 +245,7 @@ class LmHead(nn.Module):
 
 
 class MedDecoder(Med):
-    """A stack with scores of the next id.
+    """A stack with scores of the next id, a ``tasks.generation.TextDecoder``.
 
     Args:
         size, context_width, share: see ``Med``.
@@ -253,6 +254,12 @@ class MedDecoder(Med):
     def __init__(self, size: MedSize | dict, context_width: int, share: Med | None = None) -> None:
         super().__init__(size, context_width, share)
         self.head = LmHead(self.size)
+
+    @property
+    def ids(self) -> DecoderIds:
+        """See ``tasks.generation.TextDecoder``."""
+        size = self.size
+        return DecoderIds(size.vocab_size, size.context_length, size.ids.sep, size.ids.pad)
 
     def scores(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V)."""

@@ -1,4 +1,4 @@
-"""Generation of text: greedy, nucleus sampling and beam search, with a cache of keys and values.
+"""Generation of text: greedy, nucleus sampling and beam search, with a cache of what was read.
 
 B: images, R: texts (B, or B times the beams), K: beams, L: tokens so far, V: ids.  All texts have the same
 number of tokens at each step; texts that have ended are filled with ``pad``.
@@ -7,18 +7,57 @@ number of tokens at each step; texts that have ended are filled with ``pad``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from clipdense.tasks.captioning import CaptionRules
 from clipdense.utils.errors import InputError
 
-from .text import Context, KeysValues, MedDecoder
+from .captioning import CaptionRules
 
+Cache = Sequence[tuple[Tensor, ...]]  # of what a decoder has read; the first axis of each tensor is R
 _NEVER = -1e9  # of candidates that must not be chosen
 _SEED_STEP = 1_000_003  # between the seeds of two calls, so that their images draw differently
+
+
+class DecoderIds(NamedTuple):
+    """What a decoder writes."""
+
+    count: int  # V
+    positions: int  # most ids of a text
+    end: int  # ends a text
+    pad: int  # fills texts after their end
+
+
+class Context(Protocol):
+    """What a decoder reads beside the text, computed once for any number of texts."""
+
+    def row(self, index: Tensor) -> Any:
+        """The context of these images, (B',) of (B,)."""
+
+
+class TextDecoder(Protocol):
+    """A model that writes texts, one id after another."""
+
+    @property
+    def ids(self) -> DecoderIds:
+        """Its ids."""
+
+    def step(self, ids: Tensor, context: Any, past: Any = None) -> tuple[Tensor, Cache]:
+        """The next ids of texts.
+
+        Args:
+            ids: (R, L), of which each reads the ids before it.
+            context: of B images; the texts of an image are consecutive.
+            past: the cache of the ids before; None at the beginning.
+
+        Returns:
+            States (R, L, C), and the cache with these ids.
+        """
+
+    def scores(self, states: Tensor) -> Tensor:
+        """(..., C) -> scores of the next id (..., V)."""
 
 
 class Generated(NamedTuple):
@@ -29,7 +68,7 @@ class Generated(NamedTuple):
 
 
 class _Texts:
-    """Unfinished texts with the cache of their keys and values.
+    """Unfinished texts with their cache.
 
     Args:
         decoder: the model.
@@ -37,14 +76,15 @@ class _Texts:
         prompt: (B, L).
     """
 
-    def __init__(self, decoder: MedDecoder, context: Context, prompt: Tensor) -> None:
+    def __init__(self, decoder: TextDecoder, context: Any, prompt: Tensor) -> None:
         self.decoder, self.context, self.ids = decoder, context, prompt
-        self.cache: list[KeysValues] | None = None
+        self.cache: Cache | None = None
+        self.known = 0  # ids in the cache
 
     def logits(self) -> Tensor:
         """Scores of the next id of each text (R, V), fp32."""
-        known = 0 if self.cache is None else self.cache[0][0].shape[2]
-        states, self.cache = self.decoder.step(self.ids[:, known:], self.context, self.cache)
+        states, self.cache = self.decoder.step(self.ids[:, self.known :], self.context, self.cache)
+        self.known = self.ids.shape[1]
         return self.decoder.scores(states[:, -1]).float()
 
     def extend(self, ids: Tensor) -> None:
@@ -55,7 +95,7 @@ class _Texts:
         """Continue these texts only, (R',) of (R,)."""
         self.ids = self.ids[rows]
         if self.cache is not None:
-            self.cache = [(key[rows], value[rows]) for key, value in self.cache]
+            self.cache = [tuple(part[rows] for part in one) for one in self.cache]
 
     def keep_images(self, images: Tensor) -> None:
         """Read these images only, (B',) of (B,)."""
@@ -64,7 +104,7 @@ class _Texts:
 
 @torch.no_grad()
 def generate(
-    decoder: MedDecoder,
+    decoder: TextDecoder,
     context: Context,
     prompt: Tensor,
     rules: CaptionRules,
@@ -74,8 +114,8 @@ def generate(
 
     Args:
         decoder: in evaluation mode.
-        context: of ``decoder.read``, B images or questions.
-        prompt: (B, L), the first id is ``dec``.
+        context: what it reads, of B images or questions.
+        prompt: (B, L).
         rules: see ``CaptionRules``; lengths count the prompt.
         numbers: of the images, see ``CaptionModel.caption``.
 
@@ -91,15 +131,15 @@ def generate(
     return _one_by_one(texts, rules, numbers or range(len(prompt)))
 
 
-def check_room(decoder: MedDecoder, length: int, rules: CaptionRules) -> None:
+def check_room(decoder: TextDecoder, length: int, rules: CaptionRules) -> None:
     """Check that a prompt of this length leaves room for a caption.
 
     Raises:
         InputError: it does not, the model has fewer positions, or fewer ids than there are beams.
     """
-    positions, ids = decoder.size.context_length, decoder.size.vocab_size
-    if rules.search == 'beam' and rules.beams > ids:
-        raise InputError(f'beams={rules.beams} is more than the {ids} ids of the vocabulary')
+    count, positions, _, _ = decoder.ids
+    if rules.search == 'beam' and rules.beams > count:
+        raise InputError(f'beams={rules.beams} is more than the {count} ids of the vocabulary')
     if rules.longest > positions:
         raise InputError(f'max_length={rules.longest} is more than the {positions} positions of the model')
     if length >= rules.longest:
@@ -111,7 +151,7 @@ def check_room(decoder: MedDecoder, length: int, rules: CaptionRules) -> None:
 
 def _one_by_one(texts: _Texts, rules: CaptionRules, numbers: Sequence[int]) -> Generated:
     """Greedy search, or nucleus sampling."""
-    end, pad = texts.decoder.size.ids.sep, texts.decoder.size.ids.pad
+    _, _, end, pad = texts.decoder.ids
     device, start = texts.ids.device, texts.ids.shape[1]
     draws = [torch.Generator().manual_seed(rules.seed * _SEED_STEP + number) for number in numbers]
     ended = torch.zeros(len(texts.ids), dtype=torch.bool, device=device)
@@ -135,7 +175,7 @@ def _one_by_one(texts: _Texts, rules: CaptionRules, numbers: Sequence[int]) -> G
 
 def _beam_search(texts: _Texts, rules: CaptionRules) -> Generated:
     """Beams by their log probability, ended ones by their mean log probability of an id."""
-    end, pad = texts.decoder.size.ids.sep, texts.decoder.size.ids.pad
+    _, _, end, pad = texts.decoder.ids
     images, start = texts.ids.shape
     beams, device = rules.beams, texts.ids.device
     best = texts.ids.new_full((images, beams, rules.longest), pad)  # ended texts of each image
