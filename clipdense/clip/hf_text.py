@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from clipdense.layers.attention import causal_mask
 from clipdense.layers.depth import parameter_depths
 from clipdense.layers.exporting import exporting
 from clipdense.registry import MODELS
@@ -21,6 +22,8 @@ from clipdense.utils.errors import InputError, MissingPackage
 
 from .conse import Centered
 from .sizes import HFTextSize
+
+_CAUSAL = ('bert', 'roberta', 'xlm-roberta', 't5', 'mt5', 'm2m_100')  # follow a mask for each token
 
 
 @MODELS.register_module()
@@ -108,6 +111,33 @@ class HFTextTower(nn.Module):
         """
         mask = token_ids.ne(self.pad_id) if mask is None else mask
         return self.transformer(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state
+
+    def step(
+        self, token_ids: Tensor, past: Sequence[tuple[Tensor]] | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor]]]:
+        """The next tokens of texts, each of which reads those before it.
+
+        There are no cached keys: the tokens before are read again, and the cache has their ids.
+
+        Args:
+            token_ids: (K, L).
+            past: the cache of the tokens before them; None at the beginning.
+
+        Returns:
+            Features (K, L, C), not projected, and the cache with these tokens.
+
+        Raises:
+            InputError: an architecture of which it is not known that it can be read causally.
+        """
+        if self.size.model_type not in _CAUSAL:
+            raise InputError(
+                f'a text tower of kind {self.size.model_type} cannot read a text causally; those that can: '
+                f'{", ".join(_CAUSAL)}, and that of a CLIP'
+            )
+        whole = token_ids if past is None else torch.cat([past[0][0], token_ids], dim=1)  # (K, P + L)
+        mask = causal_mask(whole.shape[1], device=whole.device).expand(len(whole), 1, -1, -1)
+        states = self.transformer(input_ids=whole, attention_mask=mask).last_hidden_state
+        return states[:, -token_ids.shape[1] :], [(whole,)]
 
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.attention import KeysValues
 from clipdense.layers.depth import parameter_depths
 from clipdense.layers.exporting import exporting
 from clipdense.layers.packing import Packing
@@ -126,13 +127,36 @@ class TextTransformer(nn.Module):
             InputError: a tower that pools with a token of its own (CoCa).
             ValueError: more tokens than the context length.
         """
-        if self.class_token is not None:
-            raise InputError('features of tokens need a text tower without a class token (not that of CoCa)')
+        self._refuse_class_token()
         x = self._place(self.token_embed(token_ids))  # (K, L, C)
         causal = self.flavour.causal
         seen = None if mask is None or causal else mask[:, None].expand(-1, mask.shape[1], -1)  # (K, L, L)
         x = run_blocks(self.blocks, x, causal=causal, mask=seen, checkpointing=self.gradient_checkpointing)
         return self.norm_post(x)
+
+    def step(
+        self, token_ids: Tensor, past: Sequence[KeysValues] | None = None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """The next tokens of texts, each of which reads those before it, also in a tower that is not causal.
+
+        Args:
+            token_ids: (K, L).
+            past: the cache of the tokens before them; None at the beginning.
+
+        Returns:
+            Normalized features (K, L, C), not projected, and the cache with these tokens, of each block.
+
+        Raises:
+            InputError: a tower that pools with a token of its own (CoCa).
+            ValueError: more tokens than the context length.
+        """
+        self._refuse_class_token()
+        x = self._place(self.token_embed(token_ids), 0 if past is None else past[0][0].shape[2])  # (K, L, C)
+        cache = []
+        for number, block in enumerate(self.blocks):
+            x, now = block.step(x, None if past is None else past[number])
+            cache.append(now)
+        return self.norm_post(x), cache
 
     def project(self, features: Tensor) -> Tensor:
         """(K, C) -> (K, D)."""
@@ -169,15 +193,19 @@ class TextTransformer(nn.Module):
             x = run_blocks([block], x, rows=wanted, checkpointing=self.gradient_checkpointing, **attention)
         return self.norm_post(x)
 
-    def _place(self, embeddings: Tensor) -> Tensor:
-        length = embeddings.shape[1]
+    def _refuse_class_token(self) -> None:
+        if self.class_token is not None:
+            raise InputError('features of tokens need a text tower without a class token (not that of CoCa)')
+
+    def _place(self, embeddings: Tensor, start: int = 0) -> Tensor:
+        length = start + embeddings.shape[1]
         if length > len(self.pos_embed):
             appended = len(self.pos_embed) - self.size.context_length
             raise ValueError(
                 f'{length - appended} tokens exceed the context length {self.size.context_length} '
                 'of the text tower'
             )
-        return embeddings + self.pos_embed[:length].to(embeddings.dtype)
+        return embeddings + self.pos_embed[start:length].to(embeddings.dtype)
 
 
 def arrange_tokens(learned: Tensor, tokens: Tensor, order: Tensor) -> Tensor:

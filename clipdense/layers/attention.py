@@ -9,6 +9,26 @@ from torch.nn import functional as F
 from .activations import activation as make_activation
 from .packing import Packing
 
+KeysValues = tuple[Tensor, Tensor]  # (B, heads, N, d) each
+
+
+def causal_mask(count: int, before: int = 0, device: torch.device | str | None = None) -> Tensor:
+    """(N, P + N), True where one of N tokens (first axis) attends to itself or an earlier one (second axis).
+
+    Args:
+        count: N.
+        before: P, tokens before them.
+        device: of the mask.
+    """
+    return torch.ones(count, before + count, dtype=torch.bool, device=device).tril(before)
+
+
+def with_past(key: Tensor, value: Tensor, past: KeysValues | None) -> KeysValues:
+    """Keys and values of new tokens after those of the tokens before them."""
+    if past is None:
+        return key, value
+    return torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection, rows in the order query, key, value."""
@@ -44,6 +64,14 @@ class SelfAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, allowed, is_causal=causal)
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, N, C)
         return mixed if packing is None else packing.pack(mixed)
+
+    def step(self, x: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """The next tokens of sequences (B, N, C), causally -> the same shape, and all keys and values."""
+        query, key, value = self.split(x)
+        count = query.shape[2]
+        key, value = with_past(key, value, past)
+        allowed = None if count == 1 else causal_mask(count, key.shape[2] - count, x.device)
+        return self.merge(F.scaled_dot_product_attention(query, key, value, allowed)), (key, value)
 
     def forward(self, x: Tensor, causal: bool = False, packing: Packing | None = None) -> Tensor:
         """(B, N, C), or (T, C) with a packing -> the same shape."""

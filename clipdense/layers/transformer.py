@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import MLP, SelfAttention
+from .attention import MLP, KeysValues, SelfAttention
 from .packing import Packing
 from .stochastic_depth import drop_branch
 
@@ -70,6 +70,12 @@ class Block(nn.Module):
 
     def _branch(self, x: Tensor) -> Tensor:
         return drop_branch(x, self.drop_path) if self.training and self.drop_path else x
+
+    def step(self, x: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """The next tokens of sequences, see ``SelfAttention.step``."""
+        attended, now = self.attn.step(self.norm1(x), past)
+        x = x + attended
+        return x + self.mlp(self.norm2(x)), now
 
 
 def run_blocks(
