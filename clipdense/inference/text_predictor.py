@@ -80,10 +80,13 @@ class TextPredictor(ModelState, Generic[Rules]):
     def _checked(cls, model: Any, source: object) -> nn.Module:
         if isinstance(model, nn.Module) and all(hasattr(model, name) for name in cls._needs):
             return model
-        known = ', '.join(one.name for one in list_methods('captioning')) or 'none is installed'
+        known = ', '.join(
+            [one.name for one in list_methods('captioning')]
+            + [f'{one.name}, {one.writes}' for one in list_methods() if one.writes]
+        )
         raise InputError(
             f'{source} ({type(model).__name__}) cannot {cls._does}: use weights of a captioning model '
-            f'(methods: {known})'
+            f'(methods: {known or "none is installed"})'
         )
 
     def _describe(

@@ -16,7 +16,7 @@ docs/research/learning_glip.md.
 from mmengine.config import read_base
 
 from clipdense.data.detection.mixture import DetectionMixture
-from clipdense.data.detection.questions import QuestionDetection
+from clipdense.data.detection.whole_images import QuestionDetection
 from clipdense.data.scenes import SceneQuestions
 from clipdense.engine.hooks import EvaluationHook
 from clipdense.evaluation.answering import AnswerAccuracy

@@ -9,6 +9,7 @@ from typing import Any
 from clipdense.utils.errors import InputError
 
 _FAR = 2.0  # times longer than the longest training image, or shorter than the shortest
+_WITHOUT_BOXES = {'question', 'description'}  # what samples have whose objects have no boxes
 KEY = 'image_sides'  # in the config of a self-describing file
 
 
@@ -32,8 +33,8 @@ class TrainedSizes:
         self._warned = False
 
     def note(self, samples: Sequence[Any]) -> None:
-        """Count the images of a training batch, without those of questions, which have no boxes."""
-        found = [_side(one.metainfo) for one in samples if 'question' not in one.metainfo]
+        """Count the images of a training batch, without those of ``data.detection.whole_images``."""
+        found = [_side(one.metainfo) for one in samples if not _WITHOUT_BOXES & one.metainfo.keys()]
         if found:
             known = self.sides or (found[0], found[0])
             self.sides = (min(known[0], *found), max(known[1], *found))

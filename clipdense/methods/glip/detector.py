@@ -181,16 +181,19 @@ class GLIP(BaseDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """Normalized images and their annotations -> losses."""
         self.trained_sizes.note(batch_data_samples)
-        levels = self.extract_feat(batch_inputs)
-        texts = self.training_texts(batch_data_samples)
+        return self.losses_of(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def losses_of(self, levels: Sequence[Tensor], samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
+        """The levels of images and their annotations -> losses."""
+        texts = self.training_texts(samples)
         encoded = self.read_training(texts)
         output = self.head(levels, encoded.features)
-        targets = targets_of(batch_data_samples, texts, encoded)
+        targets = targets_of(samples, texts, encoded)
         anchors = self.head.anchors(levels)
         owner = torch.stack([assign(anchors, one.boxes) for one in targets])  # (B, A)
         losses = grounding_losses(output, anchors, targets, counted_tokens(texts, encoded), owner)
         return losses | self.more_losses(
-            TrainingBatch(levels, texts, encoded, output, targets, owner, batch_data_samples)
+            TrainingBatch(levels, texts, encoded, output, targets, owner, samples)
         )
 
     def training_texts(self, samples: Sequence[DetDataSample]) -> list[TrainingText]:

@@ -1,6 +1,6 @@
 """Image and text attend to each other before each block of the head.
 
-B: images, S: places of all levels, C: channels, T: tokens, D: text width.
+B: images, S: places of all levels, C: channels, T: tokens, D: text width, R: texts, d: head width.
 
 Source: microsoft/GLIP utils/fuse_helper.py ``BiAttentionBlock``.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LIMIT = 50_000.0  # of attention scores and logits
+Places = tuple[Tensor, Tensor]  # (B, heads, S, d) each, what tokens are compared with and what they get
 
 
 class Fusion(nn.Module):
@@ -65,15 +66,44 @@ class Fusion(nn.Module):
     def attend(self, image: Tensor, text: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What each side gets from the other: (B, S, C), (B, T, D) -> the same shapes."""
         query, key = self._heads(self.query(image)), self._heads(self.key(text))  # (B, heads, S | T, d)
-        scores = (query * query.shape[-1] ** -0.5 @ key.mT).clamp(-LIMIT, LIMIT)  # (B, heads, S, T)
-        of_places = (scores - scores.amax(dim=2, keepdim=True)).clamp(-LIMIT, LIMIT).softmax(dim=2)
+        scores = self._scores(query, key)  # (B, heads, S, T)
+        to_text = self._to_text(scores, self._heads(self.image_value(image)))  # (B, heads, T, d)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
-        of_tokens = scores.softmax(dim=3)
-        of_places, of_tokens = (F.dropout(one, self.dropout, self.training) for one in (of_places, of_tokens))
-        to_image = of_tokens @ self._heads(self.text_value(text))  # (B, heads, S, d)
-        to_text = of_places.mT @ self._heads(self.image_value(image))  # (B, heads, T, d)
+        to_image = self._drop(scores.softmax(dim=3)) @ self._heads(self.text_value(text))  # (B, heads, S, d)
         return self.image_proj(_joined(to_image)), self.text_proj(_joined(to_text))
+
+    def places(self, image: Tensor) -> tuple[Tensor, Places]:
+        """An image that reads no text: (B, S, C) -> the same shape, normalized, and what texts read of it."""
+        image = self.norm_image(image)
+        return image, (self._heads(self.query(image)), self._heads(self.image_value(image)))
+
+    def read(self, text: Tensor, places: Places) -> Tensor:
+        """Texts that read images: no token reads another, and the images read no token.
+
+        Args:
+            text: (R, T, D); the texts of an image are consecutive.
+            places: of B images, see ``places``.
+
+        Returns:
+            (R, T, D).
+        """
+        query, value = places  # (B, heads, S, d)
+        text = self.norm_text(text)
+        key = self.key(text).view(len(query), -1, self.num_heads, query.shape[-1]).transpose(1, 2)
+        to_text = self._to_text(self._scores(query, key), value)  # (B, heads, R / B * T, d)
+        joined = self.text_proj(_joined(to_text)).view_as(text)
+        return text + self.text_scale * joined
+
+    def _scores(self, query: Tensor, key: Tensor) -> Tensor:
+        return (query * query.shape[-1] ** -0.5 @ key.mT).clamp(-LIMIT, LIMIT)
+
+    def _to_text(self, scores: Tensor, value: Tensor) -> Tensor:
+        of_places = (scores - scores.amax(dim=2, keepdim=True)).clamp(-LIMIT, LIMIT).softmax(dim=2)
+        return self._drop(of_places).mT @ value
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -1,6 +1,6 @@
 """The head: blocks of fusion, text layer and DyHead, then logits of tokens, boxes and centerness.
 
-B: images, C: channels, T: tokens, D: text width, A: places of a level, (h, w): a level.
+B: images, C: channels, T: tokens, D: text width, A: places of a level, (h, w): a level, R: texts.
 
 Source: microsoft/GLIP modeling/rpn/vldyhead.py ``VLDyHead``.
 """
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.attention import KeysValues
 from clipdense.registry import MODELS
 
 from .boxes import grid_anchors
 from .dyhead import DyConv, init_normal
-from .fusion import LIMIT, Fusion
+from .fusion import LIMIT, Fusion, Places
 from .language import text_layer
 from .sizes import HeadSize
-from .structures import HeadOutput, TextFeatures
+from .structures import HeadOutput, ReadPlaces, TextFeatures
 
 _PRIOR = 0.01  # first probability of a token
 
@@ -51,6 +52,21 @@ class GroundingBlock(nn.Module):
             levels = _unflat(places, levels)
             text = self.language(text, mask)  # (B, T, D)
         return self.image(levels), text
+
+    def places(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], Places]:
+        """Levels that read no text, before the last part of the block, and what texts read of them."""
+        places, read = self._fusion.places(_flat(levels))
+        return _unflat(places, levels), read
+
+    def step(self, text: Tensor, places: Places, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """The next tokens of texts (R, T, D), causally -> (R, T, D), and a cache."""
+        assert self.language is not None
+        return self.language.step(self._fusion.read(text, places), past)
+
+    @property
+    def _fusion(self) -> Fusion:
+        assert self.fusion is not None
+        return self.fusion
 
 
 @MODELS.register_module()
@@ -93,6 +109,35 @@ class GLIPHead(nn.Module):
         deltas = [scale * self.box(level) for scale, level in zip(self.box_scales, levels, strict=True)]
         centerness = [self.centerness(level) for level in levels]
         return HeadOutput(logits, deltas, centerness, hidden, levels)
+
+    def places(self, levels: Sequence[Tensor]) -> ReadPlaces:
+        """What causal texts read of images (B, C, h, w) of each level, which read no text themselves."""
+        found = []
+        for number, block in enumerate(self.blocks):
+            if number:
+                levels = self.blocks[number - 1].image(levels)
+            levels, read = block.places(levels)
+            found.append(read)
+        return ReadPlaces(found)
+
+    def step(
+        self, hidden: Tensor, places: ReadPlaces, past: Sequence[KeysValues] | None = None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """The next tokens of texts, each of which reads the images and the tokens before it.
+
+        Args:
+            hidden: (R, T, D) of the text tower; the texts of an image are consecutive.
+            places: of B images; the head must be fused.
+            past: the cache of the tokens before, of each block; None at the beginning.
+
+        Returns:
+            (R, T, D) after the blocks, and the cache with these tokens.
+        """
+        cache = []
+        for number, (block, read) in enumerate(zip(self.blocks, places.blocks, strict=True)):
+            hidden, now = block.step(hidden, read, None if past is None else past[number])
+            cache.append(now)
+        return hidden, cache
 
     def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """(A, 4) of each level."""

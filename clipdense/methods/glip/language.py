@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdense.layers.attention import KeysValues, causal_mask, with_past
 from clipdense.layers.transformer import Block
 
 from .fusion import LIMIT
@@ -38,13 +39,26 @@ class BertLayer(nn.Module):
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D), (B, T) False for padding -> (B, T, D)."""
-        query, key, value = (self._heads(layer(text)) for layer in (self.query, self.key, self.value))
+        return self._layer(text, *self._split(text), mask[:, None, None])
+
+    def step(self, text: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """The next tokens of texts (B, T, D), which read those before them -> (B, T, D), and a cache."""
+        query, key, value = self._split(text)
+        key, value = with_past(key, value, past)
+        count = text.shape[1]
+        allowed = causal_mask(count, key.shape[2] - count, text.device)
+        return self._layer(text, query, key, value, allowed), (key, value)
+
+    def _layer(self, text: Tensor, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
         scores = _kept(query @ key.mT / query.shape[-1] ** 0.5)  # (B, heads, T, T)
-        shares = scores.masked_fill(~mask[:, None, None], -LIMIT * LIMIT).softmax(dim=-1)
+        shares = scores.masked_fill(~allowed, -LIMIT * LIMIT).softmax(dim=-1)
         mixed = (self._drop(shares) @ value).transpose(1, 2).flatten(2)  # (B, T, D)
         text = self.norm1(self._drop(self.proj(mixed)) + text)
         hidden = _kept(F.gelu(_kept(self.fc1(text))))
         return _kept(self.norm2(self._drop(_kept(self.fc2(hidden))) + text))
+
+    def _split(self, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._heads(self.query(text)), self._heads(self.key(text)), self._heads(self.value(text))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -75,6 +89,10 @@ class ClipLayer(nn.Module):
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D), (B, T) False for padding -> (B, T, D)."""
         return self.block(text, mask=mask[:, None].expand(-1, mask.shape[1], -1))
+
+    def step(self, text: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """See ``BertLayer.step``."""
+        return self.block.step(text, past)
 
 
 def text_layer(size: HeadSize) -> BertLayer | ClipLayer:

@@ -33,7 +33,9 @@ METHOD = Method(
         'phrases': 'clipdense.evaluation.own_data:phrases',
         'phrase masks': 'clipdense.evaluation.own_data:phrase_masks',
         'questions': 'clipdense.methods.glip.v2.answering:on_own_data',
+        'captions': 'clipdense.methods.glip.v2.captioning:on_own_data',
     },
+    writes='those of a GLIPv2 with the objective captions or answers',
     no_graph='its head reads the class names together with the image',
     options=(Option('image_size', None, 'longer side of resized images; by default as the weights say'),),
 )

@@ -29,6 +29,16 @@ class HeadOutput(NamedTuple):
     levels: Sequence[Tensor] = ()  # (B, C, h, w)  after the blocks
 
 
+class ReadPlaces(NamedTuple):
+    """What texts read of images, computed once for any number of texts."""
+
+    blocks: list[tuple[Tensor, Tensor]]  # of each block of the head, see ``fusion.Places``
+
+    def row(self, index: Tensor) -> ReadPlaces:
+        """Those of these images, (B',) of (B,)."""
+        return ReadPlaces([(query[index], value[index]) for query, value in self.blocks])
+
+
 class Targets(NamedTuple):
     """The boxes of an image."""
 

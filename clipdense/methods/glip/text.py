@@ -110,6 +110,29 @@ class GroundingText(nn.Module):
         """
         return _mask_token(self._base)
 
+    @property
+    def ends(self) -> tuple[tuple[int, ...], int]:
+        """The ids before a text, and the one that ends it.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        base = self._base
+        if not base.prefix or base.end is None or base.pads_left:
+            raise InputError(
+                'captions need a tokenizer that marks where a text begins and ends, as that of a CLIP or '
+                'BERT: remove captions, or take another text tower'
+            )
+        return tuple(base.prefix), int(base.end)
+
+    def encode_words(self, text: str) -> list[int]:
+        """The ids of a text, without special ones, not truncated."""
+        return self._base.encode(text) if text.strip() else []
+
+    def decode_words(self, ids: Sequence[int]) -> str:
+        """The text of ids, as it is cleaned before encoding."""
+        return self._base.decode(ids)
+
     def locate(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """See ``vocab.tokenizer.BaseTokenizer.locate``."""
         return self._base.locate(text)

@@ -33,7 +33,7 @@ class TrainingText(NamedTuple):
     prompt: Prompt
     rows: Tensor  # (M,) the phrase of each box, ``LEFT_OUT`` without one
     classes: tuple[int, ...] | None  # of each phrase; None for a caption
-    boxed: bool = True  # whether objects have boxes; those of the image of a question have none
+    boxed: bool = True  # whether objects have boxes; those of a question or a description have none
 
 
 def training_prompts(
@@ -52,12 +52,18 @@ def training_prompts(
         text: the text tower.
 
     Raises:
-        InputError: no vocabulary, objects of classes that are novel or outside of it, or a question.
+        InputError: no vocabulary, objects of classes that are novel or outside of it, or a question or a
+            caption without boxes.
     """
     if any('question' in one.metainfo for one in samples):
         raise InputError(
             'the training data has questions: use type=GLIPv2 with '
             'objectives=dict(answers=dict(answers=[...]))'
+        )
+    if any('description' in one.metainfo for one in samples):
+        raise InputError(
+            'the training data has captions without boxes: use type=GLIPv2 with '
+            'objectives=dict(captions=dict())'
         )
     named = [one for one in samples if 'caption' not in one.metainfo]
     if named and vocabulary is None:

@@ -26,6 +26,7 @@ def meta(height, width, scale=1.0, **more):
         ([[{'ori_shape': (30, 20)}]], (30, 30)),
         ([[meta(96, 96), meta(480, 480, question='what?')]], (96, 96)),
         ([[meta(480, 480, question='what?')]], None),
+        ([[meta(96, 96), meta(480, 480, description='a cat')]], (96, 96)),
     ],
 )
 def test_the_range_of_the_longer_sides(batches, sides):

@@ -145,7 +145,8 @@ def test_wrong_calls(capsys, captioning_file, photos, arguments, message):
 def test_other_weights(capsys, photos, tmp_path):
     status, _, err = run(capsys, photos, '-w', clip_file(tmp_path))
     assert status == 2
-    assert 'cannot describe images: use weights of a captioning model (methods: blip)' in err
+    message = 'use weights of a captioning model (methods: blip, glip, those of a GLIPv2 with the objective '
+    assert f'cannot describe images: {message}captions or answers)' in err
 
 
 def test_public_names():

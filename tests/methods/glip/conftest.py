@@ -24,9 +24,9 @@ def text_tower(**size):
     return dict(type=GroundingText, text=dict(type=TextTransformer, size=options))
 
 
-def config(fused=True, language='clip', clip=None, **options):
+def config(fused=True, language='clip', clip=None, depth=1, **options):
     """Arguments of ``GLIP``."""
-    head = dict(channels=WIDTH, text_width=TEXT, depth=1, fused=fused, fusion_width=32, fusion_heads=4)
+    head = dict(channels=WIDTH, text_width=TEXT, depth=depth, fused=fused, fusion_width=32, fusion_heads=4)
     head |= dict(language=language, text_heads=2, text_mlp=48, groups=4, strides=(4, 8, 16, 32, 64))
     resnet = dict(depth=18, base_channels=8, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1))
     return dict(

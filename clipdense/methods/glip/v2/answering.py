@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from clipdense.clip.preprocess import Preprocess
-from clipdense.data.detection.inference import move_preprocessor
 from clipdense.evaluation.answering import AnswerAccuracy
 from clipdense.evaluation.own_data import OwnData
 from clipdense.tasks.answering import Answer, AnswerRules
@@ -26,6 +23,7 @@ from ..structures import TextFeatures
 from ..text import GroundingText
 from ..training_prompts import TrainingText
 from .answer_head import AnswerHead
+from .whole_images import square_levels, without_boxes
 
 if TYPE_CHECKING:
     from .detector import GLIPv2
@@ -49,26 +47,14 @@ def training_question(question: str, text: GroundingText) -> TrainingText:
             'left out'
         )
         question = question[: places[text.room - 1][1]]
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return TrainingText(Prompt(question, ()), nothing, None, boxed=False)
-
-
-def answer_preprocess(data_preprocessor: Any, image_size: int) -> Preprocess:
-    """What prepares the images of questions: squares, normalized as the detector does it, as RGB."""
-    mean, std = [0.0] * 3, [1.0] * 3
-    if getattr(data_preprocessor, '_enable_normalize', False):
-        mean, std = (getattr(data_preprocessor, name).flatten().tolist() for name in ('mean', 'std'))
-        if _swaps(data_preprocessor):
-            mean, std = mean[::-1], std[::-1]
-    low, wide = ((x[0] / 255, x[1] / 255, x[2] / 255) for x in (mean, std))
-    return Preprocess(image_size, low, wide, interpolation='bilinear', resize='squash')
+    return without_boxes(question)
 
 
 def answer_all(
     model: GLIPv2, images: Tensor, questions: Sequence[str], rules: AnswerRules
 ) -> list[list[Answer]]:
     """See ``tasks.answering.AnswerModel.answer``: images are encoded once for all questions."""
-    levels = _levels(model, images)
+    levels = square_levels(model, images)
     found = []
     for question in questions:
         text = _texts(model, [question])
@@ -79,7 +65,7 @@ def answer_all(
 
 def answer_each(model: GLIPv2, images: Tensor, questions: Sequence[str], rules: AnswerRules) -> list[Answer]:
     """See ``tasks.answering.AnswerModel.answer_each``."""
-    return _answers(model, _levels(model, images), _texts(model, questions), questions, rules)
+    return _answers(model, square_levels(model, images), _texts(model, questions), questions, rules)
 
 
 def on_own_data(detector: Any, own: OwnData) -> dict[str, float]:
@@ -102,18 +88,6 @@ def need_head(model: GLIPv2) -> AnswerHead:
     return model.answers
 
 
-def _levels(model: GLIPv2, images: Tensor) -> tuple[Tensor, ...]:
-    """The levels of normalized RGB images (B, 3, S, S), which are padded as in training."""
-    move_preprocessor(model)
-    prepared: Any = model.data_preprocessor
-    images = images.flip(1) if _swaps(prepared) else images
-    divisor = getattr(prepared, 'pad_size_divisor', 1)
-    more = -images.shape[-1] % divisor
-    if more:
-        images = F.pad(images, (0, more, 0, more), value=getattr(prepared, 'pad_value', 0))
-    return model.extract_feat(images)
-
-
 def _texts(model: GLIPv2, questions: Sequence[str]) -> TextFeatures:
     """The questions, padded to the longest."""
     prompts = [NamedPrompt(Prompt(one, ()), ()) for one in questions]
@@ -133,8 +107,3 @@ def _answers(
     assert fused is not None
     found = head.best(head(fused, text.mask), rules.choices)
     return [Answer(*one, question) for one, question in zip(found, questions, strict=True)]
-
-
-def _swaps(data_preprocessor: Any) -> bool:
-    """Whether it changes RGB to BGR."""
-    return bool(getattr(data_preprocessor, '_channel_conversion', False))

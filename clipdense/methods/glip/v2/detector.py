@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipdense.clip.preprocess import Preprocess
 from clipdense.registry import MODELS
 from clipdense.tasks.answering import Answer, AnswerRules
+from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError, nearest
 
 from ..detector import GLIP
@@ -26,13 +27,15 @@ from ..text import EncodedPrompts
 from ..training import TrainingBatch, counted_tokens
 from ..training_prompts import TrainingText
 from .answer_head import AnswerHead
-from .answering import answer_all, answer_each, answer_preprocess, need_head, training_question
+from .answering import answer_all, answer_each, need_head, training_question
+from .captioning import CaptionHead, check_captions, decoder_of, describe
 from .contrast import OF_CAPTION, RegionWordContrast, token_classes
 from .mask_regions import training_regions, with_masks
 from .masked_words import MaskedWords, TokenMasker
+from .whole_images import check_square, square_preprocess, without_boxes
 from .word_masks import WordMasks, mask_loss
 
-_KNOWN = ('contrast', 'masked_words', 'masks', 'answers')
+_KNOWN = ('contrast', 'masked_words', 'masks', 'answers', 'captions')
 _BATCHES = 50  # without masks, before a warning
 
 
@@ -44,13 +47,14 @@ class GLIPv2(GLIP):
         objectives: settings by name; an objective that is left out, or None, is not trained.
             ``contrast``: those of ``RegionWordContrast``; ``masked_words``: those of ``MaskedWords``;
             ``masks``: those of ``WordMasks``; ``answers``: those of ``AnswerHead``, with which the model
-            answers questions (``tasks.answering.AnswerModel``).
+            answers questions (``tasks.answering.AnswerModel``); ``captions``: those of ``CaptionHead``, with
+            which it describes images (``tasks.captioning.CaptionModel``).
         weights: of the losses, by name; 1 by default.
         options: of ``GLIP``.
 
     Raises:
-        InputError: an unknown objective, masked words where each name is encoded by itself, or masked words
-            or answers where the head does not fuse.
+        InputError: an unknown objective, masked words where each name is encoded by itself, or masked words,
+            answers or captions where the head does not fuse, or answers and captions of images of two sizes.
     """
 
     def __init__(
@@ -83,11 +87,30 @@ class GLIPv2(GLIP):
         if (answers := objectives.get('answers')) is not None:
             self._need_fused('answers', 'them')
             self.answers = _made(AnswerHead, answers, size.text_width)
+        self.captions: CaptionHead | None = None
+        if (captions := objectives.get('captions')) is not None:
+            self._need_fused('captions', 'them')
+            self.captions = _made(CaptionHead, captions, size.text_width, self.clip.text.size.vocab_size)
+            if self.answers is not None and self.answers.image_size != self.captions.image_size:
+                raise InputError(
+                    f'objectives.answers.image_size is {self.answers.image_size}, and that of captions '
+                    f'{self.captions.image_size}: the images of both are prepared alike, give them one'
+                )
 
     @property
     def preprocess(self) -> Preprocess:
-        """Of the images of questions."""
-        return answer_preprocess(self.data_preprocessor, need_head(self).image_size)
+        """Of the images of questions and captions."""
+        head = need_head(self) if self.captions is None else self.captions
+        return square_preprocess(self.data_preprocessor, head.image_size)
+
+    def check_captions(self, rules: CaptionRules) -> None:
+        """See ``tasks.captioning.CaptionModel``."""
+        check_captions(self, rules)
+
+    @torch.no_grad()
+    def caption(self, images: Tensor, rules: CaptionRules, numbers: Sequence[int] = ()) -> list[Caption]:
+        """See ``tasks.captioning.CaptionModel``."""
+        return describe(self, images, rules, numbers)
 
     def check_answers(self, rules: AnswerRules) -> None:
         """See ``tasks.answering.AnswerModel``; how answers are generated has no meaning here."""
@@ -112,27 +135,45 @@ class GLIPv2(GLIP):
             found['model']['objectives'] = {**objectives, 'answers': answers}
         return found
 
+    def losses_of(self, levels: Sequence[Tensor], samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
+        """As ``GLIP``; images with a caption to learn are read in a pass of their own, where text is causal.
+
+        If a batch has no others, the first of them, as an image without boxes, gives the other losses (0), so
+        that all processes have gradients of the same parameters.
+
+        Raises:
+            InputError: images of captions of another size than the model describes.
+        """
+        if self.captions is None:
+            return super().losses_of(levels, samples)
+        described = [row for row, one in enumerate(samples) if 'description' in one.metainfo]
+        others = [row for row, one in enumerate(samples) if 'description' not in one.metainfo]
+        for row in described:
+            check_square(samples[row].metainfo, self.captions.image_size, 'captions', 'CaptionDetection')
+        rows = others or described[:1]
+        found = super().losses_of([level[rows] for level in levels], [samples[row] for row in rows])
+        texts = [samples[row].metainfo['description'] for row in described]
+        loss = decoder_of(self).loss([level[described] for level in levels], texts)
+        return {**found, 'loss_captions': self.weights.get('captions', 1.0) * loss}
+
     def training_texts(self, samples: Sequence[DetDataSample]) -> list[TrainingText]:
         """The text of each image of a training batch; that of a question is the question.
 
         Raises:
             InputError: images of questions of another size than the model answers them with.
         """
-        if self.answers is None:
-            return super().training_texts(samples)
-        others = iter(super().training_texts([one for one in samples if 'question' not in one.metainfo]))
-        return [
-            self._question(one.metainfo) if 'question' in one.metainfo else next(others) for one in samples
-        ]
+        own = [self._own_text(one.metainfo) for one in samples]
+        others = [one for one, text in zip(samples, own, strict=True) if text is None]
+        found = iter(super().training_texts(others))
+        return [next(found) if text is None else text for text in own]
 
-    def _question(self, about: Mapping[str, Any]) -> TrainingText:
-        side = need_head(self).image_size
-        if tuple(about['img_shape'][:2]) != (side, side):
-            raise InputError(
-                f'the images of questions have {about["img_shape"][1]} x {about["img_shape"][0]} pixels, and '
-                f'objectives.answers.image_size is {side}: give QuestionDetection the same image_size'
-            )
-        return training_question(about['question'], self.clip)
+    def _own_text(self, about: Mapping[str, Any]) -> TrainingText | None:
+        if self.answers is not None and 'question' in about:
+            check_square(about, self.answers.image_size, 'answers', 'QuestionDetection')
+            return training_question(about['question'], self.clip)
+        if self.captions is not None and 'description' in about:
+            return without_boxes('')  # the caption is read apart
+        return None
 
     def _check_masked_words(self) -> None:
         if self.prompts.per_phrase:

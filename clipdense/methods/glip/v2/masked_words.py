@@ -1,10 +1,8 @@
 """Masked language modeling on the fused text: hidden words are predicted from text and image (GLIPv2).
 
-B: texts, T: tokens, D: text width, W: words of the tokenizer.
+B: texts, T: tokens, W: words of the tokenizer.
 
 Devlin et al., BERT (arXiv 1810.04805), section 3.1.
-
-Source: microsoft/GLIP modeling/rpn/vldyhead.py ``BertLMPredictionHead``.
 """
 
 from __future__ import annotations
@@ -14,22 +12,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from clipdense.layers.precision import at_least_fp32
 from clipdense.utils.errors import InputError
 
-NOT_ASKED = -100  # target of a token that is not predicted
+from .word_head import NOT_ASKED, WordHead
+
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the others stay
 
 
-class MaskedWords(nn.Module):
-    """Fused features of the tokens -> logits of the words; see ``TokenMasker`` for what is hidden.
+class MaskedWords(WordHead):
+    """Hidden words from the fused features of their tokens; see ``TokenMasker`` for what is hidden.
 
     Args:
-        width: D.
-        vocab_size: W.
+        width, vocab_size: see ``WordHead``.
         share: chosen tokens, of those that belong to a phrase with a box.
 
     Raises:
@@ -37,24 +33,10 @@ class MaskedWords(nn.Module):
     """
 
     def __init__(self, width: int, vocab_size: int, share: float = 0.15) -> None:
-        super().__init__()
+        super().__init__(width, vocab_size)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise InputError(f'share of masked words must be above 0 and at most 1, got {share!r}')
         self.share = share
-        self.fc, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
-        self.out = nn.Linear(width, vocab_size)
-
-    def forward(self, text: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy of the chosen tokens; 0 if there are none.
-
-        Args:
-            text: (B, T, D) fused features.
-            targets: (B, T) the words, ``NOT_ASKED`` for tokens that were not chosen.
-        """
-        chosen = targets != NOT_ASKED
-        hidden = self.norm(F.gelu(self.fc(text[chosen])))  # (n, D)
-        loss = F.cross_entropy(at_least_fp32(self.out(hidden)), targets[chosen], reduction='sum')
-        return loss / chosen.sum().clamp(min=1)
 
 
 class TokenMasker:
@@ -96,7 +78,7 @@ class TokenMasker:
         return changed
 
     def targets(self, length: int, device: Any = None) -> Tensor:
-        """(B, T), see ``MaskedWords``."""
+        """(B, T), see ``WordHead.forward``."""
         found = torch.full((len(self.chosen), length), NOT_ASKED, device=device)
         for row, words in enumerate(self.chosen):
             for place, word in words.items():

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from clipdense import Answerer, AnswerRules
 from clipdense.clip import self_describing
 from clipdense.data.detection.mixture import DetectionMixture
-from clipdense.data.detection.questions import QuestionDetection
+from clipdense.data.detection.whole_images import QuestionDetection
 from clipdense.data.image_text.question_files import QuestionList
 from clipdense.evaluation.answering import AnswerAccuracy
 from clipdense.inference.measuring import measure
