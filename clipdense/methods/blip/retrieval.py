@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipdense.evaluation import captioning
 from clipdense.evaluation.own_data import OwnData, captioned_images
 from clipdense.evaluation.retrieval import Retrieval, captions_of, recall_at, recalls, unique_rows
 from clipdense.registry import EVALUATIONS
@@ -161,7 +162,9 @@ def ranks_of(candidates: Candidates, pairs: Tensor, answers: int) -> Tensor:
 
 
 def on_own_data(model: Blip, own: OwnData) -> dict[str, float]:
-    """Metrics of ``MatchingRetrieval``, of a BLIP on images with captions."""
+    """Metrics of ``MatchingRetrieval`` on images with captions, or ``CaptionQuality`` of a captioner."""
+    if model.joint is None and model.decoder is not None and not model.size.answers:
+        return captioning.on_own_data(model, own)
     check_ranking(model)
     return MatchingRetrieval(captioned_images(own, model.preprocess))(model)
 

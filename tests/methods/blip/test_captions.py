@@ -16,6 +16,7 @@ from clipdense.cli.app import main
 from clipdense.clip.checkpoint import save as save_clip
 from clipdense.clip.model import build_clip
 from clipdense.clip.sizes import ClipSize, TextSize, VitSize
+from clipdense.inference.measuring import measure
 from clipdense.utils.errors import InputError
 
 
@@ -140,6 +141,14 @@ def test_wrong_calls(capsys, captioning_file, photos, arguments, message):
     assert status == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_weights_for_captioning_are_tested_on_captions(captioning_file, photos):
+    rows = ['filepath,title', *(f'{index}.png,a cat on a table' for index in range(5))]
+    (photos / 'captions.csv').write_text('\n'.join(rows))
+    found, own = measure(captioning_file, photos / 'captions.csv', device='cpu')
+    assert (found['captions/images'], own.count) == (5, 5)
+    assert 0 <= found['captions/BLEU-1'] <= 1
 
 
 def test_other_weights(capsys, photos, tmp_path):

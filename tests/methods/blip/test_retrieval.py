@@ -179,8 +179,8 @@ def test_the_command(capsys, model, photos, tmp_path):
 
 
 def test_wrong_weights(capsys, tiny, photos, tmp_path):
-    save(tiny(encoder=False, embed_dim=0), tmp_path / 'captions.safetensors')
-    status, _, err = run(capsys, tmp_path / 'captions.safetensors', '--data', table(photos))
+    save(tiny(shared=False, embed_dim=0), tmp_path / 'answers.safetensors')
+    status, _, err = run(capsys, tmp_path / 'answers.safetensors', '--data', table(photos))
     assert status == 2
     assert 'use weights for retrieval' in err
     with pytest.raises(InputError, match='use weights for retrieval'):
