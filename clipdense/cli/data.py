@@ -66,11 +66,12 @@ def init(
     if weights is None and not known[method].starts_alone:
         weights = 'embedded'
     check_weights(weights)
-    if not Path(data).is_dir() and '{' not in data:  # which names shards
-        check_files(data)
+    from clipdense.data.layouts import names_shards
     from clipdense.data.starting import Start
     from clipdense.utils.files import atomic_write
 
+    if not Path(data).is_dir() and not names_shards(data):
+        check_files(data)
     start = Start(data, weights, path)
     text = known[method].part(method, 'starters')(start)
     with atomic_write(path, 'w') as file:
@@ -82,7 +83,7 @@ def init(
 
 def _plain(data: str) -> str:
     """A name for the config that can be imported."""
-    name = re.sub(r'\W+', '_', Path(data.rstrip('/')).resolve().stem if '{' not in data else 'shards')
+    name = re.sub(r'\W+', '_', Path(data.rstrip('/')).resolve().stem if Path(data).exists() else 'shards')
     return name.strip('_') or 'data'
 
 
@@ -106,10 +107,11 @@ def check_data(
     from dataclasses import asdict
     from typing import cast
 
-    if '{' not in path and not Path(path).expanduser().exists():
+    from clipdense.data.layouts import KINDS, Kind, names_shards
+
+    if not names_shards(path) and not Path(path).expanduser().exists():
         raise InputError(f'{path} does not exist')
     from clipdense.data.checking import check_data as check
-    from clipdense.data.layouts import KINDS, Kind
 
     if kind is not None and kind not in KINDS:
         raise InputError(f'--kind must be one of {", ".join(KINDS)}, got {kind!r}')

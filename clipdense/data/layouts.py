@@ -18,6 +18,7 @@ from .roboflow import exports_in, splits_of
 
 Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images', 'questions']
 KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images', 'questions')
+_SHARD_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
 _IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
 _CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sentence')
@@ -110,7 +111,7 @@ def recognize(path: str | Path, kind: Kind | None = None, several: bool = False)
     """The layout of a file or folder.
 
     Args:
-        path: a table of captions, tar shards (a pattern with ``{000..099}`` too), JSON in COCO's layout, a
+        path: a table of captions, tar shards (also as ``names_shards``), JSON in COCO's layout, a
             folder in the layout of PASCAL VOC, ADE20K, CamVid, Flickr30k Entities or of Roboflow's COCO
             exports, a folder of such exports, folders of images and masks, or class folders.
         kind: what it must have; by default masks come before boxes.
@@ -120,9 +121,11 @@ def recognize(path: str | Path, kind: Kind | None = None, several: bool = False)
         InputError: there is nothing, none of these layouts, or several data sets.
     """
     text = str(path)
-    place = Path(path).expanduser()
-    if '{' in text and text.endswith('.tar') and not place.exists():
+    if not text.strip():
+        raise InputError('the path of the data is empty')
+    if names_shards(text):
         return _shards(text)
+    place = Path(path).expanduser()
     if not place.exists():
         raise InputError(f'{path} does not exist')
     found = list(_file(place) if place.is_file() else _folder(place))
@@ -144,6 +147,12 @@ def recognize(path: str | Path, kind: Kind | None = None, several: bool = False)
         '(train/_annotations.coco.json), images/ and masks/ with equal names, or a subfolder of images for '
         'each class'
     )
+
+
+def names_shards(path: str) -> bool:
+    """Whether this is a pattern with braces or wildcards, or a URL, of shards, and no file itself."""
+    several = bool(set('{*?[') & set(path)) or '://' in path
+    return several and path.endswith(_SHARD_SUFFIXES) and not Path(path).expanduser().exists()
 
 
 def image_sizes(files: Sequence[Path]) -> np.ndarray:
@@ -180,8 +189,8 @@ def _table(path: Path) -> DataLayout:
     ]
     if None in keys:
         raise InputError(
-            f'{path}: no column of images and captions among {", ".join(map(repr, columns[:10]))}; rename '
-            "them to 'filepath' and 'title'"
+            f'{path}: no column of images and captions among {", ".join(map(repr, columns[:10]))}; the first '
+            "line must name them, such as 'filepath' and 'title'"
         )
     arguments = {'path': str(path), 'image_key': keys[0], 'caption_key': keys[1]}
     return DataLayout(
@@ -316,6 +325,9 @@ def _folder(path: Path) -> Iterator[DataLayout]:
     yield from pairs
     if not pairs and (exports := _exports(path)):
         yield exports
+    elif nested := sorted({one.parent for one in path.glob('*/*.tar')}):
+        first = next((one for one in nested if 'train' in one.name), nested[0])
+        raise InputError(f'{path} has folders of shards: give one of them, such as {first}')
     elif not pairs and any(one.is_dir() and not one.name.startswith('.') for one in path.iterdir()):
         yield _labeled(path, 'class folders')
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,33 @@ class Start:
         """Look at the data.
 
         Raises:
-            InputError: it has nothing of this kind, or not even two samples.
+            InputError: it has nothing of this kind, not even two samples (of shards the first two are read),
+                or no image that can be read.
         """
         self.layout = recognize(self.path, kind)
-        count = self.count
+        count = len(list(islice(self.data, 2))) if self.is_stream else self.count
         if count == 0 or (count == 1 and kind == 'captions'):
             raise InputError(f'{self.path} has {counted(count, "usable sample")}; more are needed')
+        if kind == 'captions' and not self.is_stream:
+            try:
+                self.data[0]  # the first image that can be read
+            except InputError as error:
+                raise InputError(f'{self.path}: {error}') from error
 
     @property
     def count(self) -> int | None:
-        """Number of samples; None for streams."""
-        return (
-            len(self.data) if hasattr(type(self.data), '__len__') and self.layout.layout != SHARDS else None
-        )
+        """Number of samples; None for shards, which are not counted."""
+        return None if self.is_stream or not hasattr(type(self.data), '__len__') else len(self.data)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data are shards."""
+        return self.layout.layout == SHARDS
 
     @cached_property
     def data(self) -> Any:
         """The dataset of the training, without transforms."""
-        return self.layout.train.build()
+        return self.layout.train.build(**({'batch_size': 1, 'shuffle': 0} if self.is_stream else {}))
 
     @cached_property
     def clip(self) -> Any:
@@ -108,7 +118,7 @@ class Start:
         commands = '\n'.join(f'    {line}' for line in (f'clipdense train {self.file}', *use))
         samples = '' if self.count is None else f', {counted(self.count, "sample")}'
         facts = f'Data: {self.path} ({self.layout.layout}{samples}).'
-        if self.layout.val is None:
+        if self.layout.val is None and self.layout.kind != 'captions':
             facts += '\nThere is no data for validation: scores are those of the training data.'
         known = sorted({*imports, self.layout.train.import_line, self.validation.import_line})
         notes = 'Steps and learning rate are starting points, not measured settings.'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def captions(name: str, count=9, columns=('image', 'caption')) -> str:
     rows = [f'{photo(f"photos/{at}.jpg")},a photo of number {at}' for at in range(count)]
     Path(name).write_text('\n'.join([','.join(columns), *rows]) + '\n')
     return name
+
+
+def shards(folder: str, count=9) -> str:
+    Path(folder).mkdir(parents=True)
+    with tarfile.open(f'{folder}/0.tar', 'w') as tar:
+        for at in range(count):
+            tar.add(photo(f'photos/{at}.jpg'), f'{at}.jpg')
+            caption = Path(f'photos/{at}.txt')
+            caption.write_text(f'a photo of number {at}')
+            tar.add(caption, f'{at}.txt')
+    return folder
 
 
 def coco(name: str, count=5) -> str:

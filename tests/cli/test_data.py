@@ -18,7 +18,7 @@ from clipdense.registry import build_module
 from clipdense.utils.errors import InputError
 
 from ..methods.blip.conftest import tiny_blip
-from .data_sets import captions, coco, folders, mask, pairs, photo, run, voc
+from .data_sets import captions, coco, folders, mask, pairs, photo, run, shards, voc
 
 pytestmark = pytest.mark.usefixtures('apart')
 
@@ -39,6 +39,8 @@ pytestmark = pytest.mark.usefixtures('apart')
             'clip.safetensors',
         ),
         ('blip', lambda: captions('mine.csv'), ['train_dataloader.batch_size=4'], 'blip.safetensors'),
+        ('blip', lambda: shards('mine'), ['train_dataloader.batch_size=4'], 'blip.safetensors'),
+        ('clip', lambda: shards('mine'), ['train_dataloader.batch_size=4'], 'clip.safetensors'),
         ('coop', lambda: folders('mine'), ['train_cfg={"max_steps": 2}'], 'prompts.safetensors'),
         ('vild', lambda: coco('boxes/mine.json'), [], 'vild.safetensors'),
         ('glip', lambda: coco('boxes/mine.json'), [], 'glip.safetensors'),
@@ -91,6 +93,13 @@ def test_a_method_that_needs_no_clip(capsys):
         (('clip', 'one.csv'), '1 usable sample;'),
         (('clip', 'odd.csv'), "no column of images and captions among 'a', 'b'"),
         (('clip', 'empty.csv'), 'is empty'),
+        (('blip', 'gone.csv'), 'gone.csv: none of the 2 images can be read'),
+        (('blip', 'few'), 'few has 1 usable sample; more are needed'),
+        (('blip', 'none'), 'no readable sample in none/0.tar; a sample is an image'),
+        (('blip', 'nested'), 'nested has folders of shards: give one of them, such as nested/train'),
+        (('blip', 'mine/{0..3}.tar'), 'shard mine/0.tar and 3 more of 4 does not exist'),
+        (('blip', 'mine/*.tar'), 'no shards in mine/*.tar'),
+        (('blip', ''), 'the path of the data is empty'),
         (('lseg', 'empty'), 'has none of the layouts of training data'),
         (('lseg', 'unnamed'), 'unnamed has no classes.txt'),
         (('lseg', 'unpaired'), '1 of 7 images of unpaired/images have no mask in unpaired/masks: 3'),
@@ -108,6 +117,8 @@ def test_data_that_cannot_be_used_is_refused(capsys, weights, arguments, message
     Path('phrases.json').write_text(json.dumps(content))
     Path('empty').mkdir()
     Path('empty.csv').touch()
+    Path('gone.csv').write_text('filepath,title\nno.jpg,a star\nnot.jpg,a circle\n')
+    shards('few', 1), shards('none', 0), shards('nested/train'), shards('nested/val')
     Path('there.py').touch()
     Path('unnamed/classes.txt').unlink()
     Path('unpaired/masks/3.png').unlink()
@@ -115,6 +126,14 @@ def test_data_that_cannot_be_used_is_refused(capsys, weights, arguments, message
     assert status == 2
     assert message in err
     assert not list(Path().glob('*_*.py'))
+
+
+@pytest.mark.parametrize(
+    'path', ['s3://bucket/{000..099}.tar', 'https://a.b/c.tar.gz', 'cc/*.tar', 'a{0..9}.tar']
+)
+def test_patterns_and_urls_of_shards(path):
+    layout = recognize(path, 'captions')
+    assert (layout.layout, layout.train.arguments) == ('webdataset shards', {'urls': path})
 
 
 def test_a_text_tower_is_asked_for_before_the_training(capsys):
