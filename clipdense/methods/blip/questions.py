@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdense.clip.preprocess import Preprocess
+from clipdense.layers.depth import keep_locked, lock_layers
 from clipdense.registry import MODELS
 from clipdense.tasks.answering import Answer, AnswerRules
 from clipdense.utils.errors import InputError
@@ -40,6 +41,7 @@ class BlipAnswerTrainer(BlipTrainer):
         words: of questions and answers, added to a vocabulary of whole words that lacks them.
         image_size: of the images, see ``load_blip``.
         drop_path: stochastic depth of the image tower, see ``load_blip``.
+        lock_image: do not train the image tower.
 
     Raises:
         InputError: a model without encoder or decoder, words for another kind of vocabulary, or a setting out
@@ -57,8 +59,17 @@ class BlipAnswerTrainer(BlipTrainer):
         words: Sequence[str] = (),
         image_size: int | None = None,
         drop_path: float | None = None,
+        lock_image: bool = False,
     ) -> None:
         super().__init__(answering_blip(with_words(load_blip(blip, image_size, drop_path), words)), smoothing)
+        if lock_image:
+            lock_layers(self.blip.image)
+
+    def train(self, mode: bool = True) -> BlipAnswerTrainer:
+        """Set training mode; a locked tower stays in evaluation mode."""
+        super().train(mode)
+        keep_locked(self.blip.image)
+        return self
 
     @property
     def preprocess(self) -> Preprocess:

@@ -12,7 +12,8 @@ from clipdense.data.batches import collate
 from clipdense.data.image_text.question_files import QuestionList, VqaQuestions
 from clipdense.data.image_text.questions import Question, common_answers
 from clipdense.data.scenes import Scenes
-from clipdense.data.scenes.questions import SceneQuestions
+from clipdense.data.scenes.questions import SceneQuestions, write_question
+from clipdense.data.scenes.rng import RandomStream
 from clipdense.data.transforms import SquareCrop
 from clipdense.methods.blip.sizes import MedSize
 from clipdense.methods.blip.tokenizer import UNKNOWN, QuestionIds
@@ -215,6 +216,31 @@ def test_questions_about_scenes(difficulty):
     assert first != [data.question(at).text for at in range(50)]
     with pytest.raises(IndexError):
         data[400]
+
+
+@pytest.mark.parametrize('balanced', [False, True])
+def test_balanced_questions_are_not_answered_by_the_other_attributes(balanced):
+    """Each answer occurs with the same other attributes; yes is as frequent for rare pairs as for others."""
+    scenes = Scenes()
+    known = scenes.splits['base'] + scenes.splits['novel']
+    values = (scenes.difficulty.colors, scenes.difficulty.textures, scenes.difficulty.shapes)
+    places, fixed, said = {'color': 0, 'texture': 1, 'shape': 2}, [], {True: [], False: []}
+    for index in range(6000):
+        rng = RandomStream(0, 'questions', index)
+        names = [rng.choice(known) for _ in range(1 + index % 3)]
+        question = write_question(names, 'plain', scenes.difficulty, rng, known if balanced else ())
+        words = question.text.strip('?').split(' ')
+        if question.kind == 'yes/no':
+            rare = values[0].index(words[-2]) % 2 == values[2].index(words[-1]) % 2  # with half the textures
+            said[rare].append(question.answers[0] == 'yes')
+        elif question.kind in places:
+            place, word = places[question.kind], words[-2 if question.kind == 'shape' else -1]
+            (one,) = (name.split(' ') for name in names if word in name)
+            others = {' '.join((*one[:place], value, *one[place + 1 :])) for value in values[place]}
+            fixed.append(not others <= set(known))
+    shares = [sum(answers) / len(answers) for answers in said.values()]
+    assert any(fixed) != balanced
+    assert (abs(shares[0] - shares[1]) < 0.1) == balanced, shares
 
 
 def test_words_of_the_config_are_those_of_the_questions():

@@ -49,6 +49,19 @@ def losses_of(trainer, batch):
     return trainer(**trainer.data_preprocessor(dict(batch), True), mode='loss')
 
 
+def test_a_locked_image_tower_is_not_trained(batch):
+    trainer = BlipAnswerTrainer(answering(), drop_path=0.5, lock_image=True).train()
+    sum(losses_of(trainer, batch).values()).backward()
+    trained = {name.split('.')[1] for name, one in trainer.named_parameters() if one.grad is not None}
+    assert trained == {'encoder', 'decoder'}
+    assert not any(module.training for module in trainer.blip.image.modules())
+    assert trainer.blip.encoder.training
+    free = BlipAnswerTrainer(answering()).train()
+    sum(losses_of(free, batch).values()).backward()
+    assert free.blip.image.patch_embed.weight.grad.any()
+    assert free.blip.image.training
+
+
 def test_the_loss_is_that_of_answers(batch):
     """[ENC] starts questions, [DEC] answers; padding and places without an answer count nothing."""
     trainer = BlipAnswerTrainer(answering(), smoothing=0.2).eval()
