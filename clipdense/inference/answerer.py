@@ -34,6 +34,7 @@ class Answerer(TextPredictor[AnswerRules]):
     """
 
     _needs, _does, _rules = ('answer', 'check_answers'), 'answer questions about images', AnswerRules
+    _writes = 'answers'
 
     def __init__(
         self, model: AnswerModel, rules: AnswerRules | None = None, precision: Precision = 'auto'

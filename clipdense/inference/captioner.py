@@ -36,6 +36,7 @@ class Captioner(TextPredictor[CaptionRules]):
     """
 
     _needs, _does, _rules = ('caption', 'check_captions'), 'describe images', CaptionRules
+    _writes = 'captions'
 
     def __init__(
         self, model: CaptionModel, rules: CaptionRules | None = None, precision: Precision = 'auto'

@@ -42,6 +42,7 @@ class TextPredictor(ModelState, Generic[Rules]):
 
     _needs: ClassVar[tuple[str, ...]]  # methods of the model
     _does: ClassVar[str]  # what it does, for messages
+    _writes: ClassVar[str]  # see ``methods.Method.writes``
     _rules: ClassVar[type]
 
     def __init__(self, model: Any, rules: Rules | None = None, precision: Precision = 'auto') -> None:
@@ -80,14 +81,9 @@ class TextPredictor(ModelState, Generic[Rules]):
     def _checked(cls, model: Any, source: object) -> nn.Module:
         if isinstance(model, nn.Module) and all(hasattr(model, name) for name in cls._needs):
             return model
-        known = ', '.join(
-            [one.name for one in list_methods('captioning')]
-            + [f'{one.name}, {one.writes}' for one in list_methods() if one.writes]
-        )
-        raise InputError(
-            f'{source} ({type(model).__name__}) cannot {cls._does}: use weights of a captioning model '
-            f'(methods: {known or "none is installed"})'
-        )
+        known = [one.writes[cls._writes] for one in list_methods() if cls._writes in one.writes]
+        usable = f'weights of {", or of ".join(known)}' if known else 'a method that can; none is installed'
+        raise InputError(f'{source} ({type(model).__name__}) cannot {cls._does}: use {usable}')
 
     def _describe(
         self,

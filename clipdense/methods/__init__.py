@@ -82,8 +82,8 @@ class Method:
             ``evaluation.own_data``, by the kind of data (``data.layouts.Kind``) that
             ``clipdense test WEIGHTS --data`` scores its models on; for a captioning model the model takes the
             place of the predictor.
-        writes: which of its weights describe images or answer questions, of a method for another task than
-            captioning; a part of a message.
+        writes: which of its weights write texts about images, for messages, by what they write: 'captions' or
+            'answers'.
         options: what can be set.
         any_clip: works on the weights of any CLIP.
         models_of: name of another method, whose models it works on.
@@ -116,7 +116,7 @@ class Method:
     starters: Mapping[str, str] = field(default_factory=dict)
     starts_alone: bool = False
     tests: Mapping[str, str] = field(default_factory=dict)
-    writes: str = ''
+    writes: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     any_clip: bool = False
     models_of: str = ''

@@ -39,6 +39,10 @@ BLIP = Method(
         'captions': 'clipdense.methods.blip.retrieval:on_own_data',
         'questions': 'clipdense.evaluation.answering:on_own_data',
     },
+    writes={
+        'captions': "a BLIP for captioning, such as 'Salesforce/blip-image-captioning-base'",
+        'answers': "a BLIP for question answering, such as 'Salesforce/blip-vqa-base'",
+    },
     starters={'blip': 'clipdense.methods.blip.starter:blip'},
     starts_alone=True,
     export={

@@ -35,7 +35,10 @@ METHOD = Method(
         'questions': 'clipdense.methods.glip.v2.answering:on_own_data',
         'captions': 'clipdense.methods.glip.v2.captioning:on_own_data',
     },
-    writes='those of a GLIPv2 with the objective captions or answers',
+    writes={
+        'captions': 'a GLIPv2 that was trained with the objective captions',
+        'answers': 'a GLIPv2 that was trained with the objective answers',
+    },
     no_graph='its head reads the class names together with the image',
     options=(Option('image_size', None, 'longer side of resized images; by default as the weights say'),),
 )

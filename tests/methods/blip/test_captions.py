@@ -154,8 +154,8 @@ def test_weights_for_captioning_are_tested_on_captions(captioning_file, photos):
 def test_other_weights(capsys, photos, tmp_path):
     status, _, err = run(capsys, photos, '-w', clip_file(tmp_path))
     assert status == 2
-    message = 'use weights of a captioning model (methods: blip, glip, those of a GLIPv2 with the objective '
-    assert f'cannot describe images: {message}captions or answers)' in err
+    message = "use weights of a BLIP for captioning, such as 'Salesforce/blip-image-captioning-base', or of "
+    assert f'cannot describe images: {message}a GLIPv2 that was trained with the objective captions' in err
 
 
 def test_public_names():
