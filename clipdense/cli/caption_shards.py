@@ -53,7 +53,7 @@ def caption_shards(
     from clipdense.inference.shard_captions import caption_shards as run
     from clipdense.utils.jobs import STATE
 
-    check_new_folder(folder, overwrite or (folder / STATE).is_dir(), [shards])
+    check_new_folder(folder, overwrite, [shards], STATE)
     list_shards(shards)
     report = run(shards, folder, make(), part, batch_size, overwrite=overwrite)  # type: ignore[arg-type]
     if report is None:

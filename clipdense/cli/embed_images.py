@@ -9,6 +9,7 @@ import typer
 
 from clipdense.utils.command_options import JobPart
 from clipdense.utils.errors import InputError, one_line
+from clipdense.utils.files import check_output_folder
 
 from .options import MAX_PIXELS, MaxPixels, grouped, tell_precision
 from .search import SearchModel
@@ -36,6 +37,7 @@ def images(
     model.check()
     if not {'{', ':'} & set(source) and not Path(source).expanduser().exists():
         raise InputError(f'{source} does not exist')
+    check_output_folder(out)
     from clipdense.inference.image_embeddings import embed_images
     from clipdense.layers.precision import precision_name, resolve_precision
 

@@ -11,6 +11,7 @@ import typer
 from clipdense.methods import Method, list_methods
 from clipdense.utils.command_options import JobPart
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import check_output_folder
 
 from .early import check_choice, check_device, check_weights
 from .options import (
@@ -137,6 +138,7 @@ def filter_shards(
     own, rules = Part.parse(part), asked.rules()
     if asked.by is not None:
         model.check()
+    check_output_folder(out)
     from clipdense.data.image_text.filtering import filter_shards as run
     from clipdense.data.image_text.shard_files import list_shards
 

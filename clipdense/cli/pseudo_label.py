@@ -10,6 +10,7 @@ import typer
 
 from clipdense.utils.command_options import Device, JobPart
 from clipdense.utils.device_names import check_precision
+from clipdense.utils.files import check_output_folder
 
 from .early import check_device, check_weights
 from .options import Captions, Precision, grouped
@@ -80,6 +81,7 @@ def pseudo_label(
 
     own = Part.parse(part)
     teacher.check()
+    check_output_folder(out)
     from clipdense.data.image_text.shard_files import list_shards
     from clipdense.inference.detector import Detector
     from clipdense.inference.pseudo_labels import pseudo_label as run

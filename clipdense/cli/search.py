@@ -126,6 +126,7 @@ def search(
     for given in (model, index):
         given.check()
     check_outputs([out] if out else [], overwrite, [image, index.index, model.weights])
+    check_outputs([index.index] if index.index else [], overwrite=True)
     from clipdense.inference.image_index import ImageIndex, default_file
 
     found = ImageIndex(model.load(), folder, model.precision, max_pixels)  # type: ignore[arg-type]

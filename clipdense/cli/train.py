@@ -82,7 +82,7 @@ def nouns(
     own = Part.parse(part)
 
     check_choice(kind, get_args(Kind), '--kind')
-    check_new_folder(out, overwrite or (out / STATE).is_dir(), [shards])
+    check_new_folder(out, overwrite, [shards], STATE)
     extractor = NounExtractor(cast(Kind, kind), tagger)
     from clipdense.data.image_text.noun_prompts import add_nouns
 

@@ -10,6 +10,7 @@ import typer
 
 from clipdense.methods import Method, get_method, list_methods
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import check_output_folder
 
 from .early import check_choice, check_weights
 from .options import Activation, AsJson, Override, Overwrite, weight_overrides
@@ -130,6 +131,7 @@ def convert(
     exports = [layout for method in list_methods() for layout in method.export]  # also of added packages
     check_choice(to, dict.fromkeys(['clipdense', 'openclip', 'huggingface', *exports]), '--to')
     check_weights(source)
+    check_output_folder(destination.parent)
     overrides = weight_overrides(activation, override)
     if num_heads is not None:
         overrides |= {'num_heads': num_heads, 'text_num_heads': num_heads}

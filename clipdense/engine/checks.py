@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError, nearest
+from clipdense.utils.files import check_output_folder
 
 _COUNTS = {  # lowest values of settings that are whole numbers
     'train_cfg.max_steps': 1,
@@ -346,10 +347,10 @@ def _entry(cfg: Mapping[str, Any], name: str) -> Any:
 
 
 def _check_folder(work_dir: str | None) -> None:
-    """A folder can be made there: neither the path nor a parent is a file."""
+    """A folder can be made there."""
     if work_dir is None:
         return
-    path = Path(work_dir).expanduser()
-    blocked = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
-    if blocked:
-        raise InputError(f'work_dir {work_dir}: {blocked} is a file; choose a folder or a new name')
+    try:
+        check_output_folder(Path(work_dir).expanduser())
+    except InputError as error:
+        raise InputError(f'work_dir: {error}; choose another one') from error

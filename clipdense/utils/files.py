@@ -174,14 +174,42 @@ def check_output_folder(folder: str | Path) -> None:
     """Check that files can be written into a folder, which need not exist yet.
 
     Raises:
-        InputError: the folder, or the nearest existing one above it, is a file or not writable.
+        InputError: the folder, or the nearest existing one above it, is a file or not writable, or a name is
+            too long.
     """
     folder = Path(folder)
-    existing = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path())
+    existing = _nearest_existing(folder)
     if not existing.is_dir():
         raise InputError(f'cannot write into {folder}: {existing} is not a folder')
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f'cannot write into {folder}: no permission, or a read-only file system')
+    _check_names(folder)
+    try:
+        with tempfile.TemporaryFile(
+            dir=existing
+        ):  # root may write everywhere, except that /proc takes no files
+            pass
+    except PermissionError:
+        raise InputError(f'cannot write into {folder}: no permission, or a read-only file system') from None
+    except OSError as error:
+        raise InputError(
+            f'cannot write into {folder}: {existing} takes no files ({error.strerror})'
+        ) from None
+
+
+def _check_names(path: Path) -> None:
+    """Raise for a name that is too long for the file system."""
+    try:
+        longest = os.pathconf(_nearest_existing(path), 'PC_NAME_MAX')
+    except (AttributeError, OSError, ValueError):  # Windows
+        return
+    for name in path.parts:
+        if len(os.fsencode(name)) > longest:
+            raise InputError(
+                f'cannot write {name[:40]}...: the name has more than {longest} bytes, shorten it'
+            )
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next((one for one in (path, *path.parents) if os.path.lexists(one)), Path())
 
 
 def special_file(path: str | Path) -> str:
@@ -328,6 +356,8 @@ def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str |
             raise InputError(f'{path} is an input ({read[target]}) and is not replaced: choose another --out')
     for folder in dict.fromkeys(path.parent for path in paths):
         check_output_folder(folder)
+    for path in paths:
+        _check_names(path)
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         more = len(existing) - 1
@@ -336,13 +366,16 @@ def check_outputs(paths: Sequence[Path], overwrite: bool, inputs: Sequence[str |
         raise InputError(f'{existing[0]}{found}: choose another --out, or add --overwrite to replace')
 
 
-def check_new_folder(folder: str | Path, overwrite: bool, inputs: Sequence[str | Path] = ()) -> None:
+def check_new_folder(
+    folder: str | Path, overwrite: bool, inputs: Sequence[str | Path] = (), state: str = ''
+) -> None:
     """Check that a data set can be written into a folder: refuse one with files without ``--overwrite``.
 
     Args:
         folder: of the data set; it need not exist.
         overwrite: whether files in it may be replaced; others stay.
         inputs: what is read, which must not be in the folder.
+        state: name of the folder in it by which an incomplete data set is known, which is completed.
 
     Raises:
         InputError: the folder has files, contains an input, or cannot be written to.
@@ -353,5 +386,6 @@ def check_new_folder(folder: str | Path, overwrite: bool, inputs: Sequence[str |
     inside = next((one for one in inputs if Path(os.path.realpath(one)).is_relative_to(real)), None)
     if inside is not None:
         raise InputError(f'{folder} contains the input {inside}: choose another folder')
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+    resumed = bool(state) and (folder / state).is_dir()
+    if not overwrite and not resumed and folder.is_dir() and any(folder.iterdir()):
         raise InputError(f'{folder} exists and is not empty: choose another one, or add --overwrite')

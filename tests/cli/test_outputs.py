@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,19 @@ INPUTS = {  # outputs that would replace an input
     'adapt': 'kinds -w WEIGHTS --out WEIGHTS',
 }
 
+FOLDERS = {  # commands without --overwrite that write into a folder or a file
+    'caption': 'shards out -w WEIGHTS',
+    'filter': 'shards out --min-size 1',
+    'pseudo-label': 'shards out --teacher WEIGHTS',
+    'search': 'photos sky -w WEIGHTS --index there.safetensors',
+    'bench': '--methods sclip --datasets masks -w WEIGHTS --out out',
+    'embed images': 'photos out -w WEIGHTS',
+    'embed regions': 'vild/vild_scenes WEIGHTS out',
+    'train': 'lseg/lseg_scenes --work-dir out',
+    'test': 'lseg/lseg_scenes WEIGHTS --work-dir out',
+}
+IMPOSSIBLE = ('photos/a.jpg/out', '/proc/self/out', 'n' * 300)  # folders that cannot be made
+
 
 def _commands(group: Any, name: str = '') -> Iterator[tuple[str, Any]]:
     context = typer.Context(group)
@@ -105,3 +119,16 @@ def test_an_input_is_never_replaced(capsys, place, name):
     status, _, err = run(capsys, *name.split(), *arguments, '--overwrite')
     assert status == 2, err
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize('folder', IMPOSSIBLE, ids=['below a file', 'no files', 'too long'])
+@pytest.mark.parametrize(
+    ('name', 'arguments'), [*FOLDERS.items(), *((name, row[0]) for name, row in TABLE.items())]
+)
+def test_an_output_that_cannot_be_written_is_refused_first(capsys, place, name, arguments, folder):
+    """Before the weights are read, which are damaged here, and before any image is."""
+    Path('own.safetensors').write_text('damaged')
+    arguments = re.sub(r'(?<!-)\b(out|there(\.\w+)?)\b', rf'{folder}/\1', arguments)
+    status, _, err = run(capsys, *name.split(), *arguments.replace('WEIGHTS', 'own.safetensors').split())
+    assert (status, 'damaged' in err or 'own.safetensors' in err) == (2, False), err
+    assert folder[:20] in err, err

@@ -237,7 +237,7 @@ def test_invalid_values_are_refused_before_anything_is_built(tiny_file, tmp_path
 @pytest.mark.parametrize('name', ['photo.jpg', 'photo.jpg/run'])
 def test_a_file_is_not_a_work_dir(tiny_file, tmp_path, name):
     (tmp_path / 'photo.jpg').touch()
-    with pytest.raises(InputError, match=r'work_dir .*photo\.jpg is a file; choose a folder'):
+    with pytest.raises(InputError, match=r'work_dir: .*photo\.jpg is not a folder; choose'):
         launch.train(tiny_file, tmp_path / name)
 
 

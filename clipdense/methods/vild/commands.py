@@ -30,9 +30,11 @@ def regions(
     """
     from clipdense.config import load_config
     from clipdense.utils.devices import choose_device
+    from clipdense.utils.files import check_output_folder
     from clipdense.utils.jobs import Part
 
     own = Part.parse(part)  # refused before torch is imported
+    check_output_folder(out)
     from .region_embeddings import embed_regions
 
     store = embed_regions(
