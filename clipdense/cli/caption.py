@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipdense.utils.command_options import JobPart
+from clipdense.utils.command_options import JobPart, MaxBadFraction
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_outputs
@@ -136,6 +136,7 @@ def caption(
     ] = None,
     batch_size: TextBatchSize = 'auto',
     part: JobPart = None,
+    max_bad_fraction: MaxBadFraction = 0.01,
     overwrite: Overwrite = False,
 ) -> None:
     """Describe images: prints a caption of each, and writes them with `--out`.
@@ -155,7 +156,7 @@ def caption(
     rules = search.rules()
     model.check()
     if asked is not None:
-        caption_shards(*asked, lambda: model.captioner(rules), own, batch_size, overwrite)
+        caption_shards(*asked, lambda: model.captioner(rules), own, batch_size, overwrite, max_bad_fraction)
         return
     check_ending(out, 'captions')
     check_outputs([out] if out else [], overwrite, [*paths, model.weights])

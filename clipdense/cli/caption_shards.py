@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipdense.utils.errors import InputError
+import typer
+
+from clipdense.utils.errors import InputError, printable
 from clipdense.utils.files import check_new_folder
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def caption_shards(
     part: Part,
     batch_size: int | str,
     overwrite: bool,
+    max_bad_fraction: float,
 ) -> None:
     """Copy shards with a caption for each image, and print the statistics.
 
@@ -44,7 +47,7 @@ def caption_shards(
         shards, folder: see ``shards_and_folder``.
         make: the captioner, which is built after the paths are checked.
         part: of the shards.
-        batch_size, overwrite: of the command.
+        batch_size, overwrite, max_bad_fraction: of the command.
 
     Raises:
         InputError: as ``inference.shard_captions.caption_shards``.
@@ -55,11 +58,23 @@ def caption_shards(
 
     check_new_folder(folder, overwrite, [shards], STATE)
     list_shards(shards)
-    report = run(shards, folder, make(), part, batch_size, overwrite=overwrite)  # type: ignore[arg-type]
+    report = run(shards, folder, make(), part, batch_size, max_bad_fraction, overwrite)  # type: ignore[arg-type]
     if report is None:
         print(f'{folder}: part {part} is done')
         return
     print(f'{folder}: ' + '\n'.join(report.lines()))
+    tell_damaged(folder)
+
+
+def tell_damaged(folder: Path) -> None:
+    """Name the damaged shards of a finished job, and end with status 1 if there are any."""
+    from clipdense.data.image_text.shard_copies import damaged_shards
+
+    damaged = damaged_shards(folder)
+    for one in damaged:
+        typer.echo(f'clipdense: damaged shard: {printable(one)}', err=True)
+    if damaged:
+        raise typer.Exit(1)
 
 
 def _names_shards(source: str) -> bool:

@@ -11,6 +11,7 @@ from clipdense.utils.command_options import JobPart
 from clipdense.utils.errors import InputError, one_line
 from clipdense.utils.files import check_output_folder
 
+from .caption_shards import tell_damaged
 from .options import MAX_PIXELS, MaxPixels, grouped, tell_precision
 from .search import SearchModel
 
@@ -53,5 +54,6 @@ def images(
     of_part = f' (part {own})' if own.count > 1 else ''
     left = f', {done.failed} skipped' if done.failed else ''
     print(f'{out}: {done.embedded} images embedded{left}{of_part}')
+    tell_damaged(out)
     if done.failed:
         raise typer.Exit(1)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdense.methods import Method, list_methods
-from clipdense.utils.command_options import JobPart
+from clipdense.utils.command_options import JobPart, MaxBadFraction
 from clipdense.utils.errors import InputError
 from clipdense.utils.files import check_output_folder
 
+from .caption_shards import tell_damaged
 from .early import check_choice, check_device, check_weights
 from .options import (
     DEFAULT_WEIGHTS,
@@ -125,6 +126,7 @@ def filter_shards(
     model: ScoringModel,
     captions: Captions = 'txt',
     part: JobPart = None,
+    max_bad_fraction: MaxBadFraction = 0.01,
 ) -> None:
     """Copy shards without samples that are too small, repeated, or whose caption does not fit.
 
@@ -144,11 +146,12 @@ def filter_shards(
 
     list_shards(shards)
     scorer = None if asked.by is None else model.scorer(asked.by)
-    report = run(shards, out, rules, scorer, caption_sources(captions), own)
+    report = run(shards, out, rules, scorer, caption_sources(captions), own, max_bad_fraction)
     if report is None:
         print(f'{out}: part {own} is done; the last part removes duplicates and writes the report')
         return
     print(f'{out}: ' + '\n'.join(report.lines()))
+    tell_damaged(out)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

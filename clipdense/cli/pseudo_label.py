@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipdense.utils.command_options import Device, JobPart
+from clipdense.utils.command_options import Device, JobPart, MaxBadFraction
 from clipdense.utils.device_names import check_precision
 from clipdense.utils.files import check_output_folder
 
+from .caption_shards import tell_damaged
 from .early import check_device, check_weights
 from .options import Captions, Precision, grouped
 
@@ -69,6 +70,7 @@ def pseudo_label(
     captions: Captions = 'txt',
     batch: Annotated[int, typer.Option(min=1, help='Images that the teacher reads at once.')] = 8,
     part: JobPart = None,
+    max_bad_fraction: MaxBadFraction = 0.01,
 ) -> None:
     """Find boxes for the noun phrases of captions with a trained detector, as training data for another.
 
@@ -93,8 +95,11 @@ def pseudo_label(
         device=teacher.device,
         precision=teacher.precision,  # type: ignore[arg-type]  # the detector checks it
     )
-    report = run(shards, out, detector, rules, captions, own, batch_size=batch)
+    report = run(
+        shards, out, detector, rules, captions, own, batch_size=batch, max_bad_fraction=max_bad_fraction
+    )
     if report is None:
         print(f'{out}: part {own} is done; the last part writes the annotations')
         return
     print(f'{out}: ' + '\n'.join(report.lines()))
+    tell_damaged(out)

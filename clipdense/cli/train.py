@@ -11,11 +11,12 @@ from typing import Annotated, cast, get_args
 import typer
 
 from clipdense.config import parse_options
-from clipdense.utils.command_options import ConfigOptions, JobPart
+from clipdense.utils.command_options import ConfigOptions, JobPart, MaxBadFraction
 from clipdense.utils.errors import InputError, one_line
 from clipdense.utils.files import check_new_folder
 from clipdense.utils.wording import counted
 
+from .caption_shards import tell_damaged
 from .early import check_choice, check_config
 from .options import Captions, Overwrite, SafeConfig, caption_sources
 
@@ -68,6 +69,7 @@ def nouns(
     ] = 'lemminflect',
     captions: Captions = 'txt',
     part: JobPart = None,
+    max_bad_fraction: MaxBadFraction = 0.01,
     overwrite: Overwrite = False,
 ) -> None:
     """Copy shards and add the nouns of each caption, so that training need not extract them.
@@ -86,9 +88,12 @@ def nouns(
     extractor = NounExtractor(cast(Kind, kind), tagger)
     from clipdense.data.image_text.noun_prompts import add_nouns
 
-    written = add_nouns(shards, out, extractor, caption_sources(captions), part=own, overwrite=overwrite)
+    written = add_nouns(
+        shards, out, extractor, caption_sources(captions), max_bad_fraction, part=own, overwrite=overwrite
+    )
     of_part = f' (part {own})' if own.count > 1 else ''
     print(f'{out}: {counted(len(written), "shard")} with nouns.json{of_part}')
+    tell_damaged(out)
 
 
 def train(

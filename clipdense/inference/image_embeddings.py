@@ -21,7 +21,7 @@ from clipdense.clip.class_embeddings import image_tower_digest
 from clipdense.clip.model import CLIP
 from clipdense.data.faults import FaultBudget
 from clipdense.data.image_text.shard_copies import each_shard, sources, with_copies
-from clipdense.data.image_text.shard_files import MeteredStream, list_shards, read_pairs
+from clipdense.data.image_text.shard_files import intact_pairs, list_shards, open_shard
 from clipdense.layers.precision import Precision, at_least_fp32, autocast, precision_name, resolve_precision
 from clipdense.utils.errors import CheckpointError, InputError, item_error
 from clipdense.utils.files import digest
@@ -108,18 +108,20 @@ def embed_images(
         if on_error is not None:
             on_error(name, item_error(error, name))
 
-    def write(unit: str, path: Path) -> None:
+    def write(unit: str, path: Path) -> str:
         nonlocal embedded
-        images = contents.get(path) or _of_shard(unit, fail)
+        damage: list[str] = []
+        images = contents.get(path) or _of_shard(unit, fail, damage)
         found = list(_encoded(clip.eval(), images, dtype, max_pixels, fail))
         rows = [np.zeros((0, clip.embed_dim), np.float16), *(rows for _, rows in found)]
         names = [name for some, _ in found for name in some]
         _save(path, names, np.concatenate(rows), model)
         embedded += len(names)
+        return ''.join(damage)
 
     contents = {unit.path: unit.images for unit in mine if unit.images}
     with job.running():
-        each_shard([(unit.name, unit.path) for unit in mine], 'embedding images', write)
+        each_shard(job, [(unit.name, unit.path) for unit in mine], 'embedding images', write)
         job.finish({'files': len(mine)})
     return Counts(embedded, failed)
 
@@ -156,16 +158,14 @@ def _has_images(folder: Path) -> bool:
     return not shards
 
 
-def _of_shard(shard: str, fail: Callable[[str, Exception], None]) -> Iterator[tuple[str, bytes]]:
+def _of_shard(
+    shard: str, fail: Callable[[str, Exception], None], damage: list[str]
+) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the images of a shard; samples without an image are reported."""
     faults = FaultBudget('samples', 1.0, log=False)
-    stream = MeteredStream.open(shard)
-    try:
-        for pair in read_pairs(stream, (), faults):
+    with open_shard(shard) as stream:
+        for pair in intact_pairs(stream, (), faults, damage.append):
             yield pair.name, pair.image
-        stream.check_end()
-    finally:
-        stream.close()
     for _ in range(faults.lost):
         fail(shard, InputError(f'{faults.last}: {faults.lost} samples of the shard cannot be used'))
 

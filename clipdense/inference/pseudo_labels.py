@@ -19,11 +19,11 @@ from clipdense.data.detection.grounding import CATEGORIES
 from clipdense.data.faults import FaultBudget
 from clipdense.data.image_text.shard_copies import each_shard, sources, with_copies
 from clipdense.data.image_text.shard_files import (
-    MeteredStream,
     RawPair,
     caption_members,
+    intact_pairs,
     list_shards,
-    read_pairs,
+    open_shard,
 )
 from clipdense.tasks.detection import DetectionRules
 from clipdense.utils.errors import InputError
@@ -95,6 +95,7 @@ def pseudo_label(
     part: Part | None = None,
     extractor: NounExtractor | None = None,
     batch_size: int = 8,
+    max_bad_fraction: float = 0.01,
 ) -> PseudoLabelReport | None:
     """Ground the noun phrases of captions, and write images with boxes that ``GroundingDetection`` reads.
 
@@ -110,6 +111,7 @@ def pseudo_label(
         part: only the shards of this part.
         extractor: finds the noun phrases; by the dictionary by default.
         batch_size: images that are read together.
+        max_bad_fraction: fraction of damaged shards above which the call fails, see ``each_shard``.
 
     Returns:
         The report, or None while parts are missing.
@@ -118,7 +120,7 @@ def pseudo_label(
         UserWarning: no image got a box.
 
     Raises:
-        InputError: missing or damaged shards, a full disk, or a folder of another job.
+        InputError: missing or too many damaged shards, a full disk, or a folder of another job.
     """
     rules, extractor = rules or PseudoLabelRules(), extractor or NounExtractor()
     shards, fields = list_shards(urls), caption_members(captions)
@@ -131,11 +133,11 @@ def pseudo_label(
     with job.running():
         if not job.complete:
             writable_folder(task.records)
-            each_shard(mine, 'grounding captions', task.label)
-            job.finish({'shards': len(mine)}, lambda: task.merge([path for _, path in places]))
+            each_shard(job, mine, 'grounding captions', task.label, None, max_bad_fraction)
+            job.finish({'shards': len(mine)}, lambda: task.merge(_done(places)))
     if not job.complete:
         return None
-    report = task.report([path for _, path in places])
+    report = task.report(_done(places))
     if not report.images:
         warnings.warn(
             f'no image of {report.samples} got a box, so that nothing can be trained on: see the reasons, '
@@ -164,25 +166,22 @@ class _Task:
         """Where the images and boxes of a shard are noted."""
         return self.records / f'{copy.stem}.json'
 
-    def label(self, shard: str, path: Path) -> None:
-        """Write the images of a shard, then its record."""
+    def label(self, shard: str, path: Path) -> str:
+        """Write the images of a shard, then its record; returns where the shard is damaged."""
         place = self.job.folder / IMAGES / path.stem
         writable_folder(place)
         faults, dropped = FaultBudget('samples', 1.0, log=False), Counter[str]()
         found: list[dict[str, Any]] = []
-        stream = MeteredStream.open(shard)
-        try:
-            for batch in _batches(
-                self._usable(read_pairs(stream, self.fields, faults), dropped), self.batch_size
-            ):
+        damage: list[str] = []
+        with open_shard(shard) as stream:
+            pairs = intact_pairs(stream, self.fields, faults, damage.append)
+            for batch in _batches(self._usable(pairs, dropped), self.batch_size):
                 found += self._labeled(batch, place, dropped)
-            stream.check_end()
-        finally:
-            stream.close()
         dropped.update(faults.causes)
         with atomic_write(path, 'w') as file:
             record = {'samples': faults.seen, 'dropped': dict(sorted(dropped.items())), 'images': found}
             json.dump(record, file, ensure_ascii=False)
+        return ''.join(damage)
 
     def merge(self, records: Sequence[Path]) -> None:
         """Write the annotations of all shards."""
@@ -253,6 +252,11 @@ class _Task:
             if len(batch) == 1:
                 return [None]
         return [answer for one in batch for answer in self._answers([one])]
+
+
+def _done(places: Sequence[tuple[str, Path]]) -> list[Path]:
+    """The records of the shards that could be opened."""
+    return [path for _, path in places if path.exists()]
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

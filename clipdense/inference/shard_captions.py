@@ -94,15 +94,16 @@ def caption_shards(
         captioner: describes the images.
         part: copy only the shards of this part.
         batch_size: images per batch.
-        max_bad_fraction: fraction of samples without a readable image above which the call fails.
+        max_bad_fraction: fraction of samples without a readable image, and of damaged shards, above which the
+            call fails.
         overwrite: start anew, also in a folder with other files.
 
     Returns:
         The report, or None while parts are missing.
 
     Raises:
-        InputError: shards that have synthetic captions; missing or damaged shards, duplicate names, too many
-            bad samples, a full disk, or a folder of another job.
+        InputError: shards that have synthetic captions; missing shards, duplicate names, too many
+            bad samples or damaged shards, a full disk, or a folder of another job.
     """
     shards = list_shards(urls)
     pairs = with_copies(shards, folder)
@@ -111,7 +112,7 @@ def caption_shards(
     records = job.state / 'records'
     faults = FaultBudget('samples', max_bad_fraction)
 
-    def caption(shard: str, path: Path) -> None:
+    def caption(shard: str, path: Path) -> str:
         def decide(samples: Iterator[RawPair]) -> Mapping[str, Extras]:
             before = faults.seen
             found = _captions(samples, captioner, batch_size, faults.lose)
@@ -120,18 +121,19 @@ def caption_shards(
                 json.dump(asdict(report), file)
             return {key: {SYNTHETIC_MEMBER: _member(one)} for key, one in found.items()}
 
-        copy_shard(shard, path, [], faults, decide, all_samples=True)
+        return copy_shard(shard, path, [], faults, decide, all_samples=True)
 
     mine = job.part.of(pairs, 'shard')
     with job.running():
         writable_folder(records)
         for _, path in mine if overwrite else ():
             path.unlink(missing_ok=True)
-        each_shard(mine, 'captioning', caption)
+        each_shard(job, mine, 'captioning', caption, max_bad_fraction=max_bad_fraction)
         job.finish({'shards': len(mine)})
     if not job.complete:
         return None
-    known = [CaptionReport(**read_json(records / f'{path.name}.json')) for _, path in pairs]
+    done = [records / f'{path.name}.json' for _, path in pairs if path.exists()]
+    known = [CaptionReport(**read_json(record)) for record in done]
     return sum(known, CaptionReport())
 
 

@@ -45,6 +45,12 @@ JobPart = Annotated[
         help='Do the I-th of N parts only; run the others anywhere that sees the folder.',
     ),
 ]
+MaxBadFraction = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=1.0, help='Fraction of damaged samples or shards above which the command stops.'
+    ),
+]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace existing output files.')]
 ConfigOptions = Annotated[
     list[str] | None,

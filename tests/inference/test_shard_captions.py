@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipdense.data.image_text.filtering import filter_shards
 from clipdense.data.image_text.filters import FilterRules, PairScore
+from clipdense.data.image_text.shard_copies import damaged_shards
 from clipdense.data.image_text.shards import ImageTextShards
 from clipdense.inference.shard_captions import caption_shards
 from clipdense.tasks.captioning import Caption, CaptionRules
@@ -212,3 +213,13 @@ def test_web_and_synthetic_captions_are_filtered_apart(shards, tmp_path):
     assert sorted(seen) == sorted(f'red of {level}' for level in (0, 2, 10, 12, 20, 22))
     lower = FilterRules(min_score=-1.0)
     assert filter_shards(tmp_path / 'captioned', tmp_path / 'all', lower, Even(), sources).kept == 12
+
+
+def test_a_damaged_shard_ends_where_it_is_damaged(shards, tmp_path):
+    data = (shards / '1.tar').read_bytes()
+    (shards / '1.tar').write_bytes(data[: len(data) // 3])
+    report = caption_shards(shards, tmp_path / 'out', Colors())
+    (told,) = damaged_shards(tmp_path / 'out')
+    assert told.startswith(f'{shards}/1.tar: damaged at byte ')
+    found = [name for name in members(tmp_path / 'out') if name.endswith('synthetic.json')]
+    assert 8 <= report.images == len(found) < 12

@@ -17,7 +17,7 @@ from clipdense.utils.json_files import read_json
 from clipdense.utils.progress import track
 
 from .filters import FilterRules, Pair, PairScorer, Seen, Verdict, judge
-from .shard_copies import Extras, copy_shard, each_shard, sources, with_copies
+from .shard_copies import Extras, copy_shard, damaged_shards, each_shard, sources, with_copies
 from .shard_files import FILTER_MEMBER, RawPair, caption_members, list_shards
 
 REPORT, DROPPED = 'report.json', 'dropped.jsonl'
@@ -50,6 +50,7 @@ def filter_shards(
     scorer: PairScorer | None = None,
     captions: str | Sequence[str] = 'txt',
     part: Part | None = None,
+    max_bad_fraction: float = 0.01,
 ) -> FilterReport | None:
     """Copy shards without the samples that the rules drop.
 
@@ -70,13 +71,14 @@ def filter_shards(
         scorer: computes the score that ``rules.min_score`` is about.
         captions: members of the captions, as in ``ImageTextShards``.
         part: filter only the shards of this part.
+        max_bad_fraction: fraction of damaged shards above which the call fails, see ``each_shard``.
 
     Returns:
         The report, or None while parts are missing.
 
     Raises:
-        InputError: no rules, a minimum score without scorer, missing or damaged shards, duplicate names of
-            shards, a full disk, or a folder of another job.
+        InputError: no rules, a minimum score without scorer, missing or too many damaged shards, duplicate
+            names of shards, a full disk, or a folder of another job.
     """
     if not rules and scorer is None:
         raise InputError('no rules to filter by: give at least one, such as min_size or unique')
@@ -95,7 +97,7 @@ def filter_shards(
     with task.job.running():
         if not task.job.complete:
             writable_folder(task.records)
-            each_shard(mine, 'filtering', task.filter, task.skip)
+            each_shard(task.job, mine, 'filtering', task.filter, task.skip, max_bad_fraction)
             task.job.finish({'shards': len(mine)}, task.merge)
     if not task.job.complete:
         return None
@@ -138,8 +140,8 @@ class _Task:
         self.seen = Seen(rules.unique)
         self.alone = job.part.count == 1  # then duplicates are dropped at once
 
-    def filter(self, shard: str, path: Path) -> None:
-        """Write the record of a shard, then its copy."""
+    def filter(self, shard: str, path: Path) -> str:
+        """Write the record of a shard, then its copy; returns where the shard is damaged."""
         faults = FaultBudget('samples', 1.0, log=False)
 
         def decide(samples: Iterator[RawPair]) -> Mapping[str, Extras]:
@@ -162,7 +164,7 @@ class _Task:
             self._write(path, record)
             return {one.key: {FILTER_MEMBER: _extra(one)} for one in kept}
 
-        copy_shard(shard, path, self.fields, faults, decide, all_samples=False)
+        return copy_shard(shard, path, self.fields, faults, decide, all_samples=False)
 
     def skip(self, path: Path) -> None:
         """Remember the hashes of a shard that an interrupted call has finished."""
@@ -176,7 +178,7 @@ class _Task:
         reasons: Counter[str] = Counter()
         captions: dict[str, list[int]] = {}
         with atomic_write(self.job.folder / DROPPED, 'w') as file:
-            for _, path in track(self.pairs, 'merging'):
+            for path in track([path for _, path in self.pairs if path.exists()], 'merging'):
                 record = self._without_duplicates(path, self._read(path), seen)
                 samples, kept = samples + record.samples, kept + len(record.kept)
                 reasons.update(record.lost)
@@ -189,6 +191,8 @@ class _Task:
                     file.write(json.dumps(line, ensure_ascii=False) + '\n')
         report = {'samples': samples, 'kept': kept, 'dropped': dict(sorted(reasons.items()))}
         report |= {'captions': captions} if captions else {}
+        damaged = damaged_shards(self.job.folder)
+        report |= {'damaged': damaged} if damaged else {}
         with atomic_write(self.job.folder / REPORT, 'w') as file:
             json.dump({**report, 'rules': asdict(self.rules)}, file, ensure_ascii=False, indent=1)
 

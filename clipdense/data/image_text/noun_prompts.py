@@ -138,7 +138,8 @@ def add_nouns(
         folder: output folder; names are kept.
         extractor: finds the nouns.
         captions: members of the captions, as in ``ImageTextShards``.
-        max_bad_fraction: fraction of samples without image or caption above which the call fails.
+        max_bad_fraction: fraction of samples without image or caption, and of damaged shards, above which the
+            call fails.
         part: copy only the shards of this part.
         overwrite: start anew, also in a folder with other files.
 
@@ -146,7 +147,7 @@ def add_nouns(
         The new shards, of this part.
 
     Raises:
-        InputError: missing shards, duplicate names, a damaged shard, too many bad samples, a full disk, or a
+        InputError: missing shards, duplicate names, too many bad samples or damaged shards, a full disk, or a
             folder of another job.
     """
     shards, fields = list_shards(urls), caption_members(captions)
@@ -161,13 +162,13 @@ def add_nouns(
             key: {NOUNS_MEMBER: json.dumps(one, ensure_ascii=False).encode()} for key, one in found.items()
         }
 
-    def copy(shard: str, path: Path) -> None:
-        copy_shard(shard, path, fields, faults, records, all_samples=True)
+    def copy(shard: str, path: Path) -> str:
+        return copy_shard(shard, path, fields, faults, records, all_samples=True)
 
     mine = job.part.of(with_copies(shards, folder), 'shard')
     with job.running():
         for _, path in mine if overwrite else ():
             path.unlink(missing_ok=True)
-        each_shard(mine, 'finding nouns', copy)
+        each_shard(job, mine, 'finding nouns', copy, max_bad_fraction=max_bad_fraction)
         job.finish({'shards': len(mine)})
-    return [path for _, path in mine]
+    return [path for _, path in mine if path.exists()]

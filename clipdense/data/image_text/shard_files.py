@@ -7,14 +7,14 @@ Members of a sample are adjacent and have one name: ``000017.jpg``, ``000017.txt
 from __future__ import annotations
 
 import glob
-import gzip
 import lzma
 import math
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from clipdense.utils.jobs import refuse_incomplete
 from clipdense.utils.json_files import parse_json
 
 from .entries import usable_captions
-from .streams import expand_remote, open_stream, scheme_of
+from .streams import MeteredStream, expand_remote, scheme_of
 from .tar_members import Unusable, sample_key, tar_members
 
 IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
@@ -43,10 +43,8 @@ UNREADABLE = (
 )
 
 _SUFFIXES = ('.tar', '.tar.gz', '.tgz')
-_EMPTY_READS = 64  # at the end of a file, by a reader that skips a member
 _RANGE = re.compile(r'\{(\d+)\.\.(\d+)\}')
 _MOST = 1_000_000  # shards of a pattern
-_BLOCK = 512  # bytes; a tar ends with blocks of zeros
 
 
 class RawPair(NamedTuple):
@@ -67,59 +65,29 @@ class RawPair(NamedTuple):
         return self.name.partition('/')[2]
 
 
-class MeteredStream:
-    """A decompressed file for tar readers that records the position and the last bytes.
+class UnreadableShard(InputError):
+    """A shard that cannot be opened."""
 
-    Python's tar reader accepts a shard that is truncated between two members or continues with garbage.
 
-    Args:
-        file: has ``read`` and ``close``.
-        url: its name; '.gz' and '.tgz' are decompressed.
+@contextmanager
+def open_shard(url: str) -> Iterator[MeteredStream]:
+    """A shard, which is closed afterwards.
+
+    Raises:
+        UnreadableShard: it cannot be opened.
+        MissingPackage: a package for its URL is not installed.
     """
-
-    @classmethod
-    def open(cls, url: str) -> MeteredStream:
-        """Open a shard.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        return cls(open_stream(url), url)
-
-    def __init__(self, file: Any, url: str) -> None:
-        self.url, self.position = url, 0
-        self._file = file
-        self._source = gzip.GzipFile(fileobj=file) if url.endswith(('.gz', '.tgz')) else file
-        self._is_tar, self._tail, self._empty = False, b'', 0
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, decompressed.
-
-        Raises:
-            EOFError: at the end of the file, again and again: a header may announce more than any file holds.
-        """
-        data = self._source.read(size)
-        self._empty = 0 if data else self._empty + 1
-        if self._empty > _EMPTY_READS:
-            raise EOFError('the file ends within a member')
-        if not self.position:
-            self._is_tar = data[257:262] == b'ustar'
-        self.position += len(data)
-        self._tail = (self._tail + data)[-_BLOCK:]
-        return data
-
-    def check_end(self) -> None:
-        """Check the end of the archive, after the last member.
-
-        Raises:
-            tarfile.ReadError: the end-of-archive mark is missing.
-        """
-        if self._is_tar and self._tail.strip(b'\0'):
-            raise tarfile.ReadError('no end-of-archive mark; the file may be truncated')
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    try:
+        stream = MeteredStream.open(url)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise UnreadableShard(f'cannot be opened: {reason(error)}') from error
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # a failed command or download was noticed when it was read
+            stream.close()
 
 
 def read_pairs(
@@ -176,6 +144,31 @@ def read_pairs(
             source = _record(sample, FILTER_MEMBER, 'source', str)
             place, synthetic = source['source'] if source else '', SYNTHETIC_MEMBER in sample
             yield RawPair(f'{shard}/{key}', image, texts, turn, record, place, members, synthetic)
+
+
+def intact_pairs(
+    stream: MeteredStream,
+    captions: Sequence[str],
+    faults: FaultBudget,
+    damaged: Callable[[str], object],
+    turn: int = 0,
+) -> Iterator[RawPair]:
+    """As ``read_pairs``, up to where the shard is damaged, which is told to ``damaged``.
+
+    Raises:
+        InputError: too many samples were lost.
+    """
+    last = None
+    try:
+        for pair in read_pairs(stream, captions, faults, turn):
+            last = pair.name
+            yield pair
+        stream.check_end()
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        after = f', after sample {last}' if last else ''
+        damaged(f'damaged at byte {stream.position}{after}: {reason(error)}')
 
 
 def caption_members(captions: str | Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import warnings
@@ -27,11 +26,10 @@ from clipdense.utils.image_io import read_image
 from .datasets import TokenizerLike, caption_tokenizer, text_items
 from .shard_files import (
     IMAGE_MEMBERS,
-    UNREADABLE,
-    MeteredStream,
     RawPair,
-    read_pairs,
-    reason,
+    UnreadableShard,
+    intact_pairs,
+    open_shard,
 )
 from .sources import ShardSource, Source, mixture_text, read_sources
 
@@ -286,20 +284,13 @@ class ImageTextShards(IterableDataset):
         """The samples of shards; an error ends its shard only."""
         for url in shards:
             self.shard_faults.saw()
-            stream, last = None, None
+            damage: list[str] = []
             try:
-                stream = MeteredStream.open(url)
-                for pair in read_pairs(stream, source.captions, self.faults, turn):
-                    last = pair.name
-                    yield pair
-                stream.check_end()
+                with open_shard(url) as stream:
+                    yield from intact_pairs(stream, source.captions, self.faults, damage.append, turn)
+            except UnreadableShard as error:
+                damage.append(str(error))
             except InputError as error:
                 raise InputError(f'{source.prefix}{error}') from error
-            except UNREADABLE as error:
-                where = 'cannot be opened' if stream is None else f'damaged at byte {stream.position}'
-                after = f', after sample {last}' if last else ''
-                self.shard_faults.lose('shard', f'{url}: {where}{after}: {reason(error)}')
-            finally:
-                with contextlib.suppress(OSError):  # a failed command or download has been counted
-                    if stream is not None:
-                        stream.close()
+            for what in damage:
+                self.shard_faults.lose('shard', f'{url}: {what}')

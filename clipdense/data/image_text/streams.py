@@ -6,11 +6,13 @@ A stream that fails or stalls is opened again at the same byte.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
 import os
 import queue
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ _CHUNK = 1 << 20
 _AHEAD = 4  # chunks that are read ahead
 _WAIT = 0.5  # seconds before the first retry, then twice as long each time
 _CLOSED = (0, 128 + signal.SIGPIPE, -signal.SIGPIPE)  # of a command whose output was not read to its end
+_EMPTY_READS = 64  # at the end of a file, by a reader that skips a member
+_BLOCK = 512  # bytes; a tar ends with blocks of zeros
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, InputError)  # not tried again
 
 
@@ -212,3 +216,58 @@ def _setting(name: str) -> float:
     if not 0 <= value < 1e6:
         raise InputError(f'{name} must be a number of at least 0, got {given!r}')
     return value
+
+
+class MeteredStream:
+    """A decompressed file for tar readers that records the position and the last bytes.
+
+    Python's tar reader accepts a shard that is truncated between two members or continues with garbage.
+
+    Args:
+        file: has ``read`` and ``close``.
+        url: its name; '.gz' and '.tgz' are decompressed.
+    """
+
+    @classmethod
+    def open(cls, url: str) -> MeteredStream:
+        """Open a shard.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        return cls(open_stream(url), url)
+
+    def __init__(self, file: Any, url: str) -> None:
+        self.url, self.position = url, 0
+        self._file = file
+        self._source = gzip.GzipFile(fileobj=file) if url.endswith(('.gz', '.tgz')) else file
+        self._is_tar, self._tail, self._empty = False, b'', 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, decompressed.
+
+        Raises:
+            EOFError: at the end of the file, again and again: a header may announce more than any file holds.
+        """
+        data = self._source.read(size)
+        self._empty = 0 if data else self._empty + 1
+        if self._empty > _EMPTY_READS:
+            raise EOFError('the file ends within a member')
+        if not self.position:
+            self._is_tar = data[257:262] == b'ustar'
+        self.position += len(data)
+        self._tail = (self._tail + data)[-_BLOCK:]
+        return data
+
+    def check_end(self) -> None:
+        """Check the end of the archive, after the last member.
+
+        Raises:
+            tarfile.ReadError: the end-of-archive mark is missing.
+        """
+        if self._is_tar and self._tail.strip(b'\0'):
+            raise tarfile.ReadError('no end-of-archive mark; the file may be truncated')
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipdense.cli.app import main
 from clipdense.data.detection.grounding import GroundingDetection
+from clipdense.data.image_text.shard_copies import damaged_shards
 from clipdense.inference.detector import Detector
 from clipdense.inference.pseudo_labels import PseudoLabelRules, pseudo_label
 from clipdense.methods.glip.predictor import GLIPPredictor
@@ -67,6 +68,14 @@ def test_what_is_written_trains(tmp_path, shards, teacher):
     found = json.loads((tmp_path / 'out/annotations.json').read_text())
     assert len(found['annotations']) == report.boxes
     assert all(0 <= one['score'] <= 1 for one in found['annotations'])
+
+
+def test_a_damaged_shard_ends_where_it_is_damaged(tmp_path, shards, teacher):
+    (shards / '1.tar').write_bytes((shards / '1.tar').read_bytes()[:2048])
+    report = pseudo_label(shards, tmp_path / 'out', teacher, ALL)
+    assert (report.samples, report.images) == (4, 2)
+    (told,) = damaged_shards(tmp_path / 'out')
+    assert told.startswith(f'{shards}/1.tar: damaged at byte 2048')
 
 
 def test_images_with_too_few_boxes_are_left_out(tmp_path, shards, teacher):
