@@ -24,7 +24,7 @@ _SEED_STEP = 1_000_003  # between the seeds of two calls, so that their images d
 class DecoderIds(NamedTuple):
     """What a decoder writes."""
 
-    count: int  # V
+    vocab_size: int  # V
     positions: int  # most ids of a text
     end: int  # ends a text
     pad: int  # fills texts after their end

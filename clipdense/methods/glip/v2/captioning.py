@@ -10,6 +10,7 @@ Zhang et al., GLIPv2 (arXiv 2206.05836), section 3.3.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,7 @@ from .word_head import NOT_ASKED, WordHead
 if TYPE_CHECKING:
     from .detector import GLIPv2
 
+_BEFORE_SIGN = re.compile(r"\s+([.,;:!?)%]|'(?=\w))")  # tokenizers write a space after each word
 NO_CAPTIONS = (
     'these GLIP weights do not describe images: use those of a GLIPv2 that was trained with '
     'objectives=dict(captions=dict())'
@@ -161,7 +163,8 @@ class CaptionDecoder:
         before, end = self.text.ends
         ids = list(ids)
         ids = ids[: ids.index(end)] if end in ids else ids
-        return self.text.decode_words([one for one in ids if one not in before]).strip()
+        text = self.text.decode_words([one for one in ids if one not in before])
+        return _BEFORE_SIGN.sub(r'\1', text.strip())
 
 
 def describe(

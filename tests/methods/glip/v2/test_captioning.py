@@ -424,6 +424,11 @@ class TestFiles:
             with pytest.warns(UserWarning, match="learned captions after the prompt 'a picture of ', not"):
                 Captioner(learned, CaptionRules('greedy', prompt))
 
+    @pytest.mark.parametrize('text', ["a man's hat, red", 'is it a cat?', 'one star; two: it sleeps!'])
+    def test_signs_have_no_space_before_them(self, text):
+        decoder = decoder_of(glipv2())
+        assert decoder.words_of([*decoder.text.encode_words(text), decoder.ids.end, 7]) == text
+
     @pytest.mark.parametrize('objectives', [{'contrast': {}}, None])
     def test_weights_without_the_objective(self, objectives, glip, files):
         model = glip()
