@@ -64,6 +64,10 @@ class RuleArguments:
         str | None, typer.Option(help=f'Score the pairs with --weights: {_SCORERS}.', show_default=False)
     ] = None
     min_score: Annotated[float | None, typer.Option(help='Score of --by, at least [itm: 0.5].')] = None
+    min_caption_score: Annotated[
+        float | None,
+        typer.Option(help='Score that a caption by a model has from `clipdense caption`, at least: -0.5.'),
+    ] = None
 
     def rules(self) -> FilterRules:
         """The rules.
@@ -85,6 +89,7 @@ class RuleArguments:
             _names(self.alphabet),
             _names(self.unique),
             self.min_score,
+            self.min_caption_score,
         )
         if not rules and self.by is None:
             raise InputError('nothing to filter by: give a rule, such as --min-size 200 or --unique image')

@@ -49,6 +49,8 @@ READ = {
     'lowest score without a model': Rules(min_score=0.5),
     'lowest score that is NaN': Rules(Cosines(), min_score=float('nan')),
     'lowest score above all scores, such as 28 for cosines': Rules(Cosines(), min_score=28),
+    'lowest score of captions by a model, without such captions': Rules(min_caption_score=-0.5),
+    'lowest score of captions by a model above 0': Rules(min_caption_score=0.5),
     'output folder of other rules': other_rules,
     'output folder with the shards': lambda folder: filter_shards(
         Rules.shards, Rules.shards, FilterRules(min_words=1)

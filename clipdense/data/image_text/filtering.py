@@ -84,6 +84,11 @@ def filter_shards(
         raise InputError('no rules to filter by: give at least one, such as min_size or unique')
     if rules.min_score is not None and scorer is None:
         raise InputError('min_score needs a model that scores the pairs (--by)')
+    if rules.min_caption_score is not None and 'synthetic' not in str(captions):
+        raise InputError(
+            'min_caption_score is about captions by a model: name them too, such as '
+            "captions='txt, synthetic.json:caption'"
+        )
     if rules.min_score is not None and scorer is not None and rules.min_score > scorer.max_score:
         raise InputError(
             f'min_score={rules.min_score:g} drops all pairs: no score of this model is above '
@@ -230,6 +235,7 @@ def _extra(one: Verdict) -> bytes:
     known: dict[str, Any] = {'source': one.source}
     if one.score is not None:
         known['score'] = round(one.score, 6)
+    if one.pairs:
         for source in ('web', 'synthetic'):
             known[source] = [pair.caption for pair in one.pairs if pair.kept and pair.source == source]
         known['pairs'] = [_pair(pair) for pair in one.pairs]
@@ -240,10 +246,11 @@ def _pair(pair: Pair) -> dict[str, Any]:
     known = {
         'caption': pair.caption,
         'source': pair.source,
-        'score': round(pair.score.score, 6),
         'kept': pair.kept,
     }
-    logits = pair.score.logits
+    if pair.score is None:
+        return known
+    known['score'], logits = round(pair.score.score, 6), pair.score.logits
     return known if logits is None else {**known, 'logits': [round(value, 6) for value in logits]}
 
 

@@ -74,6 +74,8 @@ class FilterRules:
         unique: of samples that are equal in one of these the first is kept: 'image' (the bytes of its file),
             'caption' (but for case and spaces), 'look' (a difference hash of 64 bits of the pixels).
         min_score: of the scorer.
+        min_caption_score: of a caption by a model, the mean log probability of its tokens that the model
+            wrote with it (at most 0).  Other captions pass.
 
     Raises:
         InputError: a value out of range, or an unknown name.
@@ -87,6 +89,7 @@ class FilterRules:
     alphabet: tuple[str, ...] = ()
     unique: tuple[str, ...] = ()
     min_score: float | None = None
+    min_caption_score: float | None = None
 
     def __post_init__(self) -> None:
         for name in ('min_size', 'min_words', 'min_chars'):
@@ -98,6 +101,11 @@ class FilterRules:
             raise InputError(f'max_words must be at least 1 and min_words, got {self.max_words}')
         if self.min_score is not None and self.min_score != self.min_score:
             raise InputError('min_score must be a number, got nan')
+        if self.min_caption_score is not None and not self.min_caption_score <= 0:
+            raise InputError(
+                'min_caption_score is a mean log probability, which is at most 0 (such as -0.5), got '
+                f'{self.min_caption_score}'
+            )
         for given, known, what in ((self.alphabet, ALPHABETS, 'alphabet'), (self.unique, SAME, 'unique')):
             for name in given:
                 if name not in known:
@@ -115,13 +123,13 @@ class Pair(NamedTuple):
     Args:
         caption: the text.
         source: 'web', or 'synthetic' for one by a model.
-        score: of the scorer.
-        kept: whether it is high enough.
+        score: of the scorer; None without one.
+        kept: whether it passes.
     """
 
     caption: str
     source: str
-    score: PairScore
+    score: PairScore | None
     kept: bool
 
 
@@ -134,7 +142,7 @@ class Verdict(NamedTuple):
         hashes: 64 bits for each entry of ``FilterRules.unique``.
         score: of the scorer, if there is one, for the best caption.
         source: shard and key of the sample that it was copied from.
-        pairs: each caption that was scored.
+        pairs: each caption that was scored, or that was asked for its own score.
     """
 
     key: str
@@ -150,14 +158,18 @@ def judge(pairs: Iterable[RawPair], rules: FilterRules, scorer: PairScorer | Non
     found: list[Verdict] = []
     waiting: list[_Waiting] = []
     for pair in pairs:
-        captions, sources, reason = _captions(pair, rules)
+        passing, improbable, reason = _captions(pair, rules)
         reason = reason or _header_fault(pair.image, rules)
         image = None
         if not reason and (scorer is not None or 'look' in rules.unique):
             image, reason = _pixels(pair.image)
+        captions = [one.caption for one in passing]
         hashes = () if reason else tuple(_hash(kind, pair, captions, image) for kind in rules.unique)
-        found.append(Verdict(pair.key, reason, hashes, None, pair.source or pair.name))
+        known = tuple(improbable) if scorer else (*passing, *improbable)
+        known = known if rules.min_caption_score is not None else ()
+        found.append(Verdict(pair.key, reason, hashes, None, pair.source or pair.name, known))
         if not reason and scorer is not None and image is not None:
+            sources = [one.source for one in passing]
             waiting.append(_Waiting(len(found) - 1, image, captions, sources))
         if len(waiting) == _BATCH:
             _score(found, waiting, rules, scorer)
@@ -191,13 +203,25 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(gray[:, 1:] > gray[:, :-1]).tobytes(), 'big')
 
 
-def _captions(pair: RawPair, rules: FilterRules) -> tuple[list[str], list[str], str]:
-    """The captions that pass and their sources; and the fault of the first one, if none does."""
-    faults = [_caption_fault(caption, rules) for caption in pair.captions]
-    members = pair.members or ('',) * len(pair.captions)
-    passed = [place for place, fault in enumerate(faults) if not fault]
-    sources = ['synthetic' if 'synthetic' in members[place] else 'web' for place in passed]
-    return [pair.captions[place] for place in passed], sources, '' if passed else faults[0]
+def _captions(pair: RawPair, rules: FilterRules) -> tuple[list[Pair], list[Pair], str]:
+    """The captions that pass, those that are too improbable; and the fault of the first, if none passes."""
+    passing, improbable, faults = [], [], []
+    for caption, member in zip(pair.captions, pair.members or ('',) * len(pair.captions), strict=True):
+        source = 'synthetic' if 'synthetic' in member else 'web'
+        fault = _caption_fault(caption, rules)
+        if not fault and source == 'synthetic' and _improbable(pair, rules):
+            fault = 'improbable caption'
+            improbable.append(Pair(caption, source, None, False))
+        if not fault:
+            passing.append(Pair(caption, source, None, True))
+        faults.append(fault)
+    return passing, improbable, '' if passing else faults[0]
+
+
+def _improbable(pair: RawPair, rules: FilterRules) -> bool:
+    """Whether the model that wrote the caption gave it a low score, or none."""
+    least, score = rules.min_caption_score, pair.synthetic_score
+    return least is not None and not (score is not None and score >= least)
 
 
 def _caption_fault(caption: str, rules: FilterRules) -> str:
@@ -270,7 +294,7 @@ def _score(
     scores = scorer([one.image for one in waiting], [one.captions for one in waiting])
     for one, some in zip(waiting, scores, strict=True):
         passed = [least is None or score.score >= least for score in some]  # not NaN
-        pairs = tuple(map(Pair, one.captions, one.sources, some, passed))
+        pairs = (*map(Pair, one.captions, one.sources, some, passed), *found[one.at].pairs)
         best = max(score.score for score in some)
         low = '' if any(passed) else 'low score'
         found[one.at] = found[one.at]._replace(score=best, reason=low, pairs=pairs)

@@ -58,6 +58,7 @@ class RawPair(NamedTuple):
     source: str = ''  # shard and key of the sample that it was copied from, if stored in the shard
     members: tuple[str, ...] = ()  # the source of each caption, as the reader was asked for it
     synthetic: bool = False  # whether the shard has a caption by a model for it
+    synthetic_score: float | None = None  # of that caption, if stored: its mean log probability
 
     @property
     def key(self) -> str:
@@ -143,7 +144,9 @@ def read_pairs(
             record = _record(sample, NOUNS_MEMBER, 'nouns', dict)
             source = _record(sample, FILTER_MEMBER, 'source', str)
             place, synthetic = source['source'] if source else '', SYNTHETIC_MEMBER in sample
-            yield RawPair(f'{shard}/{key}', image, texts, turn, record, place, members, synthetic)
+            written = _record(sample, SYNTHETIC_MEMBER, 'score', (int, float))
+            score = written['score'] if written else None
+            yield RawPair(f'{shard}/{key}', image, texts, turn, record, place, members, synthetic, score)
 
 
 def intact_pairs(
@@ -263,7 +266,7 @@ def _listed(sample: Mapping[str, Any]) -> str:
     return ' '.join(f'.{name}' for name in sample if not name.startswith('__'))
 
 
-def _record(sample: Mapping[str, Any], member: str, field: str, kind: type) -> dict[str, Any] | None:
+def _record(sample: Mapping[str, Any], member: str, field: str, kind: Any) -> dict[str, Any] | None:
     """The record in a member of a sample; None if there is none with this field, or it cannot be read."""
     content = sample.get(member)
     if not isinstance(content, bytes):

@@ -42,8 +42,7 @@ def itm_cam(
     Source: Li et al., ALBEF (arXiv 2107.07651), section 6.3; LAVIS blip_image_text_matching.py.
     """
     encoder = model.need_encoder()
-    if model.itm_head is None:
-        raise InputError('these BLIP weights have no matching head: use weights for retrieval')
+    model.need_itm_head()
     with torch.no_grad():
         context = encoder.read(tokens)
     place = _place(layer, len(encoder.layers))
@@ -84,7 +83,7 @@ def _maps(model: Blip, context: Context, ids: Tensor, keep: Tensor, place: int) 
         attention.requires_grad_()
         x = layer.feed(layer.cross.merge(x, attention @ value))  # (B K, L, C)
         x = encoder.run(x, allowed, context, start=place + 1)
-        logits = model.itm_head(x[:, 0])  # type: ignore[misc]  # (B K, 2)
+        logits = model.need_itm_head()(x[:, 0])  # (B K, 2)
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), attention)
     weighted = (attention.detach() * gradient.clamp(min=0)).mean(dim=1)  # (B, K L, S)
     words = keep.clone()

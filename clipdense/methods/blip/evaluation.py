@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from clipdense.data.preprocessor import ImagePreprocessor
 from clipdense.registry import DATASETS, EVALUATIONS, build
 from clipdense.tasks.captioning import CaptionRules
 from clipdense.utils.errors import InputError, nearest
@@ -76,6 +76,8 @@ class BlipClassification:
         """The share of images whose class is found."""
         self.check(model)
         blip, right, count = blip_of(model), 0, 0
+        prepare = ImagePreprocessor(blip.preprocess.mean, blip.preprocess.std)
+        prepare.to(next(blip.parameters()).device)
         with evaluating(blip):
             answer = {'itc': self._similar, 'itm': self._matching, 'caption': self._captions}[self.by](blip)
             for start in range(0, len(self.dataset), self.batch_size):
@@ -83,7 +85,7 @@ class BlipClassification:
                     self.dataset[at] for at in range(start, min(start + self.batch_size, len(self.dataset)))
                 ]
                 labels = torch.tensor([int(item['labels']) for item in items])
-                images = _normalized(blip, torch.stack([item['images'] for item in items]))
+                images = prepare({'images': torch.stack([item['images'] for item in items])})['images']
                 right += int(answer(images, labels).sum())
                 count += len(labels)
         return {f'{self.name}/top1': right / count}
@@ -136,11 +138,3 @@ def blip_of(model: Any) -> Blip:
     if not isinstance(blip, Blip):
         raise InputError(f'this evaluation is of a BLIP, got {type(model).__name__}')
     return blip
-
-
-def _normalized(blip: Blip, images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> normalized, on the device of the model."""
-    device = next(blip.parameters()).device
-    statistics: Sequence[Any] = (blip.preprocess.mean, blip.preprocess.std)
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in statistics)
-    return (images.to(device).float() / 255 - mean) / std

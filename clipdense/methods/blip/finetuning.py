@@ -131,13 +131,13 @@ class BlipRetrievalTrainer(MatchingTrainer):
             raise InputError('the dataset gives no names of images, by which pairs of one image are found')
         batch = self.encode(images, texts)
         contrastive, _, _ = self.contrast(batch, numbers)
-        assert self.blip.joint is not None
+        temperature = self.blip.need_joint().temperature
         with torch.no_grad():
             images, captions, every = map(
                 gather_with_grad, (batch.image, batch.text, numbers)
             )  # (G, D), (G,)
-            to_images = batch.text @ images.mT / self.blip.joint.temperature  # (B, G)
-            to_texts = batch.image @ captions.mT / self.blip.joint.temperature
+            to_images = batch.text @ images.mT / temperature  # (B, G)
+            to_texts = batch.image @ captions.mT / temperature
         same = numbers[:, None] == every
         weights = self.weights(to_images, same), self.weights(to_texts, same)
         pool = self.of_all_processes(batch.tokens, texts)

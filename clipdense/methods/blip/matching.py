@@ -90,8 +90,7 @@ class MatchingTrainer(BlipTrainer):
         """One optimizer step."""
         logged = super().train_step(data, optim_wrapper)
         self.steps += 1
-        assert self.blip.joint is not None
-        return {**logged, 'temperature': self.blip.joint.temperature.detach()}
+        return {**logged, 'temperature': self.blip.need_joint().temperature.detach()}
 
     def check_batch(self, size: int, last: bool = False) -> None:
         """Negatives are drawn from the other pairs of a batch.
@@ -108,9 +107,8 @@ class MatchingTrainer(BlipTrainer):
     def encode(self, images: Tensor, texts: Tokens) -> Encoded:
         """Clamp the temperature, encode, and move the momentum model, in the order of the release."""
         blip = self.blip
-        assert blip.joint is not None
         with torch.no_grad():
-            blip.joint.temperature.clamp_(*TEMPERATURES)
+            blip.need_joint().temperature.clamp_(*TEMPERATURES)
         tokens = blip.encode_image(images)  # (B, S, W)
         image, text = blip.embed_image(tokens), blip.embed_text(*texts)  # (B, D)
         self.averages.update(blip)
@@ -127,10 +125,9 @@ class MatchingTrainer(BlipTrainer):
         Returns:
             The loss, and similarities of texts to images and of images to texts, (B, B + Q) each.
         """
-        assert self.blip.joint is not None
         images = torch.cat([batch.slow_image.mT, self.queue.image.clone()], dim=1)  # (D, B + Q)
         texts = torch.cat([batch.slow_text.mT, self.queue.text.clone()], dim=1)
-        temperature, alpha = self.blip.joint.temperature, self._alpha()
+        temperature, alpha = self.blip.need_joint().temperature, self._alpha()
         to_texts, to_images = batch.image @ texts / temperature, batch.text @ images / temperature
         with torch.no_grad():
             slow_to_texts = batch.slow_image @ texts / temperature

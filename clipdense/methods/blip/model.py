@@ -115,12 +115,12 @@ class Blip(nn.Module):
 
     def embed_image(self, tokens: Tensor) -> Tensor:
         """Tokens of images (B, S, W) -> unit embeddings (B, D)."""
-        return F.normalize(self._joint.image(tokens[:, 0]), dim=-1)
+        return F.normalize(self.need_joint().image(tokens[:, 0]), dim=-1)
 
     def embed_text(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """Texts that start with ``ids.cls`` (B, L), mask (B, L) -> unit embeddings (B, D)."""
         states = self.need_encoder()(ids, keep)  # (B, L, C)
-        return F.normalize(self._joint.text(states[:, 0]), dim=-1)
+        return F.normalize(self.need_joint().text(states[:, 0]), dim=-1)
 
     def match(self, context: Context, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """Images and texts that start with ``ids.enc`` -> scores (B, 2) of no match and match.
@@ -132,10 +132,9 @@ class Blip(nn.Module):
         Raises:
             InputError: weights without a matching head.
         """
-        if self.itm_head is None:
-            raise InputError('these BLIP weights have no matching head: use weights for retrieval')
+        head = self.need_itm_head()
         states = self.need_encoder()(ids, keep, context)  # (B, L, C)
-        return self.itm_head(states[:, 0])
+        return head(states[:, 0])
 
     def predict(self, context: Context, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """Texts that start with ``ids.dec`` (B, L) -> scores of the next id at each position (B, L, V)."""
@@ -208,11 +207,25 @@ class Blip(nn.Module):
             )
         return self.encoder
 
-    @property
-    def _joint(self) -> JointSpace:
+    def need_joint(self) -> JointSpace:
+        """The projections to the joint space.
+
+        Raises:
+            InputError: weights without them.
+        """
         if self.joint is None:
             raise InputError('these BLIP weights have no joint space: use weights for retrieval')
         return self.joint
+
+    def need_itm_head(self) -> nn.Module:
+        """The matching head.
+
+        Raises:
+            InputError: weights without one.
+        """
+        if self.itm_head is None:
+            raise InputError('these BLIP weights have no matching head: use weights for retrieval')
+        return self.itm_head
 
 
 def default_preprocess(image_size: int) -> Preprocess:

@@ -78,9 +78,9 @@ def check_ranking(model: Blip) -> None:
 def rank(
     model: Blip,
     image_tokens: Iterable[Tensor],
-    images: Tensor,
+    image_embeddings: Tensor,
     texts: Tokens,
-    embeddings: Tensor,
+    text_embeddings: Tensor,
     top_k: int = 256,
 ) -> Ranking:
     """Score the most similar candidates of each image and of each text by matching.
@@ -90,10 +90,11 @@ def rank(
 
     Args:
         model: in evaluation mode.
-        image_tokens: batches (B, S, W) of ``model.encode_image``, N in all, in the order of ``images``.
-        images: (N, D), unit embeddings.
+        image_tokens: batches (B, S, W) of ``model.encode_image``, N in all, in the order of
+            ``image_embeddings``.
+        image_embeddings: (N, D), unit embeddings.
         texts: U texts that start with ``ids.cls``.
-        embeddings: (U, D), unit embeddings of the texts.
+        text_embeddings: (U, D), unit embeddings of ``texts``.
         top_k: k; 256 for COCO and 128 for Flickr30k in the release.
 
     Raises:
@@ -105,28 +106,30 @@ def rank(
     check_ranking(model)
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise InputError(f'top_k must be a whole number of at least 1, got {top_k!r}')
-    forward = nearest_candidates(images, embeddings, top_k)  # (N, k)
-    backward = nearest_candidates(embeddings, images, top_k)  # (U, k)
+    forward = nearest_candidates(image_embeddings, text_embeddings, top_k)  # (N, k)
+    backward = nearest_candidates(text_embeddings, image_embeddings, top_k)  # (U, k)
     order = backward.places.flatten().argsort(stable=True)
     query, column = order // backward.places.shape[1], order % backward.places.shape[1]
-    ends = backward.places.flatten().bincount(minlength=len(images)).cumsum(dim=0).tolist()
+    ends = backward.places.flatten().bincount(minlength=len(image_embeddings)).cumsum(dim=0).tolist()
     place = 0
     for tokens in image_tokens:
         context = model.need_encoder().read(tokens)
         for row in range(len(tokens)):
-            if place == len(images):
-                raise InputError(f'image_tokens has more than {len(images)} images')
+            if place == len(image_embeddings):
+                raise InputError(f'image_tokens has more than {len(image_embeddings)} images')
             mine = slice(ends[place - 1] if place else 0, ends[place])
             wanted = torch.cat([forward.places[place], query[mine]])
             compared, back = wanted.unique(return_inverse=True)
             some = context.row(torch.tensor([row], device=tokens.device))
-            scores = _match(model, some, texts, compared) + embeddings[compared] @ images[place]
+            scores = (
+                _match(model, some, texts, compared) + text_embeddings[compared] @ image_embeddings[place]
+            )
             width = forward.places.shape[1]
             forward.scores[place] = scores[back[:width]].to(forward.scores.dtype)
             backward.scores[query[mine], column[mine]] = scores[back[width:]].to(backward.scores.dtype)
             place += 1
-    if place < len(images):
-        raise InputError(f'image_tokens has {place} images, the embeddings {len(images)}')
+    if place < len(image_embeddings):
+        raise InputError(f'image_tokens has {place} images, the embeddings {len(image_embeddings)}')
     return Ranking(forward.ordered(), backward.ordered())
 
 

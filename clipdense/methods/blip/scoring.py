@@ -94,8 +94,7 @@ def itm_scorer(model: Any) -> ItmScorer:
         InputError: not a BLIP with a matching head.
     """
     blip = _blip(model, 'itm')
-    if blip.itm_head is None:
-        raise InputError('these BLIP weights have no matching head: use weights for retrieval')
+    blip.need_itm_head()
     return ItmScorer(blip, 'itm')
 
 
@@ -106,8 +105,7 @@ def itc_scorer(model: Any) -> ItcScorer:
         InputError: not a BLIP with a joint space.
     """
     blip = _blip(model, 'itc')
-    if blip.joint is None:
-        raise InputError('these BLIP weights have no joint space: use weights for retrieval')
+    blip.need_joint()
     return ItcScorer(blip, 'itc')
 
 

@@ -85,8 +85,7 @@ class ItmCam(SegmentationModel):
         preprocess = blip.preprocess
         slide = Slide(short_side=preprocess.image_size) if slide is None else slide
         super().__init__(preprocess.mean, preprocess.std, slide, logit_scale)
-        if blip.itm_head is None:
-            raise InputError('these BLIP weights have no matching head: use weights for retrieval')
+        blip.need_itm_head()
         if isinstance(layer, bool) or not isinstance(layer, int) or layer < 1:
             raise InputError(f'layer must be a whole number of at least 1, got {layer!r}')
         self.blip, self.layer = blip, layer

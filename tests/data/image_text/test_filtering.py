@@ -78,6 +78,36 @@ def test_scores_are_those_of_passing_captions():
     assert seen == [['a dog'], ['a cat runs']] * 15
 
 
+@pytest.mark.parametrize(
+    ('score', 'captions', 'reason', 'passing'),
+    [
+        (-0.4, ['web', 'synthetic'], '', ['web', 'synthetic']),
+        (-0.5, ['synthetic'], '', ['synthetic']),
+        (-0.6, ['web', 'synthetic'], '', ['web']),
+        (-0.6, ['synthetic'], 'improbable caption', []),
+        (None, ['web', 'synthetic'], '', ['web']),
+        (float('nan'), ['synthetic'], 'improbable caption', []),
+        (None, ['web'], '', ['web']),
+    ],
+)
+@pytest.mark.parametrize('scored', [False, True])
+def test_captions_that_their_model_found_improbable(score, captions, reason, passing, scored):
+    class Scorer:
+        digest, min_score, max_score = 'x', None, 1.0
+
+        def __call__(self, images, captions):
+            return [[PairScore(0.5) for _ in some] for some in captions]
+
+    members = tuple('txt' if one == 'web' else 'synthetic.json:caption' for one in captions)
+    sample = pair(None, *captions)._replace(members=members, synthetic_score=score)
+    (found,) = judge([sample], FilterRules(min_caption_score=-0.5), Scorer() if scored else None)
+    assert found.reason == reason
+    assert [one.source for one in found.pairs if one.kept] == passing
+    assert {one.source for one in found.pairs} == set(captions), 'also those that do not pass are counted'
+    assert all((one.score is None) != (scored and one.kept) for one in found.pairs)
+    assert not judge([sample], FilterRules())[0].pairs
+
+
 def test_the_difference_hash_sees_copies_only():
     def look(data):
         return difference_hash(Image.open(io.BytesIO(data)))
@@ -97,6 +127,8 @@ def test_the_difference_hash_sees_copies_only():
         ({'max_words': 0}, 'max_words must be at least 1'),
         ({'min_words': 3, 'max_words': 2}, 'and min_words'),
         ({'min_score': float('nan')}, 'min_score'),
+        ({'min_caption_score': 0.5}, 'min_caption_score is a mean log probability, which is at most 0'),
+        ({'min_caption_score': float('nan')}, 'min_caption_score is a mean log probability'),
         ({'alphabet': ('latim',)}, r"got 'latim'. Did you mean 'latin'"),
         ({'unique': ('images',)}, r"got 'images'. Did you mean 'image'"),
     ],
@@ -218,6 +250,7 @@ def test_a_second_filter_keeps_the_source(shards, tmp_path):
     ('before', 'rules', 'part', 'message'),
     [
         (None, FilterRules(), None, 'no rules to filter by'),
+        (None, FilterRules(min_caption_score=-0.5), None, r"name them too, such as captions='txt, synthetic"),
         (None, FilterRules(min_score=0.2), None, r'min_score needs a model that scores the pairs \(--by\)'),
         (None, RULES, '1/9', '4 shards cannot be divided into 9 parts'),
         (RULES, FilterRules(min_size=3), None, 'was started with another '),

@@ -67,6 +67,13 @@ def test_caption_and_filter(capsys, shards, captioning_file, matching_file, tmp_
         capsys, *given[:2], tmp_path / 'itc', *given[3:], '--by', 'itc', '--min-score', '2'
     )
     assert (status, 'min_score=2 drops all pairs' in err) == (2, True)
+    scores = sorted(record['score'] for record in records(out, 'synthetic.json'))
+    given = ('filter', out, tmp_path / 'sure', '--captions', 'txt, synthetic.json:caption')
+    status, printed, err = run(capsys, *given, f'--min-caption-score={scores[3]}')
+    assert status == 0, err
+    assert '6 of 6 web captions kept' in printed
+    assert '3 of 6 synthetic captions kept' in printed
+    assert sum(map(len, (record['synthetic'] for record in records(tmp_path / 'sure', 'filter.json')))) == 3
 
 
 @pytest.mark.parametrize(
