@@ -1,5 +1,6 @@
-"""``blip_scenes_vqa`` with questions that the other attributes of an object do not answer, from the BLIP whose
-image tower started from a CLIP, which is locked.
+"""``blip_scenes_vqa`` with balanced questions, whose answer the other attributes of an object do not tell.
+
+It starts from the BLIP whose image tower started from a CLIP; the tower is locked.
 
     clipdense scenes data/scenes --train 20000
     clipdense train contrastive/clip_scenes
@@ -7,6 +8,10 @@ image tower started from a CLIP, which is locked.
     clipdense train blip/blip_scenes_vqa_balanced
 
 The evaluation asks the same questions as that of ``blip_scenes_vqa``.
+
+Cost: 160 CPU-seconds in one thread, with its evaluation.
+Score: seed 0, accuracy of generated answers 0.609 / 0.656 / 0.491 on base / novel / unseen (0.550 / 0.609 /
+0.356 by ``blip_scenes_vqa``).  docs/research/learning_blip.md.
 """
 
 from mmengine.config import read_base
