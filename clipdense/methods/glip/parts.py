@@ -5,8 +5,9 @@ from typing import Any
 from mmdet.models import FPN, DetDataPreprocessor, ResNet, SwinTransformer
 
 from clipdense.clip.hf_text import real_buffers
+from clipdense.clip.timm_maps import TimmMaps
 
-from .backbones import SimplePyramid, TimmMaps
+from .backbones import SimplePyramid
 
 FOUND_BY_MMDET = ('BN', 'SyncBN', 'GN', 'LN', 'GELU')  # classes that mmdet looks up by name
 

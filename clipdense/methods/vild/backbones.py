@@ -1,4 +1,4 @@
-"""Backbones of torchvision and timm for the detector."""
+"""Backbones of torchvision for the detector."""
 
 from __future__ import annotations
 
@@ -8,34 +8,6 @@ from torch import Tensor, nn
 
 from clipdense.registry import MODELS
 from clipdense.utils.errors import InputError, nearest
-
-
-@MODELS.register_module()
-class TimmBackbone(nn.Module):
-    """Any timm model that supports ``features_only``.
-
-    Args:
-        name: name of the timm model, such as 'resnet50' or 'convnext_tiny'.
-        pretrained: whether to load timm's weights.
-        stages: indices of the feature maps.
-
-    Raises:
-        InputError: timm has no such model.
-    """
-
-    def __init__(self, name: str, pretrained: bool = False, stages: Sequence[int] = (1, 2, 3, 4)) -> None:
-        super().__init__()
-        import timm
-
-        if not timm.is_model(name):
-            raise InputError(f'timm has no model {name!r}.{nearest(name, timm.list_models())}')
-        self.body = timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=tuple(stages)
-        )
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> a map for each stage."""
-        return tuple(self.body(images))
 
 
 @MODELS.register_module()

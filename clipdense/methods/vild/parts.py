@@ -13,6 +13,8 @@ from mmdet.models import (
 )
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
+from clipdense.clip.timm_maps import TimmMaps
+
 FOUND_BY_MMDET = ('nms', 'soft_nms', 'RoIAlign', 'BN', 'SyncBN', 'GN')  # classes that mmdet looks up by name
 
 __all__ = [
@@ -29,4 +31,5 @@ __all__ = [
     'ResNet',
     'SingleRoIExtractor',
     'SmoothL1Loss',
+    'TimmMaps',
 ]

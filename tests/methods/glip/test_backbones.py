@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.config import Config
-from safetensors.torch import save_file
 
 import clipdense
 from clipdense.clip import self_describing
-from clipdense.methods.glip.backbones import SimplePyramid, TimmMaps
 from clipdense.methods.glip.detector import GLIP
+from clipdense.methods.glip.parts import SimplePyramid, TimmMaps
 from clipdense.registry import build_module
-from clipdense.utils.errors import InputError
 
 from .conftest import WIDTH, config
 from .test_detector import BOX, losses_of
@@ -49,33 +47,3 @@ def test_a_detector_trains_and_describes_itself(tmp_path, vocabulary, batch, bac
     self_describing.save(model.eval(), tmp_path / 'glip.safetensors', cfg)
     found = clipdense.load(tmp_path / 'glip.safetensors')
     assert all(torch.equal(one, found.state_dict()[name]) for name, one in model.state_dict().items())
-
-
-def test_maps_of_a_swin_are_channels_first():
-    maps = build_module(dict(type=TimmMaps, name='swin_tiny_patch4_window7_224', img_size=64))(
-        torch.zeros(1, 3, 64, 64)
-    )
-    assert [tuple(one.shape[1:]) for one in maps] == [(192, 8, 8), (384, 4, 4), (768, 2, 2)]
-
-
-def test_training_begins_with_weights_of_timm(tmp_path):
-    whole = timm.create_model('resnet10t')
-    save_file(whole.state_dict(), tmp_path / 'resnet.safetensors')
-    model = build_module({**RESNET, 'weights': tmp_path / 'resnet.safetensors'})
-    assert not torch.equal(model.body.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
-    model.init_weights()
-    assert torch.equal(model.body.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'name': 'convnext_ato'}, "timm has no model 'convnext_ato'.*convnext_atto"),
-        ({'name': 'resnet10t', 'strides': (8, 64)}, 'has no map of stride 64, but of 2, 4, 8, 16, 32'),
-        ({'name': 'vit_tiny_patch16_224'}, r'has no map of stride 8, but of 16: set strides=\(16,\)'),
-        ({'name': 'resnet10t', 'depth_of': 3}, 'timm cannot build'),
-    ],
-)
-def test_other_backbones_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        TimmMaps(**options)
