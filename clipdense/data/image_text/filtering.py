@@ -87,7 +87,7 @@ def filter_shards(
     if rules.min_caption_score is not None and 'synthetic' not in str(captions):
         raise InputError(
             'min_caption_score is about captions by a model: name them too, such as '
-            "captions='txt, synthetic.json:caption'"
+            "captions='txt, synthetic.json:caption' (--captions)"
         )
     if rules.min_score is not None and scorer is not None and rules.min_score > scorer.max_score:
         raise InputError(

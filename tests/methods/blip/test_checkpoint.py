@@ -65,6 +65,7 @@ def test_the_official_file_of_pre_training(golden, official):
         if '.cls.predictions.decoder.' not in name:  # second names, which the golden file leaves out
             assert torch.equal(state[name].reshape(value.shape), value), name
     left_out = {name for name in state if name not in back}
+    assert left_out
     assert all('_m.' in name or 'queue' in name for name in left_out)
 
 
