@@ -138,7 +138,9 @@ def segmentation(segmenter: Any, own: OwnData) -> dict[str, float]:
 
 
 def detection(detector: Any, own: OwnData) -> dict[str, float]:
-    """Metrics of ``DetectionAP``, of a detector on images with boxes, one image at a time.
+    """Metrics of ``DetectionAP``, of a detector on images with boxes.
+
+    A GPU reads several images at a time; on a CPU that was not faster for images of 480 pixels.
 
     Masks are scored too, as ``segm/...``, if the detector gives masks and every object has one.
     """
@@ -150,8 +152,9 @@ def detection(detector: Any, own: OwnData) -> dict[str, float]:
     vocabulary = own.vocabulary(data.vocabulary)
     detector.set_vocabulary(vocabulary)
     metric: DetectionAP | None = None
-    for record in track(data.images, 'test'):
-        found = detector(read_image(record.path))
+    images = (read_image(record.path) for record in data.images)
+    answers = detector.stream(images, batch_size='auto')
+    for record, (_, found) in zip(track(data.images, 'test'), answers, strict=True):
         if metric is None:  # the first detections show whether there are masks
             masks = found.masks is not None and _all_have_masks(data.ground_truth)
             metric = DetectionAP(kinds=('bbox', 'segm') if masks else ('bbox',))
