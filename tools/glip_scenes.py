@@ -212,7 +212,7 @@ class Study:
 
 def recall(weights: Path, annotations: str, images: str) -> float:
     """Recall@1 of phrases: the share of which the best box has an IoU of 0.5 with one of their own."""
-    from clipdense.data.layouts import DataLayout, DatasetPart
+    from clipdense.data.dataset_parts import DataLayout, DatasetPart
     from clipdense.evaluation.own_data import OwnData, phrases
     from clipdense.inference.detector import Detector
 

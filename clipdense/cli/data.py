@@ -107,7 +107,8 @@ def check_data(
     from dataclasses import asdict
     from typing import cast
 
-    from clipdense.data.layouts import KINDS, Kind, names_shards
+    from clipdense.data.dataset_parts import KINDS, Kind
+    from clipdense.data.layouts import names_shards
 
     if not names_shards(path) and not Path(path).expanduser().exists():
         raise InputError(f'{path} does not exist')

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from clipdense.utils.errors import InputError, nearest
-from clipdense.utils.json_files import read_json
+from clipdense.utils.errors import InputError
 
+from .dataset_parts import DataLayout, DatasetPart, Kind
+from .json_layouts import json_layouts, labeled_layout
 from .roboflow import exports_in, splits_of
 
-Kind = Literal['captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images', 'questions']
-KINDS: tuple[Kind, ...] = ('captions', 'masks', 'boxes', 'phrases', 'phrase masks', 'images', 'questions')
 _SHARD_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
 _IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
@@ -25,86 +23,9 @@ _CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sent
 _IMAGE_FOLDERS = ('images', 'imgs', 'JPEGImages', 'image')
 _MASK_FOLDERS = ('masks', 'labels', 'annotations', 'SegmentationClass', 'mask', 'gt')
 _SUFFIXES = ('', '_L', '_mask', '_labelIds', '_labelTrainIds', '_gt', '_label', '_seg')
-_LARGEST_JSON = 4_000_000_000
 _PROBED = 16
 SHARDS = 'webdataset shards'
 ROBOFLOW = "Roboflow's COCO layout"
-
-
-@dataclass(frozen=True)
-class DatasetPart:
-    """A dataset as a config names it.
-
-    Args:
-        module, name: of its class.
-        arguments: plain values.
-    """
-
-    module: str
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def import_line(self) -> str:
-        """``from module import name``."""
-        return f'from {self.module} import {self.name}'
-
-    def text(self, **more: str) -> str:
-        """``dict(type=Name, root='...')``; ``more`` are entries whose values are code."""
-        given = {key: repr(value) for key, value in self.arguments.items()} | more
-        return (
-            f'dict({", ".join([f"type={self.name}", *(f"{key}={value}" for key, value in given.items())])})'
-        )
-
-    def build(self, **more: Any) -> Any:
-        """The dataset."""
-        return getattr(import_module(self.module), self.name)(**{**self.arguments, **more})
-
-
-@dataclass(frozen=True)
-class DataLayout:
-    """What a path has.
-
-    Args:
-        path: as it was given.
-        kind: what is learned from it.
-        layout: for messages.
-        train: what training reads.
-        val: other samples for validation; None if there are none.
-        named: all parts by name, if there are others than these two.
-        members: of a folder of data sets, each of them by name; the other fields are those of the first.
-    """
-
-    path: str
-    kind: Kind
-    layout: str
-    train: DatasetPart
-    val: DatasetPart | None = None
-    named: Mapping[str, DatasetPart] = field(default_factory=dict)
-    members: Mapping[str, DataLayout] = field(default_factory=dict)
-
-    @property
-    def parts(self) -> Mapping[str, DatasetPart]:
-        """All parts by name; 'all' of data that has one."""
-        if self.named:
-            return self.named
-        return {'all': self.train} if self.val is None else {'train': self.train, 'val': self.val}
-
-    def part(self, name: str | None = None) -> tuple[str, DatasetPart]:
-        """Name and dataset of a part; by default of what validates a training, or all there is.
-
-        Raises:
-            InputError: there is no such part.
-        """
-        if name is None:
-            chosen = self.val or self.train
-            name = next(key for key, part in self.parts.items() if part == chosen)
-        if name not in self.parts:
-            raise InputError(
-                f'{self.path} ({self.layout}) has no part {name!r}; it has {", ".join(self.parts)}.'
-                f'{nearest(name, self.parts)}'
-            )
-        return name, self.parts[name]
 
 
 def recognize(path: str | Path, kind: Kind | None = None, several: bool = False) -> DataLayout:
@@ -175,7 +96,7 @@ def _file(path: Path) -> Iterator[DataLayout]:
     elif suffix in _TABLES:
         yield _table(path)
     elif suffix == '.json':
-        yield from _json(path)
+        yield from json_layouts(path)
 
 
 def _table(path: Path) -> DataLayout:
@@ -206,109 +127,6 @@ def _shards(text: str) -> DataLayout:
     return DataLayout(text, 'captions', SHARDS, part)
 
 
-def _json(path: Path) -> Iterator[DataLayout]:
-    from clipdense.data.labeled import LabeledData
-
-    content = read_json(path, _LARGEST_JSON)
-    annotations = content.get('annotations') if isinstance(content, dict) else None
-    first = annotations[0] if isinstance(annotations, list) and annotations else {}
-    if is_phrasecut(content):
-        yield _phrasecut(path, content)
-    elif isinstance(first, dict) and 'caption' in first:
-        arguments = {'annotation_file': str(path), 'image_folder': str(_images_of(path, content))}
-        part = DatasetPart('clipdense.data.image_text.datasets', 'CocoCaptions', arguments)
-        yield DataLayout(str(path), 'captions', 'COCO captions', part)
-    elif questions := _questions(path, content):
-        yield questions
-    elif LabeledData(path).kind == 'images':
-        yield _labeled(path, "CoOp's split file")
-    else:
-        if isinstance(first, dict) and 'tokens_positive' in first:
-            yield _coco(path, content, 'phrases')
-            if _names_only_objects(content):
-                return
-        yield _coco(path, content)
-
-
-def _names_only_objects(content: Any) -> bool:
-    """Whether the categories are the one without a meaning that captions with boxes have."""
-    categories = content.get('categories') if isinstance(content, dict) else None
-    return isinstance(categories, list) and [
-        one.get('name') if isinstance(one, dict) else None for one in categories
-    ] in ([], ['object'])
-
-
-def _questions(path: Path, content: Any) -> DataLayout | None:
-    """A list of questions, or the questions of VQA with their annotations in a file next to them."""
-    module = 'clipdense.data.image_text.question_files'
-    first = content[0] if isinstance(content, list) and content else None
-    if isinstance(first, dict) and 'question' in first:
-        name = first.get('image')
-        known = isinstance(name, str) and next((one for one in path.parents if (one / name).is_file()), None)
-        arguments = {'files': str(path), 'image_folder': str(known or path.parent)}
-        part = DatasetPart(module, 'QuestionList', arguments)
-        return DataLayout(str(path), 'questions', 'a list of questions', part)
-    if not isinstance(content, dict) or not isinstance(content.get('questions'), list):
-        return None
-    name = path.name.replace('questions', 'annotations')
-    files = [path.with_name(one) for one in (name.replace('OpenEnded_', ''), name) if one != path.name]
-    found = next((one for one in files if one.is_file()), None)
-    if found is None:
-        where = files[0] if files else 'in a file with the same name, of "questions" and "annotations"'
-        raise InputError(f'{path} has questions without answers: put their annotations next to them, {where}')
-    subset = str(content.get('data_subtype', ''))
-    folder = next((one for one in path.parents if (one / subset).is_dir()), path.parent)
-    arguments = {'questions': str(path), 'annotations': str(found), 'image_folder': str(folder)}
-    return DataLayout(str(path), 'questions', 'VQA', DatasetPart(module, 'VqaQuestions', arguments))
-
-
-def _coco(path: Path, content: Any, kind: Literal['boxes', 'phrases'] = 'boxes') -> DataLayout:
-    def part(file: Path, images: Path) -> DatasetPart:
-        arguments = {'annotations': str(file), 'images': str(images)}
-        if kind == 'phrases':
-            return DatasetPart('clipdense.data.detection.grounding', 'GroundingDetection', arguments)
-        return DatasetPart('clipdense.data.detection.datasets', 'CocoDetection', arguments)
-
-    images = _images_of(path, content)
-    other = path.with_name(path.name.replace('train', 'val'))
-    val = None
-    if other != path and other.is_file():
-        val = part(other, _images_of(other, read_json(other, _LARGEST_JSON)))
-    layout = 'COCO' if kind == 'boxes' else 'captions with boxes'
-    return DataLayout(str(path), kind, layout, part(path, images), val)
-
-
-def is_phrasecut(content: Any) -> bool:
-    """Whether the content of a JSON file is in PhraseCut's layout, see ``data.detection.phrasecut``."""
-    first = content[0] if isinstance(content, list) and content else None
-    return isinstance(first, Mapping) and 'phrase' in first and 'Polygons' in first
-
-
-def _phrasecut(path: Path, content: Any) -> DataLayout:
-    def part(file: Path, images: Path) -> DatasetPart:
-        arguments = {'annotations': str(file), 'images': str(images)}
-        return DatasetPart('clipdense.data.detection.phrasecut', 'PhraseCut', arguments)
-
-    images = _images_of(path, {'images': [{'file_name': f'{content[0].get("image_id")}.jpg'}]})
-    return DataLayout(str(path), 'phrase masks', 'PhraseCut', part(path, images))
-
-
-def _images_of(path: Path, content: Any) -> Path:
-    """The folder of the images of a JSON file: beside it, or in a folder that is often there."""
-    images = content.get('images') if isinstance(content, dict) else None
-    first = (
-        images[0].get('file_name')
-        if isinstance(images, list) and images and isinstance(images[0], dict)
-        else None
-    )
-    split = path.stem.rpartition('_')[2]
-    for folder in (path.parent, path.parent.parent):
-        for name in ('', 'images', split, f'images/{split}', path.stem, 'train2017', 'val2017'):
-            if isinstance(first, str) and first and (folder / name / first).is_file():
-                return folder / name
-    return path.parent
-
-
 def _folder(path: Path) -> Iterator[DataLayout]:
     if any(path.glob('*.tar')):
         yield _shards(str(path))
@@ -329,7 +147,7 @@ def _folder(path: Path) -> Iterator[DataLayout]:
         first = next((one for one in nested if 'train' in one.name), nested[0])
         raise InputError(f'{path} has folders of shards: give one of them, such as {first}')
     elif not pairs and any(one.is_dir() and not one.name.startswith('.') for one in path.iterdir()):
-        yield _labeled(path, 'class folders')
+        yield labeled_layout(path, 'class folders')
 
 
 def _flickr(path: Path) -> DataLayout:
@@ -367,16 +185,6 @@ def _export(path: Path) -> DataLayout:
     first = next(iter(parts.values()))
     val = parts.get('val', parts.get('test'))
     return DataLayout(str(path), 'boxes', ROBOFLOW, first, None if val == first else val, parts)
-
-
-def _labeled(path: Path, layout: str) -> DataLayout:
-    def part(**split: str) -> DatasetPart:
-        arguments = {'data': str(path), **split}
-        return DatasetPart('clipdense.data.classification.few_shot', 'FewShotImages', arguments)
-
-    train = part()
-    parts = {'train': train, **{split: part(split=split) for split in ('val', 'test', 'all')}}
-    return DataLayout(str(path), 'images', layout, train, parts['test'], parts)
 
 
 def _voc(path: Path) -> Iterator[DataLayout]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from clipdense.clip.class_embeddings import PromptEnsemble
 from clipdense.clip.preprocess import Preprocess
-from clipdense.data.layouts import SHARDS, DataLayout
+from clipdense.data.dataset_parts import DataLayout
+from clipdense.data.layouts import SHARDS
 from clipdense.data.run_lengths import has_mask
 from clipdense.structures import SegmentationSample
 from clipdense.utils.errors import InputError

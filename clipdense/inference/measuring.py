@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdense.clip.model import CLIP
-from clipdense.data.layouts import DataLayout, recognize
+from clipdense.data.dataset_parts import DataLayout
+from clipdense.data.layouts import recognize
 from clipdense.data.roboflow import PROMPTS
 from clipdense.evaluation.own_data import OwnData
 from clipdense.methods import Method, default_method, list_methods

@@ -79,7 +79,7 @@ class Method:
             name that ``clipdense init NAME`` takes.
         starts_alone: its starters need no CLIP: ``start.weights`` is None unless one is given.
         tests: ``(predictor, data: evaluation.own_data.OwnData) -> metrics``, such as those of
-            ``evaluation.own_data``, by the kind of data (``data.layouts.Kind``) that
+            ``evaluation.own_data``, by the kind of data (``data.dataset_parts.Kind``) that
             ``clipdense test WEIGHTS --data`` scores its models on; for a captioning model the model takes the
             place of the predictor.
         writes: which of its weights write texts about images, for messages, by what they write: 'captions' or

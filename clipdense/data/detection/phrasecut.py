@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipdense.data.layouts import is_phrasecut
+from clipdense.data.json_layouts import is_phrasecut
 from clipdense.data.run_lengths import check_mask
 from clipdense.registry import DATASETS
 from clipdense.utils.errors import InputError
