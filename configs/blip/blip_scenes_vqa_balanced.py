@@ -10,8 +10,8 @@ It starts from the BLIP whose image tower started from a CLIP; the tower is lock
 The evaluation asks the same questions as that of ``blip_scenes_vqa``.
 
 Cost: 160 CPU-seconds in one thread, with its evaluation.
-Score: accuracy of generated answers on base / novel / unseen 0.609 / 0.656 / 0.491 (seed 0) and 0.591 /
-0.647 / 0.425 (seed 1), by ``blip_scenes_vqa`` 0.550 / 0.609 / 0.356 and 0.522 / 0.547 / 0.344.
+Score: three seeds, accuracy of generated answers on base / novel / unseen 0.602 / 0.646 / 0.463 (0.550 /
+0.609 / 0.356 and 0.522 / 0.547 / 0.344 by ``blip_scenes_vqa``, seeds 0 and 1).
 docs/research/learning_blip.md.
 """
 
