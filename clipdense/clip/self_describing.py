@@ -164,7 +164,10 @@ def build(file: WeightsFile, config: Mapping[str, Any]) -> Any:
     load_strict(model.clip, clip, f'{file.path} (its CLIP)')
     load_strict(model, own_tensors(model, file.tensors), file.path)
     if hasattr(model, 'apply_portable_config'):
-        model.apply_portable_config(config)
+        try:
+            model.apply_portable_config(config)
+        except InputError as error:
+            raise CheckpointError(f'{file.path}: {error}') from error
     tokenizer = find_tokenizer(model.clip.text.size, file.path)
     if tokenizer is not None:
         model.clip.tokenizer = tokenizer

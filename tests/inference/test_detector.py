@@ -332,7 +332,8 @@ def test_images_are_resized_as_asked(unresized, files, tmp_path, recwarn):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'image_size': 0}, 'image_size must be a number of pixels, at least 1, got 0'),
+        ({'image_size': 0}, 'image_size must be a number of pixels, 1 to 10000, got 0'),
+        ({'image_size': 99999999}, 'got 99999999'),
         ({'image_size': 'large'}, "got 'large'"),
         ({'image_size': True}, 'got True'),
         ({'imagesize': 30}, "has no option 'imagesize'.*Did you mean 'image_size'"),
@@ -341,6 +342,14 @@ def test_images_are_resized_as_asked(unresized, files, tmp_path, recwarn):
 def test_sizes_that_are_refused(unresized, options, message):
     with pytest.raises(InputError, match=message):
         Detector.from_pretrained(unresized / 'vild.safetensors', method_options=options, device='cpu')
+
+
+def test_sizes_that_no_training_has(unresized):
+    file = read_weights(unresized / 'vild.safetensors')
+    metadata = {**file.metadata, 'config': file.metadata['config'].replace('(30, 30)', '(30, 3)')}
+    write_weights(unresized / 'bad.safetensors', file.tensors, metadata)
+    with pytest.raises(CheckpointError, match=r'bad\.safetensors: image_sides must be the shortest and the'):
+        Detector.from_pretrained(unresized / 'bad.safetensors', device='cpu')
 
 
 class CornerDetector(torch.nn.Module):

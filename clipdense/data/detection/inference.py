@@ -13,6 +13,8 @@ from clipdense.utils.errors import InputError
 
 from .transforms import PackDetection, Resize
 
+_LARGEST = 10_000  # pixels of a side that an image is resized to
+
 
 def test_transforms(cfg: Mapping[str, Any]) -> list[Any]:
     """The transforms of test images in a training config."""
@@ -27,8 +29,8 @@ def checked_image_size(options: Mapping[str, Any]) -> int | None:
         InputError: it is not a number of pixels.
     """
     size = options.get('image_size')
-    if size is not None and (type(size) is not int or size < 1):
-        raise InputError(f'image_size must be a number of pixels, at least 1, got {size!r:.60}')
+    if size is not None and (type(size) is not int or not 1 <= size <= _LARGEST):
+        raise InputError(f'image_size must be a number of pixels, 1 to {_LARGEST}, got {size!r:.60}')
     return size
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipdense.utils.errors import InputError
+from clipdense.utils.wording import counted
 
 _FAR = 2.0  # times longer than the longest training image, or shorter than the shortest
 _WITHOUT_BOXES = {'question', 'description'}  # what samples have whose objects have no boxes
@@ -59,9 +60,9 @@ class TrainedSizes:
         if side * _FAR >= low and side <= high * _FAR:
             return
         self._warned = True
-        trained = str(low) if low == high else f'{low} to {high}'
+        trained, pixels = str(low) if low == high else f'{low} to {high}', counted(side, 'pixel')
         warnings.warn(
-            f'an image has a longer side of {side} pixels after its transforms, and the detector was trained '
+            f'an image has a longer side of {pixels} after its transforms, and the detector was trained '
             f'on {trained}: it may find nothing; resize with -o image_size={min(max(side, low), high)} (in '
             f"Python method_options={{'image_size': {min(max(side, low), high)}}})"
         )
