@@ -106,7 +106,9 @@ def embed_images(
         nonlocal failed
         failed += 1
         if on_error is not None:
-            on_error(name, item_error(error, name))
+            found = item_error(error, name)
+            named = Path(name).name in str(found)  # a sample of a shard is bytes without a name
+            on_error(name, found if named else InputError(f'{name}: {found}'))
 
     def write(unit: str, path: Path) -> str:
         nonlocal embedded

@@ -112,7 +112,10 @@ def read_batch(
         try:
             if is_video(source) or (isinstance(source, str | Path) and os.path.isdir(source)):
                 kind = 'video' if is_video(source) else 'folder'
-                raise InputError(f'{source} is a {kind}, not a regular file of an image: pass it to stream')
+                other = '; of the commands, segment takes videos' if kind == 'video' else ''
+                raise InputError(
+                    f'{source} is a {kind}, not a regular file of an image: pass it to stream{other}'
+                )
             if isinstance(source, Encoded):
                 check(source)
                 found.append(Input(index, name, source.image, source))

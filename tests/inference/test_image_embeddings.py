@@ -93,6 +93,17 @@ def test_parts_write_the_same_bytes(source, request, tmp_path):
         assert (tmp_path / 'parts' / file.name).read_bytes() == file.read_bytes()
 
 
+def test_an_unreadable_image_of_a_shard_is_named(shards, tmp_path):
+    with tarfile.open(shards / '9.tar', 'w') as tar:
+        info = tarfile.TarInfo('broken.png')
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b'text'))
+    named = []
+    found = embed(shards, tmp_path / 'out', on_error=lambda name, error: named.append(str(error)))
+    assert found == (COUNT, 1)
+    assert named[0].startswith('9.tar/broken: the image is ')
+
+
 def test_a_damaged_shard_ends_where_it_is_damaged(shards, tmp_path):
     (shards / '1.tar').write_bytes((shards / '1.tar').read_bytes()[:2000])
     assert COUNT - 5 <= embed(shards, tmp_path / 'out').embedded < COUNT

@@ -373,7 +373,9 @@ def test_folders_patterns_and_videos(predictor, images, tmp_path):
         video.write(image)
     video.finish()
     assert [index for index, _ in predictor.stream(tmp_path / 'a.mp4', ['cat', 'dog'])] == [0, 1, 2, 3, 4]
-    with pytest.raises(InputError, match=r'a\.mp4 is a video, .*: pass it to stream'):
+    with pytest.raises(
+        InputError, match=r'a\.mp4 is a video, .*: pass it to stream; of the commands, segment'
+    ):
         predictor(tmp_path / 'a.mp4', ['cat', 'dog'])
     with pytest.raises(InputError, match='is a folder, not a regular file of an image: pass it to stream'):
         predictor(tmp_path, ['cat', 'dog'])
