@@ -5,8 +5,12 @@
     clipdense train glip/glip_scenes_captions
     clipdense train glip/glipv2_scenes_captions
 
-Three captions to an image with boxes; captions also name novel classes.  (``glip_scenes_captions``, which it
-starts from, learns boxes of phrases in captions.)
+18 captions to an image with boxes (60,000 and 3,349 in an epoch); captions also name novel classes.
+(``glip_scenes_captions``, which it starts from, learns boxes of phrases in captions.)
+
+Cost: 350 CPU-seconds in one thread.
+Score: seed 0, a greedy caption names the object 0.312 / 0.284 / 0.000 on base / novel / unseen, CIDEr 1.88 /
+1.82 / 0.96 (0.59 / 0.63 / 0.73 by the caption of another image).  docs/research/learning_glip.md.
 """
 
 from mmengine.config import read_base
@@ -14,6 +18,8 @@ from mmengine.config import read_base
 from clipdense.data.detection.mixture import DetectionMixture
 from clipdense.data.detection.whole_images import CaptionDetection
 from clipdense.data.scenes import SceneCaptions
+from clipdense.engine.hooks import EvaluationHook
+from clipdense.evaluation.captioning import CaptionQuality
 from clipdense.methods.glip.v2.detector import GLIPv2
 
 with read_base():
@@ -43,3 +49,23 @@ train_dataloader.update(
     ),
 )
 train_cfg = dict(max_steps=900)
+custom_hooks['evaluation'] = dict(
+    type=EvaluationHook,
+    evaluations={
+        f'captions/{split}': dict(
+            type=CaptionQuality,
+            dataset=dict(
+                type=SceneCaptions,
+                num_images=320,
+                splits=(split,),
+                stream='val',
+                vary_captions=False,
+                image_size=96,
+            ),
+            rules=dict(search='greedy'),
+            batch_size=64,
+            name=f'captions/{split}',
+        )
+        for split in ('base', 'novel', 'unseen')
+    },
+)
