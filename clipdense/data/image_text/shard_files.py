@@ -156,7 +156,7 @@ def intact_pairs(
     damaged: Callable[[str], object],
     turn: int = 0,
 ) -> Iterator[RawPair]:
-    """As ``read_pairs``, up to where the shard is damaged, which is told to ``damaged``.
+    """As ``read_pairs``, up to where the shard is damaged, which ``damaged`` gets as a text.
 
     Raises:
         InputError: too many samples were lost.

@@ -1,4 +1,4 @@
-"""Copies of damaged shards: what training reads of the shards is what is copied, and the damage is told."""
+"""Copies of damaged shards: what training reads of the shards is copied, and the damage is reported."""
 
 from __future__ import annotations
 

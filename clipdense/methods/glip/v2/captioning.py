@@ -50,7 +50,7 @@ class CaptionHead(WordHead):
         prompt: stands before each caption and is not learned; that of ``CaptionRules`` afterwards.
 
     Raises:
-        InputError: a size that is not a whole number of at least 1, or a prompt that is no text.
+        InputError: a size that is not a whole number of at least 1, or a prompt that is not a text.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ def images_of(count=2):
 
 
 def ids_of(model, rows=2, length=9):
-    """Ids that are no special ones."""
+    """Ids that are not special."""
     return torch.randint(5, 29, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
