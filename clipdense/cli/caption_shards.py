@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from clipdense.utils.errors import InputError, printable
-from clipdense.utils.files import check_new_folder
+from clipdense.utils.files import SHARD_SUFFIXES, check_new_folder
 
 if TYPE_CHECKING:
     from clipdense.inference.captioner import Captioner
     from clipdense.utils.jobs import Part
-
-_ENDINGS = ('.tar', '.tar.gz', '.tgz')
 
 
 def shards_and_folder(arguments: Sequence[str]) -> tuple[str, Path] | None:
@@ -24,7 +22,7 @@ def shards_and_folder(arguments: Sequence[str]) -> tuple[str, Path] | None:
     Raises:
         InputError: shards without an output folder, or more than one.
     """
-    if not arguments or not _names_shards(arguments[0]):
+    if not arguments or not _are_shards(arguments[0]):
         return None
     if len(arguments) != 2:
         found = f'got {len(arguments) - 1}' if len(arguments) > 2 else 'add it: clipdense caption SHARDS OUT'
@@ -77,9 +75,9 @@ def tell_damaged(folder: Path) -> None:
         raise typer.Exit(1)
 
 
-def _names_shards(source: str) -> bool:
+def _are_shards(source: str) -> bool:
     """Whether an argument is a shard, a pattern of shards, or a folder that has some."""
-    if source.startswith('pipe:') or source.partition('?')[0].endswith(_ENDINGS):
+    if source.startswith('pipe:') or source.partition('?')[0].endswith(SHARD_SUFFIXES):
         return True
     folder = Path(source).expanduser()
-    return folder.is_dir() and any(path.name.endswith(_ENDINGS) for path in folder.iterdir())
+    return folder.is_dir() and any(path.name.endswith(SHARD_SUFFIXES) for path in folder.iterdir())

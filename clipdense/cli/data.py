@@ -10,7 +10,7 @@ import typer
 
 from clipdense.methods import Method, list_methods
 from clipdense.utils.errors import InputError, nearest
-from clipdense.utils.files import check_outputs
+from clipdense.utils.files import check_outputs, names_shards
 from clipdense.utils.wording import counted
 
 from .early import check_files, check_weights
@@ -66,12 +66,11 @@ def init(
     if weights is None and not known[method].starts_alone:
         weights = 'embedded'
     check_weights(weights)
-    from clipdense.data.layouts import names_shards
+    if not Path(data).is_dir() and not names_shards(data):
+        check_files(data)
     from clipdense.data.starting import Start
     from clipdense.utils.files import atomic_write
 
-    if not Path(data).is_dir() and not names_shards(data):
-        check_files(data)
     start = Start(data, weights, path)
     text = known[method].part(method, 'starters')(start)
     with atomic_write(path, 'w') as file:
@@ -107,12 +106,10 @@ def check_data(
     from dataclasses import asdict
     from typing import cast
 
-    from clipdense.data.dataset_parts import KINDS, Kind
-    from clipdense.data.layouts import names_shards
-
     if not names_shards(path) and not Path(path).expanduser().exists():
         raise InputError(f'{path} does not exist')
     from clipdense.data.checking import check_data as check
+    from clipdense.data.dataset_parts import KINDS, Kind
 
     if kind is not None and kind not in KINDS:
         raise InputError(f'--kind must be one of {", ".join(KINDS)}, got {kind!r}')

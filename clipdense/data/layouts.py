@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from clipdense.utils.errors import InputError
+from clipdense.utils.files import names_shards
 
 from .dataset_parts import DataLayout, DatasetPart, Kind
 from .json_layouts import json_layouts, labeled_layout
 from .roboflow import exports_in, splits_of
 
-_SHARD_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _TABLES = ('.csv', '.tsv', '.txt', '.jsonl', '.ndjson', '.parquet')
 _IMAGE_COLUMNS = ('filepath', 'image', 'image_path', 'file_name', 'filename', 'path', 'img', 'file')
 _CAPTION_COLUMNS = ('title', 'caption', 'captions', 'text', 'description', 'sentence')
@@ -32,7 +32,7 @@ def recognize(path: str | Path, kind: Kind | None = None, several: bool = False)
     """The layout of a file or folder.
 
     Args:
-        path: a table of captions, tar shards (also as ``names_shards``), JSON in COCO's layout, a
+        path: a table of captions, tar shards (also as ``utils.files.names_shards``), JSON in COCO's layout, a
             folder in the layout of PASCAL VOC, ADE20K, CamVid, Flickr30k Entities or of Roboflow's COCO
             exports, a folder of such exports, folders of images and masks, or class folders.
         kind: what it must have; by default masks come before boxes.
@@ -68,12 +68,6 @@ def recognize(path: str | Path, kind: Kind | None = None, several: bool = False)
         '(train/_annotations.coco.json), images/ and masks/ with equal names, or a subfolder of images for '
         'each class'
     )
-
-
-def names_shards(path: str) -> bool:
-    """Whether this is a pattern with braces or wildcards, or a URL, of shards, and no file itself."""
-    several = bool(set('{*?[') & set(path)) or '://' in path
-    return several and path.endswith(_SHARD_SUFFIXES) and not Path(path).expanduser().exists()
 
 
 def image_sizes(files: Sequence[Path]) -> np.ndarray:

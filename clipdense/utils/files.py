@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from .errors import InputError, InUse, WriteError, nearest
 
+SHARD_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _KINDS = (
     (stat.S_ISDIR, 'a folder'),
     (stat.S_ISFIFO, 'a named pipe (FIFO)'),
@@ -210,6 +211,12 @@ def _check_names(path: Path) -> None:
 
 def _nearest_existing(path: Path) -> Path:
     return next((one for one in (path, *path.parents) if os.path.lexists(one)), Path())
+
+
+def names_shards(path: str) -> bool:
+    """Whether this is a pattern with braces or wildcards, or a URL, of shards, and no file itself."""
+    several = bool(set('{*?[') & set(path)) or '://' in path
+    return several and path.endswith(SHARD_SUFFIXES) and not Path(path).expanduser().exists()
 
 
 def special_file(path: str | Path) -> str:
