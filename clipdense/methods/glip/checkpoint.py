@@ -8,10 +8,9 @@ Source: microsoft/GLIP; mmdet tools/model_converters/glip_to_mmdet.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from mmdet.models.backbones.swin import swin_converter
 from torch import Tensor
 
 from clipdense.clip.hf_text import HFTextTower
@@ -20,27 +19,15 @@ from clipdense.data.detection.transforms import Resize
 from clipdense.registry import build_module
 from clipdense.utils.errors import CheckpointError, InputError, nearest
 from clipdense.weights.io import WeightsFile
-from clipdense.weights.key_map import to_ours
-from clipdense.weights.strict import first_names, load_strict
+from clipdense.weights.strict import load_strict
 
 from .detector import GLIP
 from .head import GLIPHead
-from .layouts import head_layout, numbered_blocks
 from .parts import FPN, DetDataPreprocessor, Swin
+from .released import count_of, is_released, state_of
 from .sizes import PUBLISHED, HeadSize
 from .text import GroundingText, default_tokenizer
 
-_OFFICIAL, _MMDET = 'rpn.head.', 'bbox_head.head.'
-_TEXT = {_OFFICIAL: 'language_backbone.body.model.', _MMDET: 'language_model.language_backbone.body.model.'}
-_UNUSED = re.compile(
-    r'rpn\.anchor_generator\..*|.*\.pooler\..*|.*embeddings\.position_ids|.*resizer\..*|data_preprocessor\..*'
-)
-_FPN = {
-    **{f'backbone.fpn.fpn_inner{level}.': f'neck.lateral_convs.{level - 2}.conv.' for level in (2, 3, 4)},
-    **{f'backbone.fpn.fpn_layer{level}.': f'neck.fpn_convs.{level - 2}.conv.' for level in (2, 3, 4)},
-    **{f'backbone.fpn.top_blocks.p{level}.': f'neck.fpn_convs.{level - 3}.conv.' for level in (6, 7)},
-}
-_MMDET_HEAD = (('.dyconvs.', '.DyConv.'), ('.attnconv.', '.AttnConv.'))
 _HEAD_WIDTH = 64  # of BERT's attention
 _FUSION_HEADS, _GROUPS = 8, 16
 CONTEXT_LENGTH = 256
@@ -96,25 +83,6 @@ def from_file(
     return model
 
 
-def is_released(names: Iterable[str]) -> bool:
-    """Whether these are tensor names of microsoft's or mmdet's files."""
-    return any(name.startswith((_OFFICIAL, _MMDET)) for name in names)
-
-
-def state_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of released weights or of ours, under our names.
-
-    Raises:
-        CheckpointError: tensors that no GLIP has.
-    """
-    if not is_released(tensors):
-        return dict(tensors)
-    state, leftover = rename(tensors)
-    if leftover:
-        raise CheckpointError(f'unexpected tensors for a GLIP: {first_names(leftover)}')
-    return state
-
-
 def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GLIP:
     """Released weights -> a detector in evaluation mode, without vocabulary.
 
@@ -130,38 +98,6 @@ def from_official(state_dict: Mapping[str, Tensor], **overrides: Any) -> GLIP:
     load_strict(model, state, "GLIP's weights")
     model.apply_portable_config({'transforms': TRANSFORMS})
     return model.eval()
-
-
-def rename(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under our names, and the names that neither layout has.
-
-    Raises:
-        CheckpointError: no head of GLIP, or a text tower other than BERT.
-    """
-    layout = next((one for one in (_OFFICIAL, _MMDET) if any(n.startswith(one) for n in state_dict)), None)
-    if layout is None:
-        raise CheckpointError(f'not a GLIP: no tensor begins with {_OFFICIAL} or {_MMDET}')
-    text = _TEXT[layout]
-    if f'{text}embeddings.word_embeddings.weight' not in state_dict:
-        raise CheckpointError(
-            f'the text tower is not BERT: {text}embeddings.word_embeddings.weight is missing'
-        )
-    kept = {name: tensor for name, tensor in state_dict.items() if not _UNUSED.fullmatch(name)}
-    head = {name.removeprefix(layout): kept.pop(name) for name in list(kept) if name.startswith(layout)}
-    words = {name.removeprefix(text): kept.pop(name) for name in list(kept) if name.startswith(text)}
-    if layout == _MMDET:
-        for theirs, ours in _MMDET_HEAD:
-            head = {name.replace(theirs, ours): tensor for name, tensor in head.items()}
-        body = {name: kept.pop(name) for name in list(kept) if name.startswith(('backbone.', 'neck.'))}
-    else:
-        body = _official_body(kept)
-    found, leftover = to_ours(numbered_blocks(head), head_layout(_count(head, r'scales\.(\d+)\.scale')))
-    state = {
-        **body,
-        **{f'head.{name}': tensor for name, tensor in found.items()},
-        **{f'clip.text.transformer.{name}': tensor for name, tensor in words.items()},
-    }
-    return state, [*(f'{layout}{name}' for name in leftover), *kept]
 
 
 def config_of(
@@ -215,23 +151,11 @@ def _config(swin: Mapping[str, Any], head: HeadSize, text: HFTextSize) -> dict[s
     }
 
 
-def _official_body(kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Backbone and neck under mmdet's names; they are taken out of ``kept``."""
-    prefix = 'backbone.body.'
-    swin = {name.removeprefix(prefix): kept.pop(name) for name in list(kept) if name.startswith(prefix)}
-    body = dict(swin_converter(swin))
-    for name in list(kept):
-        theirs = next((one for one in _FPN if name.startswith(one)), None)
-        if theirs is not None:
-            body[_FPN[theirs] + name.removeprefix(theirs)] = kept.pop(name)
-    return body
-
-
 def _swin(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of mmdet's Swin."""
     depths, heads, window = [], [], 7
-    for stage in range(_count(state, r'backbone\.stages\.(\d+)\..*')):
-        depths.append(_count(state, rf'backbone\.stages\.{stage}\.blocks\.(\d+)\..*'))
+    for stage in range(count_of(state, r'backbone\.stages\.(\d+)\..*')):
+        depths.append(count_of(state, rf'backbone\.stages\.{stage}\.blocks\.(\d+)\..*'))
         table = state[f'backbone.stages.{stage}.blocks.0.attn.w_msa.relative_position_bias_table']
         heads.append(int(table.shape[1]))
         window = (round(table.shape[0] ** 0.5) + 1) // 2
@@ -252,7 +176,7 @@ def _text_size(state: Mapping[str, Tensor], num_heads: int | None) -> HFTextSize
     options = {
         'vocab_size': int(words.shape[0]),
         'hidden_size': width,
-        'num_hidden_layers': _count(state, rf'{re.escape(tower)}encoder\.layer\.(\d+)\..*'),
+        'num_hidden_layers': count_of(state, rf'{re.escape(tower)}encoder\.layer\.(\d+)\..*'),
         'num_attention_heads': num_heads or max(1, width // _HEAD_WIDTH),
         'intermediate_size': int(state[f'{tower}encoder.layer.0.intermediate.dense.weight'].shape[0]),
         'max_position_embeddings': int(state[f'{tower}embeddings.position_embeddings.weight'].shape[0]),
@@ -272,15 +196,10 @@ def _head_size(state: Mapping[str, Tensor], text: HFTextSize, heads: int, groups
     return HeadSize(
         channels=int(state['head.words.weight'].shape[0]),
         text_width=text.width,
-        depth=_count(state, r'head\.blocks\.(\d+)\..*'),
+        depth=count_of(state, r'head\.blocks\.(\d+)\..*'),
         fused=fused,
         fusion_heads=heads,
         text_heads=text.options['num_attention_heads'],
         groups=groups,
         **more,
     )
-
-
-def _count(names: Iterable[str], pattern: str) -> int:
-    """The number of different first groups of the names that match."""
-    return len({match[1] for name in names if (match := re.fullmatch(pattern, name))})

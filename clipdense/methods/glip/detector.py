@@ -34,6 +34,7 @@ from .criterion import grounding_losses
 from .head import GLIPHead
 from .inference import Reading, best_of, distinct, instances, no_class_twice, search, suppress_early
 from .prompts import PromptRules
+from .released import state_of
 from .scores import CandidateRules, Candidates
 from .structures import HeadOutput
 from .text import EncodedPrompts, GroundingText, text_of
@@ -142,8 +143,6 @@ class GLIP(BaseDetector):
         """Initialize the parts as they specify; then load ``start``."""
         super().init_weights()
         if self.start is not None:
-            from .checkpoint import state_of  # which builds detectors
-
             state = state_of(read_weights(self.start).tensors)
             load_strict(self, self._own_state() | state, self.start)
 
