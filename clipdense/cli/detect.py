@@ -14,7 +14,6 @@ from clipdense.utils.files import check_outputs
 
 from .early import check_device, check_files, check_method, check_templates, check_weights
 from .images import Failures
-from .label import SaveArguments, finished
 from .options import (
     AdapterFile,
     BatchSize,
@@ -33,6 +32,7 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .saving import SaveArguments, finished
 
 if TYPE_CHECKING:
     from clipdense.inference.detector import Detector

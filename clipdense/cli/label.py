@@ -1,11 +1,8 @@
-"""``clipdense label``, and the data sets that ``segment`` and ``detect`` write with ``--save``."""
+"""``clipdense label``."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,65 +28,14 @@ from .options import (
     grouped,
     tell_precision,
 )
+from .saving import FORMATS, NAMES, MinArea
+from .segment import refuse_without_effect, with_background
 
 if TYPE_CHECKING:
     from clipdense.inference.detector import Detector
-    from clipdense.inference.formats import DatasetWriter, LabeledImage
+    from clipdense.inference.formats import LabeledImage
     from clipdense.inference.segmenter import Segmenter
     from clipdense.vocab.vocabulary import Vocabulary
-
-FORMATS = ('coco', 'coco-polygons', 'yolo', 'yolo-segment', 'voc', 'labelme', 'labelstudio', 'csv')
-_NAMES = ', '.join(FORMATS)
-MinArea = Annotated[int, typer.Option('--min-area', min=0, help='Leave out objects with fewer pixels.')]
-
-
-@dataclass(frozen=True)
-class SaveArguments:
-    """Data sets that are written in addition to the files of each image."""
-
-    save: Annotated[
-        list[str] | None,
-        typer.Option('--save', help=f'Also write one data set, to OUT/FORMAT: {_NAMES}. May be repeated.'),
-    ] = None
-    min_area: MinArea = 1
-
-    def check(self) -> None:
-        """Check the names of the formats before anything heavy is imported.
-
-        Raises:
-            InputError: an unknown format.
-        """
-        for name in self.save or ():
-            check_choice(name, FORMATS, '--save')
-
-    def writers(
-        self, out: Path, paths: Sequence[Path], vocabulary: Vocabulary, overwrite: bool
-    ) -> list[DatasetWriter]:
-        """A writer for each format, whose folder is checked.
-
-        Raises:
-            InputError: an unknown format, or a folder that exists.
-        """
-        if not self.save:
-            return []
-        from clipdense.inference.formats import DatasetWriter, LabelOptions
-
-        found = []
-        for name in dict.fromkeys(self.save):
-            found.append(DatasetWriter(out / name, name, paths, vocabulary, LabelOptions(self.min_area)))
-            check_new_folder(out / name, overwrite, paths)
-        return found
-
-
-@contextmanager
-def finished(writers: Sequence[DatasetWriter]) -> Iterator[None]:
-    """Complete the data sets at the end, also after an error, and say what they have."""
-    try:
-        yield
-    finally:
-        for writer in writers:
-            if writer.images:
-                print(f'{writer.finish()[0]}: {writer.summary}')
 
 
 @grouped
@@ -98,7 +44,7 @@ def label(
     vocabulary: VocabularyArguments,
     weights: InferenceArguments,
     view: ViewArguments,
-    to: Annotated[str, typer.Option('--to', help=f'Format: {_NAMES}.')],
+    to: Annotated[str, typer.Option('--to', help=f'Format: {NAMES}.')],
     out: Annotated[Path, typer.Option('--out', help='Folder of the data set.')] = Path('labels'),
     method: DenseMethod = None,
     option: Options = None,
@@ -115,8 +61,6 @@ def label(
 
     Example: `clipdense label photos/ --classes 'car, person' --background background --to coco`
     """
-    from .segment import with_background
-
     check_choice(to, FORMATS, '--to')
     paths = images.paths()
     classes = with_background(vocabulary.read(), background)
@@ -164,8 +108,6 @@ def _predictor(
     from clipdense.config import parse_options
     from clipdense.inference.load import load, method_of
     from clipdense.inference.segmenter import Segmenter
-
-    from .segment import refuse_without_effect
 
     common: dict[str, Any] = {
         name: getattr(weights, name) for name in ('device', 'precision', 'cache', 'embedder', 'adapter')

@@ -16,7 +16,6 @@ from clipdense.utils.files import check_outputs
 
 from .early import check_method, check_templates
 from .images import each
-from .label import SaveArguments, finished
 from .options import (
     Background,
     BatchSize,
@@ -33,6 +32,7 @@ from .options import (
     tell_precision,
 )
 from .proposed_names import ProposalArguments
+from .saving import SaveArguments, finished
 from .scenes import SceneArguments, check_scene, scene_stems, segment_scenes
 from .videos import LiveArguments, all_videos, segment_videos, video_stems
 
