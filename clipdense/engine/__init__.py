@@ -1,6 +1,6 @@
 """Training and testing on MMEngine: runner, loops, training steps, checkpoints, optimizer and hooks."""
 
-from .checkpointing import CheckpointHook
+from .checkpoint_hook import CheckpointHook
 from .ema import EMAHook
 from .hooks import EvaluationHook, ProgressHook, VocabularyHook
 from .launch import test, train

@@ -35,8 +35,8 @@ from clipdense.utils.files import atomic_write, locked, writable_folder
 from clipdense.weights.io import read_weights
 from clipdense.weights.strict import load_strict
 
+from .checkpoint_hook import CheckpointHook
 from .checkpointing import (
-    CheckpointHook,
     hub_state,
     missing_part,
     newest_checkpoint,

@@ -6,7 +6,7 @@ Left out: TensorBoard and the like, which write more files.  To have one::
     visualizer = dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)])
 """
 
-from clipdense.engine.checkpointing import CheckpointHook
+from clipdense.engine.checkpoint_hook import CheckpointHook
 from clipdense.engine.export import ExportHook
 from clipdense.engine.hooks import ProgressHook
 

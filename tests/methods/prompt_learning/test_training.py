@@ -107,7 +107,7 @@ def test_training_teaches_the_colors(weights, data, tmp_path, learner):
 def test_checkpoints_have_the_prompts_only(weights, data, tmp_path):
     work = tmp_path / 'work'
     hooks = {'checkpoint': {'type': 'CheckpointHook', 'interval': 5}}
-    from clipdense.engine.checkpointing import CheckpointHook
+    from clipdense.engine import CheckpointHook
 
     hooks['checkpoint']['type'] = CheckpointHook
     full = train(config(weights, data, work, 'coop', 10, default_hooks=hooks)).model
