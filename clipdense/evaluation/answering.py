@@ -17,7 +17,7 @@ from clipdense.tasks.answering import AnswerRules
 from clipdense.utils.errors import InputError, nearest
 from clipdense.utils.modules import evaluating
 
-from .embedding import embedded_batches
+from .embedding import readable_batches
 from .own_data import OwnData
 
 By = Literal['generation', 'ranking']
@@ -148,33 +148,27 @@ class AnswerAccuracy:
         """
         self.check(model)
         scores: dict[str, list[float]] = defaultdict(list)
-        data = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
-        first = 0
         with evaluating(model):
-            for images, batch in embedded_batches(
-                model, data, self.batch_size, self.num_workers, self.name, lambda some: some
+            for images, places in readable_batches(
+                model, self.dataset, self.batch_size, self.num_workers, self.name
             ):
-                places = batch['index'].tolist() if 'index' in batch else range(first, first + len(images))
-                first += len(images)
-                self._score(model, images, list(places), scores)
+                self._score(model, images, places, scores)
         counted = [score for some in scores.values() for score in some]
         if not counted:
             raise InputError(f'{self.name}: the dataset has no images that can be read')
         report = {'accuracy': fmean(counted), 'most_frequent': self._most_frequent()}
         report |= {f'accuracy/{kind}': fmean(some) for kind, some in scores.items() if len(scores) > 1}
         report['questions'] = len(counted)
-        report |= {'unreadable': first - len(counted)} if first > len(counted) else {}
+        lost = len(self.dataset) - len(counted)
+        report |= {'unreadable': lost} if lost else {}
         return {f'{self.name}/{key}': value for key, value in report.items()}
 
     def _score(
         self, model: Any, images: Tensor, places: Sequence[int], scores: dict[str, list[float]]
     ) -> None:
-        """Add the scores of a batch (B, 3, S, S), normalized, by kind; -1 is an unreadable image."""
-        kept = [row for row, place in enumerate(places) if place >= 0]
-        if not kept:
-            return
-        asked = [self.dataset.question(places[row]) for row in kept]
-        found = model.answer_each(images[kept], [one.text for one in asked], self.rules)
+        """Add the scores of a batch (B, 3, S, S), normalized, by kind."""
+        asked = [self.dataset.question(place) for place in places]
+        found = model.answer_each(images, [one.text for one in asked], self.rules)
         for answer, question in zip(found, asked, strict=True):
             scores[_plain(question.kind)].append(vqa_accuracy(answer.text, question.answers))
 

@@ -14,7 +14,7 @@ from clipdense.tasks.captioning import Caption, CaptionRules
 from clipdense.utils.errors import InputError
 from clipdense.utils.modules import evaluating
 
-from .embedding import embedded_batches
+from .embedding import readable_batches
 from .own_data import OwnData, captioned_images
 
 _WORD = re.compile(r"\w+(?:[-'’.,:/]\w+)*")
@@ -148,20 +148,12 @@ class CaptionQuality:
     def written(self, model: Any) -> dict[int, Caption]:
         """The caption of each image that can be read, by its index."""
         self.check(model)
-        data = self.dataset.unreplaced() if hasattr(self.dataset, 'unreplaced') else self.dataset
         found: dict[int, Caption] = {}
-        first = 0
         with evaluating(model):
-            for images, batch in embedded_batches(
-                model, data, self.batch_size, self.num_workers, self.name, lambda some: some
+            for images, places in readable_batches(
+                model, self.dataset, self.batch_size, self.num_workers, self.name
             ):
-                places = batch['index'].tolist() if 'index' in batch else range(first, first + len(images))
-                first += len(images)
-                kept = [row for row, place in enumerate(places) if place >= 0]
-                if kept:
-                    numbers = [places[row] for row in kept]
-                    captions = model.caption(images[kept], self.rules, numbers)
-                    found |= dict(zip(numbers, captions, strict=True))
+                found |= dict(zip(places, model.caption(images, self.rules, places), strict=True))
         return found
 
 

@@ -57,6 +57,24 @@ def embedded_batches(
         yield embeddings, batch
 
 
+def readable_batches(
+    model: Any, dataset: Any, batch_size: int, num_workers: int, title: str
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield the images of a dataset that can be read (B, 3, S, S), normalized, and their indices.
+
+    Args:
+        model, dataset, batch_size, num_workers, title: as in ``embedded_batches``.
+    """
+    data = dataset.unreplaced() if hasattr(dataset, 'unreplaced') else dataset
+    first = 0
+    for images, batch in embedded_batches(model, data, batch_size, num_workers, title, lambda some: some):
+        places = batch['index'].tolist() if 'index' in batch else list(range(first, first + len(images)))
+        first += len(images)
+        kept = [row for row, place in enumerate(places) if place >= 0]
+        if kept:
+            yield images[kept], [places[row] for row in kept]
+
+
 def check_finite(embeddings: Tensor, what: str) -> None:
     """Refuse embeddings with NaN or infinite values, which no class and no caption would match.
 
